@@ -1,0 +1,48 @@
+# fedrecon: every target sets up what it needs first. "make" alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := data/demo
+
+export RAY_USAGE_STATS_ENABLED ?= 0
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench ui clean
+
+help:  ## list the targets (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## virtual environment in .venv with the pinned packages of constraints.txt
+
+# torch first and alone: its pin keeps pip from fetching another build later.
+$(VENV)/.installed: constraints.txt pyproject.toml setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedrecon needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: install  ## simulate four hospitals, train them federatedly on Ray, print the scores
+	$(BIN)/fedrecon data simulate $(DEMO) --size 64 --subjects 8
+	$(BIN)/fedrecon run experiments/quickstart.yaml
+	@echo "Browse runs, curves and picture panels in MLflow:  make ui   (or: $(BIN)/fedrecon ui)"
+
+test: install  ## the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: install  ## ruff, mypy --strict and the layout guards
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet tests/test_layout.py tests/test_cluster_yaml.py
+
+bench: install  ## seconds, CPU-seconds, bytes and memory against a bare PyTorch loop
+	$(BIN)/python bench/run.py
+
+ui: install  ## MLflow on 127.0.0.1, on the page that shows runs
+	$(BIN)/fedrecon ui
+
+clean:  ## remove .venv and caches; data and workspace stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	find platform sites strategies tune tests bench src -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,98 @@
+"""The sites of an experiment: found, opened and checked before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.inspect import find_shards
+from fedrecon.sites.shard import Shard
+from fedrecon.sites.splits import check_consortium
+
+if TYPE_CHECKING:
+    from fedrecon.platform.experiment import Experiment
+    from fedrecon.sites.imaging.measurement import Images
+
+
+def open_sites(sites: str | Mapping[str, str]) -> dict[str, Shard]:
+    """The shards by site name, in the order of the names: a folder of NAME.h5, or {NAME: PATH}.
+
+    Raises:
+        InputError: a path that is missing, a broken shard, a site name used twice, a subject in two splits.
+    """
+    if isinstance(sites, str):
+        shards = [Shard.open(path) for path in find_shards(sites)]
+        check_consortium(shards)
+        return {shard.site: shard for shard in sorted(shards, key=lambda one: one.site)}
+    if not sites:
+        raise InputError("sites: at least one site is needed")
+    opened = {name: Shard.open(Path(path)) for name, path in sorted(sites.items())}
+    _check_subjects(opened)
+    return opened
+
+
+def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
+    """Refuses what cannot be right: a site that cannot train or be scored, a mask out of reach, data that must not move.
+
+    Raises:
+        InputError: says which site, and what would do.
+    """
+    for name in experiment.operator.get("per_site", {}):
+        if name not in shards:
+            raise unknown("site in operator.per_site", name, shards)
+    for name, shard in shards.items():
+        if experiment.trains:
+            shard.require_training()
+        shard.require_references("validation")
+        shard.require_references("test")
+        operator = experiment.operator_at(name)
+        for shape in sorted({volume.shape for volume in shard.volumes}):
+            try:
+                operator.mask.check(shape)
+            except InputError as error:
+                raise InputError(f"site '{name}': {error}") from None
+    if experiment.trains and experiment.method.moves_data:
+        _check_pooling(experiment, shards)
+
+
+def images(shards: Mapping[str, Shard]) -> Images:
+    """What a network for these sites is built for."""
+    from fedrecon.sites.imaging.measurement import Images
+
+    volumes = [volume for shard in shards.values() for volume in shard.volumes]
+    return Images(
+        complex_valued=any(shard.phase != "none" for shard in shards.values()),
+        size=(max(v.shape[0] for v in volumes), max(v.shape[1] for v in volumes)),
+        n_coils=max(volume.n_coils for volume in volumes),
+        sites=tuple(shards),
+    )
+
+
+def n_slices(shard: Shard, split: str) -> int:
+    """Slices of one split."""
+    return sum(volume.n_slices for volume in shard.split(split))
+
+
+def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
+    if experiment.allow_pooling or experiment.strategy.get("allow_pooling"):
+        return
+    real = [name for name, shard in shards.items() if shard.attributes.get("origin") != "phantom"]
+    if real:
+        raise InputError(
+            f"strategy '{experiment.strategy['name']}' needs the raw data of all sites in one place, and "
+            f"{', '.join(real)} hold data of patients. If it may be moved, say so: allow_pooling=true."
+        )
+
+
+def _check_subjects(shards: Mapping[str, Shard]) -> None:
+    places: dict[str, tuple[str, str]] = {}
+    for name, shard in shards.items():
+        for subject, split in shard.subjects.items():
+            other, where = places.setdefault(subject, (split, name))
+            if other != split:
+                raise InputError(
+                    f"the subject '{subject}' is in the split '{other}' at site '{where}' and in '{split}' at site "
+                    f"'{name}': a subject is in one split at all sites."
+                )

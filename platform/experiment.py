@@ -1,0 +1,276 @@
+"""An experiment: one frozen, validated description of one run. YAML in, JSON out; its digest identifies the science.
+
+Reading and validating one loads neither torch, ray nor mlflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator
+
+from fedrecon.platform.overrides import apply_overrides
+from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.plugin import choose, parse
+from fedrecon.sites.settings import Evaluation, Operator, Settings, Training
+from fedrecon.strategies import STRATEGIES, Strategy, make_strategy
+from fedrecon.strategies.networks.network import NetworkChoice
+
+SCIENCE_VERSION = 1
+"""Raised on purpose when a fix changes results: older runs are then no longer resumed, nor taken for the same."""
+
+Block = dict[str, Any]
+
+
+class Resources(Settings):
+    """Where an experiment runs; no part of its digest.
+
+    Attributes:
+        gpus_per_site: GPUs of one site's actor, fractions allowed; auto shares what there is.
+        cpus_per_site: CPUs of one site's actor for the scheduler; auto shares what there is. It sets no thread count.
+        threads: torch threads of a site. One is the fastest where sites share a machine, and the number decides the
+            last bits, so it is the same everywhere and recorded.
+        crew: actors (Ray) or in-process (the same contract and the same bits without Ray).
+        max_restarts: how often a site may die in a run before it counts as dead.
+        min_sites: go on with so many sites when others stay dead; None stops the run then.
+        start_timeout: seconds after which a site that cannot be placed is named.
+    """
+
+    gpus_per_site: Literal["auto"] | float = Field("auto")
+    cpus_per_site: Literal["auto"] | float = Field("auto")
+    threads: int = Field(1, ge=1)
+    crew: Literal["actors", "in-process"] = "actors"
+    max_restarts: int = Field(10, ge=0)
+    min_sites: int | None = Field(None, ge=1)
+    start_timeout: float = Field(25.0, gt=0)
+
+    @field_validator("gpus_per_site", "cpus_per_site")
+    @classmethod
+    def _not_negative(cls, value: Any) -> Any:
+        if value != "auto" and value < 0:
+            raise ValueError("must be 'auto' or at least 0")
+        return value
+
+
+class Experiment(Settings):
+    """One run. ``sites`` are paths, resolved from the working directory; everything else is science or resources.
+
+    Attributes:
+        name: for people; no part of the digest.
+        sites: a folder of shards (NAME.h5), or {NAME: PATH}.
+        task: what is undone; ``reconstruction`` from undersampled k-space.
+        operator: mask, acceleration, center_fraction, noise, fixed_mask; ``per_site: {NAME: {...}}`` differs from it.
+        strategy: a name of the registry and its own parameters.
+        network: a name of the registry and its own parameters.
+        reconstructor: network, or a classical method of the registry (a name, or a name with parameters).
+        allow_pooling: says that the data may be moved to one place (for ``pooled``).
+        seed: of everything random but the evaluation masks.
+    """
+
+    name: str = Field("experiment", min_length=1)
+    sites: str | dict[str, str]
+    task: Literal["reconstruction"] = "reconstruction"
+    operator: Block = Field(default_factory=lambda: {"mask": "random", "acceleration": 4})
+    strategy: Block = Field(default_factory=lambda: {"name": "fedavg"})
+    network: Block = Field(default_factory=lambda: {"name": "unet"})
+    reconstructor: Block = Field(default_factory=lambda: {"name": "network"})
+    training: Training = Training()  # type: ignore[call-arg]
+    evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
+    resources: Resources = Resources()  # type: ignore[call-arg]
+    allow_pooling: bool = False
+    seed: int = 0
+
+    @field_validator("operator")
+    @classmethod
+    def _operator(cls, block: Block) -> Block:
+        base = {key: value for key, value in block.items() if key != "per_site"}
+        per_site = block.get("per_site") or {}
+        if not isinstance(per_site, dict) or not all(isinstance(one, dict) for one in per_site.values()):
+            raise ValueError("per_site: a mapping of site names to operator keys is needed, {NAME: {...}}")
+        checked = _raised(lambda: Operator.read(base)).flat()
+        entries = {
+            name: _raised(lambda one=one, name=name: Operator.read({**base, **one}, f"operator.per_site.{name}")).flat()
+            for name, one in per_site.items()
+        }
+        return {**checked, **({"per_site": entries} if entries else {})}
+
+    @field_validator("strategy")
+    @classmethod
+    def _strategy(cls, block: Block) -> Block:
+        name, parameters = _split(block, "strategy", STRATEGIES)
+        return {"name": name, **_raised(lambda: make_strategy(name, parameters)).model_dump()}
+
+    @field_validator("network")
+    @classmethod
+    def _network(cls, block: Block) -> Block:
+        return _raised(lambda: NetworkChoice.parse(block)).as_dict()
+
+    @field_validator("reconstructor", mode="before")
+    @classmethod
+    def _reconstructor(cls, given: Any) -> Block:
+        block = {"name": given} if isinstance(given, str) else given
+        if not isinstance(block, dict):
+            raise ValueError(f"a name is needed: network, {', '.join(RECONSTRUCTORS)}")
+        name, parameters = _split(block, "reconstructor", {"network": None, **RECONSTRUCTORS})
+        if name == "network":
+            if parameters:
+                raise ValueError("'network' takes no parameters here; they belong under network:")
+            return {"name": name}
+        return {
+            "name": name,
+            **_raised(lambda: choose("reconstructor", RECONSTRUCTORS, name, parameters)).model_dump(),
+        }
+
+    @classmethod
+    def read(cls, given: Any, overrides: Sequence[str] = ()) -> Experiment:
+        """An experiment from a YAML file, a mapping or an experiment, with ``key.path=value`` overrides applied.
+
+        Raises:
+            InputError: the file, a key or a value is wrong; says what is allowed and the nearest right name.
+        """
+        where = "experiment"
+        if isinstance(given, Experiment):
+            raw: Any = given.as_dict()
+        elif isinstance(given, str | Path):
+            where, raw = str(given), _load(Path(given))
+        else:
+            raw = given
+        if not isinstance(raw, Mapping):
+            raise InputError(f"{where}: a mapping of keys is needed, got {type(raw).__name__}")
+        return parse(cls, apply_overrides(dict(raw), overrides), where=where)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The experiment with every default written out; :meth:`read` gives the same experiment back."""
+        return json.loads(self.model_dump_json())  # type: ignore[no-any-return]
+
+    def flat(self) -> dict[str, str]:
+        """Dotted keys and values as text: what MLflow shows as parameters."""
+        return dict(_flatten(self.as_dict()))
+
+    @cached_property
+    def method(self) -> Strategy:
+        """The strategy."""
+        return make_strategy(self.strategy["name"], {k: v for k, v in self.strategy.items() if k != "name"})
+
+    @cached_property
+    def classical(self) -> Reconstructor | None:
+        """The classical reconstructor, or None where a network reconstructs."""
+        block = dict(self.reconstructor)
+        name = block.pop("name")
+        return None if name == "network" else choose("reconstructor", RECONSTRUCTORS, name, block)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a network is trained at all."""
+        return self.classical is None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to train; none for a classical reconstructor."""
+        return self.training.rounds if self.trains else 0
+
+    def operator_at(self, site: str) -> Operator:
+        """How this site measures."""
+        base = {key: value for key, value in self.operator.items() if key != "per_site"}
+        return Operator.read(self.operator.get("per_site", {}).get(site, base))
+
+    def scores_due(self, round_number: int) -> bool:
+        """Whether validation scores are taken after this round."""
+        return round_number % self.evaluation.every == 0 or round_number == self.rounds
+
+    def digest(self, contents: Mapping[str, str]) -> str:
+        """The identity of the science: the same digest means resume, never rerun.
+
+        Args:
+            contents: content hash of each site's shard.
+        """
+        science = self._training_part(contents, operators=True)
+        science |= {"evaluation": self.evaluation.model_dump(), "reconstructor": self.reconstructor, "task": self.task}
+        if not self.trains:
+            science |= {"strategy": None, "network": None, "training": None}
+        return _hash(science)
+
+    def training_digest(self, contents: Mapping[str, str]) -> str | None:
+        """The identity of what influences training; None where nothing is trained."""
+        if not self.trains:
+            return None
+        return _hash(self._training_part(contents, operators=self.method.trains_on_operator))
+
+    def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
+        strategy = {key: value for key, value in self.strategy.items() if key != "allow_pooling"}
+        return {
+            "science_version": SCIENCE_VERSION,
+            "sites": {
+                site: {"content": content, "operator": self.operator_at(site).flat() if operators else None}
+                for site, content in contents.items()
+            },
+            "strategy": strategy,
+            "network": self.network,
+            "training": self.training.model_dump(),
+            "seed": self.seed,
+        }
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of an experiment file, for editors."""
+    schema = Experiment.model_json_schema()
+    registry = {"strategy": {name: kind.model_json_schema() for name, kind in STRATEGIES.items()}}
+    from fedrecon.strategies.networks import NETWORKS
+
+    registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
+    for key, kinds in registry.items():
+        schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
+    schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
+    return schema
+
+
+def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    properties = {"name": {"const": name}, **schema.get("properties", {})}
+    return {**schema, "properties": properties, "required": ["name", *schema.get("required", [])]}
+
+
+def _split(block: Block, kind: str, registry: Mapping[str, Any]) -> tuple[str, Block]:
+    parameters = dict(block)
+    name = parameters.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"'name' is missing. Allowed: {', '.join(registry)}")
+    if name not in registry:
+        raise ValueError(str(unknown(kind, name, registry)))
+    return name, parameters
+
+
+def _raised(make: Any) -> Any:
+    """pydantic collects ValueErrors; ours become them, with their text as it is."""
+    try:
+        return make()
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such experiment file")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+
+
+def _hash(science: Mapping[str, Any]) -> str:
+    text = json.dumps(science, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _flatten(value: Any, prefix: str = "") -> Any:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from _flatten(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(item)

@@ -1,0 +1,136 @@
+"""THE round loop: one for every strategy and every crew. Resuming is the same path as starting."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedrecon.platform.crew import at
+from fedrecon.sites.errors import RunError
+
+if TYPE_CHECKING:
+    from fedrecon.platform.crew import Crew
+    from fedrecon.platform.experiment import Experiment
+    from fedrecon.platform.record import Record
+    from fedrecon.sites.wire import Reply, State
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happened in one committed round.
+
+    Attributes:
+        number: 1, 2, ...
+        replied: members whose reply was merged, in the order of folding.
+        restarts: site processes that died and came back in this round.
+        seconds: wall time, scoring not counted. bytes_up, bytes_down: parameters, all members together.
+        losses: by member and name.
+    """
+
+    number: int
+    replied: tuple[str, ...]
+    restarts: int
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    losses: Mapping[str, Mapping[str, float]]
+
+    def row(self) -> dict[str, Any]:
+        """The round as a row of ``rounds.parquet``."""
+        return {
+            "round": self.number,
+            "replied": list(self.replied),
+            "restarts": self.restarts,
+            "seconds": self.seconds,
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "losses": {member: dict(losses) for member, losses in self.losses.items()},
+        }
+
+
+@dataclass
+class _Fold:
+    """Watches the replies pass by on their way into the merge."""
+
+    sound: list[str] = field(default_factory=list)
+    bytes_up: int = 0
+    losses: dict[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def watch(self, replies: Iterable[Reply]) -> Iterator[Reply]:
+        for reply in replies:
+            refuse_unsound(reply)
+            self.sound.append(reply.site)
+            self.bytes_up += reply.nbytes
+            self.losses[reply.site] = reply.losses
+            yield reply
+
+
+def federate(
+    experiment: Experiment, crew: Crew, record: Record, state: State, n_slices: Mapping[str, int]
+) -> State:
+    """Trains from ``state`` to the experiment's last round.
+
+    Args:
+        record: commits each round.
+        n_slices: training slices of every member.
+
+    Raises:
+        RunError: a site stays dead, fails, or replies with what is no number.
+    """
+    strategy = experiment.method
+    while state.round < experiment.rounds:
+        start, restarts, fold = time.perf_counter(), crew.restarts, _Fold()
+        order = strategy.order(state)
+        state = strategy.merge(state, fold.watch(crew.fit(order)), n_slices)
+        seconds = time.perf_counter() - start
+        finished = Round(
+            number=state.round,
+            replied=tuple(fold.sound),
+            restarts=crew.restarts - restarts,
+            seconds=seconds,
+            bytes_up=fold.bytes_up,
+            bytes_down=order.nbytes * len(fold.sound),
+            losses=fold.losses,
+        )
+        due = experiment.scores_due(state.round)
+        record.commit(finished, state, *(score_validation(crew, strategy, state) if due else ({}, {})))
+    return state
+
+
+def score_validation(crew: Crew, strategy: Any, state: State) -> tuple[Any, Mapping[str, bytes]]:
+    """Validation scores and pictures of ``state``."""
+    from fedrecon.platform.tables import join_scores
+
+    order = strategy.order(state)
+    scores = join_scores(one.columns for one in crew.evaluate(order, "validation"))
+    try:
+        pictures = crew.panels(order, "validation", f"round {state.round}")
+    except PermissionError:
+        pictures = {}
+    return scores, pictures
+
+
+def refuse_unsound(reply: Reply) -> None:
+    """Refuses a reply that holds NaN or infinity, by name; the sum of a sound vector is finite.
+
+    Raises:
+        RunError: names the site, the round and what was not finite.
+    """
+    vectors = {"shared parameters": reply.shared, **reply.extra}
+    for name, values in vectors.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(np.sum(values, dtype=np.float32))
+        if not math.isfinite(total) and not np.isfinite(values).all():
+            count = int(np.count_nonzero(~np.isfinite(values)))
+            raise RunError(
+                at(reply.site, reply.round, f"replied with NaN or infinity in {count} of {values.size} {name}; refused. ")
+                + "A lower training.learning_rate is the usual remedy."
+            )
+    for name, value in reply.losses.items():
+        if not math.isfinite(value):
+            raise RunError(at(reply.site, reply.round, f"replied with {name} = {value}; refused."))

@@ -1,0 +1,73 @@
+"""``key.path=value`` on a raw experiment, as the command line, a sweep and a study give it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from fedrecon.sites.errors import InputError
+
+NAMED_BLOCKS = ("strategy", "network", "reconstructor")
+"""Blocks whose other keys belong to their name."""
+
+
+def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of ``raw`` with every override in place; names come first, whatever the order given.
+
+    Another ``strategy.name`` or ``network.name`` replaces that block: its other keys fall back to the new one's
+    defaults. ``operator.X`` applies to every entry of ``operator.per_site`` too.
+
+    Raises:
+        InputError: an override without '=', or a path through a value that has no keys.
+    """
+    changed = copy.deepcopy(dict(raw))
+    parsed = [_parse(text) for text in overrides]
+    for path, value in sorted(parsed, key=lambda item: not _is_name(item[0])):
+        _set(changed, path, value)
+    return changed
+
+
+def _is_name(path: list[str]) -> bool:
+    return path[0] in NAMED_BLOCKS and path[1:] in ([], ["name"])
+
+
+def _parse(text: str) -> tuple[list[str], Any]:
+    key, equals, value = text.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise InputError(f"'{text}' is no override: key.path=value is needed, such as training.rounds=20")
+    try:
+        return path, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"'{text}': the value is not valid YAML: {error}") from None
+
+
+def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    if path[0] in NAMED_BLOCKS and _is_name(path):
+        block = raw.get(path[0])
+        name = value.get("name") if isinstance(value, dict) else value
+        old = block.get("name") if isinstance(block, dict) else block
+        if name != old or isinstance(value, dict):
+            raw[path[0]] = value if isinstance(value, dict) else {"name": value}
+        return
+    if path[0] in NAMED_BLOCKS and isinstance(raw.get(path[0]), str):
+        raw[path[0]] = {"name": raw[path[0]]}
+    if path[0] == "operator" and len(path) > 1 and path[1] != "per_site":
+        for entry in (raw.get("operator") or {}).get("per_site", {}).values():
+            if isinstance(entry, dict):
+                _descend(entry, path[1:], value)
+    _descend(raw, path, value)
+
+
+def _descend(owner: dict[str, Any], path: list[str], value: Any) -> None:
+    for depth, part in enumerate(path[:-1]):
+        inner = owner.setdefault(part, {})
+        if inner is None:
+            inner = owner[part] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"'{'.'.join(path)}': '{'.'.join(path[: depth + 1])}' is a value and has no keys")
+        owner = inner
+    owner[path[-1]] = value

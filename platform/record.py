@@ -1,0 +1,91 @@
+"""A run's record: metrics to the tracker, then the commit of the round, then the word to the person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.aggregate import METRICS, mean, site_scores, volume_scores
+
+if TYPE_CHECKING:
+    from fedrecon.platform.checkpoint import Checkpoints
+    from fedrecon.platform.federation import Round
+    from fedrecon.platform.progress import Progress
+    from fedrecon.platform.tracking import Tracker
+    from fedrecon.sites.wire import State
+
+STAGE_KEYS = {"output": "", "data_consistency": "with_data_consistency", "zero_filled": "zero_filled"}
+"""Stage of a score to the key under which it stands in the JSON; the method's own output stands at the top."""
+
+
+class Record:
+    """Commits rounds. The checkpoint is written last, and is the only truth: what a crash leaves half done before it
+    is done again with the same bits, and the tracker skips what it has.
+
+    Attributes:
+        rounds: rows of ``rounds.parquet`` of all committed rounds.
+    """
+
+    def __init__(
+        self, tracker: Tracker, checkpoints: Checkpoints, progress: Progress, rounds: list[dict[str, Any]]
+    ) -> None:
+        self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
+        self.rounds = rounds
+
+    def commit(self, finished: Round, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
+        """Records one round and commits its state."""
+        losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
+        values: dict[str, float] = {
+            "seconds": finished.seconds,
+            "bytes/up": finished.bytes_up,
+            "bytes/down": finished.bytes_down,
+            "restarts": finished.restarts,
+            **{f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()},
+        }
+        if losses:
+            values["mean/loss"] = sum(losses.values()) / len(losses)
+        summary = summarise(scores) if scores else {}
+        values |= flat_metrics(summary)
+        self.tracker.metrics(finished.number, values)
+        for site, png in pictures.items():
+            self.tracker.image(f"panel/{site}", finished.number, png)
+        self.tracker.flush()
+        self.rounds.append(finished.row())
+        self.checkpoints.save(state, {"rounds": self.rounds})
+        psnr = {site: one["psnr"] for site, one in summary.get("sites", {}).items()}
+        self.progress.round(finished.number, losses, psnr, finished.seconds)
+
+
+def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"sites": {NAME: scores}, "mean": scores}`` from one row per slice; the mean over sites is unweighted."""
+    by_site: dict[str, dict[str, Any]] = {}
+    for row in site_scores(volume_scores(columns)):
+        scores = {metric: row[metric] for metric in METRICS}
+        entry = by_site.setdefault(row["site"], {})
+        if key := STAGE_KEYS[row["stage"]]:
+            entry[key] = scores
+        else:
+            entry |= {**scores, "n_volumes": row["n_volumes"], "n_slices": row["n_slices"]}
+    return {"sites": by_site, "mean": _mean(list(by_site.values()))}
+
+
+def flat_metrics(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """MLflow's metric names: ``site/NAME/psnr``, ``mean/psnr``, ``mean/zero_filled/psnr``, ..."""
+    flat: dict[str, float] = {}
+    owners = {f"site/{name}": one for name, one in summary.get("sites", {}).items()}
+    if "mean" in summary:
+        owners["mean"] = summary["mean"]
+    for owner, scores in owners.items():
+        for key in STAGE_KEYS.values():
+            part = scores.get(key, {}) if key else scores
+            middle = f"{key}/" if key else ""
+            flat |= {f"{prefix}{owner}/{middle}{metric}": part[metric] for metric in METRICS if metric in part}
+    return flat
+
+
+def _mean(sites: list[dict[str, Any]]) -> dict[str, Any]:
+    total: dict[str, Any] = {key: sum(one[key] for one in sites) for key in ("n_volumes", "n_slices")}
+    for key in STAGE_KEYS.values():
+        scores = mean([one[key] if key else one for one in sites])
+        total |= {key: scores} if key else scores
+    return total

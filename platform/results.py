@@ -1,0 +1,86 @@
+"""What a finished run leaves in MLflow: weights, private parts, tables, the report, the experiment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform import atomic, tables
+from fedrecon.platform.report import report
+
+if TYPE_CHECKING:
+    from fedrecon.platform.crew import Crew
+    from fedrecon.platform.experiment import Experiment
+    from fedrecon.platform.tracking import Tracker
+    from fedrecon.platform.workspace import RunFolder
+    from fedrecon.sites.wire import State
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done but for its artifacts.
+
+    Attributes:
+        rounds: rows of ``rounds.parquet``. scores: columns of ``scores.parquet`` (test subjects).
+        layout: the network's :class:`Parameters`, or None where nothing was trained.
+    """
+
+    experiment: Experiment
+    result: Mapping[str, Any]
+    state: State
+    rounds: Sequence[Mapping[str, Any]]
+    scores: Mapping[str, Any]
+    layout: Any
+
+
+def write_artifacts(tracker: Tracker, folder: RunFolder, finished: Finished, crew: Crew) -> None:
+    """Writes the artifacts of a finished run."""
+    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
+        place = Path(scratch)
+        atomic.write_json(place / "experiment.json", finished.experiment.as_dict())
+        tables.write_scores(place / "scores.parquet", finished.scores)
+        tables.write_rounds(place / "rounds.parquet", finished.rounds)
+        citations = cited(finished.experiment)
+        text = report(finished.result, finished.experiment.as_dict(), citations, finished.result["environment"])
+        atomic.write_text(place / "report.md", text)
+        if finished.layout is not None:
+            _write_weights(place / "weights.safetensors", finished)
+        for path in sorted(place.iterdir()):
+            tracker.artifact(path)
+        if finished.layout is not None:
+            _write_private(tracker, place / "private", finished, crew)
+
+
+def cited(experiment: Experiment) -> list[str]:
+    """BibTeX of the strategy, the network or reconstructor, and the masks that ran."""
+    from fedrecon.strategies.networks import NETWORKS
+
+    if experiment.trains:
+        papers = [experiment.method.paper, NETWORKS[experiment.network["name"]].load().paper]
+    else:
+        assert experiment.classical is not None
+        papers = [experiment.classical.paper]
+    sites = experiment.operator.get("per_site", {})
+    papers += [experiment.operator_at(site).mask.paper for site in ("", *sites)]
+    return [paper for paper in dict.fromkeys(papers) if paper]
+
+
+def _write_weights(path: Path, finished: Finished) -> None:
+    from safetensors.numpy import save_file
+
+    named = finished.layout.named(finished.state.shared, shared=True)
+    with atomic.replacing(path) as temporary:
+        save_file({name: value.copy() for name, value in named.items()}, temporary)
+
+
+def _write_private(tracker: Tracker, place: Path, finished: Finished, crew: Crew) -> None:
+    from safetensors.numpy import save_file
+
+    place.mkdir()
+    for member, named in crew.private(finished.experiment.method.order(finished.state)).items():
+        path = place / f"{member}.safetensors"
+        save_file({name: value.copy() for name, value in named.items()}, path)
+        tracker.artifact(path, "private")

@@ -1,0 +1,27 @@
+"""Reconstructors without training, the floor of every table: one file each, one line here; loads no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedrecon.sites.classical.reconstructor import Reconstructor
+from fedrecon.sites.classical.tv import TotalVariation
+from fedrecon.sites.classical.zero_filled import ZeroFilled
+from fedrecon.sites.plugin import choose
+
+RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
+    "zero_filled": ZeroFilled,
+    "tv": TotalVariation,
+}
+
+
+def make_reconstructor(name: str, **parameters: Any) -> Reconstructor:
+    """The reconstructor of this name.
+
+    Raises:
+        InputError: an unknown name or parameter (with the nearest right one), or a refused value.
+    """
+    return choose("reconstructor", RECONSTRUCTORS, name, parameters)
+
+
+__all__ = ["RECONSTRUCTORS", "Reconstructor", "make_reconstructor"]

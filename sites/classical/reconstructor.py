@@ -1,0 +1,28 @@
+"""What a reconstructor without training is: parameters, and one function from a measurement to an image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from fedrecon.sites.plugin import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+
+
+class Reconstructor(Plugin, ABC):
+    """A classical method; ``phase`` asks for coil maps that carry the image's low-resolution phase."""
+
+    paper: ClassVar[str] = ""
+    phase: bool = True
+
+    @abstractmethod
+    def reconstruct(self, measurement: Measurement) -> Tensor:
+        """The image, (b, y, x) complex64, at the scale of the data, from the measured k-space alone."""
+
+    def candidates(self) -> tuple[Self, ...]:
+        """The settings among which validation subjects choose; with none to tune, only itself."""
+        return (self,)

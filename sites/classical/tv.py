@@ -1,0 +1,46 @@
+"""Compressed sensing with total variation, the classical baseline: min_x 1/2 |A x - y|^2 + weight * TV(x)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field
+
+from fedrecon.sites.classical.reconstructor import Reconstructor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+
+
+class TotalVariation(Reconstructor):
+    """Isotropic total variation, solved by monotone FISTA for all slices of a batch together.
+
+    The data is divided by ``measurement.scale`` first, so ``weight`` has no unit and means the same at every
+    site. ``real`` allows real images only: right for images without phase, where it uses a symmetry that
+    measured k-space does not have (1 to 4 dB on volumes imported without phase); where the low-resolution
+    phase in the maps is not the whole phase it loses more than that.
+    """
+
+    paper: ClassVar[str] = (
+        "Lustig M, Donoho D, Pauly JM. Sparse MRI: the application of compressed sensing for rapid MR "
+        "imaging. MRM 58(6), 2007; Beck A, Teboulle M. Fast gradient-based algorithms for constrained total "
+        "variation image denoising and deblurring problems. IEEE TIP 18(11), 2009."
+    )
+
+    weight: float = Field(default=0.005, ge=0.0)
+    iterations: int = Field(default=60, ge=1)
+    dual_iterations: int = Field(default=5, ge=1, description="of each proximal step, begun at the last dual")
+    real: bool = False
+
+    def reconstruct(self, measurement: Measurement) -> Tensor:
+        """The minimiser; a slice without signal stays zero."""
+        from fedrecon.sites.classical.fista import minimise
+
+        return minimise(measurement, self.weight, self.iterations, self.dual_iterations, real=self.real).image
+
+    def candidates(self) -> tuple[Self, ...]:
+        """The same method with weights a factor of two apart."""
+        weights = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+        return tuple(self.model_copy(update={"weight": weight}) for weight in weights)

@@ -1,0 +1,20 @@
+"""The zero-filled image A^H y: what k-space gives when nothing is assumed about what was not measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedrecon.sites.classical.reconstructor import Reconstructor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+
+
+class ZeroFilled(Reconstructor):
+    """No parameters, nothing to tune."""
+
+    def reconstruct(self, measurement: Measurement) -> Tensor:
+        """The zero-filled image itself."""
+        return measurement.zero_filled

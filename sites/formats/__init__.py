@@ -1,0 +1,14 @@
+"""The formats that can be imported: one file and one line each."""
+
+from fedrecon.sites.formats.fastmri import FastMRI
+from fedrecon.sites.formats.format import Format, Label
+from fedrecon.sites.formats.nifti import NIfTI
+from fedrecon.sites.formats.npy import Npy
+
+__all__ = ["FORMATS", "Format", "Label"]
+
+FORMATS: dict[str, type[Format]] = {
+    "nifti": NIfTI,
+    "fastmri": FastMRI,
+    "npy": Npy,
+}

@@ -1,0 +1,148 @@
+"""FastMRI HDF5 files, single- and multi-coil (Zbontar et al., fastMRI: an open dataset and benchmarks, 2018).
+
+K-space is kept whole, with its readout oversampling. The reference is the modulus (one coil) or the root sum
+of squares of its full image, so that it fits the k-space; of the stored ``reconstruction_*``, which are
+centre crops of the same, only the shape is checked. Columns that the header says were never encoded (partial
+Fourier, padding) are zero, as in fastMRI's own loader. A test file (with ``mask``) or other undersampled
+k-space has no reference.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
+from fedrecon.sites.volume import Complex, VolumeData, check_layout
+
+_REFERENCES = ("reconstruction_rss", "reconstruction_esc")
+
+
+class FastMRI(Format):
+    """Files of the fastMRI layout, one volume a file."""
+
+    suffixes: ClassVar = (".h5", ".hdf5")
+    summary: ClassVar = "fastMRI HDF5 files, single- and multi-coil, with or without their ISMRMRD header"
+
+    def volume(self, source: Path, label: Label) -> VolumeData:
+        """The volume in one file."""
+        if not h5py.is_hdf5(source):
+            raise InputError(f"{source}: is not an HDF5 file.")
+        try:
+            with h5py.File(source, "r", locking=False) as file:
+                return _volume(source, file, label)
+        except (OSError, RuntimeError, KeyError) as error:
+            kind = "is truncated" if "truncated" in str(error) else "cannot be read"
+            raise InputError(f"{source}: {kind}: {error}") from None
+
+
+def _volume(source: Path, file: h5py.File, label: Label) -> VolumeData:
+    kspace = _kspace(source, file)
+    header = Header.parse(source, file)
+    if header.encoded is not None:
+        left, right = header.encoded
+        kspace[..., :left] = 0
+        kspace[..., right:] = 0
+    complete = "mask" not in file and fully_sampled(kspace)
+    return VolumeData(
+        label.name,
+        label.subject,
+        label.split,
+        kspace,
+        root_sum_of_squares(kspace) if complete else None,
+        estimate_noise(kspace),
+        header.voxel_mm,
+        str(file.attrs.get("acquisition", "")),
+        header.field_strength_t,
+    )
+
+
+def _kspace(source: Path, file: h5py.File) -> Complex:
+    if "kspace" not in file:
+        raise InputError(
+            f"{source}: the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'})."
+        )
+    dataset = file["kspace"]
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputError(f"{source}: 'kspace' is no dataset.")
+    if dataset.dtype.kind != "c":
+        raise InputError(f"{source}: 'kspace' is {dataset.dtype}; expected complex.")
+    if dataset.ndim not in (3, 4):
+        raise InputError(
+            f"{source}: 'kspace' has the shape {dataset.shape}; "
+            "expected (slices, coils, y, x) or (slices, y, x)."
+        )
+    kspace: Complex = dataset[()].astype(np.complex64, copy=False)
+    kspace = kspace if kspace.ndim == 4 else kspace[:, None]
+    check_layout(str(source), kspace, None)
+    for key in _REFERENCES:
+        if key in file:
+            _check_fit(source, key, file[key].shape, kspace.shape)
+    return kspace
+
+
+def _check_fit(source: Path, key: str, shape: tuple[int, ...], kspace: tuple[int, ...]) -> None:
+    fits = len(shape) == 3 and shape[0] == kspace[0]
+    if not fits or shape[1] > kspace[2] or shape[2] > kspace[3]:
+        raise InputError(f"{source}: '{key}' of shape {shape} does not fit the k-space of shape {kspace}.")
+
+
+class Header:
+    """What is used of the ISMRMRD header; all None where the file has none.
+
+    Attributes:
+        encoded: first and one past the last phase-encoded column (x) of the k-space.
+        voxel_mm: (slice, y, x) in mm of the encoded matrix.
+        field_strength_t: tesla.
+    """
+
+    def __init__(self, root: ElementTree.Element | None, n_columns: int) -> None:
+        self._root = root
+        self.encoded = self._encoded(n_columns)
+        self.field_strength_t = self._number("acquisitionSystemInformation/systemFieldStrength_T")
+        self.voxel_mm = self._voxel()
+
+    @classmethod
+    def parse(cls, source: Path, file: h5py.File) -> Header:
+        """The header of an open file.
+
+        Raises:
+            InputError: the header is there and is not XML, or its numbers are none.
+        """
+        if "ismrmrd_header" not in file:
+            return cls(None, 0)
+        text = file["ismrmrd_header"][()]
+        try:
+            return cls(ElementTree.fromstring(text), file["kspace"].shape[-1])
+        except (ElementTree.ParseError, ValueError, TypeError) as error:
+            raise InputError(f"{source}: its 'ismrmrd_header' cannot be read: {error}") from None
+
+    def _encoded(self, n_columns: int) -> tuple[int, int] | None:
+        size = self._number("encoding/encodedSpace/matrixSize/y")
+        centre = self._number("encoding/encodingLimits/kspace_encoding_step_1/center")
+        last = self._number("encoding/encodingLimits/kspace_encoding_step_1/maximum")
+        if size is None or centre is None or last is None:
+            return None
+        left = int(size) // 2 - int(centre)
+        right = left + int(last) + 1
+        return (max(0, left), min(n_columns, right)) if left < right else None
+
+    def _voxel(self) -> tuple[float, float, float] | None:
+        """Encoded x is the readout, our y; encoded y is the phase encoding, our x."""
+        values: list[Any] = []
+        for axis in ("z", "x", "y"):
+            field = self._number(f"encoding/encodedSpace/fieldOfView_mm/{axis}")
+            count = self._number(f"encoding/encodedSpace/matrixSize/{axis}")
+            values.append(field / count if field and count else None)
+        return None if None in values else (values[0], values[1], values[2])
+
+    def _number(self, path: str) -> float | None:
+        if self._root is None:
+            return None
+        found = self._root.find("/".join(f"{{*}}{part}" for part in path.split("/")))
+        return None if found is None or not found.text else float(found.text)

@@ -1,0 +1,106 @@
+"""What every format is: a reader of files into volumes. One is a file here and a line in the registry."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.plugin import Plugin
+from fedrecon.sites.volume import Complex, Real, VolumeData, check_volume
+
+
+@dataclass(frozen=True)
+class Label:
+    """What the name of a file tells: the volume's name, its subject and the subject's split."""
+
+    name: str
+    subject: str
+    split: str
+
+
+class Format(Plugin):
+    """A file format. Its fields are the choices that a user has when importing it.
+
+    Class attributes:
+        suffixes: how its files' names end.
+        simulated: the k-space is computed here, from magnitude images.
+        summary: one line for ``fedrecon list formats``.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+    simulated: ClassVar[bool] = False
+    summary: ClassVar[str]
+
+    @property
+    def phase_kind(self) -> str:
+        """``none``, ``smooth`` or ``measured``: where the phase of the images comes from."""
+        return "measured"
+
+    def read(self, sources: Sequence[Path], label: Callable[[Path], Label]) -> Iterator[VolumeData]:
+        """The volumes in ``sources``, checked, one at a time; a refusal begins with the file's path."""
+        for source in sources:
+            try:
+                data = self.volume(source, label(source))
+                check_volume(data)
+            except InputError as error:
+                text = str(error)
+                raise InputError(text if text.startswith(str(source)) else f"{source}: {error}") from None
+            yield data
+
+    @abstractmethod
+    def volume(self, source: Path, label: Label) -> VolumeData:
+        """The volume in one file."""
+
+
+def root_sum_of_squares(kspace: Complex) -> Real:
+    """Magnitude (slices, y, x) of the image of k-space (slices, coils, y, x); the modulus for one coil."""
+    from fedrecon.sites.imaging.fourier import ifft2c_numpy  # loads torch: not for listing formats
+
+    image = np.empty((len(kspace), *kspace.shape[-2:]), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are named by check_volume
+        for number, one in enumerate(kspace):
+            image[number] = np.sqrt((np.abs(ifft2c_numpy(one)) ** 2).sum(axis=0))
+    return image
+
+
+def fully_sampled(kspace: Complex) -> bool:
+    """At most 1 % of the samples within the measured box are exactly zero (in all slices and coils).
+
+    Zeros around that box are an acquisition of lower resolution or a partial one, and count as part of the
+    truth. An
+    elliptical acquisition, whose corners are zero, counts as undersampled: better no reference than a
+    doubtful one.
+    """
+    measured = (kspace != 0).any(axis=(0, 1))
+    rows, columns = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
+    if not rows.size:
+        return False
+    box = measured[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return float(box.mean()) >= 0.99
+
+
+def estimate_noise(kspace: Complex) -> float:
+    """Standard deviation of the noise in each of the two parts of a k-space sample: an upper estimate.
+
+    The modulus of complex Gaussian noise has the median sqrt(2 ln 2) sigma. It is taken, for each slice, over
+    the twentieth of the measured samples that lies farthest out (the corners of a full matrix), where anatomy
+    has least energy; the lower quartile of the slices keeps out those whose anatomy reaches that far. In
+    k-space that was cut to a small matrix it does, so that the noise is overestimated there.
+    """
+    ny, nx = kspace.shape[-2:]
+    y, x = np.mgrid[:ny, :nx]
+    radius = np.hypot((y - ny // 2) / ny, (x - nx // 2) / nx)
+    measured = (kspace != 0).any(axis=(0, 1))
+    if not measured.any():
+        return 0.0
+    outer = measured & (radius >= np.quantile(radius[measured], 0.95))
+    samples: NDArray[np.float32] = np.abs(kspace[:, :, outer]).reshape(len(kspace), -1)
+    with np.errstate(invalid="ignore"):  # infinity is named by check_volume
+        return float(np.quantile(np.median(samples, axis=1), 0.25) / np.sqrt(2 * np.log(2)))

@@ -1,0 +1,194 @@
+"""NIfTI magnitude volumes: their k-space is simulated, and the shard says so.
+
+The volume is turned to the nearest RAS+ axes and cut along its thickest voxel axis (the foot-head axis where
+all are equal), so that an axial image has anterior up, a sagittal or coronal one superior up, and the
+patient's left (or posterior) is on the right; slices run from inferior, left or posterior. Zeros pad the
+shorter side to a square field of view in mm; k-space is cropped centrally to N x N, which gives square voxels
+of field of view / N without interpolation; the magnitude of that image is the reference. Intensities keep the
+file's arbitrary units.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fedrecon.sites import seeding
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.format import Format, Label, estimate_noise
+from fedrecon.sites.volume import Complex, Real, VolumeData
+
+FOREGROUND = 0.1  # of the volume's 99th percentile: a voxel above it is anatomy
+ANATOMY_SHARE = 0.5  # of the best slice's foreground: a slice with less is an end slice
+
+
+class NIfTI(Format):
+    """Magnitude volumes, one a file.
+
+    Attributes:
+        size: the matrix N; the native one where None.
+        phase: ``smooth`` multiplies the image by a seeded smooth phase, ``none`` leaves it real: its k-space
+            is then conjugate-symmetric, which makes the problem easier than it is.
+        seed: of the phase.
+    """
+
+    size: Annotated[int, Field(ge=8)] | None = None
+    phase: Literal["none", "smooth"] = "smooth"
+    seed: int = 0
+    suffixes: ClassVar = (".nii", ".nii.gz")
+    simulated: ClassVar = True
+    summary: ClassVar = "NIfTI magnitude volumes; the k-space is simulated (--size, --phase none|smooth)"
+
+    @property
+    def phase_kind(self) -> str:
+        """As chosen."""
+        return self.phase
+
+    def volume(self, source: Path, label: Label) -> VolumeData:
+        """The volume in one file, without its end slices."""
+        from fedrecon.sites.imaging.fourier import fft2c_numpy
+
+        magnitude, voxel_mm = load_magnitude(source)
+        magnitude = magnitude[anatomy(magnitude)]
+        reference, voxel_mm = low_pass(magnitude, voxel_mm, self.size)
+        image: Complex = reference.astype(np.complex64)
+        if self.phase == "smooth":
+            image = image * smooth_phase(image.shape, self.seed, label.name)
+        kspace = fft2c_numpy(image)[:, None]
+        return VolumeData(
+            label.name,
+            label.subject,
+            label.split,
+            kspace,
+            reference,
+            estimate_noise(kspace),
+            voxel_mm=voxel_mm,
+        )
+
+
+def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
+    """The volume (slices, y, x) float32 as described above, and its voxel (slice, y, x) in mm.
+
+    Raises:
+        InputError: no NIfTI, truncated, not three-dimensional, complex or colour, NaN, negative or all zero.
+    """
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        image = nibabel.as_closest_canonical(_one_volume(path, image))  # type: ignore[no-untyped-call]
+        values = np.asarray(image.dataobj, dtype=np.float32)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        raise InputError(f"{path}: is not a NIfTI volume: {error}") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read (truncated?): {error}") from None
+    _check_magnitude(path, values)
+    zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
+    if not all(np.isfinite(zoom) and zoom > 0 for zoom in zooms):
+        raise InputError(f"{path}: voxel sizes of {zooms} mm.")
+    across = _slice_axis(zooms)
+    first, second = (axis for axis in range(3) if axis != across)
+    turned = values.transpose(across, second, first)[:, ::-1, ::-1]
+    return np.ascontiguousarray(turned), (zooms[across], zooms[second], zooms[first])
+
+
+def anatomy(magnitude: Real) -> slice:
+    """The slices to keep: the longest run that has anatomy, around the slice that has most.
+
+    A slice counts when its foreground (voxels above a tenth of the volume's 99th percentile) is at least half
+    of the foreground of the best slice.
+    """
+    foreground = magnitude > FOREGROUND * np.quantile(magnitude, 0.99)
+    area = foreground.mean(axis=(1, 2))
+    best = int(area.argmax())
+    poor = np.flatnonzero(area < ANATOMY_SHARE * area[best])
+    start = int(max(poor[poor < best], default=-1)) + 1
+    return slice(start, int(min(poor[poor > best], default=len(area))))
+
+
+def low_pass(
+    magnitude: Real, voxel_mm: tuple[float, float, float], size: int | None
+) -> tuple[Real, tuple[float, float, float]]:
+    """Magnitude of the image (slices, N, N) over the square field of view from the central k-space, and its
+    voxel."""
+    from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
+
+    thickness, dy, dx = voxel_mm
+    ny, nx = magnitude.shape[1:]
+    field = max(ny * dy, nx * dx)
+    square = max(ny, round(field / dy)), max(nx, round(field / dx))
+    padded = centre(magnitude, square)
+    if size is None:
+        return padded, voxel_mm
+    if size > min(square):
+        raise InputError(f"--size {size} is more than the {min(square)} pixels that were measured.")
+    image = ifft2c_numpy(centre(fft2c_numpy(padded), (size, size)))
+    scale = np.float32(
+        size / np.sqrt(square[0] * square[1])
+    )  # orthonormal FFTs of two sizes: keep the intensities
+    return np.abs(image) * scale, (thickness, field / size, field / size)
+
+
+def centre(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Crop or pad the last two axes by zeros so that the sample at N//2 stays at N//2."""
+    for axis, n in zip((-2, -1), shape, strict=True):
+        before = n // 2 - array.shape[axis] // 2
+        if before > 0 or n > array.shape[axis]:
+            width = [(0, 0)] * array.ndim
+            width[axis] = (before, n - array.shape[axis] - before)
+            array = np.pad(array, width)
+        else:
+            array = array.take(np.arange(-before, n - before), axis)
+    return array
+
+
+def smooth_phase(shape: tuple[int, ...], seed: int, volume: str) -> Complex:
+    """Unit phasors (slices, y, x) whose angle is a random product of low-order polynomials in y, x and slice.
+
+    Angles have a standard deviation of 1 rad about a random offset: as the phase of the receive coil and of
+    susceptibility at the head's size, with about one to two turns across the field of view.
+    """
+    rng = seeding.generator(seed, "phase", volume)
+    axes = [
+        np.polynomial.legendre.legvander(np.linspace(-1, 1, n) if n > 1 else np.zeros(1), 3) for n in shape
+    ]
+    weights = rng.normal(size=(2, 4, 4))  # order 1 along the slices, 3 within them
+    z, y, x = np.indices(weights.shape)
+    weights[(y + x > 3) | (z + y + x == 0)] = 0
+    angle = np.einsum("zyx,az,by,cx->abc", weights / (1 + y + x), axes[0][:, :2], axes[1], axes[2])
+    angle *= 1 / max(float(angle.std()), 1e-6)
+    phasor: Complex = np.exp(1j * (angle + rng.uniform(-np.pi, np.pi))).astype(np.complex64)
+    return phasor
+
+
+def _one_volume(path: Path, image: Any) -> Any:
+    """The image without a fourth axis of length one; refused if it is no real three-dimensional volume."""
+    raw = np.dtype(image.get_data_dtype())
+    if raw.kind not in "iuf":
+        raise InputError(f"{path}: voxels are {raw}; expected a real magnitude volume.")
+    if 0 in image.shape:
+        raise InputError(f"{path}: has the shape {image.shape}: zero slices.")
+    if len(image.shape) == 3:
+        return image
+    if len(image.shape) == 4 and image.shape[3] == 1:
+        return image.slicer[..., 0]
+    raise InputError(f"{path}: has the shape {image.shape}; expected one volume (x, y, z).")
+
+
+def _slice_axis(zooms: list[float]) -> int:
+    thickest = max(zooms)
+    return max(axis for axis in range(3) if zooms[axis] > 0.99 * thickest)
+
+
+def _check_magnitude(path: Path, values: Real) -> None:
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: holds NaN or infinity.")
+    if values.min() < 0:
+        raise InputError(f"{path}: holds negative values ({values.min():g}); a magnitude volume is expected.")
+    if not values.any():
+        raise InputError(f"{path}: is an all-zero image.")

@@ -1,0 +1,43 @@
+"""Raw Cartesian k-space as a NumPy array: (y, x), (coils, y, x) or (slices, coils, y, x), complex.
+
+DC sits at N//2. The reference is the root sum of squares over the coils of the fully sampled image.
+Undersampled k-space (zero where nothing was measured) has none, and can be reconstructed and not scored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
+from fedrecon.sites.volume import VolumeData, check_layout
+
+_LEADING = {2: (1, 1), 3: (1,), 4: ()}  # axes that the shape leaves out
+
+
+class Npy(Format):
+    """K-space arrays, one a file."""
+
+    suffixes: ClassVar = (".npy",)
+    summary: ClassVar = "raw k-space (y, x), (coils, y, x) or (slices, coils, y, x), complex, DC at N//2"
+
+    def volume(self, source: Path, label: Label) -> VolumeData:
+        """The volume in one file."""
+        try:
+            array = np.load(source, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{source}: cannot be read as a NumPy array (truncated?): {error}") from None
+        if not isinstance(array, np.ndarray) or array.ndim not in _LEADING:
+            shape = getattr(array, "shape", "several arrays")
+            raise InputError(
+                f"{source}: has the shape {shape}; expected (y, x), (coils, y, x) or (slices, coils, y, x)."
+            )
+        if array.dtype.kind != "c":
+            raise InputError(f"{source}: is {array.dtype}; expected complex k-space.")
+        kspace = array.reshape(*_LEADING[array.ndim], *array.shape).astype(np.complex64)
+        check_layout(str(source), kspace, None)
+        reference = root_sum_of_squares(kspace) if fully_sampled(kspace) else None
+        return VolumeData(label.name, label.subject, label.split, kspace, reference, estimate_noise(kspace))

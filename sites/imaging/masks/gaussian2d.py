@@ -1,0 +1,30 @@
+"""Points of the plane with a normal density."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fedrecon.sites.imaging.masks.mask import DensityMask, Shape
+
+
+class Gaussian2d(DensityMask):
+    """Distinct points from a normal density around DC with standard deviation width * sqrt(N//2) on each
+    axis.
+
+    With the default width this is the density of DIRECT's ``Gaussian2DMaskFunc``; the count of samples is
+    exact.
+    """
+
+    paper: ClassVar[str] = "Yiasemis et al., DIRECT: Deep Image REConstruction Toolkit, JOSS 7(73):4278, 2022"
+
+    width: float = Field(6.0, gt=0, allow_inf_nan=False)
+
+    def log_density(self, shape: Shape) -> NDArray[np.float64]:
+        """Minus half the squared distance from DC in standard deviations."""
+        y, x = ((np.arange(n) - n // 2) / (self.width * max(n // 2, 1) ** 0.5) for n in shape)
+        log_density: NDArray[np.float64] = -0.5 * (y[:, None] ** 2 + x[None, :] ** 2)
+        return log_density

@@ -1,0 +1,201 @@
+"""What every sampling mask is, and the two shapes a fully sampled centre has: columns, or an ellipse.
+
+DC is at N//2. A mask is drawn from its seed alone by numpy's RandomState, whose streams are frozen for
+ever, so that the same seed gives the same mask on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.plugin import Plugin
+
+Shape = tuple[int, int]
+Samples = NDArray[np.bool_]
+
+
+def centred(length: int, size: int) -> slice:
+    """The ``size`` samples around DC of an axis, from (length - size + 1)//2 on, where fastMRI puts them."""
+    start = (length - size + 1) // 2
+    return slice(start, start + size)
+
+
+def measured_acceleration(mask: NDArray[np.bool_]) -> float:
+    """Grid points over samples: what a mask really measures, beside the nominal acceleration."""
+    return mask.size / max(int(np.count_nonzero(mask)), 1)
+
+
+class Mask(Plugin):
+    """A family of Cartesian sampling masks.
+
+    Attributes:
+        paper: citation of the family.
+        acceleration: grid points over samples, the fully sampled centre counted; 1 samples everything.
+        center_fraction: size of the fully sampled centre, as the family defines it.
+    """
+
+    paper: ClassVar[str] = ""
+
+    acceleration: float = Field(ge=1, allow_inf_nan=False)
+    center_fraction: float = Field(0.08, gt=0, le=1)
+
+    def sample(self, shape: Shape, seed: int) -> Samples:
+        """One mask (y, x); True where a sample is measured. The same seed gives the same mask.
+
+        Raises:
+            InputError: see :meth:`check`.
+        """
+        self.check(shape)
+        if self.acceleration == 1:
+            return np.ones(shape, dtype=bool)
+        return self.draw(shape, np.random.RandomState(_words(seed)))
+
+    def calibration(self, shape: Shape) -> Shape:
+        """Size (y, x) of the centred box (see :func:`centred`) that every draw samples fully."""
+        return shape if self.acceleration == 1 else self.box(shape)
+
+    def check(self, shape: Shape) -> None:
+        """Refuses a mask that cannot reach its acceleration on this matrix (y, x).
+
+        Raises:
+            InputError: says which ``center_fraction`` would do, or how far the acceleration can go.
+        """
+        if min(shape) < 1:
+            raise InputError(f"a mask needs a matrix (y, x) of at least 1 x 1, got {shape}")
+        if self.acceleration > 1:
+            self.check_centre(shape)
+
+    def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
+        """The family's own draw, for an acceleration above 1 that was checked."""
+        raise NotImplementedError
+
+    def box(self, shape: Shape) -> Shape:
+        """The family's own calibration box, for an acceleration above 1."""
+        raise NotImplementedError
+
+    def check_centre(self, shape: Shape) -> None:
+        """Refuses a centre that leaves no sample beside it."""
+        raise NotImplementedError
+
+    def _refusal(self, shape: Shape, why: str, advice: str) -> InputError:
+        return InputError(
+            f"acceleration {self.acceleration:g} cannot be reached on {shape[0]} x {shape[1]} with "
+            f"center_fraction {self.center_fraction:g}: {why}. {advice}"
+        )
+
+
+class ColumnMask(Mask):
+    """Whole columns of the last axis: the centre is round(center_fraction * N_x) columns."""
+
+    def box(self, shape: Shape) -> Shape:
+        """All rows of the central columns."""
+        return shape[0], round(shape[1] * self.center_fraction)
+
+    def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
+        """The same columns in every row."""
+        n, n_low = shape[1], self.box(shape)[1]
+        columns = self.columns(n, n_low, random)
+        columns[centred(n, n_low)] = True
+        return np.ascontiguousarray(np.broadcast_to(columns, shape))
+
+    def columns(self, n: int, n_low: int, random: np.random.RandomState) -> Samples:
+        """The sampled columns (n,) beside the ``n_low`` central ones, which are added to them."""
+        raise NotImplementedError
+
+    def check_centre(self, shape: Shape) -> None:
+        """One column in the centre and one beside it: 1 <= n_low <= N_x / R - 1."""
+        n, n_low = shape[1], self.box(shape)[1]
+        most = math.floor(n / self.acceleration) - 1
+        if 1 <= n_low <= most:
+            return
+        why = f"its centre has {n_low} of the {n} columns, and {n / self.acceleration:.3g} may be measured"
+        if most < 1:
+            raise self._refusal(shape, why, f"The acceleration can be at most {n / 2:g} there.")
+        raise self._refusal(shape, why, f"A center_fraction from {1 / n:.3g} to {most / n:.3g} would do.")
+
+
+class EllipseMask(Mask):
+    """Points of the plane: the centre is an ellipse with the area of a center_fraction N_y x
+    center_fraction N_x box.
+
+    Its semi-axes are center_fraction N / sqrt(pi). The number of samples is round(N_y N_x / R) in every draw.
+    """
+
+    def box(self, shape: Shape) -> Shape:
+        """The inscribed box of odd sides with the aspect of the ellipse."""
+        y, x = (2 * math.floor(radius / math.sqrt(2)) + 1 for radius in self._radii(shape))
+        return min(y, shape[0]), min(x, shape[1])
+
+    def ellipse(self, shape: Shape) -> Samples:
+        """The fully sampled centre (y, x)."""
+        return self.distance(shape) <= 1
+
+    def distance(self, shape: Shape) -> NDArray[np.float64]:
+        """Distance from DC in units of the ellipse: 1 on its edge, (y, x)."""
+        y, x = (
+            (np.arange(n) - n // 2) / max(radius, 0.5)
+            for n, radius in zip(shape, self._radii(shape), strict=True)
+        )
+        return np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
+
+    def n_samples(self, shape: Shape) -> int:
+        """Samples of every draw, the centre counted."""
+        return round(shape[0] * shape[1] / self.acceleration)
+
+    def check_centre(self, shape: Shape) -> None:
+        """The centre must be smaller than what may be measured."""
+        allowed, centre = self.n_samples(shape), int(self.ellipse(shape).sum())
+        if centre < allowed:
+            return
+        why = f"its centre has {centre} samples, and {allowed} may be measured"
+        would_do = self._largest_fraction(shape, allowed)
+        if would_do is None:
+            raise self._refusal(
+                shape, why, f"The acceleration can be at most {shape[0] * shape[1] / 2:g} there."
+            )
+        raise self._refusal(shape, why, f"A center_fraction of at most {would_do:g} would do.")
+
+    def _largest_fraction(self, shape: Shape, allowed: int) -> float | None:
+        thousandths = range(int(1000 * self.center_fraction), 0, -1)
+        smaller = (self.model_copy(update={"center_fraction": n / 1000}) for n in thousandths)
+        return next((m.center_fraction for m in smaller if m.ellipse(shape).sum() < allowed), None)
+
+    def _radii(self, shape: Shape) -> tuple[float, float]:
+        y, x = (self.center_fraction * n / math.sqrt(math.pi) for n in shape)
+        return y, x
+
+
+class DensityMask(EllipseMask):
+    """Distinct points drawn one after the other with a probability that depends on the place."""
+
+    def log_density(self, shape: Shape) -> NDArray[np.float64]:
+        """Logarithm of the density to draw from, up to a constant, (y, x)."""
+        raise NotImplementedError
+
+    def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
+        """The centre and the points with the largest keys.
+
+        Gumbel noise on the log density: the k largest keys are k weighted draws without replacement
+        (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006), so the count is exact and nothing is
+        drawn twice.
+        """
+        mask = self.ellipse(shape)
+        keys = self.log_density(shape) + random.gumbel(size=shape)
+        keys[mask] = -np.inf
+        n_drawn = self.n_samples(shape) - int(mask.sum())
+        mask.flat[np.argpartition(keys, -n_drawn, axis=None)[-n_drawn:]] = True
+        return mask
+
+
+def _words(seed: int) -> int | list[int]:
+    """A seed as RandomState takes it: one number below 2^32, else its 32-bit words, lowest first."""
+    if seed < 0:
+        raise InputError(f"a mask seed is a number of at least 0, got {seed}")
+    words = [(seed >> shift) & 0xFFFFFFFF for shift in range(0, max(seed.bit_length(), 1), 32)]
+    return words[0] if len(words) == 1 else words

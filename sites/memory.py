@@ -1,0 +1,65 @@
+"""A site's private memory on its own disk: one file a round, of which the committed round is the one that counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.wire import Vector
+
+
+class Memory:
+    """Private vectors by name, written atomically after each fit.
+
+    A site writes the memory of round r before it replies, and keeps round r - 1 until an order for r + 1 says that r
+    was committed. A restart loads exactly the committed round.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.round = 0
+        self.values: dict[str, Vector] = {}
+
+    def load(self, number: int) -> None:
+        """Takes the memory of round ``number``, from disk if the process holds another one.
+
+        Raises:
+            RunError: the memory of that round is lost.
+        """
+        self._forget(number)
+        if number == self.round:
+            return
+        self.round, self.values = number, {}
+        if number == 0:
+            return
+        path = self._path(number)
+        if path is None or not path.is_file():
+            raise RunError(f"the private memory of round {number} is lost: {path} does not exist")
+        self.values = load_file(path)
+
+    def save(self, number: int, values: Mapping[str, Vector]) -> None:
+        """Keeps ``values`` as the memory of round ``number``: in the process, and on disk under its own name."""
+        path = self._path(number)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            save_file({name: np.ascontiguousarray(value) for name, value in values.items()}, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        self.round, self.values = number, dict(values)
+
+    def _path(self, number: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"round-{number:06d}.safetensors"
+
+    def _forget(self, committed: int) -> None:
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for path in self.folder.glob("round-*.safetensors"):
+            if int(path.stem.removeprefix("round-")) < committed:
+                path.unlink(missing_ok=True)

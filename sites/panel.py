@@ -1,0 +1,122 @@
+"""Pictures of a reconstruction, drawn where the images are: at the site."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ERROR_GAIN = 5.0
+_INCH = 2.3  # one image's side
+_DPI = 110
+_TOP, _BOTTOM, _LEFT, _GAP, _BAR = 0.36, 0.30, 0.06, 0.11, 0.62  # inches around the images
+_BACK, _TEXT, _FAINT = "#101216", "#f2f2f2", "#a7adb8"
+_WHITE = 98.5  # percentile of the reference slice that is shown white: bright fat saturates, tissue is seen
+
+
+def panel(
+    reference: NDArray[Any],
+    zero_filled: NDArray[Any],
+    reconstruction: NDArray[Any],
+    maximum: float,
+    caption: str,
+) -> bytes:
+    """Reference, zero-filled, reconstruction and 5 |error| side by side, with the slice's scores, as PNG.
+
+    All images share one grey window, taken from the reference; none is rescaled by its own extremes.
+
+    Args:
+        reference: magnitude, (y, x).
+        zero_filled: magnitude, (y, x).
+        reconstruction: magnitude, (y, x).
+        maximum: of the reference volume; the data range of PSNR and SSIM.
+        caption: one line under the images: site, subject, slice, operator, round.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    reference, zero_filled, reconstruction = (
+        np.abs(image).astype(np.float64) for image in (reference, zero_filled, reconstruction)
+    )
+    height, width = reference.shape
+    tall = _INCH * height / width
+    size = (_LEFT + 4 * _INCH + 3 * _GAP + _BAR, _TOP + tall + _BOTTOM)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor=_BACK)
+    FigureCanvasAgg(figure)
+
+    def axes(column: int) -> Axes:
+        left = _LEFT + column * (_INCH + _GAP)
+        return figure.add_axes((left / size[0], _BOTTOM / size[1], _INCH / size[0], tall / size[1]))
+
+    grey = {"cmap": "gray", "vmin": 0.0, "vmax": _white(reference, maximum)}
+    _show(axes(0), reference, "Reference", "", **grey)
+    _show(axes(1), zero_filled, "Zero-filled", _scores(reference, zero_filled, maximum), **grey)
+    _show(axes(2), reconstruction, "Reconstruction", _scores(reference, reconstruction, maximum), **grey)
+    error = axes(3)
+    difference = np.abs(reference - reconstruction) / maximum
+    shown = _show(
+        error, difference, f"|Error| × {ERROR_GAIN:g}", "", cmap="magma", vmin=0, vmax=1 / ERROR_GAIN
+    )
+
+    left = _LEFT + 4 * _INCH + 3 * _GAP + 0.07
+    bar = figure.add_axes((left / size[0], _BOTTOM / size[1], 0.09 / size[0], tall / size[1]))
+    figure.colorbar(shown, cax=bar, ticks=[0.0, 0.1, 0.2], format=lambda value, _: f"{100 * value:.0f} %")
+    bar.tick_params(colors=_FAINT, labelsize=7, length=2)
+    bar.spines["outline"].set_visible(False)
+    figure.text(_LEFT / size[0], 0.1 / size[1], caption, color=_FAINT, fontsize=8, va="bottom")
+    return _compressed(figure)
+
+
+def montage(panels: Sequence[bytes], gap: int = 4) -> bytes:
+    """PNG panels below one another, left aligned, ``gap`` pixels apart, as one PNG."""
+    from PIL import Image
+
+    images = [Image.open(io.BytesIO(item)).convert("RGB") for item in panels]
+    if not images:
+        raise ValueError("a montage needs at least one panel")
+    size = (max(image.width for image in images), sum(image.height + gap for image in images) - gap)
+    sheet = Image.new("RGB", size, _BACK)
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height + gap
+    return _png(sheet)
+
+
+def _show(axes: Axes, image: NDArray[Any], title: str, scores: str, **options: Any) -> Any:
+    shown = axes.imshow(image, interpolation="nearest", **options)
+    axes.set_axis_off()
+    axes.set_title(title, color=_TEXT, fontsize=10, loc="left", pad=5)
+    if scores:
+        axes.set_title(scores, color=_FAINT, fontsize=7.5, loc="right", pad=5)
+    return shown
+
+
+def _white(reference: NDArray[Any], maximum: float) -> float:
+    return float(np.percentile(reference, _WHITE)) or maximum or 1.0
+
+
+def _scores(reference: NDArray[Any], image: NDArray[Any], maximum: float) -> str:
+    from fedrecon.sites.imaging.metrics import psnr, ssim
+
+    pair = (reference[np.newaxis], image[np.newaxis])
+    return f"{psnr(*pair, maximum):.1f} dB   SSIM {ssim(*pair, maximum):.3f}"
+
+
+def _compressed(figure: Any) -> bytes:
+    from PIL import Image
+
+    figure.canvas.draw()
+    return _png(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
+
+
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

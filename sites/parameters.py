@@ -1,0 +1,127 @@
+"""A network's parameters in one flat vector, the shared ones first: a round is one copy down and one copy up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fedrecon.sites.wire import Vector
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one parameter (or floating-point buffer) lies in the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    shared: bool
+
+    @property
+    def stop(self) -> int:
+        """End of the slot, exclusive."""
+        return self.start + int(np.prod(self.shape, dtype=np.int64))
+
+
+class Parameters:
+    """Re-homes the parameters and floating-point buffers of ``model`` in one flat float32 vector.
+
+    The module goes on working: each parameter is a view of the vector, so that loading a State and filling a Reply are
+    one copy each. What ``shares`` accepts by name comes first; the rest is private to the site.
+
+    Attributes:
+        flat: (n,) all values. shared: (n_shared,) and private: (n - n_shared,) are views of it.
+        slots: the layout, in order.
+    """
+
+    def __init__(self, model: nn.Module, shares: Callable[[str], bool]) -> None:
+        tensors = dict(model.named_parameters())
+        tensors |= {name: value for name, value in model.named_buffers() if value.is_floating_point()}
+        for name, value in tensors.items():
+            if value.dtype != torch.float32:
+                raise TypeError(f"parameter '{name}' is {value.dtype}; only float32 parameters are exchanged")
+        ordered = sorted(tensors, key=lambda name: not shares(name))  # stable: the model's own order within
+        device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+        self.flat = torch.empty(sum(tensors[name].numel() for name in ordered), device=device)
+        slots, start = [], 0
+        for name in ordered:
+            slot = Slot(name, tuple(tensors[name].shape), start, shares(name))
+            view = self.flat[slot.start : slot.stop].view(slot.shape)
+            with torch.no_grad():
+                view.copy_(tensors[name])
+            _rehome(model, name, view)
+            slots.append(slot)
+            start = slot.stop
+        self.slots = tuple(slots)
+        self.n_shared = sum(slot.stop - slot.start for slot in slots if slot.shared)
+        self.shared = self.flat[: self.n_shared]
+        self.private = self.flat[self.n_shared :]
+
+    def load_shared(self, values: Vector) -> None:
+        """Copies the server's vector in; the source is never written to, nor kept."""
+        _copy(self.shared, values, "shared")
+
+    def load_private(self, values: Vector) -> None:
+        """Copies a private vector in."""
+        _copy(self.private, values, "private")
+
+    def names(self, shared: bool) -> tuple[str, ...]:
+        """Names of the shared (or of the private) parameters, in order."""
+        return tuple(slot.name for slot in self.slots if slot.shared is shared)
+
+    def named(self, vector: Vector, shared: bool) -> dict[str, np.ndarray]:
+        """A shared (or private) vector cut into named arrays of the parameters' shapes (views)."""
+        offset = 0 if shared else self.n_shared
+        slots = [slot for slot in self.slots if slot.shared is shared]
+        return {s.name: vector[s.start - offset : s.stop - offset].reshape(s.shape) for s in slots}
+
+    def joined(self, named: Mapping[str, np.ndarray], shared: bool) -> Vector:
+        """The inverse of :meth:`named`; names and shapes must be exactly those of the layout."""
+        slots = [slot for slot in self.slots if slot.shared is shared]
+        if set(named) != {slot.name for slot in slots}:
+            raise ValueError(
+                f"these weights are of another network: {sorted(set(named) ^ {s.name for s in slots})[:4]}"
+            )
+        parts = [np.asarray(named[slot.name], dtype=np.float32).reshape(-1) for slot in slots]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _rehome(model: nn.Module, name: str, view: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if leaf in owner._parameters:
+        parameter = owner._parameters[leaf]
+        assert parameter is not None
+        parameter.data = view
+    else:
+        owner._buffers[leaf] = view
+
+
+def _copy(destination: Tensor, values: Vector, what: str) -> None:
+    if values.shape != tuple(destination.shape):
+        raise ValueError(
+            f"{what} parameters: got {values.shape[0]} values, the network has {len(destination)}"
+        )
+    if destination.device.type == "cpu":
+        np.copyto(destination.numpy(), values)
+    else:
+        destination.copy_(torch.from_numpy(np.array(values)))
+
+
+def to_vector(values: Tensor) -> Vector:
+    """A copy of a flat tensor as a numpy vector on the CPU."""
+    return np.array(values.detach().cpu().numpy(), dtype=np.float32)
+
+
+def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """``build()`` with torch's global generator set to the seed meanwhile and put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()

@@ -1,0 +1,190 @@
+"""Heads: MNI152 tissue maps inside layers of skull and scalp, deformed anew for every subject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fedrecon.sites.phantom.fields import smooth_field
+
+Volume = NDArray[np.float32]
+# In MNI space, in mm: the middle of the head (x, y), and the lowest and the highest slice (z).
+CENTRE = (0.0, -17.0)
+SLICES_MM = (-12.0, 58.0)
+N_SLICES = 6
+# The inner table of the skull follows the brain into wide gaps only, the scalp hardly into any.
+_INNER_CLOSING_MM, _OUTER_CLOSING_MM = 14.0, 36.0
+_COARSE, _MARGIN_MM = 3, 42
+# All of the brain that the slices can reach, tilted and deformed: (x, y, z) in mm.
+_BRAIN_BOX_MM = (-80, -114, -46), (80, 80, 96)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The templates (x, y, z) on the 1 mm MNI152 grid, and distances on a coarser and wider one.
+
+    ``white`` and ``grey`` are shares of the voxel, sharpened: the templates are the mean of 152 people, and
+    no single person is that blurred. ``inner`` and ``outer`` are distances in mm from the closed brain,
+    positive outside, for what lies within the skull and what lies on it. The origins are the positions in mm
+    of voxel 0 of the templates and of the distances.
+    """
+
+    white: Volume
+    grey: Volume
+    inner: Volume
+    outer: Volume
+    origin: NDArray[np.float32]
+    coarse_origin: NDArray[np.float32]
+
+
+@lru_cache(maxsize=1)
+def load_atlas() -> Atlas:
+    """The atlas from the files in the installed nilearn package; no download. About 2 s, once per process.
+
+    Shared by all callers: read it only.
+    """
+    # Imported here: it loads pandas and scikit-learn, which nothing else of fedrecon needs.
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
+
+    image = load_mni152_gm_template(resolution=1)
+    corner = image.affine[:3, 3].astype(np.float32)
+    start, stop = ((np.array(end) - corner).astype(int) for end in _BRAIN_BOX_MM)
+    box = tuple(slice(*ends) for ends in zip(start, stop, strict=True))
+    grey = np.clip(image.get_fdata(dtype=np.float32)[box], 0, 1)
+    white = np.clip(load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)[box], 0, 1)
+    mask = load_mni152_brain_mask(resolution=1).get_fdata(dtype=np.float32) > 0
+    brain = np.pad(mask[::_COARSE, ::_COARSE, ::_COARSE], _MARGIN_MM // _COARSE)
+    inner, outer = (_distance(brain, closing) for closing in (_INNER_CLOSING_MM, _OUTER_CLOSING_MM))
+    padding = np.float32(_MARGIN_MM // _COARSE * _COARSE)
+    return Atlas(*_sharpen(white, grey), inner, outer, corner + start.astype(np.float32), corner - padding)
+
+
+def _sharpen(white: Volume, grey: Volume) -> tuple[Volume, Volume]:
+    # The mean over people washes thin sulci out more than anything else, so CSF is weighted up first.
+    fluid = 1.7 * np.clip(1 - white - grey, 0, 1)
+    white, grey, fluid = white**3, grey**3, fluid**3
+    total = np.maximum(white + grey + fluid, np.float32(1e-6))
+    return white / total, grey / total
+
+
+def _distance(brain: NDArray[np.bool_], closing_mm: float) -> Volume:
+    """Distance in mm from the brain after a closing: dilate, then measure from the dilated surface."""
+    dilated = ndimage.distance_transform_edt(~brain, sampling=_COARSE) < closing_mm
+    outside = ndimage.distance_transform_edt(~dilated, sampling=_COARSE)
+    inside = ndimage.distance_transform_edt(dilated, sampling=_COARSE)
+    signed = (closing_mm + outside - inside).astype(np.float32)
+    smooth: Volume = ndimage.gaussian_filter(signed, 0.8)
+    return smooth
+
+
+@lru_cache(maxsize=8)
+def thick_atlas(slice_mm: float) -> Atlas:
+    """The atlas as slices of this thickness see it: tissue shares averaged along z."""
+    atlas = load_atlas()
+    white, grey = (ndimage.uniform_filter1d(a, round(slice_mm), axis=2) for a in (atlas.white, atlas.grey))
+    return replace(atlas, white=white, grey=grey)
+
+
+def subject_tissues(
+    random: np.random.Generator, atlas: Atlas, y: NDArray[np.float64], x: NDArray[np.float64]
+) -> Mapping[str, Volume]:
+    """Shares of every tissue (slices, y, x) in one new subject; what is left to 1 is air.
+
+    Args:
+        random: the subject's generator.
+        atlas: the templates.
+        y: positions of the rows in mm from the middle of the field of view; the first is anterior.
+        x: positions of the columns in mm; the first column is the patient's right.
+    """
+    low, high = SLICES_MM
+    z = np.linspace(low, high, N_SLICES) + random.uniform(-4, 4)
+    where = _deform(random, z, y, x)
+    voxel = where - atlas.origin[:, None, None, None]
+    coarse = (where - atlas.coarse_origin[:, None, None, None]) / np.float32(_COARSE)
+    inner = ndimage.map_coordinates(atlas.inner, coarse, order=1, mode="nearest")
+    outer = ndimage.map_coordinates(atlas.outer, coarse, order=1, mode="nearest")
+    inside = inner < 6
+    white, grey = np.zeros_like(inner), np.zeros_like(inner)
+    white[inside] = ndimage.map_coordinates(atlas.white, voxel[:, inside], order=1)
+    grey[inside] = ndimage.map_coordinates(atlas.grey, voxel[:, inside], order=1)
+    thickness = np.exp(0.08 * smooth_field(random, (z, y, x), 60.0)[0] + random.normal(0, 0.10))
+    layers = _layers(inner / thickness, outer / thickness, _temporal_muscle(where) * random.uniform(0.6, 1.1))
+    tissues = {**layers, "white": white, "grey": grey}
+    tissues["csf"] = np.clip(layers["csf"] - white - grey, 0, 1)
+    return _with_lesions(random, tissues, (z, y, x))
+
+
+def _deform(
+    random: np.random.Generator, z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]
+) -> Volume:
+    """MNI positions (3, slices, y, x) in mm, in the order x, y, z, of the subject's pixels."""
+    tilt, turn = np.radians(random.normal(0, 2.0)), np.radians(random.normal(0, 3.0))
+    shape = np.exp(random.normal(0, 0.03, 3))
+    shift = random.normal(0, 2.0, 2)
+    px = (x[None, :] - shift[0]) * np.cos(turn) - (y[:, None] - shift[1]) * np.sin(turn)
+    py = (x[None, :] - shift[0]) * np.sin(turn) + (y[:, None] - shift[1]) * np.cos(turn)
+    where = np.empty((3, z.size, y.size, x.size), np.float32)
+    # The first row is anterior and the first column the patient's right, so both run against MNI's axes.
+    where[0] = CENTRE[0] - px * shape[0]
+    where[1] = CENTRE[1] - py * shape[1]
+    where[2] = z[:, None, None] * shape[2] - np.tan(tilt) * py
+    where += 3.0 * smooth_field(random, (z, y, x), 45.0, n_fields=3)
+    where += 1.1 * smooth_field(random, (z, y, x), 16.0, n_fields=3)
+    return where
+
+
+def _temporal_muscle(where: Volume) -> Volume:
+    """Thickness in mm of the muscle between skull and scalp: over the temples, fading upwards."""
+    side = np.exp(-(((where[1] - 8) / 34) ** 2)) * np.clip((np.abs(where[0]) - 35) / 35, 0, 1)
+    faded: Volume = 8 * side * np.clip((40 - where[2]) / 45, 0, 1)
+    return faded
+
+
+def _layers(inner: Volume, outer: Volume, muscle_mm: Volume) -> dict[str, Volume]:
+    """Shares of the layers outwards: fluid, inner table, marrow, outer table, muscle, fat and skin."""
+    fluid, table = _step(inner - 0.9), _step(inner - 2.6)
+    # Where the two surfaces part, bone fills the space: no layer ends deeper than the one inside it.
+    outer = np.maximum(outer, inner - 12)
+    marrow = np.minimum(table, _step(outer - 5.4))
+    skull = np.minimum(marrow, _step(outer - 7.0))
+    muscle = _step(outer - 7.0 - muscle_mm)
+    fat = _step(outer - 10.4 - muscle_mm)
+    skin = _step(outer - 12.0 - muscle_mm)
+    muscle, fat, skin = (np.minimum(skull, edge) for edge in (muscle, fat, skin))
+    return {
+        "csf": 1 - fluid,
+        "bone": fluid - table + marrow - skull,
+        "marrow": table - marrow,
+        "muscle": skull - muscle + fat - skin,
+        "fat": muscle - fat,
+    }
+
+
+def _step(distance_mm: Volume) -> Volume:
+    """0 inside and 1 outside, linear over a millimetre."""
+    step: Volume = np.clip(distance_mm + 0.5, 0, 1)
+    return step
+
+
+def _with_lesions(
+    random: np.random.Generator, tissues: dict[str, Volume], axes: tuple[NDArray[np.float64], ...]
+) -> Mapping[str, Volume]:
+    """A few small white-matter lesions in about half of the subjects; they take the place of white matter."""
+    count = int(random.poisson(5)) if random.random() < 0.5 else 0
+    field = np.zeros_like(tissues["white"])
+    candidates = np.argwhere(tissues["white"] > 0.9)
+    for _ in range(count if len(candidates) else 0):
+        slice_, row, column = candidates[random.integers(len(candidates))]
+        radius = random.uniform(1.8, 4.5, 2)
+        y = (axes[1] - axes[1][row]) / radius[0]
+        x = (axes[2] - axes[2][column]) / radius[1]
+        blob = np.clip(1.2 * np.exp(-(y[:, None] ** 2) - x**2), 0, 1)
+        field[slice_] = np.maximum(field[slice_], blob)
+    field[field < 0.05] = 0
+    lesion = field * tissues["white"]
+    return {**tissues, "white": tissues["white"] - lesion, "lesion": lesion}

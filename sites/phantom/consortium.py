@@ -1,0 +1,113 @@
+"""Writes the simulated consortium: the hospitals' shards, subject by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.phantom.protocol import PROTOCOLS, Protocol
+from fedrecon.sites.phantom.scanner import scan
+from fedrecon.sites.seeding import generator
+from fedrecon.sites.shard_writer import write_shard
+from fedrecon.sites.volume import VolumeData, check_name
+
+DEFAULT_SITES = tuple(PROTOCOLS)
+DEFAULT_SUBJECTS = 24
+DEFAULT_SIZE = 128
+_SPLIT_CYCLE = ("test", "train", "validation", "train", "test", "train")
+_LIMITS = {"subjects": (1, 10_000), "size": (32, 512), "coils": (1, 32)}
+
+
+def simulate(
+    out: Path | str,
+    sites: Sequence[str] = DEFAULT_SITES,
+    subjects: int = DEFAULT_SUBJECTS,
+    size: int = DEFAULT_SIZE,
+    coils: int | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Write one shard ``NAME.h5`` a hospital into the folder ``out`` and return their paths.
+
+    A subject depends on the seed, its hospital's name and its own number only: further hospitals or subjects
+    change nothing about it, its split included.
+
+    Args:
+        out: the folder; made when missing.
+        sites: a contrast (``t1w``), or ``NAME:CONTRAST`` for several hospitals of one contrast.
+        subjects: at each hospital, six slices each. Of 6 subjects 3 train, 1 validates and 2 test; one
+            subject alone is a test subject.
+        size: of the square matrix.
+        coils: receive coils everywhere; default: each protocol's own.
+        seed: of the whole consortium.
+
+    Raises:
+        InputError: an unknown contrast, a hospital named twice, or a number out of range; nothing is written
+        then.
+    """
+    protocols = _hospitals(sites)
+    for name, value in (("subjects", subjects), ("size", size), ("coils", coils)):
+        low, high = _LIMITS[name]
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{name} is {value}; allowed: {low} to {high}.")
+    return [
+        _write(Path(out), name, contrast, subjects, size, coils, seed) for name, contrast in protocols.items()
+    ]
+
+
+def split_of(index: int) -> str:
+    """The split of the hospital's subject number ``index``, from 0; fixed, however many subjects follow."""
+    return _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
+
+
+def volumes(
+    site: str, contrast: str, subjects: int, size: int, coils: int | None = None, seed: int = 0
+) -> Iterator[VolumeData]:
+    """The hospital's subjects one by one; a subject has one volume and its id begins with the hospital's
+    name."""
+    protocol = PROTOCOLS[contrast]
+    for index in range(subjects):
+        one = scan(generator(seed, "phantom", site, index), protocol, size, coils or protocol.n_coils)
+        name = f"{site}-{index + 1:03d}"
+        yield VolumeData(
+            name,
+            subject=name,
+            split=split_of(index),
+            kspace=one.kspace,
+            reference=one.reference,
+            noise=one.noise,
+            voxel_mm=_voxel_mm(protocol, size),
+            acquisition=contrast,
+            field_strength_t=protocol.field_strength_t,
+        )
+
+
+def _write(
+    out: Path, site: str, contrast: str, subjects: int, size: int, coils: int | None, seed: int
+) -> Path:
+    path = out / f"{site}.h5"
+    data = volumes(site, contrast, subjects, size, coils, seed)
+    write_shard(path, site, data, simulated=True, phase="smooth", origin="phantom")
+    return path
+
+
+def _voxel_mm(protocol: Protocol, size: int) -> tuple[float, float, float]:
+    pixel = protocol.field_of_view_mm / size
+    return protocol.slice_mm, pixel, pixel
+
+
+def _hospitals(sites: Sequence[str]) -> dict[str, str]:
+    """Name to contrast, in the order given."""
+    if not sites:
+        raise InputError(f"no sites given. Allowed: {', '.join(PROTOCOLS)}, or NAME:CONTRAST.")
+    hospitals: dict[str, str] = {}
+    for given in sites:
+        name, _, contrast = given.partition(":")
+        contrast = contrast or name
+        if contrast not in PROTOCOLS:
+            raise unknown("contrast", contrast, PROTOCOLS)
+        check_name("site", name)
+        if name in hospitals:
+            raise InputError(f"the site '{name}' is given twice; name them apart, as in 'north:{contrast}'.")
+        hospitals[name] = contrast
+    return hospitals

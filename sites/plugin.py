@@ -1,0 +1,66 @@
+"""What every plug-in is: a frozen set of parameters with a name in its folder's registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedrecon.sites.errors import InputError, unknown
+
+
+class Plugin(BaseModel):
+    """A plug-in's parameters are its fields; unknown ones are refused, and an instance never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+P = TypeVar("P", bound=Plugin)
+
+
+def choose(kind: str, registry: Mapping[str, type[P]], name: str, parameters: Mapping[str, Any]) -> P:
+    """The plug-in ``name`` of ``registry`` with these parameters.
+
+    Raises:
+        InputError: an unknown name or parameter (with the nearest right one), or a refused value.
+    """
+    if name not in registry:
+        raise unknown(kind, name, registry)
+    return parse(registry[name], parameters, where=f"{kind} '{name}'")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], given: Any, where: str) -> M:
+    """``given`` as the model; a refusal becomes one :class:`InputError` that names key, value and what is allowed."""
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(item, model, where) for item in error.errors())) from None
+
+
+def _explain(item: Any, model: type[BaseModel], where: str) -> str:
+    path = [str(part) for part in item["loc"]]
+    key = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        owner = _model_at(model, path[:-1])
+        kind = f"key '{'.'.join(path[:-1])}.'" if path[:-1] else "key"
+        return f"{where}: {unknown(kind, path[-1], owner.model_fields if owner else ())}"
+    if item["type"] == "missing":
+        return f"{where}: '{key}' is missing."
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else ""
+    return f"{where}: {f'{key}: ' if key else ''}{message}{shown}"
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    for part in path:
+        field = model.model_fields.get(part)
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return None
+        model = kind
+    return model

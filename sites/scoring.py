@@ -1,0 +1,116 @@
+"""One row per slice and stage, from which every volume score follows exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fedrecon.sites.imaging.coils import rss
+from fedrecon.sites.imaging.fourier import ifft2c
+from fedrecon.sites.imaging.masks.mask import measured_acceleration
+from fedrecon.sites.imaging.metrics import squared_error, squared_norm, ssim_slices
+from fedrecon.sites.wire import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.slices import Slice, Slices
+
+COLUMNS = (
+    "site",
+    "split",
+    "subject",
+    "volume",
+    "slice",
+    "stage",
+    "volume_maximum",
+    "mask",
+    "acceleration",
+    "measured_acceleration",
+    "model",
+    "squared_error",
+    "squared_norm",
+    "n_pixels",
+    "ssim",
+)
+"""The columns of ``scores.parquet``."""
+
+STAGES = ("output", "data_consistency", "zero_filled")
+
+Reconstruct = Callable[["Measurement", "Sequence[Slice]"], "Tensor"]
+
+
+def score(
+    slices: Slices, split: str, reconstruct: Reconstruct, batch_size: int, mask_seed: int, model: str, site: str
+) -> Scores:
+    """Reconstructs and scores every slice of one split.
+
+    Args:
+        reconstruct: a measurement and its slices to (b, y, x) complex64.
+        model: whose network it is, for the table.
+        site: the member that scores.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    with torch.no_grad():
+        for items in slices.iterate(batch_size):
+            batch = slices.scoring(items, mask_seed)
+            image = reconstruct(batch, items)
+            _rows(columns, slices, items, split, batch, stages(batch, image), model)
+    return Scores(site, split, {name: tuple(values) for name, values in columns.items()})
+
+
+def stages(batch: Measurement, image: Tensor) -> dict[str, Tensor]:
+    """Magnitude images (b, y, x) by stage: the output, the output after hard data consistency, zero-filled.
+
+    The zero-filled image is the root of the sum of squares over coils, as fastMRI shows it.
+    """
+    return {
+        "output": image.abs(),
+        "data_consistency": batch.operator.project(image, batch.kspace).abs(),
+        "zero_filled": rss(ifft2c(batch.kspace)),
+    }
+
+
+def _rows(
+    columns: dict[str, list[Any]],
+    slices: Slices,
+    items: Sequence[Slice],
+    split: str,
+    batch: Measurement,
+    images: dict[str, Tensor],
+    model: str,
+) -> None:
+    reference = batch.reference
+    if reference is None:
+        raise ValueError("a volume without a reference cannot be scored")
+    maximum = torch.tensor([item.volume.maximum for item in items], device=reference.device)
+    norm = squared_norm(reference).tolist()
+    masks = batch.operator.mask.cpu().numpy()
+    for stage, image in images.items():
+        error = squared_error(reference, image).tolist()
+        similarity = ssim_slices(reference, image, maximum).tolist()
+        for i, item in enumerate(items):
+            operator = slices.operators[item.site].flat()
+            row = {
+                "site": item.site,
+                "split": split,
+                "subject": item.volume.subject,
+                "volume": item.volume.name,
+                "slice": item.index,
+                "stage": stage,
+                "volume_maximum": item.volume.maximum,
+                "mask": operator["mask"],
+                "acceleration": float(operator["acceleration"]),
+                "measured_acceleration": measured_acceleration(masks[i, 0]),
+                "model": model,
+                "squared_error": error[i],
+                "squared_norm": norm[i],
+                "n_pixels": int(np.prod(item.volume.shape)),
+                "ssim": similarity[i],
+            }
+            for name in COLUMNS:
+                columns[name].append(row[name])

@@ -1,0 +1,202 @@
+"""A site: it holds its shards and its private memory, trains on an order and replies, and scores itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedrecon.sites.memory import Memory
+from fedrecon.sites.method import Fit, Subject
+from fedrecon.sites.parameters import Parameters, initialise, to_vector
+from fedrecon.sites.scoring import score
+from fedrecon.sites.seeding import seed, torch_generator
+from fedrecon.sites.shard import Shard
+from fedrecon.sites.slices import Slices
+from fedrecon.sites.training import autocast, load_optimizer_vectors, optimizer_vectors, train
+from fedrecon.sites.wire import Order, Reply, Scores, Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.settings import Operator, Plan
+    from fedrecon.sites.slices import Slice
+
+PRIVATE = "parameters"
+"""Name under which the private parameters lie in a site's memory."""
+
+EVALUATION_BATCH = 8
+"""Slices reconstructed together when scoring; fixed, so that it never changes a score."""
+
+
+def new_network(method: Any, network: Any, images: Any, experiment_seed: int) -> nn.Module:
+    """The network with its first weights, the same at every site and on the server: they follow from the seed."""
+    return initialise(lambda: method.build(network, images), seed(experiment_seed, "weights"))
+
+
+class Site:
+    """One member of the federation, behind its wall. As a Ray actor it is ``SiteActor``.
+
+    Everything that leaves it is a :class:`Reply`, :class:`Scores`, or, if the experiment allows panels, a picture.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.name = plan.member
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.shards = {name: Shard.open(path) for name, path in plan.shards.items()}
+        self.memory = Memory(plan.memory)
+        self._slices: dict[tuple[Any, ...], Slices] = {}
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network, on the site's device."""
+        plan = self.plan
+        return new_network(plan.method, plan.network, plan.images, plan.seed).to(self.device)
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """Its parameters in one vector; making them takes the first private values into memory."""
+        parameters = Parameters(self.model, lambda name: self.plan.method.shares(name, self.model))
+        self._first_private = to_vector(parameters.private)
+        return parameters
+
+    def describe(self) -> dict[str, Any]:
+        """Where this member runs and what it holds: process, device, threads, versions, shard hashes."""
+        cuda = torch.cuda.get_device_name() if self.device.type == "cuda" else None
+        return {
+            "pid": os.getpid(),
+            "device": cuda or "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),
+            "shards": {name: shard.content_hash for name, shard in self.shards.items()},
+        }
+
+    def fit(self, order: Order) -> Reply:
+        """One round of local training from the order's state.
+
+        The memory of the last committed round is taken first, so that asking twice for a round gives the same reply
+        twice. On the CPU ``shared`` of the reply is a view of the network's own parameters, good until the next call:
+        Ray copies it into its store, the in-process crew copies it itself.
+        """
+        start, plan = time.perf_counter(), self.plan
+        self._load(order)
+        fit = Fit(
+            site=self.name,
+            order=order,
+            model=self.model,
+            parameters=self.parameters,
+            training=plan.training,
+            rate=plan.training.rate(order.round),
+            generator=torch_generator(plan.seed, "fit", order.round, self.name),
+            memory={name: value for name, value in self.memory.values.items() if name != PRIVATE},
+            sites=tuple(plan.images.sites),
+        )
+        plan.method.receive(fit)
+        fit.optimizers = plan.method.optimizers(fit)
+        if plan.training.optimizer_state == "keep":
+            load_optimizer_vectors(fit.optimizers, fit.memory)
+        slices = self.slices("train")
+        steps, losses = train(plan.method, fit, slices, plan.seed)
+        extra = plan.method.reply(fit, steps)
+        kept = {name: value for name, value in fit.memory.items() if not name.startswith("optimizer.")}
+        if plan.training.optimizer_state == "keep":
+            kept |= optimizer_vectors(fit.optimizers)
+        if len(self.parameters.private):
+            kept[PRIVATE] = to_vector(self.parameters.private)
+        if self._needs_memory:
+            self.memory.save(order.round, kept)
+        seconds = time.perf_counter() - start
+        shared = self.parameters.shared.detach().cpu().numpy()
+        return Reply(self.name, order.round, len(slices), shared, extra, losses, steps, seconds)
+
+    def evaluate(self, order: Order, split: str) -> Scores:
+        """Scores of one split under the order's state and this site's committed private memory."""
+        self._load(order)
+        seed_ = self.plan.evaluation.mask_seed
+        return score(self.slices(split), split, self._reconstruct, EVALUATION_BATCH, seed_, self._model_name, self.name)
+
+    def panel(self, order: Order, split: str, note: str) -> dict[str, bytes]:
+        """A picture of one slice of each shard (PNG), only if the experiment allows it (``evaluation.panels``)."""
+        if not self.plan.evaluation.panels:
+            raise PermissionError(f"site '{self.name}' publishes no pictures: evaluation.panels is false")
+        from fedrecon.sites.picture import draw
+
+        self._load(order)
+        return draw(self.slices(split), self._reconstruct, self.plan.evaluation.mask_seed, note)
+
+    def private_parameters(self, order: Order) -> dict[str, Any]:
+        """The private parameters by name, for the site's own file; they go to no other site."""
+        self._load(order)
+        return self.parameters.named(self._private(), shared=False)
+
+    def slices(self, split: str) -> Slices:
+        """The slices of a split under the plan's operators, made once."""
+        plan = self.plan
+        key = (split,)
+        if key not in self._slices:
+            limit = None if split == "train" else plan.evaluation.max_slices
+            phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
+            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limit, phase)
+        return self._slices[key]
+
+    def measure_with(self, operators: Mapping[str, Operator]) -> None:
+        """From now on measures with other operators (an evaluation under another mask or acceleration)."""
+        self.plan = replace(self.plan, operators=operators)
+        self._slices.clear()
+
+    def tune(self) -> dict[str, Any]:
+        """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects."""
+        from fedrecon.sites.tuning import tune
+
+        chosen, table = tune(self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed)
+        self.use(chosen)
+        return {"chosen": chosen, "table": table}
+
+    def use(self, reconstructor: Any) -> None:
+        """Reconstructs with this classical method from now on."""
+        self.plan = replace(self.plan, reconstructor=reconstructor)
+
+    def _load(self, order: Order) -> None:
+        """The order's shared parameters and the committed private ones into the network, where there is one."""
+        if self.plan.network is None:
+            return
+        parameters = self.parameters
+        if self._needs_memory:
+            self.memory.load(order.standing.get(self.name, 0))
+        parameters.load_shared(order.shared)
+        parameters.load_private(self._private())
+
+    @property
+    def _needs_memory(self) -> bool:
+        keeps = self.plan.training.optimizer_state == "keep" or self.plan.method.remembers
+        return bool(keeps or len(self.parameters.private))
+
+    def _private(self) -> Vector:
+        return self.memory.values.get(PRIVATE, self._first_private)
+
+    @property
+    def _model_name(self) -> str:
+        trains = self.plan.network is not None
+        return self.name if trains and len(self.parameters.private) else "global"
+
+    def _reconstruct(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
+        plan = self.plan
+        if plan.reconstructor is not None:
+            image: Tensor = plan.reconstructor.reconstruct(batch)
+            return image
+        subject = Subject(
+            items[0].site, tuple(i.volume.subject for i in items), tuple(i.index for i in items), plan.seed
+        )
+        self.model.eval()
+        with autocast(plan.training.precision, self.device):
+            return plan.method.reconstruct(self.model, batch, subject)  # type: ignore[no-any-return]

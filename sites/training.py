@@ -1,0 +1,105 @@
+"""THE local loop: one for every strategy. What differs is in the strategy's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.seeding import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.method import Fit, Method
+    from fedrecon.sites.slices import Slices
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def optimizer(name: str, parameters: Any, rate: float, **options: Any) -> torch.optim.Optimizer:
+    """torch's optimiser of that name with its own defaults."""
+    if name not in OPTIMIZERS:
+        raise InputError(f"unknown optimizer '{name}'")
+    return OPTIMIZERS[name](parameters, lr=rate, **options)  # type: ignore[call-arg]
+
+
+def train(method: Method, fit: Fit, slices: Slices, seed: int) -> tuple[int, dict[str, float]]:
+    """Trains ``fit.model`` for the local epochs of one round.
+
+    Returns:
+        The optimiser steps taken, and the mean of every loss that the strategy's step returned.
+    """
+    training = fit.training
+    fit.model.train()
+    steps, sums = 0, {}  # type: int, dict[str, Tensor]
+    for fit.epoch in range(training.local_epochs):
+        epoch = (fit.round - 1) * training.local_epochs + fit.epoch
+        order = generator(seed, "order", fit.site, epoch)
+        for fit.batch, items in enumerate(slices.batches(training.batch_size, order)):
+            batch = slices.training(items, seed, epoch, training.augment)
+            with autocast(training.precision, slices.device):
+                losses = method.step(fit, batch)
+            for name, value in losses.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+            steps += 1
+    return steps, {name: float(value) / max(steps, 1) for name, value in sums.items()}
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """bfloat16 autocast when asked for; FFTs are complex64 and stay so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch on ``count`` threads meanwhile: the number decides the bits, so it is set and recorded, never inherited."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def optimizer_vectors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The optimisers' moments as flat vectors by name, to be kept as private memory."""
+    vectors = {}
+    for k, one in enumerate(optimizers):
+        for index, state in one.state_dict()["state"].items():
+            for name, value in state.items():
+                if torch.is_tensor(value):
+                    vectors[f"optimizer.{k}.{index}.{name}"] = (
+                        value.detach().float().cpu().reshape(-1).numpy().copy()
+                    )
+    return vectors
+
+
+def load_optimizer_vectors(optimizers: list[torch.optim.Optimizer], memory: Mapping[str, Any]) -> None:
+    """The inverse of :func:`optimizer_vectors`; does nothing where the memory holds none."""
+    for k, one in enumerate(optimizers):
+        full = one.state_dict()
+        tensors = [p for group in one.param_groups for p in group["params"]]
+        for index, parameter in enumerate(tensors):
+            prefix = f"optimizer.{k}.{index}."
+            entries = {
+                key.removeprefix(prefix): value for key, value in memory.items() if key.startswith(prefix)
+            }
+            if entries:
+                full["state"][index] = {
+                    name: _shaped(name, value, parameter) for name, value in entries.items()
+                }
+        one.load_state_dict(full)
+
+
+def _shaped(name: str, value: Any, parameter: Tensor) -> Tensor:
+    tensor = torch.from_numpy(value.copy())
+    return tensor[0] if name == "step" else tensor.reshape(parameter.shape).to(parameter.device)

@@ -1,0 +1,193 @@
+"""One scan of one subject, with its data or without: what formats yield, shards hold and sites train on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrecon.sites.errors import InputError
+
+Complex = NDArray[np.complex64]
+Real = NDArray[np.float32]
+
+SPLITS = ("train", "validation", "test")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What a shard tells of a volume without reading its data.
+
+    Attributes:
+        name: unique within the shard.
+        subject: who was scanned; the same id is the same person at every site.
+        split: ``train``, ``validation`` or ``test``; all volumes of a subject are in one.
+        n_slices: slices.
+        n_coils: receive coils.
+        shape: matrix (y, x).
+        noise: standard deviation of the noise in the real and in the imaginary part of a k-space sample, for
+            the orthonormal FFT, in the units of the k-space.
+        maximum: maximum of the reference, in the (arbitrary) units of the image; 0 where there is none.
+        has_reference: False for a prospectively undersampled scan, which can be reconstructed and not scored.
+        voxel_mm: voxel size (slice, y, x) in mm, or None where unknown.
+    """
+
+    name: str
+    subject: str
+    split: str
+    n_slices: int
+    n_coils: int
+    shape: tuple[int, int]
+    noise: float
+    maximum: float
+    has_reference: bool
+    voxel_mm: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeData:
+    """A volume with its data, on its way into a shard.
+
+    Attributes:
+        name, subject, split, noise, voxel_mm: as in :class:`Volume`.
+        kspace: (slices, coils, y, x) complex64, DC at N//2, orthonormal; zero where not measured.
+        reference: (slices, y, x) float32 magnitude of the fully sampled image, or None.
+        acquisition: the sequence or contrast, as fastMRI files name it.
+        field_strength_t: tesla, or None where unknown.
+    """
+
+    name: str
+    subject: str
+    split: str
+    kspace: Complex
+    reference: Real | None
+    noise: float
+    voxel_mm: tuple[float, float, float] | None = None
+    acquisition: str = ""
+    field_strength_t: float | None = None
+
+    def about(self) -> Volume:
+        """The volume without its data."""
+        slices, coils, ny, nx = self.kspace.shape
+        maximum = 0.0 if self.reference is None else float(self.reference.max())
+        has_reference = self.reference is not None
+        return Volume(
+            self.name,
+            self.subject,
+            self.split,
+            slices,
+            coils,
+            (ny, nx),
+            float(self.noise),
+            maximum,
+            has_reference,
+            self.voxel_mm,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of all that can change a result: labels, noise and data, whatever the file's layout."""
+        label = [self.name, self.subject, self.split, float(self.noise), list(self.kspace.shape)]
+        summary = hashlib.sha256(json.dumps([*label, self.reference is not None]).encode())
+        for array in (self.kspace, self.reference):
+            if array is not None:
+                little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+                summary.update(little_endian.reshape(-1).view(np.uint8).data)
+        return summary.hexdigest()
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that could not be a file name, an HDF5 group and part of a metric's name."""
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{kind} '{name}': a name is made of letters, digits, '_', '-', '+' and '.', "
+            "and starts with a letter or digit."
+        )
+
+
+def check_volume(data: VolumeData) -> None:
+    """Refuse a volume whose labels, shapes or values cannot be right, in the order of a user's looking.
+
+    Raises:
+        InputError: wrong split, rank, dtype or axis order, no slices, NaN or infinity, an all-zero slice, DC
+            at the corner, or a reference that does not fit.
+    """
+    where = f"volume '{data.name}'"
+    check_name("volume", data.name)
+    check_name("subject", data.subject)
+    if data.split not in SPLITS:
+        raise InputError(f"{where}: split '{data.split}' is none of {', '.join(SPLITS)}.")
+    check_layout(where, data.kspace, data.reference)
+    _check_kspace(where, data.kspace)
+    if not (np.isfinite(data.noise) and data.noise >= 0):
+        raise InputError(f"{where}: the noise level is {data.noise}; it is a finite number >= 0.")
+    if data.reference is not None:
+        _check_reference(where, data.reference)
+
+
+def check_layout(where: str, kspace: Any, reference: Any | None) -> None:
+    """Refuse wrong ranks, dtypes, sizes and axis orders of arrays or HDF5 datasets, without their data."""
+    if len(kspace.shape) != 4:
+        raise InputError(f"{where}: k-space has shape {kspace.shape}; expected (slices, coils, y, x).")
+    if kspace.dtype != np.complex64:
+        raise InputError(f"{where}: k-space is {kspace.dtype}; expected complex64.")
+    slices, coils, ny, nx = kspace.shape
+    if slices == 0:
+        raise InputError(f"{where}: has zero slices.")
+    if 0 in kspace.shape:
+        raise InputError(f"{where}: k-space of shape {kspace.shape} is empty.")
+    if coils > min(ny, nx):
+        raise InputError(
+            f"{where}: k-space of shape {kspace.shape} would have {coils} coils and a matrix of {ny} x {nx}: "
+            "the axes look out of order; expected (slices, coils, y, x)."
+        )
+    if reference is None:
+        return
+    if reference.dtype != np.float32:
+        raise InputError(f"{where}: the reference is {reference.dtype}; expected float32.")
+    if tuple(reference.shape) != (slices, ny, nx):
+        raise InputError(
+            f"{where}: the reference has shape {tuple(reference.shape)} and the k-space {kspace.shape}; "
+            f"expected a reference of (slices, y, x) = {(slices, ny, nx)}."
+        )
+
+
+def _check_kspace(where: str, kspace: Complex) -> None:
+    power = np.zeros(kspace.shape[-2:])
+    for number, one in enumerate(kspace):  # a slice at a time: a volume may be gigabytes
+        values = one.real.astype(np.float64) ** 2 + one.imag.astype(np.float64) ** 2
+        if not np.isfinite(values).all():
+            raise InputError(f"{where}: slice {number} of the k-space holds NaN or infinity.")
+        if not values.any():
+            raise InputError(f"{where}: slice {number} of the k-space is all zero.")
+        power += values.sum(axis=0)
+    centre, corner = _power_near_dc(power), _power_near_dc(np.fft.fftshift(power))
+    if centre and corner > 4 * centre:  # noise alone gives 1, anatomy less than 0.01
+        raise InputError(
+            f"{where}: the energy of the k-space lies at the corner of the matrix, not at N//2: "
+            "it is not centred (apply numpy.fft.fftshift to its last two axes)."
+        )
+
+
+def _power_near_dc(power: NDArray[np.float64]) -> float:
+    """Mean power of the measured samples around N//2; 0 where none was measured."""
+    (y, x), (ry, rx) = (n // 2 for n in power.shape), (max(1, n // 16) for n in power.shape)
+    near = power[max(0, y - ry) : y + ry + 1, max(0, x - rx) : x + rx + 1]
+    return float(near.sum() / max(1, np.count_nonzero(near)))
+
+
+def _check_reference(where: str, reference: Real) -> None:
+    for number, one in enumerate(reference):
+        if not np.isfinite(one).all():
+            raise InputError(f"{where}: slice {number} of the reference holds NaN or infinity.")
+        if one.min() < 0:
+            raise InputError(
+                f"{where}: slice {number} of the reference holds negative values; it is a magnitude."
+            )
+        if not one.any():
+            raise InputError(f"{where}: slice {number} of the reference is an all-zero image.")

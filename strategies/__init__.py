@@ -1,0 +1,30 @@
+"""The registry of strategies: one file and one line each. Importing it loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedrecon.sites.plugin import choose
+from fedrecon.strategies.fedavg import FedAvg
+from fedrecon.strategies.fedprox import FedProx
+from fedrecon.strategies.local import Local
+from fedrecon.strategies.pooled import Pooled
+from fedrecon.strategies.strategy import Strategy
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "local": Local,
+    "pooled": Pooled,
+}
+
+
+def make_strategy(name: str, parameters: Mapping[str, Any]) -> Strategy:
+    """The strategy of this name; unknown names and parameters are refused with the nearest right one."""
+    return choose("strategy", STRATEGIES, name, parameters)
+
+
+def strategy_name(strategy: Strategy) -> str:
+    """The name under which the strategy stands in the registry."""
+    return next(name for name, kind in STRATEGIES.items() if kind is type(strategy))

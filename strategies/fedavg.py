@@ -1,0 +1,31 @@
+"""FedAvg: the weighted mean of the sites' parameters, once a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from fedrecon.strategies.strategy import Strategy
+
+
+class FedAvg(Strategy):
+    """Federated averaging (McMahan et al., AISTATS 2017, algorithm 1), every site in every round.
+
+    Attributes:
+        weighting: ``slices`` weighs a site by its training slices, n_i / N (the paper's); ``uniform`` by 1 / K, as the
+            published code of FedMRI, FL-MRCM and FedGIMP does.
+    """
+
+    paper: ClassVar[str] = (
+        "@inproceedings{mcmahan2017fedavg, title={Communication-Efficient Learning of Deep Networks from Decentralized "
+        "Data}, author={McMahan, H. Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and Ag{\\\"u}era y "
+        "Arcas, Blaise}, booktitle={AISTATS}, year={2017}}"
+    )
+
+    weighting: Literal["slices", "uniform"] = "slices"
+
+    def weights(self, n_slices: Mapping[str, int]) -> dict[str, float]:
+        """n_i / N, or 1 / K."""
+        if self.weighting == "uniform":
+            return {member: 1 / len(n_slices) for member in n_slices}
+        return super().weights(n_slices)

@@ -1,0 +1,50 @@
+"""FedProx: FedAvg with a proximal term that holds each site near the server's parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from fedrecon.strategies.fedavg import FedAvg
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.method import Fit
+
+
+class FedProx(FedAvg):
+    """Adds (mu / 2) ||w - w_t||^2 to the local loss (Li et al., MLSys 2020, eq. 2), over the shared parameters.
+
+    Attributes:
+        mu: weight of the proximal term; 0 is FedAvg.
+    """
+
+    paper: ClassVar[str] = (
+        "@inproceedings{li2020fedprox, title={Federated Optimization in Heterogeneous Networks}, author={Li, Tian and "
+        "Sahu, Anit Kumar and Zaheer, Manzil and Sanjabi, Maziar and Talwalkar, Ameet and Smith, Virginia}, "
+        "booktitle={MLSys}, year={2020}}"
+    )
+    neutral: ClassVar[dict[str, float]] = {"mu": 0.0}
+
+    mu: float = Field(0.01, ge=0, allow_inf_nan=False)
+
+    def receive(self, fit: Fit) -> None:
+        """Keeps w_t, the shared parameters as they came down."""
+        shared = fit.parameters.shared.clone()
+        named = dict(fit.model.named_parameters())
+        fit.scratch["w_t"] = [
+            (named[slot.name], shared[slot.start : slot.stop].view(slot.shape))
+            for slot in fit.parameters.slots
+            if slot.shared and slot.name in named
+        ]
+
+    def loss(self, fit: Fit, batch: Measurement) -> Tensor:
+        """The experiment's loss plus the proximal term."""
+        loss = super().loss(fit, batch)
+        if self.mu == 0:
+            return loss
+        distance = sum((w - w_t).square().sum() for w, w_t in fit.scratch["w_t"])
+        return loss + 0.5 * self.mu * distance

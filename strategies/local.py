@@ -1,0 +1,22 @@
+"""Local: every site alone. The control that tells whether federating pays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from fedrecon.strategies.strategy import Strategy
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Local(Strategy):
+    """Nothing crosses the wall: each site trains its own network from the same first weights."""
+
+    paper: ClassVar[str] = ""
+    neutral: ClassVar[None] = None
+    not_neutral: ClassVar[str] = "nothing is shared, so there is no mean to be equal to"
+
+    def shares(self, name: str, network: nn.Module) -> bool:
+        """No parameter."""
+        return False

@@ -1,0 +1,33 @@
+"""The registry of networks: one entry a network, its file and its parameters with their defaults and bounds.
+
+Importing this loads no torch: a network's file is imported when a chosen network is built.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from fedrecon.strategies.networks.network import NetworkEntry, entry, one_of
+
+NORM = one_of("instance", "instance_affine", "batch")
+DROPOUT = Field(0.0, ge=0.0, lt=1.0)
+
+NETWORKS: dict[str, NetworkEntry] = {
+    "unet": entry(
+        "unet",
+        channels=Field(32, ge=1),
+        pools=Field(4, ge=1, le=8),
+        dropout=DROPOUT,
+        residual=Field(True),
+        norm=NORM,
+    ),
+    "unrolled": entry(
+        "unrolled",
+        cascades=Field(5, ge=1),
+        channels=Field(8, ge=1),
+        pools=Field(3, ge=1, le=8),
+        dropout=DROPOUT,
+        shared_weights=Field(False),
+        norm=NORM,
+    ),
+}

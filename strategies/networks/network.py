@@ -1,0 +1,104 @@
+"""What a network is to an experiment: a name and parameters, checked without torch, built where it trains.
+
+A network's file is ``<module>.py`` in this folder and holds a class ``Network``:
+
+- ``Network(images, **parameters)``: an ``nn.Module`` for images of this kind (:class:`Images`), its
+  parameters
+  keyword-only and the same, with the same defaults, as on its line of the registry;
+- ``forward(measurement) -> image``: (b, y, x) complex64 at the scale of the data: it divides by
+  ``measurement.scale``
+  inside and multiplies back, so that ``network(a * measurement) == a * network(measurement)``;
+- ``parts``: name -> prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and any others split
+  - ``parts``: name -> prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and any others split
+    the parameters between them; ``norm`` (affine normalisations, which also lie in one of the others) is
+    empty where there are none;
+- ``paper``: the citation.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import create_model
+from pydantic.fields import FieldInfo
+
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.plugin import Plugin, parse
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fedrecon.sites.imaging.measurement import Images
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """A line of the registry: the file that holds the network, and the model that checks its parameters."""
+
+    module: str
+    parameters: type[Plugin]
+
+    def load(self) -> Any:
+        """The class ``Network`` of the file; this imports torch."""
+        return importlib.import_module(f"{__package__}.{self.module}").Network
+
+
+def entry(module: str, **fields: Any) -> NetworkEntry:
+    """A line of the registry; each parameter's type is its default's type, or what :func:`one_of` allows."""
+    typed = {name: (_type(field), field) for name, field in fields.items()}
+    model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
+    return NetworkEntry(module, model)
+
+
+def one_of(default: str, *others: str) -> FieldInfo:
+    """A parameter that takes one of these words, the first by default."""
+    words: Any = Literal[(default, *others)]
+    return FieldInfo(annotation=words, default=default)
+
+
+def _type(field: FieldInfo) -> Any:
+    return field.annotation or type(field.default)
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """A network as an experiment names it, defaults filled in; made by :meth:`parse`; hashable, picklable."""
+
+    name: str
+    parameters: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> NetworkChoice:
+        """The choice that ``{"name": ..., **parameters}`` describes.
+
+        Raises:
+            InputError: no name, an unknown name or parameter (with the nearest right one), or a refused
+            value.
+        """
+        parameters = dict(given)
+        name = parameters.pop("name", None)
+        found = _registry()
+        if not isinstance(name, str):
+            raise InputError(f"network: 'name' is missing or no word. Allowed: {', '.join(sorted(found))}.")
+        if name not in found:
+            raise unknown("network", name, found)
+        model = parse(found[name].parameters, parameters, where=f"network '{name}'")
+        return cls(name, tuple(model.model_dump().items()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """``{"name": ..., **parameters}`` with every default written out; :meth:`parse` reads it back."""
+        return {"name": self.name, **dict(self.parameters)}
+
+    def build(self, images: Images) -> nn.Module:
+        """A new network for such images, its weights drawn from torch's generator; this imports torch."""
+        network: nn.Module = _registry()[self.name].load()(images, **dict(self.parameters))
+        return network
+
+
+def _registry() -> dict[str, NetworkEntry]:
+    from fedrecon.strategies.networks import NETWORKS  # the registry's file imports this one
+
+    return NETWORKS

@@ -1,0 +1,240 @@
+"""Laws over every format, fastMRI and raw k-space; NIfTI has its own file."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from small_volumes import centred_fft, make_kspace
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats import FORMATS
+from fedrecon.sites.importing import import_data, read_input
+from fedrecon.sites.shard import Shard
+
+HEADER = """<?xml version="1.0"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
+ <acquisitionSystemInformation><systemFieldStrength_T>2.89</systemFieldStrength_T></acquisitionSystemInformation>
+ <encoding>
+  <encodedSpace><matrixSize><x>24</x><y>20</y><z>1</z></matrixSize>
+   <fieldOfView_mm><x>48</x><y>60</y><z>4.5</z></fieldOfView_mm></encodedSpace>
+  <encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>15</maximum><center>8</center>
+   </kspace_encoding_step_1></encodingLimits>
+ </encoding>
+</ismrmrdHeader>"""
+
+
+def write_fastmri(path: Path, kspace, **datasets) -> Path:
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        for key, value in datasets.items():
+            file[key] = value
+        file.attrs.update({"acquisition": "AXT2", "max": 1.0, "norm": 1.0, "patient_id": "anonymous"})
+    return path
+
+
+def rss(kspace):
+    axes = (-2, -1)
+    images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho"), axes=axes)
+    return np.sqrt((np.abs(images) ** 2).sum(axis=1))
+
+
+def write_any(name: str, folder: Path, stem: str) -> Path:
+    """A good file of the format ``name``."""
+    import nibabel
+
+    if name == "fastmri":
+        return write_fastmri(folder / f"{stem}.h5", make_kspace(coils=2))
+    if name == "npy":
+        np.save(folder / f"{stem}.npy", make_kspace(coils=2))
+        return folder / f"{stem}.npy"
+    volume = np.zeros((16, 20, 4), np.int16)
+    volume[4:12, 5:15] = 100
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 5.0, 1.0])), folder / f"{stem}.nii.gz")
+    return folder / f"{stem}.nii.gz"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+class TestEveryFormat:
+    def test_a_folder_becomes_a_sound_shard(self, name, tmp_path):
+        folder = tmp_path / "in"
+        folder.mkdir()
+        for stem in ("a_1.2", "a_2", "b_1", "c_1"):
+            write_any(name, folder, stem)
+        (folder / "notes.txt").write_text("not imported")
+        path = import_data(name, folder, "north", tmp_path / "out", contrast="T9")
+        shard = Shard.open(path)
+        shard.verify()
+        shard.require_training()
+        assert path == tmp_path / "out" / "north.h5"
+        assert [volume.name for volume in shard.volumes] == ["a_1.2", "a_2", "b_1", "c_1"]
+        assert shard.subjects == {"a": "train", "b": "validation", "c": "test"}
+        assert (shard.site, shard.contrast, shard.simulated) == ("north", "T9", FORMATS[name].simulated)
+        assert shard.phase == ("smooth" if name == "nifti" else "measured")
+
+    def test_the_same_import_has_the_same_content(self, name, tmp_path):
+        source = write_any(name, tmp_path, "a_1")
+        hashes = {Shard.open(import_data(name, [source], "s", tmp_path / out)).content_hash for out in "xy"}
+        assert len(hashes) == 1
+
+    def test_truncated_and_foreign_files_are_refused_by_name(self, name, tmp_path):
+        source = write_any(name, tmp_path, "a_1")
+        content = source.read_bytes()
+        for broken in (content[: len(content) // 2], b"", b"nothing of the kind"):
+            source.write_bytes(broken)
+            with pytest.raises(InputError) as error:
+                import_data(name, [source], "s", tmp_path / "out")
+            assert str(error.value).startswith(f"{source}: ")
+            assert not list((tmp_path / "out").iterdir())
+
+    def test_missing_doubled_and_unsuited_sources_are_refused(self, name, tmp_path):
+        source = write_any(name, tmp_path, "a_1")
+        (tmp_path / "x.txt").write_text("x")
+        cases = {
+            "no such file or folder": [tmp_path / "nowhere"],
+            "is there twice": [source, source],
+            "no file that ends in": [tmp_path / "x.txt"],
+            "no source was given": [],
+        }
+        for message, sources in cases.items():
+            with pytest.raises(InputError, match=message):
+                import_data(name, sources, "s", tmp_path / "out")
+
+    def test_summary_and_suffixes_are_there(self, name, tmp_path):
+        assert FORMATS[name].summary
+        assert all(suffix.startswith(".") for suffix in FORMATS[name].suffixes)
+
+
+def test_unknown_formats_and_choices_of_another_format_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"unknown format 'nifty'. Did you mean 'nifti'"):
+        import_data("nifty", tmp_path, "s", tmp_path)
+    with pytest.raises(InputError, match="format 'npy': unknown key 'size'"):
+        import_data("npy", tmp_path, "s", tmp_path, size=64)
+
+
+# --- fastMRI ---
+
+
+def test_fastmri_single_and_multi_coil_by_their_own_definition(tmp_path):
+    for coils in (1, 3):
+        kspace = make_kspace(coils=coils)
+        stored = kspace if coils > 1 else kspace[:, 0]
+        crop = rss(kspace)[:, 4:20, 2:18].astype(np.float32)
+        key = "reconstruction_rss" if coils > 1 else "reconstruction_esc"
+        source = write_fastmri(tmp_path / "file1.h5", stored, **{key: crop})
+        shard = Shard.open(import_data("fastmri", [source], "s", tmp_path / "out"))
+        np.testing.assert_array_equal(shard.kspace("file1"), kspace)
+        np.testing.assert_allclose(shard.reference("file1")[:, 4:20, 2:18], crop, atol=1e-5)
+        assert shard.contrast == "AXT2"
+
+
+def test_fastmri_header_gives_padding_voxel_and_field(tmp_path):
+    source = write_fastmri(tmp_path / "f.h5", make_kspace(), ismrmrd_header=HEADER)
+    shard = Shard.open(import_data("fastmri", [source], "s", tmp_path / "out"))
+    assert shard.field_strength_t == 2.89
+    assert shard.voxel_mm == (4.5, 2.0, 3.0)
+    # padding_left = 20 // 2 - 8 = 2, padding_right = 2 + 15 + 1 = 18
+    encoded = np.flatnonzero((shard.kspace("f") != 0).any(axis=(0, 1, 2)))
+    assert (encoded[0], encoded[-1]) == (2, 17)
+    np.testing.assert_allclose(shard.reference("f"), rss(shard.kspace("f")), atol=1e-5)
+
+
+def test_fastmri_test_file_is_for_reconstruction_only(tmp_path):
+    mask = np.arange(20) % 4 == 0
+    source = write_fastmri(tmp_path / "f.h5", make_kspace() * mask, mask=mask)
+    shard = Shard.open(import_data("fastmri", [source], "s", tmp_path / "out"))
+    assert shard.summary()["usable_for"] == ["reconstruct"]
+
+
+FASTMRI_BROKEN = {
+    "no kspace": ({"reconstruction_rss": np.ones((3, 4, 4))}, "dataset 'kspace' is missing"),
+    "real": ({"kspace": make_kspace().real}, "'kspace' is float32"),
+    "rank": ({"kspace": make_kspace()[0, 0]}, "'kspace' has the shape (24, 20)"),
+    "axes": ({"kspace": make_kspace(coils=2).transpose(0, 2, 3, 1)}, "axes look out of order"),
+    "zero slices": ({"kspace": make_kspace()[:0]}, "zero slices"),
+    "NaN": ({"kspace": np.full((1, 1, 16, 16), np.nan, np.complex64)}, "NaN or infinity"),
+    "infinity": ({"kspace": np.full((1, 1, 16, 16), np.inf, np.complex64)}, "NaN or infinity"),
+    "zero": ({"kspace": np.zeros((1, 1, 16, 16), np.complex64)}, "all zero"),
+    "reference": (
+        {"kspace": make_kspace(), "reconstruction_esc": np.ones((2, 8, 8))},
+        "does not fit the k-space",
+    ),
+    "header": ({"kspace": make_kspace(), "ismrmrd_header": "<a>"}, "'ismrmrd_header' cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", FASTMRI_BROKEN)
+def test_broken_fastmri_files_are_named(case, tmp_path):
+    datasets, message = FASTMRI_BROKEN[case]
+    source = tmp_path / "f.h5"
+    with h5py.File(source, "w") as file:
+        for key, value in datasets.items():
+            file[key] = value
+    with pytest.raises(InputError) as error:
+        import_data("fastmri", [source], "s", tmp_path / "out")
+    assert message in str(error.value)
+    assert str(source) in str(error.value)
+
+
+# --- raw k-space ---
+
+
+@pytest.mark.parametrize(("index", "shape"), [((0, 0), (1, 1)), (0, (1, 2)), (slice(None), (3, 2))])
+def test_npy_of_two_three_and_four_axes(index, shape, tmp_path):
+    kspace = make_kspace(coils=2)[index].astype(np.complex128)
+    np.save(tmp_path / "k.npy", kspace)
+    shard = Shard.open(import_data("npy", [tmp_path / "k.npy"], "s", tmp_path))
+    assert shard.kspace("k").shape == (*shape, 24, 20)
+    np.testing.assert_allclose(shard.kspace("k").reshape(kspace.shape), kspace, rtol=1e-6)
+    np.testing.assert_allclose(shard.reference("k"), rss(shard.kspace("k")), atol=1e-5)
+
+
+def test_npy_undersampled_has_no_reference_and_zero_padding_has(tmp_path):
+    kspace = make_kspace()
+    undersampled, padded = kspace.copy(), kspace.copy()
+    undersampled[..., ::4] = 0
+    padded[..., :3] = 0
+    for name, array, expected in (("u", undersampled, False), ("p", padded, True)):
+        np.save(tmp_path / f"{name}.npy", array)
+        (volume,) = read_input(tmp_path / f"{name}.npy")
+        assert (volume.reference is not None) is expected
+        assert volume.split == "test"
+
+
+def test_npy_refusals(tmp_path):
+    cases = {
+        "expected complex": make_kspace().real,
+        r"has the shape \(20,\)": make_kspace()[0, 0, 0],
+        "axes look out of order": make_kspace(coils=2)[0].transpose(1, 2, 0),
+        "not centred": np.fft.ifftshift(make_kspace(), (-2, -1)),
+        "all zero": np.zeros((16, 16), np.complex64),
+        "NaN or infinity": np.full((16, 16), np.nan, np.complex64),
+        "cannot be read": np.array([{}]),
+    }
+    for message, array in cases.items():
+        np.save(tmp_path / "k.npy", array)
+        with pytest.raises(InputError, match=message):
+            import_data("npy", [tmp_path / "k.npy"], "s", tmp_path / "out")
+
+
+def test_noise_estimate_of_noise_is_its_standard_deviation(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = 0.5 * rng.normal(size=(4, 2, 64, 64, 2)).view(np.complex128)[..., 0]
+    image = np.zeros((4, 2, 64, 64))
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    image[:] = 100 * np.exp(-8 * (x**2 + y**2))  # smooth: no energy in the corners of k-space
+    np.save(tmp_path / "k.npy", centred_fft(image) + noise)
+    (volume,) = read_input(tmp_path / "k.npy")
+    assert volume.noise == pytest.approx(0.5, rel=0.05)
+
+
+# --- one file to reconstruct ---
+
+
+def test_read_input_knows_shards_fastmri_and_npy(make_shard, tmp_path):
+    assert [data.name for data in read_input(make_shard())] == ["a_1", "b_1", "c_1"]
+    assert [data.name for data in read_input(write_any("fastmri", tmp_path, "f_1"))] == ["f_1"]
+    with pytest.raises(InputError, match="is no k-space that can be reconstructed"):
+        list(read_input(write_any("nifti", tmp_path, "n_1")))
+    with pytest.raises(InputError, match="no such file"):
+        list(read_input(tmp_path / "nowhere.npy"))

@@ -1,0 +1,92 @@
+import json
+import os
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from fedrecon.platform import ui
+from fedrecon.platform.tracking import open_tracker, run_store
+from fedrecon.sites.errors import InputError, RunError
+
+
+def test_the_command_serves_the_workspace_with_one_worker(tmp_path):
+    line = ui.command(tmp_path, "127.0.0.1", 5001)
+    assert line[1:4] == ["-m", "mlflow", "server"]
+    options = dict(zip(line[4::2], line[5::2], strict=True))
+    assert options["--backend-store-uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert options["--artifacts-destination"] == (tmp_path / "artifacts").as_uri()
+    assert (options["--host"], options["--port"], options["--workers"]) == ("127.0.0.1", "5001", "1")
+
+
+def test_the_environment_is_quiet_and_points_to_no_other_store(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    given = ui.environment()
+    assert "MLFLOW_TRACKING_URI" not in given
+    assert given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert given["MLFLOW_DISABLE_TELEMETRY"] == given["DO_NOT_TRACK"] == "true"
+    assert given["PATH"] == os.environ["PATH"]
+
+
+def test_the_address_is_the_runs_page_not_the_genai_page():
+    address = ui.runs_page("127.0.0.1", 5000, "3")
+    assert address == "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning"
+
+
+def test_a_workspace_without_database_is_the_users_error(tmp_path):
+    with pytest.raises(InputError, match=r"there is no mlflow\.db"):
+        ui.serve(tmp_path / "missing")
+
+
+def test_a_workspace_without_runs_is_the_users_error(tmp_path, mlflow_workspace):
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database, but it is there" * 100)
+    with pytest.raises(InputError, match="not an MLflow database"):
+        ui.newest_experiment(tmp_path)
+
+
+def test_a_taken_port_is_the_users_error_and_the_default_moves(tmp_path, mlflow_workspace, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {port}"):
+            ui._port("127.0.0.1", port)
+        monkeypatch.setattr(ui, "PORT", port)
+        assert ui._port("127.0.0.1", None) != port
+
+
+def test_a_server_that_ends_at_once_shows_its_log(mlflow_workspace, monkeypatch):
+    started = open_tracker(None, mlflow_workspace, "ui", "a run", "digest-ui", {}, {})
+    monkeypatch.setattr(ui, "command", lambda *_: ["sh", "-c", "echo the reason; exit 3"])
+    with pytest.raises(RunError, match="the reason"), ui.serving(mlflow_workspace):
+        pass
+    assert started.run_id
+
+
+def group_members(group):
+    listed = subprocess.run(["ps", "-eo", "pgid="], capture_output=True, text=True, check=True).stdout.split()
+    return listed.count(str(group))
+
+
+def test_a_live_server_shows_the_run_and_leaves_nothing(mlflow_workspace: Path, monkeypatch):
+    tracker = open_tracker(None, mlflow_workspace, "ui", "a run", "digest-ui", {}, {})
+    tracker.metrics(1, {"mean/psnr": 21.5})
+    tracker.finish("FINISHED")
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(ui.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+    experiment = run_store(None, mlflow_workspace).client.get_experiment_by_name("ui").experiment_id
+    with ui.serving(mlflow_workspace) as address:
+        base, page = address.split("/#/")
+        assert page == f"experiments/{experiment}/runs?workflowType=machine_learning"
+        with urllib.request.urlopen(base, timeout=10) as answer:
+            assert b"<title>MLflow" in answer.read()
+        url = f"{base}/api/2.0/mlflow/runs/get?run_id={tracker.run_id}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            run = json.load(answer)["run"]
+        assert run["info"]["run_name"] == "a run"
+        assert run["data"]["metrics"][0]["value"] == 21.5
+        assert group_members(started[0].pid) >= 1
+    assert group_members(started[0].pid) == 0

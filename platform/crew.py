@@ -70,7 +70,7 @@ class InProcessCrew:
     def fit(self, order: Order) -> Iterator[Reply]:
         """See :class:`Crew`."""
         for name in self.sites:
-            reply = self._call(name, "fit", order, round=order.round)
+            reply = self._call(name, "fit", order, round_number=order.round)
             yield replace(reply, shared=reply.shared.copy())
 
     def evaluate(self, order: Order, split: str) -> list[Scores]:
@@ -106,7 +106,7 @@ class InProcessCrew:
         """Lets the sites go."""
         self.sites.clear()
 
-    def _call(self, name: str, method: str, *arguments: Any, round: int | None = None) -> Any:
+    def _call(self, name: str, method: str, *arguments: Any, round_number: int | None = None) -> Any:
         from fedrecon.sites.training import threads
 
         site = self.sites[name]
@@ -114,7 +114,7 @@ class InProcessCrew:
             try:
                 return getattr(site, method)(*arguments)
             except FedreconError as error:
-                raise RunError(at(name, round, str(error))) from error
+                raise RunError(at(name, round_number, str(error))) from error
 
 
 def at(member: str, round_number: int | None, message: str) -> str:

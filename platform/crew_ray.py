@@ -144,12 +144,26 @@ class RayCrew:
     def _check_room(self, demanded: Sequence[placement.Demand], waited: float) -> None:
         free = ray.available_resources()
         for one in demanded:
-            short = {name: amount for name, amount in (("CPU", one.cpus), ("GPU", one.gpus)) if free.get(name, 0) < amount}
+            short = {
+                name: amount
+                for name, amount in (("CPU", one.cpus), ("GPU", one.gpus))
+                if free.get(name, 0) < amount
+            }
             if short or waited > READY_TIMEOUT:
-                lacks = ", ".join(f"{name} {amount:g} (free: {free.get(name, 0):g})" for name, amount in short.items())
-                raise RunError(at(one.member, None, f"not started after {waited:.0f} s ({one}); lacking: {lacks or 'nothing'}"))
+                lacks = ", ".join(
+                    f"{name} {amount:g} (free: {free.get(name, 0):g})" for name, amount in short.items()
+                )
+                raise RunError(
+                    at(
+                        one.member,
+                        None,
+                        f"not started after {waited:.0f} s ({one}); lacking: {lacks or 'nothing'}",
+                    )
+                )
 
-    def _each(self, method: str, arguments: tuple[Any, ...], round_number: int | None = None) -> Iterator[Any]:
+    def _each(
+        self, method: str, arguments: tuple[Any, ...], round_number: int | None = None
+    ) -> Iterator[Any]:
         for _, result in self._named(method, arguments, round_number):
             yield result
 

@@ -81,9 +81,9 @@ class Experiment(Settings):
     strategy: Block = Field(default_factory=lambda: {"name": "fedavg"})
     network: Block = Field(default_factory=lambda: {"name": "unet"})
     reconstructor: Block = Field(default_factory=lambda: {"name": "network"})
-    training: Training = Training()  # type: ignore[call-arg]
-    evaluation: Evaluation = Evaluation()  # type: ignore[call-arg]
-    resources: Resources = Resources()  # type: ignore[call-arg]
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
     allow_pooling: bool = False
     seed: int = 0
 
@@ -96,7 +96,9 @@ class Experiment(Settings):
             raise ValueError("per_site: a mapping of site names to operator keys is needed, {NAME: {...}}")
         checked = _raised(lambda: Operator.read(base)).flat()
         entries = {
-            name: _raised(lambda one=one, name=name: Operator.read({**base, **one}, f"operator.per_site.{name}")).flat()
+            name: _raised(
+                lambda one=one, name=name: Operator.read({**base, **one}, f"operator.per_site.{name}")
+            ).flat()
             for name, one in per_site.items()
         }
         return {**checked, **({"per_site": entries} if entries else {})}
@@ -148,11 +150,17 @@ class Experiment(Settings):
 
     def as_dict(self) -> dict[str, Any]:
         """The experiment with every default written out; :meth:`read` gives the same experiment back."""
-        return json.loads(self.model_dump_json())  # type: ignore[no-any-return]
+        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        return plain
+
+    def shown(self) -> dict[str, Any]:
+        """:meth:`as_dict` without what does not act: a classical reconstructor trains nothing."""
+        idle = () if self.trains else ("strategy", "network", "training", "allow_pooling")
+        return {key: value for key, value in self.as_dict().items() if key not in idle}
 
     def flat(self) -> dict[str, str]:
         """Dotted keys and values as text: what MLflow shows as parameters."""
-        return dict(_flatten(self.as_dict()))
+        return dict(_flatten(self.shown()))
 
     @cached_property
     def method(self) -> Strategy:
@@ -192,7 +200,11 @@ class Experiment(Settings):
             contents: content hash of each site's shard.
         """
         science = self._training_part(contents, operators=True)
-        science |= {"evaluation": self.evaluation.model_dump(), "reconstructor": self.reconstructor, "task": self.task}
+        science |= {
+            "evaluation": self.evaluation.model_dump(),
+            "reconstructor": self.reconstructor,
+            "task": self.task,
+        }
         if not self.trains:
             science |= {"strategy": None, "network": None, "training": None}
         return _hash(science)
@@ -227,7 +239,9 @@ def json_schema() -> dict[str, Any]:
     registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
     for key, kinds in registry.items():
         schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
-    schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
+    schema["properties"]["reconstructor"] = {
+        "anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]
+    }
     return schema
 
 

@@ -128,7 +128,11 @@ def refuse_unsound(reply: Reply) -> None:
         if not math.isfinite(total) and not np.isfinite(values).all():
             count = int(np.count_nonzero(~np.isfinite(values)))
             raise RunError(
-                at(reply.site, reply.round, f"replied with NaN or infinity in {count} of {values.size} {name}; refused. ")
+                at(
+                    reply.site,
+                    reply.round,
+                    f"replied with NaN or infinity in {count} of {values.size} {name}; refused. ",
+                )
                 + "A lower training.learning_rate is the usual remedy."
             )
     for name, value in reply.losses.items():

@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -88,13 +89,22 @@ class MlflowStore(RunStore):
 
     def local_artifact(self, run_id: str, path: str) -> Path:
         """See :class:`RunStore`; in a local store the file itself, not a copy."""
-        try:
-            local = Path(self.client.download_artifacts(run_id, path))
-        except Exception as error:
-            raise RunError(f"run {run_id} has no artifact '{path}' ({error})") from error
+        root = urllib.parse.urlsplit(self.client.get_run(run_id).info.artifact_uri)
+        if root.scheme == "file":
+            local = Path(urllib.request.url2pathname(root.path)) / path
+        else:
+            local = self._download(run_id, path)
         if not local.exists():
             raise RunError(f"run {run_id} has no artifact '{path}'")
         return local
+
+    def _download(self, run_id: str, path: str) -> Path:
+        folder = self.workspace / "downloads" / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(self.client.download_artifacts(run_id, path, str(folder)))
+        except Exception as error:
+            raise RunError(f"run {run_id} has no artifact '{path}' ({error})") from error
 
     def _exclusive(self) -> AbstractContextManager[None]:
         return _locked(self.workspace / ".mlflow.lock")

@@ -68,6 +68,8 @@ def _descend(owner: dict[str, Any], path: list[str], value: Any) -> None:
         if inner is None:
             inner = owner[part] = {}
         if not isinstance(inner, dict):
-            raise InputError(f"'{'.'.join(path)}': '{'.'.join(path[: depth + 1])}' is a value and has no keys")
+            raise InputError(
+                f"'{'.'.join(path)}': '{'.'.join(path[: depth + 1])}' is a value and has no keys"
+            )
         owner = inner
     owner[path[-1]] = value

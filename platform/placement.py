@@ -41,7 +41,9 @@ class Demand:
         return ", ".join(asked)
 
 
-def demands(members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gpus: float | str) -> list[Demand]:
+def demands(
+    members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gpus: float | str
+) -> list[Demand]:
     """What each member asks for.
 
     ``auto`` shares what there is, at most one GPU and one CPU a member. A member is bound to the node that carries its
@@ -77,7 +79,11 @@ def _refusal(demand: Demand, nodes: Sequence[Node]) -> str:
     alive = [node for node in nodes if node["Alive"]]
     needs = {"CPU": demand.cpus, "GPU": demand.gpus, **demand.resources}
     best = {name: max((node["Resources"].get(name, 0) for node in alive), default=0) for name in needs}
-    missing = [f"{name}: asked {needs[name]:g}, the largest node has {best[name]:g}" for name in needs if best[name] < needs[name]]
+    missing = [
+        f"{name}: asked {needs[name]:g}, the largest node has {best[name]:g}"
+        for name in needs
+        if best[name] < needs[name]
+    ]
     why = "; ".join(missing) or "the nodes are full with the other sites"
     return (
         f"site '{demand.member}' cannot be placed ({demand}): {why}. The cluster has {len(alive)} node(s) with "

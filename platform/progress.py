@@ -36,7 +36,9 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, note=message)
 
-    def round(self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float) -> None:
+    def round(
+        self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float
+    ) -> None:
         """Round ``number`` was committed.
 
         Args:
@@ -48,10 +50,14 @@ class Progress:
             self._psnr = f"  validation PSNR {sum(psnr.values()) / len(psnr):.2f} dB ({shown})"
         left = (time.monotonic() - self._clock) / max(number - self.begun, 1) * (self.total - number)
         if self._bar is not None:
-            self._bar.update(self._task, completed=number, note=f"loss {mean:.4f}{self._psnr}  {_clock(left)} left")
+            self._bar.update(
+                self._task, completed=number, note=f"loss {mean:.4f}{self._psnr}  {_clock(left)} left"
+            )
             return
         scores = self._psnr if psnr else ""
-        self.say(f"round {number}/{self.total}  loss {mean:.4f}{scores}  {seconds:.1f} s  {_clock(left)} left")
+        self.say(
+            f"round {number}/{self.total}  loss {mean:.4f}{scores}  {seconds:.1f} s  {_clock(left)} left"
+        )
 
     def close(self) -> None:
         """Ends the bar."""
@@ -64,7 +70,12 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(24),
+            TextColumn("{task.fields[note]}"),
+        )
         self._bar = Bar(*columns, console=Console(file=self.stream))
         self._task = self._bar.add_task("", total=self.total, completed=start, note="")
         self._bar.start()

@@ -99,7 +99,9 @@ def run(
         elif (found := folder.result()) is not None:
             resumed = found["rounds"]
             return Result(**{**found, "resumed_from": resumed, "trained_rounds": 0})
-        return _Run(chosen, shards, contents, folder, in_process, address, tracking_uri, rerun, tags or {}).go()
+        return _Run(
+            chosen, shards, contents, folder, in_process, address, tracking_uri, rerun, tags or {}
+        ).go()
 
 
 class _Run:
@@ -121,8 +123,12 @@ class _Run:
         self.in_process, self.address, self.tracking_uri = in_process, address, tracking_uri
         self.fresh, self.tags = rerun, tags
         self.training_digest = experiment.training_digest(contents)
-        self.roster = experiment.method.roster(list(shards)) if experiment.trains else {s: (s,) for s in shards}
-        self.n_slices = {m: sum(n_slices(shards[s], "train") for s in held) for m, held in self.roster.items()}
+        self.roster = (
+            experiment.method.roster(list(shards)) if experiment.trains else {s: (s,) for s in shards}
+        )
+        self.n_slices = {
+            m: sum(n_slices(shards[s], "train") for s in held) for m, held in self.roster.items()
+        }
 
     def go(self) -> Result:
         from fedrecon.platform.progress import Progress
@@ -185,7 +191,7 @@ class _Run:
             missing_sites=tuple(crew.dead),
             name=experiment.name,
             training_digest=self.training_digest,
-            environment={**environment, "tuned": {m: str(one["chosen"]) for m, one in tuned.items()}},
+            environment={**environment, "tuned": {m: one["chosen"].model_dump() for m, one in tuned.items()}},
         )
         finished = Finished(experiment, result.as_dict(), state, rounds, columns, self._layout())
         write_artifacts(tracker, self.folder, finished, crew)
@@ -197,7 +203,9 @@ class _Run:
         experiment = self.experiment
         tags = {
             "fedrecon.training_digest": self.training_digest or "none",
-            "fedrecon.strategy": experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"],
+            "fedrecon.strategy": experiment.strategy["name"]
+            if experiment.trains
+            else experiment.reconstructor["name"],
             **({"mlflow.source.git.commit": commit} if (commit := _git_commit()) else {}),
             **({"fedrecon.moved_data": "true"} if experiment.trains and experiment.method.moves_data else {}),
             **self.tags,
@@ -212,7 +220,12 @@ class _Run:
             tags,
             self.fresh,
         )
-        self.folder.note_run(tracker.run_id, experiment)
+        self.folder.note_run({
+            "run_id": tracker.run_id,
+            "experiment": experiment.as_dict(),
+            "images": asdict(images(self.shards)),
+            "subjects": {name: dict(shard.subjects) for name, shard in self.shards.items()},
+        })  # fmt: skip
         return tracker
 
     def _say(self, progress: Progress, tracker: Tracker, start: int) -> None:
@@ -320,16 +333,18 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"the same experiment (digest {folder.digest}) is running in {folder.workspace}") from None
+            raise RunError(
+                f"the same experiment (digest {folder.digest}) is running in {folder.workspace}"
+            ) from None
         yield
 
 
 def _git_commit() -> str:
     """The commit of the working directory, or nothing outside a repository."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-

@@ -9,15 +9,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform import atomic
+from fedrecon.sites.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from fedrecon.platform.checkpoint import Checkpoints
-    from fedrecon.platform.experiment import Experiment
 
 
 def default_workspace() -> Path:
     """``FEDRECON_WORKSPACE``, or ``./workspace``."""
     return Path(os.environ.get("FEDRECON_WORKSPACE") or "workspace")
+
+
+def find_run_folder(workspace: Path, reference: str) -> RunFolder:
+    """The folder of a finished run: by run id, by digest (its first six characters suffice), or ``latest``.
+
+    Raises:
+        InputError: no such run, several, or one that is not finished.
+    """
+    runs = workspace.resolve() / "runs"
+    known = (
+        [RunFolder(workspace, path.parent.name) for path in runs.glob("*/run.json")] if runs.is_dir() else []
+    )
+    if not known:
+        raise InputError(
+            f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (--workspace names another)"
+        )
+    if reference == "latest":
+        finished = [folder for folder in known if folder.result() is not None]
+        if not finished:
+            raise InputError(f"no run in {workspace} is finished yet")
+        return max(finished, key=lambda folder: (folder.path / "result.json").stat().st_mtime_ns)
+    ids = {(folder.noted() or {}).get("run_id", ""): folder for folder in known}
+    fitting = [ids[reference]] if reference in ids else []
+    if not fitting and len(reference) >= MIN_PREFIX:
+        fitting = [
+            folder for folder in known if folder.digest.startswith(reference) and "." not in folder.digest
+        ]
+    if not fitting:
+        raise unknown("run", reference, [*(folder.digest for folder in known), "latest"])
+    if len(fitting) > 1:
+        raise InputError(f"'{reference}' fits several runs: {', '.join(folder.digest for folder in fitting)}")
+    if fitting[0].result() is None:
+        raise InputError(f"run '{reference}' is not finished; the same fedrecon run goes on with it")
+    return fitting[0]
+
+
+MIN_PREFIX = 6
 
 
 class RunFolder:
@@ -51,13 +88,13 @@ class RunFolder:
         """Marks the run as finished: the last thing that a run writes."""
         atomic.write_json(self.path / "result.json", result)
 
-    def note_run(self, run_id: str, experiment: Experiment) -> None:
-        """Notes whose folder this is."""
+    def note_run(self, note: dict[str, Any]) -> None:
+        """Notes whose folder this is: run id, experiment, what the network was built for, the subjects' splits."""
         self.path.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(self.path / "run.json", {"run_id": run_id, "experiment": experiment.as_dict()})
+        atomic.write_json(self.path / "run.json", note)
 
     def noted(self) -> dict[str, Any] | None:
-        """``run_id`` and ``experiment``, as noted."""
+        """What :meth:`note_run` noted."""
         return self._read("run.json")
 
     def environment(self) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -62,18 +62,38 @@ class Subject:
 
 
 class Method(Protocol):
-    """The site's side of a strategy."""
+    """The site's side of a strategy; see :class:`fedrecon.strategies.Strategy`, which has it all.
 
-    def build(self, network: Any, images: Images) -> nn.Module: ...
+    Attributes:
+        remembers: the method keeps vectors in ``fit.memory`` over rounds.
+    """
 
-    def shares(self, name: str, network: nn.Module) -> bool: ...
+    remembers: ClassVar[bool]
 
-    def receive(self, fit: Fit) -> None: ...
+    def build(self, network: Any, images: Images) -> nn.Module:
+        """The module that a site trains."""
+        ...
 
-    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]: ...
+    def shares(self, name: str, network: nn.Module) -> bool:
+        """Whether the parameter of this name crosses the wall."""
+        ...
 
-    def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]: ...
+    def receive(self, fit: Fit) -> None:
+        """Called when an order has been loaded, before the local epochs."""
+        ...
 
-    def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]: ...
+    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]:
+        """The optimisers of this fit."""
+        ...
 
-    def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor: ...
+    def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
+        """One optimiser step on one batch; the losses to record, ``loss`` first."""
+        ...
+
+    def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
+        """What goes up beside the shared parameters."""
+        ...
+
+    def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
+        """(b, y, x) complex64 from one measurement."""
+        ...

@@ -42,7 +42,7 @@ class Parameters:
     """
 
     def __init__(self, model: nn.Module, shares: Callable[[str], bool]) -> None:
-        tensors = dict(model.named_parameters())
+        tensors: dict[str, Tensor] = dict(model.named_parameters())
         tensors |= {name: value for name, value in model.named_buffers() if value.is_floating_point()}
         for name, value in tensors.items():
             if value.dtype != torch.float32:

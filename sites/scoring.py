@@ -45,7 +45,13 @@ Reconstruct = Callable[["Measurement", "Sequence[Slice]"], "Tensor"]
 
 
 def score(
-    slices: Slices, split: str, reconstruct: Reconstruct, batch_size: int, mask_seed: int, model: str, site: str
+    slices: Slices,
+    split: str,
+    reconstruct: Reconstruct,
+    batch_size: int,
+    mask_seed: int,
+    model: str,
+    site: str,
 ) -> Scores:
     """Reconstructs and scores every slice of one split.
 

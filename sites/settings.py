@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedrecon.sites.errors import unknown
 from fedrecon.sites.imaging.masks import MASKS
 from fedrecon.sites.imaging.masks.mask import Mask
 from fedrecon.sites.losses import LOSSES
-from fedrecon.sites.plugin import choose, unknown
+from fedrecon.sites.plugin import choose
 
 
 class Settings(BaseModel):

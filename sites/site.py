@@ -123,7 +123,9 @@ class Site:
         """Scores of one split under the order's state and this site's committed private memory."""
         self._load(order)
         seed_ = self.plan.evaluation.mask_seed
-        return score(self.slices(split), split, self._reconstruct, EVALUATION_BATCH, seed_, self._model_name, self.name)
+        return score(
+            self.slices(split), split, self._reconstruct, EVALUATION_BATCH, seed_, self._model_name, self.name
+        )
 
     def panel(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """A picture of one slice of each shard (PNG), only if the experiment allows it (``evaluation.panels``)."""
@@ -138,6 +140,11 @@ class Site:
         """The private parameters by name, for the site's own file; they go to no other site."""
         self._load(order)
         return self.parameters.named(self._private(), shared=False)
+
+    def reconstruct(self, order: Order, batch: Measurement, subject: Subject) -> Tensor:
+        """(b, y, x) complex64: one measured batch under the order's state and this site's private part."""
+        self._load(order)
+        return self._apply(batch, subject)
 
     def slices(self, split: str) -> Slices:
         """The slices of a split under the plan's operators, made once."""
@@ -158,7 +165,9 @@ class Site:
         """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects."""
         from fedrecon.sites.tuning import tune
 
-        chosen, table = tune(self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed)
+        chosen, table = tune(
+            self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed
+        )
         self.use(chosen)
         return {"chosen": chosen, "table": table}
 
@@ -190,13 +199,14 @@ class Site:
         return self.name if trains and len(self.parameters.private) else "global"
 
     def _reconstruct(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
+        subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
+        return self._apply(batch, Subject(items[0].site, subjects, indices, self.plan.seed))
+
+    def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
         plan = self.plan
         if plan.reconstructor is not None:
             image: Tensor = plan.reconstructor.reconstruct(batch)
             return image
-        subject = Subject(
-            items[0].site, tuple(i.volume.subject for i in items), tuple(i.index for i in items), plan.seed
-        )
         self.model.eval()
-        with autocast(plan.training.precision, self.device):
+        with torch.no_grad(), autocast(plan.training.precision, self.device):
             return plan.method.reconstruct(self.model, batch, subject)  # type: ignore[no-any-return]

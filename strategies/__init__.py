@@ -12,6 +12,8 @@ from fedrecon.strategies.local import Local
 from fedrecon.strategies.pooled import Pooled
 from fedrecon.strategies.strategy import Strategy
 
+__all__ = ["STRATEGIES", "Strategy", "make_strategy", "strategy_name"]
+
 STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
     "fedprox": FedProx,

@@ -18,7 +18,7 @@ class FedAvg(Strategy):
 
     paper: ClassVar[str] = (
         "@inproceedings{mcmahan2017fedavg, title={Communication-Efficient Learning of Deep Networks from Decentralized "
-        "Data}, author={McMahan, H. Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and Ag{\\\"u}era y "
+        'Data}, author={McMahan, H. Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and Ag{\\"u}era y '
         "Arcas, Blaise}, booktitle={AISTATS}, year={2017}}"
     )
 

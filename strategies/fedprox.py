@@ -46,5 +46,5 @@ class FedProx(FedAvg):
         loss = super().loss(fit, batch)
         if self.mu == 0:
             return loss
-        distance = sum((w - w_t).square().sum() for w, w_t in fit.scratch["w_t"])
+        distance: Tensor = sum((w - w_t).square().sum() for w, w_t in fit.scratch["w_t"])
         return loss + 0.5 * self.mu * distance

@@ -1,0 +1,127 @@
+"""One column of the benchmark: a job, done by a bare loop or by fedrecon, and when each of its rounds ended.
+
+python bench/column.py --variant train|comm|mri --rounds N --out FILE [--crew bare|in-process|ray] [--checkpoint]
+
+FILE becomes ``{"round_end": [unix time of the end of each round], "check": number}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jobs
+import torch
+from torch import nn
+
+from fedrecon.platform.checkpoint import Checkpoints
+from fedrecon.platform.crew import InProcessCrew
+from fedrecon.platform.experiment import Resources
+from fedrecon.platform.federation import Round, federate
+from fedrecon.sites.parameters import Parameters, to_vector
+from fedrecon.sites.wire import State
+
+Ended = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What the round loop asks of an experiment."""
+
+    method: Any
+    rounds: int
+
+    def scores_due(self, round_number: int) -> bool:
+        """Never: scoring is no part of the benchmark."""
+        return False
+
+
+@dataclass
+class Clock:
+    """What the round loop asks of a record: notes the time of the commit, after writing it where that is wanted."""
+
+    checkpoints: Checkpoints | None = None
+    ends: list[float] = field(default_factory=list)
+
+    def commit(self, finished: Round, state: State, scores: Any, pictures: Any) -> None:
+        """The end of a round."""
+        if self.checkpoints is not None:
+            self.checkpoints.save(state, {"rounds": []})
+        self.tick()
+
+    def tick(self) -> None:
+        """Now."""
+        self.ends.append(time.time())
+
+
+def bare(job: jobs.Job, rounds: int, clock: Clock) -> nn.Module:
+    """The floor: one process, one model, the sites one after the other, a running average."""
+    model = job.model()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for number in range(1, rounds + 1):
+        total = {name: torch.zeros_like(value) for name, value in weights.items()}
+        for index in range(len(job.names)):
+            model.load_state_dict(weights)
+            job.local(model, index, number)
+            for name, value in model.state_dict().items():
+                total[name].add_(value, alpha=1 / len(job.names))
+        weights = total
+        clock.tick()
+    model.load_state_dict(weights)
+    return model
+
+
+def fedrecon(job: jobs.Job, rounds: int, clock: Clock, on_ray: bool) -> nn.Module:
+    """The product: its round loop, crew, sites and strategy, as ``fedrecon run`` puts them together."""
+    model = job.model()
+    layout = Parameters(model, lambda name: job.strategy.shares(name, model))
+    state = job.strategy.begin(to_vector(layout.shared))
+    crew: Any
+    if on_ray:
+        from fedrecon.platform.crew_ray import RayCrew
+
+        crew = RayCrew(job.plans(), Resources(start_timeout=300))
+    else:
+        crew = InProcessCrew(job.plans())
+    try:
+        state = federate(Rounds(job.strategy, rounds), crew, clock, state, job.n_slices)  # type: ignore[arg-type]
+    finally:
+        crew.close()
+    layout.load_shared(state.shared)
+    return model
+
+
+def run(job: jobs.Job, crew: str, rounds: int, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
+    """The column's report."""
+    clock = Clock(checkpoints)
+    model = bare(job, rounds, clock) if crew == "bare" else fedrecon(job, rounds, clock, crew == "ray")
+    return {"round_end": clock.ends, "check": job.check(model)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="one column of the benchmark")
+    parser.add_argument("--variant", choices=jobs.SITES, required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--crew", choices=["bare", "in-process", "ray"], default="ray")
+    parser.add_argument("--checkpoint", action="store_true", help="commit every round to disk")
+    parser.add_argument("--data", type=Path, help="folder of the shards (default: made anew)")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        with nullcontext(asked.data) if asked.data else tempfile.TemporaryDirectory() as folder:
+            job = jobs.make(asked.variant, Path(folder))
+            checkpoints = Checkpoints(Path(scratch)) if asked.checkpoint else None
+            report = run(job, asked.crew, asked.rounds, checkpoints)
+    asked.out.write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

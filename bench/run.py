@@ -1,0 +1,122 @@
+"""The benchmark: fedrecon beside a bare PyTorch loop that does the same work. ``make bench``; see README.md here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jobs
+from measure import measure
+
+COLUMN = Path(__file__).with_name("column.py")
+COLUMNS = {
+    "bare": ["--crew", "bare"],
+    "fedrecon-in-process": ["--crew", "in-process"],
+    "fedrecon-ray": ["--crew", "ray"],
+    "fedrecon-ray, committed": ["--crew", "ray", "--checkpoint"],
+}
+COMMITTED = "comm"
+"""The one job in which writing the checkpoint is a column of its own: elsewhere it is lost in the training."""
+
+ROUNDS = {"train": 6, "comm": 10, "mri": 4}
+DIGITS = 6
+FIGURES = ("seconds", "cpu", "start_up", "peak")
+Passes = dict[str, list[dict[str, Any]]]
+
+
+def columns(variant: str) -> Iterator[tuple[str, list[str]]]:
+    """The columns of a job with their arguments."""
+    for name, arguments in COLUMNS.items():
+        if "--checkpoint" not in arguments or variant == COMMITTED:
+            yield name, arguments
+
+
+def run(variant: str, passes: int, rounds: int, data: Path, memory: bool) -> Passes:
+    """Every column ``passes`` times, interleaved, so that a slow minute of the machine hits all of them."""
+    measured: Passes = {}
+    jobs.make(variant, data)
+    for number in range(passes):
+        for name, arguments in columns(variant):
+            command = [sys.executable, str(COLUMN), "--variant", variant, "--data", str(data), *arguments]
+            print(f"{variant}, pass {number + 1} of {passes}: {name}", file=sys.stderr, flush=True)
+            measured.setdefault(name, []).append(measure(command, rounds, memory))
+    return measured
+
+
+def summarise(measured: Passes) -> dict[str, dict[str, float]]:
+    """Medians over the passes; the ratios to ``bare`` are formed within each pass first."""
+    rows = {}
+    for name, passes in measured.items():
+        row = {key: statistics.median(one[key] for one in passes) for key in FIGURES}
+        for key in ("seconds", "cpu"):
+            ratios = [one[key] / floor[key] for one, floor in zip(passes, measured["bare"], strict=True)]
+            row[f"{key}_ratio"] = statistics.median(ratios)
+            row[f"{key}_low"], row[f"{key}_high"] = min(ratios), max(ratios)
+        rows[name] = {**row, "check": passes[0]["check"]}
+    return rows
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| column | s/round | x bare | CPU s/round | x bare (range) | start-up s | peak PSS MiB | check |"
+    ]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for name, row in rows.items():
+        spread = f"{row['cpu_ratio']:.2f} ({row['cpu_low']:.2f}-{row['cpu_high']:.2f})"
+        peak = f"{row['peak'] / 2**20:.0f}" if row["peak"] else "-"
+        lines.append(
+            f"| {name} | {row['seconds']:.2f} | {row['seconds_ratio']:.2f} | {row['cpu']:.2f} | {spread} "
+            f"| {row['start_up']:.1f} | {peak} | {row['check']:.{DIGITS}f} |"
+        )
+    return "\n".join(lines)
+
+
+def disagreement(measured: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """What is wrong with the checks: nothing, or that some column did other work."""
+    found = {f"{one['check']:.{DIGITS}f}" for passes in measured.values() for one in passes}
+    return "" if len(found) == 1 else f"the columns did not do the same work: {', '.join(sorted(found))}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variants", nargs="+", choices=ROUNDS, default=list(ROUNDS))
+    parser.add_argument("--passes", type=int, default=2)
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="of every job (default: " + ", ".join(f"{v} {n}" for v, n in ROUNDS.items()) + ")",
+    )
+    parser.add_argument(
+        "--no-memory",
+        action="store_true",
+        help="do not sample the peak memory (it costs the machine a little)",
+    )
+    parser.add_argument("--json", type=Path, help="also write every pass here")
+    asked = parser.parse_args()
+    record, wrong = {}, []
+    for variant in asked.variants:
+        with tempfile.TemporaryDirectory() as folder:
+            rounds = asked.rounds or ROUNDS[variant]
+            measured = run(variant, asked.passes, rounds, Path(folder), not asked.no_memory)
+        print(
+            f"\n**{variant}**: {asked.passes} interleaved passes of {rounds} rounds, load {os.getloadavg()[0]:.1f}\n"
+        )
+        print(table(summarise(measured)), flush=True)
+        record[variant] = measured
+        wrong += [f"{variant}: {text}"] if (text := disagreement(measured)) else []
+    if asked.json:
+        asked.json.write_text(json.dumps(record, indent=1) + "\n")
+    if wrong:
+        sys.exit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A trained run under other operators and at other sites: no training, only scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.aggregate import METRICS, site_scores, volume_scores
+from fedrecon.platform.cohort import open_sites
+from fedrecon.platform.trained import GLOBAL, Trained
+from fedrecon.platform.workspace import default_workspace
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.settings import Operator
+
+if TYPE_CHECKING:
+    from fedrecon.sites.shard import Shard
+
+Row = dict[str, Any]
+
+
+def evaluate(
+    run: str,
+    *,
+    sites: str | Path | Mapping[str, str] | None = None,
+    mask: str | None = None,
+    accelerations: Sequence[float] = (),
+    workspace: Path | str | None = None,
+) -> dict[str, Any]:
+    """Scores of a finished run's test subjects under other masks and accelerations, or at other sites.
+
+    Args:
+        run: run id, digest or ``latest``.
+        sites: a folder of shards or {NAME: PATH}; None takes the run's own sites.
+        mask: a mask family; None keeps the experiment's.
+        accelerations: one evaluation each; none keeps the experiment's.
+
+    Returns:
+        ``{"run_id", "digest", "rows": [...]}``; a row has site, mask, acceleration, measured_acceleration, model, psnr,
+        ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled. ``scores.parquet`` of the evaluation
+        lies in the run's folder under ``evaluations/``.
+
+    Raises:
+        InputError: no such run, a wrong operator, or a test subject that the run trained or validated on.
+    """
+    trained = Trained.load(Path(workspace) if workspace else default_workspace(), run)
+    given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
+    shards = open_sites(given)
+    for name, shard in shards.items():
+        shard.require_references("test")
+        _refuse_leak(trained, name, shard)
+    operators = [
+        {name: _operator(trained, name, mask, acceleration) for name in shards}
+        for acceleration in (accelerations or (None,))
+    ]
+    for one in operators:
+        _check_masks(shards, one)
+    parts = [columns for one in operators for columns in _score(trained, shards, one)]
+    return {
+        "run_id": (trained.folder.noted() or {}).get("run_id"),
+        "digest": trained.folder.digest,
+        "rows": [row for columns in parts for row in rows(columns)],
+        "scores": _save(trained, parts),
+    }
+
+
+def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+    """One row per site, operator and model from one row per slice."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for one in site_scores(volume_scores(columns)):
+        key = tuple(one[name] for name in ("site", "mask", "acceleration", "model"))
+        scores = {metric: one[metric] for metric in METRICS}
+        row = found.setdefault(key, dict(zip(("site", "mask", "acceleration", "model"), key, strict=True)))
+        if one["stage"] == "output":
+            counts = {name: one[name] for name in ("measured_acceleration", "n_slices", "n_volumes")}
+            row |= {**scores, **counts}
+        else:
+            row["with_data_consistency" if one["stage"] == "data_consistency" else one["stage"]] = scores
+    return list(found.values())
+
+
+def _score(
+    trained: Trained, shards: Mapping[str, Shard], operators: Mapping[str, Operator]
+) -> Iterator[Mapping[str, Any]]:
+    from fedrecon.sites.training import threads
+
+    order = trained.experiment.method.order(trained.state)
+    with threads(trained.experiment.resources.threads):
+        for name, shard in shards.items():
+            for model in trained.models(name):
+                site = trained.site(model, {name: str(shard.path.resolve())}, {name: operators[name]})
+                if trained.experiment.classical is not None and shard.split("validation"):
+                    site.tune()
+                columns = dict(site.evaluate(order, "test").columns)
+                columns["model"] = tuple(model for _ in columns["model"])
+                yield columns
+
+
+def _operator(trained: Trained, site: str, mask: str | None, acceleration: float | None) -> Operator:
+    """The run's operator at this site (an unseen site: the run's common one) with what was asked for."""
+    block = trained.experiment.operator_at(site).flat()
+    if mask is not None and mask != block["mask"]:
+        block = {key: block[key] for key in ("acceleration", "center_fraction", "noise", "fixed_mask")} | {
+            "mask": mask
+        }
+    if acceleration is not None:
+        block["acceleration"] = acceleration
+    return Operator.read(block, "--mask / --acceleration")
+
+
+def _check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Operator]) -> None:
+    for name, shard in shards.items():
+        for shape in sorted({volume.shape for volume in shard.split("test")}):
+            try:
+                operators[name].mask.check(shape)
+            except InputError as error:
+                raise InputError(f"site '{name}': {error}") from None
+
+
+def _refuse_leak(trained: Trained, name: str, shard: Shard) -> None:
+    tested = {volume.subject for volume in shard.split("test")}
+    for site, subjects in trained.subjects.items():
+        seen = sorted(s for s in tested if subjects.get(s, "test") != "test")
+        if seen:
+            raise InputError(
+                f"site '{name}' tests {', '.join(seen)}, who was in the split '{subjects[seen[0]]}' at site '{site}' of "
+                "this run: such a score says nothing about new patients."
+            )
+
+
+def _save(trained: Trained, parts: Sequence[Mapping[str, Any]]) -> str:
+    import hashlib
+    import json
+
+    from fedrecon.platform import tables
+
+    columns = tables.join_scores(parts)
+    key = [columns[name] for name in ("site", "volume", "slice", "mask", "acceleration", "model")]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    path = trained.folder.path / "evaluations" / f"{name}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    tables.write_scores(path, columns)
+    return str(path)
+
+
+__all__ = ["GLOBAL", "evaluate", "rows"]

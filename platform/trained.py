@@ -1,0 +1,133 @@
+"""A finished run, ready to be applied: its experiment, state, and the sites' private parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.workspace import RunFolder, find_run_folder
+from fedrecon.sites.errors import InputError, RunError, unknown
+
+if TYPE_CHECKING:
+    from fedrecon.sites.settings import Operator
+    from fedrecon.sites.site import Site
+    from fedrecon.sites.wire import State
+
+GLOBAL = "global"
+"""The model of a method that shares all parameters."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        folder: of the run. experiment: as it ran. state: after its last round.
+        subjects: by site the split of every subject that the run saw.
+        images: what the network was built for.
+        members: with private parameters; empty where all parameters are shared.
+        all_private: nothing is shared (``local``): there is one network per member.
+    """
+
+    folder: RunFolder
+    experiment: Experiment
+    state: State
+    subjects: Mapping[str, Mapping[str, str]]
+    images: Any
+    members: tuple[str, ...]
+    all_private: bool
+
+    @classmethod
+    def load(cls, workspace: Path, reference: str) -> Trained:
+        """The run that ``reference`` names (run id, digest or ``latest``).
+
+        Raises:
+            InputError: no such run, or it is not finished. RunError: its checkpoint is lost.
+        """
+        from fedrecon.platform.run import network_choice
+        from fedrecon.sites.imaging.measurement import Images
+        from fedrecon.sites.parameters import Parameters
+        from fedrecon.sites.site import new_network
+
+        folder = find_run_folder(workspace, reference)
+        noted, found = folder.noted(), folder.checkpoints.latest()
+        if noted is None or found is None:
+            raise RunError(f"run '{reference}': its checkpoint in {folder.path} is lost")
+        experiment = Experiment.read(noted["experiment"])
+        given = noted["images"]
+        images = Images(
+            given["complex_valued"], tuple(given["size"]), given["n_coils"], tuple(given["sites"])
+        )
+        members: tuple[str, ...] = ()
+        n_shared = 0
+        if experiment.trains:
+            method = experiment.method
+            model = new_network(method, network_choice(experiment), images, experiment.seed)
+            parameters = Parameters(model, lambda name: method.shares(name, model))
+            n_shared = parameters.n_shared
+            if len(parameters.private):
+                members = tuple(method.roster(list(images.sites)))
+        return cls(
+            folder, experiment, found[0], noted["subjects"], images, members, bool(members) and n_shared == 0
+        )
+
+    def models(self, site: str) -> tuple[str, ...]:
+        """Whose networks reconstruct at ``site``: the shared one, the site's own, or at an unseen site each member's.
+
+        Raises:
+            InputError: only part of the network is shared, and an unseen site has no private part.
+        """
+        if not self.members:
+            return (GLOBAL,)
+        if site in self.members:
+            return (site,)
+        if self.all_private:
+            return self.members
+        raise InputError(
+            f"site '{site}' did not train, so it has no private part of the network; trained sites: "
+            f"{', '.join(self.members)}."
+        )
+
+    def one_model(self, site: str | None) -> str:
+        """The one network to reconstruct with, for a site that may be named.
+
+        Raises:
+            InputError: each site has its own, and none or a wrong one was named.
+        """
+        if not self.members:
+            if site is not None and site not in self.images.sites:
+                raise unknown("site", site, self.images.sites)
+            return GLOBAL
+        if site is None:
+            raise InputError(
+                f"each site has its own network here; name one with --site: {', '.join(self.members)}"
+            )
+        if site not in self.members:
+            raise unknown("site", site, self.members)
+        return site
+
+    def site(self, model: str, shards: Mapping[str, str], operators: Mapping[str, Operator]) -> Site:
+        """A site that holds these shards and reconstructs with this model."""
+        from fedrecon.platform.run import network_choice
+        from fedrecon.sites.settings import Plan
+        from fedrecon.sites.site import Site
+
+        experiment = self.experiment
+        plan = Plan(
+            member=model if model != GLOBAL else next(iter(self.state.standing), GLOBAL),
+            shards=shards,
+            operators=operators,
+            method=experiment.method,
+            network=network_choice(experiment),
+            images=self.images,
+            training=experiment.training,
+            evaluation=experiment.evaluation,
+            seed=experiment.seed,
+            reconstructor=experiment.classical,
+            memory=str(self.folder.memory(model)) if model != GLOBAL else None,
+            threads=experiment.resources.threads,
+        )
+        return Site(plan)

@@ -1,0 +1,369 @@
+"""What must hold of every strategy: those of the registry, and toys of the kinds that are still to come."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, federation
+from tiny import N_TRAIN, Commits, bits, freeze, private_bits
+
+from fedrecon.platform.checkpoint import Checkpoints
+from fedrecon.platform.federation import federate
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.wire import Order, Reply
+from fedrecon.strategies import STRATEGIES
+
+every = pytest.mark.parametrize("name", CASES)
+
+
+def with_neutral():
+    return [name for name, case in CASES.items() if case.kind.neutral]
+
+
+def all_scores(crew, order):
+    return [one.columns for one in crew.evaluate(order, "validation")]
+
+
+@pytest.fixture(scope="module")
+def trained(consortium, tmp_path_factory):
+    """Three rounds of a case that nobody interrupts: its federation, crew, commits and last state; made once."""
+    done = {}
+
+    def get(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            one = federation(name, consortium, folder / "memory")
+            crew, record = one.crew(), Commits(folder / "commits")
+            state = one.train(crew, record)
+            scores = all_scores(crew, one.method.order(state))
+            done[name] = (one, crew, record, state, private_bits(crew), scores)
+        return done[name]
+
+    return get
+
+
+@every
+def test_training_moves_what_it_should(name, trained):
+    one, crew, record, state, private, _ = trained(name)
+    assert state.round == 3
+    assert state.standing == dict.fromkeys(one.roster, 3)
+    first = one.begin()
+    assert first.shared.size == state.shared.size
+    assert state.shared.size == 0 or (first.shared != state.shared).mean() > 0.5
+    assert all(np.isfinite(values).all() for values in (state.shared, *state.extra.values()))
+    for member, site in crew.sites.items():
+        if len(site.parameters.private):
+            start = site._first_private.tobytes()
+            assert private[member]["parameters"] != start
+    assert [one.replied for one in record.rounds] == [tuple(one.roster)] * 3
+
+
+@every
+def test_the_same_experiment_twice_gives_the_same_bits(name, consortium, tmp_path, trained):
+    _, _, _, state, private, _ = trained(name)
+    again = federation(name, consortium, tmp_path)
+    torch.manual_seed(99)  # no global generator has a say
+    np.random.seed(99)  # noqa: NPY002
+    crew = again.crew()
+    assert bits(again.train(crew)) == bits(state)
+    assert private_bits(crew) == private
+
+
+@every
+@pytest.mark.parametrize("dies_at", [1, 2, 3])
+def test_a_run_that_died_before_a_commit_ends_with_the_same_bits(
+    name, dies_at, consortium, tmp_path, trained
+):
+    _, _, _, state, private, scores = trained(name)
+    one = federation(name, consortium, tmp_path / "memory")
+    first = one.begin()
+    Checkpoints(tmp_path / "commits").save(first, {})
+    with pytest.raises(KeyboardInterrupt):  # every site has already written the memory of the lost round
+        one.train(record=Commits(tmp_path / "commits", dies_at))
+    found, _ = Checkpoints(tmp_path / "commits").latest()
+    assert found.round == dies_at - 1
+    crew = one.crew()
+    resumed = one.train(crew, Commits(tmp_path / "commits"), found)
+    assert bits(resumed) == bits(state)
+    assert resumed.standing == state.standing
+    assert private_bits(crew) == private
+    assert all_scores(crew, one.method.order(resumed)) == scores
+
+
+@every
+def test_a_run_that_died_within_a_round_ends_with_the_same_bits(name, consortium, tmp_path, trained):
+    """Only the first member has trained round 2 when the driver dies."""
+    _, _, _, state, private, _ = trained(name)
+    one = federation(name, consortium, tmp_path / "memory")
+    with pytest.raises(KeyboardInterrupt):
+        one.train(record=Commits(tmp_path / "commits", 2))
+    found, _ = Checkpoints(tmp_path / "commits").latest()
+    crew = one.crew()
+    next(crew.fit(one.method.order(found)))
+    crew = one.crew()
+    assert bits(one.train(crew, state=found)) == bits(state)
+    assert private_bits(crew) == private
+
+
+@every
+def test_a_restarted_site_loads_its_committed_memory_alone(name, trained):
+    """A new crew, from the state and the memory on disk, scores to the bit as the one that trained."""
+    one, _, _, state, private, scores = trained(name)
+    crew = one.crew()
+    assert all_scores(crew, one.method.order(state)) == scores
+    assert all(kept == private[member] for member, kept in private_bits(crew).items() if kept)
+
+
+@every
+def test_a_fit_asked_twice_gives_the_same_reply(name, consortium, tmp_path):
+    one = federation(name, consortium, tmp_path, rounds=1)
+    crew = one.crew()
+    state = one.train(crew)
+    order = one.method.order(state)
+    first, second = list(crew.fit(order)), list(crew.fit(order))
+    for a, b in zip(first, second, strict=True):
+        assert a.shared.tobytes() == b.shared.tobytes()
+        assert a.losses == b.losses
+        assert {n: v.tobytes() for n, v in a.extra.items()} == {n: v.tobytes() for n, v in b.extra.items()}
+
+
+@every
+def test_scores_and_pictures_in_between_change_nothing(name, consortium, tmp_path, trained):
+    _, _, _, state, private, _ = trained(name)
+    one = federation(name, consortium, tmp_path)
+    crew, now = one.crew(), one.begin()
+    while now.round < one.rounds:
+        order = one.method.order(now)
+        crew.evaluate(order, "validation")
+        now = one.method.merge(now, crew.fit(order), one.n_slices)
+    crew.panels(one.method.order(now), "test", "")
+    assert bits(now) == bits(state)
+    assert private_bits(crew) == private
+
+
+@every
+def test_nobody_writes_into_what_crosses_the_wall(name, consortium, tmp_path, trained):
+    """Ray's store is read-only; in this process nothing stops a strategy but this law."""
+    _, _, _, state, _, _ = trained(name)
+    one = federation(name, consortium, tmp_path)
+    crew, now = one.crew(), one.begin()
+
+    def frozen(replies):
+        for reply in replies:
+            freeze(reply.shared, *reply.extra.values())
+            yield reply
+
+    while now.round < one.rounds:
+        freeze(now.shared, *now.extra.values())
+        order = one.method.order(now)
+        freeze(order.shared, *order.extra.values())
+        now = one.method.merge(now, frozen(crew.fit(order)), one.n_slices)
+    assert bits(now) == bits(state)
+
+
+@every
+def test_a_private_value_is_in_no_reply(name, consortium, tmp_path):
+    """Private parameters and memory are set to numbers that occur nowhere else; no reply then holds one."""
+    still = {"learning_rate": 1e-30, "optimizer_state": "reset"}
+    one = federation(name, consortium, tmp_path, rounds=1, training=still)
+    crew = one.crew()
+    state = one.train(crew)
+    marks = {}
+    for k, (member, site) in enumerate(crew.sites.items()):
+        n = len(site.parameters.private)
+        marks[member] = (np.float32(0.4242) + np.float32(1e-6) * np.arange(k * n, (k + 1) * n)).astype(
+            np.float32
+        )
+        if n:
+            site.memory.save(1, {**site.memory.values, "parameters": marks[member]})
+    secret = np.concatenate([np.zeros(0, np.float32), *marks.values()])
+    for reply in crew.fit(one.method.order(state)):
+        site = crew.sites[reply.site]
+        assert len(reply.shared) == site.parameters.n_shared == len(state.shared)
+        assert set(site.parameters.names(shared=True)).isdisjoint(site.parameters.names(shared=False))
+        for vector in (reply.shared, *reply.extra.values()):
+            assert not np.isin(vector, secret).any()
+        kept = site.memory.values.get("parameters", secret[:0])
+        assert len(kept) == len(marks[reply.site])  # batch statistics may move, nothing is lost
+        if "norm" not in name and name != "fedbn":
+            assert kept.tobytes() == marks[reply.site].tobytes()
+
+
+@every
+def test_a_reply_holds_flat_float32_vectors_and_numbers(name, consortium, tmp_path):
+    one = federation(name, consortium, tmp_path, rounds=1)
+    for reply in one.crew().fit(one.method.order(one.begin())):
+        assert isinstance(reply, Reply)
+        for vector in (reply.shared, *reply.extra.values()):
+            assert isinstance(vector, np.ndarray)
+            assert (vector.ndim, vector.dtype) == (1, np.float32)
+            assert vector.size <= one.layout().flat.numel()
+        assert next(iter(reply.losses)) == "loss"
+        assert all(type(value) is float for value in reply.losses.values())
+        assert reply.nbytes == 4 * sum(v.size for v in (reply.shared, *reply.extra.values()))
+
+
+@every
+def test_missing_members_leave_a_state_over_those_that_replied(name, consortium, tmp_path):
+    one = federation(name, consortium, tmp_path, rounds=1)
+    if len(one.roster) == 1:
+        pytest.skip("one member holds all data")
+    state = one.begin()
+    replies = list(one.crew().fit(one.method.order(state)))
+    after = one.method.merge(state, replies[1:], one.n_slices)
+    assert after.standing == {reply.site: 1 for reply in replies[1:]}
+    assert after.round == 1
+    assert all(np.isfinite(v).all() for v in (after.shared, *after.extra.values()))
+    if type(one.method).merge is type(one.method).__mro__[-4].merge:  # the default: the mean itself
+        weights = one.method.weights({r.site: r.n_slices for r in replies[1:]})
+        expected = sum(weights[r.site] * r.shared.astype(np.float64) for r in replies[1:])
+        np.testing.assert_allclose(after.shared, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", with_neutral())
+def test_at_its_neutral_parameters_a_strategy_is_fedavg_to_the_bit(name, consortium, trained):
+    fedavg = federation("fedavg", consortium, network={**trained(name)[0].network}, rounds=2)
+    neutral = federation(name, consortium, more=dict(CASES[name].kind.neutral), rounds=2)
+    expected = fedavg.train()
+    assert neutral.train().shared.tobytes() == expected.shared.tobytes()
+
+
+@pytest.mark.parametrize("name", with_neutral())
+def test_at_other_parameters_it_is_not(name, consortium, trained):
+    one, _, _, state, private, _ = trained(name)
+    reference = federation("fedavg", consortium, network=one.network)
+    shared = reference.train(reference.crew()).shared
+    if len(state.shared) == len(shared):
+        assert state.shared.tobytes() != shared.tobytes()
+    else:
+        assert all("parameters" in kept for kept in private.values())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_without_neutral_parameters_says_why(name):
+    kind = STRATEGIES[name]
+    assert (kind.neutral is None) == bool(kind.not_neutral)
+    if kind.neutral is not None:
+        kind(**kind.neutral)
+    assert kind.paper.startswith("@") or name in ("local", "pooled")
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.kind.trains_on_operator])
+def test_a_strategy_that_says_so_trains_the_same_under_every_operator(name, consortium, trained):
+    _, _, _, state, _, _ = trained(name)
+    other = federation(name, consortium, operator={"mask": "gaussian2d", "acceleration": 5, "noise": 3})
+    crew = other.crew()
+    assert bits(other.train(crew)) == bits(state)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind.trains_on_operator])
+def test_the_others_do_not(name, consortium, trained):
+    _, _, _, state, private, _ = trained(name)
+    other = federation(name, consortium, operator={"mask": "random", "acceleration": 5})
+    crew = other.crew()
+    assert bits(other.train(crew)) != bits(state) or private_bits(crew) != private
+
+
+@every
+def test_what_must_go_on_is_kept_and_nothing_else(name, trained):
+    """Who has private parameters, remembers or keeps moments has a memory of the committed round on disk."""
+    one, crew, _, _, private, _ = trained(name)
+    keeps = one.training.get("optimizer_state") == "keep"
+    for member, site in crew.sites.items():
+        needs = len(site.parameters.private) > 0 or one.method.remembers or keeps
+        files = sorted(path.name for path in (one.memory / member).glob("*"))
+        assert bool(files) == needs == bool(private[member])
+        if needs:  # scoring round 3 was the word that it is committed
+            assert files == ["round-000003.safetensors"]
+        assert any(key.startswith("optimizer.") for key in private[member]) == keeps
+
+
+@pytest.mark.parametrize(
+    "name", ["fedavg", "fedavg_keep", "scaffold", "previous_encoders", "generative_prior"]
+)
+def test_members_that_miss_rounds_go_on_from_their_own_memory(name, consortium, tmp_path):
+    """South is away in round 2: in round 3 it takes its memory of round 1, before and after a restart."""
+    one = federation(name, consortium, tmp_path / "memory")
+
+    def rounds(crew, now, until, away=()):
+        while now.round < until:
+            present = (r for r in _fit(crew, one.method.order(now), away))
+            now = one.method.merge(now, present, one.n_slices)
+        return now
+
+    crew = one.crew()
+    second = rounds(crew, rounds(crew, one.begin(), 1), 2, away=("south",))
+    assert second.standing == {"north": 2, "middle": 2, "south": 1}
+    crew_after = one.crew()  # everything restarts; what is in memory is on disk
+    third = rounds(crew_after, second, 3)
+    assert third.standing == {"north": 3, "middle": 3, "south": 3}
+    again = federation(name, consortium, tmp_path / "again")
+    crew = again.crew()
+    expected = rounds(crew, rounds(crew, rounds(crew, again.begin(), 1), 2, away=("south",)), 3)
+    assert bits(third) == bits(expected)
+    assert private_bits(crew_after) == private_bits(crew)
+
+
+def _fit(crew, order, away):
+    for member in crew.sites:
+        if member not in away:
+            reply = crew.sites[member].fit(order)
+            yield Reply(**{**reply.__dict__, "shared": reply.shared.copy()})
+
+
+def test_lost_memory_is_an_error_and_no_new_start(consortium, tmp_path):
+    one = federation("local", consortium, tmp_path / "memory", rounds=1)
+    state = one.train()
+    (tmp_path / "memory" / "south" / "round-000001.safetensors").unlink()
+    with pytest.raises(RunError, match=r"site 'south'.*round 1 is lost"):
+        list(one.crew().fit(one.method.order(state)))
+
+
+def test_replies_come_in_the_order_of_the_roster(consortium):
+    one = federation("fedavg", consortium)
+    replies = one.crew().fit(one.method.order(one.begin()))
+    assert [reply.site for reply in replies] == list(N_TRAIN)
+
+
+def test_the_order_of_replies_changes_no_more_than_rounding_and_weights_go_by_name(consortium):
+    one = federation("fedavg", consortium, rounds=1)
+    state = one.begin()
+    replies = list(one.crew().fit(one.method.order(state)))
+    merge = partial(one.method.merge, state, n_slices=one.n_slices)
+    forward, backward = merge(replies=replies).shared, merge(replies=replies[::-1]).shared
+    np.testing.assert_allclose(forward, backward, rtol=1e-5, atol=1e-7)
+    by_hand = replies[0].shared / 2 + replies[1].shared / 6 + replies[2].shared / 3
+    np.testing.assert_allclose(forward, by_hand, rtol=1e-5, atol=1e-7)
+    assert merge(replies=replies).shared.tobytes() == forward.tobytes()
+
+
+def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consortium, tmp_path, trained):
+    """A site alone in its process replies the same bits as among others in one."""
+    one, _, record, _, _, _ = trained("shared_encoder")
+    order = one.method.order(one.begin())
+    together = {
+        reply.site: reply for reply in federation("shared_encoder", consortium, tmp_path).crew().fit(order)
+    }
+    for plan in federation("shared_encoder", consortium, tmp_path / "alone").plans()[::-1]:
+        from fedrecon.sites.site import Site
+
+        assert Site(plan).fit(order).shared.tobytes() == together[plan.member].shared.tobytes()
+
+
+@every
+def test_the_federation_counts_the_bytes_that_moved(name, trained):
+    one, crew, record, _, _, _ = trained(name)
+    last = record.states[-2]
+    order = one.method.order(last)
+    assert isinstance(order, Order)
+    assert record.rounds[-1].bytes_down == len(one.roster) * order.nbytes
+    replies = list(one.crew().fit(one.method.order(one.begin())))
+    assert record.rounds[-1].bytes_up == sum(reply.nbytes for reply in replies)
+
+
+def test_federate_from_the_last_round_does_nothing(consortium, trained):
+    one, crew, _, state, _, _ = trained("fedavg")
+    assert one.train(None, None, state) is state
+    assert callable(federate)

@@ -26,6 +26,7 @@ from fedrecon.platform.crew import InProcessCrew
 from fedrecon.platform.experiment import Resources
 from fedrecon.platform.federation import Round, federate
 from fedrecon.sites.parameters import Parameters, to_vector
+from fedrecon.sites.settings import Evaluation
 from fedrecon.sites.wire import State
 
 Ended = Callable[[], None]
@@ -37,6 +38,7 @@ class Rounds:
 
     method: Any
     rounds: int
+    evaluation: Evaluation = Evaluation(panels=False)
 
     def scores_due(self, round_number: int) -> bool:
         """Never: scoring is no part of the benchmark."""

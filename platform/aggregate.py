@@ -68,9 +68,7 @@ def mean(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in METRICS}
 
 
-def _grouped(
-    rows: Iterable[Row], keys: tuple[str, ...], summary: Callable[[Sequence[Row]], Row]
-) -> list[Row]:
+def _grouped(rows: Iterable[Row], keys: tuple[str, ...], summary: Callable[[Sequence[Row]], Row]) -> list[Row]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)

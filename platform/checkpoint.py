@@ -58,9 +58,7 @@ class Checkpoints:
             try:
                 return _read(path)
             except Exception as error:  # noqa: BLE001 - a torn header raises anything
-                warnings.warn(
-                    f"checkpoint {path.name} cannot be read and is passed over: {error}", stacklevel=2
-                )
+                warnings.warn(f"checkpoint {path.name} cannot be read and is passed over: {error}", stacklevel=2)
         return None
 
     def paths(self) -> list[Path]:

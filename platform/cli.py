@@ -86,6 +86,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.run import run
     from fedrecon.platform.show import result_table
+    from fedrecon.platform.workspace import RunFolder, default_workspace
 
     result = run(
         Path(arguments.experiment),
@@ -103,6 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
     again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
     place = f" --workspace {arguments.workspace}" if arguments.workspace else ""
     print(f"\n{again}run {result.run_id}, digest {result.digest}")
+    if (pictures := RunFolder(Path(arguments.workspace or default_workspace()), result.digest).path / "panels").is_dir():
+        print(f"A test slice of each site: {pictures}")
     print(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{place}")
     return DONE
 

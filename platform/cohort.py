@@ -34,7 +34,7 @@ def open_sites(sites: str | Mapping[str, str]) -> dict[str, Shard]:
 
 
 def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
-    """Refuses what cannot be right: a site that cannot train or be scored, a mask out of reach, data that must not move.
+    """Refuses a site that cannot train or be scored, a mask out of reach, data that must not move.
 
     Raises:
         InputError: says which site, and what would do.

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
+from ray._private import state as ray_state
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayTaskError,
+)
 
 from fedrecon.platform import placement
 from fedrecon.platform.crew import at
-from fedrecon.sites.errors import RunError
-from fedrecon.sites.site import Site
+from fedrecon.sites.errors import FedreconError, RunError
 
 if TYPE_CHECKING:
     from fedrecon.platform.experiment import Resources
     from fedrecon.sites.settings import Operator, Plan
+    from fedrecon.sites.site import Site
     from fedrecon.sites.wire import Order, Reply, Scores
 
 READY_TIMEOUT = 600.0
@@ -28,21 +37,51 @@ READY_TIMEOUT = 600.0
 RESTART_TIMEOUT = 600.0
 """Seconds for a dead actor to come back, on its own node or on another that carries its label."""
 
+CONNECT_TIMEOUT = 5.0
+"""Seconds for a cluster's address to answer; Ray itself would try for minutes."""
 
-class SiteActor(Site):
-    """A site as a Ray actor: the same class, on its own threads and its own GPU."""
+Change = tuple[str, tuple[Any, ...]]
+"""A method of the site that changes it for good, and its arguments."""
+
+DIED = (ActorUnavailableError, ObjectLostError)
+"""What a call of an actor that will come back ends with; ObjectLost when a whole node took its replies along."""
+
+
+class SiteActor:
+    """A site as a Ray actor, on its own threads and its own GPU; a new process makes the same site again."""
 
     def __init__(self, plan: Plan) -> None:
+        self.plan, self._changed = plan, 0
+
+    @cached_property
+    def site(self) -> Site:
+        """The site, made at the first call: what is wrong with its shard is then that call's error."""
         import torch
 
-        torch.set_num_threads(plan.threads)
-        super().__init__(plan)
+        from fedrecon.sites.site import Site
 
-    def describe(self) -> dict[str, Any]:
-        """Adds the node and the GPUs that Ray gave this actor."""
-        context = ray.get_runtime_context()
-        gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
-        return {**super().describe(), "node": context.get_node_id(), "gpus": gpus}
+        torch.set_num_threads(self.plan.threads)
+        return Site(self.plan)
+
+    def call(self, changes: Sequence[Change], method: str, *arguments: Any) -> tuple[int, Any]:
+        """The process, by which the crew sees that it is a new one, and what the site answers.
+
+        Args:
+            changes: all that the crew has changed about the site; a new process catches up with them.
+        """
+        for name, given in changes[self._changed :]:
+            getattr(self.site, name)(*given)
+        self._changed = len(changes)
+        result = getattr(self.site, method)(*arguments)
+        return os.getpid(), result | _seat() if method == "describe" else result
+
+
+def _seat() -> dict[str, Any]:
+    """The node and the GPUs that Ray gave this actor."""
+    return {
+        "node": ray.get_runtime_context().get_node_id(),
+        "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
+    }
 
 
 class RayCrew:
@@ -56,14 +95,18 @@ class RayCrew:
     """
 
     def __init__(self, plans: Sequence[Plan], resources: Resources, address: str | None = None) -> None:
-        self.resources, self.plans = resources, {plan.member: plan for plan in plans}
+        self.resources = resources
         self.restarts = 0
         self.dead: dict[str, str] = {}
+        self.actors: dict[str, Any] = {}
+        self._sites = {plan.member: tuple(plan.shards) for plan in plans}
+        self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
+        self._processes: dict[str, int | None] = {}
         self._owns = not ray.is_initialized()
         if self._owns:
             _connect(address)
         try:
-            self.actors = self._start()
+            self._start(plans)
         except BaseException:
             self.close()
             raise
@@ -89,15 +132,16 @@ class RayCrew:
         return {name: one for name, one in self._named("private_parameters", (ray.put(order),)) if one}
 
     def tune(self) -> dict[str, dict[str, Any]]:
-        """See :class:`Crew`."""
-        return dict(self._named("tune", ()))
+        """See :class:`Crew`. What was chosen is told again to a site that comes back."""
+        tuned = dict(self._named("tune", ()))
+        for name, one in tuned.items():
+            self._changes[name].append(("use", (one["chosen"],)))
+        return tuned
 
     def measure_with(self, operators: Mapping[str, Operator]) -> None:
         """See :class:`Crew`."""
-        ray.get([
-            self.actors[name].measure_with.remote({site: operators[site] for site in plan.shards})
-            for name, plan in self.plans.items()
-        ])  # fmt: skip
+        for name, sites in self._sites.items():
+            self._changes[name].append(("measure_with", ({site: operators[site] for site in sites},)))
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """See :class:`Crew`."""
@@ -105,65 +149,44 @@ class RayCrew:
 
     def close(self) -> None:
         """Ends the actors, and the cluster if this crew started it."""
-        for actor in getattr(self, "actors", {}).values():
+        for actor in self.actors.values():
             ray.kill(actor)
-        self.actors: dict[str, Any] = {}
+        self.actors = {}
         if self._owns and ray.is_initialized():
             ray.shutdown()
 
-    def _start(self) -> dict[str, Any]:
-        asked = self.resources
-        demanded = placement.demands(list(self.plans), ray.nodes(), asked.cpus_per_site, asked.gpus_per_site)
-        placement.check(demanded, ray.nodes())
-        remote = ray.remote(SiteActor)
-        actors = {
-            one.member: remote.options(
-                max_restarts=asked.max_restarts, max_task_retries=0, **one.options()
-            ).remote(self.plans[one.member])
-            for one in demanded
+    def _start(self, plans: Sequence[Plan]) -> None:
+        """Makes the actors, and waits until each has a place and has opened its shard."""
+        asked, nodes = self.resources, _nodes()
+        members = [plan.member for plan in plans]
+        demanded = placement.demands(members, nodes, asked.cpus_per_site, asked.gpus_per_site)
+        placement.check(demanded, nodes)
+        remote, by_member = ray.remote(SiteActor), {plan.member: plan for plan in plans}
+        made = {
+            one.member: remote.options(max_restarts=asked.max_restarts, max_task_retries=0, **one.options()).remote(
+                by_member[one.member]
+            )
+            for one in placement.first_bound(demanded)
         }
-        self._await({one.member: (one, actors[one.member]) for one in demanded})
-        return actors
+        self.actors = {member: made[member] for member in members}
+        self._await_places({one.member: one for one in demanded})
+        self.describe()
 
-    def _await(self, starting: dict[str, tuple[placement.Demand, Any]]) -> None:
-        """Waits until every actor has opened its shard; names the one that finds no room."""
-        pending = {actor.describe.remote(): member for member, (_, actor) in starting.items()}
-        start = time.monotonic()
-        while pending:
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=2.0)
-            for reference in done:
-                member = pending.pop(reference)
-                try:
-                    ray.get(reference)
-                except (RayActorError, RayTaskError) as error:
-                    raise RunError(at(member, None, f"could not start: {_cause(error)}")) from error
-            waited = time.monotonic() - start
-            if pending and waited > self.resources.start_timeout:
-                self._check_room([starting[member][0] for member in pending.values()], waited)
+    def _await_places(self, demanded: Mapping[str, placement.Demand]) -> None:
+        """Waits until every actor's process runs; refuses when others hold the room of one."""
+        waiting = {actor.__ray_ready__.remote(): member for member, actor in self.actors.items()}
+        start, patience = time.monotonic(), self.resources.start_timeout
+        while waiting:
+            _, left = ray.wait(list(waiting), num_returns=len(waiting), timeout=patience)
+            waiting, waited = {one: waiting[one] for one in left}, time.monotonic() - start
+            homeless = [demanded[m] for m in waiting.values() if not _has_place(self.actors[m])]
+            placement.check(homeless, _free(), waited)
+            patience = 2.0
+            if waiting and waited > READY_TIMEOUT:
+                member = next(iter(waiting.values()))
+                raise RunError(at(member, None, f"its process did not start within {waited:.0f} s"))
 
-    def _check_room(self, demanded: Sequence[placement.Demand], waited: float) -> None:
-        free = ray.available_resources()
-        for one in demanded:
-            short = {
-                name: amount
-                for name, amount in (("CPU", one.cpus), ("GPU", one.gpus))
-                if free.get(name, 0) < amount
-            }
-            if short or waited > READY_TIMEOUT:
-                lacks = ", ".join(
-                    f"{name} {amount:g} (free: {free.get(name, 0):g})" for name, amount in short.items()
-                )
-                raise RunError(
-                    at(
-                        one.member,
-                        None,
-                        f"not started after {waited:.0f} s ({one}); lacking: {lacks or 'nothing'}",
-                    )
-                )
-
-    def _each(
-        self, method: str, arguments: tuple[Any, ...], round_number: int | None = None
-    ) -> Iterator[Any]:
+    def _each(self, method: str, arguments: tuple[Any, ...], round_number: int | None = None) -> Iterator[Any]:
         for _, result in self._named(method, arguments, round_number):
             yield result
 
@@ -172,10 +195,7 @@ class RayCrew:
     ) -> Iterator[tuple[str, Any]]:
         """Starts the call everywhere, then takes the results in the roster's order."""
         alive = [name for name in self.actors if name not in self.dead]
-        calls: dict[str, Callable[[], Any]] = {
-            name: lambda name=name: getattr(self.actors[name], method).remote(*arguments)  # type: ignore[misc]
-            for name in alive
-        }
+        calls = {name: self._call(name, method, arguments) for name in alive}
         running = {name: call() for name, call in calls.items()}
         for name in alive:
             try:
@@ -186,19 +206,29 @@ class RayCrew:
             yield name, result
             del result
 
+    def _call(self, name: str, method: str, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+        """The call of a site's method, to be made once or, where its process dies, again."""
+        remote = self.actors[name].call.options(name=f"SiteActor.{method}")
+        return lambda: remote.remote(self._changes[name], method, *arguments)
+
     def _result(self, name: str, reference: Any, again: Callable[[], Any], round_number: int | None) -> Any:
         """The call's result; a member whose process died is asked again once it is back."""
         while True:
             try:
-                return ray.get(reference)
+                process, result = ray.get(reference)
             except RayTaskError as error:
                 raise RunError(at(name, round_number, _cause(error))) from error
             except ActorDiedError as error:
                 raise _StaysDeadError(_cause(error)) from error
-            except ActorUnavailableError:
-                self.restarts += 1
+            except DIED:
+                self.restarts, self._processes[name] = self.restarts + 1, None
                 self._await_return(name)
                 reference = again()
+            else:
+                # A process that died between two calls was replaced without an error.
+                self.restarts += self._processes.get(name) not in (None, process)
+                self._processes[name] = process
+                return result
 
     def _await_return(self, name: str) -> None:
         """Waits until the restarted actor answers, here or on another node that may hold it."""
@@ -229,10 +259,29 @@ class _StaysDeadError(Exception):
     """A member used up its restarts."""
 
 
+def _has_place(actor: Any) -> bool:
+    """Whether a node has given the actor a process, which may still be starting."""
+    try:
+        return bool(ray_state.actors(actor._actor_id.hex()).get("Pid"))
+    except Exception:  # noqa: BLE001 - not public in Ray; without it a slow start looks like no place
+        return False
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return list(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def _free() -> list[dict[str, Any]]:
+    """Ray's node table with what is free now instead of what there is."""
+    free = ray_state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return [{**node, "Resources": free.get(node["NodeID"], {})} for node in _nodes()]
+
+
 def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without it an actor that asked for no GPU sees all of its node's (ray#54868).
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    _check_answers(address)
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address in (None, "local"):
         options |= {"include_dashboard": False}
@@ -247,8 +296,20 @@ def _connect(address: str | None) -> None:
         token.chmod(0o600)  # Ray writes it readable for all
 
 
+def _check_answers(address: str | None) -> None:
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise RunError(f"no Ray cluster answers at '{address}': {error}") from error
+
+
 def _cause(error: BaseException) -> str:
+    """Our own errors speak for themselves; of the others the kind, and of a long text its last line."""
     cause = getattr(error, "cause", None) or error
-    text = str(cause).strip()
-    lines = [line for line in text.splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1]}" if len(lines) > 6 else text
+    if isinstance(cause, FedreconError):
+        return str(cause)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {' '.join(lines[-1:] if len(lines) > 6 else lines)}"

@@ -123,8 +123,8 @@ def _refuse_leak(trained: Trained, name: str, shard: Shard) -> None:
         seen = sorted(s for s in tested if subjects.get(s, "test") != "test")
         if seen:
             raise InputError(
-                f"site '{name}' tests {', '.join(seen)}, who was in the split '{subjects[seen[0]]}' at site '{site}' of "
-                "this run: such a score says nothing about new patients."
+                f"site '{name}' tests {', '.join(seen)}, who was in the split '{subjects[seen[0]]}' at site '{site}' "
+                "of this run: such a score says nothing about new patients."
             )
 
 

@@ -107,12 +107,14 @@ class Experiment(Settings):
     @classmethod
     def _strategy(cls, block: Block) -> Block:
         name, parameters = _split(block, "strategy", STRATEGIES)
-        return {"name": name, **_raised(lambda: make_strategy(name, parameters)).model_dump()}
+        strategy: Strategy = _raised(lambda: make_strategy(name, parameters))
+        return {"name": name, **strategy.model_dump()}
 
     @field_validator("network")
     @classmethod
     def _network(cls, block: Block) -> Block:
-        return _raised(lambda: NetworkChoice.parse(block)).as_dict()
+        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block))
+        return choice.as_dict()
 
     @field_validator("reconstructor", mode="before")
     @classmethod

@@ -82,7 +82,7 @@ def federate(
     Raises:
         RunError: a site stays dead, fails, or replies with what is no number.
     """
-    strategy = experiment.method
+    strategy, panels = experiment.method, experiment.evaluation.panels
     while state.round < experiment.rounds:
         start, restarts, fold = time.perf_counter(), crew.restarts, _Fold()
         order = strategy.order(state)
@@ -98,20 +98,17 @@ def federate(
             losses=fold.losses,
         )
         due = experiment.scores_due(state.round)
-        record.commit(finished, state, *(score_validation(crew, strategy, state) if due else ({}, {})))
+        record.commit(finished, state, *(score_validation(crew, strategy, state, panels) if due else ({}, {})))
     return state
 
 
-def score_validation(crew: Crew, strategy: Any, state: State) -> tuple[Any, Mapping[str, bytes]]:
+def score_validation(crew: Crew, strategy: Any, state: State, panels: bool) -> tuple[Any, Mapping[str, bytes]]:
     """Validation scores and pictures of ``state``."""
     from fedrecon.platform.tables import join_scores
 
     order = strategy.order(state)
     scores = join_scores(one.columns for one in crew.evaluate(order, "validation"))
-    try:
-        pictures = crew.panels(order, "validation", f"round {state.round}")
-    except PermissionError:
-        pictures = {}
+    pictures = crew.panels(order, "validation", f"round {state.round}") if panels else {}
     return scores, pictures
 
 

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import InputError, RunError
 
 Node = Mapping[str, Any]
+
+_TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,16 @@ class Demand:
     gpus: float
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> bool:
+        """Whether only nodes that carry the member's name will do."""
+        return bool(self.labels or self.resources)
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """Amounts by Ray's names."""
+        return {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
 
     def options(self) -> dict[str, Any]:
         """Ray's actor options."""
@@ -41,71 +53,119 @@ class Demand:
         return ", ".join(asked)
 
 
-def demands(
-    members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gpus: float | str
-) -> list[Demand]:
+def demands(members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gpus: float | str) -> list[Demand]:
     """What each member asks for.
 
-    ``auto`` shares what there is, at most one GPU and one CPU a member. A member is bound to the node that carries its
-    name, as the label ``site=NAME`` or the resource ``site:NAME``, where there is one.
+    A member is bound to the nodes that carry its name, as the label ``site=NAME`` or the resource ``site:NAME``, where
+    there are any. ``auto`` shares what there is, at most one GPU and one CPU a member: a bound member gets its share
+    of its own nodes, the others of all nodes.
+
+    Raises:
+        InputError: more than one GPU, and not a whole number of them.
     """
+    if gpus != "auto" and float(gpus) > 1 and float(gpus) != int(float(gpus)):
+        raise InputError(f"resources.gpus_per_site is {gpus:g}: above one GPU only whole numbers are possible.")
     alive = [node for node in nodes if node["Alive"]]
-    share_gpu = _share(len(members), _total(alive, "GPU")) if gpus == "auto" else float(gpus)
-    share_cpu = _share(len(members), _total(alive, "CPU")) if cpus == "auto" else float(cpus)
-    return [_demand(member, alive, share_cpu, share_gpu) for member in members]
+    own = {member: [node for node in alive if _carries(node, member)] for member in members}
+    found = []
+    for member in members:
+        among = own[member] or alive
+        sharing = sum(1 for other in members if (own[other] or alive) == among)
+        sharing = sharing if own[member] else len(members)
+        share_cpu = _share(sharing, among, "CPU") if cpus == "auto" else float(cpus)
+        share_gpu = _share(sharing, among, "GPU") if gpus == "auto" else float(gpus)
+        found.append(_demand(member, own[member], share_cpu, share_gpu))
+    return found
 
 
-def check(demanded: Sequence[Demand], nodes: Sequence[Node]) -> None:
+def first_bound(demanded: Sequence[Demand]) -> list[Demand]:
+    """The order in which to place: who is bound to a node comes before who can go anywhere, then the larger."""
+    return sorted(demanded, key=lambda one: (not one.bound, -one.gpus, -one.cpus))
+
+
+def check(demanded: Sequence[Demand], nodes: Sequence[Node], waited: float | None = None) -> None:
     """Refuses what the nodes cannot hold together.
+
+    Args:
+        nodes: as ``ray.nodes()`` gives them; with the free amounts as Resources where the members have waited.
+        waited: seconds that the members have waited for room that others hold; None before the start.
 
     Raises:
         RunError: names the member, what it asked for, and what there is.
     """
-    free = [dict(node["Resources"]) for node in nodes if node["Alive"]]
-    labels = [node.get("Labels") or {} for node in nodes if node["Alive"]]
-    for demand in sorted(demanded, key=lambda one: -len(one.labels) - len(one.resources)):
-        needs = {"CPU": demand.cpus, "GPU": demand.gpus, **demand.resources}
-        for have, label in zip(free, labels, strict=True):
-            fits = all(have.get(name, 0) >= amount - 1e-9 for name, amount in needs.items() if amount)
-            if fits and all(label.get(key) == value for key, value in demand.labels.items()):
-                for name, amount in needs.items():
-                    have[name] = have.get(name, 0) - amount
-                break
-        else:
-            raise RunError(_refusal(demand, nodes))
+    rooms = [_Room.of(node) for node in nodes if node["Alive"]]
+    for demand in first_bound(demanded):
+        if not any(room.take(demand) for room in rooms):
+            raise RunError(_refusal(demand, nodes, waited))
 
 
-def _refusal(demand: Demand, nodes: Sequence[Node]) -> str:
+@dataclass
+class _Room:
+    """What is left of one node; a fraction of a GPU is a fraction of ONE GPU."""
+
+    labels: Mapping[str, str]
+    left: dict[str, float]
+    gpus: list[float]
+
+    @classmethod
+    def of(cls, node: Node) -> _Room:
+        left = dict(node["Resources"])
+        whole, part = divmod(left.pop("GPU", 0.0), 1)
+        return cls(node.get("Labels") or {}, left, [1.0] * int(whole) + ([part] if part > _TINY else []))
+
+    def take(self, demand: Demand) -> bool:
+        """Takes what is demanded, if it fits."""
+        needs = {name: amount for name, amount in demand.needs.items() if amount and name != "GPU"}
+        if any(self.labels.get(key) != value for key, value in demand.labels.items()):
+            return False
+        if any(self.left.get(name, 0.0) < amount - _TINY for name, amount in needs.items()):
+            return False
+        each, count = (demand.gpus, 1) if demand.gpus <= 1 else (1.0, int(demand.gpus))
+        fitting = sorted(i for i, left in enumerate(self.gpus) if left >= each - _TINY)
+        if demand.gpus and len(fitting) < count:
+            return False
+        if demand.gpus:
+            for index in sorted(fitting, key=lambda i: self.gpus[i])[:count]:
+                self.gpus[index] -= each
+        for name, amount in needs.items():
+            self.left[name] -= amount
+        return True
+
+
+def _refusal(demand: Demand, nodes: Sequence[Node], waited: float | None) -> str:
     alive = [node for node in nodes if node["Alive"]]
-    needs = {"CPU": demand.cpus, "GPU": demand.gpus, **demand.resources}
-    best = {name: max((node["Resources"].get(name, 0) for node in alive), default=0) for name in needs}
-    missing = [
-        f"{name}: asked {needs[name]:g}, the largest node has {best[name]:g}"
-        for name in needs
-        if best[name] < needs[name]
+    fitting = [node for node in alive if not demand.bound or _carries(node, demand.member)]
+    best = {name: max((n["Resources"].get(name, 0) for n in fitting), default=0) for name in demand.needs}
+    have = "its largest node has" if waited is None else "free on a node are"
+    short = [
+        f"{name}: asked {amount:g}, {have} {best[name]:g}"
+        for name, amount in demand.needs.items()
+        if best[name] < amount - _TINY
     ]
-    why = "; ".join(missing) or "the nodes are full with the other sites"
+    why = "; ".join(short) or "the nodes are full with the other sites"
+    when = "" if waited is None else f" and has waited {waited:.0f} s for room that others hold"
+    what = "has" if waited is None else "has free"
     return (
-        f"site '{demand.member}' cannot be placed ({demand}): {why}. The cluster has {len(alive)} node(s) with "
-        f"{_total(alive, 'CPU'):g} CPU and {_total(alive, 'GPU'):g} GPU in all; see resources.cpus_per_site and "
-        "resources.gpus_per_site."
+        f"site '{demand.member}' cannot be placed ({demand}){when}: {why}. The cluster {what} {len(alive)} node(s) "
+        f"with {_total(alive, 'CPU'):g} CPU and {_total(alive, 'GPU'):g} GPU in all; see resources.cpus_per_site "
+        "and resources.gpus_per_site."
     )
 
 
-def _demand(member: str, alive: Sequence[Node], cpus: float, gpus: float) -> Demand:
-    if any((node.get("Labels") or {}).get("site") == member for node in alive):
+def _carries(node: Node, member: str) -> bool:
+    return (node.get("Labels") or {}).get("site") == member or f"site:{member}" in node["Resources"]
+
+
+def _demand(member: str, own: Sequence[Node], cpus: float, gpus: float) -> Demand:
+    if any((node.get("Labels") or {}).get("site") == member for node in own):
         return Demand(member, cpus, gpus, labels={"site": member})
-    resource = f"site:{member}"
-    if any(resource in node["Resources"] for node in alive):
-        return Demand(member, cpus, gpus, resources={resource: 0.001})
-    return Demand(member, cpus, gpus)
+    return Demand(member, cpus, gpus, resources={f"site:{member}": 0.001} if own else {})
 
 
-def _share(members: int, total: float) -> float:
+def _share(members: int, nodes: Sequence[Node], name: str) -> float:
     """At most 1; where members outnumber the units, a fraction of which whole groups fill a unit."""
-    if total < 1:
-        return 0.0
-    return min(1.0, math.floor(1e4 / math.ceil(members / math.floor(total))) / 1e4)
+    units = sum(math.floor(node["Resources"].get(name, 0)) for node in nodes)
+    return min(1.0, math.floor(1e4 / math.ceil(members / units)) / 1e4) if units else 0.0
 
 
 def _total(nodes: Sequence[Node], name: str) -> float:

@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, total: int, start: int = 0, stream: TextIO | None = None) -> None:
         self.total, self.begun, self.stream = total, start, stream or sys.stderr
-        self._clock = time.monotonic()
+        self._clock: float | None = None
         self._bar: Any = None
         self._task: Any = None
         self._psnr = ""
@@ -48,7 +48,7 @@ class Progress:
         if psnr:
             shown = ", ".join(f"{site} {value:.2f}" for site, value in psnr.items())
             self._psnr = f"  validation PSNR {sum(psnr.values()) / len(psnr):.2f} dB ({shown})"
-        left = (time.monotonic() - self._clock) / max(number - self.begun, 1) * (self.total - number)
+        left = self._pace(number, seconds) * (self.total - number)
         if self._bar is not None:
             self._bar.update(
                 self._task, completed=number, note=f"loss {mean:.4f}{self._psnr}  {_clock(left)} left"
@@ -58,6 +58,14 @@ class Progress:
         self.say(
             f"round {number}/{self.total}  loss {mean:.4f}{scores}  {seconds:.1f} s  {_clock(left)} left"
         )
+
+    def _pace(self, number: int, seconds: float) -> float:
+        """Seconds a round, scoring included, since the first one that was seen; start-up does not count."""
+        now = time.monotonic()
+        if self._clock is None:
+            self._clock, self.begun = now, number
+            return seconds
+        return (now - self._clock) / (number - self.begun)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -94,9 +94,7 @@ def _marks(experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str
             "the FFT. Scores on measured raw data will differ."
         )
     if experiment.get("strategy", {}).get("name") == "pooled":
-        marks.append(
-            "> **Pooled data**: all data were moved to one place for this control. It is not federated."
-        )
+        marks.append("> **Pooled data**: all data were moved to one place for this control. It is not federated.")
     return "\n>\n".join(marks)
 
 

@@ -53,6 +53,19 @@ def write_artifacts(tracker: Tracker, folder: RunFolder, finished: Finished, cre
             tracker.artifact(path)
         if finished.layout is not None:
             _write_private(tracker, place / "private", finished, crew)
+    _write_panels(tracker, folder.path / "panels", finished, crew)
+
+
+def _write_panels(tracker: Tracker, place: Path, finished: Finished, crew: Crew) -> None:
+    """One picture a site of a test slice, in the run's folder and in MLflow, if the experiment allows pictures."""
+    experiment = finished.experiment
+    if not experiment.evaluation.panels:
+        return
+    note = f"test, {experiment.strategy['name'] if experiment.trains else experiment.reconstructor['name']}"
+    for site, png in crew.panels(experiment.method.order(finished.state), "test", note).items():
+        path = place / f"{site}.png"
+        atomic.write_bytes(path, png)
+        tracker.artifact(path, "panels")
 
 
 def cited(experiment: Experiment) -> list[str]:

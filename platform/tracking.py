@@ -118,9 +118,7 @@ class BufferedTracker(ABC):
         self.run_id = run_id
         self.continued = logged is not None
         logged = logged or Logged()
-        self._steps = defaultdict[str, set[int]](
-            set, {key: set(steps) for key, steps in logged.steps.items()}
-        )
+        self._steps = defaultdict[str, set[int]](set, {key: set(steps) for key, steps in logged.steps.items()})
         self._params = dict(logged.params)
         self._images = set(logged.images)
         self._buffer: list[Point] = []

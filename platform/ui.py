@@ -172,9 +172,7 @@ def _end(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
 def _ended_by_signal() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set, so that the server is never left behind."""
     ended = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield ended
     finally:

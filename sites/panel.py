@@ -60,9 +60,7 @@ def panel(
     _show(axes(2), reconstruction, "Reconstruction", _scores(reference, reconstruction, maximum), **grey)
     error = axes(3)
     difference = np.abs(reference - reconstruction) / maximum
-    shown = _show(
-        error, difference, f"|Error| × {ERROR_GAIN:g}", "", cmap="magma", vmin=0, vmax=1 / ERROR_GAIN
-    )
+    shown = _show(error, difference, f"|Error| × {ERROR_GAIN:g}", "", cmap="magma", vmin=0, vmax=1 / ERROR_GAIN)
 
     left = _LEFT + 4 * _INCH + 3 * _GAP + 0.07
     bar = figure.add_axes((left / size[0], _BOTTOM / size[1], 0.09 / size[0], tall / size[1]))

@@ -109,7 +109,7 @@ class Shard:
     def kspace(self, volume_name: str) -> Complex:
         """K-space (slices, coils, y, x) complex64, READ-ONLY: mapped where it is uncompressed."""
         kspace = self._array(volume_name, "kspace")
-        return kspace if kspace.ndim == 4 else kspace[:, None]
+        return kspace if kspace.ndim == 4 else kspace[:, None]  # type: ignore[no-any-return]
 
     def reference(self, volume_name: str) -> Real:
         """Fully sampled magnitude image (slices, y, x) float32, READ-ONLY; refused where there is none."""

@@ -55,10 +55,9 @@ class Slices:
         phase: bool = True,
     ) -> None:
         self.shards, self.operators, self.device, self.phase = shards, operators, device, phase
-        self.items = tuple(
-            item for site, shard in shards.items() for item in _slices(site, shard, split, limit)
-        )
+        self.items = tuple(item for site, shard in shards.items() for item in _slices(site, shard, split, limit))
         self._maps: dict[Slice, Tensor] = {}
+        self._views: dict[tuple[str, str, bool], np.ndarray] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
         if device.type != "cpu":
             for item in self.items:
@@ -98,9 +97,7 @@ class Slices:
         for item in batch:
             operator = self.operators[item.site]
             when = 0 if operator.fixed_mask else epoch
-            masks.append(
-                operator.mask.sample(item.volume.shape, seed(seed_, "mask", item.site, *item.seeds, when))
-            )
+            masks.append(operator.mask.sample(item.volume.shape, seed(seed_, "mask", item.site, *item.seeds, when)))
             noise.append(seed(seed_, "noise", item.site, *item.seeds, epoch))
         measured = measure(self._noisy(kspace, batch, noise), self._masks(masks), maps, reference=reference)
         return replace(measured, target=target)
@@ -112,16 +109,14 @@ class Slices:
             self.operators[item.site].mask.sample(item.volume.shape, seed(mask_seed, "mask", *item.seeds))
             for item in batch
         ]
-        return measure(
-            kspace, self._masks(masks), self.maps(batch, mask_seed), reference=self.reference(batch)
-        )
+        return measure(kspace, self._masks(masks), self.maps(batch, mask_seed), reference=self.reference(batch))
 
     def reference(self, batch: Sequence[Slice]) -> Tensor | None:
         """(b, y, x) float32 magnitude references, or None where the volumes have none."""
         if not all(item.volume.has_reference for item in batch):
             return None
-        arrays = [np.array(self.shards[i.site].reference(i.volume.name)[i.index]) for i in batch]
-        return torch.from_numpy(np.stack(arrays)).to(self.device)
+        views = [self._view(item, reference=True)[item.index] for item in batch]
+        return torch.from_numpy(np.stack(views)).to(self.device)
 
     def maps(self, batch: Sequence[Slice], mask_seed: int = 0) -> Tensor:
         """(b, c, y, x) coil maps, estimated once from the noisy calibration region and kept."""
@@ -141,8 +136,16 @@ class Slices:
     def _kspace(self, batch: Sequence[Slice]) -> Tensor:
         if self._resident:
             return torch.stack([self._resident[item.site, item.volume.name][item.index] for item in batch])
-        views = [self.shards[item.site].kspace(item.volume.name)[item.index] for item in batch]
+        views = [self._view(item)[item.index] for item in batch]
         return torch.from_numpy(np.stack(views))  # np.stack copies out of the mapped file
+
+    def _view(self, item: Slice, reference: bool = False) -> np.ndarray:
+        """A volume's array, opened once: opening the file takes as long as measuring a slice."""
+        key = (item.site, item.volume.name, reference)
+        if key not in self._views:
+            shard = self.shards[item.site]
+            self._views[key] = (shard.reference if reference else shard.kspace)(item.volume.name)
+        return self._views[key]
 
     def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:
         """Adds what is missing to ``noise`` times the shard's own level: variances add."""

@@ -140,6 +140,8 @@ class Mean:
 
     def fold(self, member: str, values: Vector) -> None:
         """Adds ``weight * values``; ``values`` is only read."""
+        if len(values) != len(self.total):
+            raise ValueError(f"'{member}' replied with {len(values)} values instead of {len(self.total)}")
         weight = np.float32(self.weights[member])
         for start in range(0, len(self.total), CHUNK):
             part = values[start : start + CHUNK]
@@ -150,6 +152,8 @@ class Mean:
 
     def value(self) -> Vector:
         """The mean over the members that were folded."""
+        if len(self._missing) == len(self.weights):
+            raise ValueError("no member replied, so there is no mean")
         if self._missing and self._folded > 0:
             self.total /= np.float32(self._folded)
         return self.total

@@ -23,10 +23,10 @@ from fedrecon.strategies.networks.network import NetworkChoice
 from fedrecon.strategies.strategy import Strategy
 
 SIZE = 32
-N_TRAIN = {"north": 6, "middle": 2, "south": 4}
+N_TRAIN = {"north": 3, "middle": 1, "south": 2}
 """Training slices of each site: weights 1/2, 1/6 and 1/3."""
 
-UNET = {"name": "unet", "channels": 2, "pools": 2}
+UNET = {"name": "unet", "channels": 2, "pools": 1}
 NOISE = 1e-3
 _COILS = {"north": 1, "middle": 2, "south": 1}
 _AXES = (-2, -1)
@@ -39,9 +39,7 @@ def smooth_images(
     y, x = (np.linspace(-1, 1, size) for size in shape)
     radius = np.hypot(y[:, None] / 0.8, x[None, :] / 0.7)
     low = np.exp(-40 * (np.fft.fftfreq(shape[0])[:, None] ** 2 + np.fft.fftfreq(shape[1]) ** 2))
-    texture, phase = (
-        np.fft.ifft2(np.fft.fft2(rng.standard_normal((n, *shape))) * low**power).real for power in (1, 8)
-    )
+    texture, phase = (np.fft.ifft2(np.fft.fft2(rng.standard_normal((n, *shape))) * low**power).real for power in (1, 8))
     return (radius < 1) * (1 + texture / texture.std() / 4) * np.exp(3j * phase)
 
 
@@ -49,9 +47,7 @@ def make_volume(
     name: str, split: str, n: int, coils: int, seed: int, shape: tuple[int, int] = (SIZE, SIZE)
 ) -> VolumeData:
     rng = np.random.default_rng(seed)
-    weights = np.exp(1j * np.arange(coils)) * (
-        1 + np.linspace(-0.5, 0.5, shape[1])[:, None] * np.arange(coils)
-    )
+    weights = np.exp(1j * np.arange(coils)) * (1 + np.linspace(-0.5, 0.5, shape[1])[:, None] * np.arange(coils))
     coil_images = smooth_images(n, rng, shape)[:, None] * weights.T[None, :, None, :] / coils**0.5
     shifted = np.fft.fft2(np.fft.ifftshift(coil_images, axes=_AXES), norm="ortho")
     kspace = np.fft.fftshift(shifted, axes=_AXES)
@@ -123,9 +119,7 @@ class Federation:
             Plan(
                 member=member,
                 shards={site: str(self.paths[site]) for site in held},
-                operators={
-                    site: Operator.read({**self.operator, **self.per_site.get(site, {})}) for site in held
-                },
+                operators={site: Operator.read({**self.operator, **self.per_site.get(site, {})}) for site in held},
                 method=self.method,
                 network=NetworkChoice.parse(self.network),
                 images=kinds,
@@ -149,7 +143,9 @@ class Federation:
         return self.method.begin(to_vector(self.layout().shared))
 
     def train(self, crew: Any = None, record: Any = None, state: State | None = None) -> State:
-        experiment = SimpleNamespace(method=self.method, rounds=self.rounds, scores_due=lambda number: False)
+        experiment = SimpleNamespace(
+            method=self.method, rounds=self.rounds, scores_due=lambda number: False, evaluation=Evaluation()
+        )
         return federate(
             experiment,  # type: ignore[arg-type]
             crew or self.crew(),

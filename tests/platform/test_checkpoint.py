@@ -20,8 +20,7 @@ def state(number: int, value: float = 1.0) -> State:
 
 def same(one: State, other: State) -> bool:
     return (
-        (one.round, dict(one.standing), list(one.extra))
-        == (other.round, dict(other.standing), list(other.extra))
+        (one.round, dict(one.standing), list(one.extra)) == (other.round, dict(other.standing), list(other.extra))
         and one.shared.tobytes() == other.shared.tobytes()
         and all(one.extra[name].tobytes() == other.extra[name].tobytes() for name in one.extra)
     )

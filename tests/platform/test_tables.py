@@ -34,9 +34,7 @@ def columns(rows):
 TWO_VOLUMES = [
     slice_row(),
     slice_row(slice=1, squared_error=3.0, squared_norm=30.0, ssim=0.7, measured_acceleration=4.5),
-    slice_row(
-        volume="p2_t1", subject="p2", squared_error=0.1, squared_norm=1.0, ssim=0.9, volume_maximum=1.0
-    ),
+    slice_row(volume="p2_t1", subject="p2", squared_error=0.1, squared_norm=1.0, ssim=0.9, volume_maximum=1.0),
 ]
 
 

@@ -43,9 +43,7 @@ def points(store, run_id):
         run = next(run for run in store.runs if run.info.run_id == run_id)
         return sorted((point.key, point.step, point.value) for point in run.points)
     keys = store.client.get_run(run_id).data.metrics
-    return sorted(
-        (key, m.step, m.value) for key in keys for m in store.client.get_metric_history(run_id, key)
-    )
+    return sorted((key, m.step, m.value) for key in keys for m in store.client.get_metric_history(run_id, key))
 
 
 def images(store, run_id):

@@ -1,8 +1,10 @@
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,16 @@ def test_a_workspace_without_database_is_the_users_error(tmp_path):
         ui.serve(tmp_path / "missing")
 
 
-def test_a_workspace_without_runs_is_the_users_error(tmp_path, mlflow_workspace):
+def test_a_workspace_without_runs_is_the_users_error(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE runs (experiment_id, lifecycle_stage, start_time)")
+        database.execute("INSERT INTO runs VALUES (1, 'deleted', 5)")
+        database.commit()
+    with pytest.raises(InputError, match="run an experiment first"):
+        ui.newest_experiment(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_the_users_error(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"this is no database, but it is there" * 100)
     with pytest.raises(InputError, match="not an MLflow database"):
         ui.newest_experiment(tmp_path)
@@ -65,18 +76,18 @@ def test_a_server_that_ends_at_once_shows_its_log(mlflow_workspace, monkeypatch)
     assert started.run_id
 
 
-def group_members(group):
-    listed = subprocess.run(["ps", "-eo", "pgid="], capture_output=True, text=True, check=True).stdout.split()
-    return listed.count(str(group))
-
-
 def test_a_live_server_shows_the_run_and_leaves_nothing(mlflow_workspace: Path, monkeypatch):
     tracker = open_tracker(None, mlflow_workspace, "ui", "a run", "digest-ui", {}, {})
     tracker.metrics(1, {"mean/psnr": 21.5})
     tracker.finish("FINISHED")
     started = []
-    popen = subprocess.Popen
-    monkeypatch.setattr(ui.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[0])
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
     experiment = run_store(None, mlflow_workspace).client.get_experiment_by_name("ui").experiment_id
     with ui.serving(mlflow_workspace) as address:
         base, page = address.split("/#/")
@@ -88,5 +99,6 @@ def test_a_live_server_shows_the_run_and_leaves_nothing(mlflow_workspace: Path, 
             run = json.load(answer)["run"]
         assert run["info"]["run_name"] == "a run"
         assert run["data"]["metrics"][0]["value"] == 21.5
-        assert group_members(started[0].pid) >= 1
-    assert group_members(started[0].pid) == 0
+        os.killpg(started[0], 0)  # signal 0 only asks whether the group of processes is there
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started[0], 0)

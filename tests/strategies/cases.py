@@ -14,7 +14,6 @@ from fedrecon.strategies import STRATEGIES
 CASES: dict[str, Toy] = {
     **{name: Toy(kind) for name, kind in STRATEGIES.items()},
     "fedavg_keep": Toy(STRATEGIES["fedavg"], training={"optimizer_state": "keep", "schedule": "cosine"}),
-    "local_keep": Toy(STRATEGIES["local"], training={"optimizer_state": "keep"}),
     **TOYS,
 }
 
@@ -25,6 +24,6 @@ def federation(
     """The case at these sites; ``more`` are parameters of its strategy, ``changes`` fields of the federation."""
     case = CASES[name]
     method = case.kind(**{**case.parameters, **(more or {})})
-    network = {**UNET, **case.network}
+    network = {**UNET, **case.network, **changes.pop("network", {})}
     training = {**case.training, **changes.pop("training", {})}
     return Federation(method, paths, memory, network, training, **changes)

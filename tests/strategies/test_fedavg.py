@@ -1,0 +1,138 @@
+"""The mean by hand, and one site alone against a training loop written out here."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import UNET, Federation
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.seeding import generator, seed
+from fedrecon.sites.settings import Operator
+from fedrecon.sites.shard import Shard
+from fedrecon.sites.slices import Slices
+from fedrecon.sites.wire import Reply, State
+from fedrecon.strategies import STRATEGIES, make_strategy, strategy_name
+from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.strategy import CHUNK, Mean
+
+
+def f32(*values):
+    return np.array(values, np.float32)
+
+
+def test_mean_of_two_sites_by_hand():
+    mean = Mean({"a": 3 / 4, "b": 1 / 4}, 3)
+    mean.fold("a", f32(4, 0, -8))
+    mean.fold("b", f32(8, 2, 4))
+    assert mean.value().tolist() == [5.0, 0.5, -5.0]
+    assert mean.value().dtype == np.float32
+
+
+def test_merge_of_two_sites_by_hand():
+    fedavg = make_strategy("fedavg", {})
+    replies = [Reply("a", 1, 6, f32(4, -8)), Reply("b", 1, 2, f32(8, 4))]
+    state = fedavg.merge(State(0, f32(0, 0)), replies, {"a": 6, "b": 2})
+    assert state.shared.tolist() == [5.0, -5.0]
+    assert (state.round, state.standing) == (1, {"a": 1, "b": 1})
+    uniform = make_strategy("fedavg", {"weighting": "uniform"})
+    assert uniform.merge(State(0, f32(0, 0)), replies, {"a": 6, "b": 2}).shared.tolist() == [6.0, -2.0]
+
+
+def test_where_a_member_never_replied_the_mean_is_over_the_others():
+    mean = Mean({"a": 1 / 2, "b": 1 / 4, "c": 1 / 4}, 2)
+    mean.fold("a", f32(6, 3))
+    mean.fold("c", f32(0, 9))
+    assert mean.value().tolist() == [4.0, 5.0]  # weights 2/3 and 1/3
+
+
+def test_where_nobody_replied_there_is_no_mean():
+    with pytest.raises(ValueError, match="no member replied"):
+        Mean({"a": 1.0}, 2).value()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_vector_of_another_length_is_no_part_of_a_mean(size):
+    with pytest.raises(ValueError, match=f"'a'.*{size} values.*2"):
+        Mean({"a": 1.0}, 2).fold("a", np.zeros(size, np.float32))
+
+
+def test_a_long_mean_is_the_same_as_one_chunk_at_once():
+    rng = np.random.default_rng(0)
+    vectors = {name: rng.standard_normal(2 * CHUNK + 7).astype(np.float32) for name in "abc"}
+    weights = {"a": 0.5, "b": 0.3, "c": 0.2}
+    mean = Mean(weights, 2 * CHUNK + 7)
+    for name, values in vectors.items():
+        values.setflags(write=False)
+        mean.fold(name, values)
+    expected = np.zeros(2 * CHUNK + 7, np.float32)
+    for name, values in vectors.items():
+        expected = expected + values * np.float32(weights[name])
+    assert mean.value().tobytes() == expected.tobytes()
+
+
+def test_weights_sum_to_one_and_go_by_training_slices():
+    n_slices = {"a": 5, "b": 3, "c": 2}
+    assert make_strategy("fedavg", {}).weights(n_slices) == {"a": 0.5, "b": 0.3, "c": 0.2}
+    assert make_strategy("fedavg", {"weighting": "uniform"}).weights(n_slices) == dict.fromkeys("abc", 1 / 3)
+    for name in STRATEGIES:
+        assert math.isclose(sum(make_strategy(name, {}).weights(n_slices).values()), 1)
+
+
+def test_names_and_parameters_are_checked():
+    with pytest.raises(InputError, match="Did you mean 'fedprox'"):
+        make_strategy("fedprx", {})
+    with pytest.raises(InputError, match="Did you mean 'mu'"):
+        make_strategy("fedprox", {"muu": 1})
+    for value in (-0.1, math.inf, math.nan, "much"):
+        with pytest.raises(InputError, match="mu"):
+            make_strategy("fedprox", {"mu": value})
+    assert strategy_name(make_strategy("fedprox", {"mu": 1})) == "fedprox"
+
+
+def test_rosters():
+    sites = ["a", "b"]
+    assert make_strategy("pooled", {}).roster(sites) == {"pooled": ("a", "b")}
+    for name in ("fedavg", "fedprox", "local"):
+        assert make_strategy(name, {}).roster(sites) == {"a": ("a",), "b": ("b",)}
+
+
+def plain(path, kinds, rounds, seed_, member):
+    """Adam on a network of its own: no Site, no Parameters, no strategy."""
+    operators = {"south": Operator.read({"mask": "random", "acceleration": 3})}
+    slices = Slices({"south": Shard.open(path)}, operators, "train", torch.device("cpu"))
+    torch.manual_seed(seed(seed_, "weights"))
+    network = NetworkChoice.parse(UNET).build(kinds)
+    losses = []
+    for number in range(1, rounds + 1):
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        losses.append([])
+        for epoch in (2 * number - 2, 2 * number - 1):
+            order = generator(seed_, "order", member, epoch).permutation(len(slices.items))
+            for start in range(0, len(order), 2):
+                batch = slices.training([slices.items[i] for i in order[start : start + 2]], seed_, epoch, True)
+                error = (network(batch).abs() - batch.reference).abs() / batch.scale[:, None, None]
+                optimizer.zero_grad()
+                error.mean().backward()
+                optimizer.step()
+                losses[-1].append(error.mean().item())
+    return {name: value.detach().numpy() for name, value in network.named_parameters()}, losses
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_one_site_alone_is_plain_training(name, consortium):
+    method = make_strategy(name, STRATEGIES[name].neutral or {})
+    one = Federation(method, {"south": consortium["south"]}, training={"local_epochs": 2}, seed=7, rounds=2)
+    crew, (member,) = one.crew(), one.roster
+    state = one.begin()
+    losses = []
+    while state.round < 2:
+        (reply,) = crew.fit(one.method.order(state))
+        losses.append(reply.losses["loss"])
+        state = one.method.merge(state, [reply], one.n_slices)
+    expected, steps = plain(consortium["south"], one.plans()[0].images, 2, 7, member)
+    found = {n: p.detach().numpy() for n, p in crew.sites[member].model.named_parameters()}
+    for key, values in expected.items():
+        np.testing.assert_array_equal(found[key], values, err_msg=key)
+    np.testing.assert_allclose(losses, [np.mean(each) for each in steps], rtol=1e-6)

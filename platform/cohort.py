@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
 
 
-def open_sites(sites: str | Mapping[str, str]) -> dict[str, Shard]:
+def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> dict[str, Shard]:
     """The shards by site name, in the order of the names: a folder of NAME.h5, or {NAME: PATH}.
+
+    Args:
+        address: of a cluster; a PATH that is not here is then looked for on the site's own node.
 
     Raises:
         InputError: a path that is missing, a broken shard, a site name used twice, a subject in two splits.
@@ -28,9 +31,14 @@ def open_sites(sites: str | Mapping[str, str]) -> dict[str, Shard]:
         return {shard.site: shard for shard in sorted(shards, key=lambda one: one.site)}
     if not sites:
         raise InputError("sites: at least one site is needed")
-    opened = {name: Shard.open(Path(path)) for name, path in sorted(sites.items())}
+    elsewhere = {name: path for name, path in sites.items() if address and not Path(path).exists()}
+    opened = {name: Shard.open(Path(path)) for name, path in sites.items() if name not in elsewhere}
+    if elsewhere and address:
+        from fedrecon.platform.remote import remote_shards
+
+        opened |= remote_shards(elsewhere, address)
     _check_subjects(opened)
-    return opened
+    return dict(sorted(opened.items()))
 
 
 def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> None:

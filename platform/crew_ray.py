@@ -104,7 +104,7 @@ class RayCrew:
         self._processes: dict[str, int | None] = {}
         self._owns = not ray.is_initialized()
         if self._owns:
-            _connect(address)
+            connect(address)
         try:
             self._start(plans)
         except BaseException:
@@ -277,7 +277,8 @@ def _free() -> list[dict[str, Any]]:
     return [{**node, "Resources": free.get(node["NodeID"], {})} for node in _nodes()]
 
 
-def _connect(address: str | None) -> None:
+def connect(address: str | None) -> None:
+    """Connects this process to the cluster at ``address``, or starts one here; RunError if none answers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without it an actor that asked for no GPU sees all of its node's (ray#54868).
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")

@@ -88,7 +88,7 @@ def run(
         RunError: the run failed; the same call goes on from the last committed round.
     """
     chosen = Experiment.read(experiment, overrides)
-    shards = open_sites(chosen.sites)
+    shards = open_sites(chosen.sites, None if in_process else address)
     check_experiment(chosen, shards)
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(Path(workspace) if workspace else default_workspace(), chosen.digest(contents))
@@ -214,7 +214,7 @@ class _Run:
             self.tracking_uri,
             self.folder.workspace,
             TRACKING_EXPERIMENT,
-            experiment.name,
+            _run_name(experiment),
             self.folder.digest,
             experiment.flat(),
             tags,
@@ -253,7 +253,7 @@ class _Run:
         experiment = self.experiment
         return Plan(
             member=member,
-            shards={site: str(self.shards[site].path.resolve()) for site in held},
+            shards={site: str(self.shards[site].path) for site in held},
             operators={site: experiment.operator_at(site) for site in held},
             method=experiment.method,
             network=network_choice(experiment),
@@ -304,6 +304,14 @@ class _Run:
                 stacklevel=2,
             )
         return environment
+
+
+def _run_name(experiment: Experiment) -> str:
+    """What tells runs apart in a list of them."""
+    what = f"{experiment.strategy['name']} {experiment.network['name']}" if experiment.trains else ""
+    rate = f"{experiment.operator['mask']} R={experiment.operator['acceleration']:g}"
+    parts = (experiment.name, what or experiment.reconstructor["name"], rate, f"seed {experiment.seed}")
+    return " · ".join(parts)
 
 
 def network_choice(experiment: Experiment) -> Any:

@@ -89,6 +89,11 @@ class Parameters:
             raise ValueError(
                 f"these weights are of another network: {sorted(set(named) ^ {s.name for s in slots})[:4]}"
             )
+        for slot in slots:
+            if np.shape(named[slot.name]) != slot.shape:
+                raise ValueError(
+                    f"'{slot.name}' has the shape {slot.shape} in this network, given {np.shape(named[slot.name])}"
+                )
         parts = [np.asarray(named[slot.name], dtype=np.float32).reshape(-1) for slot in slots]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
@@ -106,9 +111,7 @@ def _rehome(model: nn.Module, name: str, view: Tensor) -> None:
 
 def _copy(destination: Tensor, values: Vector, what: str) -> None:
     if values.shape != tuple(destination.shape):
-        raise ValueError(
-            f"{what} parameters: got {values.shape[0]} values, the network has {len(destination)}"
-        )
+        raise ValueError(f"{what} parameters: got {values.shape[0]} values, the network has {len(destination)}")
     if destination.device.type == "cpu":
         np.copyto(destination.numpy(), values)
     else:

@@ -35,7 +35,7 @@ class Operator(Settings):
     """
 
     mask: Mask
-    noise: float = Field(1.0, ge=1.0)
+    noise: float = Field(1.0, ge=1.0, allow_inf_nan=False)
     fixed_mask: bool = False
 
     @classmethod
@@ -81,7 +81,7 @@ class Training(Settings):
     local_epochs: int = Field(1, ge=1)
     batch_size: int = Field(4, ge=1)
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    learning_rate: float = Field(0.001, gt=0)
+    learning_rate: float = Field(0.001, gt=0, allow_inf_nan=False)
     schedule: Literal["constant", "cosine"] = "constant"
     loss: str = "l1"
     augment: bool = True

@@ -24,9 +24,7 @@ class Minimum(NamedTuple):
 
 
 @torch.no_grad()
-def minimise(
-    measurement: Measurement, weight: float, iterations: int, dual_iterations: int, *, real: bool
-) -> Minimum:
+def minimise(measurement: Measurement, weight: float, iterations: int, dual_iterations: int, *, real: bool) -> Minimum:
     """The minimiser over complex (or real) images, started from the zero-filled image.
 
     The momentum step stays linear, so A^H A is applied once an iteration: to the candidate ``z``; those of

@@ -152,7 +152,11 @@ def correction(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def damp(unet: UNet, factor: float = 0.1) -> None:
-    """Makes the first corrections small: training starts near the input (+0.25 dB after 150 updates)."""
+    """Makes the first corrections small, so that training starts near the input.
+
+    Ours. Trials of 150 updates on validation subjects: +0.3 dB for the unrolled network, a tie for the U-Net
+    (-0.26 and +0.08 dB, one seed each).
+    """
     with torch.no_grad():
         unet.head.weight.mul_(factor)
 

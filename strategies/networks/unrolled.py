@@ -5,8 +5,8 @@
 The variational network's iteration (Hammernik et al., MRM 2018, eq. 7) with the learned filters replaced by
 a small U-Net as in the end-to-end variational network (Sriram et al., MICCAI 2020), in image space with
 given coil maps. Ours: the two steps follow each other instead of being added at the same x_k, so that the
-first data step is not idle (at x_0 of one coil it is zero) and the last word is the data's: 0.5 dB better
-after 150 updates at equal cost.
+first data step is not idle (at x_0 of one coil it is zero) and the last word is the data's: ahead by 0.5 to
+0.7 dB after 150 updates in three trials of one seed each, at equal cost.
 """
 
 from __future__ import annotations

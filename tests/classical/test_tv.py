@@ -73,9 +73,7 @@ def test_the_proximal_step_is_scikit_images_denoiser():
     noisy = phantom(32) + 0.1 * torch.randn(1, 32, 32, generator=generator)
     ours, _ = proximal(noisy.to(torch.complex64), 0.1, 300)
     # its weight multiplies TV against 1/2 |x - b|^2 as ours does
-    theirs = denoise_tv_chambolle(
-        noisy[0].numpy().astype(np.float64), weight=0.1, eps=1e-9, max_num_iter=3000
-    )
+    theirs = denoise_tv_chambolle(noisy[0].numpy().astype(np.float64), weight=0.1, eps=1e-9, max_num_iter=3000)
     np.testing.assert_allclose(ours[0].real.numpy(), theirs, atol=2e-3)
     assert not ours.imag.any()
 

@@ -32,9 +32,7 @@ def build(name, complex_valued=True, **parameters):
 def owners(network):
     """Parameter name -> the parts it lies in; `norm` lies across the others."""
     return {
-        name: [
-            part for part, prefixes in network.parts.items() if part != "norm" and name.startswith(prefixes)
-        ]
+        name: [part for part, prefixes in network.parts.items() if part != "norm" and name.startswith(prefixes)]
         for name, _ in network.named_parameters()
     }
 

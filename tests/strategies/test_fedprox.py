@@ -64,7 +64,7 @@ def test_gradient_by_finite_differences(monkeypatch):
 
 
 def test_w_t_is_a_copy_of_what_came_down(monkeypatch):
-    method, fit, model = prepare(monkeypatch, mu=2.0)
+    method, fit, _ = prepare(monkeypatch, mu=2.0)
     with torch.no_grad():
         fit.parameters.shared.zero_()
     assert method.loss(fit, torch.zeros(2)).item() == 1.0 * (1 + 4)

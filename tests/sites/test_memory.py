@@ -1,0 +1,72 @@
+"""A site's private memory: the round before stays until the next is committed."""
+
+import numpy as np
+import pytest
+
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.memory import Memory
+
+
+def values(number):
+    return {"a": np.full(2, number, np.float32), "b/c": np.zeros(0, np.float32)}
+
+
+def files(folder):
+    return sorted(int(path.stem[-6:]) for path in folder.glob("*"))
+
+
+def test_the_round_before_stays_until_the_next_is_committed(tmp_path):
+    memory = Memory(tmp_path / "memory")
+    for number in (1, 2):
+        memory.load(number - 1)
+        memory.save(number, values(number))
+    assert files(tmp_path / "memory") == [1, 2]  # an order for round 3 has not come
+    memory.load(2)
+    assert files(tmp_path / "memory") == [2]
+
+
+def test_a_restart_takes_the_committed_round_and_not_the_newest(tmp_path):
+    memory = Memory(tmp_path)
+    memory.save(1, values(1))
+    memory.save(2, values(2))
+    again = Memory(tmp_path)
+    again.load(1)
+    assert again.values["a"].tolist() == [1, 1]
+    assert again.values["b/c"].size == 0
+    memory.load(1)  # nor does the process that wrote the uncommitted round
+    assert memory.values["a"].tolist() == [1, 1]
+    again.save(2, values(20))
+    fresh = Memory(tmp_path)
+    fresh.load(2)
+    assert fresh.values["a"].tolist() == [20, 20]
+
+
+def test_round_0_is_empty_whatever_lies_there(tmp_path):
+    Memory(tmp_path).save(1, values(1))
+    memory = Memory(tmp_path)
+    memory.load(0)
+    assert memory.values == {}
+
+
+def test_lost_memory_is_named(tmp_path):
+    memory = Memory(tmp_path)
+    memory.save(3, values(3))
+    with pytest.raises(RunError, match="round 2 is lost"):
+        memory.load(2)
+
+
+def test_without_a_folder_it_lives_in_the_process():
+    memory = Memory(None)
+    memory.save(1, values(1))
+    memory.load(1)
+    assert memory.values["a"].tolist() == [1, 1]
+    with pytest.raises(RunError, match="round 2 is lost"):
+        memory.load(2)
+
+
+def test_nothing_half_written_counts(tmp_path):
+    (tmp_path / "round-000002.4242.tmp").write_bytes(b"half")
+    memory = Memory(tmp_path)
+    memory.save(1, values(1))
+    memory.load(1)
+    assert memory.values["a"].tolist() == [1, 1]

@@ -1,0 +1,57 @@
+"""A classical method's parameters: the best of its candidates on validation slices."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedrecon.sites.classical import make_reconstructor
+from fedrecon.sites.classical.reconstructor import Reconstructor
+from fedrecon.sites.settings import Operator
+from fedrecon.sites.shard import Shard
+from fedrecon.sites.slices import Slices
+from fedrecon.sites.tuning import tune
+
+
+class Gain(Reconstructor):
+    """The zero-filled image times a number; at acceleration 1 the right number is 1."""
+
+    gain: float = 3.0
+
+    def reconstruct(self, measurement):
+        return self.gain * measurement.zero_filled
+
+    def candidates(self):
+        return tuple(self.model_copy(update={"gain": gain}) for gain in (0.25, 0.5, 1.1, 2.0))
+
+
+@pytest.fixture
+def validation(consortium):
+    operators = {"north": Operator.read({"mask": "random", "acceleration": 1})}
+    return Slices({"north": Shard.open(consortium["north"])}, operators, "validation", torch.device("cpu"))
+
+
+def test_the_best_on_validation_is_chosen(validation):
+    chosen, table = tune(Gain(), validation, mask_seed=0)
+    assert chosen.gain == 1.1
+    assert [row["gain"] for row in table] == [0.25, 0.5, 1.1, 2.0]
+    scores = []
+    for item in validation.items:
+        truth = np.array(validation.shards["north"].reference(item.volume.name)[item.index], np.float64)
+        scores.append(10 * np.log10(item.volume.maximum**2 / np.mean((0.1 * truth) ** 2)))
+    assert table[2]["psnr"] == pytest.approx(np.mean(scores), abs=1e-3)
+
+
+def test_without_candidates_nothing_is_searched(validation):
+    method = make_reconstructor("zero_filled")
+    assert tune(method, validation, 0) == (method, [])
+
+
+def test_it_looks_at_few_slices(validation, monkeypatch):
+    looked = []
+    original = Slices.scoring
+    monkeypatch.setattr(
+        Slices, "scoring", lambda self, batch, seed: looked.append(batch) or original(self, batch, seed)
+    )
+    monkeypatch.setattr("fedrecon.sites.tuning.MAX_SLICES", 1)
+    tune(Gain(), validation, 0)
+    assert {item.index for batch in looked for item in batch} == {0}

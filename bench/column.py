@@ -5,6 +5,8 @@ python bench/column.py --variant train|comm|mri --rounds N --out FILE [--crew ba
 FILE becomes ``{"round_end": [unix time of the end of each round], "check": number}``.
 """
 
+# ruff: noqa: ARG002 - hooks and protocols hand over more than a benchmark takes
+
 from __future__ import annotations
 
 import argparse
@@ -12,7 +14,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Rounds:
 
     method: Any
     rounds: int
-    evaluation: Evaluation = Evaluation(panels=False)
+    evaluation: Evaluation = field(default_factory=lambda: Evaluation(panels=False))
 
     def scores_due(self, round_number: int) -> bool:
         """Never: scoring is no part of the benchmark."""
@@ -118,10 +119,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        with nullcontext(asked.data) if asked.data else tempfile.TemporaryDirectory() as folder:
-            job = jobs.make(asked.variant, Path(folder))
-            checkpoints = Checkpoints(Path(scratch)) if asked.checkpoint else None
-            report = run(job, asked.crew, asked.rounds, checkpoints)
+        job = jobs.make(asked.variant, asked.data or Path(scratch))
+        checkpoints = Checkpoints(Path(scratch) / "checkpoints") if asked.checkpoint else None
+        report = run(job, asked.crew, asked.rounds, checkpoints)
     asked.out.write_text(json.dumps(report))
 
 

@@ -4,6 +4,8 @@
 ``common``, if one can be imported: a benchmark of several products brings its own. ``mri`` is what fedrecon is for.
 """
 
+# ruff: noqa: ARG002 - hooks and protocols hand over more than a benchmark takes
+
 from __future__ import annotations
 
 import importlib
@@ -117,9 +119,9 @@ class Job:
         side = synthetic.SIDE
         self.images = Images(complex_valued=False, size=(side, side), n_coils=1, sites=self.names)
         self.shards = {name: str(folder / f"{name}.h5") for name in self.names}
-        for index, (name, path) in enumerate(self.shards.items()):
+        for name, path in self.shards.items():
             if not Path(path).is_file():
-                write_site(Path(path), name, index, n_train)
+                write_site(Path(path), name, n_train)
 
     def plans(self) -> list[Plan]:
         """What each member is started with, as ``fedrecon run`` would make it."""
@@ -155,9 +157,7 @@ class Job:
 class Mri(Job):
     """Reconstruction from four-fold undersampled k-space by a U-Net: masks, measurement, augmentation and all."""
 
-    def __init__(
-        self, variant: str, folder: Path, n_train: int = synthetic.IMAGES, channels: int = 8
-    ) -> None:
+    def __init__(self, variant: str, folder: Path, n_train: int = synthetic.IMAGES, channels: int = 8) -> None:
         super().__init__(variant, folder, n_train)
         self.network = NetworkChoice.parse({"name": "unet", "channels": channels})
         self._slices: dict[tuple[str, str], Slices] = {}
@@ -190,7 +190,7 @@ class Mri(Job):
         return float(LOSSES[self.training.loss](model(batch), batch))
 
 
-def write_site(path: Path, name: str, index: int, n_train: int) -> None:
+def write_site(path: Path, name: str, n_train: int) -> None:
     """A shard of smooth random images on a disc, with ``n_train`` training slices and 8 for validation."""
 
     def volume(split: str, n: int) -> VolumeData:

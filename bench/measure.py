@@ -20,7 +20,7 @@ INTERVAL = 0.2
 """Seconds between two looks at the processes; CPU-seconds in between are interpolated."""
 
 WARM = 2
-"""Rounds that are not counted: the first touches its memory, the second still grows the store."""
+"""Rounds at the start that are not counted by default."""
 
 TIMEOUT = 600.0
 
@@ -66,7 +66,7 @@ class Tree:
         return c0 + (c1 - c0) * min(max((when - t0) / max(t1 - t0, 1e-9), 0.0), 1.0)
 
 
-def measure(command: Sequence[str], rounds: int, memory: bool = False) -> dict[str, Any]:
+def measure(command: Sequence[str], rounds: int, warm: int = WARM, memory: bool = False) -> dict[str, Any]:
     """Runs a column (see ``column.py``) and returns its figures, all in seconds, bytes, or as it reported them.
 
     Raises:
@@ -88,12 +88,12 @@ def measure(command: Sequence[str], rounds: int, memory: bool = False) -> dict[s
             log.seek(0)
             raise RuntimeError(f"{' '.join(full)} ended with {process.returncode}:\n{log.read()[-2000:]}")
         report = json.loads(out.read_text())
-    return {**figures(report["round_end"], begun, tree), "check": report["check"], "load": os.getloadavg()[0]}
+    return {**figures(report["round_end"], begun, tree, warm), "check": report["check"], "load": os.getloadavg()[0]}
 
 
-def figures(ends: Sequence[float], begun: float, tree: Tree) -> dict[str, float]:
+def figures(ends: Sequence[float], begun: float, tree: Tree, warm: int) -> dict[str, float]:
     """Seconds and CPU-seconds of a round (of those after the warm ones), start-up, and peak memory."""
-    warm = min(WARM, len(ends) - 1)
+    warm = max(1, min(warm, len(ends) - 1))
     steady = statistics.median(b - a for a, b in zip(ends[warm - 1 :], ends[warm:], strict=False))
     cpu = (tree.cpu_at(ends[-1]) - tree.cpu_at(ends[warm - 1])) / (len(ends) - warm)
     return {"seconds": steady, "cpu": cpu, "start_up": ends[0] - begun - steady, "peak": tree.peak}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jobs
-from measure import measure
+from measure import WARM, measure
 
 COLUMN = Path(__file__).with_name("column.py")
 COLUMNS = {
@@ -27,7 +27,8 @@ COMMITTED = "comm"
 
 ROUNDS = {"train": 6, "comm": 10, "mri": 4}
 DIGITS = 6
-FIGURES = ("seconds", "cpu", "start_up", "peak")
+MEMORY_ROUNDS = 2
+FIGURES = ("seconds", "cpu", "start_up")
 Passes = dict[str, list[dict[str, Any]]]
 
 
@@ -38,19 +39,37 @@ def columns(variant: str) -> Iterator[tuple[str, list[str]]]:
             yield name, arguments
 
 
-def run(variant: str, passes: int, rounds: int, data: Path, memory: bool) -> Passes:
+def run(variant: str, passes: int, rounds: int, warm: int, data: Path) -> Passes:
     """Every column ``passes`` times, interleaved, so that a slow minute of the machine hits all of them."""
     measured: Passes = {}
     jobs.make(variant, data)
     for number in range(passes):
         for name, arguments in columns(variant):
-            command = [sys.executable, str(COLUMN), "--variant", variant, "--data", str(data), *arguments]
-            print(f"{variant}, pass {number + 1} of {passes}: {name}", file=sys.stderr, flush=True)
-            measured.setdefault(name, []).append(measure(command, rounds, memory))
+            say(f"{variant}, pass {number + 1} of {passes}: {name}")
+            measured.setdefault(name, []).append(measure(command(variant, data, arguments), rounds, warm))
     return measured
 
 
-def summarise(measured: Passes) -> dict[str, dict[str, float]]:
+def peaks(variant: str, data: Path) -> dict[str, float]:
+    """Peak memory, in a pass of its own: looking at the memory of processes costs them time."""
+    found = {}
+    for name, arguments in columns(variant):
+        say(f"{variant}, memory: {name}")
+        found[name] = measure(command(variant, data, arguments), MEMORY_ROUNDS, memory=True)["peak"]
+    return found
+
+
+def command(variant: str, data: Path, arguments: Sequence[str]) -> list[str]:
+    """The column as a program."""
+    return [sys.executable, str(COLUMN), "--variant", variant, "--data", str(data), *arguments]
+
+
+def say(text: str) -> None:
+    """What is being done, for who waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def summarise(measured: Passes, peak: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Medians over the passes; the ratios to ``bare`` are formed within each pass first."""
     rows = {}
     for name, passes in measured.items():
@@ -59,15 +78,13 @@ def summarise(measured: Passes) -> dict[str, dict[str, float]]:
             ratios = [one[key] / floor[key] for one, floor in zip(passes, measured["bare"], strict=True)]
             row[f"{key}_ratio"] = statistics.median(ratios)
             row[f"{key}_low"], row[f"{key}_high"] = min(ratios), max(ratios)
-        rows[name] = {**row, "check": passes[0]["check"]}
+        rows[name] = {**row, "check": passes[0]["check"], "peak": peak.get(name, 0)}
     return rows
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| column | s/round | x bare | CPU s/round | x bare (range) | start-up s | peak PSS MiB | check |"
-    ]
+    lines = ["| column | s/round | x bare | CPU s/round | x bare (range) | start-up s | peak PSS MiB | check |"]
     lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, row in rows.items():
         spread = f"{row['cpu_ratio']:.2f} ({row['cpu_low']:.2f}-{row['cpu_high']:.2f})"
@@ -89,28 +106,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", nargs="+", choices=ROUNDS, default=list(ROUNDS))
     parser.add_argument("--passes", type=int, default=2)
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        help="of every job (default: " + ", ".join(f"{v} {n}" for v, n in ROUNDS.items()) + ")",
-    )
-    parser.add_argument(
-        "--no-memory",
-        action="store_true",
-        help="do not sample the peak memory (it costs the machine a little)",
-    )
+    parser.add_argument("--rounds", type=int, help=f"of every job (default: {ROUNDS})")
+    parser.add_argument("--warm", type=int, default=WARM, help="rounds at the start that do not count")
+    parser.add_argument("--memory", action="store_true", help="one more pass, for the peak memory")
     parser.add_argument("--json", type=Path, help="also write every pass here")
     asked = parser.parse_args()
-    record, wrong = {}, []
+    record: dict[str, Any] = {}
+    wrong = []
     for variant in asked.variants:
+        rounds = asked.rounds or ROUNDS[variant]
         with tempfile.TemporaryDirectory() as folder:
-            rounds = asked.rounds or ROUNDS[variant]
-            measured = run(variant, asked.passes, rounds, Path(folder), not asked.no_memory)
-        print(
-            f"\n**{variant}**: {asked.passes} interleaved passes of {rounds} rounds, load {os.getloadavg()[0]:.1f}\n"
-        )
-        print(table(summarise(measured)), flush=True)
-        record[variant] = measured
+            measured = run(variant, asked.passes, rounds, asked.warm, Path(folder))
+            peak = peaks(variant, Path(folder)) if asked.memory else {}
+        counted = f"rounds {asked.warm + 1} to {rounds}"
+        print(f"\n**{variant}**: {counted}, {asked.passes} interleaved passes, load {os.getloadavg()[0]:.1f}\n")
+        print(table(summarise(measured, peak)), flush=True)
+        record[variant] = {"passes": measured, "peak": peak}
         wrong += [f"{variant}: {text}"] if (text := disagreement(measured)) else []
     if asked.json:
         asked.json.write_text(json.dumps(record, indent=1) + "\n")

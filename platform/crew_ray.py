@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -313,4 +314,5 @@ def _cause(error: BaseException) -> str:
     if isinstance(cause, FedreconError):
         return str(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {' '.join(lines[-1:] if len(lines) > 6 else lines)}"
+    text = " ".join(lines[-1:] if len(lines) > 6 else lines)
+    return f"{type(cause).__name__}: {textwrap.shorten(text, 240, placeholder=' ...')}"

@@ -49,13 +49,13 @@ class Resources(Settings):
     crew: Literal["actors", "in-process"] = "actors"
     max_restarts: int = Field(10, ge=0)
     min_sites: int | None = Field(None, ge=1)
-    start_timeout: float = Field(25.0, gt=0)
+    start_timeout: float = Field(25.0, gt=0, allow_inf_nan=False)
 
     @field_validator("gpus_per_site", "cpus_per_site")
     @classmethod
     def _not_negative(cls, value: Any) -> Any:
-        if value != "auto" and value < 0:
-            raise ValueError("must be 'auto' or at least 0")
+        if value != "auto" and not 0 <= value < float("inf"):
+            raise ValueError("must be 'auto' or a number that is at least 0")
         return value
 
 
@@ -97,7 +97,7 @@ class Experiment(Settings):
         checked = _raised(lambda: Operator.read(base)).flat()
         entries = {
             name: _raised(
-                lambda one=one, name=name: Operator.read({**base, **one}, f"operator.per_site.{name}")
+                lambda one=one, name=name: Operator.read(Operator.inherit(base, one), f"operator.per_site.{name}")
             ).flat()
             for name, one in per_site.items()
         }
@@ -241,9 +241,7 @@ def json_schema() -> dict[str, Any]:
     registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
     for key, kinds in registry.items():
         schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
-    schema["properties"]["reconstructor"] = {
-        "anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]
-    }
+    schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
     return schema
 
 

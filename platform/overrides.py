@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.settings import Operator
 
 NAMED_BLOCKS = ("strategy", "network", "reconstructor")
 """Blocks whose other keys belong to their name."""
@@ -18,20 +19,25 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     """A copy of ``raw`` with every override in place; names come first, whatever the order given.
 
     Another ``strategy.name`` or ``network.name`` replaces that block: its other keys fall back to the new one's
-    defaults. ``operator.X`` applies to every entry of ``operator.per_site`` too.
+    defaults. ``operator.X`` applies to every entry of ``operator.per_site`` too; another ``mask`` keeps the keys that
+    every mask family has.
 
     Raises:
         InputError: an override without '=', or a path through a value that has no keys.
     """
     changed = copy.deepcopy(dict(raw))
     parsed = [_parse(text) for text in overrides]
-    for path, value in sorted(parsed, key=lambda item: not _is_name(item[0])):
+    for path, value in sorted(parsed, key=lambda item: not (_is_name(item[0]) or _is_mask(item[0]))):
         _set(changed, path, value)
     return changed
 
 
 def _is_name(path: list[str]) -> bool:
     return path[0] in NAMED_BLOCKS and path[1:] in ([], ["name"])
+
+
+def _is_mask(path: list[str]) -> bool:
+    return path[0] == "operator" and path[-1] == "mask"
 
 
 def _parse(text: str) -> tuple[list[str], Any]:
@@ -55,21 +61,43 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
         return
     if path[0] in NAMED_BLOCKS and isinstance(raw.get(path[0]), str):
         raw[path[0]] = {"name": raw[path[0]]}
-    if path[0] == "operator" and len(path) > 1 and path[1] != "per_site":
-        for entry in (raw.get("operator") or {}).get("per_site", {}).values():
-            if isinstance(entry, dict):
-                _descend(entry, path[1:], value)
+    if path[0] == "operator" and len(path) > 1:
+        _set_operator(raw, path[1:], value)
+        return
     _descend(raw, path, value)
 
 
-def _descend(owner: dict[str, Any], path: list[str], value: Any) -> None:
-    for depth, part in enumerate(path[:-1]):
+def _set_operator(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    block = _block(raw, ["operator"])
+    family = block.get("mask", "random")
+    sites = {} if block.get("per_site") is None and path[0] != "per_site" else _block(block, ["per_site"])
+    if path[0] == "per_site" and len(path) < 3:
+        _descend(block, path, value)
+        return
+    if path[0] == "per_site":
+        owners, path = [_block(sites, [path[1]])], path[2:]
+    else:
+        owners = [block, *(entry for entry in sites.values() if isinstance(entry, dict))]
+    for owner in owners:
+        if path == ["mask"]:
+            kept = Operator.inherit({"mask": family, **owner}, {"mask": value})
+            owner.clear()
+            owner.update(kept)
+        else:
+            _descend(owner, path, value)
+
+
+def _block(owner: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """The keys under ``path``, made where there is nothing yet."""
+    for depth, part in enumerate(path):
         inner = owner.setdefault(part, {})
         if inner is None:
             inner = owner[part] = {}
         if not isinstance(inner, dict):
-            raise InputError(
-                f"'{'.'.join(path)}': '{'.'.join(path[: depth + 1])}' is a value and has no keys"
-            )
+            raise InputError(f"'{'.'.join(path[: depth + 1])}' is a value ({inner!r}) and has no keys")
         owner = inner
-    owner[path[-1]] = value
+    return owner
+
+
+def _descend(owner: dict[str, Any], path: list[str], value: Any) -> None:
+    _block(owner, path[:-1])[path[-1]] = value

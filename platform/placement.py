@@ -58,7 +58,7 @@ def demands(members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gp
 
     A member is bound to the nodes that carry its name, as the label ``site=NAME`` or the resource ``site:NAME``, where
     there are any. ``auto`` shares what there is, at most one GPU and one CPU a member: a bound member gets its share
-    of its own nodes, the others of all nodes.
+    of its own nodes, the others of the nodes that are nobody's (of all, where there are none).
 
     Raises:
         InputError: more than one GPU, and not a whole number of them.
@@ -66,15 +66,17 @@ def demands(members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gp
     if gpus != "auto" and float(gpus) > 1 and float(gpus) != int(float(gpus)):
         raise InputError(f"resources.gpus_per_site is {gpus:g}: above one GPU only whole numbers are possible.")
     alive = [node for node in nodes if node["Alive"]]
-    own = {member: [node for node in alive if _carries(node, member)] for member in members}
+    own = {m: {i for i, node in enumerate(alive) if _carries(node, m)} for m in members}
+    everywhere = set(range(len(alive)))
+    nobodys = everywhere.difference(*own.values()) or everywhere
     found = []
     for member in members:
-        among = own[member] or alive
-        sharing = sum(1 for other in members if (own[other] or alive) == among)
-        sharing = sharing if own[member] else len(members)
-        share_cpu = _share(sharing, among, "CPU") if cpus == "auto" else float(cpus)
-        share_gpu = _share(sharing, among, "GPU") if gpus == "auto" else float(gpus)
-        found.append(_demand(member, own[member], share_cpu, share_gpu))
+        among = own[member] or nobodys
+        sharing = sum(1 for other in members if among & (own[other] or nobodys))
+        there = [alive[i] for i in sorted(among)]
+        share_cpu = _share(sharing, there, "CPU") if cpus == "auto" else float(cpus)
+        share_gpu = _share(sharing, there, "GPU") if gpus == "auto" else float(gpus)
+        found.append(_demand(member, there if own[member] else [], share_cpu, share_gpu))
     return found
 
 

@@ -16,8 +16,9 @@ from fedrecon.sites.wire import Vector
 class Memory:
     """Private vectors by name, written atomically after each fit.
 
-    A site writes the memory of round r before it replies, and keeps round r - 1 until an order for r + 1 says that r
-    was committed. A restart loads exactly the committed round.
+    A site writes the memory of round r before it replies. What a fit starts from is committed, so then all but that
+    round and the one before it goes; scores are taken before the commit, so scoring forgets nothing. A restart loads
+    exactly the committed round.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
@@ -31,7 +32,6 @@ class Memory:
         Raises:
             RunError: the memory of that round is lost.
         """
-        self._forget(number)
         if number == self.round:
             return
         self.round, self.values = number, {}
@@ -52,14 +52,22 @@ class Memory:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
+            self._forget(self.round)
         self.round, self.values = number, dict(values)
 
     def _path(self, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"round-{number:06d}.safetensors"
 
     def _forget(self, committed: int) -> None:
-        if self.folder is None or not self.folder.is_dir():
+        """Keeps the committed round and one before it, which a torn checkpoint would fall back to."""
+        if self.folder is None:
             return
-        for path in self.folder.glob("round-*.safetensors"):
-            if int(path.stem.removeprefix("round-")) < committed:
+        older = sorted(path for path in self.folder.glob("round-*") if _number(path) < committed)
+        kept = max((_number(path) for path in older if path.suffix == ".safetensors"), default=committed)
+        for path in older:
+            if _number(path) < kept or path.suffix == ".tmp":
                 path.unlink(missing_ok=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("round-").split(".")[0])

@@ -53,6 +53,15 @@ class Operator(Settings):
 
         return parse(cls, {"mask": choose("mask", MASKS, str(name), rest), **own}, where=where)
 
+    @staticmethod
+    def inherit(base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
+        """``block`` over ``base``; another mask family inherits only the keys that every family has."""
+        family = base.get("mask", "random")
+        if block.get("mask", family) == family:
+            return {**base, **block}
+        common = {"per_site", "noise", "fixed_mask", *Mask.model_fields}
+        return {**{key: value for key, value in base.items() if key in common}, **block}
+
     def flat(self) -> dict[str, Any]:
         """The block as it would stand in YAML, with every default written out."""
         names = {family: name for name, family in MASKS.items()}

@@ -99,6 +99,7 @@ class Federation:
     per_site: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     rounds: int = 3
+    scored: bool = False
 
     @property
     def shards(self) -> dict[str, Shard]:
@@ -144,7 +145,10 @@ class Federation:
 
     def train(self, crew: Any = None, record: Any = None, state: State | None = None) -> State:
         experiment = SimpleNamespace(
-            method=self.method, rounds=self.rounds, scores_due=lambda number: False, evaluation=Evaluation()
+            method=self.method,
+            rounds=self.rounds,
+            scores_due=lambda number: self.scored,
+            evaluation=Evaluation(panels=False),
         )
         return federate(
             experiment,  # type: ignore[arg-type]

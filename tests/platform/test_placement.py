@@ -57,6 +57,16 @@ def test_auto_gives_a_bound_site_its_share_of_its_own_node() -> None:
     check([rich, poor], nodes)
 
 
+def test_auto_gives_the_others_their_share_of_the_nodes_that_are_nobodys() -> None:
+    nodes = [node(4), node(1, 1, labels={"site": "north"}), node(1, labels={"site": "south"})]
+    found = demands(["north", "east", "west", "south"], nodes, "auto", "auto")
+    check(found, nodes)
+    assert [one.gpus for one in found] == [1.0, 0.0, 0.0, 0.0]
+    only = [node(2, 1, labels={"site": "north"})]
+    found = demands(["north", "east"], only, "auto", "auto")
+    check(found, only)
+
+
 def test_a_bound_site_finds_its_node_though_others_could_fill_it() -> None:
     nodes = [node(1, labels={"site": "north"}), node(1)]
     check(demands(["east", "north"], nodes, 1, 0), nodes)

@@ -22,7 +22,35 @@ def test_the_round_before_stays_until_the_next_is_committed(tmp_path):
         memory.save(number, values(number))
     assert files(tmp_path / "memory") == [1, 2]  # an order for round 3 has not come
     memory.load(2)
-    assert files(tmp_path / "memory") == [2]
+    assert files(tmp_path / "memory") == [1, 2]  # round 2 may only be scored, before its commit
+    memory.save(3, values(3))
+    memory.load(3)
+    memory.save(4, values(4))
+    assert files(tmp_path / "memory") == [2, 3, 4]  # 3 is committed; 2 is what a torn checkpoint falls back to
+
+
+def test_after_missed_rounds_the_round_that_stands_stays(tmp_path):
+    """The member replied in rounds 2 and 3, then only in 9."""
+    memory = Memory(tmp_path)
+    for number, standing in ((2, 0), (3, 2), (9, 3)):
+        memory.load(standing)
+        memory.save(number, values(number))
+    assert files(tmp_path) == [2, 3, 9]
+    again = Memory(tmp_path)
+    again.load(3)  # round 9 was never committed
+    assert again.values["a"].tolist() == [3, 3]
+    again.save(9, values(90))
+    again.load(9)
+    assert again.values["a"].tolist() == [90, 90]
+
+
+def test_what_a_dead_writer_left_goes_with_its_round(tmp_path):
+    memory = Memory(tmp_path)
+    (tmp_path / "round-000001.4242.tmp").write_bytes(b"half")
+    for number in (1, 2, 3):
+        memory.load(number - 1)
+        memory.save(number, values(number))
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_restart_takes_the_committed_round_and_not_the_newest(tmp_path):

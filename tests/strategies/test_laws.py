@@ -61,9 +61,9 @@ def test_training_moves_what_it_should(name, trained):
 
 @every
 def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, consortium, tmp_path, trained):
-    """Before each commit the driver dies twice: when only the first member has trained, and when all have."""
+    """Before each commit the driver dies twice: when only the first member has trained, and when all were scored."""
     _, _, _, state, private, scores = trained(name)
-    one, commits = federation(name, consortium, tmp_path / "memory"), tmp_path / "commits"
+    one, commits = federation(name, consortium, tmp_path / "memory", scored=True), tmp_path / "commits"
     Checkpoints(commits).save(one.begin(), {})
     for number in (1, 2, 3, 4):
         found, _ = Checkpoints(commits).latest()
@@ -247,9 +247,15 @@ def test_what_must_go_on_is_kept_and_nothing_else(name, trained):
         needs = len(site.parameters.private) > 0 or one.method.remembers or keeps
         files = sorted(path.name for path in (one.memory / member).glob("*"))
         assert bool(files) == needs == bool(private[member])
-        if needs:  # scoring round 3 was the word that it is committed
-            assert files == ["round-000003.safetensors"]
+        if needs:  # the round before stays until the next order says that round 3 was committed
+            assert files[-2:] == ["round-000002.safetensors", "round-000003.safetensors"]
         assert any(key.startswith("optimizer.") for key in private[member]) == keeps
+
+
+@pytest.mark.parametrize(("keep", "reset"), [("fedavg_keep", None), ("generative_prior_keep", "generative_prior")])
+def test_moments_that_are_kept_make_a_difference(keep, reset, consortium, trained):
+    other = trained(reset)[3] if reset else federation("fedavg", consortium, training={"schedule": "cosine"}).train()
+    assert bits(trained(keep)[3]) != bits(other)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedavg_keep", "scaffold", "previous_encoders", "generative_prior"])

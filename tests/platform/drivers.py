@@ -1,0 +1,115 @@
+"""Drivers of their own process that die at a chosen moment; importable, so that a fork server can start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 4
+
+
+def experiment(paths: Mapping[str, Path], strategy: str, **training: Any) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "sites": {name: str(path) for name, path in paths.items()},
+        "operator": {"mask": "random", "acceleration": 3},
+        "strategy": {"name": strategy},
+        "network": {"name": "unet", "channels": 2, "pools": 1},
+        "training": {"rounds": ROUNDS, "batch_size": 2, **training},
+        "evaluation": {"every": 2, "panels": False},
+    }
+
+
+def drive(given: dict[str, Any], workspace: Path, out: Path, moment: str = "", **options: Any) -> None:
+    """One ``fedrecon.run`` in this process; dies at ``moment``, else writes its result to ``out``."""
+    import fedrecon
+
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if moment:
+        MOMENTS[moment](workspace)
+    result = fedrecon.run(given, workspace=workspace, **options)
+    out.write_text(json.dumps(result.as_dict()), encoding="utf-8")
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _before(owner: Any, method: str, due: Callable[..., bool], act: Callable[[], None] = _die) -> None:
+    original = getattr(owner, method)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        if due(*arguments):
+            act()
+        return original(*arguments, **named)
+
+    setattr(owner, method, wrapped)
+
+
+def _while_the_database_is_made(workspace: Path) -> None:
+    def watch() -> None:
+        while not any(path.stat().st_size > 50_000 for path in workspace.glob(".mlflow.db.*.tmp")):
+            time.sleep(0.001)
+        _die()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _after_the_commit_of_round_1(workspace: Path) -> None:
+    from fedrecon.platform.progress import Progress
+
+    _before(Progress, "round", lambda self, number, *rest: number == 1)
+
+
+def _before_the_commit_of_round_2(workspace: Path) -> None:
+    """The tracker has the round's metrics, the checkpoint is not there yet."""
+    from fedrecon.platform.checkpoint import Checkpoints
+
+    _before(Checkpoints, "save", lambda self, state, record: state.round == 2)
+
+
+def _in_a_fit_of_round(number: int, act: Callable[[], None] = _die) -> Callable[[Path], None]:
+    def install(workspace: Path) -> None:
+        from fedrecon.strategies.strategy import Strategy
+
+        due = lambda self, fit, batch: (fit.order.round, fit.site) == (number, "middle")  # noqa: E731
+        _before(Strategy, "step", due, act)
+
+    return install
+
+
+def _at_the_final_evaluation(workspace: Path) -> None:
+    from fedrecon.sites.site import Site
+
+    _before(Site, "evaluate", lambda self, order, split: (split, self.name) == ("test", "middle"))
+
+
+def _among_the_artifacts(workspace: Path) -> None:
+    from fedrecon.platform.mlflow_tracker import MlflowTracker
+
+    _before(MlflowTracker, "artifact", lambda self, path, folder="": path.name == "scores.parquet")
+
+
+def _before_the_result(workspace: Path) -> None:
+    """MLflow calls the run finished, the folder does not yet."""
+    from fedrecon.platform.workspace import RunFolder
+
+    _before(RunFolder, "save_result", lambda self, result: True)
+
+
+MOMENTS: dict[str, Callable[[Path], None]] = {
+    "database": _while_the_database_is_made,
+    "committed 1": _after_the_commit_of_round_1,
+    "before commit 2": _before_the_commit_of_round_2,
+    "interrupted in fit 3": _in_a_fit_of_round(3, lambda: signal.raise_signal(signal.SIGINT)),
+    "fit 4": _in_a_fit_of_round(4),
+    "final evaluation": _at_the_final_evaluation,
+    "artifacts": _among_the_artifacts,
+    "result": _before_the_result,
+}

@@ -1,0 +1,151 @@
+"""The round loop with members that are written out here: what is merged, refused, counted and committed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny import Commits
+
+from fedrecon.platform.federation import federate, refuse_unsound
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.scoring import COLUMNS
+from fedrecon.sites.wire import Reply, Scores, State
+from fedrecon.strategies import make_strategy
+
+N_SLICES = {"a": 6, "b": 2, "c": 4}
+
+
+class Members:
+    """Each member adds its own number to what came down; ``away`` do not reply, ``spoil`` changes a reply."""
+
+    restarts, dead = 0, {}
+
+    def __init__(self, away=(), spoil=lambda reply: reply):
+        self.away, self.spoil, self.orders, self.scored = away, spoil, [], []
+
+    def fit(self, order):
+        self.orders.append(order)
+        for number, name in enumerate(N_SLICES, start=1):
+            if name not in self.away:
+                self.restarts += name == "b"
+                yield self.spoil(
+                    Reply(name, order.round, N_SLICES[name], order.shared + np.float32(number), {}, {"loss": 0.5})
+                )
+
+    def evaluate(self, order, split):
+        self.scored.append((order.round, split, dict(order.standing)))
+        return [Scores("a", split, dict.fromkeys(COLUMNS, ("a",)))]
+
+    def panels(self, order, split, note):
+        return {"a": note.encode()}
+
+
+def experiment(rounds=2, every=10, panels=True):
+    return SimpleNamespace(
+        method=make_strategy("fedavg", {}),
+        rounds=rounds,
+        scores_due=lambda number: number % every == 0 or number == rounds,
+        evaluation=SimpleNamespace(panels=panels),
+    )
+
+
+def go(members, record=None, **changes):
+    record = record or Commits(None)
+    start = State(0, np.zeros(3, np.float32))
+    return federate(experiment(**changes), members, record, start, N_SLICES), record
+
+
+def test_two_rounds_by_hand():
+    state, record = go(Members())
+    # each round adds 6/12 * 1 + 2/12 * 2 + 4/12 * 3
+    np.testing.assert_allclose(state.shared, [2 * 11 / 6] * 3, rtol=1e-6)
+    first = record.rounds[0].row()
+    assert first.pop("seconds") >= 0
+    assert first == {
+        "round": 1,
+        "replied": ["a", "b", "c"],
+        "restarts": 1,
+        "bytes_up": 36,
+        "bytes_down": 36,
+        "losses": {name: {"loss": 0.5} for name in "abc"},
+    }
+    assert [one.number for one in record.rounds] == [1, 2]
+    assert [one.standing for one in record.states] == [dict.fromkeys("abc", number) for number in (1, 2)]
+
+
+def test_with_a_member_missing_the_weights_are_those_of_the_rest_and_the_record_says_so():
+    state, record = go(Members(away=("b",)), rounds=1)
+    np.testing.assert_allclose(state.shared, [0.6 * 1 + 0.4 * 3] * 3, rtol=1e-6)
+    assert record.rounds[0].replied == ("a", "c")
+    assert state.standing == {"a": 1, "c": 1}
+    assert (record.rounds[0].bytes_up, record.rounds[0].bytes_down) == (24, 24)
+
+
+def test_with_nobody_left_there_is_no_round():
+    record = Commits(None)
+    with pytest.raises(ValueError, match="no member replied"):
+        go(Members(away=N_SLICES), record)
+    assert not record.rounds
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["shared", "extra", "losses"])
+def test_what_is_no_number_is_refused_by_name_and_never_committed(value, where):
+    def spoil(reply):
+        if (reply.site, reply.round) != ("b", 2):
+            return reply
+        vector = np.array([1, value, 3], np.float32)
+        if where == "losses":
+            return Reply("b", 2, 2, reply.shared, {}, {"loss": float(value)})
+        return Reply("b", 2, 2, **{"shared": reply.shared, "extra": {}, where: vector_of(where, vector)})
+
+    def vector_of(where, vector):
+        return {"control": vector} if where == "extra" else vector
+
+    record = Commits(None)
+    with pytest.raises(RunError, match="site 'b', round 2: replied with") as caught:
+        go(Members(spoil=spoil), record)
+    named = {"shared": "1 of 3 shared parameters", "extra": "1 of 3 control", "losses": "loss = "}[where]
+    assert named in str(caught.value)
+    assert [one.number for one in record.rounds] == [1]
+
+
+def test_opposite_infinities_and_great_but_finite_values():
+    bad = np.array([np.inf, -np.inf], np.float32)
+    with pytest.raises(RunError, match="2 of 2"):
+        refuse_unsound(Reply("a", 1, 1, bad))
+    refuse_unsound(Reply("a", 1, 1, np.full(9, 3e38, np.float32)))  # their sum overflows, they do not
+    refuse_unsound(Reply("a", 1, 1, np.zeros(0, np.float32)))
+
+
+def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
+    members = Members()
+    seen = []
+    record = SimpleNamespace(commit=lambda finished, state, scores, pictures: seen.append((scores, pictures)))
+    go(members, record, rounds=5, every=2)
+    assert [(number - 1, split) for number, split, _ in members.scored] == [
+        (2, "validation"),
+        (4, "validation"),
+        (5, "validation"),
+    ]
+    assert [standing for _, _, standing in members.scored] == [dict.fromkeys("abc", n) for n in (2, 4, 5)]
+    assert [bool(scores) for scores, _ in seen] == [False, True, False, True, True]
+    assert seen[1][1] == {"a": b"round 2"}
+    assert seen[0][1] == {}
+
+
+def test_no_pictures_where_none_are_allowed():
+    seen = []
+    record = SimpleNamespace(commit=lambda finished, state, scores, pictures: seen.append(pictures))
+    go(Members(), record, rounds=1, panels=False)
+    assert seen == [{}]
+
+
+def test_it_goes_on_from_the_state_it_is_given():
+    members = Members()
+    record = Commits(None)
+    start = State(3, np.zeros(3, np.float32), {}, {"a": 3, "b": 2, "c": 3})
+    state = federate(experiment(rounds=5), members, record, start, N_SLICES)
+    assert [order.round for order in members.orders] == [4, 5]
+    assert members.orders[0].standing == {"a": 3, "b": 2, "c": 3}
+    assert state.round == 5

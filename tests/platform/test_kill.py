@@ -1,0 +1,122 @@
+"""A site's process dies with kill -9: it comes back and the bits stay; or it stays dead, and nobody hides it."""
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivers import ROUNDS, experiment
+from ray_crews import killed_in_fit, local_cluster, memory_bits, outcome, ray_crew, title, wait_for
+from tiny import Commits, Federation, bits
+
+from fedrecon.platform.run import run
+from fedrecon.sites.errors import RunError
+from fedrecon.strategies.fedavg import FedAvg
+from fedrecon.strategies.local import Local
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """Two CPUs."""
+    with local_cluster(num_cpus=2):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("method", "training"),
+    [(FedAvg(), {"optimizer_state": "keep"}), (Local(), {})],
+    ids=["fedavg-keep", "local"],
+)
+def test_a_site_that_dies_comes_back_with_the_same_bits(
+    method: Any, training: dict[str, Any], consortium: dict[str, Path], tmp_path: Path
+) -> None:
+    """Killed in a fit of the second round, and again between two rounds; on two CPUs, against this process."""
+    training = {**training, "local_epochs": 20}
+    sites = {name: consortium[name] for name in ("north", "middle")}
+    here, there = (Federation(method, sites, tmp_path / name, training=training) for name in ("here", "there"))
+    _, expected = outcome(here, here.crew())
+    record = Commits(None)
+    with ray_crew(there, cpus_per_site="auto") as crew:
+        state = there.begin()
+        for number in (1, 2, 3):
+            there = replace(there, rounds=number)
+            process = crew.describe()["middle"]["pid"]
+            if number == 2:
+                with killed_in_fit(process):
+                    state = there.train(crew, record, state)
+                assert crew.describe()["middle"]["pid"] != process
+            else:
+                if number == 3:
+                    os.kill(process, signal.SIGKILL)
+                state = there.train(crew, record, state)
+        scores = crew.evaluate(there.method.order(state), "test")
+    assert [one.restarts for one in record.rounds] == [0, 1, 1]
+    assert {one.replied for one in record.rounds} == {tuple(sites)}
+    assert bits(state) == expected["state"]
+    assert memory_bits(there.memory, 3) == expected["memory"] != {}
+    assert [(one.site, {k: v for k, v in one.columns.items() if k != "seconds"}) for one in scores] == expected[
+        "scores"
+    ]
+
+
+def test_a_site_that_stays_dead_stops_the_run_by_name(consortium: dict[str, Path], tmp_path: Path) -> None:
+    sites = {name: consortium[name] for name in ("north", "middle")}
+    fed = Federation(FedAvg(), sites, tmp_path, training={"local_epochs": 20})
+    record = Commits(None)
+    with ray_crew(fed, max_restarts=0) as crew:
+        process = crew.describe()["middle"]["pid"]
+        with (
+            killed_in_fit(process),
+            pytest.raises(
+                RunError, match=r"site 'middle', round 1: stays dead.*resources\.min_sites is not set"
+            ) as error,
+        ):
+            fed.train(crew, record)
+    assert record.rounds == []
+    assert len(str(error.value)) < 600
+
+
+def test_with_min_sites_the_run_goes_on_and_says_who_replied(
+    consortium: dict[str, Path], tmp_path: Path, mlflow_workspace: Path
+) -> None:
+    """And the mean is over those that did, with their weights scaled to one."""
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    shutil.copy(mlflow_workspace / "mlflow.db", workspace / "mlflow.db")
+    given = experiment(consortium, "fedavg", local_epochs=20)
+    given["resources"] = {"max_restarts": 0, "min_sites": 2}
+    noted = lambda: next(workspace.glob("runs/*/environment.json"), None)  # noqa: E731
+
+    def kill() -> None:
+        import json
+
+        wait_for(lambda: any(workspace.glob("runs/*/checkpoints/round-000001.safetensors")), "round 1")
+        path = noted()
+        assert path is not None
+        process = json.loads(path.read_text())["members"]["middle"]["pid"]
+        wait_for(lambda: "SiteActor.fit" in title(process), "a fit")
+        os.kill(process, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    result = run(given, workspace=workspace)
+    thread.join()
+    assert result.missing_sites == ("middle",)
+    assert set(result.sites) == {"north", "south"}
+    assert result.rounds == ROUNDS
+    from fedrecon.platform.checkpoint import Checkpoints
+
+    found = Checkpoints(next(workspace.glob("runs/*/checkpoints"))).latest()
+    assert found is not None
+    replied = [row["replied"] for row in found[1]["rounds"]]
+    gone = next(i for i, row in enumerate(replied) if "middle" not in row)
+    assert 1 <= gone < ROUNDS
+    assert replied == [["middle", "north", "south"]] * gone + [["north", "south"]] * (ROUNDS - gone)
+    assert found[0].standing == {"middle": gone, "north": ROUNDS, "south": ROUNDS}

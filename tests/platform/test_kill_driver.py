@@ -1,0 +1,242 @@
+"""The driver dies: the same command again comes to the same bits, in one run of the tracker."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from drivers import MOMENTS, ROUNDS, drive, experiment
+from ray_crews import title, wait_for
+
+from fedrecon.platform.run import run
+from fedrecon.sites.errors import RunError
+
+COMMAND = (
+    "import json, sys; from pathlib import Path; from drivers import drive; given = json.loads(sys.argv[1]); "
+    "drive(given, Path(sys.argv[2]), Path(sys.argv[3]))"
+)
+
+
+class Drivers:
+    """Starts drivers in processes that were forked where torch and MLflow are loaded already."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["torch", "mlflow", "fedrecon.sites.site"])
+        self.out = folder / "result.json"
+
+    def __call__(self, given: dict[str, Any], workspace: Path, moment: str = "", **options: Any) -> Any:
+        """The result, or the exit code of a driver that died."""
+        self.out.unlink(missing_ok=True)
+        options = {"in_process": True, **options}
+        process = self.context.Process(target=drive, args=(given, workspace, self.out, moment), kwargs=options)
+        process.start()
+        process.join(200)
+        code = process.exitcode
+        process.close()
+        return json.loads(self.out.read_text()) if code == 0 else code
+
+
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Drivers:
+    return Drivers(tmp_path_factory.mktemp("drivers"))
+
+
+def prepared(workspace: Path, template: Path) -> Path:
+    """A workspace with an empty store, for the tests that are not about making one."""
+    workspace.mkdir()
+    shutil.copy(template / "mlflow.db", workspace / "mlflow.db")
+    return workspace
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of a workspace's store."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    from fedrecon.platform.tracking import run_store
+
+    return lambda workspace: run_store(None, workspace).client  # type: ignore[attr-defined]
+
+
+def runs(client: Any) -> list[Any]:
+    found = [one.experiment_id for one in client.search_experiments()]
+    return list(client.search_runs(found, order_by=["attributes.start_time ASC"]))
+
+
+def artifacts(client: Any, run_id: str) -> dict[str, bytes]:
+    """All vectors that a run leaves, by path."""
+    root = Path(client.download_artifacts(run_id, ""))
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.safetensors"))}
+
+
+def science(result: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on who was interrupted."""
+    return {key: result[key] for key in ("digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean")}
+
+
+def rounds_of(client: Any, run_id: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    return list(pyarrow.parquet.read_table(client.download_artifacts(run_id, "rounds.parquet")).to_pylist())
+
+
+def assert_recorded_once(client: Any, run_id: str, digest: str) -> None:
+    """One run of that digest, finished, every metric once a step, every round in the table."""
+    current = [one for one in runs(client) if "fedrecon.superseded_by" not in one.data.tags]
+    assert [one.info.run_id for one in current] == [run_id]
+    assert current[0].data.tags["fedrecon.digest"] == digest
+    assert {one.info.status for one in runs(client)} == {"FINISHED"}
+    for key in current[0].data.metrics:
+        steps = [point.step for point in client.get_metric_history(run_id, key)]
+        assert len(steps) == len(set(steps)), key
+    steps = [point.step for point in client.get_metric_history(run_id, "mean/loss")]
+    assert sorted(steps) == list(range(1, ROUNDS + 1))
+    table = rounds_of(client, run_id)
+    assert [row["round"] for row in table] == list(range(1, ROUNDS + 1))
+
+
+def test_a_driver_that_dies_at_every_moment(
+    consortium: dict[str, Path], tmp_path: Path, mlflow_workspace: Path, drivers: Drivers, client: Any
+) -> None:
+    given = experiment(consortium, "fedavg", optimizer_state="keep")
+    calm, stormy = prepared(tmp_path / "calm", mlflow_workspace), tmp_path / "stormy"
+    expected = drivers(given, calm)
+    assert (expected["resumed_from"], expected["trained_rounds"]) == (0, ROUNDS)
+
+    committed = {}
+    for moment in MOMENTS:
+        code = drivers(given, stormy, moment)
+        assert code == (1 if moment.startswith("interrupted") else -signal.SIGKILL), moment
+        committed[moment] = [path.stem for path in stormy.glob("runs/*/checkpoints/*")]
+        if moment.startswith("interrupted"):
+            assert [one.info.status for one in runs(client(stormy))] == ["KILLED"]
+    assert "round-000001" in committed["committed 1"]
+    assert "round-000002" not in committed["before commit 2"]
+    assert "round-000004" not in committed["fit 4"]
+    assert "round-000004" in committed["final evaluation"]
+
+    result = drivers(given, stormy)
+    assert science(result) == science(expected)
+    assert (result["resumed_from"], result["trained_rounds"]) == (ROUNDS, 0)
+    vectors = artifacts(client(calm), expected["run_id"])
+    assert "weights.safetensors" in vectors
+    assert artifacts(client(stormy), result["run_id"]) == vectors
+    assert_recorded_once(client(stormy), result["run_id"], result["digest"])
+
+    again = drivers(given, stormy)
+    assert again == {**result, "resumed_from": ROUNDS, "trained_rounds": 0}
+
+    rerun = drivers(given, stormy, rerun=True)
+    assert science(rerun) == science(expected)
+    assert (rerun["resumed_from"], rerun["trained_rounds"]) == (0, ROUNDS)
+    assert rerun["run_id"] != result["run_id"]
+    assert_recorded_once(client(stormy), rerun["run_id"], rerun["digest"])
+    older = client(stormy).get_run(result["run_id"])
+    assert older.data.tags["fedrecon.superseded_by"] == rerun["run_id"]
+
+
+class OnRay:
+    """A driver on Ray in a process group of its own."""
+
+    def __init__(self, given: dict[str, Any], workspace: Path, out: Path) -> None:
+        here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+        self.log = out.with_suffix(".log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND, json.dumps(given), str(workspace), str(out)],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.workspace, self.family = workspace, dict[int, str]()
+
+    def wait_for_a_fit_after(self, number: int) -> None:
+        """Waits until round ``number`` is committed and a site trains the next one."""
+
+        def fits() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            reached = any(self.workspace.glob(f"runs/*/checkpoints/round-{number:06d}.safetensors"))
+            children = [one.pid for one in psutil.Process(self.process.pid).children(recursive=True)]
+            return reached and any("SiteActor.fit" in title(pid) for pid in children)
+
+        wait_for(fits, f"a fit after round {number}: {self.log}")
+        self.family = {one.pid: title(one.pid) for one in psutil.Process(self.process.pid).children(recursive=True)}
+        assert any("raylet" in name for name in self.family.values())
+
+    def left(self) -> dict[int, str]:
+        """What still runs of those that this driver started."""
+        return {
+            pid: name for pid, name in self.family.items() if (now := title(pid)) and now.split()[:1] and _lives(pid)
+        }
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def on_ray() -> Iterator[list[OnRay]]:
+    started: list[OnRay] = []
+    yield started
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.mark.ray
+def test_a_driver_on_ray_that_is_interrupted_and_killed(
+    consortium: dict[str, Path],
+    tmp_path: Path,
+    mlflow_workspace: Path,
+    drivers: Drivers,
+    client: Any,
+    on_ray: list[OnRay],
+) -> None:
+    sites = {name: consortium[name] for name in ("north", "middle")}
+    given = experiment(sites, "local", local_epochs=40)
+    calm, stormy = (prepared(tmp_path / name, mlflow_workspace) for name in ("calm", "stormy"))
+    expected = drivers(given, calm)
+
+    def start() -> OnRay:
+        on_ray.append(OnRay(given, stormy, tmp_path / f"result-{len(on_ray)}.json"))
+        return on_ray[-1]
+
+    first = start()
+    first.wait_for_a_fit_after(1)
+    with pytest.raises(RunError, match=f"the same experiment .digest {expected['digest']}. is running"):
+        run(given, workspace=stormy, in_process=True)
+    os.killpg(first.process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
+    assert first.process.wait(90) != 0
+    wait_for(lambda: not first.left(), f"the end of {first.left()}")
+    assert [one.info.status for one in runs(client(stormy))] == ["KILLED"]
+
+    second = start()
+    second.wait_for_a_fit_after(2)
+    second.process.kill()
+    second.process.wait()
+    wait_for(lambda: not second.left(), f"the end of {second.left()}")
+
+    third = start()
+    assert third.process.wait(200) == 0, third.log.read_text()
+    result = json.loads((tmp_path / "result-2.json").read_text())
+    assert science(result) == science(expected)
+    assert result["resumed_from"] >= 2
+    assert result["trained_rounds"] == ROUNDS - result["resumed_from"]
+    vectors = artifacts(client(calm), expected["run_id"])
+    assert {"private/north.safetensors", "private/middle.safetensors"} <= set(vectors)
+    assert artifacts(client(stormy), result["run_id"]) == vectors
+    assert_recorded_once(client(stormy), result["run_id"], result["digest"])

@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _simulate(arguments: argparse.Namespace) -> int:
     from fedrecon.sites.phantom import simulate
 
-    options = {
-        key: getattr(arguments, key) for key in ("subjects", "size", "coils") if getattr(arguments, key)
-    }
+    options = {key: getattr(arguments, key) for key in ("subjects", "size", "coils") if getattr(arguments, key)}
     if arguments.sites:
         options["sites"] = tuple(arguments.sites)
     for path in simulate(arguments.directory, seed=arguments.seed, **options):
@@ -104,7 +102,9 @@ def _run(arguments: argparse.Namespace) -> int:
     again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
     place = f" --workspace {arguments.workspace}" if arguments.workspace else ""
     print(f"\n{again}run {result.run_id}, digest {result.digest}")
-    if (pictures := RunFolder(Path(arguments.workspace or default_workspace()), result.digest).path / "panels").is_dir():
+    if (
+        pictures := RunFolder(Path(arguments.workspace or default_workspace()), result.digest).path / "panels"
+    ).is_dir():
         print(f"A test slice of each site: {pictures}")
     print(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{place}")
     return DONE
@@ -186,9 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "run", _run, "run an experiment, or go on with it", json=True, workspace=True)
     one.add_argument("experiment", metavar="EXPERIMENT.yaml")
     one.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as training.rounds=20")
-    one.add_argument(
-        "--in-process", action="store_true", help="all sites in this process, without Ray: same bits"
-    )
+    one.add_argument("--in-process", action="store_true", help="all sites in this process, without Ray: same bits")
     one.add_argument("--address", help="of a running Ray cluster (default: one on this machine)")
     one.add_argument("--tracking-uri", help="of an MLflow server (default: the workspace's mlflow.db)")
     one.add_argument("--rerun", action="store_true", help="run again though a finished run is there")
@@ -213,9 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run", metavar="RUN", help="run id, digest or latest")
     one.add_argument("input", metavar="INPUT", help="a shard, a fastMRI file or raw k-space (.npy)")
     one.add_argument("-o", "--output", required=True, help=".h5 or .png")
-    one.add_argument(
-        "--site", metavar="NAME", help="whose operator, and whose network where each site has its own"
-    )
+    one.add_argument("--site", metavar="NAME", help="whose operator, and whose network where each site has its own")
 
     one = _command(commands, "ui", _ui, "MLflow on 127.0.0.1, on the page that shows runs", workspace=True)
     one.add_argument("--port", type=int)
@@ -244,9 +240,7 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
     one.add_argument("--out", required=True, metavar="DIR")
     one.add_argument("--contrast", metavar="C")
     one.add_argument("--size", type=int, metavar="N", help="matrix N x N (nifti)")
-    one.add_argument(
-        "--phase", metavar="none|smooth", help="of the simulated k-space (nifti; default smooth)"
-    )
+    one.add_argument("--phase", metavar="none|smooth", help="of the simulated k-space (nifti; default smooth)")
     one.add_argument("--subject-pattern", metavar="REGEX", help="default: the file name up to its first '_'")
     one.add_argument("--validation-subjects", metavar="A,B")
     one.add_argument("--test-subjects", metavar="C")

@@ -100,9 +100,7 @@ def _operator(trained: Trained, site: str, mask: str | None, acceleration: float
     """The run's operator at this site (an unseen site: the run's common one) with what was asked for."""
     block = trained.experiment.operator_at(site).flat()
     if mask is not None and mask != block["mask"]:
-        block = {key: block[key] for key in ("acceleration", "center_fraction", "noise", "fixed_mask")} | {
-            "mask": mask
-        }
+        block = {key: block[key] for key in ("acceleration", "center_fraction", "noise", "fixed_mask")} | {"mask": mask}
     if acceleration is not None:
         block["acceleration"] = acceleration
     return Operator.read(block, "--mask / --acceleration")

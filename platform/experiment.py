@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from fedrecon.platform.overrides import apply_overrides
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
@@ -73,6 +73,9 @@ class Experiment(Settings):
         allow_pooling: says that the data may be moved to one place (for ``pooled``).
         seed: of everything random but the evaluation masks.
     """
+
+    # A default is completed like what is given: the digest must not tell them apart.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     name: str = Field("experiment", min_length=1)
     sites: str | dict[str, str]

@@ -70,9 +70,7 @@ class _Fold:
             yield reply
 
 
-def federate(
-    experiment: Experiment, crew: Crew, record: Record, state: State, n_slices: Mapping[str, int]
-) -> State:
+def federate(experiment: Experiment, crew: Crew, record: Record, state: State, n_slices: Mapping[str, int]) -> State:
     """Trains from ``state`` to the experiment's last round.
 
     Args:

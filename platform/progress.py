@@ -36,9 +36,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, note=message)
 
-    def round(
-        self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float
-    ) -> None:
+    def round(self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float) -> None:
         """Round ``number`` was committed.
 
         Args:
@@ -50,14 +48,10 @@ class Progress:
             self._psnr = f"  validation PSNR {sum(psnr.values()) / len(psnr):.2f} dB ({shown})"
         left = self._pace(number, seconds) * (self.total - number)
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=number, note=f"loss {mean:.4f}{self._psnr}  {_clock(left)} left"
-            )
+            self._bar.update(self._task, completed=number, note=f"loss {mean:.4f}{self._psnr}  {_clock(left)} left")
             return
         scores = self._psnr if psnr else ""
-        self.say(
-            f"round {number}/{self.total}  loss {mean:.4f}{scores}  {seconds:.1f} s  {_clock(left)} left"
-        )
+        self.say(f"round {number}/{self.total}  loss {mean:.4f}{scores}  {seconds:.1f} s  {_clock(left)} left")
 
     def _pace(self, number: int, seconds: float) -> float:
         """Seconds a round, scoring included, since the first one that was seen; start-up does not count."""

@@ -77,9 +77,7 @@ def reconstruct(
             {
                 "name": one.volume.name,
                 "n_slices": len(one.mask),
-                "sampling": "as measured"
-                if one.prospective
-                else f"simulated by the run's operator at '{where}'",
+                "sampling": "as measured" if one.prospective else f"simulated by the run's operator at '{where}'",
                 "measured_acceleration": one.mask.size / max(int(one.mask.sum()), 1),
             }
             for one in done
@@ -113,23 +111,17 @@ def _batches(
     operator = experiment.operator_at(where)
     order = experiment.method.order(trained.state)
     shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
-    phase = (
-        trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True)
-    )
+    phase = trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True)
     for start in range(0, len(volume.kspace), BATCH):
         indices = range(start, min(start + BATCH, len(volume.kspace)))
         if sampled is None:
-            seeds = [
-                seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices
-            ]
+            seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
             masks = np.stack([operator.mask.sample(shape, one) for one in seeds])
             box = operator.mask.calibration(shape)
         else:
             masks = sampled[start : indices.stop]
             box = calibration_box(np.asarray(masks.all(axis=0)))
-        kspace = torch.from_numpy(np.array(volume.kspace[start : indices.stop], dtype=np.complex64)).to(
-            worker.device
-        )
+        kspace = torch.from_numpy(np.array(volume.kspace[start : indices.stop], dtype=np.complex64)).to(worker.device)
         maps = estimate_maps(kspace, box, phase=phase)
         batch = measure(kspace, torch.from_numpy(masks[:, None]).to(worker.device), maps)
         subject = Subject(where, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
@@ -186,9 +178,7 @@ def _write_png(output: Path, done: list[Images], _: str) -> None:
         columns = [one.stages["zero_filled"], one.stages["output"]]
         columns += [one.volume.reference] if one.volume.reference is not None else []
         white = float(np.quantile(one.stages["output"], 0.999)) or 1.0
-        picks = np.unique(
-            np.linspace(0, len(one.mask) - 1, min(4, len(one.mask)) + 2).round().astype(int)[1:-1]
-        )
+        picks = np.unique(np.linspace(0, len(one.mask) - 1, min(4, len(one.mask)) + 2).round().astype(int)[1:-1])
         rows = [np.hstack([column[index] for column in columns]) / white for index in picks]
     with atomic.replacing(output) as temporary:
         imsave(temporary, np.clip(np.vstack(rows), 0, 1), cmap="gray", vmin=0, vmax=1, format="png")

@@ -32,9 +32,7 @@ class Record:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
         self.rounds = rounds
 
-    def commit(
-        self, finished: Round, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]
-    ) -> None:
+    def commit(self, finished: Round, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
         """Records one round and commits its state."""
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
         values: dict[str, float] = {
@@ -42,11 +40,7 @@ class Record:
             "bytes/up": finished.bytes_up,
             "bytes/down": finished.bytes_down,
             "restarts": finished.restarts,
-            **{
-                f"site/{member}/{name}": v
-                for member, one in finished.losses.items()
-                for name, v in one.items()
-            },
+            **{f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()},
         }
         if losses:
             values["mean/loss"] = sum(losses.values()) / len(losses)
@@ -85,9 +79,7 @@ def flat_metrics(summary: Mapping[str, Any], prefix: str = "") -> dict[str, floa
         for key in STAGE_KEYS.values():
             part = scores.get(key, {}) if key else scores
             middle = f"{key}/" if key else ""
-            flat |= {
-                f"{prefix}{owner}/{middle}{metric}": part[metric] for metric in METRICS if metric in part
-            }
+            flat |= {f"{prefix}{owner}/{middle}{metric}": part[metric] for metric in METRICS if metric in part}
     return flat
 
 

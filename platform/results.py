@@ -44,8 +44,7 @@ def write_artifacts(tracker: Tracker, folder: RunFolder, finished: Finished, cre
         tables.write_scores(place / "scores.parquet", finished.scores)
         tables.write_rounds(place / "rounds.parquet", finished.rounds)
         citations = cited(finished.experiment)
-        text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"]
-        )
+        text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"])
         atomic.write_text(place / "report.md", text)
         if finished.layout is not None:
             _write_weights(place / "weights.safetensors", finished)

@@ -99,9 +99,7 @@ def run(
         elif (found := folder.result()) is not None:
             resumed = found["rounds"]
             return Result(**{**found, "resumed_from": resumed, "trained_rounds": 0})
-        return _Run(
-            chosen, shards, contents, folder, in_process, address, tracking_uri, rerun, tags or {}
-        ).go()
+        return _Run(chosen, shards, contents, folder, in_process, address, tracking_uri, rerun, tags or {}).go()
 
 
 class _Run:
@@ -123,12 +121,8 @@ class _Run:
         self.in_process, self.address, self.tracking_uri = in_process, address, tracking_uri
         self.fresh, self.tags = rerun, tags
         self.training_digest = experiment.training_digest(contents)
-        self.roster = (
-            experiment.method.roster(list(shards)) if experiment.trains else {s: (s,) for s in shards}
-        )
-        self.n_slices = {
-            m: sum(n_slices(shards[s], "train") for s in held) for m, held in self.roster.items()
-        }
+        self.roster = experiment.method.roster(list(shards)) if experiment.trains else {s: (s,) for s in shards}
+        self.n_slices = {m: sum(n_slices(shards[s], "train") for s in held) for m, held in self.roster.items()}
 
     def go(self) -> Result:
         from fedrecon.platform.progress import Progress
@@ -203,9 +197,7 @@ class _Run:
         experiment = self.experiment
         tags = {
             "fedrecon.training_digest": self.training_digest or "none",
-            "fedrecon.strategy": experiment.strategy["name"]
-            if experiment.trains
-            else experiment.reconstructor["name"],
+            "fedrecon.strategy": experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"],
             **({"mlflow.source.git.commit": commit} if (commit := _git_commit()) else {}),
             **({"fedrecon.moved_data": "true"} if experiment.trains and experiment.method.moves_data else {}),
             **self.tags,
@@ -341,18 +333,14 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(
-                f"the same experiment (digest {folder.digest}) is running in {folder.workspace}"
-            ) from None
+            raise RunError(f"the same experiment (digest {folder.digest}) is running in {folder.workspace}") from None
         yield
 
 
 def _git_commit() -> str:
     """The commit of the working directory, or nothing outside a repository."""
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

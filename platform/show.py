@@ -95,10 +95,7 @@ def registry(kind: str) -> dict[str, str]:
         return {name: one.summary for name, one in FORMATS.items()}
     if kind == "networks":
         return {name: _parameters(one.parameters) for name, one in NETWORKS.items()}
-    return {
-        name: f"{_first_line(one)}  ({_parameters(one) or 'no parameters'})"
-        for name, one in plugins[kind].items()
-    }
+    return {name: f"{_first_line(one)}  ({_parameters(one) or 'no parameters'})" for name, one in plugins[kind].items()}
 
 
 def _first_line(kind: Any) -> str:

@@ -58,9 +58,7 @@ class Trained:
             raise RunError(f"run '{reference}': its checkpoint in {folder.path} is lost")
         experiment = Experiment.read(noted["experiment"])
         given = noted["images"]
-        images = Images(
-            given["complex_valued"], tuple(given["size"]), given["n_coils"], tuple(given["sites"])
-        )
+        images = Images(given["complex_valued"], tuple(given["size"]), given["n_coils"], tuple(given["sites"]))
         members: tuple[str, ...] = ()
         n_shared = 0
         if experiment.trains:
@@ -70,9 +68,7 @@ class Trained:
             n_shared = parameters.n_shared
             if len(parameters.private):
                 members = tuple(method.roster(list(images.sites)))
-        return cls(
-            folder, experiment, found[0], noted["subjects"], images, members, bool(members) and n_shared == 0
-        )
+        return cls(folder, experiment, found[0], noted["subjects"], images, members, bool(members) and n_shared == 0)
 
     def models(self, site: str) -> tuple[str, ...]:
         """Whose networks reconstruct at ``site``: the shared one, the site's own, or at an unseen site each member's.
@@ -102,9 +98,7 @@ class Trained:
                 raise unknown("site", site, self.images.sites)
             return GLOBAL
         if site is None:
-            raise InputError(
-                f"each site has its own network here; name one with --site: {', '.join(self.members)}"
-            )
+            raise InputError(f"each site has its own network here; name one with --site: {', '.join(self.members)}")
         if site not in self.members:
             raise unknown("site", site, self.members)
         return site

@@ -27,13 +27,9 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
         InputError: no such run, several, or one that is not finished.
     """
     runs = workspace.resolve() / "runs"
-    known = (
-        [RunFolder(workspace, path.parent.name) for path in runs.glob("*/run.json")] if runs.is_dir() else []
-    )
+    known = [RunFolder(workspace, path.parent.name) for path in runs.glob("*/run.json")] if runs.is_dir() else []
     if not known:
-        raise InputError(
-            f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (--workspace names another)"
-        )
+        raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (--workspace names another)")
     if reference == "latest":
         finished = [folder for folder in known if folder.result() is not None]
         if not finished:
@@ -42,9 +38,7 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
     ids = {(folder.noted() or {}).get("run_id", ""): folder for folder in known}
     fitting = [ids[reference]] if reference in ids else []
     if not fitting and len(reference) >= MIN_PREFIX:
-        fitting = [
-            folder for folder in known if folder.digest.startswith(reference) and "." not in folder.digest
-        ]
+        fitting = [folder for folder in known if folder.digest.startswith(reference) and "." not in folder.digest]
     if not fitting:
         raise unknown("run", reference, [*(folder.digest for folder in known), "latest"])
     if len(fitting) > 1:

@@ -49,9 +49,7 @@ def import_data(
             format does not have is refused, not ignored.
     """
     given = {"size": size, "phase": phase, "seed": seed}
-    reader = choose(
-        "format", FORMATS, format, {key: value for key, value in given.items() if value is not None}
-    )
+    reader = choose("format", FORMATS, format, {key: value for key, value in given.items() if value is not None})
     check_name("site", site)
     paths = find_files(reader, [sources] if isinstance(sources, Path | str) else sources)
     subjects = {path: subject_of(stem(reader, path), subject_pattern) for path in paths}
@@ -83,9 +81,7 @@ def find_files(reader: Format, sources: Sequence[Path | str]) -> list[Path]:
     for source in map(Path, sources):
         if not source.exists():
             raise InputError(f"{source}: there is no such file or folder.")
-        inside = (
-            sorted(path for path in source.iterdir() if _fits(reader, path)) if source.is_dir() else [source]
-        )
+        inside = sorted(path for path in source.iterdir() if _fits(reader, path)) if source.is_dir() else [source]
         if not inside or not _fits(reader, inside[0]):
             raise InputError(f"{source}: no file that ends in {' or '.join(reader.suffixes)}.")
         found += inside
@@ -133,9 +129,7 @@ def _reader_of(path: Path) -> Format:
         if _fits(reader, path):
             return reader  # type: ignore[no-any-return]
     allowed = sorted({suffix for reader in readers for suffix in reader.suffixes})
-    raise InputError(
-        f"{path}: is no k-space that can be reconstructed; expected a shard, or {', '.join(allowed)}."
-    )
+    raise InputError(f"{path}: is no k-space that can be reconstructed; expected a shard, or {', '.join(allowed)}.")
 
 
 def _fits(reader: Format, path: Path) -> bool:

@@ -53,7 +53,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose slices are reconstructed: what a method that adapts per subject seeds and logs by."""
+    """Whose slices are reconstructed together, all of one site: what a method that adapts seeds and logs by."""
 
     site: str
     subjects: tuple[str, ...]

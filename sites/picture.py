@@ -29,9 +29,7 @@ def draw(slices: Slices, reconstruct: Reconstruct, mask_seed: int, note: str) ->
         item = first[len(first) // 2]
         with torch.no_grad():
             batch = slices.scoring([item], mask_seed)
-            images = {
-                name: x[0].cpu().numpy() for name, x in stages(batch, reconstruct(batch, [item])).items()
-            }
+            images = {name: x[0].cpu().numpy() for name, x in stages(batch, reconstruct(batch, [item])).items()}
         assert batch.reference is not None
         operator = slices.operators[site].flat()
         caption = (
@@ -39,7 +37,5 @@ def draw(slices: Slices, reconstruct: Reconstruct, mask_seed: int, note: str) ->
             f" · {note}"
         )
         reference = batch.reference[0].cpu().numpy()
-        pictures[site] = panel(
-            reference, images["zero_filled"], images["output"], item.volume.maximum, caption
-        )
+        pictures[site] = panel(reference, images["zero_filled"], images["output"], item.volume.maximum, caption)
     return pictures

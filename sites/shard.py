@@ -115,9 +115,7 @@ class Shard:
         """Fully sampled magnitude image (slices, y, x) float32, READ-ONLY; refused where there is none."""
         volume = self._by_name(volume_name)
         if not volume.has_reference:
-            raise InputError(
-                f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed."
-            )
+            raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
         return self._array(volume_name, reference_key(volume.n_coils))  # type: ignore[no-any-return]
 
     def data(self, volume_name: str) -> VolumeData:
@@ -151,9 +149,7 @@ class Shard:
             except InputError as error:
                 raise InputError(f"{self.path}: {error}") from None
             if data.about().maximum != volume.maximum:
-                raise InputError(
-                    f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum."
-                )
+                raise InputError(f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum.")
             digests[volume.name] = data.digest()
         if content_hash(self.site, self.contrast, self.simulated, self.phase, digests) != self.content_hash:
             raise InputError(

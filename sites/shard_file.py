@@ -63,9 +63,7 @@ def read_volumes(path: Path, file: h5py.File) -> tuple[Volume, ...]:
     splits = {(volume.subject, volume.split) for volume in volumes}
     for subject, count in Counter(subject for subject, _ in splits).items():
         if count > 1:
-            raise InputError(
-                f"{path}: the subject '{subject}' is in {count} splits; subjects are split as a whole."
-            )
+            raise InputError(f"{path}: the subject '{subject}' is in {count} splits; subjects are split as a whole.")
     return volumes
 
 

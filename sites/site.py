@@ -123,9 +123,7 @@ class Site:
         """Scores of one split under the order's state and this site's committed private memory."""
         self._load(order)
         seed_ = self.plan.evaluation.mask_seed
-        return score(
-            self.slices(split), split, self._reconstruct, EVALUATION_BATCH, seed_, self._model_name, self.name
-        )
+        return score(self.slices(split), split, self._reconstruct, EVALUATION_BATCH, seed_, self._model_name, self.name)
 
     def panel(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """A picture of one slice of each shard (PNG), only if the experiment allows it (``evaluation.panels``)."""
@@ -165,9 +163,7 @@ class Site:
         """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects."""
         from fedrecon.sites.tuning import tune
 
-        chosen, table = tune(
-            self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed
-        )
+        chosen, table = tune(self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed)
         self.use(chosen)
         return {"chosen": chosen, "table": table}
 

@@ -70,10 +70,14 @@ class Slices:
         return len(self.items)
 
     def batches(self, size: int, order: np.random.Generator | None = None) -> list[list[Slice]]:
-        """The slices in batches of one matrix size and coil count each; shuffled when ``order`` is given."""
-        groups: dict[tuple[int, ...], list[Slice]] = defaultdict(list)
+        """The slices in batches of one matrix size and coil count each; shuffled when ``order`` is given.
+
+        Without ``order`` a batch is of one site too: what is scored or adapted together has one operator.
+        """
+        groups: dict[tuple[str, int, int, int], list[Slice]] = defaultdict(list)
         for item in self.items:
-            groups[(item.volume.n_coils, *item.volume.shape)].append(item)
+            site = item.site if order is None else ""
+            groups[(site, item.volume.n_coils, *item.volume.shape)].append(item)
         batches = []
         for key in sorted(groups):
             items = groups[key]

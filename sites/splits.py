@@ -34,9 +34,7 @@ def subject_of(stem: str, pattern: str | None = None) -> str:
     return subject
 
 
-def assign_splits(
-    subjects: Iterable[str], validation: Sequence[str] = (), test: Sequence[str] = ()
-) -> dict[str, str]:
+def assign_splits(subjects: Iterable[str], validation: Sequence[str] = (), test: Sequence[str] = ()) -> dict[str, str]:
     """The split of each subject.
 
     Where neither is named: of the sorted subjects the last fifth (at least one) tests, the one before
@@ -83,9 +81,7 @@ def consortium_problems(shards: Collection[Shard]) -> list[str]:
     places: dict[str, tuple[str, Shard]] = {}
     for shard in shards:
         if shard.site in sites:
-            problems.append(
-                f"the site name '{shard.site}' is used twice: {sites[shard.site].path} and {shard.path}."
-            )
+            problems.append(f"the site name '{shard.site}' is used twice: {sites[shard.site].path} and {shard.path}.")
         sites.setdefault(shard.site, shard)
         for subject, split in sorted(shard.subjects.items()):
             other, where = places.setdefault(subject, (split, shard))

@@ -77,9 +77,7 @@ def optimizer_vectors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]
         for index, state in one.state_dict()["state"].items():
             for name, value in state.items():
                 if torch.is_tensor(value):
-                    vectors[f"optimizer.{k}.{index}.{name}"] = (
-                        value.detach().float().cpu().reshape(-1).numpy().copy()
-                    )
+                    vectors[f"optimizer.{k}.{index}.{name}"] = value.detach().float().cpu().reshape(-1).numpy().copy()
     return vectors
 
 
@@ -90,13 +88,9 @@ def load_optimizer_vectors(optimizers: list[torch.optim.Optimizer], memory: Mapp
         tensors = [p for group in one.param_groups for p in group["params"]]
         for index, parameter in enumerate(tensors):
             prefix = f"optimizer.{k}.{index}."
-            entries = {
-                key.removeprefix(prefix): value for key, value in memory.items() if key.startswith(prefix)
-            }
+            entries = {key.removeprefix(prefix): value for key, value in memory.items() if key.startswith(prefix)}
             if entries:
-                full["state"][index] = {
-                    name: _shaped(name, value, parameter) for name, value in entries.items()
-                }
+                full["state"][index] = {name: _shaped(name, value, parameter) for name, value in entries.items()}
         one.load_state_dict(full)
 
 

@@ -17,9 +17,7 @@ MAX_SLICES = 12
 """Slices of a site's validation subjects that the search looks at."""
 
 
-def tune(
-    reconstructor: Reconstructor, slices: Slices, mask_seed: int
-) -> tuple[Reconstructor, list[dict[str, Any]]]:
+def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[Reconstructor, list[dict[str, Any]]]:
     """The candidate with the highest mean PSNR over at most 12 evenly spaced validation slices, and the whole table.
 
     ``slices`` are the site's validation slices; the range of PSNR is each volume's maximum.

@@ -186,8 +186,6 @@ def _check_reference(where: str, reference: Real) -> None:
         if not np.isfinite(one).all():
             raise InputError(f"{where}: slice {number} of the reference holds NaN or infinity.")
         if one.min() < 0:
-            raise InputError(
-                f"{where}: slice {number} of the reference holds negative values; it is a magnitude."
-            )
+            raise InputError(f"{where}: slice {number} of the reference holds negative values; it is a magnitude.")
         if not one.any():
             raise InputError(f"{where}: slice {number} of the reference is an all-zero image.")

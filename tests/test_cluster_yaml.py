@@ -109,9 +109,7 @@ def test_the_guides_on_prem_file_passes_and_is_refused_without_hosts() -> None:
 
 
 def test_the_guides_kuberay_file_has_one_labelled_gpu_group_a_site() -> None:
-    cluster = next(
-        block for block in map(yaml.safe_load, blocks("yaml")) if block.get("kind") == "RayCluster"
-    )
+    cluster = next(block for block in map(yaml.safe_load, blocks("yaml")) if block.get("kind") == "RayCluster")
     groups = cluster["spec"]["workerGroupSpecs"]
     assert groups
     for group in groups:

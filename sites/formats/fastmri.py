@@ -64,9 +64,7 @@ def _volume(source: Path, file: h5py.File, label: Label) -> VolumeData:
 
 def _kspace(source: Path, file: h5py.File) -> Complex:
     if "kspace" not in file:
-        raise InputError(
-            f"{source}: the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'})."
-        )
+        raise InputError(f"{source}: the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'}).")
     dataset = file["kspace"]
     if not isinstance(dataset, h5py.Dataset):
         raise InputError(f"{source}: 'kspace' is no dataset.")
@@ -74,8 +72,7 @@ def _kspace(source: Path, file: h5py.File) -> Complex:
         raise InputError(f"{source}: 'kspace' is {dataset.dtype}; expected complex.")
     if dataset.ndim not in (3, 4):
         raise InputError(
-            f"{source}: 'kspace' has the shape {dataset.shape}; "
-            "expected (slices, coils, y, x) or (slices, y, x)."
+            f"{source}: 'kspace' has the shape {dataset.shape}; expected (slices, coils, y, x) or (slices, y, x)."
         )
     kspace: Complex = dataset[()].astype(np.complex64, copy=False)
     kspace = kspace if kspace.ndim == 4 else kspace[:, None]

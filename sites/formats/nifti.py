@@ -128,9 +128,7 @@ def low_pass(
     if size > min(square):
         raise InputError(f"--size {size} is more than the {min(square)} pixels that were measured.")
     image = ifft2c_numpy(centre(fft2c_numpy(padded), (size, size)))
-    scale = np.float32(
-        size / np.sqrt(square[0] * square[1])
-    )  # orthonormal FFTs of two sizes: keep the intensities
+    scale = np.float32(size / np.sqrt(square[0] * square[1]))  # orthonormal FFTs of two sizes: keep the intensities
     return np.abs(image) * scale, (thickness, field / size, field / size)
 
 
@@ -154,9 +152,7 @@ def smooth_phase(shape: tuple[int, ...], seed: int, volume: str) -> Complex:
     susceptibility at the head's size, with about one to two turns across the field of view.
     """
     rng = seeding.generator(seed, "phase", volume)
-    axes = [
-        np.polynomial.legendre.legvander(np.linspace(-1, 1, n) if n > 1 else np.zeros(1), 3) for n in shape
-    ]
+    axes = [np.polynomial.legendre.legvander(np.linspace(-1, 1, n) if n > 1 else np.zeros(1), 3) for n in shape]
     weights = rng.normal(size=(2, 4, 4))  # order 1 along the slices, 3 within them
     z, y, x = np.indices(weights.shape)
     weights[(y + x > 3) | (z + y + x == 0)] = 0

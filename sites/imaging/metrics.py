@@ -94,9 +94,7 @@ def _ssim_slice(reference: NDArray[np.float64], image: NDArray[np.float64], peak
     a, b, border = reference, image, WINDOW // 2
     if min(a.shape) < WINDOW:
         raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, got {a.shape}")
-    mean_a, mean_b, square_a, square_b, product = (
-        uniform_filter(x, WINDOW) for x in (a, b, a * a, b * b, a * b)
-    )
+    mean_a, mean_b, square_a, square_b, product = (uniform_filter(x, WINDOW) for x in (a, b, a * a, b * b, a * b))
     inside = (slice(border, -border), slice(border, -border))
     similarity = _similarity(mean_a, mean_b, square_a, square_b, product, peak)
     return float(similarity[inside].mean())

@@ -50,9 +50,7 @@ def simulate(
         low, high = _LIMITS[name]
         if value is not None and not low <= value <= high:
             raise InputError(f"{name} is {value}; allowed: {low} to {high}.")
-    return [
-        _write(Path(out), name, contrast, subjects, size, coils, seed) for name, contrast in protocols.items()
-    ]
+    return [_write(Path(out), name, contrast, subjects, size, coils, seed) for name, contrast in protocols.items()]
 
 
 def split_of(index: int) -> str:
@@ -82,9 +80,7 @@ def volumes(
         )
 
 
-def _write(
-    out: Path, site: str, contrast: str, subjects: int, size: int, coils: int | None, seed: int
-) -> Path:
+def _write(out: Path, site: str, contrast: str, subjects: int, size: int, coils: int | None, seed: int) -> Path:
     path = out / f"{site}.h5"
     data = volumes(site, contrast, subjects, size, coils, seed)
     write_shard(path, site, data, simulated=True, phase="smooth", origin="phantom")

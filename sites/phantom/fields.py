@@ -32,9 +32,7 @@ def smooth_field(
     """
     z, y, x = (spline_basis(axis, spacing) for axis in axes)
     # Unit variance at a control: the weights 1/6, 2/3, 1/6 of three independent controls along each axis.
-    controls = (
-        random.standard_normal((n_fields, z.shape[1], y.shape[1], x.shape[1])).astype(np.float32) * 2**1.5
-    )
+    controls = random.standard_normal((n_fields, z.shape[1], y.shape[1], x.shape[1])).astype(np.float32) * 2**1.5
     planes = np.tensordot(z, controls, axes=(1, 1)).swapaxes(0, 1)  # z first: the controls are few
     fields: NDArray[np.float32] = y @ np.ascontiguousarray(planes) @ np.ascontiguousarray(x.T)
     return fields

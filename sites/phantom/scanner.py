@@ -79,15 +79,13 @@ def _shading_and_phase(
     shading = smooth_field(random, (depth, position, position), 110.0)[0]
     phase = smooth_field(random, (depth, position, position), 80.0)[0]
     offset = random.uniform(-np.pi, np.pi)
-    factor: NDArray[np.complex64] = np.exp(
-        protocol.bias * shading + 1j * (protocol.phase * phase + offset)
-    ).astype(np.complex64)
+    factor: NDArray[np.complex64] = np.exp(protocol.bias * shading + 1j * (protocol.phase * phase + offset)).astype(
+        np.complex64
+    )
     return factor
 
 
-def coil_maps(
-    random: np.random.Generator, n_coils: int, position: NDArray[np.float64]
-) -> NDArray[np.complex64]:
+def coil_maps(random: np.random.Generator, n_coils: int, position: NDArray[np.float64]) -> NDArray[np.complex64]:
     """Sensitivities (coils, y, x) of loops on a ring around the head, with unit sum of squares.
 
     One coil is 1 everywhere. The size falls off as the field on a loop's axis, ``(1 + r^2/a^2)^(-3/2)``, the

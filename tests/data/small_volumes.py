@@ -13,9 +13,7 @@ def centred_fft(image: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return np.fft.fftshift(np.fft.fft2(shifted, norm="ortho"), axes=axes).astype(np.complex64)
 
 
-def make_kspace(
-    slices: int = 3, coils: int = 1, ny: int = 24, nx: int = 20, seed: int = 0
-) -> NDArray[np.complex64]:
+def make_kspace(slices: int = 3, coils: int = 1, ny: int = 24, nx: int = 20, seed: int = 0) -> NDArray[np.complex64]:
     """K-space (slices, coils, y, x) of a bright box with texture, complex."""
     rng = np.random.default_rng(seed)
     image = np.zeros((slices, coils, ny, nx), np.complex64)

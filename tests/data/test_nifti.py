@@ -67,9 +67,7 @@ def test_field_of_view_becomes_square_in_millimetres():
 def test_cropping_keeps_intensities_and_a_smooth_image():
     y, x = np.mgrid[:65, :65] - 32
     fine = 100 * np.exp(-(x**2 + y**2) / 200.0)[None].astype(np.float32)
-    coarse, _ = low_pass(
-        np.pad(fine, ((0, 0), (32, 31), (32, 31))), (1.0, 1.0, 1.0), 64
-    )  # every second sample
+    coarse, _ = low_pass(np.pad(fine, ((0, 0), (32, 31), (32, 31))), (1.0, 1.0, 1.0), 64)  # every second sample
     y, x = np.mgrid[:64, :64] - 32
     expected = np.where(np.hypot(x, y) < 15, 100 * np.exp(-4 * (x**2 + y**2) / 200.0), 0)
     np.testing.assert_allclose(coarse[0], expected, atol=2.0)
@@ -131,14 +129,10 @@ def test_smooth_phase_changes_the_kspace_and_not_the_reference(tmp_path):
     assert len({none.content_hash, smooth.content_hash, other.content_hash}) == 3
     np.testing.assert_array_equal(none.reference("a_1"), smooth.reference("a_1"))
     axes = (-2, -1)
-    image = np.fft.fftshift(
-        np.fft.ifft2(np.fft.ifftshift(smooth.kspace("a_1"), axes=axes), norm="ortho"), axes=axes
-    )
+    image = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(smooth.kspace("a_1"), axes=axes), norm="ortho"), axes=axes)
     np.testing.assert_allclose(np.abs(image[:, 0]), smooth.reference("a_1"), atol=1e-3)
     flipped = np.conj(np.roll(smooth.kspace("a_1")[..., ::-1, ::-1], 1, axis=axes))
-    assert np.linalg.norm(flipped - smooth.kspace("a_1")) > 0.3 * np.linalg.norm(
-        flipped
-    )  # no longer symmetric
+    assert np.linalg.norm(flipped - smooth.kspace("a_1")) > 0.3 * np.linalg.norm(flipped)  # no longer symmetric
 
 
 def test_smooth_phase_is_smooth_within_and_across_slices():
@@ -146,8 +140,7 @@ def test_smooth_phase_is_smooth_within_and_across_slices():
     np.testing.assert_allclose(np.abs(phasor), 1, rtol=1e-5)
     for axis, step in ((0, 0.5), (1, 0.6), (2, 0.6)):
         turn = np.angle(
-            phasor.take(range(1, phasor.shape[axis]), axis)
-            * phasor.take(range(phasor.shape[axis] - 1), axis).conj()
+            phasor.take(range(1, phasor.shape[axis]), axis) * phasor.take(range(phasor.shape[axis] - 1), axis).conj()
         )
         assert np.abs(turn).max() < step  # rad from pixel to pixel
     assert np.angle(phasor).std() > 0.3
@@ -207,9 +200,7 @@ def test_real_volumes_become_three_sites(tmp_path):
             image = opened.reference(volume.name)
             rows = np.flatnonzero(image.mean(axis=(0, 2)) > 0.2 * image.mean(axis=(0, 2)).max())
             columns = np.flatnonzero(image.mean(axis=(0, 1)) > 0.2 * image.mean(axis=(0, 1)).max())
-            assert (
-                rows[-1] - rows[0] > columns[-1] - columns[0]
-            )  # a head is longer than wide: rows are front to back
+            assert rows[-1] - rows[0] > columns[-1] - columns[0]  # a head is longer than wide: rows are front to back
 
 
 @pytest.mark.real

@@ -80,9 +80,7 @@ def test_tissues_in_the_image_have_the_contrasts_order(contrast):
     mean = {name: np.median(image[tissues[name] > 0.95]) for name in ("white", "grey", "csf")}
     order = [name for name in ORDER[contrast] if name in mean]
     assert sorted(mean, key=lambda name: -mean[name]) == order
-    signal = {
-        name: protocol.sequence.signal(TISSUES[protocol.field_strength_t][name]) for name in ORDER[contrast]
-    }
+    signal = {name: protocol.sequence.signal(TISSUES[protocol.field_strength_t][name]) for name in ORDER[contrast]}
     assert sorted(signal, key=lambda name: -abs(signal[name])) == list(ORDER[contrast])
     if contrast == "flair":
         assert mean["csf"] < 0.3 * mean["white"]
@@ -103,9 +101,7 @@ def test_tissue_shares_are_shares_and_air_surrounds_the_head():
 def test_spline_weights_sum_to_one_and_fields_have_unit_variance():
     line = np.linspace(0, 100, 37)
     np.testing.assert_allclose(spline_basis(line, 13.0).sum(axis=1), 1, rtol=1e-6)
-    fields = smooth_field(
-        generator(1), (np.array([0.0]), np.array([0.0]), np.array([0.0])), 1.0, n_fields=4000
-    )
+    fields = smooth_field(generator(1), (np.array([0.0]), np.array([0.0]), np.array([0.0])), 1.0, n_fields=4000)
     assert fields.shape == (4000, 1, 1, 1)
     assert fields.std() == pytest.approx(1, abs=0.05)  # at a control; 0.7 ** 3 of it in the middle of a cell
 

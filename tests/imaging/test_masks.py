@@ -199,9 +199,7 @@ def test_the_normal_density_is_the_one_stated():
 
 
 def test_the_uniform_density_is_flat():
-    mean = np.mean(
-        [make_mask("uniform2d", acceleration=4).sample((64, 64), seed) for seed in range(60)], axis=0
-    )
+    mean = np.mean([make_mask("uniform2d", acceleration=4).sample((64, 64), seed) for seed in range(60)], axis=0)
     assert mean[:8].mean() == pytest.approx(mean[-8:].mean(), rel=0.08)
     assert mean[:8].mean() == pytest.approx(mean[12:20, 12:20].mean(), rel=0.15)
 

@@ -71,9 +71,7 @@ def test_several_coils_keep_the_null_space():
     """With samples of the truth, an error that A cannot see is all that stays, and no other error grows."""
     operator, truth, _ = case(3, 1, 4, 9, 7)
     kspace = operator.forward(truth)
-    dense = torch.stack(
-        [operator.normal(e.view(1, 9, 7)).flatten() for e in torch.eye(63).to(truth.dtype)], 1
-    )
+    dense = torch.stack([operator.normal(e.view(1, 9, 7)).flatten() for e in torch.eye(63).to(truth.dtype)], 1)
     values, vectors = torch.linalg.eigh(dense)
     assert values.min() < 0.2
     assert values.max() < 1 + 1e-9

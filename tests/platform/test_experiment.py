@@ -315,3 +315,11 @@ def test_reading_an_experiment_loads_no_torch_ray_or_mlflow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_defaults_and_the_same_values_given_are_one_experiment():
+    short = Experiment.read({"sites": "x"})
+    assert short.as_dict() == Experiment.read(short.as_dict()).as_dict()
+    assert short.digest({"a": "1"}) == Experiment.read({"sites": "x", "strategy": {"name": "fedavg"}}).digest(
+        {"a": "1"}
+    )

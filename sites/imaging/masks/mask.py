@@ -138,10 +138,7 @@ class EllipseMask(Mask):
 
     def distance(self, shape: Shape) -> NDArray[np.float64]:
         """Distance from DC in units of the ellipse: 1 on its edge, (y, x)."""
-        y, x = (
-            (np.arange(n) - n // 2) / max(radius, 0.5)
-            for n, radius in zip(shape, self._radii(shape), strict=True)
-        )
+        y, x = ((np.arange(n) - n // 2) / max(radius, 0.5) for n, radius in zip(shape, self._radii(shape), strict=True))
         return np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
 
     def n_samples(self, shape: Shape) -> int:
@@ -156,9 +153,7 @@ class EllipseMask(Mask):
         why = f"its centre has {centre} samples, and {allowed} may be measured"
         would_do = self._largest_fraction(shape, allowed)
         if would_do is None:
-            raise self._refusal(
-                shape, why, f"The acceleration can be at most {shape[0] * shape[1] / 2:g} there."
-            )
+            raise self._refusal(shape, why, f"The acceleration can be at most {shape[0] * shape[1] / 2:g} there.")
         raise self._refusal(shape, why, f"A center_fraction of at most {would_do:g} would do.")
 
     def _largest_fraction(self, shape: Shape, allowed: int) -> float | None:

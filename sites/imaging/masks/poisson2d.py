@@ -64,9 +64,7 @@ def _slope(mask: EllipseMask, shape: Shape) -> float:
     return low
 
 
-def _discs(
-    centre: Samples, outside: NDArray[np.float64], slope: float, random: np.random.RandomState
-) -> Samples:
+def _discs(centre: Samples, outside: NDArray[np.float64], slope: float, random: np.random.RandomState) -> Samples:
     """Sequential random placement on the grid; the centre is always sampled and keeps nobody away."""
     n_y, n_x = centre.shape
     radius = slope * outside + random.uniform(size=centre.shape)

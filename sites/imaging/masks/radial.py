@@ -47,10 +47,7 @@ def _first_visits(shape: Shape, start: float, n_spokes: int) -> NDArray[np.intp]
     longest = np.maximum(np.abs(direction[0]), np.abs(direction[1]))
     reach = max(shape) // 2 + 1
     steps = np.stack([np.arange(reach), -np.arange(reach)], axis=1).reshape(1, -1)
-    y, x = (
-        n // 2 + np.rint(steps * part / longest).astype(np.intp)
-        for n, part in zip(shape, direction, strict=True)
-    )
+    y, x = (n // 2 + np.rint(steps * part / longest).astype(np.intp) for n, part in zip(shape, direction, strict=True))
     inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
     flat = (y * shape[1] + x)[inside]
     _, first = np.unique(flat, return_index=True)

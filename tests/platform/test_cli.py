@@ -1,4 +1,4 @@
-"""The command line as a user types it: JSON, exit codes, one message for what is wrong, and what a finished run gives."""
+"""The command line as typed: JSON, exit codes, one message for what is wrong, and what a finished run gives."""
 
 import json
 from pathlib import Path
@@ -95,7 +95,7 @@ def _artifact(workspace, result, name):
 
 
 def test_artifacts_of_a_run(trained):
-    path, workspace, results = trained
+    _, workspace, results = trained
     rounds = read_rounds(_artifact(workspace, results["fedavg"], "rounds.parquet"))
     assert [row["round"] for row in rounds] == [1, 2]
     assert all(row["replied"] == ["middle", "north", "south"] for row in rounds)

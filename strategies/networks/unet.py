@@ -147,7 +147,10 @@ def correction(network: nn.Module, image: Tensor) -> Tensor:
     """``std * network((image - mean) / std)``: each slice in its own units, answered in the image's."""
     std, mean = torch.std_mean(image, dim=(-2, -1), keepdim=True)
     unit = std.mean(dim=1, keepdim=True).clamp_min(1e-6)  # one unit for real and imaginary part
-    output: Tensor = network((image - mean) / unit)
+    scaled = (image - mean) / unit
+    if scaled.is_cuda:  # cuDNN's fast layout; weights stay as they are exchanged, and cuDNN reorders them itself
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+    output: Tensor = network(scaled)
     return unit * output
 
 

@@ -140,7 +140,7 @@ class _Run:
             finally:
                 crew.close()
             status = "FINISHED"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit
             status = "KILLED"
             raise
         finally:

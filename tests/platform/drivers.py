@@ -30,6 +30,7 @@ def drive(given: dict[str, Any], workspace: Path, out: Path, moment: str = "", *
     """One ``fedrecon.run`` in this process; dies at ``moment``, else writes its result to ``out``."""
     import fedrecon
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     if moment:
         MOMENTS[moment](workspace)

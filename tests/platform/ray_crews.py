@@ -18,7 +18,7 @@ from tiny import Commits, Federation, bits
 from fedrecon.platform.crew_ray import RayCrew
 from fedrecon.platform.experiment import Resources
 
-PATIENCE = 90.0
+PATIENCE = 150.0
 """Seconds for a thing that takes one on a machine that is not busy."""
 
 

@@ -174,15 +174,17 @@ class OnRay:
         assert any("raylet" in name for name in self.family.values())
 
     def left(self) -> dict[int, str]:
-        """What still runs of those that this driver started."""
-        return {
-            pid: name for pid, name in self.family.items() if (now := title(pid)) and now.split()[:1] and _lives(pid)
-        }
+        """What still runs of those that this driver started.
+
+        After a kill -9 Ray's two agents are not waited for: they end once the control store has been silent for 60 s.
+        """
+        agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent") if self.process.poll() == -signal.SIGKILL else ()
+        return {pid: name for pid, name in self.family.items() if _lives(pid) and not title(pid).startswith(agents)}
 
 
 def _lives(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -220,7 +222,7 @@ def test_a_driver_on_ray_that_is_interrupted_and_killed(
     with pytest.raises(RunError, match=f"the same experiment .digest {expected['digest']}. is running"):
         run(given, workspace=stormy, in_process=True)
     os.killpg(first.process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
-    assert first.process.wait(90) != 0
+    assert first.process.wait(150) != 0
     wait_for(lambda: not first.left(), f"the end of {first.left()}")
     assert [one.info.status for one in runs(client(stormy))] == ["KILLED"]
 
@@ -230,9 +232,7 @@ def test_a_driver_on_ray_that_is_interrupted_and_killed(
     second.process.wait()
     wait_for(lambda: not second.left(), f"the end of {second.left()}")
 
-    third = start()
-    assert third.process.wait(200) == 0, third.log.read_text()
-    result = json.loads((tmp_path / "result-2.json").read_text())
+    result = drivers(given, stormy)  # begun on Ray, ended without
     assert science(result) == science(expected)
     assert result["resumed_from"] >= 2
     assert result["trained_rounds"] == ROUNDS - result["resumed_from"]

@@ -56,3 +56,14 @@ def test_a_site_whose_node_is_too_small_goes_nowhere_else(
     fed = Federation(FedAvg(), consortium, tmp_path)
     with pytest.raises(RunError, match=r"site 'north' cannot be placed \(2 CPU.*label site=north\).*node has 1"):
         RayCrew(fed.plans(), Resources(cpus_per_site=2))
+
+
+def test_a_shard_on_another_node_is_read_by_that_node(nodes: dict[str, str], consortium: dict[str, Path]) -> None:
+    from fedrecon.platform.remote import remote_shards
+    from fedrecon.sites.errors import InputError
+    from fedrecon.sites.shard import Shard
+
+    found = remote_shards({"north": str(consortium["north"])}, "auto")
+    assert found["north"] == Shard.open(consortium["north"])
+    with pytest.raises(InputError, match=r"site 'south', on its own node: .*nowhere\.h5: there is no such file"):
+        remote_shards({"south": str(consortium["south"].with_name("nowhere.h5"))}, "auto")

@@ -1,6 +1,7 @@
 """The command line as typed: JSON, exit codes, one message for what is wrong, and what a finished run gives."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -59,17 +60,25 @@ def call(capsys):
 
 
 @pytest.fixture(scope="module")
-def trained(consortium, mlflow_workspace, tmp_path_factory):
+def workspace(mlflow_workspace, tmp_path_factory):
+    """A workspace of this file's own; its empty store is a copy, because making one takes seconds."""
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copy(mlflow_workspace / "mlflow.db", folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(consortium, workspace, tmp_path_factory):
     """Two finished runs in the workspace with a store: fedavg and local."""
     import fedrecon
 
     folder = tmp_path_factory.mktemp("experiments")
     path = written(folder, consortium)
     results = {
-        name: fedrecon.run(path, [f"strategy.name={name}"], workspace=mlflow_workspace, in_process=True)
+        name: fedrecon.run(path, [f"strategy.name={name}"], workspace=workspace, in_process=True)
         for name in ("local", "fedavg")
     }
-    return path, mlflow_workspace, results
+    return path, workspace, results
 
 
 def test_run_json_has_the_promised_keys_and_finished_runs_are_not_run_again(call, trained):
@@ -289,25 +298,25 @@ def test_list_names_the_whole_registry(call, kind):
 
 
 @pytest.mark.parametrize("name", ["tv", "zero_filled"])
-def test_classical_reconstructors_train_nothing(call, consortium, mlflow_workspace, tmp_path, name):
+def test_classical_reconstructors_train_nothing(call, consortium, workspace, tmp_path, name):
     path = written(tmp_path, consortium, reconstructor=name)
-    found = call("run", path, "--in-process", "--workspace", mlflow_workspace, "--json")
+    found = call("run", path, "--in-process", "--workspace", workspace, "--json")
     assert found.code == 0
     assert (found.json["rounds"], found.json["bytes_up"]) == (0, 0)
     mean = found.json["mean"]
     if name == "tv":
         assert mean["psnr"] > mean["zero_filled"]["psnr"]
-    rows = call("evaluate", found.json["digest"], "--workspace", mlflow_workspace, "--json").json["rows"]
+    rows = call("evaluate", found.json["digest"], "--workspace", workspace, "--json").json["rows"]
     assert {row["site"]: row["psnr"] for row in rows} == pytest.approx(
         {site: one["psnr"] for site, one in found.json["sites"].items()}, abs=1e-9
     )
 
 
-def test_rerun_keeps_the_older_run(call, consortium, mlflow_workspace, tmp_path):
+def test_rerun_keeps_the_older_run(call, consortium, workspace, tmp_path):
     path = written(tmp_path, consortium, seed=7, training={"rounds": 1})
-    first = call("run", path, "--in-process", "--workspace", mlflow_workspace, "--json").json
-    second = call("run", path, "--in-process", "--workspace", mlflow_workspace, "--json", "--rerun").json
+    first = call("run", path, "--in-process", "--workspace", workspace, "--json").json
+    second = call("run", path, "--in-process", "--workspace", workspace, "--json", "--rerun").json
     assert first["run_id"] != second["run_id"]
     assert (second["trained_rounds"], second["resumed_from"]) == (1, 0)
     assert first["sites"] == second["sites"]
-    assert (mlflow_workspace / "runs" / f"{first['digest']}.before-1" / "result.json").is_file()
+    assert (workspace / "runs" / f"{first['digest']}.before-1" / "result.json").is_file()

@@ -37,7 +37,8 @@ class Resources(Settings):
         cpus_per_site: CPUs of one site's actor for the scheduler; auto shares what there is. It sets no thread count.
         threads: torch threads of a site. One is the fastest where sites share a machine, and the number decides the
             last bits, so it is the same everywhere and recorded.
-        crew: actors (Ray) or in-process (the same contract and the same bits without Ray).
+        crew: actors (Ray), in-process (the same contract and the same bits without Ray), or auto: in-process where one
+            device holds all sites anyway, actors where there are several GPUs or nodes.
         max_restarts: how often a site may die in a run before it counts as dead.
         min_sites: go on with so many sites when others stay dead; None stops the run then.
         start_timeout: seconds after which a site that cannot be placed is named.
@@ -46,7 +47,7 @@ class Resources(Settings):
     gpus_per_site: Literal["auto"] | float = Field("auto")
     cpus_per_site: Literal["auto"] | float = Field("auto")
     threads: int = Field(1, ge=1)
-    crew: Literal["actors", "in-process"] = "actors"
+    crew: Literal["auto", "actors", "in-process"] = "actors"
     max_restarts: int = Field(10, ge=0)
     min_sites: int | None = Field(None, ge=1)
     start_timeout: float = Field(25.0, gt=0, allow_inf_nan=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from fedrecon.sites.errors import RunError
 if TYPE_CHECKING:
     from fedrecon.platform.crew import Crew
     from fedrecon.platform.experiment import Experiment
-    from fedrecon.platform.record import Record
+    from fedrecon.platform.record import Committed, Record
     from fedrecon.sites.wire import Reply, State
 
 
@@ -71,11 +71,27 @@ class _Fold:
 
 
 def federate(experiment: Experiment, crew: Crew, record: Record, state: State, n_slices: Mapping[str, int]) -> State:
-    """Trains from ``state`` to the experiment's last round.
+    """Trains from ``state`` to the experiment's last round; see :func:`rounds`."""
+    training = rounds(experiment, crew, record, state, n_slices)
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            last: State = end.value
+            return last
+
+
+def rounds(
+    experiment: Experiment, crew: Crew, record: Record, state: State, n_slices: Mapping[str, int]
+) -> Generator[Committed, None, State]:
+    """Trains from ``state`` to the experiment's last round, and stands still after each committed one.
 
     Args:
         record: commits each round.
         n_slices: training slices of every member.
+
+    Returns:
+        the state after the last round.
 
     Raises:
         RunError: a site stays dead, fails, or replies with what is no number.
@@ -96,7 +112,7 @@ def federate(experiment: Experiment, crew: Crew, record: Record, state: State, n
             losses=fold.losses,
         )
         due = experiment.scores_due(state.round)
-        record.commit(finished, state, *(score_validation(crew, strategy, state, panels) if due else ({}, {})))
+        yield record.commit(finished, state, *(score_validation(crew, strategy, state, panels) if due else ({}, {})))
     return state
 
 

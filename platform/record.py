@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.aggregate import METRICS, mean, site_scores, volume_scores
@@ -18,21 +19,59 @@ STAGE_KEYS = {"output": "", "data_consistency": "with_data_consistency", "zero_f
 """Stage of a score to the key under which it stands in the JSON; the method's own output stands at the top."""
 
 
+@dataclass(frozen=True)
+class Committed:
+    """A committed round, as a search over many experiments sees it.
+
+    Attributes:
+        round: 1, 2, ...
+        metrics: losses and, where they were due, validation scores, under their names in MLflow.
+    """
+
+    round: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
 class Record:
     """Commits rounds. The checkpoint is written last, and is the only truth: what a crash leaves half done before it
     is done again with the same bits, and the tracker skips what it has.
 
+    Args:
+        committed: what the checkpoint that the run goes on from says (:attr:`content`); empty for a new run.
+
     Attributes:
         rounds: rows of ``rounds.parquet`` of all committed rounds.
+        curve: their losses and validation scores.
     """
 
     def __init__(
-        self, tracker: Tracker, checkpoints: Checkpoints, progress: Progress, rounds: list[dict[str, Any]]
+        self, tracker: Tracker, checkpoints: Checkpoints, progress: Progress, committed: Mapping[str, Any]
     ) -> None:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
-        self.rounds = rounds
+        self.rounds: list[dict[str, Any]] = list(committed.get("rounds", ()))
+        self.curve = [Committed(one["round"], one["metrics"]) for one in committed.get("curve", ())]
 
-    def commit(self, finished: Round, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"rounds": self.rounds, "curve": [asdict(one) for one in self.curve]}
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """The last validation scores, by their names in MLflow."""
+        scored = [one.metrics for one in self.curve if "mean/psnr" in one.metrics]
+        return dict(scored[-1]) if scored else {}
+
+    def take_over(self, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Committed:
+        """Commits a state that another run trained, with what this experiment's evaluation makes of it."""
+        values = flat_metrics(summarise(scores))
+        self.curve = [self._note(state.round, values, pictures)]
+        self.checkpoints.save(state, self.content)
+        return self.curve[-1]
+
+    def commit(
+        self, finished: Round, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]
+    ) -> Committed:
         """Records one round and commits its state."""
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
         values: dict[str, float] = {
@@ -46,14 +85,21 @@ class Record:
             values["mean/loss"] = sum(losses.values()) / len(losses)
         summary = summarise(scores) if scores else {}
         values |= flat_metrics(summary)
-        self.tracker.metrics(finished.number, values)
-        for site, png in pictures.items():
-            self.tracker.image(f"panel/{site}", finished.number, png)
-        self.tracker.flush()
+        committed = self._note(finished.number, values, pictures)
         self.rounds.append(finished.row())
-        self.checkpoints.save(state, {"rounds": self.rounds})
+        self.curve.append(committed)
+        self.checkpoints.save(state, self.content)
         psnr = {site: one["psnr"] for site, one in summary.get("sites", {}).items()}
         self.progress.round(finished.number, losses, psnr, finished.seconds)
+        return committed
+
+    def _note(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> Committed:
+        """Tells the tracker, and keeps what tells how good a round was."""
+        self.tracker.metrics(step, values)
+        for site, png in pictures.items():
+            self.tracker.image(f"panel/{site}", step, png)
+        self.tracker.flush()
+        return Committed(step, {key: value for key, value in values.items() if key.startswith(("mean/", "site/"))})
 
 
 def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""What a finished run leaves in MLflow: weights, private parts, tables, the report, the experiment."""
+"""What a run comes to, and what it leaves in MLflow: weights, private parts, tables, the report, the experiment."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,42 @@ if TYPE_CHECKING:
     from fedrecon.platform.tracking import Tracker
     from fedrecon.platform.workspace import RunFolder
     from fedrecon.sites.wire import State
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; :meth:`as_dict` is the JSON of ``fedrecon run --json``.
+
+    Attributes:
+        run_id: of the tracker. digest: of the experiment. status: ``finished``.
+        rounds: committed rounds. resumed_from: the round after which this call went on, 0 for a new run.
+        trained_rounds: rounds that this call itself trained.
+        bytes_up, bytes_down: parameters over all rounds and members.
+        sites: by name psnr (dB), ssim, nmse, n_volumes, n_slices, with_data_consistency and zero_filled (test
+            subjects). mean: the same keys, unweighted over the sites.
+        validation: the last validation scores, by their names in MLflow.
+        missing_sites: members that stayed dead, where ``min_sites`` let the run go on without them.
+    """
+
+    run_id: str
+    digest: str
+    status: str
+    rounds: int
+    resumed_from: int
+    trained_rounds: int
+    bytes_up: int
+    bytes_down: int
+    sites: Mapping[str, Any]
+    mean: Mapping[str, Any]
+    missing_sites: Sequence[str] = ()
+    name: str = ""
+    training_digest: str | None = None
+    validation: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Trained:
         Raises:
             InputError: no such run, or it is not finished. RunError: its checkpoint is lost.
         """
-        from fedrecon.platform.run import network_choice
+        from fedrecon.platform.model import network_choice
         from fedrecon.sites.imaging.measurement import Images
         from fedrecon.sites.parameters import Parameters
         from fedrecon.sites.site import new_network
@@ -105,7 +105,7 @@ class Trained:
 
     def site(self, model: str, shards: Mapping[str, str], operators: Mapping[str, Operator]) -> Site:
         """A site that holds these shards and reconstructs with this model."""
-        from fedrecon.platform.run import network_choice
+        from fedrecon.platform.model import network_choice
         from fedrecon.sites.settings import Plan
         from fedrecon.sites.site import Site
 

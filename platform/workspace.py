@@ -51,6 +51,26 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
 MIN_PREFIX = 6
 
 
+def note_trained(folder: RunFolder, training_digest: str) -> None:
+    """Notes that this run's last checkpoint is the end of this training, for runs that differ only in the rest."""
+    path = _trained(folder.workspace, training_digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(path, {"digest": folder.digest})
+
+
+def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
+    """The folder of a run that went through this training to its end, if there is one."""
+    path = _trained(workspace.resolve(), training_digest)
+    if not path.is_file():
+        return None
+    folder = RunFolder(workspace, json.loads(path.read_text(encoding="utf-8"))["digest"])
+    return folder if folder.checkpoints.paths() else None
+
+
+def _trained(workspace: Path, training_digest: str) -> Path:
+    return workspace / "trained" / f"{training_digest}.json"
+
+
 class RunFolder:
     """``WORKSPACE/runs/DIGEST``: checkpoints, private memory of the sites, the experiment and the result."""
 

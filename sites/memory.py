@@ -19,10 +19,15 @@ class Memory:
     A site writes the memory of round r before it replies. What a fit starts from is committed, so then all but that
     round and the one before it goes; scores are taken before the commit, so scoring forgets nothing. A restart loads
     exactly the committed round.
+
+    Args:
+        folder: where it is kept; None keeps it in the process alone.
+        source: where another run of the same training keeps its own, for the rounds that are not in ``folder``.
     """
 
-    def __init__(self, folder: str | Path | None) -> None:
+    def __init__(self, folder: str | Path | None, source: str | Path | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.source = None if source is None else Path(source)
         self.round = 0
         self.values: dict[str, Vector] = {}
 
@@ -38,6 +43,8 @@ class Memory:
         if number == 0:
             return
         path = self._path(number)
+        if path is not None and not path.is_file() and self.source is not None:
+            path = self.source / path.name
         if path is None or not path.is_file():
             raise RunError(f"the private memory of round {number} is lost: {path} does not exist")
         self.values = load_file(path)

@@ -143,6 +143,7 @@ class Plan:
         images: what the network is built for.
         training, evaluation, seed: of the experiment.
         memory: folder for the private memory, on the member's own node; None keeps nothing.
+        memory_source: where another run of the same training keeps it; for a run that takes over that training.
         threads: torch threads.
     """
 
@@ -157,5 +158,6 @@ class Plan:
     seed: int
     reconstructor: Any = None
     memory: str | None = None
+    memory_source: str | None = None
     threads: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -53,7 +53,7 @@ class Site:
         self.name = plan.member
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.shards = {name: Shard.open(path) for name, path in plan.shards.items()}
-        self.memory = Memory(plan.memory)
+        self.memory = Memory(plan.memory, plan.memory_source)
         self._slices: dict[tuple[Any, ...], Slices] = {}
 
     @cached_property

@@ -52,7 +52,7 @@ def parts(tmp_path):
     store = MemoryStore()
     tracker = store.open("study", "run", "abcdef0123456789", {}, {})
     stream = io.StringIO()
-    record = Record(tracker, Checkpoints(tmp_path), Progress(2, stream=stream), [])
+    record = Record(tracker, Checkpoints(tmp_path), Progress(2, stream=stream), {})
     return record, store, stream
 
 
@@ -97,7 +97,10 @@ def test_a_round_reaches_the_tracker_the_disk_and_the_person(parts):
     assert run.images == [("panel/a", 1, b"png")]
     found, kept = record.checkpoints.latest()
     assert found.round == 1
-    assert kept == {"rounds": [finished().row()]}
+    assert kept["rounds"] == [finished().row()]
+    (point,) = kept["curve"]
+    assert point["round"] == 1 and point["metrics"]["mean/psnr"] == 30.0 and point["metrics"]["mean/loss"] == 0.5
+    assert not any(key.startswith(("bytes", "seconds")) for key in point["metrics"])
     assert stream.getvalue().startswith("round 1/2  loss 0.5000  validation PSNR 30.00 dB (a 30.00, b 30.00)")
 
 

@@ -1,0 +1,31 @@
+"""The network of an experiment, as the driver sees it: what to build, and its parameters' names and first values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.cohort import images
+
+if TYPE_CHECKING:
+    from fedrecon.platform.experiment import Experiment
+    from fedrecon.sites.shard import Shard
+
+
+def network_choice(experiment: Experiment) -> Any:
+    """The network, or None where nothing is trained."""
+    from fedrecon.strategies.networks.network import NetworkChoice
+
+    return NetworkChoice.parse(experiment.network) if experiment.trains else None
+
+
+def network_layout(experiment: Experiment, shards: Mapping[str, Shard]) -> Any:
+    """:class:`Parameters` of a new network for these sites, or None where nothing is trained."""
+    if not experiment.trains:
+        return None
+    from fedrecon.sites.parameters import Parameters
+    from fedrecon.sites.site import new_network
+
+    method = experiment.method
+    model = new_network(method, network_choice(experiment), images(shards), experiment.seed)
+    return Parameters(model, lambda name: method.shares(name, model))

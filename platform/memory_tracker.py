@@ -95,6 +95,15 @@ class MemoryStore(RunStore):
         record.info = replace(record.info, status="RUNNING")
         return MemoryTracker(record, continued=True)
 
+    def experiment_id(self, experiment_name: str) -> str:
+        """See :class:`RunStore`."""
+        return experiment_name
+
+    def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
+        record = next(item for item in self.runs if item.info.run_id == run.run_id)
+        status = "KILLED" if run.status == "RUNNING" else run.status
+        record.info = replace(record.info, status=status, tags={**run.tags, **tags})
+
     def _supersede(self, run: RunInfo, by: str) -> None:
         record = next(item for item in self.runs if item.info.run_id == run.run_id)
         status = "KILLED" if run.status == "RUNNING" else run.status

@@ -161,6 +161,15 @@ class MlflowStore(RunStore):
         self.client.update_run(run.run_id, status="RUNNING")
         return MlflowTracker(self.client, run.run_id, _logged(self.client, run.run_id))
 
+    def experiment_id(self, experiment_name: str) -> str:
+        """See :class:`RunStore`."""
+        return self._experiment(experiment_name)
+
+    def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
+        MlflowTracker(self.client, run.run_id, None).set_tags(tags)
+        if run.status == "RUNNING":
+            self.client.set_terminated(run.run_id, "KILLED")
+
     def _supersede(self, run: RunInfo, by: str) -> None:
         self.client.set_tag(run.run_id, TAG_SUPERSEDED, by)
         if run.status == "RUNNING":

@@ -25,10 +25,18 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         InputError: an override without '=', or a path through a value that has no keys.
     """
+    return _applied(raw, [_parse(text) for text in overrides])
+
+
+def apply_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`apply_overrides` for values that are no text: dotted keys to values."""
+    return _applied(raw, [(key.split("."), value) for key, value in values.items()])
+
+
+def _applied(raw: Mapping[str, Any], changes: Sequence[tuple[list[str], Any]]) -> dict[str, Any]:
     changed = copy.deepcopy(dict(raw))
-    parsed = [_parse(text) for text in overrides]
-    for path, value in sorted(parsed, key=lambda item: not (_is_name(item[0]) or _is_mask(item[0]))):
-        _set(changed, path, value)
+    for path, value in sorted(changes, key=lambda item: not (_is_name(item[0]) or _is_mask(item[0]))):
+        _set(changed, path, copy.deepcopy(value))
     return changed
 
 

@@ -239,6 +239,22 @@ class RunStore(ABC):
             raise InputError(f"'{reference}' fits several digests: {_few(run.digest for run in fitting)}.")
         return fitting[0]
 
+    def tag(self, digest: str, tags: Mapping[str, str]) -> str | None:
+        """Tags the run of ``digest`` without opening it, and ends it as KILLED if nobody is at work on it any more.
+
+        Returns:
+            its id, or None if there is no such run.
+        """
+        runs = [one for one in self._runs(digest, None) if one.digest == digest and TAG_SUPERSEDED not in one.tags]
+        if not runs:
+            return None
+        self._annotate(runs[0], tags)
+        return runs[0].run_id
+
+    @abstractmethod
+    def experiment_id(self, experiment_name: str) -> str:
+        """The id of an experiment, made if missing: what an address of the pages needs."""
+
     def _not_found(self, reference: str) -> InputError:
         known = _few(run.digest for run in self._runs("", None))
         return InputError(
@@ -265,6 +281,9 @@ class RunStore(ABC):
 
     @abstractmethod
     def _continue(self, run: RunInfo) -> Tracker: ...
+
+    @abstractmethod
+    def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None: ...
 
     @abstractmethod
     def _supersede(self, run: RunInfo, by: str) -> None: ...

@@ -1,6 +1,22 @@
-"""Floor 4, what searches many experiments. The room is still empty: sweeps come with the next issue.
+"""Floor 4, what searches many experiments: sweeps over the keys of an experiment, run by Ray Tune.
 
-It will hold the search space (which keys of an experiment vary, and how), the sweep (Ray Tune trials, each of
-them one ``fedrecon.platform`` experiment with its own sites) and the tables made of its trials. It imports
-``fedrecon.platform`` and the floors below, nothing imports it, and ``ray.tune`` is imported here alone.
+It imports ``fedrecon.platform`` and the floors below, nothing imports it (the command line names it, see
+``COMMANDS`` there), and ``ray.tune`` is imported here alone.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedrecon.tune.driver import SweepResult, sweep
+
+__all__ = ["SweepResult", "sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        import importlib
+
+        return getattr(importlib.import_module("fedrecon.tune.driver"), name)
+    raise AttributeError(f"module 'fedrecon.tune' has no attribute {name!r}")

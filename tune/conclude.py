@@ -1,0 +1,109 @@
+"""What a sweep leaves: its table, its best experiment, figures and a page, in its folder and as one run in MLflow."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedrecon.platform import atomic
+from fedrecon.platform.course import TRACKING_EXPERIMENT
+from fedrecon.platform.workspace import RunFolder
+from fedrecon.tune.board import Board
+from fedrecon.tune.plan import Planner
+from fedrecon.tune.spec import Sweep
+from fedrecon.tune.table import arrow
+from fedrecon.tune.writer import Opening
+
+SUMMARIES = "fedrecon-sweeps"
+"""The MLflow experiment of the sweeps' own runs; those of their trials stand, flat, among all other runs."""
+
+Call = Callable[..., Any]
+
+
+def conclude(sweep: Sweep, planner: Planner, board: Board, call: Call, tags: Callable[[int], Mapping[str, str]]) -> str:
+    """Writes everything; the path of the MLflow page that shows the sweep's runs.
+
+    Args:
+        call: calls a method of the :class:`Writer`. tags: of a trial's run, by the trial's number.
+    """
+    for row in board.rows:
+        if row.status in ("FINISHED", "STOPPED", "FAILED"):
+            verdict = {"fedrecon.sweep.status": row.status, **({"fedrecon.error": row.error} if row.error else {})}
+            row.run_id = call("tag", row.trial.digest, {**tags(row.trial.number), **verdict}) or row.run_id
+    files = _files(sweep, board)
+    opening = Opening(SUMMARIES, sweep.name, f"sweep-{sweep.name}", _params(sweep), {"fedrecon.sweep": sweep.name})
+    call("begin", opening, False)
+    best = board.best(sweep.metrics[0], sweep.modes[0])
+    scores = {f"best/{key}": value for key, value in (best.metrics if best else {}).items() if "/site/" not in f"/{key}"}
+    counts = {f"trials/{status.lower()}": board.count(status) for status in ("FINISHED", "STOPPED", "FAILED", "WAITING")}
+    step = board.count("FINISHED", "STOPPED", "FAILED")
+    entries: list[Any] = [("metrics", (step, {**scores, **{key: float(value) for key, value in counts.items()}}))]
+    entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
+    done = not board.count("WAITING", "RUNNING")
+    call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
+    return address(call("experiment_id", TRACKING_EXPERIMENT), sweep)
+
+
+def address(experiment_id: str, sweep: Sweep) -> str:
+    """The page of MLflow with the runs of this sweep alone, best first: without the host, which ``fedrecon ui`` says."""
+    query = {
+        "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
+        "orderByKey": f"metrics.`{sweep.metrics[0]}`",
+        "orderByAsc": "false" if sweep.modes[0] == "max" else "true",
+        "lifecycleFilter": "Active",
+    }
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&{urllib.parse.urlencode(query)}"
+
+
+def curves(board: Board, metric: str) -> dict[int, list[tuple[int, float]]]:
+    """Validation score against round, by trial, as far as rounds were committed."""
+    found = {}
+    for row in board.rows:
+        kept = RunFolder(board.workspace, row.trial.digest).checkpoints.latest() if row.round or row.run_id else None
+        points = [(one["round"], one["metrics"]) for one in kept[1].get("curve", ())] if kept else []
+        found[row.trial.number] = [(number, values[metric]) for number, values in points if metric in values]
+    return found
+
+
+def _files(sweep: Sweep, board: Board) -> list[tuple[Path, str]]:
+    """Written in the sweep's folder, with the folder of the artifacts where each belongs."""
+    import pyarrow.parquet as pq
+
+    from fedrecon.tune.figures import draw
+    from fedrecon.tune.page import page
+
+    folder, table = board.folder, arrow(board.rows)
+    with atomic.replacing(folder / "trials.parquet") as temporary:
+        pq.write_table(table, temporary)
+    written = [(folder / "trials.parquet", "")]
+    best = board.best(sweep.metrics[0], sweep.modes[0])
+    if best is not None:
+        content = {**best.trial.experiment.as_dict(), "name": f"{sweep.name}-best"}
+        content["resources"] = {**content["resources"], "crew": "actors"}
+        head = f"# Trial {best.trial.number} of the sweep '{sweep.name}': {best.trial.name}\n"
+        atomic.write_text(folder / "best.yaml", head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        written.append((folder / "best.yaml", ""))
+    figures = draw(table, sweep.metrics, sweep.modes, curves(board, sweep.metrics[0]))
+    for name, png in figures.items():
+        path = folder / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        atomic.write_bytes(path, png)
+        written.append((path, "figures"))
+    facts = {**_params(sweep), "trials": str(len(board.rows))}
+    html = page(sweep.name, table, sweep.metrics, sweep.modes, figures, facts)
+    atomic.write_text(folder / "index.html", html)
+    return [*written, (folder / "index.html", "")]
+
+
+def _params(sweep: Sweep) -> dict[str, str]:
+    shown = {
+        "metric": ", ".join(f"{metric} ({mode})" for metric, mode in zip(sweep.metrics, sweep.modes, strict=True)),
+        "algorithm": sweep.algorithm,
+        "samples": str(sweep.samples),
+        "scheduler": "none" if sweep.scheduler is None else sweep.scheduler.name,
+    }
+    return shown | {f"search.{key}": str(block) for key, block in sweep.search.items()}

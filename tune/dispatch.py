@@ -1,0 +1,214 @@
+"""Which trial is next: the plan's order, or Optuna's next suggestion; never two at once of the same training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from fedrecon.platform import atomic
+from fedrecon.sites.errors import FedreconError
+from fedrecon.tune.board import ENDED, Board, Row
+from fedrecon.tune.plan import Planner
+from fedrecon.tune.space import suggest
+from fedrecon.tune.trial import RESULT, ROUND
+
+
+class Source(Protocol):
+    """Where trials come from."""
+
+    def more(self) -> Row | None:
+        """A row beyond those of the board, or None where there are no more."""
+        ...
+
+    def told(self, row: Row) -> None:
+        """A row has ended."""
+        ...
+
+
+class Planned:
+    """All rows are on the board already."""
+
+    def more(self) -> Row | None:
+        """See :class:`Source`."""
+        return None
+
+    def told(self, row: Row) -> None:
+        """See :class:`Source`."""
+
+
+class Optuna:
+    """Optuna's suggestions, asked one by one; written down, so that a resumed sweep asks on from there.
+
+    Args:
+        total: trials in all. board: gets a row for each suggestion, first those of earlier calls.
+    """
+
+    def __init__(self, planner: Planner, board: Board, total: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sweep = planner.sweep
+        directions = ["maximize" if mode == "max" else "minimize" for mode in sweep.modes]
+        self._planner, self._board, self._total = planner, board, total
+        self._study = optuna.create_study(directions=directions, sampler=optuna.samplers.TPESampler(seed=sweep.seed))
+        self._asked: dict[int, Any] = {}
+        self._path = board.folder / "suggested.json"
+        for params in read_suggested(board.folder):
+            self._study.enqueue_trial(self._encoded(params))
+            row = self._ask()
+            if row.status in ENDED:
+                self.told(row)
+
+    def more(self) -> Row | None:
+        """See :class:`Source`."""
+        if len(self._board.rows) >= self._total:
+            return None
+        row = self._ask()
+        atomic.write_json(self._path, [one.trial.params for one in self._board.rows])
+        return row
+
+    def told(self, row: Row) -> None:
+        """See :class:`Source`. Optuna hears of a stopped trial what it reached; of a failed one that it failed."""
+        from optuna.trial import TrialState
+
+        asked = self._asked.pop(row.trial.number, None)
+        if asked is None:
+            return
+        values = [row.metrics.get(metric) for metric in self._planner.sweep.metrics]
+        if row.status in ("FINISHED", "STOPPED") and None not in values:
+            self._study.tell(asked, values)
+        else:
+            self._study.tell(asked, state=TrialState.FAIL)
+
+    def _ask(self) -> Row:
+        asked = self._study.ask()
+        params = suggest(self._planner.space, asked, self._planner.value)
+        row = self._board.add(self._planner.trial(len(self._board.rows), params))
+        self._asked[row.trial.number] = asked
+        return row
+
+    def _encoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of a list stand in Optuna as their place in it."""
+        lists = {one.key: one.values for one in self._planner.space if one.kind in ("grid", "choice")}
+        return {key: lists[key].index(value) if key in lists else value for key, value in params.items()}
+
+
+def read_suggested(folder: Path) -> list[dict[str, Any]]:
+    """What Optuna suggested in earlier calls."""
+    path = folder / "suggested.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+class Dispatcher(Searcher):  # type: ignore[misc]
+    """Gives Ray Tune the next trial.
+
+    Args:
+        config: what a trial is started with. limit: rows that may be run at all, by their number.
+    """
+
+    def __init__(self, board: Board, source: Source, config: Callable[[Row], dict[str, Any]], limit: int) -> None:
+        super().__init__()
+        self._board, self._source, self._config, self._limit = board, source, config, limit
+        self.rows: dict[str, Row] = {}
+        self.closed = False
+
+    def suggest(self, trial_id: str) -> Any:
+        """See Ray Tune: a configuration, None for "ask again", or FINISHED."""
+        running = {row.trial.training for row in self.rows.values()}
+        row = self._next(running)
+        if row is None:
+            return None if running and not self.closed else Searcher.FINISHED
+        self.rows[trial_id] = row
+        return self._config(row)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """See Ray Tune. The verdict is given by :class:`Watch`, which is told after this."""
+
+    def settle(self, trial_id: str) -> Row | None:
+        """The row of a trial that has ended."""
+        return self.rows.pop(trial_id, None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing is kept by Ray Tune: the board's files and the runs' folders are the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See :meth:`save`."""
+
+    def _next(self, running: set[str]) -> Row | None:
+        if self.closed:
+            return None
+        for row in self._board.rows[: self._limit]:
+            if row.status == "WAITING" and row.trial.training not in running:
+                return row
+        if any(row.status == "WAITING" for row in self._board.rows[: self._limit]):
+            return None
+        fresh = self._source.more() if len(self._board.rows) < self._limit else None
+        while fresh is not None and fresh.status in ENDED:
+            self._source.told(fresh)
+            fresh = self._source.more() if len(self._board.rows) < self._limit else None
+        return None if fresh is None or fresh.trial.training in running else fresh
+
+
+class Watch(Callback):  # type: ignore[misc]
+    """Tells the board what happens to Ray Tune's trials.
+
+    Args:
+        tell: called after every change, with the row. over: whether the sweep's time is over.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        dispatcher: Dispatcher,
+        source: Source,
+        tell: Callable[[Row], None],
+        over: Callable[[], bool],
+    ) -> None:
+        self._board, self._dispatcher, self._source, self._tell, self._over = board, dispatcher, source, tell, over
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """See Ray Tune."""
+        if (row := self._dispatcher.rows.get(trial.trial_id)) is not None:
+            self._board.began(row.trial.digest)
+            self._tell(row)
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        """See Ray Tune."""
+        if (row := self._dispatcher.rows.get(trial.trial_id)) is not None and RESULT not in result:
+            scores = {key: value for key, value in result.items() if key.startswith(("mean/", "site/"))}
+            self._board.reported(row.trial.digest, result[ROUND], scores)
+            self._tell(row)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """See Ray Tune. Without a result, it was the scheduler that ended the trial, or the end of the time."""
+        if (row := self._dispatcher.settle(trial.trial_id)) is None:
+            return
+        if (result := trial.last_result.get(RESULT)) is not None:
+            self._board.finished(row.trial.digest, result)
+        elif self._over():
+            return
+        else:
+            self._board.ended(row.trial.digest, "STOPPED", f"stopped by the scheduler after round {row.round}")
+        self._source.told(row)
+        self._tell(row)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """See Ray Tune; called when a trial has used up its failures."""
+        if (row := self._dispatcher.settle(trial.trial_id)) is not None:
+            self._board.ended(row.trial.digest, "FAILED", _message(trial.get_error()))
+            self._source.told(row)
+            self._tell(row)
+
+
+def _message(error: Any) -> str:
+    """The last word of what a trial died of; our own errors speak for themselves."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, FedreconError):
+        return str(cause)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:500]

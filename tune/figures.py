@@ -1,0 +1,223 @@
+"""The pictures of a sweep, as PNG: what a reader asks first of a table of trials.
+
+Test scores are only shown. Whatever is chosen here (the best per seed, a front, a colour) is chosen by validation.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrecon.tune.reading import (
+    ACCELERATION,
+    MAX_PANELS,
+    SEED,
+    Reading,
+    Row,
+    front,
+    is_numeric,
+    label,
+    number,
+    read,
+    spread,
+    text,
+    varying,
+)
+
+if TYPE_CHECKING:
+    import pyarrow
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curves = Mapping[int, Sequence[tuple[int, float]]]
+
+MIN_TRIALS = 8  # fewer say nothing about importance
+RELIABLE = 0.3  # out-of-bag R² below which an importance is called not reliable
+_LEGEND = 10
+# Okabe and Ito's palette without its yellow, which white paper swallows.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_TEXT, _FAINT, _GRID = "#22262d", "#626b78", "#e3e6ea"
+_WIDTH, _DPI = 12.0, 100
+
+
+def draw(
+    trials: pyarrow.Table, metrics: Sequence[str], modes: Sequence[str], curves: Curves | None = None
+) -> dict[str, bytes]:
+    """PNGs by name: ``acceleration``, ``curves``, ``parallel``, ``importance``, ``pareto``, each where it makes sense.
+
+    Args:
+        trials: one row a trial: ``number, status, params.KEY ..., METRIC ..., test/METRIC ...``; values may be null.
+        metrics: of the validation subjects; the first one decides, the second one makes a front.
+        modes: ``max`` or ``min``, one for each metric.
+        curves: (round, first metric) of each trial by its number.
+    """
+    sweep = Reading.of(read(trials), metrics, modes)
+    drawn = {
+        "acceleration": _acceleration(sweep),
+        "curves": _curves(sweep, curves or {}),
+        "parallel": _parallel(sweep),
+        "importance": _importance(sweep),
+        "pareto": _pareto(sweep),
+    }
+    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+# --- score against acceleration ---
+
+
+def _acceleration(sweep: Reading) -> Figure | None:
+    test = f"test/{sweep.metric}"
+    score = test if any(row.get(test) is not None for row in sweep.rows) else sweep.metric
+    rows = [row for row in sweep.rows if row["status"] == "FINISHED" and row.get(score) is not None]
+    rows = [row for row in rows if number(row.get(ACCELERATION)) is not None]
+    if len({number(row[ACCELERATION]) for row in rows}) < 2:
+        return None
+    panels = sweep.panels(rows, but=[ACCELERATION])
+    floor = f"test/{sweep.metric.replace('mean/', 'mean/zero_filled/', 1)}" if score == test else ""
+    below = [("zero-filled", {"ls": "--", "color": _FAINT})] if any(row.get(floor) is not None for row in rows) else []
+    title = f"{_upper(label(score))} against acceleration"
+    figure, axes = _sheet(title, _what_is_shown(sweep, panels), len(panels))
+    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+        xs = sorted({number(row[ACCELERATION]) or 0.0 for row in panel})
+        lines = sweep.lines(panel)
+        for i, (group, own) in enumerate(lines.items()):
+            # A little aside, so that error bars do not cover each other.
+            aside = (i - (len(lines) - 1) / 2) * min(0.014, 0.08 / len(lines)) * (xs[-1] - xs[0])
+            _line(ax, spread(own, ACCELERATION, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
+        if below:
+            ax.plot(*zip(*means(panel, ACCELERATION, floor), strict=True), "--", color=_FAINT, lw=1.4, zorder=1)
+        ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
+        ax.set_xticks(xs if len(xs) <= 10 else xs[:: len(xs) // 8], [])
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xlabel("nominal acceleration")
+    axes[0].set_ylabel(label(score))
+    _legend(figure, sweep, rows, below)
+    return figure
+
+
+def _line(ax: Axes, points: Sequence[Point], style: tuple[str, str], aside: float) -> None:
+    colour, marker = style
+    x = [point.x + aside for point in points]
+    ax.errorbar(
+        x,
+        [point.mean for point in points],
+        [point.deviation for point in points],
+        color=colour,
+        marker=marker,
+        ms=6,
+        lw=1.8,
+        elinewidth=1.2,
+        capsize=3,
+        zorder=3,
+    )
+    for at, point in zip(x, points, strict=True):
+        if len(point.scores) > 1:
+            ax.plot([at] * len(point.scores), point.scores, ls="", marker=marker, ms=4, color=colour, alpha=0.35)
+
+
+def _what_is_shown(sweep: Reading, panels: Mapping[str, list[Row]]) -> str:
+    """What the spread is over, and what was chosen to keep everything else out of it."""
+    known = (ACCELERATION, SEED, sweep.line)
+    cells: dict[Any, list[Row]] = {}
+    for name, panel in panels.items():
+        for row in panel:
+            cells.setdefault((name, sweep.group(row), number(row[ACCELERATION])), []).append(row)
+    seeds = sorted({len({text(row.get(SEED)) for row in cell}) for cell in cells.values()})
+    told = "One seed, so no spread is known."
+    if seeds[-1] > 1:
+        n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        told = f"Mean and sample standard deviation over {n} seeds, each seed shown faintly."
+    others = [key for key in sweep.keys if key not in known and any(varying(cell, [key]) for cell in cells.values())]
+    if others:
+        over = ", ".join(sweep.names[key] for key in others)
+        told += f" Of each seed the best trial over {over} is taken, chosen by {label(sweep.metric)}."
+    return told
+
+
+# --- learning curves ---
+
+
+def _curves(sweep: Reading, curves: Curves) -> Figure | None:
+    known = {at: [(x, y) for x, y in curve if number(y) is not None] for at, curve in curves.items()}
+    rows = [row for row in sweep.rows if known.get(row["number"])]
+    if not rows:
+        return None
+    panels = sweep.panels(rows)
+    notes = {
+        "STOPPED": ("stopped early", {"ls": "--", "color": _FAINT}),
+        "FAILED": ("failed", {"ls": "", "marker": "x", "ms": 8, "mew": 2, "color": _FAINT}),
+    }
+    there = [note for status, note in notes.items() if any(row["status"] == status for row in rows)]
+    told = f"{len(rows)} trials; after every round that was scored." if len(rows) > 1 else "One trial."
+    figure, axes = _sheet(f"{_upper(label(sweep.metric))} in the course of training", told, len(panels))
+    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+        for row in panel:
+            x, y = zip(*known[row["number"]], strict=True)
+            colour, marker = _style(sweep, sweep.group(row))
+            line = "--" if row["status"] == "STOPPED" else "-"
+            alpha = 0.85 if len(panel) <= 20 else 0.5
+            ax.plot(x, y, line, color=colour, alpha=alpha, lw=1.5, marker=marker if len(x) == 1 else "", ms=5)
+            if row["status"] == "FAILED":
+                ax.plot(x[-1], y[-1], "x", color=colour, ms=8, mew=2, zorder=4)
+        ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlabel("round")
+    axes[0].set_ylabel(label(sweep.metric))
+    _legend(figure, sweep, rows, there)
+    return figure
+
+
+# --- parallel coordinates ---
+
+
+def _parallel(sweep: Reading) -> Figure | None:
+    rows = [row for row in sweep.rows if sweep.score(row) is not None]
+    if len(rows) < 2 or not sweep.keys:
+        return None
+    test = f"test/{sweep.metric}"
+    columns = [*sweep.keys, sweep.metric, *([test] if any(row.get(test) is not None for row in rows) else [])]
+    told = f"{len(rows)} trials that finished or were stopped (dashed); the darker, the better in validation."
+    figure, axes = _sheet("Searched values and score", told, 1)
+    ax = axes[0]
+    scores = [row[sweep.metric] for row in rows]
+    worst, top = (min(scores), max(scores)) if sweep.mode == "max" else (max(scores), min(scores))
+    colours = _colour_map("viridis_r" if sweep.mode == "max" else "viridis", min(scores), max(scores))
+    heights = [_coordinate(ax, at, column, rows) for at, column in enumerate(columns)]
+    order = sorted(range(len(rows)), key=lambda i: (abs(scores[i] - worst) if top != worst else 0.0))
+    for rank, i in enumerate(order):
+        # A little up or down by rank, or all lines of one category would lie on one another.
+        aside = 0.03 * (rank / max(len(rows) - 1, 1) - 0.5)
+        y = [h[i] + (aside if column in sweep.keys else 0.0) for h, column in zip(heights, columns, strict=True)]
+        style = "--" if rows[i]["status"] == "STOPPED" else "-"
+        ax.plot(y, style, color=colours.to_rgba(scores[i]), lw=1.0 + 1.2 * rank / len(rows), alpha=0.8, zorder=2 + rank)
+    stagger = len(columns) > 7
+    for at, column in enumerate(columns):
+        name = sweep.names.get(column, label(column).replace(" ", "\n", 1))
+        high = 1.05 + (0.05 if stagger and at % 2 else 0.0)
+        ax.text(at, high, _plain(name), ha="center", va="bottom", fontsize=10, weight="bold", color=_TEXT)
+    ax.set_xlim(-0.3, len(columns) - 0.7)
+    ax.set_axis_off()
+    bar = figure.colorbar(colours, ax=ax, pad=0.03, aspect=30)
+    bar.set_label(label(sweep.metric), color=_TEXT)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _coordinate(ax: Axes, at: int, column: str, rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Draws one axis with its ticks; the height of each row on it, NaN where a score is missing."""
+    heights, ticks = coordinate([row[column] for row in rows], is_numeric(rows, column))
+    if not column.startswith("params."):
+        heights = np.array([math.nan if row[column] is None else h for row, h in zip(rows, heights, strict=True)])
+        ticks = {name: h for name, h in ticks.items() if h >= 0}
+    ax.plot([at, at], [0, 1], color=_FAINT, lw=1, zorder=1)
+    for name, height in ticks.items():
+        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
+        ax.plot([at - 0.012, at + 0.012], [height, height], color=_FAINT, lw=1, zorder=1)
+        ax.text(at + 0.025, height, _plain(name), va="center", fontsize=9, color=_TEXT, bbox=box, zorder=10_000)
+    return heights

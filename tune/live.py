@@ -1,0 +1,111 @@
+"""What a person sees of a sweep while it runs: one live line on a terminal, one line a trial when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from fedrecon.tune.board import ENDED, Board, Row
+from fedrecon.tune.spec import Sweep
+
+INTERVAL = 15.0
+"""Seconds between two lines about running trials when piped."""
+
+
+class Live:
+    """Tells of a sweep on ``stream`` (stderr, never stdout).
+
+    Args:
+        total: trials that this call may run.
+    """
+
+    def __init__(self, sweep: Sweep, board: Board, total: int, stream: TextIO | None = None) -> None:
+        self._sweep, self._board, self._total, self._stream = sweep, board, total, stream or sys.stderr
+        self._start, self._spoken, self._view = time.monotonic(), time.monotonic(), None
+        self._before = self._work()
+        if self._stream.isatty():
+            self._open()
+
+    def say(self, message: str) -> None:
+        """A line of its own."""
+        if self._view is not None:
+            self._view.console.print(message, highlight=False, markup=False)
+        else:
+            print(message, file=self._stream, flush=True)
+
+    def changed(self, row: Row) -> None:
+        """A trial began, committed a round, or ended."""
+        if row.status in ENDED:
+            self.say(self._verdict(row))
+        if self._view is not None:
+            self._view.update(self._table())
+        elif row.status == "RUNNING" and time.monotonic() - self._spoken > INTERVAL:
+            self._spoken = time.monotonic()
+            self.say(self.summary())
+
+    def close(self) -> None:
+        """Ends the live view."""
+        if self._view is not None:
+            self._view.stop()
+            self._view = None
+
+    def summary(self) -> str:
+        """How many run, wait, are done and failed, the best so far, and the time left."""
+        counts = [f"{self._board.count(status)} {status.lower()}" for status in ("RUNNING", "WAITING", *ENDED)]
+        best = self._board.best(self._sweep.metrics[0], self._sweep.modes[0])
+        told = (
+            f"; best {self._sweep.metrics[0]} {_score(self._sweep, best)} (trial {best.trial.number})" if best else ""
+        )
+        return f"{', '.join(counts)}{told}{self._left()}"
+
+    def _verdict(self, row: Row) -> str:
+        done = self._board.count(*ENDED)
+        head = f"trial {row.trial.number} {row.status.lower()} ({done}/{max(self._total, len(self._board.rows))})"
+        score = f"  {self._sweep.metrics[0]} {_score(self._sweep, row)}" if row.status != "FAILED" else f"  {row.error}"
+        return f"{head}  {row.trial.name}{score}  {row.seconds:.1f} s{self._left()}"
+
+    def _left(self) -> str:
+        """By the rounds that are left, at the pace of this call's."""
+        done = self._work() - self._before
+        left = sum(max(row.trial.experiment.rounds - row.round, 0) + 1 for row in self._unfinished())
+        if not done or not left:
+            return ""
+        seconds = round((time.monotonic() - self._start) / done * left)
+        return f"  about {seconds // 60}:{seconds % 60:02d} left"
+
+    def _work(self) -> int:
+        return sum(row.round + (row.status in ENDED) for row in self._board.rows)
+
+    def _unfinished(self) -> list[Row]:
+        seen = set[str]()
+        rows = []
+        for row in self._board.rows:
+            if row.status not in ENDED and row.trial.training not in seen:
+                rows.append(row)
+            seen.add(row.trial.training)
+        return rows
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as View
+
+        self._view: Any = View(self._table(), console=Console(file=self._stream), refresh_per_second=4)
+        self._view.start()
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title=f"{self._sweep.name}: {self.summary()}", title_justify="left", box=None, pad_edge=False)
+        for title in ("trial", "", "round", self._sweep.metrics[0]):
+            table.add_column(title)
+        for row in self._board.rows:
+            if row.status == "RUNNING":
+                rounds = f"{row.round}/{row.trial.experiment.rounds}"
+                table.add_row(str(row.trial.number), row.trial.name, rounds, _score(self._sweep, row))
+        return table
+
+
+def _score(sweep: Sweep, row: Row) -> str:
+    value = row.metrics.get(sweep.metrics[0])
+    return "-" if value is None else f"{value:.3f}"

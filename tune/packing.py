@@ -1,0 +1,108 @@
+"""What a trial asks of the cluster, and how many fit at once: decided, and refused, before Ray Tune starts.
+
+Ray Tune itself waits without a word for a placement group that no node can hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune import PlacementGroupFactory
+
+from fedrecon.platform import placement
+from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.placement import Demand, Node
+from fedrecon.sites.errors import RunError
+
+PER_GPU = 4
+"""In-process trials that share a GPU with ``concurrency: auto``; their memory is what limits it, so it is few."""
+
+DRIVER_CPUS = 0.001
+"""Of the trial itself, whose work is done by its sites."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How trials are packed.
+
+    Attributes:
+        crew: ``actors`` or ``in-process``.
+        at_once: trials at once; None leaves it to what fits.
+        nodes: Ray's node table. here: id of the node where the workspace is.
+    """
+
+    crew: str
+    at_once: int | None
+    nodes: Sequence[Node]
+    here: str
+
+    @classmethod
+    def of(cls, crew: str, concurrency: int | str, nodes: Sequence[Node], here: str) -> Packing:
+        """The packing of a sweep: in process where one device holds all sites, unless the user says otherwise."""
+        alive = [node for node in nodes if node["Alive"]]
+        if crew == "auto":
+            crew = "in-process" if len(alive) == 1 and _total(alive, "GPU") <= 1 else "actors"
+        at_once = None if concurrency == "auto" else int(concurrency)
+        if at_once is None and crew == "in-process":
+            gpus = _total(alive, "GPU")
+            at_once = max(1, min(math.floor(_total(alive, "CPU")), PER_GPU * math.floor(gpus) if gpus else 10**6))
+        return cls(crew, at_once, alive, here)
+
+    def factory(self, experiment: Experiment, members: Sequence[str]) -> PlacementGroupFactory:
+        """The placement group of a trial: itself on the workspace's node, then one bundle a site.
+
+        Raises:
+            RunError: no node can hold a bundle; says what is missing.
+        """
+        return self._in_process() if self.crew == "in-process" else self._actors(experiment, members)
+
+    def _in_process(self) -> PlacementGroupFactory:
+        assert self.at_once is not None
+        one = {"CPU": _share(_total(self.nodes, "CPU"), self.at_once)}
+        if gpus := _total(self.nodes, "GPU"):
+            one["GPU"] = _share(gpus, self.at_once)
+        whole = Demand("the trial", one["CPU"], one.get("GPU", 0.0))
+        placement.check([whole], self.nodes)
+        return PlacementGroupFactory([one])
+
+    def _actors(self, experiment: Experiment, members: Sequence[str]) -> PlacementGroupFactory:
+        asked = experiment.resources
+        nodes = [_divided(node, self.at_once or 1) for node in self.nodes]
+        found = placement.demands(members, nodes, asked.cpus_per_site, asked.gpus_per_site)
+        if asked.cpus_per_site == "auto":  # leaves room for the trial itself
+            found = [
+                Demand(one.member, round(max(one.cpus - DRIVER_CPUS * 2, 0.0), 4), one.gpus, one.labels, one.resources)
+                for one in found
+            ]
+        placement.check(found, self.nodes)
+        bundles = [
+            {"CPU": DRIVER_CPUS},
+            *({k: v for k, v in one.needs.items() if v} or {"CPU": DRIVER_CPUS} for one in found),
+        ]
+        selectors: list[dict[str, str]] = [{"ray.io/node-id": self.here}, *(dict(one.labels) for one in found)]
+        return PlacementGroupFactory(bundles, strategy="PACK", bundle_label_selector=selectors)
+
+
+def roster(experiment: Experiment, sites: Sequence[str]) -> list[str]:
+    """The members of an experiment's federation, as its run names them."""
+    return list(experiment.method.roster(list(sites))) if experiment.trains else list(sites)
+
+
+def _divided(node: Node, by: int) -> dict[str, Any]:
+    """A node with the share of it that one of ``by`` trials may count on."""
+    amounts = {name: (amount / by if name in ("CPU", "GPU") else amount) for name, amount in node["Resources"].items()}
+    return {**node, "Resources": amounts}
+
+
+def _share(amount: float, by: int) -> float:
+    """At most 1."""
+    if amount <= 0:
+        raise RunError("the cluster has no CPU that Ray may use")
+    return min(1.0, math.floor(1e4 * amount / by) / 1e4)
+
+
+def _total(nodes: Sequence[Node], name: str) -> float:
+    return float(sum(node["Resources"].get(name, 0) for node in nodes))

@@ -1,0 +1,185 @@
+"""A sweep planned before anything starts: its trials, their digests, and which of them share a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedrecon.platform.cohort import check_experiment, n_slices, open_sites
+from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.overrides import apply_values
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.shard import Shard
+from fedrecon.tune.space import Dimension, Params, points, read_space
+from fedrecon.tune.spec import PROBLEM, Sweep
+
+MAX_TRIALS = 100_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One planned experiment.
+
+    Attributes:
+        number: 0, 1, ... in the plan's order.
+        params: the searched keys alone.
+        digest, training_digest: of the experiment; the latter is None where nothing is trained.
+    """
+
+    number: int
+    params: Params
+    experiment: Experiment
+    digest: str
+    training_digest: str | None
+
+    @property
+    def training(self) -> str:
+        """What must not be done twice at once: the training, or where there is none the trial itself."""
+        return self.training_digest or self.digest
+
+    @property
+    def problem(self) -> str:
+        """What is reconstructed, by the searched keys that say so: only trials of one problem compare."""
+        return json.dumps({key: value for key, value in self.params.items() if key.split(".")[0] in PROBLEM})
+
+    @property
+    def name(self) -> str:
+        """For lists of runs: the searched values by the last part of their keys."""
+        return " ".join(f"{short}={show(value)}" for short, value in short_keys(self.params).items()) or "base"
+
+
+@dataclass
+class Planner:
+    """Makes trials of points; opens every folder of shards once."""
+
+    sweep: Sweep
+    base: Mapping[str, Any]
+    space: tuple[Dimension, ...]
+    _shards: dict[str, dict[str, Shard]] = field(default_factory=dict)
+    _checked: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, sweep: Sweep, base: Mapping[str, Any]) -> Planner:
+        """The planner of a sweep; the base experiment and every searched key are checked.
+
+        Raises:
+            InputError: an unknown key, a value that the experiment refuses, data that cannot be used.
+        """
+        resources = base.get("resources")
+        packed = {"crew": "auto", **(resources if isinstance(resources, dict) else {})}
+        planner = cls(sweep, {**base, "resources": packed}, read_space(sweep.search))
+        whole = Experiment.read(dict(planner.base))
+        if sweep.algorithm == "grid" and (drawn := [one.key for one in planner.space if one.kind != "grid"]):
+            raise InputError(f"algorithm: grid takes grids only, and {', '.join(drawn)} is drawn: random does both")
+        for metric in sweep.metrics:
+            site = metric.split("/")[1] if metric.startswith("site/") else None
+            if site and site not in (shards := planner.shards(whole)):
+                raise unknown(f"site in the metric '{metric}':", site, shards)
+        return planner
+
+    def shards(self, experiment: Experiment) -> dict[str, Shard]:
+        """The experiment's shards."""
+        key = json.dumps(experiment.sites, sort_keys=True)
+        if key not in self._shards:
+            self._shards[key] = open_sites(experiment.sites)
+        return self._shards[key]
+
+    def value(self, key: str) -> Any:
+        """The base experiment's value of a dotted key."""
+        found: Any = Experiment.read(dict(self.base)).as_dict()
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        return found
+
+    def trial(self, number: int, params: Params) -> Trial:
+        """The trial of a point.
+
+        Raises:
+            InputError: the experiment refuses a value; names the trial.
+        """
+        try:
+            experiment = Experiment.read(apply_values(self.base, params))
+            shards = self.shards(experiment)
+            problem = json.dumps([experiment.operator, experiment.sites, experiment.strategy["name"]], sort_keys=True)
+            if problem not in self._checked:
+                check_experiment(experiment, shards)
+                self._checked.add(problem)
+        except InputError as error:
+            hint = _hint(str(error), params)
+            raise InputError(f"trial {number} ({json.dumps(params)}): {error}{hint}") from None
+        contents = {name: shard.content_hash for name, shard in shards.items()}
+        return Trial(number, params, experiment, experiment.digest(contents), experiment.training_digest(contents))
+
+    def trials(self) -> list[Trial]:
+        """All trials of a grid or random sweep; of an Optuna sweep none, as they follow from each other."""
+        base = {key: self.value(key) for one in self.space for key in one.when}
+        if self.sweep.algorithm == "optuna":
+            self._check_corners(base)
+            return []
+        found = points(self.space, self.sweep.samples, self.sweep.seed, base.get)
+        if len(found) > MAX_TRIALS:
+            raise InputError(f"search makes {len(found)} trials; more than {MAX_TRIALS} are refused")
+        return [self.trial(number, params) for number, params in enumerate(found)]
+
+    def slices(self, trial: Trial, split: str) -> int:
+        """Slices of one split, all sites together."""
+        return sum(n_slices(shard, split) for shard in self.shards(trial.experiment).values())
+
+    def _check_corners(self, base: Mapping[str, Any]) -> None:
+        """Every value that Optuna may suggest is tried once, next to the first values of the others."""
+        for one in self.space:
+            for value in one.values:
+                params: Params = {}
+                for other in self.space:
+                    if other.active(params, base.get):
+                        params[other.key] = value if other.key == one.key else other.values[0]
+                self.trial(0, params)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a plan comes to.
+
+    Attributes:
+        trials: all. trainings: distinct ones, each done once. rounds: of all distinct trainings together.
+        evaluations: trials that take over another one's training.
+    """
+
+    trials: int
+    trainings: int
+    rounds: int
+    evaluations: int
+
+    @classmethod
+    def of(cls, trials: list[Trial]) -> Shape:
+        """The shape of a plan."""
+        distinct = {trial.training_digest: trial for trial in trials if trial.training_digest}
+        digests = {trial.digest for trial in trials if trial.training_digest}
+        rounds = sum(trial.experiment.rounds for trial in distinct.values())
+        return cls(len(trials), len(distinct), rounds, len(digests) - len(distinct))
+
+
+def short_keys(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params under the last part of their keys, or ``strategy``; the whole key where two would be the same."""
+    last = {key: _short(key) for key in params}
+    names = list(last.values())
+    return {(short if names.count(short) == 1 else key): params[key] for key, short in last.items()}
+
+
+def show(value: Any) -> str:
+    """A value as people write it."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _short(key: str) -> str:
+    *front, last = key.split(".")
+    return front[-1] if last == "name" and front else last
+
+
+def _hint(message: str, params: Mapping[str, Any]) -> str:
+    named = [key for key in params if key.split(".")[0] in ("strategy", "network") and not key.endswith(".name")]
+    if "unknown" not in message and "Allowed" not in message or not named:
+        return ""
+    return f" A key of one strategy or network alone needs a condition: {named[0]}: {{..., when: {{strategy.name: NAME}}}}."

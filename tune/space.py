@@ -1,0 +1,195 @@
+"""What a sweep searches: a dimension per key, conditions between them, and the points that follow.
+
+A random value depends on the sweep's seed, the sample and the key alone, not on the point of the grid: all methods
+and all seeds of a sample are compared at the SAME learning rate, and a mean over seeds is one over seeds only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.seeding import generator
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to write down a dimension.
+
+    Attributes:
+        listed: the values are given one by one (otherwise as [low, high]).
+        draw: a value from the generator and what was given; None where all values are taken.
+        suggest: a value from an Optuna trial.
+        check: what is wrong with the bounds, or an empty text.
+    """
+
+    listed: bool
+    draw: Callable[[np.random.Generator, Sequence[Any]], Any] | None
+    suggest: Callable[[Any, str, Sequence[Any]], Any]
+    check: Callable[[float, float], str] | None = None
+
+
+def _choose(generator: np.random.Generator, values: Sequence[Any]) -> Any:
+    return values[int(generator.integers(len(values)))]
+
+
+def _pick(trial: Any, key: str, values: Sequence[Any]) -> Any:
+    return values[trial.suggest_categorical(key, list(range(len(values))))]
+
+
+def _positive(low: float, _: float) -> str:
+    return "" if low > 0 else "the lower bound of a logarithmic range must be above 0"
+
+
+def _whole(low: float, high: float) -> str:
+    return "" if low == int(low) and high == int(high) else "the bounds must be whole numbers"
+
+
+KINDS: dict[str, Kind] = {
+    "grid": Kind(True, None, _pick),
+    "choice": Kind(True, _choose, _pick),
+    "uniform": Kind(
+        False,
+        lambda generator, bounds: float(generator.uniform(*bounds)),
+        lambda trial, key, bounds: trial.suggest_float(key, *bounds),
+    ),
+    "loguniform": Kind(
+        False,
+        lambda generator, bounds: float(math.exp(generator.uniform(math.log(bounds[0]), math.log(bounds[1])))),
+        lambda trial, key, bounds: trial.suggest_float(key, *bounds, log=True),
+        _positive,
+    ),
+    "randint": Kind(
+        False,
+        lambda generator, bounds: int(generator.integers(int(bounds[0]), int(bounds[1]) + 1)),
+        lambda trial, key, bounds: trial.suggest_int(key, int(bounds[0]), int(bounds[1])),
+        _whole,
+    ),
+}
+"""``randint`` includes both of its bounds."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched key of the experiment.
+
+    Attributes:
+        key: dotted, such as ``operator.acceleration``. kind: of :data:`KINDS`.
+        values: all values, or (low, high).
+        when: keys and the values that each may have for this one to be searched at all.
+    """
+
+    key: str
+    kind: str
+    values: tuple[Any, ...]
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, key: str, block: Any) -> Dimension:
+        """A dimension from its YAML: ``{grid: [...]}``, ``{loguniform: [low, high], when: {KEY: VALUE}}``.
+
+        Raises:
+            InputError: an unknown kind, an empty list, bounds the wrong way round.
+        """
+        where = f"search.{key}"
+        if not isinstance(block, Mapping):
+            raise InputError(f"{where}: a mapping such as {{grid: [...]}} is needed, got {block!r}")
+        kinds = [name for name in block if name != "when"]
+        if len(kinds) != 1:
+            raise InputError(f"{where}: exactly one of {', '.join(KINDS)} is needed, got {', '.join(kinds) or 'none'}")
+        (kind,) = kinds
+        if kind not in KINDS:
+            raise unknown(f"key in {where}:", kind, [*KINDS, "when"])
+        given = block[kind]
+        if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+            raise InputError(f"{where}.{kind}: a list with at least one value is needed, got {given!r}")
+        values = tuple(given) if KINDS[kind].listed else _bounds(where, kind, given)
+        if len({repr(value) for value in values}) < len(values) and KINDS[kind].listed:
+            raise InputError(f"{where}.{kind}: a value is given twice: {list(values)}")
+        return cls(key, kind, values, _conditions(where, block.get("when") or {}))
+
+    def active(self, params: Mapping[str, Any], base: Callable[[str], Any]) -> bool:
+        """Whether it is searched at this point.
+
+        Args:
+            params: of the dimensions before it. base: the experiment's own value of a key that is not searched.
+        """
+        return all((params[key] if key in params else base(key)) in allowed for key, allowed in self.when.items())
+
+
+def read_space(search: Mapping[str, Any]) -> tuple[Dimension, ...]:
+    """The dimensions, each after those that it depends on.
+
+    Raises:
+        InputError: a dimension is wrong, or conditions run in a circle.
+    """
+    if not search:
+        raise InputError("search: at least one key of the experiment is needed, such as operator.acceleration")
+    waiting = {key: Dimension.read(key, block) for key, block in search.items()}
+    ordered: list[Dimension] = []
+    while waiting:
+        ready = [one for one in waiting.values() if not set(one.when) & (set(waiting) - {one.key})]
+        ready = [one for one in ready if one.key not in one.when]
+        if not ready:
+            raise InputError(f"search: the conditions of {', '.join(waiting)} depend on each other in a circle")
+        ordered.append(ready[0])
+        del waiting[ready[0].key]
+    return tuple(ordered)
+
+
+def points(space: Iterable[Dimension], samples: int, seed: int, base: Callable[[str], Any]) -> list[Params]:
+    """Every point of the grid; where something is drawn, ``samples`` times with other draws."""
+    space = tuple(space)
+    found: list[Params] = []
+    for sample in range(samples):
+        grid: list[tuple[Params, bool]] = [({}, False)]
+        for one in space:
+            grid = [extended for params, drawn in grid for extended in _extend(one, params, drawn, sample, seed, base)]
+        found += [params for params, drawn in grid if drawn or sample == 0]
+    return found
+
+
+def suggest(space: Iterable[Dimension], trial: Any, base: Callable[[str], Any]) -> Params:
+    """The point that an Optuna trial suggests; a dimension whose condition does not hold is not asked for."""
+    params: Params = {}
+    for one in space:
+        if one.active(params, base):
+            params[one.key] = KINDS[one.kind].suggest(trial, one.key, one.values)
+    return params
+
+
+def _extend(
+    one: Dimension, params: Params, drawn: bool, sample: int, seed: int, base: Callable[[str], Any]
+) -> list[tuple[Params, bool]]:
+    if not one.active(params, base):
+        return [(params, drawn)]
+    draw = KINDS[one.kind].draw
+    if draw is None:
+        return [({**params, one.key: value}, drawn) for value in one.values]
+    value = draw(generator(seed, "sweep", sample, one.key), one.values)
+    return [({**params, one.key: value}, True)]
+
+
+def _bounds(where: str, kind: str, given: Sequence[Any]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in given)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}.{kind}: two numbers [low, high] are needed, got {list(given)}") from None
+    check = KINDS[kind].check
+    wrong = "" if math.isfinite(low) and math.isfinite(high) and low < high else "low must be below high"
+    if wrong := wrong or (check(low, high) if check else ""):
+        raise InputError(f"{where}.{kind}: {wrong}, got {list(given)}")
+    return low, high
+
+
+def _conditions(where: str, when: Any) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(when, Mapping):
+        raise InputError(f"{where}.when: a mapping of keys to values is needed, got {when!r}")
+    return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}

@@ -1,0 +1,74 @@
+"""A trial: one experiment, stepped round by round by Ray Tune, in an actor that goes on to the next one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+
+from fedrecon.platform.course import Surroundings, steps
+from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.progress import Progress
+from fedrecon.platform.record import Committed
+from fedrecon.platform.results import Result
+from fedrecon.tune.writer import RelayStore
+
+ROUND = "round"
+RESULT = "result"
+
+
+class SweepTrial(ray_tune.Trainable):
+    """Each step is one committed round; the last one carries the result.
+
+    It keeps no checkpoint of Tune's: the experiment's own, in the workspace, is the only truth, and a trial that
+    failed goes on from it.
+    """
+
+    _course: Generator[Committed, None, Result] | None = None
+
+    def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
+        """Begins the experiment of ``config``; ``shared`` is the same for all trials of the sweep."""
+        assert shared is not None
+        self._shared = shared
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Goes on to the next experiment in the same process."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next committed round."""
+        assert self._course is not None
+        try:
+            committed = next(self._course)
+        except StopIteration as end:
+            self._course = None
+            result: Result = end.value
+            return {**self._last, "done": True, RESULT: result.as_dict()}
+        self._last = {ROUND: committed.round, **committed.metrics}
+        return dict(self._last)
+
+    def cleanup(self) -> None:
+        """Leaves the experiment where it is: its run ends as KILLED unless it was finished."""
+        if self._course is not None:
+            self._course.close()
+            self._course = None
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._last: dict[str, Any] = {ROUND: 0}
+        around = Surroundings(
+            workspace=Path(self._shared["workspace"]),
+            crew=self._shared["crew"],
+            rerun=config["rerun"],
+            tags=config["tags"],
+            store=RelayStore(self._shared["writer"]),
+            progress=partial(Progress, stream=Path(os.devnull).open("w")),
+            name=config["name"],
+        )
+        self._course = steps(Experiment.read(config["experiment"]), around)

@@ -25,7 +25,10 @@ class Crew(Protocol):
     dead: dict[str, str]
 
     def fit(self, order: Order) -> Iterator[Reply]:
-        """Trains everywhere; replies come in the roster's order, each as soon as it and those before it are there."""
+        """Trains everywhere; replies come in the roster's order, each as soon as it and those before it are there.
+
+        The vectors of a reply are good until the next fit; who keeps one longer copies it (:meth:`State.owned`).
+        """
         ...
 
     def evaluate(self, order: Order, split: str) -> list[Scores]:

@@ -7,7 +7,8 @@ import socket
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,15 @@ from ray.exceptions import (
 
 from fedrecon.platform import placement
 from fedrecon.platform.crew import at
+from fedrecon.platform.lane import Buffer, Ends, LaneError, Lanes, Lost, Parcel, unpack
 from fedrecon.sites.errors import FedreconError, RunError
+from fedrecon.sites.wire import Order, Reply
 
 if TYPE_CHECKING:
     from fedrecon.platform.experiment import Resources
     from fedrecon.sites.settings import Operator, Plan
     from fedrecon.sites.site import Site
-    from fedrecon.sites.wire import Order, Reply, Scores
+    from fedrecon.sites.wire import Scores
 
 READY_TIMEOUT = 600.0
 """Seconds for a placed actor to import torch and open its shard, on a machine that is busy."""
@@ -52,7 +55,7 @@ class SiteActor:
     """A site as a Ray actor, on its own threads and its own GPU; a new process makes the same site again."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self._changed = plan, 0
+        self.plan, self._changed, self._ends = plan, 0, Ends()
 
     @cached_property
     def site(self) -> Site:
@@ -64,25 +67,26 @@ class SiteActor:
         torch.set_num_threads(self.plan.threads)
         return Site(self.plan)
 
-    def call(self, changes: Sequence[Change], method: str, *arguments: Any) -> tuple[int, Any]:
-        """The process, by which the crew sees that it is a new one, and what the site answers.
+    def call(self, changes: Sequence[Change], method: str, *arguments: Any) -> tuple[int, str, Any]:
+        """The process, by which the crew sees that it is a new one; its node; and what the site answers.
 
         Args:
             changes: all that the crew has changed about the site; a new process catches up with them.
+            arguments: an order may come as a :class:`Parcel`, and then the reply goes the same way where it can.
         """
+        node = ray.get_runtime_context().get_node_id()
         for name, given in changes[self._changed :]:
             getattr(self.site, name)(*given)
         self._changed = len(changes)
-        result = getattr(self.site, method)(*arguments)
-        return os.getpid(), result | _seat() if method == "describe" else result
-
-
-def _seat() -> dict[str, Any]:
-    """The node and the GPUs that Ray gave this actor."""
-    return {
-        "node": ray.get_runtime_context().get_node_id(),
-        "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
-    }
+        try:
+            ready = [self._ends.receive(one) if isinstance(one, Parcel) else one for one in arguments]
+        except LaneError as error:
+            return os.getpid(), node, Lost(str(error))
+        result = getattr(self.site, method)(*ready)
+        if method == "describe":
+            result |= {"node": node, "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
+        back = next((one.back for one in arguments if isinstance(one, Parcel)), None)
+        return os.getpid(), node, self._ends.send(result, back)
 
 
 class RayCrew:
@@ -103,9 +107,13 @@ class RayCrew:
         self._sites = {plan.member: tuple(plan.shards) for plan in plans}
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
         self._processes: dict[str, int | None] = {}
+        self._near: set[str] = set()
+        self._refused: set[str] = set()
         self._owns = not ray.is_initialized()
         if self._owns:
             connect(address)
+        self._node = ray.get_runtime_context().get_node_id()
+        self.lanes = Lanes(_store_size(self._node))
         try:
             self._start(plans)
         except BaseException:
@@ -113,24 +121,23 @@ class RayCrew:
             raise
 
     def fit(self, order: Order) -> Iterator[Reply]:
-        """See :class:`Crew`. Replies are taken from Ray's store one by one, and only read there."""
-        reference = ray.put(order)
-        yield from self._each("fit", (reference,), order.round)
+        """See :class:`Crew`. Replies are only read where they lie, in Ray's store or in the member's lane."""
+        yield from self._each("fit", (order,), order.round)
 
     def evaluate(self, order: Order, split: str) -> list[Scores]:
         """See :class:`Crew`."""
-        return list(self._each("evaluate", (ray.put(order), split)))
+        return list(self._each("evaluate", (order, split)))
 
     def panels(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Crew`."""
         pictures: dict[str, bytes] = {}
-        for one in self._each("panel", (ray.put(order), split, note)):
+        for one in self._each("panel", (order, split, note)):
             pictures |= one
         return pictures
 
     def private(self, order: Order) -> dict[str, Mapping[str, Any]]:
         """See :class:`Crew`."""
-        return {name: one for name, one in self._named("private_parameters", (ray.put(order),)) if one}
+        return {name: one for name, one in self._named("private_parameters", (order,)) if one}
 
     def tune(self) -> dict[str, dict[str, Any]]:
         """See :class:`Crew`. What was chosen is told again to a site that comes back."""
@@ -153,6 +160,7 @@ class RayCrew:
         for actor in self.actors.values():
             ray.kill(actor)
         self.actors = {}
+        self.lanes.close()
         if self._owns and ray.is_initialized():
             ray.shutdown()
 
@@ -196,27 +204,23 @@ class RayCrew:
     ) -> Iterator[tuple[str, Any]]:
         """Starts the call everywhere, then takes the results in the roster's order."""
         alive = [name for name in self.actors if name not in self.dead]
-        calls = {name: self._call(name, method, arguments) for name in alive}
-        running = {name: call() for name, call in calls.items()}
+        errand = _Errand(self, method, arguments)
+        running = {name: errand.start(name) for name in alive}
         for name in alive:
             try:
-                result = self._result(name, running.pop(name), calls[name], round_number)
+                result = self._result(name, running.pop(name), errand, round_number)
             except _StaysDeadError as error:
                 self._bury(name, round_number, str(error))
                 continue
             yield name, result
             del result
+        errand.done()
 
-    def _call(self, name: str, method: str, arguments: tuple[Any, ...]) -> Callable[[], Any]:
-        """The call of a site's method, to be made once or, where its process dies, again."""
-        remote = self.actors[name].call.options(name=f"SiteActor.{method}")
-        return lambda: remote.remote(self._changes[name], method, *arguments)
-
-    def _result(self, name: str, reference: Any, again: Callable[[], Any], round_number: int | None) -> Any:
+    def _result(self, name: str, reference: Any, errand: _Errand, round_number: int | None) -> Any:
         """The call's result; a member whose process died is asked again once it is back."""
         while True:
             try:
-                process, result = ray.get(reference)
+                process, node, result = ray.get(reference)
             except RayTaskError as error:
                 raise RunError(at(name, round_number, _cause(error))) from error
             except ActorDiedError as error:
@@ -224,12 +228,22 @@ class RayCrew:
             except DIED:
                 self.restarts, self._processes[name] = self.restarts + 1, None
                 self._await_return(name)
-                reference = again()
-            else:
-                # A process that died between two calls was replaced without an error.
-                self.restarts += self._processes.get(name) not in (None, process)
-                self._processes[name] = process
-                return result
+                reference = errand.start(name)
+                continue
+            # A process that died between two calls was replaced without an error.
+            self.restarts += self._processes.get(name) not in (None, process)
+            self._processes[name] = process
+            self._note_place(name, node, isinstance(result, Lost))
+            if not isinstance(result, Lost):
+                return errand.received(name, result)
+            reference = errand.start(name)
+
+    def _note_place(self, name: str, node: str, lost: bool) -> None:
+        """Whether the member can be reached by a lane; one that could not open one is not asked to again."""
+        if lost:
+            self._refused.add(name)
+        near = node == self._node and name not in self._refused
+        (self._near.add if near else self._near.discard)(name)
 
     def _await_return(self, name: str) -> None:
         """Waits until the restarted actor answers, here or on another node that may hold it."""
@@ -247,6 +261,7 @@ class RayCrew:
 
     def _bury(self, name: str, round_number: int | None, reason: str) -> None:
         self.dead[name] = reason
+        self.lanes.drop(name)
         alive, wanted = len(self.actors) - len(self.dead), self.resources.min_sites
         if wanted is None or alive < wanted:
             rule = "resources.min_sites is not set" if wanted is None else f"resources.min_sites is {wanted}"
@@ -254,6 +269,50 @@ class RayCrew:
                 at(name, round_number, f"stays dead after {self.resources.max_restarts} restarts: {reason}")
                 + f" The run stops here: {alive} of {len(self.actors)} sites are left, and {rule}."
             )
+
+
+class _Errand:
+    """One call of a site's method, as each member can be told of it: an order by a lane, or through Ray's store."""
+
+    def __init__(self, crew: RayCrew, method: str, arguments: tuple[Any, ...]) -> None:
+        self._crew, self._method, self._arguments = crew, method, arguments
+        order = next((one for one in arguments if isinstance(one, Order)), None)
+        self._order, self._back = order, dict[str, Buffer]()
+        self._posted = crew.lanes.post(order) if order is not None and crew._near else None
+
+    @cached_property
+    def _through_ray(self) -> tuple[Any, ...]:
+        return tuple(ray.put(one) if isinstance(one, Order) else one for one in self._arguments)
+
+    def start(self, name: str) -> Any:
+        """Calls the member, for the first time or again; the reference of its answer."""
+        remote, arguments = self._crew.actors[name].call.options(name=f"SiteActor.{self._method}"), self._through(name)
+        return remote.remote(self._crew._changes[name], self._method, *arguments)
+
+    def received(self, name: str, result: Any) -> Any:
+        """The answer, its vectors read where they lie."""
+        if isinstance(result, Parcel):
+            result = unpack(result, self._back[name].memory)
+        if isinstance(result, Reply):
+            self._crew.lanes.replied(name, result)
+        return result
+
+    def done(self) -> None:
+        """Every call has ended."""
+        if self._posted is not None:
+            self._crew.lanes.done(self._posted[1])
+
+    def _through(self, name: str) -> tuple[Any, ...]:
+        if self._posted is None or name not in self._crew._near:
+            return self._through_ray
+        parcel = self._posted[0]
+        if self._method == "fit" and name not in self._back and self._order is not None:
+            buffer = self._crew.lanes.back(name, self._order)
+            if buffer is not None:
+                self._back[name] = buffer
+        if name in self._back:
+            parcel = replace(parcel, back=self._back[name].handle)
+        return tuple(parcel if isinstance(one, Order) else one for one in self._arguments)
 
 
 class _StaysDeadError(Exception):
@@ -266,6 +325,11 @@ def _has_place(actor: Any) -> bool:
         return bool(ray_state.actors(actor._actor_id.hex()).get("Pid"))
     except Exception:  # noqa: BLE001 - not public in Ray; without it a slow start looks like no place
         return False
+
+
+def _store_size(node: str) -> int:
+    """Bytes of Ray's object store on a node: what lanes take instead of it, they may take."""
+    return sum(int(one["Resources"].get("object_store_memory", 0)) for one in _nodes() if one["NodeID"] == node)
 
 
 def _nodes() -> list[dict[str, Any]]:

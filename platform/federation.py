@@ -100,7 +100,7 @@ def rounds(
     while state.round < experiment.rounds:
         start, restarts, fold = time.perf_counter(), crew.restarts, _Fold()
         order = strategy.order(state)
-        state = strategy.merge(state, fold.watch(crew.fit(order)), n_slices)
+        state = strategy.merge(state, fold.watch(crew.fit(order)), n_slices).owned()
         seconds = time.perf_counter() - start
         finished = Round(
             number=state.round,

@@ -47,6 +47,14 @@ class State:
         standing = {**self.standing, **dict.fromkeys(replied, number)}
         return replace(self, round=number, shared=shared, extra=extra, standing=standing)
 
+    def owned(self) -> State:
+        """The same state with memory of its own: a view may look at a reply, which is good for one round only."""
+        vectors = (self.shared, *self.extra.values())
+        if all(value.flags.owndata for value in vectors):
+            return self
+        shared, *extra = (value if value.flags.owndata else value.copy() for value in vectors)
+        return replace(self, shared=shared, extra=dict(zip(self.extra, extra, strict=True)))
+
 
 @dataclass(frozen=True)
 class Order:

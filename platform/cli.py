@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import traceback
@@ -14,6 +15,9 @@ from typing import Any
 from fedrecon.sites.errors import FedreconError, InputError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+UPSTAIRS = {"sweep": "fedrecon.tune.command"}
+"""Commands of the floor above, by the module that has them; it is loaded with the parser and is as light."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,6 +224,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("kind", choices=("strategies", "networks", "masks", "formats", "reconstructors"))
 
     _command(commands, "schema", _schema, "the JSON schema of an experiment file, for editors")
+
+    for name, module in UPSTAIRS.items():
+        room = importlib.import_module(module)
+        room.add_arguments(_command(commands, name, room.command, room.HELP, json=True, workspace=True))
     return parser
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.experiment import Experiment
     from fedrecon.platform.progress import Progress
     from fedrecon.platform.record import Record
-    from fedrecon.platform.tracking import Ended, RunStore, Tracker
+    from fedrecon.platform.tracking import Ended, Store, Tracker
     from fedrecon.sites.settings import Plan
     from fedrecon.sites.shard import Shard
     from fedrecon.sites.wire import State
@@ -49,7 +49,7 @@ class Surroundings:
     tracking_uri: str | None = None
     rerun: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
-    store: RunStore | None = None
+    store: Store | None = None
     progress: Callable[[int, int], Progress] | None = None
     name: str | None = None
 

@@ -22,6 +22,8 @@ from ray.exceptions import (
     ObjectLostError,
     RayTaskError,
 )
+from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform import placement
 from fedrecon.platform.crew import at
@@ -168,27 +170,33 @@ class RayCrew:
         """Makes the actors, and waits until each has a place and has opened its shard."""
         asked, nodes = self.resources, _nodes()
         members = [plan.member for plan in plans]
-        demanded = placement.demands(members, nodes, asked.cpus_per_site, asked.gpus_per_site)
-        placement.check(demanded, nodes)
+        group = None if self._owns else _reserved(len(members))
+        if group is not None:
+            demanded = placement.bundled(members, group.bundle_specs[1:])
+        else:
+            demanded = placement.demands(members, nodes, asked.cpus_per_site, asked.gpus_per_site)
+            placement.check(demanded, nodes)
         remote, by_member = ray.remote(SiteActor), {plan.member: plan for plan in plans}
-        made = {
-            one.member: remote.options(max_restarts=asked.max_restarts, max_task_retries=0, **one.options()).remote(
-                by_member[one.member]
-            )
-            for one in placement.first_bound(demanded)
-        }
+        made = {}
+        for one in placement.first_bound(demanded):
+            options = {"max_restarts": asked.max_restarts, "max_task_retries": 0, **one.options()}
+            if group is not None:
+                options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+                    group, placement_group_bundle_index=members.index(one.member) + 1
+                )
+            made[one.member] = remote.options(**options).remote(by_member[one.member])
         self.actors = {member: made[member] for member in members}
-        self._await_places({one.member: one for one in demanded})
+        self._await_places({one.member: one for one in demanded}, group is not None)
         self.describe()
 
-    def _await_places(self, demanded: Mapping[str, placement.Demand]) -> None:
-        """Waits until every actor's process runs; refuses when others hold the room of one."""
+    def _await_places(self, demanded: Mapping[str, placement.Demand], reserved: bool) -> None:
+        """Waits until every actor's process runs; refuses when others hold the room of one that is not reserved."""
         waiting = {actor.__ray_ready__.remote(): member for member, actor in self.actors.items()}
         start, patience = time.monotonic(), self.resources.start_timeout
         while waiting:
             _, left = ray.wait(list(waiting), num_returns=len(waiting), timeout=patience)
             waiting, waited = {one: waiting[one] for one in left}, time.monotonic() - start
-            homeless = [demanded[m] for m in waiting.values() if not _has_place(self.actors[m])]
+            homeless = [demanded[m] for m in waiting.values() if not reserved and not _has_place(self.actors[m])]
             placement.check(homeless, _free(), waited)
             patience = 2.0
             if waiting and waited > READY_TIMEOUT:
@@ -317,6 +325,12 @@ class _Errand:
 
 class _StaysDeadError(Exception):
     """A member used up its restarts."""
+
+
+def _reserved(n_members: int) -> Any:
+    """The placement group of the Tune trial that this process is, with a bundle for itself and one a member."""
+    group = get_current_placement_group()
+    return group if group is not None and len(group.bundle_specs) == n_members + 1 else None
 
 
 def _has_place(actor: Any) -> bool:

@@ -80,6 +80,20 @@ def demands(members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gp
     return found
 
 
+def bundled(members: Sequence[str], bundles: Sequence[Mapping[str, float]]) -> list[Demand]:
+    """What each member asks of the bundle that a placement group reserved for it."""
+    own = {"CPU", "GPU"}
+    return [
+        Demand(
+            member,
+            bundle.get("CPU", 0.0),
+            bundle.get("GPU", 0.0),
+            resources={name: amount for name, amount in bundle.items() if name not in own},
+        )
+        for member, bundle in zip(members, bundles, strict=True)
+    ]
+
+
 def first_bound(demanded: Sequence[Demand]) -> list[Demand]:
     """The order in which to place: who is bound to a node comes before who can go anywhere, then the larger."""
     return sorted(demanded, key=lambda one: (not one.bound, -one.gpus, -one.cpus))

@@ -183,6 +183,22 @@ class BufferedTracker(ABC):
     def _write_end(self, status: Ended) -> None: ...
 
 
+class Store(Protocol):
+    """What an experiment needs of the place where runs are kept."""
+
+    def open(
+        self,
+        experiment_name: str,
+        run_name: str,
+        digest: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        fresh: bool = False,
+    ) -> Tracker:
+        """See :meth:`RunStore.open`."""
+        ...
+
+
 class RunStore(ABC):
     """Where runs are kept: opens the one run of a digest, and finds runs again."""
 

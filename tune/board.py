@@ -15,7 +15,7 @@ from fedrecon.platform.workspace import RunFolder
 from fedrecon.tune.plan import Trial
 
 Status = Literal["WAITING", "RUNNING", "FINISHED", "STOPPED", "FAILED"]
-ENDED = ("FINISHED", "STOPPED", "FAILED")
+ENDED: tuple[Status, ...] = ("FINISHED", "STOPPED", "FAILED")
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Board:
         sign = 1.0 if mode == "max" else -1.0
         return max(scored, key=lambda row: (sign * row.metrics[metric], -row.trial.number))
 
-    def count(self, *statuses: Status) -> int:
+    def count(self, *statuses: str) -> int:
         """Rows of these statuses."""
         return sum(row.status in statuses for row in self.rows)
 

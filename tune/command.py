@@ -66,6 +66,6 @@ def _print(result: SweepResult, as_json: bool) -> int:
         json.dump(result.as_dict(), sys.stdout, indent=2, default=str)
         print()
     else:
-        print(text(result.trials, result.metrics, result.best))
+        print(text(result.trials, result.keys, result.metrics, result.best))
         print(f"\n{result.sweep}: {result.status}")
     return 0

@@ -12,8 +12,7 @@ import yaml
 from fedrecon.platform import atomic
 from fedrecon.platform.course import TRACKING_EXPERIMENT
 from fedrecon.platform.workspace import RunFolder
-from fedrecon.tune.board import Board
-from fedrecon.tune.plan import Planner
+from fedrecon.tune.board import ENDED, Board
 from fedrecon.tune.spec import Sweep
 from fedrecon.tune.table import arrow
 from fedrecon.tune.writer import Opening
@@ -24,24 +23,23 @@ SUMMARIES = "fedrecon-sweeps"
 Call = Callable[..., Any]
 
 
-def conclude(sweep: Sweep, planner: Planner, board: Board, call: Call, tags: Callable[[int], Mapping[str, str]]) -> str:
+def conclude(sweep: Sweep, board: Board, call: Call, tags: Callable[[int], Mapping[str, str]]) -> str:
     """Writes everything; the path of the MLflow page that shows the sweep's runs.
 
     Args:
         call: calls a method of the :class:`Writer`. tags: of a trial's run, by the trial's number.
     """
     for row in board.rows:
-        if row.status in ("FINISHED", "STOPPED", "FAILED"):
+        if row.status in ENDED:
             verdict = {"fedrecon.sweep.status": row.status, **({"fedrecon.error": row.error} if row.error else {})}
             row.run_id = call("tag", row.trial.digest, {**tags(row.trial.number), **verdict}) or row.run_id
     files = _files(sweep, board)
     opening = Opening(SUMMARIES, sweep.name, f"sweep-{sweep.name}", _params(sweep), {"fedrecon.sweep": sweep.name})
     call("begin", opening, False)
     best = board.best(sweep.metrics[0], sweep.modes[0])
-    scores = {f"best/{key}": value for key, value in (best.metrics if best else {}).items() if "/site/" not in f"/{key}"}
-    counts = {f"trials/{status.lower()}": board.count(status) for status in ("FINISHED", "STOPPED", "FAILED", "WAITING")}
-    step = board.count("FINISHED", "STOPPED", "FAILED")
-    entries: list[Any] = [("metrics", (step, {**scores, **{key: float(value) for key, value in counts.items()}}))]
+    values = {f"best/{key}": value for key, value in (best.metrics if best else {}).items() if "site/" not in key}
+    values |= {f"trials/{status.lower()}": float(board.count(status)) for status in (*ENDED, "WAITING")}
+    entries: list[Any] = [("metrics", (board.count(*ENDED), values))]
     entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
     done = not board.count("WAITING", "RUNNING")
     call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
@@ -49,7 +47,7 @@ def conclude(sweep: Sweep, planner: Planner, board: Board, call: Call, tags: Cal
 
 
 def address(experiment_id: str, sweep: Sweep) -> str:
-    """The page of MLflow with the runs of this sweep alone, best first: without the host, which ``fedrecon ui`` says."""
+    """The page of MLflow with the runs of this sweep alone, best first; the host is what ``fedrecon ui`` says."""
     query = {
         "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
         "orderByKey": f"metrics.`{sweep.metrics[0]}`",
@@ -76,7 +74,7 @@ def _files(sweep: Sweep, board: Board) -> list[tuple[Path, str]]:
     from fedrecon.tune.figures import draw
     from fedrecon.tune.page import page
 
-    folder, table = board.folder, arrow(board.rows)
+    folder, table = board.folder, arrow(board.rows, list(sweep.search))
     with atomic.replacing(folder / "trials.parquet") as temporary:
         pq.write_table(table, temporary)
     written = [(folder / "trials.parquet", "")]

@@ -11,7 +11,7 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from fedrecon.platform import atomic
-from fedrecon.sites.errors import FedreconError
+from fedrecon.sites.errors import InputError
 from fedrecon.tune.board import ENDED, Board, Row
 from fedrecon.tune.plan import Planner
 from fedrecon.tune.space import suggest
@@ -49,11 +49,14 @@ class Optuna:
     """
 
     def __init__(self, planner: Planner, board: Board, total: int) -> None:
-        import optuna
+        try:
+            import optuna
+        except ImportError:
+            raise InputError("algorithm: optuna needs the package: pip install 'fedrecon[optuna]'") from None
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sweep = planner.sweep
-        directions = ["maximize" if mode == "max" else "minimize" for mode in sweep.modes]
+        directions: list[Any] = ["maximize" if mode == "max" else "minimize" for mode in sweep.modes]
         self._planner, self._board, self._total = planner, board, total
         self._study = optuna.create_study(directions=directions, sampler=optuna.samplers.TPESampler(seed=sweep.seed))
         self._asked: dict[int, Any] = {}
@@ -79,8 +82,9 @@ class Optuna:
         asked = self._asked.pop(row.trial.number, None)
         if asked is None:
             return
-        values = [row.metrics.get(metric) for metric in self._planner.sweep.metrics]
-        if row.status in ("FINISHED", "STOPPED") and None not in values:
+        wanted = self._planner.sweep.metrics
+        values = [row.metrics[metric] for metric in wanted if metric in row.metrics]
+        if row.status in ("FINISHED", "STOPPED") and len(values) == len(wanted):
             self._study.tell(asked, values)
         else:
             self._study.tell(asked, state=TrialState.FAIL)
@@ -104,7 +108,7 @@ def read_suggested(folder: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-class Dispatcher(Searcher):  # type: ignore[misc]
+class Dispatcher(Searcher):
     """Gives Ray Tune the next trial.
 
     Args:
@@ -154,11 +158,12 @@ class Dispatcher(Searcher):  # type: ignore[misc]
         return None if fresh is None or fresh.trial.training in running else fresh
 
 
-class Watch(Callback):  # type: ignore[misc]
+class Watch(Callback):
     """Tells the board what happens to Ray Tune's trials.
 
     Args:
         tell: called after every change, with the row. over: whether the sweep's time is over.
+        why: what a trial, by its digest, failed of.
     """
 
     def __init__(
@@ -168,8 +173,10 @@ class Watch(Callback):  # type: ignore[misc]
         source: Source,
         tell: Callable[[Row], None],
         over: Callable[[], bool],
+        why: Callable[[str], str],
     ) -> None:
-        self._board, self._dispatcher, self._source, self._tell, self._over = board, dispatcher, source, tell, over
+        self._board, self._dispatcher, self._source = board, dispatcher, source
+        self._tell, self._over, self._why = tell, over, why
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """See Ray Tune."""
@@ -200,15 +207,6 @@ class Watch(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """See Ray Tune; called when a trial has used up its failures."""
         if (row := self._dispatcher.settle(trial.trial_id)) is not None:
-            self._board.ended(row.trial.digest, "FAILED", _message(trial.get_error()))
+            self._board.ended(row.trial.digest, "FAILED", self._why(row.trial.digest))
             self._source.told(row)
             self._tell(row)
-
-
-def _message(error: Any) -> str:
-    """The last word of what a trial died of; our own errors speak for themselves."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, FedreconError):
-        return str(cause)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:500]

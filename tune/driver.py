@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import logging
 import os
 import shutil
 import sys
@@ -46,6 +47,7 @@ class SweepResult:
             ``planned`` (a dry run), or ``running`` (seen from outside).
         trials: in the plan's order. best: the finished trial with the best validation score; None if there is none.
         folder: holds trials.parquet, best.yaml, the figures and the page. url: of its runs in MLflow.
+        metrics: what steered. keys: what was searched.
     """
 
     sweep: str
@@ -55,6 +57,7 @@ class SweepResult:
     folder: Path
     url: str | None = None
     metrics: Sequence[str] = field(default=("mean/psnr",))
+    keys: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -71,7 +74,7 @@ class SweepResult:
         """One row a trial, as in ``trials.parquet``; ``.to_pandas()`` makes a data frame of it."""
         from fedrecon.tune.table import arrow
 
-        return arrow(self.trials)
+        return arrow(self.trials, self.keys)
 
 
 def sweep(
@@ -195,8 +198,8 @@ class _Sweep:
 
     def result(self, status: str) -> SweepResult:
         best = self.board.best(self.chosen.metrics[0], self.chosen.modes[0])
-        rows = list(self.board.rows)
-        return SweepResult(self.chosen.name, status, rows, best, self.board.folder, self.url, self.chosen.metrics)
+        rows, keys = list(self.board.rows), list(self.chosen.search)
+        return SweepResult(self.chosen.name, status, rows, best, self.board.folder, self.url, self.chosen.metrics, keys)
 
     def locked(self) -> bool:
         """Whether a driver is at work on this sweep."""
@@ -274,6 +277,7 @@ class _Sweep:
                 ray.shutdown()
 
     def _tune(self, packing: Packing, writer: Any, live: Live) -> None:
+        import ray
         from ray import tune as ray_tune
 
         from fedrecon.tune.dispatch import Dispatcher, Optuna, Planned, Source, Watch
@@ -286,7 +290,8 @@ class _Sweep:
             self.board.rows.clear()
             source = Optuna(self.planner, self.board, min(chosen.samples, self._limit))
         dispatcher = Dispatcher(self.board, source, self._config, self._limit)
-        watch = Watch(self.board, dispatcher, source, live.changed, lambda: time.monotonic() >= self._deadline)
+        over, why = (lambda: time.monotonic() >= self._deadline), (lambda digest: ray.get(writer.why.remote(digest)))
+        watch = Watch(self.board, dispatcher, source, live.changed, over, why)
         shared = {"workspace": str(self.workspace), "crew": packing.crew, "writer": writer}
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(SweepTrial, shared=shared),
@@ -311,19 +316,21 @@ class _Sweep:
             run_config=ray_tune.RunConfig(
                 name=chosen.name,
                 storage_path=scratch,
+                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 failure_config=ray_tune.FailureConfig(max_failures=chosen.max_failures),
                 callbacks=[watch],
                 verbose=0,
             ),
         )
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), _quiet("ray.tune", "ray.air"):
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _row(self, config: Mapping[str, Any]) -> Row:
-        return self.board.rows[config["number"]]
+        number: int = config["number"]
+        return self.board.rows[number]
 
     def _members(self, row: Row) -> list[str]:
         from fedrecon.tune.packing import roster
@@ -334,6 +341,7 @@ class _Sweep:
         trial = row.trial
         return {
             "number": trial.number,
+            "digest": trial.digest,
             "problem": trial.problem,
             "members": self._members(row),
             "experiment": _absolute(trial.experiment.as_dict()),
@@ -348,7 +356,7 @@ class _Sweep:
     def _conclude(self, call: Any) -> None:
         from fedrecon.tune.conclude import conclude
 
-        self.url = conclude(self.chosen, self.planner, self.board, call, self._tags)
+        self.url = conclude(self.chosen, self.board, call, self._tags)
 
     def _conclude_alone(self) -> None:
         """Nothing was left to run: no cluster is needed to write the tables again."""
@@ -361,8 +369,9 @@ class _Sweep:
 def _absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment with paths that hold from any working directory."""
     sites = experiment["sites"]
-    paths = {k: os.path.abspath(v) for k, v in sites.items()} if isinstance(sites, dict) else os.path.abspath(sites)
-    return {**experiment, "sites": paths}
+    if isinstance(sites, dict):
+        return {**experiment, "sites": {name: str(Path(path).absolute()) for name, path in sites.items()}}
+    return {**experiment, "sites": str(Path(sites).absolute())}
 
 
 def _locked(path: Path) -> bool:
@@ -375,6 +384,20 @@ def _locked(path: Path) -> bool:
         except OSError:
             return True
     return False
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """What goes wrong in a trial stands in its row: Ray Tune need not print the traceback too."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

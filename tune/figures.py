@@ -6,8 +6,9 @@ Test scores are only shown. Whatever is chosen here (the best per seed, a front,
 from __future__ import annotations
 
 import io
+import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from numpy.typing import NDArray
 
 from fedrecon.tune.reading import (
     ACCELERATION,
-    MAX_PANELS,
     SEED,
+    Point,
     Reading,
     Row,
+    coordinate,
     front,
     is_numeric,
     label,
+    means,
     number,
     read,
     spread,
@@ -32,6 +35,7 @@ from fedrecon.tune.reading import (
 if TYPE_CHECKING:
     import pyarrow
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 Curves = Mapping[int, Sequence[tuple[int, float]]]
@@ -79,7 +83,8 @@ def _acceleration(sweep: Reading) -> Figure | None:
     if len({number(row[ACCELERATION]) for row in rows}) < 2:
         return None
     panels = sweep.panels(rows, but=[ACCELERATION])
-    floor = f"test/{sweep.metric.replace('mean/', 'mean/zero_filled/', 1)}" if score == test else ""
+    *path, last = score.split("/")
+    floor = "/".join([*path, "zero_filled", last]) if score == test else ""
     below = [("zero-filled", {"ls": "--", "color": _FAINT})] if any(row.get(floor) is not None for row in rows) else []
     title = f"{_upper(label(score))} against acceleration"
     figure, axes = _sheet(title, _what_is_shown(sweep, panels), len(panels))
@@ -90,8 +95,8 @@ def _acceleration(sweep: Reading) -> Figure | None:
             # A little aside, so that error bars do not cover each other.
             aside = (i - (len(lines) - 1) / 2) * min(0.014, 0.08 / len(lines)) * (xs[-1] - xs[0])
             _line(ax, spread(own, ACCELERATION, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
-        if below:
-            ax.plot(*zip(*means(panel, ACCELERATION, floor), strict=True), "--", color=_FAINT, lw=1.4, zorder=1)
+        if lowest := means(panel, ACCELERATION, floor):
+            ax.plot(*zip(*lowest, strict=True), "--", color=_FAINT, lw=1.4, zorder=1)
         ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
         ax.set_xticks(xs if len(xs) <= 10 else xs[:: len(xs) // 8], [])
         ax.xaxis.set_major_formatter("{x:g}")
@@ -104,21 +109,14 @@ def _acceleration(sweep: Reading) -> Figure | None:
 def _line(ax: Axes, points: Sequence[Point], style: tuple[str, str], aside: float) -> None:
     colour, marker = style
     x = [point.x + aside for point in points]
-    ax.errorbar(
-        x,
-        [point.mean for point in points],
-        [point.deviation for point in points],
-        color=colour,
-        marker=marker,
-        ms=6,
-        lw=1.8,
-        elinewidth=1.2,
-        capsize=3,
-        zorder=3,
-    )
+    width = 0.006 * (points[-1].x - points[0].x)
+    mean, deviation = [point.mean for point in points], [point.deviation for point in points]
+    ax.errorbar(x, mean, deviation, color=colour, marker=marker, ms=6, lw=1.8, elinewidth=1.2, capsize=3, zorder=3)
     for at, point in zip(x, points, strict=True):
         if len(point.scores) > 1:
-            ax.plot([at] * len(point.scores), point.scores, ls="", marker=marker, ms=4, color=colour, alpha=0.35)
+            ax.plot(
+                [at + width] * len(point.scores), point.scores, ls="", marker=marker, ms=4.5, color=colour, alpha=0.4
+            )
 
 
 def _what_is_shown(sweep: Reading, panels: Mapping[str, list[Row]]) -> str:
@@ -144,12 +142,14 @@ def _what_is_shown(sweep: Reading, panels: Mapping[str, list[Row]]) -> str:
 
 
 def _curves(sweep: Reading, curves: Curves) -> Figure | None:
+    from matplotlib.ticker import MaxNLocator
+
     known = {at: [(x, y) for x, y in curve if number(y) is not None] for at, curve in curves.items()}
     rows = [row for row in sweep.rows if known.get(row["number"])]
     if not rows:
         return None
     panels = sweep.panels(rows)
-    notes = {
+    notes: dict[str, tuple[str, dict[str, Any]]] = {
         "STOPPED": ("stopped early", {"ls": "--", "color": _FAINT}),
         "FAILED": ("failed", {"ls": "", "marker": "x", "ms": 8, "mew": 2, "color": _FAINT}),
     }
@@ -166,7 +166,7 @@ def _curves(sweep: Reading, curves: Curves) -> Figure | None:
             if row["status"] == "FAILED":
                 ax.plot(x[-1], y[-1], "x", color=colour, ms=8, mew=2, zorder=4)
         ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         ax.set_xlabel("round")
     axes[0].set_ylabel(label(sweep.metric))
     _legend(figure, sweep, rows, there)
@@ -189,7 +189,7 @@ def _parallel(sweep: Reading) -> Figure | None:
     worst, top = (min(scores), max(scores)) if sweep.mode == "max" else (max(scores), min(scores))
     colours = _colour_map("viridis_r" if sweep.mode == "max" else "viridis", min(scores), max(scores))
     heights = [_coordinate(ax, at, column, rows) for at, column in enumerate(columns)]
-    order = sorted(range(len(rows)), key=lambda i: (abs(scores[i] - worst) if top != worst else 0.0))
+    order = sorted(range(len(rows)), key=lambda i: abs(scores[i] - worst) if top != worst else 0.0)
     for rank, i in enumerate(order):
         # A little up or down by rank, or all lines of one category would lie on one another.
         aside = 0.03 * (rank / max(len(rows) - 1, 1) - 0.5)
@@ -219,5 +219,175 @@ def _coordinate(ax: Axes, at: int, column: str, rows: Sequence[Row]) -> NDArray[
     for name, height in ticks.items():
         box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
         ax.plot([at - 0.012, at + 0.012], [height, height], color=_FAINT, lw=1, zorder=1)
-        ax.text(at + 0.025, height, _plain(name), va="center", fontsize=9, color=_TEXT, bbox=box, zorder=10_000)
+        ax.text(at + 0.025, height, _plain(name, 18), va="center", fontsize=9, color=_TEXT, bbox=box, zorder=10_000)
     return heights
+
+
+# --- importance ---
+
+
+def _importance(sweep: Reading) -> Figure | None:
+    rows = [row for row in sweep.rows if sweep.score(row) is not None]
+    keys = varying(rows, sweep.keys)
+    scores = np.array([row[sweep.metric] for row in rows])
+    if len(rows) < MIN_TRIALS or len(keys) < 2 or np.ptp(scores) == 0:
+        return None
+    drop, error, r2 = importance(rows, keys, scores)
+    trust = "" if r2 >= RELIABLE else f": below {RELIABLE}, NOT RELIABLE"
+    told = (
+        f"{len(rows)} finished or stopped trials. Random forest, out-of-bag R² = {r2:.2f}{trust}. "
+        "Bars: how much R² drops where the values of a key are shuffled, with its standard deviation."
+        + (" What the seed reaches (grey) is noise." if SEED in keys else "")
+    )
+    figure, axes = _sheet(f"What {label(sweep.metric)} depends on", told, 1, height=2.4 + 0.42 * len(keys))
+    ax = axes[0]
+    order = np.argsort(drop, kind="stable")
+    colours = [_GRID if keys[i] == SEED else _COLOURS[0] for i in order]
+    bars = {"ecolor": _FAINT, "capsize": 3, "lw": 1.2}
+    ax.barh(
+        [_plain(sweep.names[keys[i]]) for i in order],
+        drop[order],
+        0.62,
+        xerr=error[order],
+        color=colours,
+        error_kw=bars,
+    )
+    ax.axvline(0, color=_FAINT, lw=1)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("permutation importance (drop in R²)")
+    return figure
+
+
+def importance(
+    rows: Sequence[Row], keys: Sequence[str], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Permutation importance of searched keys (Breiman 2001), its standard deviation, and the forest's out-of-bag R².
+
+    Categories count by their order; a key that is not searched for a trial lies below all its values.
+    """
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    features = np.stack([coordinate([row[key] for row in rows], is_numeric(rows, key))[0] for key in keys], axis=1)
+    forest = RandomForestRegressor(200, oob_score=True, random_state=0).fit(features, scores)
+    found = permutation_importance(forest, features, scores, n_repeats=10, random_state=0)
+    return found.importances_mean, found.importances_std, float(forest.oob_score_)
+
+
+# --- two metrics ---
+
+
+def _pareto(sweep: Reading) -> Figure | None:
+    if len(sweep.metrics) < 2:
+        return None
+    first, second = sweep.metrics[:2]
+    rows = [row for row in sweep.rows if row["status"] == "FINISHED"]
+    rows = [row for row in rows if row.get(first) is not None and row.get(second) is not None]
+    if not rows:
+        return None
+    panels = sweep.panels(rows)
+    told = "The line joins the trials that no other one beats in both, each with its number; of finished trials."
+    figure, axes = _sheet(f"{_upper(label(second))} against {label(first)}", told, len(panels))
+    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+        for group, own in sweep.lines(panel).items():
+            colour, marker = _style(sweep, group)
+            x, y = [row[first] for row in own], [row[second] for row in own]
+            ax.plot(x, y, ls="", marker=marker, color=colour, alpha=0.75, ms=6)
+        points = [(row[first], row[second]) for row in panel]
+        best = front(points, sweep.modes[:2])
+        ax.plot(*zip(*(points[i] for i in best), strict=True), "-", color=_TEXT, lw=1.2, alpha=0.7, zorder=1)
+        for i in best[:12]:
+            ax.annotate(
+                str(panel[i]["number"]), points[i], (5, 5), textcoords="offset points", fontsize=8.5, color=_TEXT
+            )
+        ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
+        ax.set_xlabel(label(first))
+        ax.margins(0.08)
+    axes[0].set_ylabel(label(second))
+    _legend(figure, sweep, rows, [("front", {"ls": "-", "color": _TEXT})])
+    return figure
+
+
+# --- what all share ---
+
+
+def _sheet(title: str, told: str, n: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with a title, what is to be known about it, and n axes that share their scales."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    columns = min(n, 4)
+    lines = -(-n // columns)
+    height = height or (5.8 if lines == 1 else 7.6)
+    wrapped = textwrap.fill(told, 135)
+    top = 0.62 + 0.21 * (wrapped.count("\n") + 1)
+    figure = Figure((_WIDTH, height), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0.005, 0.01, 0.99, 1 - top / height - 0.01)))
+    figure.text(0.14 / _WIDTH, 1 - 0.16 / height, _plain(title), va="top", fontsize=14, weight="bold", color=_TEXT)
+    figure.text(0.14 / _WIDTH, 1 - 0.5 / height, _plain(wrapped), va="top", fontsize=10, color=_FAINT)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    axes: list[Axes] = list(grid.flat)
+    for ax in axes[n:]:
+        ax.set_visible(False)
+    for ax in axes:
+        ax.grid(color=_GRID, lw=0.8)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color(_FAINT)
+        ax.tick_params(colors=_TEXT, length=3, labelsize=9.5)
+        ax.xaxis.label.set_color(_TEXT)
+        ax.yaxis.label.set_color(_TEXT)
+    return figure, axes[:n]
+
+
+def _legend(figure: Figure, sweep: Reading, rows: Sequence[Row], notes: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """The groups and the notes beside the axes; of many groups the first ones, and how many more there are."""
+    from matplotlib.lines import Line2D
+
+    groups = [group for group in sweep.lines(rows) if group]
+    room = _LEGEND - len(notes)
+    handles, labels = [], []
+    for group in groups[: room if len(groups) <= room else room - 1]:
+        colour, marker = _style(sweep, group)
+        handles.append(Line2D([], [], color=colour, marker=marker, lw=1.8))
+        labels.append(_plain(group, 24))
+    if len(groups) > room:
+        handles.append(Line2D([], [], ls=""))
+        labels.append(f"and {len(groups) - room + 1} more")
+    handles += [Line2D([], [], **style) for _, style in notes]
+    labels += [name for name, _ in notes]
+    if handles:
+        title = _plain(sweep.names[sweep.line]) if sweep.line else None
+        legend = figure.legend(handles, labels, loc="outside right upper", title=title, frameon=False, fontsize=10)
+        legend.get_title().set_color(_FAINT)
+
+
+def _style(sweep: Reading, group: str) -> tuple[str, str]:
+    """Colour and marker of a group, the same in every picture; the markers tell colours apart that come again."""
+    at = sweep.groups.index(group)
+    return _COLOURS[at % len(_COLOURS)], _MARKERS[(at + at // len(_COLOURS)) % len(_MARKERS)]
+
+
+def _colour_map(name: str, low: float, high: float) -> ScalarMappable:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(low, high if high > low else low + 1e-9), name)
+
+
+def _plain(words: str, most: int = 600) -> str:
+    """Words as they are: no mathematics between dollars, and no leading underscore, which hides a legend's entry."""
+    cut = words if len(words) <= most else words[: most - 1] + "…"
+    return (" " + cut if cut.startswith("_") else cut).replace("$", r"\$")
+
+
+def _upper(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

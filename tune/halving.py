@@ -41,8 +41,8 @@ class Alike(FIFOScheduler):
     """
 
     def __init__(self, chosen: Scheduler, metric: str, mode: str, rounds: int) -> None:
-        super().__init__()
-        self._make = lambda: MAKERS[chosen.name](chosen, metric, mode, rounds)
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._make: Callable[[], TrialScheduler] = lambda: MAKERS[chosen.name](chosen, metric, mode, rounds)
         self._by_problem: dict[str, TrialScheduler] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -22,7 +22,8 @@ class Live:
 
     def __init__(self, sweep: Sweep, board: Board, total: int, stream: TextIO | None = None) -> None:
         self._sweep, self._board, self._total, self._stream = sweep, board, total, stream or sys.stderr
-        self._start, self._spoken, self._view = time.monotonic(), time.monotonic(), None
+        self._start = self._spoken = time.monotonic()
+        self._view: Any = None
         self._before = self._work()
         if self._stream.isatty():
             self._open()
@@ -90,7 +91,7 @@ class Live:
         from rich.console import Console
         from rich.live import Live as View
 
-        self._view: Any = View(self._table(), console=Console(file=self._stream), refresh_per_second=4)
+        self._view = View(self._table(), console=Console(file=self._stream), refresh_per_second=4)
         self._view.start()
 
     def _table(self) -> Any:

@@ -180,6 +180,7 @@ def _short(key: str) -> str:
 
 def _hint(message: str, params: Mapping[str, Any]) -> str:
     named = [key for key in params if key.split(".")[0] in ("strategy", "network") and not key.endswith(".name")]
-    if "unknown" not in message and "Allowed" not in message or not named:
+    if ("unknown" not in message and "Allowed" not in message) or not named:
         return ""
-    return f" A key of one strategy or network alone needs a condition: {named[0]}: {{..., when: {{strategy.name: NAME}}}}."
+    block = named[0].split(".")[0]
+    return f" A key of one {block} alone needs a condition: {named[0]}: {{..., when: {{{block}.name: NAME}}}}."

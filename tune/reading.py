@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedrecon.tune.plan import short_keys, show
 from fedrecon.tune.spec import PROBLEM
 
@@ -123,6 +126,44 @@ def front(points: Sequence[tuple[float, float]], modes: Sequence[str]) -> list[i
     return found
 
 
+def coordinate(values: Sequence[Any], numeric: bool) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """Heights in 0..1 on an axis of a parallel plot, and its ticks; what has no value lies below the axis.
+
+    Numbers that are positive and span more than two decades lie on a logarithmic axis, categories one a step.
+    """
+    below = {"not set": -0.1} if any(value is None for value in values) else {}
+    if not numeric:
+        order = list(dict.fromkeys(text(value) for value in values if value is not None))
+        steps = {name: (i + 0.5) / len(order) for i, name in enumerate(order)}
+        shown = dict(list(steps.items())[:: max(1, len(order) // 12)])
+        return np.array([-0.1 if value is None else steps[text(value)] for value in values]), shown | below
+    found = sorted({n for value in values if (n := number(value)) is not None})
+    if not found:
+        return np.full(len(values), -0.1), below
+    logarithmic = found[0] > 0 and found[-1] / found[0] > 100
+    scale = math.log10 if logarithmic else float
+    low, high = scale(found[0]), scale(found[-1])
+
+    def height(n: float) -> float:
+        return (scale(n) - low) / (high - low) if high > low else 0.5
+
+    marks = found if len(found) <= 6 else [found[0], *_round_marks(found[0], found[-1], logarithmic), found[-1]]
+    ticks: dict[str, float] = {}
+    for n in sorted(marks, key=lambda n: n not in (found[0], found[-1])):
+        if all(abs(height(n) - other) > 0.045 for other in ticks.values()):
+            ticks[f"{n:.3g}" if n % 1 else show(int(n))] = height(n)
+    return np.array([-0.1 if (n := number(value)) is None else height(n) for value in values]), ticks | below
+
+
+def _round_marks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Round numbers between two bounds."""
+    if logarithmic:
+        return [10.0**e for e in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
 def number(value: Any) -> float | None:
     """The value as a finite number, or None; a table with mixed types holds numbers as text."""
     try:
@@ -216,7 +257,9 @@ class Reading:
             return {"": list(rows)}
         order = sorted(found, key=lambda values: [(number(one) or 0.0, text(one)) for one in values])
         return {
-            ", ".join(f"{self.names[key]} {text(value)}" for key, value in zip(keys, values, strict=True)): found[values]
+            ", ".join(f"{self.names[key]} {text(value)}" for key, value in zip(keys, values, strict=True)): found[
+                values
+            ]
             for values in order
         }
 

@@ -14,23 +14,25 @@ if TYPE_CHECKING:
 COLUMNS = ("number", "status", "run_id", "digest", "trained_rounds", "round", "seconds", "error")
 
 
-def arrow(rows: Sequence[Row]) -> pa.Table:
-    """One row a trial: its fields, ``params.KEY`` and every metric; values of mixed types become text."""
+def arrow(rows: Sequence[Row], keys: Sequence[str]) -> pa.Table:
+    """One row a trial: its fields, ``params.KEY`` and every metric; values of mixed types become text.
+
+    Args:
+        rows: of the board. keys: the searched ones, in the order of the columns.
+    """
     import pyarrow as pa
 
     plain = [row.as_dict() for row in rows]
-    params = list(dict.fromkeys(key for one in plain for key in one["params"]))
     metrics = sorted({key for one in plain for key in one["metrics"]})
     columns: dict[str, Any] = {name: [one[name] for one in plain] for name in COLUMNS}
-    columns |= {f"params.{key}": _alike([one["params"].get(key) for one in plain]) for key in params}
+    columns |= {f"params.{key}": _alike([one["params"].get(key) for one in plain]) for key in keys}
     columns |= {key: pa.array([one["metrics"].get(key) for one in plain], pa.float64()) for key in metrics}
     columns |= {name: pa.array(columns[name], pa.string()) for name in ("run_id", "error")}
     return pa.table(columns)
 
 
-def text(rows: Sequence[Row], metrics: Sequence[str], best: Row | None) -> str:
+def text(rows: Sequence[Row], keys: Sequence[str], metrics: Sequence[str], best: Row | None) -> str:
     """The table for a terminal: the searched keys, the status, validation and test scores, seconds, errors."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.trial.params))
     titles = list(short_keys(dict.fromkeys(keys)))
     scores = list(dict.fromkeys([*metrics, "test/mean/psnr", "test/mean/ssim"]))
     lines = [["trial", *titles, "status", "rounds", *scores, "s", ""]]
@@ -49,6 +51,6 @@ def text(rows: Sequence[Row], metrics: Sequence[str], best: Row | None) -> str:
 
 def _alike(values: Sequence[Any]) -> list[Any]:
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} or len(kinds) == 1 and kinds <= {str, bool}:
+    if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
         return [float(value) if float in kinds and value is not None else value for value in values]
     return [None if value is None else str(value) for value in values]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.course import Surroundings, steps
@@ -15,10 +14,18 @@ from fedrecon.platform.experiment import Experiment
 from fedrecon.platform.progress import Progress
 from fedrecon.platform.record import Committed
 from fedrecon.platform.results import Result
+from fedrecon.sites.errors import FedreconError
 from fedrecon.tune.writer import RelayStore
 
 ROUND = "round"
 RESULT = "result"
+
+
+class Silent(Progress):
+    """Says nothing: the sweep's driver speaks for all trials."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
 
 
 class SweepTrial(ray_tune.Trainable):
@@ -29,6 +36,8 @@ class SweepTrial(ray_tune.Trainable):
     """
 
     _course: Generator[Committed, None, Result] | None = None
+    _last: dict[str, Any]
+    _digest: str
 
     def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
         """Begins the experiment of ``config``; ``shared`` is the same for all trials of the sweep."""
@@ -51,6 +60,10 @@ class SweepTrial(ray_tune.Trainable):
             self._course = None
             result: Result = end.value
             return {**self._last, "done": True, RESULT: result.as_dict()}
+        except Exception as error:
+            self._course = None
+            ray.get(self._shared["writer"].failed.remote(self._digest, _message(error)))
+            raise
         self._last = {ROUND: committed.round, **committed.metrics}
         return dict(self._last)
 
@@ -61,14 +74,22 @@ class SweepTrial(ray_tune.Trainable):
             self._course = None
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._last: dict[str, Any] = {ROUND: 0}
+        self._last, self._digest = {ROUND: 0}, config["digest"]
         around = Surroundings(
             workspace=Path(self._shared["workspace"]),
             crew=self._shared["crew"],
             rerun=config["rerun"],
             tags=config["tags"],
             store=RelayStore(self._shared["writer"]),
-            progress=partial(Progress, stream=Path(os.devnull).open("w")),
+            progress=Silent,
             name=config["name"],
         )
         self._course = steps(Experiment.read(config["experiment"]), around)
+
+
+def _message(error: Exception) -> str:
+    """Our own errors speak for themselves; of the others the kind and the last line."""
+    if isinstance(error, FedreconError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:500]

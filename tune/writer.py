@@ -37,6 +37,7 @@ class Writer:
     def __init__(self, uri: str | None, workspace: str) -> None:
         self._store: RunStore = run_store(uri, Path(workspace))
         self._open: dict[str, Tracker] = {}
+        self._failures: dict[str, str] = {}
 
     def begin(self, opening: Opening, fresh: bool) -> tuple[str, bool]:
         """Opens a run; its id, and whether it was there before."""
@@ -58,6 +59,14 @@ class Writer:
                 del self._open[opening.digest]
         tracker.flush()
 
+    def failed(self, digest: str, message: str) -> None:
+        """Keeps why a trial failed, for :meth:`why`."""
+        self._failures[digest] = message
+
+    def why(self, digest: str) -> str:
+        """Why the trial failed the last time; where it could not say so, its process had died."""
+        return self._failures.get(digest, "its process died (killed, or out of memory)")
+
     def settle(self) -> None:
         """Ends what no trial ended, because its process died: nothing is left RUNNING."""
         for tracker in self._open.values():
@@ -77,7 +86,7 @@ def start_writer(uri: str | None, workspace: Path) -> Any:
     """The writer's actor, on this node, where the workspace is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(Writer).options(**options).remote(uri, str(workspace))  # type: ignore[attr-defined]
+    return ray.remote(Writer).options(**options).remote(uri, str(workspace))
 
 
 class RelayStore:

@@ -1,0 +1,233 @@
+import io
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from fedrecon.tune.figures import draw, importance
+from fedrecon.tune.page import best_by_problem, page
+from fedrecon.tune.reading import ACCELERATION, Reading, best, coordinate, front, label, means, read, spread
+
+LEARNING_RATE, STRATEGY = "params.training.learning_rate", "params.strategy.name"
+
+
+def table(rows):
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return pa.table({key: [row.get(key) for row in rows] for key in keys})
+
+
+def trial(number, acceleration, seed, validation, test=None, status="FINISHED", **more):
+    return {
+        "number": number,
+        "status": status,
+        "run_id": f"run{number}",
+        "digest": f"digest{number}",
+        ACCELERATION: acceleration,
+        "params.seed": seed,
+        "mean/psnr": validation,
+        "test/mean/psnr": test,
+        "trained_rounds": 3,
+        "seconds": 1.5,
+        "error": None,
+        **more,
+    }
+
+
+def sweep(n_seeds=2):
+    """Acceleration x strategy x seeds, with a failed and a stopped trial, and the curves."""
+    rows, curves = [], {}
+    for acceleration in (2, 4, 8):
+        for strategy in ("fedavg", "fedprox"):
+            for seed in range(n_seeds):
+                at = len(rows)
+                score = 36 - acceleration + 0.1 * seed + (strategy == "fedprox")
+                more = {STRATEGY: strategy, "mean/ssim": 0.9 - 0.001 * at, "test/mean/zero_filled/psnr": 20.0}
+                rows.append(trial(at, acceleration, seed, score, score - 0.5, **more))
+                curves[at] = [(1, score - 2), (2, score - 1), (3, score)]
+    rows[1] |= {"status": "FAILED", "mean/psnr": 99.0, "test/mean/psnr": None, "error": "<script>alert('x')</script>"}
+    rows[2] |= {"status": "STOPPED", "test/mean/psnr": None}
+    return rows, curves
+
+
+# --- what is shown, by hand ---
+
+
+def test_mean_and_deviation_are_over_seeds():
+    rows = [trial(0, 4, 0, 30.0, 29.0), trial(1, 4, 1, 32.0, 32.0), trial(2, 2, 0, 35.0, 34.0)]
+    two, four = spread(rows, ACCELERATION, "test/mean/psnr", "mean/psnr", "max")
+    assert (two.x, two.mean, two.scores) == (2.0, 34.0, (34.0,))
+    assert math.isnan(two.deviation)
+    assert (four.x, four.mean) == (4.0, 30.5)
+    assert four.deviation == pytest.approx(math.sqrt(4.5))  # (1.5² + 1.5²) / (2 - 1)
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("max", 28.0), ("min", 29.5)])
+def test_of_one_seed_the_best_by_validation_is_shown_though_its_test_score_is_lower(mode, shown):
+    rows = [
+        trial(0, 4, 0, 30.0, 29.5, **{LEARNING_RATE: 1e-4}),
+        trial(1, 4, 0, 31.0, 28.0, **{LEARNING_RATE: 1e-3}),
+    ]
+    (point,) = spread(rows, ACCELERATION, "test/mean/psnr", "mean/psnr", mode)
+    assert point.scores == (shown,)
+    assert point.candidates == 2
+
+
+def test_only_finished_trials_with_a_score_enter_the_spread():
+    rows = [
+        trial(0, 4, 0, 30.0, 29.0),
+        trial(1, 4, 1, 50.0, 50.0, status="FAILED"),
+        trial(2, 4, 2, 50.0, 50.0, status="STOPPED"),
+        trial(3, 4, 3, 50.0, None),
+        trial(4, None, 4, 50.0, 50.0),
+    ]
+    assert [point.scores for point in spread(rows, ACCELERATION, "test/mean/psnr", "mean/psnr", "max")] == [(29.0,)]
+
+
+def test_accelerations_written_as_text_are_numbers():
+    points = spread([trial(0, "8", 0, 1.0), trial(1, "10", 0, 2.0)], ACCELERATION, "mean/psnr", "mean/psnr", "max")
+    assert [point.x for point in points] == [8.0, 10.0]
+    rows = [{"x": 2, "y": 1.0}, {"x": 2, "y": 2.0}, {"x": 1, "y": None}]
+    assert means(rows, "x", "y") == [(2.0, 1.5)]
+
+
+def test_the_front_holds_what_no_other_point_beats_in_both():
+    points = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 1.0), (0.5, 4.5), (1.0, 5.0)]
+    assert front(points, ["max", "max"]) == [3, 1, 0]
+    assert front(points, ["min", "min"]) == [4, 2, 3]
+
+
+def test_coordinates_are_logarithmic_over_more_than_two_decades_only():
+    heights, _ = coordinate([1e-4, 1e-3, 1e-1, None], numeric=True)
+    np.testing.assert_allclose(heights, [0, 1 / 3, 1, -0.1])
+    np.testing.assert_allclose(coordinate([1, 50, 100], numeric=True)[0], [0, 49 / 99, 1])
+    heights, ticks = coordinate(["a", "b", "a"], numeric=False)
+    assert heights.tolist() == [0.25, 0.75, 0.25]
+    assert ticks == {"a": 0.25, "b": 0.75}
+    assert coordinate([3.0, 3.0], numeric=True)[0].tolist() == [0.5, 0.5]
+
+
+def test_the_best_is_finished_before_stopped_and_never_failed():
+    failed, stopped = trial(0, 4, 0, 99.0, status="FAILED"), trial(1, 4, 0, 50.0, status="STOPPED")
+    running = trial(2, 4, 0, 98.0, status="RUNNING")
+    finished = [trial(3, 4, 0, 30.0, 1.0), trial(4, 4, 1, 30.0, 9.0), trial(5, 4, 2, None, 99.0)]
+    assert best([failed, running, stopped, *finished], "mean/psnr", "max") is finished[0]
+    assert best([failed, running, stopped], "mean/psnr", "max") is stopped
+    assert best([failed, running], "mean/psnr", "max") is None
+    assert best(read(table([trial(0, 4, 0, math.nan), trial(1, 4, 0, 1.0)])), "mean/psnr", "max")["number"] == 1
+
+
+def test_each_problem_has_its_own_best():
+    rows = [trial(0, 8, 0, 25.0), trial(1, 8, 1, 26.0), trial(2, 2, 0, 35.0), trial(3, 4, 0, 9.0, status="FAILED")]
+    found = best_by_problem(rows, [ACCELERATION], "mean/psnr", "max")
+    assert [(row["number"], n) for row, n in found] == [(2, 1), (1, 2)]
+
+
+def test_lines_stand_for_the_strategy_and_panels_for_the_problem():
+    rows, _ = sweep()
+    reading = Reading.of(rows, ["mean/psnr"], ["max"])
+    assert (reading.line, reading.groups) == (STRATEGY, ["fedavg", "fedprox"])
+    assert list(reading.panels(rows)) == ["acceleration 2", "acceleration 4", "acceleration 8"]
+    assert list(reading.panels(rows, but=[ACCELERATION])) == [""]
+
+
+def test_importance_finds_the_key_that_matters_and_the_same_each_time():
+    rows = [{"params.a": i % 5, "params.seed": i % 3, "params.mu": None if i % 2 else 0.1} for i in range(30)]
+    scores = np.array([float(row["params.a"]) for row in rows])
+    drop, _, r2 = importance(rows, list(rows[0]), scores)
+    assert np.argmax(drop) == 0
+    assert r2 > 0.9
+    np.testing.assert_array_equal(importance(rows, list(rows[0]), scores)[0], drop)
+
+
+def test_metrics_are_named_with_their_unit():
+    assert label("mean/psnr") == "validation PSNR (dB)"
+    assert label("test/site/a/ssim") == "test SSIM, a"
+    assert label("test/mean/zero_filled/psnr") == "test PSNR (dB), zero-filled"
+
+
+# --- pictures and page ---
+
+
+def test_every_picture_of_a_sweep_is_a_readable_png():
+    rows, curves = sweep()
+    pictures = draw(table(rows), ["mean/psnr", "mean/ssim"], ["max", "max"], curves)
+    assert set(pictures) == {"acceleration", "curves", "parallel", "importance", "pareto"}
+    for png in pictures.values():
+        image = Image.open(io.BytesIO(png))
+        image.verify()
+        assert image.format == "PNG"
+        assert 1000 <= image.width <= 1400
+
+
+ROWS, CURVES = sweep()
+ALL_FAILED = [{**row, "status": "FAILED", "mean/psnr": None, "test/mean/psnr": None} for row in ROWS]
+ODD = [
+    {**row, STRATEGY: name, "mean/psnr": math.nan} for row, name in zip(ROWS, ["$x$", "_a", None, ""] * 3, strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "curves", "expected"),
+    [
+        (ROWS[:1], {0: [(1, math.nan)]}, set()),
+        (ROWS[:1], {0: CURVES[0]}, {"curves"}),
+        (ALL_FAILED, {0: [], 1: [(1, 2.0)]}, {"curves"}),
+        (ODD, CURVES, {"acceleration", "curves"}),
+        ([{"number": 0, "status": "WAITING", "params.seed": 1}], {}, set()),
+    ],
+    ids=["one without a curve", "one", "all failed", "odd names, no validation", "nothing ran"],
+)
+def test_what_makes_no_sense_is_left_out(rows, curves, expected):
+    trials = table(rows)
+    assert set(draw(trials, ["mean/psnr"], ["max"], curves)) == expected
+    assert "</html>" in page("s", trials, ["mean/psnr"], ["max"], {}, {})
+
+
+def test_a_problem_without_a_floor_and_a_site_as_metric_are_drawn():
+    masks = [
+        {**row, "params.operator.mask": "random" if row["number"] % 4 < 2 else "radial"} for row in ROWS[:7]
+    ]  # too few for a forest
+    rows = [{**row, "test/mean/zero_filled/psnr": None} if row["number"] % 4 < 2 else row for row in masks]
+    assert "acceleration" in draw(table(rows), ["mean/psnr"], ["max"])
+    site = [{**row, "site/a/psnr": row["mean/psnr"], "test/site/a/psnr": row["test/mean/psnr"]} for row in rows]
+    assert "acceleration" in draw(table(site), ["site/a/psnr"], ["max"])
+
+
+def test_many_strategies_and_problems_still_fit():
+    rows = [
+        trial(
+            i, 2 + i % 12, 0, 30.0 + i % 7, 29.0, **{STRATEGY: f"strategy{i % 25}", "params.evaluation.noise": i / 60}
+        )
+        for i in range(60)
+    ]
+    curves = {i: [(1, 30.0), (2, 31.0)] for i in range(60)}
+    pictures = draw(table(rows), ["mean/psnr"], ["max"], curves)
+    assert set(pictures) == {"acceleration", "curves", "parallel", "importance"}
+
+
+def test_an_empty_table_has_no_picture_and_a_page():
+    for trials in (pa.table({}), table(ROWS).slice(0, 0)):
+        assert draw(trials, ["mean/psnr"], ["max"], {}) == {}
+        assert "No trial has a score yet" in page("s", trials, ["mean/psnr"], ["max"], {}, {})
+
+
+def test_the_page_escapes_what_trials_say():
+    html = page("<b>s", table(ROWS), ["mean/psnr"], ["max"], {"<i>": b"png"}, {"<u>": "<u>"})
+    assert html.count("<script>") == 1  # its own
+    assert "&lt;script&gt;alert(" in html
+    for tag in ("<b>", "<i>", "<u>"):
+        assert tag not in html
+
+
+def test_the_page_names_the_best_and_loads_nothing():
+    rows, curves = sweep()
+    pictures = draw(table(rows), ["mean/psnr"], ["max"], curves)
+    html = page("s", table(rows), ["mean/psnr"], ["max"], pictures, {"metric": "mean/psnr"})
+    # 1 failed with the highest value and 2 was stopped: 3 is the best that finished.
+    assert re.findall(r"<strong>Trial (\d+)</strong>", html) == ["3"]
+    assert html.count('class="top"') == 1
+    assert set(re.findall(r'(?:src|href)="([^:]+):', html)) == {"data"}
+    assert "http" not in re.sub(r"base64,[^\"]+", "", html)

@@ -87,7 +87,7 @@ def _acceleration(sweep: Reading) -> Figure | None:
     floor = "/".join([*path, "zero_filled", last]) if score == test else ""
     below = [("zero-filled", {"ls": "--", "color": _FAINT})] if any(row.get(floor) is not None for row in rows) else []
     title = f"{_upper(label(score))} against acceleration"
-    figure, axes = _sheet(title, _what_is_shown(sweep, panels), len(panels))
+    figure, axes = _sheet(title, _what_is_shown(sweep, panels) + sweep.lumped(panels, [ACCELERATION]), len(panels))
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
         xs = sorted({number(row[ACCELERATION]) or 0.0 for row in panel})
         lines = sweep.lines(panel)
@@ -155,7 +155,9 @@ def _curves(sweep: Reading, curves: Curves) -> Figure | None:
     }
     there = [note for status, note in notes.items() if any(row["status"] == status for row in rows)]
     told = f"{len(rows)} trials; after every round that was scored." if len(rows) > 1 else "One trial."
-    figure, axes = _sheet(f"{_upper(label(sweep.metric))} in the course of training", told, len(panels))
+    figure, axes = _sheet(
+        f"{_upper(label(sweep.metric))} in the course of training", told + sweep.lumped(panels), len(panels)
+    )
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
         for row in panel:
             x, y = zip(*known[row["number"]], strict=True)
@@ -287,7 +289,7 @@ def _pareto(sweep: Reading) -> Figure | None:
         return None
     panels = sweep.panels(rows)
     told = "The line joins the trials that no other one beats in both, each with its number; of finished trials."
-    figure, axes = _sheet(f"{_upper(label(second))} against {label(first)}", told, len(panels))
+    figure, axes = _sheet(f"{_upper(label(second))} against {label(first)}", told + sweep.lumped(panels), len(panels))
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
         for group, own in sweep.lines(panel).items():
             colour, marker = _style(sweep, group)

@@ -263,6 +263,12 @@ class Reading:
             for values in order
         }
 
+    def lumped(self, panels: Mapping[str, Sequence[Row]], but: Sequence[str] = ()) -> str:
+        """A warning where different problems share their axes, or nothing."""
+        inside = {key for panel in panels.values() for key in varying(panel, self.keys) if is_problem(key)}
+        differ = [self.names[key] for key in self.keys if key in inside and key not in (*but, self.line)]
+        return f" More than {MAX_PANELS} problems share these axes, different in {', '.join(differ)}." if differ else ""
+
 
 def names(keys: Sequence[str]) -> dict[str, str]:
     """Columns of searched keys and their short names."""

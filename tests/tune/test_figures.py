@@ -131,6 +131,11 @@ def test_lines_stand_for_the_strategy_and_panels_for_the_problem():
     assert (reading.line, reading.groups) == (STRATEGY, ["fedavg", "fedprox"])
     assert list(reading.panels(rows)) == ["acceleration 2", "acceleration 4", "acceleration 8"]
     assert list(reading.panels(rows, but=[ACCELERATION])) == [""]
+    assert reading.lumped(reading.panels(rows)) == ""
+    many = [trial(i, 2 + i, 0, 30.0) for i in range(9)]
+    reading = Reading.of(many, ["mean/psnr"], ["max"])
+    assert list(reading.panels(many)) == [""]
+    assert "different in acceleration" in reading.lumped(reading.panels(many))
 
 
 def test_importance_finds_the_key_that_matters_and_the_same_each_time():

@@ -145,6 +145,7 @@ class Plan:
         memory: folder for the private memory, on the member's own node; None keeps nothing.
         memory_source: where another run of the same training keeps it; for a run that takes over that training.
         threads: torch threads.
+        sample: training slices to take, for a measurement of the time; None takes all.
     """
 
     member: str
@@ -160,4 +161,5 @@ class Plan:
     memory: str | None = None
     memory_source: str | None = None
     threads: int = 1
+    sample: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

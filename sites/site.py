@@ -149,7 +149,7 @@ class Site:
         plan = self.plan
         key = (split,)
         if key not in self._slices:
-            limit = None if split == "train" else plan.evaluation.max_slices
+            limit = plan.sample if split == "train" else plan.evaluation.max_slices
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limit, phase)
         return self._slices[key]

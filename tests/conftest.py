@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,3 +9,15 @@ from tiny import write_consortium
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The shards of three tiny sites (see ``tiny.py``), written once; nobody may change them."""
     return write_consortium(tmp_path_factory.mktemp("consortium"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace whose empty MLflow store was made once: a fresh one costs seconds of migrations."""
+    from fedrecon.platform.tracking import run_store
+
+    workspace = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        run_store(None, workspace)
+        yield workspace

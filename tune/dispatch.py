@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from fedrecon.platform import atomic
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.seeding import seed
 from fedrecon.tune.board import ENDED, Board, Row
 from fedrecon.tune.plan import Planner
 from fedrecon.tune.space import suggest
@@ -58,10 +59,13 @@ class Optuna:
         sweep = planner.sweep
         directions: list[Any] = ["maximize" if mode == "max" else "minimize" for mode in sweep.modes]
         self._planner, self._board, self._total = planner, board, total
-        self._study = optuna.create_study(directions=directions, sampler=optuna.samplers.TPESampler(seed=sweep.seed))
+        # Another seed for each call, or a resumed sweep would draw the first suggestions again.
+        earlier = read_suggested(board.folder)
+        sampler = optuna.samplers.TPESampler(seed=seed(sweep.seed, "optuna", len(earlier)) % 2**32)
+        self._study = optuna.create_study(directions=directions, sampler=sampler)
         self._asked: dict[int, Any] = {}
         self._path = board.folder / "suggested.json"
-        for params in read_suggested(board.folder):
+        for params in earlier:
             self._study.enqueue_trial(self._encoded(params))
             row = self._ask()
             if row.status in ENDED:
@@ -108,7 +112,20 @@ def read_suggested(folder: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-class Dispatcher(Searcher):
+class Unsaved:
+    """Ray Tune writes itself down, whole; what belongs to this process stays out: the truth is in the workspace."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class Dispatcher(Unsaved, Searcher):
     """Gives Ray Tune the next trial.
 
     Args:
@@ -158,7 +175,7 @@ class Dispatcher(Searcher):
         return None if fresh is None or fresh.trial.training in running else fresh
 
 
-class Watch(Callback):
+class Watch(Unsaved, Callback):
     """Tells the board what happens to Ray Tune's trials.
 
     Args:

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
-import logging
 import os
-import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,23 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.workspace import RunFolder, default_workspace
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.tune.board import Board, Row
-from fedrecon.tune.plan import Planner, Shape
+from fedrecon.tune.plan import Planner, Shape, absolute
 from fedrecon.tune.spec import Sweep
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from fedrecon.tune.live import Live
-    from fedrecon.tune.packing import Packing
-
-SETTINGS = {
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # scores are due every few rounds, not in every one
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
-    "TUNE_WARN_THRESHOLD_S": "30",
-    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # what Tune keeps is never read again
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
 
 
 @dataclass(frozen=True)
@@ -159,7 +142,7 @@ class _Sweep:
         self.base = base
         self.board = Board(self.workspace, chosen.name)
         self.url: str | None = None
-        self._deadline = float("inf")
+        self.over = False
 
     def go(self, dry_run: bool) -> SweepResult:
         self.fill()
@@ -193,7 +176,7 @@ class _Sweep:
     def status(self) -> str:
         limited = self.board.rows[: self._limit]
         if any(row.status in ("WAITING", "RUNNING") for row in limited) or (self._asks_more()):
-            return "budget" if time.monotonic() > self._deadline else "interrupted"
+            return "budget" if self.over else "interrupted"
         return "finished" if len(limited) == len(self.board.rows) else "budget"
 
     def result(self, status: str) -> SweepResult:
@@ -225,12 +208,25 @@ class _Sweep:
             parts.append(f"{done} done already")
         if sweep.budget.trials and sweep.budget.trials < shape.trials:
             parts.append(f"of which the budget allows {sweep.budget.trials}")
-        _say(f"{sweep.name}: {', '.join(parts)}")
+        _say(f"{sweep.name}: {', '.join(parts)}{self._duration()}")
+
+    def _duration(self) -> str:
+        """Roughly how long what is left will take, on this machine's cores."""
+        left = [row.trial for row in self.board.rows[: self._limit] if row.status == "WAITING" or self.rerun]
+        if not left:
+            return ""
+        from fedrecon.tune.estimate import seconds
+
+        asked = self.chosen.concurrency
+        at_once = asked if isinstance(asked, int) else os.cpu_count() or 1
+        minutes = seconds(self.planner, left, min(at_once, len(left))) / 60
+        where = " on one machine like this" if self.address else ""
+        return f"; roughly {_rounded(minutes)}{where}"
 
     def _save(self) -> None:
         from fedrecon.platform import atomic
 
-        content = {**self.chosen.model_dump(mode="json"), "experiment": _absolute(self.base)}
+        content = {**self.chosen.model_dump(mode="json"), "experiment": absolute(self.base)}
         atomic.write_text(self.board.folder / "sweep.yaml", _yaml(content))
 
     @contextlib.contextmanager
@@ -243,112 +239,13 @@ class _Sweep:
             yield
 
     def _run(self) -> None:
-        import ray
-
-        from fedrecon.platform.crew_ray import connect
+        from fedrecon.tune.engine import Engine
         from fedrecon.tune.live import Live
-        from fedrecon.tune.packing import Packing
-        from fedrecon.tune.writer import start_writer
 
-        os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
-        if self.chosen.budget.hours:
-            self._deadline = time.monotonic() + 3600 * self.chosen.budget.hours
-        owns = not ray.is_initialized()
-        if owns:
-            connect(self.address)
-        live = Live(self.chosen, self.board, min(len(self.board.rows) or self.chosen.samples, self._limit))
-        try:
-            here = ray.get_runtime_context().get_node_id()
-            crew = str(self.planner.base["resources"]["crew"])
-            packing = Packing.of(crew, self.chosen.concurrency, ray.nodes(), here)  # type: ignore[no-untyped-call]
-            for row in self.board.rows:
-                packing.factory(row.trial.experiment, self._members(row))
-            writer = start_writer(self.tracking_uri, self.workspace)
-            try:
-                self._tune(packing, writer, live)
-            finally:
-                self.board.interrupted()
-                live.close()
-                ray.get(writer.settle.remote())
-                self._conclude(lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments)))
-                ray.kill(writer)
-        finally:
-            if owns:
-                ray.shutdown()
-
-    def _tune(self, packing: Packing, writer: Any, live: Live) -> None:
-        import ray
-        from ray import tune as ray_tune
-
-        from fedrecon.tune.dispatch import Dispatcher, Optuna, Planned, Source, Watch
-        from fedrecon.tune.halving import Alike
-        from fedrecon.tune.trial import SweepTrial
-
-        chosen = self.chosen
-        source: Source = Planned()
-        if chosen.algorithm == "optuna":
-            self.board.rows.clear()
-            source = Optuna(self.planner, self.board, min(chosen.samples, self._limit))
-        dispatcher = Dispatcher(self.board, source, self._config, self._limit)
-        over, why = (lambda: time.monotonic() >= self._deadline), (lambda digest: ray.get(writer.why.remote(digest)))
-        watch = Watch(self.board, dispatcher, source, live.changed, over, why)
-        shared = {"workspace": str(self.workspace), "crew": packing.crew, "writer": writer}
-        trainable = ray_tune.with_resources(
-            ray_tune.with_parameters(SweepTrial, shared=shared),
-            lambda config: packing.factory(self._row(config).trial.experiment, config["members"]),
-        )
-        rounds = max((row.trial.experiment.rounds for row in self.board.rows), default=1)
-        scheduler = None
-        if chosen.scheduler is not None:
-            scheduler = Alike(chosen.scheduler, chosen.metrics[0], chosen.modes[0], rounds)
-        scratch = tempfile.mkdtemp(prefix="fedrecon-sweep-")
-        tuner = ray_tune.Tuner(
-            trainable,
-            tune_config=ray_tune.TuneConfig(
-                search_alg=dispatcher,
-                scheduler=scheduler,
-                num_samples=-1,
-                max_concurrent_trials=packing.at_once,
-                time_budget_s=None if self._deadline == float("inf") else self._deadline - time.monotonic(),
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=ray_tune.RunConfig(
-                name=chosen.name,
-                storage_path=scratch,
-                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                failure_config=ray_tune.FailureConfig(max_failures=chosen.max_failures),
-                callbacks=[watch],
-                verbose=0,
-            ),
-        )
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), _quiet("ray.tune", "ray.air"):
-                tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def _row(self, config: Mapping[str, Any]) -> Row:
-        number: int = config["number"]
-        return self.board.rows[number]
-
-    def _members(self, row: Row) -> list[str]:
-        from fedrecon.tune.packing import roster
-
-        return roster(row.trial.experiment, list(self.planner.shards(row.trial.experiment)))
-
-    def _config(self, row: Row) -> dict[str, Any]:
-        trial = row.trial
-        return {
-            "number": trial.number,
-            "digest": trial.digest,
-            "problem": trial.problem,
-            "members": self._members(row),
-            "experiment": _absolute(trial.experiment.as_dict()),
-            "name": f"{self.chosen.name} · {trial.name}",
-            "tags": self._tags(trial.number),
-            "rerun": self.rerun and row.begun is None,
-        }
+        allowed = min(len(self.board.rows) or self.chosen.samples, self._limit)
+        live = Live(self.chosen, self.board, allowed)
+        engine = Engine(self.planner, self.board, self.address, self.tracking_uri, self.rerun, self._tags)
+        self.over = engine.run(live, self._limit, self._conclude)
 
     def _tags(self, number: int) -> dict[str, str]:
         return {"fedrecon.sweep": self.chosen.name, f"fedrecon.sweep.{self.chosen.name}": str(number)}
@@ -366,14 +263,6 @@ class _Sweep:
         self._conclude(lambda method, *arguments: getattr(writer, method)(*arguments))
 
 
-def _absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """The experiment with paths that hold from any working directory."""
-    sites = experiment["sites"]
-    if isinstance(sites, dict):
-        return {**experiment, "sites": {name: str(Path(path).absolute()) for name, path in sites.items()}}
-    return {**experiment, "sites": str(Path(sites).absolute())}
-
-
 def _locked(path: Path) -> bool:
     """Whether another process holds this lock."""
     if not path.is_file():
@@ -386,18 +275,10 @@ def _locked(path: Path) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """What goes wrong in a trial stands in its row: Ray Tune need not print the traceback too."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _rounded(minutes: float) -> str:
+    if minutes < 1.5:
+        return "a minute"
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

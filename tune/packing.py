@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune import PlacementGroupFactory
 
@@ -19,6 +19,8 @@ from fedrecon.sites.errors import RunError
 
 PER_GPU = 4
 """In-process trials that share a GPU with ``concurrency: auto``; their memory is what limits it, so it is few."""
+
+Amount = float | Literal["auto"]
 
 DRIVER_CPUS = 0.001
 """Of the trial itself, whose work is done by its sites."""
@@ -51,13 +53,16 @@ class Packing:
             at_once = max(1, min(math.floor(_total(alive, "CPU")), PER_GPU * math.floor(gpus) if gpus else 10**6))
         return cls(crew, at_once, alive, here)
 
-    def factory(self, experiment: Experiment, members: Sequence[str]) -> PlacementGroupFactory:
+    def factory(self, each: tuple[Amount, Amount], members: Sequence[str]) -> PlacementGroupFactory:
         """The placement group of a trial: itself on the workspace's node, then one bundle a site.
+
+        Args:
+            each: CPUs and GPUs of a site, see :func:`asked`. members: of the federation.
 
         Raises:
             RunError: no node can hold a bundle; says what is missing.
         """
-        return self._in_process() if self.crew == "in-process" else self._actors(experiment, members)
+        return self._in_process() if self.crew == "in-process" else self._actors(*each, members)
 
     def _in_process(self) -> PlacementGroupFactory:
         assert self.at_once is not None
@@ -68,11 +73,10 @@ class Packing:
         placement.check([whole], self.nodes)
         return PlacementGroupFactory([one])
 
-    def _actors(self, experiment: Experiment, members: Sequence[str]) -> PlacementGroupFactory:
-        asked = experiment.resources
+    def _actors(self, cpus: Amount, gpus: Amount, members: Sequence[str]) -> PlacementGroupFactory:
         nodes = [_divided(node, self.at_once or 1) for node in self.nodes]
-        found = placement.demands(members, nodes, asked.cpus_per_site, asked.gpus_per_site)
-        if asked.cpus_per_site == "auto":  # leaves room for the trial itself
+        found = placement.demands(members, nodes, cpus, gpus)
+        if cpus == "auto":  # leaves room for the trial itself
             found = [
                 Demand(one.member, round(max(one.cpus - DRIVER_CPUS * 2, 0.0), 4), one.gpus, one.labels, one.resources)
                 for one in found
@@ -84,6 +88,11 @@ class Packing:
         ]
         selectors: list[dict[str, str]] = [{"ray.io/node-id": self.here}, *(dict(one.labels) for one in found)]
         return PlacementGroupFactory(bundles, strategy="PACK", bundle_label_selector=selectors)
+
+
+def asked(experiment: Experiment) -> tuple[Amount, Amount]:
+    """CPUs and GPUs of one site's actor, as its experiment says."""
+    return experiment.resources.cpus_per_site, experiment.resources.gpus_per_site
 
 
 def roster(experiment: Experiment, sites: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.cohort import check_experiment, n_slices, open_sites
@@ -166,6 +167,14 @@ def short_keys(params: Mapping[str, Any]) -> dict[str, Any]:
     last = {key: _short(key) for key in params}
     names = list(last.values())
     return {(short if names.count(short) == 1 else key): params[key] for key, short in last.items()}
+
+
+def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment with paths that hold from any working directory."""
+    sites = experiment["sites"]
+    if isinstance(sites, dict):
+        return {**experiment, "sites": {name: str(Path(path).absolute()) for name, path in sites.items()}}
+    return {**experiment, "sites": str(Path(sites).absolute())}
 
 
 def show(value: Any) -> str:

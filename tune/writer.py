@@ -32,12 +32,13 @@ class Opening:
 
 
 class Writer:
-    """The actor. Every call can be made twice: the tracker skips what is there."""
+    """The actor. A write can be made twice: the tracker skips what is there."""
 
     def __init__(self, uri: str | None, workspace: str) -> None:
         self._store: RunStore = run_store(uri, Path(workspace))
         self._open: dict[str, Tracker] = {}
         self._failures: dict[str, str] = {}
+        self._asked: set[str] = set()
 
     def begin(self, opening: Opening, fresh: bool) -> tuple[str, bool]:
         """Opens a run; its id, and whether it was there before."""
@@ -58,6 +59,12 @@ class Writer:
             if method == "finish":
                 del self._open[opening.digest]
         tracker.flush()
+
+    def first(self, digest: str) -> bool:
+        """Whether this is the first time that it is asked about this trial: a rerun sets aside what was there once."""
+        fresh = digest not in self._asked
+        self._asked.add(digest)
+        return fresh
 
     def failed(self, digest: str, message: str) -> None:
         """Keeps why a trial failed, for :meth:`why`."""

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,30 +19,6 @@ from fedrecon.platform.experiment import Resources
 
 PATIENCE = 150.0
 """Seconds for a thing that takes one on a machine that is not busy."""
-
-
-@contextmanager
-def local_cluster(**options: Any) -> Iterator[None]:
-    """A local Ray that this process is connected to."""
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
-    with ray_warnings():
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def ray_warnings() -> Iterator[None]:
-    """Ray leaves sockets, pipes and processes to the garbage collector, and warns of its own future."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=ResourceWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\.")
-        yield
 
 
 @contextmanager

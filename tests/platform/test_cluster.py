@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_crews import ray_crew, ray_warnings
+from clusters import ray_warnings
+from ray_crews import ray_crew
 from tiny import Federation
 
 from fedrecon.platform.crew_ray import RayCrew

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray_crews import local_cluster, outcome, ray_crew, title, wait_for
+from clusters import local_cluster
+from ray_crews import outcome, ray_crew, title, wait_for
 from tiny import Federation
 
 from fedrecon.platform.crew import InProcessCrew

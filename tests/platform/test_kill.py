@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clusters import local_cluster
 from drivers import ROUNDS, experiment
-from ray_crews import killed_in_fit, local_cluster, memory_bits, outcome, ray_crew, title, wait_for
+from ray_crews import killed_in_fit, memory_bits, outcome, ray_crew, title, wait_for
 from tiny import Commits, Federation, bits
 
 from fedrecon.platform.run import run

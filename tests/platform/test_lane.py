@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from ray_crews import local_cluster, ray_crew
+from clusters import local_cluster
+from ray_crews import ray_crew
 from tiny import Commits, Federation, bits
 
 from fedrecon.platform import lane

@@ -99,7 +99,7 @@ def test_a_round_reaches_the_tracker_the_disk_and_the_person(parts):
     assert found.round == 1
     assert kept["rounds"] == [finished().row()]
     (point,) = kept["curve"]
-    assert point["round"] == 1 and point["metrics"]["mean/psnr"] == 30.0 and point["metrics"]["mean/loss"] == 0.5
+    assert (point["round"], point["metrics"]["mean/psnr"], point["metrics"]["mean/loss"]) == (1, 30.0, 0.5)
     assert not any(key.startswith(("bytes", "seconds")) for key in point["metrics"])
     assert stream.getvalue().startswith("round 1/2  loss 0.5000  validation PSNR 30.00 dB (a 30.00, b 30.00)")
 

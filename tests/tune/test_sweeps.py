@@ -1,0 +1,189 @@
+"""Sweeps on Ray, on one node: nothing twice, the same bits as alone, failures, early stopping, Optuna."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import local_cluster
+
+from fedrecon.platform.run import run
+from fedrecon.tune import SweepResult, sweep
+
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "operator": {"mask": "random", "acceleration": 3},
+    "network": {"name": "unet", "channels": 2, "pools": 1},
+    "training": {"rounds": 2, "batch_size": 2},
+    "evaluation": {"every": 1, "panels": False},
+}
+
+
+@pytest.fixture(scope="module")
+def on_ray() -> Iterator[None]:
+    with local_cluster(num_cpus=2):
+        yield
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, mlflow_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "workspace").mkdir()
+    shutil.copy(mlflow_workspace / "mlflow.db", tmp_path / "workspace" / "mlflow.db")
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def base(consortium: dict[str, Path]) -> dict[str, Any]:
+    return {**BASE, "sites": {name: str(consortium[name]) for name in ("north", "middle")}}
+
+
+def runs(workspace: Path) -> list[Any]:
+    from fedrecon.platform.tracking import run_store
+
+    client = run_store(None, workspace).client  # type: ignore[attr-defined]
+    return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
+
+
+def science(result: SweepResult) -> list[Any]:
+    rows = result.as_dict()["trials"]
+    return [(one["params"], one["status"], one["digest"], one["metrics"]) for one in rows]
+
+
+def test_a_sweep_trains_each_training_once_and_each_trial_is_what_it_is_alone(
+    base: dict[str, Any], workspace: Path, tmp_path: Path, mlflow_workspace: Path, on_ray: None
+) -> None:
+    run({**base, "strategy": {"name": "fedavg"}}, ["operator.acceleration=4"], workspace=workspace, in_process=True)
+    search = {
+        "operator.acceleration": {"grid": [3, 4]},
+        "strategy.name": {"grid": ["fedavg", "local"]},
+        "evaluation.mask_seed": {"grid": [0, 1]},
+    }
+    given: dict[str, Any] = {"name": "first", "workspace": workspace}
+    result = sweep(base, search, **given)
+
+    assert (result.status, [row.status for row in result.trials]) == ("finished", ["FINISHED"] * 8)
+    trained = {tuple(row.trial.params.values()): row.trained_rounds for row in result.trials}
+    assert sum(trained.values()) == 3 * 2  # of four trainings one was there
+    assert trained[4, "fedavg", 0] == trained[4, "fedavg", 1] == 0
+    assert {trained[key] for key in trained if key[2] == 1} == {0}
+
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(mlflow_workspace / "mlflow.db", alone / "mlflow.db")
+    for row in result.trials:
+        if row.trial.params["operator.acceleration"] == 3:
+            expected = run(row.trial.experiment, workspace=alone, in_process=True)
+            assert row.metrics["test/mean/psnr"] == expected.mean["psnr"]
+            assert row.metrics["mean/psnr"] == expected.validation["mean/psnr"]
+            assert row.trial.digest == expected.digest
+
+    recorded = runs(workspace)
+    trials = [one for one in recorded if "fedrecon.sweep.first" in one.data.tags and "fedrecon.digest" in one.data.tags]
+    trials = [one for one in trials if not one.data.tags["fedrecon.digest"].startswith("sweep-")]
+    assert Counter(one.data.tags["fedrecon.digest"] for one in trials) == Counter(r.trial.digest for r in result.trials)
+    assert {one.info.status for one in recorded} == {"FINISHED"}
+    assert len(recorded) == 9  # and the sweep's own
+    by_id = {one.info.run_id: one for one in recorded}
+    for row in result.trials:
+        found = by_id[str(row.run_id)].data
+        assert found.params["operator.acceleration"] == str(float(row.trial.params["operator.acceleration"]))
+        assert found.metrics["test/mean/psnr"] == row.metrics["test/mean/psnr"]
+
+    again = sweep(base, search, **given)
+    assert science(again) == science(result)
+    assert sum(row.trained_rounds for row in again.trials) == 0
+    assert len(runs(workspace)) == 9
+    for name in ("trials.parquet", "best.yaml", "index.html", "figures/acceleration.png"):
+        assert (result.folder / name).is_file(), name
+    assert result.best is not None
+    top = run(result.folder / "best.yaml", workspace=workspace, in_process=True)
+    assert (top.digest, top.trained_rounds) == (result.best.trial.digest, 0)
+    json.dumps(result.as_dict())
+
+
+def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(
+    base: dict[str, Any], workspace: Path, on_ray: None
+) -> None:
+    search = {"training.learning_rate": {"grid": [0.001, 1e30]}, "evaluation.mask_seed": {"grid": [0, 1]}}
+    result = sweep(base, search, name="failing", workspace=workspace, max_failures=1)
+    statuses = {tuple(row.trial.params.values()): row.status for row in result.trials}
+    assert statuses == {
+        (0.001, 0): "FINISHED", (0.001, 1): "FINISHED", (1e30, 0): "FAILED", (1e30, 1): "FAILED",
+    }  # fmt: skip
+    first, second = (row for row in result.trials if row.status == "FAILED")
+    assert first.error is not None
+    assert "NaN or infinity" in first.error
+    assert second.error is not None
+    assert f"trial {first.trial.number}" in second.error
+    assert result.best is not None
+    assert result.best.status == "FINISHED"
+    assert {one.info.status for one in runs(workspace)} == {"FINISHED", "FAILED"}
+    again = sweep(base, search, name="failing", workspace=workspace, max_failures=1)
+    assert [row.error for row in again.trials] == [row.error for row in result.trials]
+
+
+def test_halving_stops_like_with_like_and_what_finishes_is_what_it_is_alone(
+    base: dict[str, Any], workspace: Path, on_ray: None
+) -> None:
+    long = {**base, "training": {**base["training"], "rounds": 6}}
+    search = {
+        "operator.acceleration": {"grid": [2, 8]},
+        "training.learning_rate": {"grid": [3e-3, 1e-3, 1e-5, 1e-6]},
+    }
+    scheduler = {"name": "asha", "grace_rounds": 1, "reduction_factor": 2}
+    given: dict[str, Any] = {"name": "halving", "workspace": workspace, "scheduler": scheduler, "concurrency": 1}
+    result = sweep(long, search, **given)
+    for acceleration in (2, 8):
+        rows = [row for row in result.trials if row.trial.params["operator.acceleration"] == acceleration]
+        assert rows[0].status == "FINISHED"  # the best comes first, so nothing can stop it
+        assert "STOPPED" in [row.status for row in rows]
+    stopped = [row for row in result.trials if row.status == "STOPPED"]
+    assert all(0 < row.round < 6 and "test/mean/psnr" not in row.metrics for row in stopped)
+    assert all("stopped by the scheduler" in str(row.error) for row in stopped)
+    finished = next(row for row in result.trials if row.status == "FINISHED")
+    alone = run(finished.trial.experiment, workspace=workspace / "alone", in_process=True)
+    assert finished.metrics["test/mean/psnr"] == alone.mean["psnr"]
+    again = sweep(long, search, **given)
+    assert science(again) == science(result)
+    assert {one.info.status for one in runs(workspace)} == {"FINISHED", "KILLED"}
+
+
+@pytest.mark.parametrize("metrics", [["mean/psnr"], ["mean/psnr", "mean/nmse"]])
+def test_optuna_suggests_and_a_longer_sweep_goes_on(
+    base: dict[str, Any], workspace: Path, on_ray: None, metrics: list[str]
+) -> None:
+    search = {
+        "training.learning_rate": {"loguniform": [1e-4, 1e-2]},
+        "strategy.name": {"choice": ["fedavg", "fedprox"]},
+        "strategy.mu": {"loguniform": [1e-3, 1.0], "when": {"strategy.name": "fedprox"}},
+    }
+    given: dict[str, Any] = {
+        "name": "optuna", "workspace": workspace, "algorithm": "optuna", "metric": metrics,
+        "mode": ["max", "min"][: len(metrics)],
+    }  # fmt: skip
+    short = sweep(base, search, samples=2, **given)
+    assert [row.status for row in short.trials] == ["FINISHED"] * 2
+    longer = sweep(base, search, samples=4, **given)
+    assert [row.status for row in longer.trials] == ["FINISHED"] * 4
+    assert science(longer)[:2] == science(short)
+    assert len({row.trial.digest for row in longer.trials}) == 4
+    for row in longer.trials:
+        assert ("strategy.mu" in row.trial.params) == (row.trial.params["strategy.name"] == "fedprox")
+
+
+def test_site_actors_in_the_trials_placement_group(base: dict[str, Any], workspace: Path, on_ray: None) -> None:
+    search = {"strategy.name": {"grid": ["fedavg", "pooled"]}}
+    actors = {**base, "resources": {"crew": "actors"}, "allow_pooling": True}
+    result = sweep(actors, search, name="actors", workspace=workspace)
+    assert [(row.status, row.error) for row in result.trials] == [("FINISHED", None)] * 2
+    inside = sweep({**base, "allow_pooling": True}, search, name="inside", workspace=workspace / "inside")
+    assert science(inside) == science(result)
+    import fedrecon.platform.workspace as places
+
+    found = places.RunFolder(workspace, result.trials[0].trial.digest).result()
+    assert found is not None
+    assert found["environment"]["crew"] == "ray actors"

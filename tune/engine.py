@@ -1,0 +1,182 @@
+"""Runs what is left of a sweep on a cluster: Ray Tune with our dispatcher, our record and our early stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+
+from fedrecon.platform.crew_ray import connect
+from fedrecon.tune.board import Board, Row
+from fedrecon.tune.dispatch import Dispatcher, Optuna, Planned, Source, Watch
+from fedrecon.tune.halving import Alike
+from fedrecon.tune.live import Live
+from fedrecon.tune.packing import Packing, asked, roster
+from fedrecon.tune.plan import Planner, absolute
+from fedrecon.tune.trial import SweepTrial
+from fedrecon.tune.writer import start_writer
+
+SETTINGS = {
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # scores are due every few rounds, not in every one
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # what Tune keeps is never read again
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+Conclude = Callable[[Callable[..., Any]], None]
+
+
+class Engine:
+    """One call of a sweep on a cluster.
+
+    Args:
+        planner, board: of the sweep. address, tracking_uri, rerun: see :func:`fedrecon.tune.sweep`.
+        tags: of a trial's run in MLflow, by its number.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        board: Board,
+        address: str | None,
+        tracking_uri: str | None,
+        rerun: bool,
+        tags: Callable[[int], Mapping[str, str]],
+    ) -> None:
+        self._planner, self._board, self._tags = planner, board, tags
+        self._address, self._tracking_uri, self._rerun = address, tracking_uri, rerun
+        hours = planner.sweep.budget.hours
+        self._deadline = time.monotonic() + 3600 * hours if hours else float("inf")
+
+    def run(self, live: Live, limit: int, conclude: Conclude) -> bool:
+        """Runs until nothing waits, the budget is used up, or Ctrl-C; whether it was the time that ended it.
+
+        Args:
+            limit: rows that may be run at all, by number. conclude: writes the tables, through the writer's methods.
+
+        Raises:
+            RunError: no node can hold a trial; nothing was run.
+        """
+        os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
+        owns = not ray.is_initialized()
+        try:
+            if owns:
+                connect(self._address)
+            packing = self._packing()
+            writer = start_writer(self._tracking_uri, self._board.workspace)
+            try:
+                self._tune(packing, writer, live, limit)
+            finally:
+                self._board.interrupted()
+                live.close()
+                ray.get(writer.settle.remote())
+                conclude(lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments)))
+                ray.kill(writer)
+        finally:
+            live.close()
+            if owns:
+                ray.shutdown()
+        return self._over()
+
+    def _packing(self) -> Packing:
+        """How trials are packed; every planned one is tried, so that Ray Tune never waits for what cannot be."""
+        crew = str(self._planner.base["resources"]["crew"])
+        nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+        packing = Packing.of(crew, self._planner.sweep.concurrency, nodes, ray.get_runtime_context().get_node_id())
+        for row in self._board.rows:
+            packing.factory(asked(row.trial.experiment), self._members(row))
+        return packing
+
+    def _tune(self, packing: Packing, writer: Any, live: Live, limit: int) -> None:
+        sweep, board = self._planner.sweep, self._board
+        source: Source = Planned()
+        if sweep.algorithm == "optuna":
+            board.rows.clear()
+            source = Optuna(self._planner, board, min(sweep.samples, limit))
+        dispatcher = Dispatcher(board, source, self._config, limit)
+        watch = Watch(
+            board, dispatcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
+        )
+        shared = {"workspace": str(board.workspace), "crew": packing.crew, "writer": writer}
+        trainable = ray_tune.with_resources(
+            ray_tune.with_parameters(SweepTrial, shared=shared),
+            lambda config: packing.factory(config["asked"], config["members"]),
+        )
+        scratch = tempfile.mkdtemp(prefix="fedrecon-sweep-")
+        tuner = ray_tune.Tuner(
+            trainable,
+            tune_config=ray_tune.TuneConfig(
+                search_alg=dispatcher,
+                scheduler=self._scheduler(),
+                num_samples=-1,
+                max_concurrent_trials=packing.at_once,
+                time_budget_s=None if self._deadline == float("inf") else self._deadline - time.monotonic(),
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=ray_tune.RunConfig(
+                name=sweep.name,
+                storage_path=scratch,
+                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                failure_config=ray_tune.FailureConfig(max_failures=sweep.max_failures),
+                callbacks=[watch],
+                verbose=0,
+            ),
+        )
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), _quiet("ray.tune", "ray.air"):
+                tuner.fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _scheduler(self) -> Alike | None:
+        sweep = self._planner.sweep
+        if sweep.scheduler is None:
+            return None
+        longest = max((row.trial.experiment.rounds for row in self._board.rows), default=1)
+        return Alike(sweep.scheduler, sweep.metrics[0], sweep.modes[0], longest)
+
+    def _members(self, row: Row) -> list[str]:
+        return roster(row.trial.experiment, list(self._planner.shards(row.trial.experiment)))
+
+    def _config(self, row: Row) -> dict[str, Any]:
+        trial = row.trial
+        return {
+            "number": trial.number,
+            "digest": trial.digest,
+            "problem": trial.problem,
+            "members": self._members(row),
+            "asked": asked(trial.experiment),
+            "experiment": absolute(trial.experiment.as_dict()),
+            "name": f"{self._planner.sweep.name} · {trial.name}",
+            "tags": dict(self._tags(trial.number)),
+            "rerun": self._rerun,
+        }
+
+    def _over(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """What goes wrong in a trial stands in its row: Ray Tune need not print the traceback too."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,83 @@
+"""Roughly how long a sweep will take, before it starts: a few slices of each kind of training, timed here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+
+from fedrecon.tune.plan import Planner, Trial
+
+KINDS = 6
+"""Kinds of training that are timed; further ones are taken to be like the mean of these."""
+
+EVALUATION = 0.4
+"""Of the time of a training step, per slice: what scoring a slice takes (a forward pass, metrics, data consistency)."""
+
+TRIAL = 1.5
+"""Seconds of a trial besides: opening shards, recording, pictures."""
+
+
+def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
+    """Wall seconds of the trials on this machine, ``at_once`` of them side by side, one thread each.
+
+    Whole networks are trained on few slices for it, so it takes a second or two for each kind of training; what is
+    measured first (loading torch, the first step) is left out.
+    """
+    paces: dict[str, float] = {}
+    total, trained = 0.0, set[str]()
+    for trial in trials:
+        experiment = trial.experiment
+        total += TRIAL
+        if not experiment.trains:
+            continue
+        kind = json.dumps([experiment.network, experiment.strategy["name"], experiment.training.batch_size])
+        if kind not in paces:
+            known = list(paces.values())
+            paces[kind] = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
+        slices = planner.slices(trial, "train") * experiment.training.local_epochs
+        scored = planner.slices(trial, "validation") * (experiment.rounds // experiment.evaluation.every)
+        scored += planner.slices(trial, "test")
+        work = EVALUATION * scored + (0 if trial.training in trained else slices * experiment.rounds)
+        trained.add(trial.training)
+        total += paces[kind] * work
+    return total / max(at_once, 1)
+
+
+def _pace(planner: Planner, trial: Trial) -> float:
+    """Seconds of training per slice."""
+    import torch
+
+    from fedrecon.platform.cohort import images
+    from fedrecon.platform.model import network_choice
+    from fedrecon.sites.settings import Plan
+    from fedrecon.sites.site import Site
+
+    experiment, shards = trial.experiment, planner.shards(trial.experiment)
+    member, held = next(iter(experiment.method.roster(list(shards)).items()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(experiment.resources.threads)
+    try:
+        site = Site(
+            Plan(
+                member=member,
+                shards={name: str(shards[name].path) for name in held},
+                operators={name: experiment.operator_at(name) for name in held},
+                method=experiment.method,
+                network=network_choice(experiment),
+                images=images(shards),
+                training=experiment.training.model_copy(update={"local_epochs": 1}),
+                evaluation=experiment.evaluation,
+                seed=experiment.seed,
+                threads=experiment.resources.threads,
+                sample=2 * experiment.training.batch_size,
+            )
+        )
+        first = experiment.method.begin(site.parameters.shared.detach().cpu().numpy().copy())
+        order = experiment.method.order(first)
+        site.fit(order)
+        start = time.perf_counter()
+        reply = site.fit(order)
+        return (time.perf_counter() - start) / reply.n_slices
+    finally:
+        torch.set_num_threads(before)

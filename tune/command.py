@@ -47,7 +47,7 @@ def command(arguments: argparse.Namespace) -> int:
         return 130
     if result.status != "planned" and not arguments.json:
         where = f" --workspace {arguments.workspace}" if arguments.workspace else ""
-        print(f"\npage    {result.folder / 'index.html'}\nMLflow  fedrecon ui{where}   then  {result.url}")
+        print(f"\npage    {result.folder / 'index.html'}\nMLflow  (fedrecon ui{where})\n{result.url}")
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from fedrecon.platform import atomic
 from fedrecon.platform.course import TRACKING_EXPERIMENT
+from fedrecon.platform.ui import PORT
 from fedrecon.platform.workspace import RunFolder
 from fedrecon.tune.board import ENDED, Board
 from fedrecon.tune.spec import Sweep
@@ -23,8 +25,10 @@ SUMMARIES = "fedrecon-sweeps"
 Call = Callable[..., Any]
 
 
-def conclude(sweep: Sweep, board: Board, call: Call, tags: Callable[[int], Mapping[str, str]]) -> str:
-    """Writes everything; the path of the MLflow page that shows the sweep's runs.
+def conclude(
+    sweep: Sweep, board: Board, call: Call, tags: Callable[[int], Mapping[str, str]], tracking_uri: str | None = None
+) -> str:
+    """Writes everything; the address of the MLflow page that shows the sweep's runs.
 
     Args:
         call: calls a method of the :class:`Writer`. tags: of a trial's run, by the trial's number.
@@ -43,18 +47,20 @@ def conclude(sweep: Sweep, board: Board, call: Call, tags: Callable[[int], Mappi
     entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
     done = not board.count("WAITING", "RUNNING")
     call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
-    return address(call("experiment_id", TRACKING_EXPERIMENT), sweep)
+    return address(call("experiment_id", TRACKING_EXPERIMENT), sweep, tracking_uri)
 
 
-def address(experiment_id: str, sweep: Sweep) -> str:
-    """The page of MLflow with the runs of this sweep alone, best first; the host is what ``fedrecon ui`` says."""
+def address(experiment_id: str, sweep: Sweep, tracking_uri: str | None = None) -> str:
+    """The page of MLflow with the runs of this sweep alone, best first: at the server, or where ``fedrecon ui`` is."""
+    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    host = given.rstrip("/") if given.startswith("http") else f"http://127.0.0.1:{PORT}"
     query = {
         "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
         "orderByKey": f"metrics.`{sweep.metrics[0]}`",
         "orderByAsc": "false" if sweep.modes[0] == "max" else "true",
         "lifecycleFilter": "Active",
     }
-    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&{urllib.parse.urlencode(query)}"
+    return f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{urllib.parse.urlencode(query)}"
 
 
 def curves(board: Board, metric: str) -> dict[int, list[tuple[int, float]]]:

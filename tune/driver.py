@@ -138,7 +138,7 @@ class _Sweep:
     ) -> None:
         self.chosen, self.workspace = chosen, workspace.resolve()
         self.address, self.tracking_uri, self.rerun = address, tracking_uri, rerun
-        self.planner = Planner.of(chosen, base)
+        self.planner = Planner.of(chosen, base, address)
         self.base = base
         self.board = Board(self.workspace, chosen.name)
         self.url: str | None = None
@@ -253,7 +253,7 @@ class _Sweep:
     def _conclude(self, call: Any) -> None:
         from fedrecon.tune.conclude import conclude
 
-        self.url = conclude(self.chosen, self.board, call, self._tags)
+        self.url = conclude(self.chosen, self.board, call, self._tags, self.tracking_uri)
 
     def _conclude_alone(self) -> None:
         """Nothing was left to run: no cluster is needed to write the tables again."""

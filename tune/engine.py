@@ -108,7 +108,7 @@ class Engine:
         watch = Watch(
             board, dispatcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
         )
-        shared = {"workspace": str(board.workspace), "crew": packing.crew, "writer": writer}
+        shared = {"workspace": str(board.workspace), "crew": packing.crew, "writer": writer, "address": self._address}
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(SweepTrial, shared=shared),
             lambda config: packing.factory(config["asked"], config["members"]),

@@ -58,19 +58,23 @@ class Planner:
     sweep: Sweep
     base: Mapping[str, Any]
     space: tuple[Dimension, ...]
+    address: str | None = None
     _shards: dict[str, dict[str, Shard]] = field(default_factory=dict)
     _checked: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, sweep: Sweep, base: Mapping[str, Any]) -> Planner:
+    def of(cls, sweep: Sweep, base: Mapping[str, Any], address: str | None = None) -> Planner:
         """The planner of a sweep; the base experiment and every searched key are checked.
+
+        Args:
+            sweep, base: see :meth:`Sweep.read`. address: of a cluster, whose nodes may hold the shards.
 
         Raises:
             InputError: an unknown key, a value that the experiment refuses, data that cannot be used.
         """
         resources = base.get("resources")
         packed = {"crew": "auto", **(resources if isinstance(resources, dict) else {})}
-        planner = cls(sweep, {**base, "resources": packed}, read_space(sweep.search))
+        planner = cls(sweep, {**base, "resources": packed}, read_space(sweep.search), address)
         whole = Experiment.read(dict(planner.base))
         if sweep.algorithm == "grid" and (drawn := [one.key for one in planner.space if one.kind != "grid"]):
             raise InputError(f"algorithm: grid takes grids only, and {', '.join(drawn)} is drawn: random does both")
@@ -84,7 +88,7 @@ class Planner:
         """The experiment's shards."""
         key = json.dumps(experiment.sites, sort_keys=True)
         if key not in self._shards:
-            self._shards[key] = open_sites(experiment.sites)
+            self._shards[key] = open_sites(experiment.sites, self.address)
         return self._shards[key]
 
     def value(self, key: str) -> Any:

@@ -78,6 +78,7 @@ class SweepTrial(ray_tune.Trainable):
         around = Surroundings(
             workspace=Path(self._shared["workspace"]),
             crew=self._shared["crew"],
+            address=self._shared["address"],
             rerun=config["rerun"] and ray.get(self._shared["writer"].first.remote(config["digest"])),
             tags=config["tags"],
             store=RelayStore(self._shared["writer"]),

@@ -1,0 +1,80 @@
+"""A sweep on several nodes: sites on the nodes that carry their names, two trials on the halves of each GPU."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import ray_warnings
+
+from fedrecon.platform.run import run
+from fedrecon.platform.workspace import RunFolder
+from fedrecon.sites.errors import RunError
+from fedrecon.tune import sweep
+
+pytestmark = pytest.mark.ray
+
+SITES = ("north", "south")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[dict[str, str]]:
+    """Node ids: a head without a GPU, and a node with one logical GPU for each site."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
+    with ray_warnings():
+        import ray
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        try:
+            own = {site: cluster.add_node(num_cpus=1, num_gpus=1, labels={"site": site}).node_id for site in SITES}
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            cluster.wait_for_nodes()
+            yield {**own, "head": cluster.head_node.node_id}
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.fixture
+def base(consortium: dict[str, Path]) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "sites": {name: str(consortium[name]) for name in SITES},
+        "operator": {"mask": "random", "acceleration": 3},
+        "network": {"name": "unet", "channels": 2, "pools": 1},
+        "training": {"rounds": 2, "batch_size": 2},
+        "evaluation": {"panels": False},
+        "resources": {"gpus_per_site": 0.5, "cpus_per_site": 0.5},
+    }
+
+
+def test_sites_on_their_nodes_in_halves_of_their_gpus_and_the_same_bits(
+    nodes: dict[str, str], base: dict[str, Any], tmp_path: Path, mlflow_workspace: Path
+) -> None:
+    spaces = {name: tmp_path / name for name in ("there", "here")}
+    for place in spaces.values():
+        place.mkdir()
+        shutil.copy(mlflow_workspace / "mlflow.db", place / "mlflow.db")
+    search = {"operator.acceleration": {"grid": [3, 4]}, "seed": {"grid": [0, 1]}}
+    result = sweep(base, search, name="spread", workspace=spaces["there"])
+    assert [(row.status, row.error) for row in result.trials] == [("FINISHED", None)] * 4
+    for row in result.trials:
+        found = RunFolder(spaces["there"], row.trial.digest).result()
+        assert found is not None
+        members = found["environment"]["members"]
+        assert {name: one["node"] for name, one in members.items()} == {site: nodes[site] for site in SITES}
+        assert {name: one["gpus"] for name, one in members.items()} == {site: ["0"] for site in SITES}
+        alone = run(row.trial.experiment, workspace=spaces["here"], in_process=True)
+        assert row.metrics["test/mean/psnr"] == alone.mean["psnr"]
+
+
+def test_a_trial_that_no_node_can_hold_is_refused_at_once(
+    nodes: dict[str, str], base: dict[str, Any], tmp_path: Path
+) -> None:
+    large = {**base, "resources": {"gpus_per_site": 2}}
+    with pytest.raises(RunError, match=r"site 'north' cannot be placed .*GPU: asked 2, its largest node has 1"):
+        sweep(large, {"seed": {"grid": [0, 1]}}, name="large", workspace=tmp_path)

@@ -112,8 +112,9 @@ class Board:
     def reported(self, digest: str, round_number: int, metrics: Mapping[str, float]) -> None:
         """A trial committed a round, or told of one that was committed before."""
         for row in self.with_digest(digest):
-            row.round = round_number
-            row.metrics |= metrics
+            if round_number >= row.round:
+                row.round = round_number
+                row.metrics |= metrics
 
     def finished(self, digest: str, result: Mapping[str, Any]) -> None:
         """A trial came to its end."""

@@ -22,7 +22,8 @@ class Live:
 
     def __init__(self, sweep: Sweep, board: Board, total: int, stream: TextIO | None = None) -> None:
         self._sweep, self._board, self._total, self._stream = sweep, board, total, stream or sys.stderr
-        self._start = self._spoken = time.monotonic()
+        self._spoken = time.monotonic()
+        self._start: float | None = None
         self._view: Any = None
         self._before = self._work()
         if self._stream.isatty():
@@ -37,6 +38,8 @@ class Live:
 
     def changed(self, row: Row) -> None:
         """A trial began, committed a round, or ended."""
+        if self._start is None and self._work() > self._before:  # the start-up is no pace
+            self._start, self._before = time.monotonic(), self._work()
         if row.status in ENDED:
             self.say(self._verdict(row))
         if self._view is not None:
@@ -68,6 +71,8 @@ class Live:
 
     def _left(self) -> str:
         """By the rounds that are left, at the pace of this call's."""
+        if self._start is None:
+            return ""
         done = self._work() - self._before
         left = sum(max(row.trial.experiment.rounds - row.round, 0) + 1 for row in self._unfinished())
         if not done or not left:

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import pytest
-from sweeps import base, planned, planner
+from small_sweeps import base, planned, planner
 from tiny import make_volume
 
 from fedrecon.sites.errors import InputError

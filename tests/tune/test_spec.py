@@ -3,7 +3,7 @@
 import pytest
 import yaml
 from pydantic import ValidationError
-from sweeps import described
+from small_sweeps import described
 
 from fedrecon.sites.errors import InputError
 from fedrecon.tune.spec import Sweep

@@ -144,7 +144,7 @@ class _Run:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
         state = yield from rounds(experiment, crew, record, state, self.n_slices)
-        if self.training_digest is not None:
+        if self.training_digest is not None and self.source is None:
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
         order = experiment.method.order(state)
@@ -190,9 +190,11 @@ class _Run:
             raise RunError(f"the checkpoint of run {self.source.digest}, which has the same training, cannot be read")
         state, kept = found
         record.rounds = list(kept["rounds"])
+        last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}
+        losses = {key: value for key, value in last.items() if key.endswith("/loss")}
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
         panels = self.experiment.evaluation.panels
-        record.take_over(state, *score_validation(crew, self.experiment.method, state, panels))
+        record.take_over(state, losses, *score_validation(crew, self.experiment.method, state, panels))
         return state
 
     def _open_tracker(self) -> Tracker:

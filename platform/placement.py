@@ -53,12 +53,15 @@ class Demand:
         return ", ".join(asked)
 
 
-def demands(members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gpus: float | str) -> list[Demand]:
+def demands(
+    members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gpus: float | str, at_once: int = 1
+) -> list[Demand]:
     """What each member asks for.
 
     A member is bound to the nodes that carry its name, as the label ``site=NAME`` or the resource ``site:NAME``, where
     there are any. ``auto`` shares what there is, at most one GPU and one CPU a member: a bound member gets its share
-    of its own nodes, the others of the nodes that are nobody's (of all, where there are none).
+    of its own nodes, the others of the nodes that are nobody's (of all, where there are none). ``at_once`` such
+    federations share.
 
     Raises:
         InputError: more than one GPU, and not a whole number of them.
@@ -72,7 +75,7 @@ def demands(members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gp
     found = []
     for member in members:
         among = own[member] or nobodys
-        sharing = sum(1 for other in members if among & (own[other] or nobodys))
+        sharing = at_once * sum(1 for other in members if among & (own[other] or nobodys))
         there = [alive[i] for i in sorted(among)]
         share_cpu = _share(sharing, there, "CPU") if cpus == "auto" else float(cpus)
         share_gpu = _share(sharing, there, "GPU") if gpus == "auto" else float(gpus)

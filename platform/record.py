@@ -62,9 +62,11 @@ class Record:
         scored = [one.metrics for one in self.curve if "mean/psnr" in one.metrics]
         return dict(scored[-1]) if scored else {}
 
-    def take_over(self, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]) -> Committed:
+    def take_over(
+        self, state: State, losses: Mapping[str, float], scores: Mapping[str, Any], pictures: Mapping[str, bytes]
+    ) -> Committed:
         """Commits a state that another run trained, with what this experiment's evaluation makes of it."""
-        values = flat_metrics(summarise(scores))
+        values = {**losses, **flat_metrics(summarise(scores))}
         self.curve = [self._note(state.round, values, pictures)]
         self.checkpoints.save(state, self.content)
         return self.curve[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Memory:
             return
         path = self._path(number)
         if path is not None and not path.is_file() and self.source is not None:
-            path = self.source / path.name
+            self._take(self.source / path.name, path)
         if path is None or not path.is_file():
             raise RunError(f"the private memory of round {number} is lost: {path} does not exist")
         self.values = load_file(path)
@@ -61,6 +62,14 @@ class Memory:
             temporary.replace(path)
             self._forget(self.round)
         self.round, self.values = number, dict(values)
+
+    def _take(self, theirs: Path, own: Path) -> None:
+        """Copies what another run keeps, so that this one stands alone."""
+        if theirs.is_file():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            temporary = own.with_suffix(f".{os.getpid()}.tmp")
+            shutil.copyfile(theirs, temporary)
+            temporary.replace(own)
 
     def _path(self, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"round-{number:06d}.safetensors"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -59,8 +59,14 @@ def _explain(item: Any, model: type[BaseModel], where: str) -> str:
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
     for part in path:
         field = model.model_fields.get(part)
-        kind = field.annotation if field else None
+        kind = _without_none(field.annotation) if field else None
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return None
         model = kind
     return model
+
+
+def _without_none(kind: Any) -> Any:
+    """``X`` of ``X | None``."""
+    others = [one for one in get_args(kind) if one is not type(None)]
+    return others[0] if len(others) == 1 else kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Row:
     error: str | None = None
     started: float | None = None
     begun: int | None = None
+    taken_over: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The trial as ``--json`` shows it."""
@@ -98,6 +100,7 @@ class Board:
         for row in rows:
             self._path(row.trial.digest).unlink(missing_ok=True)
             row.status, row.error, row.metrics, row.round, row.run_id = "WAITING", None, {}, 0, None
+            row.trained_before, row.seconds = 0, 0.0
 
     def with_digest(self, digest: str) -> Iterator[Row]:
         """The rows of one experiment: several points of a search may come to the same."""
@@ -112,44 +115,47 @@ class Board:
     def reported(self, digest: str, round_number: int, metrics: Mapping[str, float]) -> None:
         """A trial committed a round, or told of one that was committed before."""
         for row in self.with_digest(digest):
+            # A first report beyond round 1 is of a training that was taken over, or of rounds from an earlier call.
+            row.taken_over |= not row.round and round_number > 1
             if round_number >= row.round:
                 row.round = round_number
                 row.metrics |= metrics
 
     def finished(self, digest: str, result: Mapping[str, Any]) -> None:
         """A trial came to its end."""
-        for number, row in enumerate(self.with_digest(digest)):
-            self._pause(row)
+        for row in self._end(digest):
             self._finish(row, result)
-            if number == 0 and result["trained_rounds"]:
-                row.trained_rounds = result["rounds"] - (row.begun or 0)
-            self._write(row)
+            if not result["trained_rounds"]:
+                row.taken_over |= not row.begun
+        self._count(digest)
 
     def ended(self, digest: str, status: Status, error: str) -> None:
         """A trial was stopped or failed for good; so did those that would have taken over its training."""
-        (first, *_) = self.with_digest(digest)
+        (first, *_) = self._end(digest)
+        training = first.trial.training
+        done = any(row.status == "FINISHED" and row.trial.training == training for row in self.rows)
         for row in self.rows:
             same = row.trial.digest == digest
-            if not same and (row.trial.training != first.trial.training or row.status in ENDED):
+            if not same and (done or row.trial.training != training or row.status in ENDED):
                 continue
-            self._pause(row)
             row.status = status
             row.error = error if same else f"its training is that of trial {first.trial.number}: {error}"
-            row.trained_rounds = row.round - (row.begun or 0) if same else 0
-            self._write(row)
+            if not same:
+                self._write(row)
+        self._count(digest)
 
     def interrupted(self) -> None:
         """What still ran goes on with the next call."""
-        for row in self.rows:
-            if row.status == "RUNNING":
-                self._pause(row)
+        for digest in dict.fromkeys(row.trial.digest for row in self.rows if row.status == "RUNNING"):
+            for row in self._end(digest):
                 row.status = "WAITING"
-                row.trained_rounds = max(row.round - (row.begun or 0), 0)
-                self._write(row)
+            self._count(digest)
 
     def best(self, metric: str, mode: str) -> Row | None:
         """The finished trial with the best validation score."""
-        scored = [row for row in self.rows if row.status == "FINISHED" and metric in row.metrics]
+        scored = [
+            row for row in self.rows if row.status == "FINISHED" and math.isfinite(row.metrics.get(metric, math.nan))
+        ]
         if not scored:
             return None
         sign = 1.0 if mode == "max" else -1.0
@@ -165,10 +171,22 @@ class Board:
         row.metrics = {**result.get("validation", {}), **tests}
         row.round = result["rounds"]
 
-    def _pause(self, row: Row) -> None:
-        if row.started is not None:
-            row.seconds += time.monotonic() - row.started
-            row.started = None
+    def _end(self, digest: str) -> list[Row]:
+        """The rows of an experiment that runs no more."""
+        rows = list(self.with_digest(digest))
+        for row in rows:
+            if row.started is not None:
+                row.seconds += time.monotonic() - row.started
+                row.started = None
+        return rows
+
+    def _count(self, digest: str) -> None:
+        """Counts what was trained for the first row of an experiment; the others had it for nothing."""
+        first, *others = self.with_digest(digest)
+        first.trained_rounds = 0 if first.taken_over else max(first.round - (first.begun or 0), 0)
+        self._write(first)
+        for row in others:
+            row.trained_rounds = 0
 
     def _write(self, row: Row) -> None:
         """A WAITING row keeps its seconds; a verdict keeps everything."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.sites.errors import InputError
 from fedrecon.tune.driver import SweepResult, seen, sweep
+from fedrecon.tune.spec import Sweep
 from fedrecon.tune.table import text
 
 HELP = "many experiments: acceleration, hyper-parameters, seeds (Ray Tune); 'sweep show NAME' prints its table"
@@ -55,9 +56,7 @@ def _name(given: str) -> str:
     """The name of a sweep, which may be given as its file."""
     path = Path(given)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        import yaml
-
-        return str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"])
+        return Sweep.read(path)[0].name
     return given
 
 

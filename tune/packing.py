@@ -6,8 +6,8 @@ Ray Tune itself waits without a word for a placement group that no node can hold
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ray.tune import PlacementGroupFactory
@@ -67,27 +67,32 @@ class Packing:
     def _in_process(self) -> PlacementGroupFactory:
         assert self.at_once is not None
         one = {"CPU": _share(_total(self.nodes, "CPU"), self.at_once)}
-        if gpus := _total(self.nodes, "GPU"):
-            one["GPU"] = _share(gpus, self.at_once)
+        if gpus := math.floor(_total(self.nodes, "GPU")):
+            # A fraction is of ONE GPU, so whole groups of trials fill each.
+            one["GPU"] = min(1.0, math.floor(1e4 / math.ceil(self.at_once / gpus)) / 1e4)
         whole = Demand("the trial", one["CPU"], one.get("GPU", 0.0))
         placement.check([whole], self.nodes)
         return PlacementGroupFactory([one])
 
     def _actors(self, cpus: Amount, gpus: Amount, members: Sequence[str]) -> PlacementGroupFactory:
-        nodes = [_divided(node, self.at_once or 1) for node in self.nodes]
-        found = placement.demands(members, nodes, cpus, gpus)
-        if cpus == "auto":  # leaves room for the trial itself
-            found = [
-                Demand(one.member, round(max(one.cpus - DRIVER_CPUS * 2, 0.0), 4), one.gpus, one.labels, one.resources)
-                for one in found
-            ]
+        found = placement.demands(members, self.nodes, cpus, gpus, self.at_once or 1)
+        own = self._own_bundle()
+        if cpus == "auto" and "CPU" in own:  # leaves room for the trial itself
+            found = [replace(one, cpus=round(max(one.cpus - 2 * DRIVER_CPUS, 0.0), 4)) for one in found]
         placement.check(found, self.nodes)
-        bundles = [
-            {"CPU": DRIVER_CPUS},
-            *({k: v for k, v in one.needs.items() if v} or {"CPU": DRIVER_CPUS} for one in found),
-        ]
+        placement.check(found, [_less(node, own) if node.get("NodeID") == self.here else node for node in self.nodes])
+        sites = [{name: amount for name, amount in one.needs.items() if amount} for one in found]
+        bundles = [own, *(one or {"CPU": DRIVER_CPUS} for one in sites)]
         selectors: list[dict[str, str]] = [{"ray.io/node-id": self.here}, *(dict(one.labels) for one in found)]
         return PlacementGroupFactory(bundles, strategy="PACK", bundle_label_selector=selectors)
+
+    def _own_bundle(self) -> dict[str, float]:
+        """Of the trial itself, which must be here: a little of what this node alone has, or else of a CPU."""
+        here: Mapping[str, float] = next(
+            (node["Resources"] for node in self.nodes if node.get("NodeID") == self.here), {}
+        )
+        names = [name for name in here if name.startswith("node:") and name != "node:__internal_head__"]
+        return {names[0]: DRIVER_CPUS} if names else {"CPU": DRIVER_CPUS}
 
 
 def asked(experiment: Experiment) -> tuple[Amount, Amount]:
@@ -100,10 +105,10 @@ def roster(experiment: Experiment, sites: Sequence[str]) -> list[str]:
     return list(experiment.method.roster(list(sites))) if experiment.trains else list(sites)
 
 
-def _divided(node: Node, by: int) -> dict[str, Any]:
-    """A node with the share of it that one of ``by`` trials may count on."""
-    amounts = {name: (amount / by if name in ("CPU", "GPU") else amount) for name, amount in node["Resources"].items()}
-    return {**node, "Resources": amounts}
+def _less(node: Node, taken: Mapping[str, float]) -> dict[str, Any]:
+    """A node without what is taken of it."""
+    left = {name: amount - taken.get(name, 0.0) for name, amount in node["Resources"].items()}
+    return {**node, "Resources": left}
 
 
 def _share(amount: float, by: int) -> float:

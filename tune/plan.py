@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from fedrecon.platform.experiment import Experiment
 from fedrecon.platform.overrides import apply_values
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.shard import Shard
-from fedrecon.tune.space import Dimension, Params, points, read_space
+from fedrecon.tune.space import KINDS, Dimension, Params, draw, points, read_space
 from fedrecon.tune.spec import PROBLEM, Sweep
 
 MAX_TRIALS = 100_000
@@ -78,6 +78,7 @@ class Planner:
         whole = Experiment.read(dict(planner.base))
         if sweep.algorithm == "grid" and (drawn := [one.key for one in planner.space if one.kind != "grid"]):
             raise InputError(f"algorithm: grid takes grids only, and {', '.join(drawn)} is drawn: random does both")
+        planner._check_conditions()
         for metric in sweep.metrics:
             site = metric.split("/")[1] if metric.startswith("site/") else None
             if site and site not in (shards := planner.shards(whole)):
@@ -107,7 +108,8 @@ class Planner:
         try:
             experiment = Experiment.read(apply_values(self.base, params))
             shards = self.shards(experiment)
-            problem = json.dumps([experiment.operator, experiment.sites, experiment.strategy["name"]], sort_keys=True)
+            parts = [experiment.operator, experiment.sites, experiment.strategy, experiment.allow_pooling]
+            problem = json.dumps([*parts, experiment.trains], sort_keys=True)
             if problem not in self._checked:
                 check_experiment(experiment, shards)
                 self._checked.add(problem)
@@ -133,14 +135,35 @@ class Planner:
         return sum(n_slices(shard, split) for shard in self.shards(trial.experiment).values())
 
     def _check_corners(self, base: Mapping[str, Any]) -> None:
-        """Every value that Optuna may suggest is tried once, next to the first values of the others."""
+        """Every value that Optuna may suggest is tried once, where its conditions hold, and one between two bounds."""
         for one in self.space:
-            for value in one.values:
+            between = () if KINDS[one.kind].listed else (draw(one, self.sweep.seed),)
+            for value in (*one.values, *between):
+                fixed = {**{key: allowed[0] for key, allowed in one.when.items()}, one.key: value}
                 params: Params = {}
                 for other in self.space:
                     if other.active(params, base.get):
-                        params[other.key] = value if other.key == one.key else other.values[0]
+                        params[other.key] = fixed.get(other.key, other.values[0])
                 self.trial(0, params)
+
+    def _check_conditions(self) -> None:
+        """A condition that can never hold would leave its key unsearched without a word."""
+        searched = {one.key: one for one in self.space}
+        for one in self.space:
+            for key, allowed in one.when.items():
+                where = f"search.{one.key}.when"
+                if key not in searched and self.value(key) is None:
+                    known = {*searched, *self._known_keys()}
+                    raise InputError(f"{where}: {unknown('key', key, known)}")
+                parent = searched.get(key)
+                possible = parent.values if parent and KINDS[parent.kind].listed else None
+                if parent is None:
+                    possible = (self.value(key),)
+                if possible is not None and (wrong := [value for value in allowed if value not in possible]):
+                    raise InputError(f"{where}.{key}: {wrong[0]!r} never occurs there. Allowed: {_list(possible)}.")
+
+    def _known_keys(self) -> list[str]:
+        return list(Experiment.read(dict(self.base)).flat())
 
 
 @dataclass(frozen=True)
@@ -164,6 +187,10 @@ class Shape:
         digests = {trial.digest for trial in trials if trial.training_digest}
         rounds = sum(trial.experiment.rounds for trial in distinct.values())
         return cls(len(trials), len(distinct), rounds, len(digests) - len(distinct))
+
+
+def _list(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values)
 
 
 def short_keys(params: Mapping[str, Any]) -> dict[str, Any]:

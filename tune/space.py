@@ -7,6 +7,7 @@ and all seeds of a sample are compared at the SAME learning rate, and a mean ove
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.seeding import generator
 
 Params = dict[str, Any]
+
+_FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Dimension:
         given = block[kind]
         if not isinstance(given, Sequence) or isinstance(given, str) or not given:
             raise InputError(f"{where}.{kind}: a list with at least one value is needed, got {given!r}")
-        values = tuple(given) if KINDS[kind].listed else _bounds(where, kind, given)
+        values = tuple(_number(one) for one in given) if KINDS[kind].listed else _bounds(where, kind, given)
         if len({repr(value) for value in values}) < len(values) and KINDS[kind].listed:
             raise InputError(f"{where}.{kind}: a value is given twice: {list(values)}")
         return cls(key, kind, values, _conditions(where, block.get("when") or {}))
@@ -165,16 +168,26 @@ def suggest(space: Iterable[Dimension], trial: Any, base: Callable[[str], Any]) 
     return params
 
 
+def draw(one: Dimension, seed: int, sample: int = 0) -> Any:
+    """The value of a drawn dimension in one sample."""
+    function = KINDS[one.kind].draw
+    assert function is not None
+    return function(generator(seed, "sweep", sample, one.key), one.values)
+
+
 def _extend(
     one: Dimension, params: Params, drawn: bool, sample: int, seed: int, base: Callable[[str], Any]
 ) -> list[tuple[Params, bool]]:
     if not one.active(params, base):
         return [(params, drawn)]
-    draw = KINDS[one.kind].draw
-    if draw is None:
+    if KINDS[one.kind].draw is None:
         return [({**params, one.key: value}, drawn) for value in one.values]
-    value = draw(generator(seed, "sweep", sample, one.key), one.values)
-    return [({**params, one.key: value}, True)]
+    return [({**params, one.key: draw(one, seed, sample)}, True)]
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-3 for text, as it has no point."""
+    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
 
 
 def _bounds(where: str, kind: str, given: Sequence[Any]) -> tuple[float, float]:

@@ -15,8 +15,6 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import parse
 from fedrecon.sites.settings import Settings
 
-Mode = Literal["max", "min"]
-
 _METRIC = re.compile(
     r"(mean|site/[^/]+)/((with_data_consistency|zero_filled)/)?(psnr|ssim|nmse)|(mean|site/[^/]+)/loss"
 )
@@ -73,7 +71,7 @@ class Sweep(Settings):
     experiment: str | dict[str, Any]
     search: dict[str, Any]
     metric: str | list[str]
-    mode: Mode | list[Mode]
+    mode: str | list[str]
     samples: int = Field(1, ge=1)
     algorithm: Literal["grid", "random", "optuna"] = "random"
     scheduler: Scheduler | None = None
@@ -94,11 +92,19 @@ class Sweep(Settings):
     def _scheduler(cls, given: Any) -> Any:
         return {"name": given} if isinstance(given, str) else given
 
-    @field_validator("concurrency")
+    @field_validator("concurrency", mode="before")
     @classmethod
     def _concurrency(cls, given: Any) -> Any:
-        if given != "auto" and given < 1:
-            raise ValueError("'auto' or at least 1")
+        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            raise ValueError("'auto' or a whole number of at least 1 is needed")
+        return given
+
+    @field_validator("mode")
+    @classmethod
+    def _mode(cls, given: str | list[str]) -> str | list[str]:
+        for one in [given] if isinstance(given, str) else given:
+            if one not in ("max", "min"):
+                raise ValueError(f"'{one}' is neither 'max' nor 'min'")
         return given
 
     @field_validator("metric")
@@ -132,7 +138,7 @@ class Sweep(Settings):
         return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
 
     @property
-    def modes(self) -> tuple[Mode, ...]:
+    def modes(self) -> tuple[str, ...]:
         """A mode for each metric."""
         return (self.mode,) if isinstance(self.mode, str) else tuple(self.mode)
 
@@ -152,9 +158,32 @@ class Sweep(Settings):
             raise InputError(f"{where}: a mapping of keys is needed, got {type(raw).__name__}")
         base = [text.removeprefix("experiment.") for text in overrides if text.startswith("experiment.")]
         own = [text for text in overrides if not text.startswith("experiment.")]
-        sweep = parse(cls, apply_overrides(dict(raw), own), where=where)
+        sweep = parse(cls, _overridden(dict(raw), own), where=where)
         folder = Path(given).parent if isinstance(given, str | Path) else Path()
         return sweep, apply_overrides(_experiment(sweep.experiment, folder), base)
+
+
+def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``search.KEY={grid: [...]}`` is about one dimension, whose key has dots of its own."""
+    prefix = "search."
+    found = apply_overrides(raw, [text for text in overrides if not text.startswith(prefix)])
+    search = dict(found.get("search") or {})
+    for text in overrides:
+        if text.startswith(prefix):
+            key, _, value = text.removeprefix(prefix).partition("=")
+            owner = max((one for one in search if key == one or key.startswith(f"{one}.")), key=len, default=key)
+            kind = key.removeprefix(owner).removeprefix(".")
+            parsed = _parsed(text, value)
+            search[owner] = {kind: parsed} if kind else parsed
+            found["search"] = search
+    return found
+
+
+def _parsed(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"'{text}': the value is not valid YAML: {error}") from None
 
 
 def _experiment(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:

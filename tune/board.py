@@ -121,12 +121,17 @@ class Board:
                 row.round = round_number
                 row.metrics |= metrics
 
-    def finished(self, digest: str, result: Mapping[str, Any]) -> None:
-        """A trial came to its end."""
+    def finished(self, digest: str, trained_rounds: int) -> None:
+        """A trial came to its end, and its result lies in its run's folder.
+
+        Args:
+            digest: of the trial. trained_rounds: by the process that ended it; none where it took over a training.
+        """
+        result = RunFolder(self.workspace, digest).result()
+        assert result is not None
         for row in self._end(digest):
             self._finish(row, result)
-            if not result["trained_rounds"]:
-                row.taken_over |= not row.begun
+            row.taken_over |= not trained_rounds and not row.begun
         self._count(digest)
 
     def ended(self, digest: str, status: Status, error: str) -> None:

@@ -16,7 +16,7 @@ from fedrecon.sites.seeding import seed
 from fedrecon.tune.board import ENDED, Board, Row
 from fedrecon.tune.plan import Planner
 from fedrecon.tune.space import suggest
-from fedrecon.tune.trial import RESULT, ROUND
+from fedrecon.tune.trial import ROUND, TRAINED
 
 
 class Source(Protocol):
@@ -203,7 +203,7 @@ class Watch(Unsaved, Callback):
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         """See Ray Tune."""
-        if (row := self._dispatcher.rows.get(trial.trial_id)) is not None and RESULT not in result:
+        if (row := self._dispatcher.rows.get(trial.trial_id)) is not None and TRAINED not in result:
             scores = {key: value for key, value in result.items() if key.startswith(("mean/", "site/"))}
             self._board.reported(row.trial.digest, result[ROUND], scores)
             self._tell(row)
@@ -212,8 +212,8 @@ class Watch(Unsaved, Callback):
         """See Ray Tune. Without a result, it was the scheduler that ended the trial, or the end of the time."""
         if (row := self._dispatcher.settle(trial.trial_id)) is None:
             return
-        if (result := trial.last_result.get(RESULT)) is not None:
-            self._board.finished(row.trial.digest, result)
+        if (trained := trial.last_result.get(TRAINED)) is not None:
+            self._board.finished(row.trial.digest, trained)
         elif self._over():
             return
         else:

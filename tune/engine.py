@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import shutil
@@ -158,7 +159,7 @@ class Engine:
             "problem": trial.problem,
             "members": self._members(row),
             "asked": asked(trial.experiment),
-            "experiment": absolute(trial.experiment.as_dict()),
+            "experiment": json.dumps(absolute(trial.experiment.as_dict())),
             "name": f"{self._planner.sweep.name} · {trial.name}",
             "tags": dict(self._tags(trial.number)),
             "rerun": self._rerun,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fedrecon.sites.errors import FedreconError
 from fedrecon.tune.writer import RelayStore
 
 ROUND = "round"
-RESULT = "result"
+TRAINED = "trained_rounds"
 
 
 class Silent(Progress):
@@ -59,7 +60,8 @@ class SweepTrial(ray_tune.Trainable):
         except StopIteration as end:
             self._course = None
             result: Result = end.value
-            return {**self._last, "done": True, RESULT: result.as_dict()}
+            # The result itself is in the run's folder: Ray Tune would keep every one of them in the driver's memory.
+            return {**self._last, "done": True, TRAINED: result.trained_rounds}
         except Exception as error:
             self._course = None
             ray.get(self._shared["writer"].failed.remote(self._digest, _message(error)))
@@ -85,7 +87,7 @@ class SweepTrial(ray_tune.Trainable):
             progress=Silent,
             name=config["name"],
         )
-        self._course = steps(Experiment.read(config["experiment"]), around)
+        self._course = steps(Experiment.read(json.loads(config["experiment"])), around)
 
 
 def _message(error: Exception) -> str:

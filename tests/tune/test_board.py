@@ -74,7 +74,7 @@ def finish(board, number, **more):
     for done in range(told["resumed_from"] + 1, told["rounds"] + 1):
         board.reported(row.trial.digest, done, {"mean/psnr": 10.0 + done})
     saved(board, row.trial, **more)
-    board.finished(row.trial.digest, told)
+    board.finished(row.trial.digest, told["trained_rounds"])
 
 
 def statuses(board):
@@ -96,7 +96,7 @@ def test_a_trial_from_its_start_to_its_end(board):
     board.reported(row.trial.digest, 1, {"mean/loss": 0.5})
     board.reported(row.trial.digest, 2, {"mean/loss": 0.25, "mean/psnr": 18.0})
     assert (row.round, row.metrics) == (2, {"mean/loss": 0.25, "mean/psnr": 18.0})
-    board.finished(row.trial.digest, result(row.trial))
+    board.finished(row.trial.digest, saved(board, row.trial)["trained_rounds"])
     assert (row.status, row.run_id, row.round, row.error) == ("FINISHED", "run-0", ROUNDS, None)
     assert row.metrics == {
         "mean/psnr": 20.0,
@@ -230,7 +230,7 @@ def test_what_was_interrupted_goes_on_and_its_rounds_are_counted_once(board):
     later.began(row.trial.digest)
     for number in range(1, ROUNDS + 1):
         later.reported(row.trial.digest, number, {})
-    later.finished(row.trial.digest, saved(board, row.trial, resumed_from=3))
+    later.finished(row.trial.digest, saved(board, row.trial, resumed_from=3)["trained_rounds"])
     assert (row.trained_rounds, row.trained_before) == (1, 3)
     assert row.seconds > before
     assert again(later).rows[0].trained_before == ROUNDS
@@ -244,7 +244,7 @@ def test_a_trial_that_fails_twice_and_then_ends_has_trained_every_round_once(boa
         for number in range(1, last + 1):
             board.reported(row.trial.digest, number, {})
     board.began(row.trial.digest)
-    board.finished(row.trial.digest, result(row.trial, resumed_from=2))
+    board.finished(row.trial.digest, saved(board, row.trial, resumed_from=2)["trained_rounds"])
     assert row.trained_rounds == ROUNDS
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from fedrecon.platform.tracking import (
     TAG_SUPERSEDED,
@@ -70,6 +71,7 @@ class MemoryStore(RunStore):
 
     def __init__(self) -> None:
         self.runs: list[MemoryRun] = []
+        self.views: dict[str, dict[str, Any]] = {}
 
     def local_artifact(self, run_id: str, path: str) -> Path:
         """See :class:`RunStore`."""
@@ -95,8 +97,9 @@ class MemoryStore(RunStore):
         record.info = replace(record.info, status="RUNNING")
         return MemoryTracker(record, continued=True)
 
-    def experiment_id(self, experiment_name: str) -> str:
+    def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
         """See :class:`RunStore`."""
+        self.views[key] = dict(view)
         return experiment_name
 
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import logging
 import os
 import re
@@ -161,9 +162,11 @@ class MlflowStore(RunStore):
         self.client.update_run(run.run_id, status="RUNNING")
         return MlflowTracker(self.client, run.run_id, _logged(self.client, run.run_id))
 
-    def experiment_id(self, experiment_name: str) -> str:
-        """See :class:`RunStore`."""
-        return self._experiment(experiment_name)
+    def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
+        """See :class:`RunStore`. The tag is what MLflow's own button for sharing a view writes."""
+        number = self._experiment(experiment_name)
+        self.client.set_experiment_tag(number, f"mlflow.sharedViewState.{key}", json.dumps(view))
+        return number
 
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
         MlflowTracker(self.client, run.run_id, None).set_tags(tags)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from fedrecon.sites.errors import InputError
 
@@ -21,6 +21,8 @@ TAG_DIGEST = "fedrecon.digest"
 TAG_SUPERSEDED = "fedrecon.superseded_by"
 LATEST = "latest"
 MIN_PREFIX = 6
+SUMMARIES = "fedrecon-sweeps"
+"""The experiment of the sweeps' own runs; those of their trials stand, flat, among all other runs."""
 
 Ended = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -268,8 +270,12 @@ class RunStore(ABC):
         return runs[0].run_id
 
     @abstractmethod
-    def experiment_id(self, experiment_name: str) -> str:
-        """The id of an experiment, made if missing: what an address of the pages needs."""
+    def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
+        """Saves which runs and columns a page of the experiment shows under ``key``.
+
+        Returns:
+            the id of the experiment, made if missing: what the page's address needs.
+        """
 
     def _not_found(self, reference: str) -> InputError:
         known = _few(run.digest for run in self._runs("", None))

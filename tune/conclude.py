@@ -12,15 +12,13 @@ import yaml
 
 from fedrecon.platform import atomic
 from fedrecon.platform.course import TRACKING_EXPERIMENT
+from fedrecon.platform.tracking import SUMMARIES
 from fedrecon.platform.ui import PORT
 from fedrecon.platform.workspace import RunFolder
 from fedrecon.tune.board import ENDED, Board
 from fedrecon.tune.spec import Sweep
 from fedrecon.tune.table import arrow
 from fedrecon.tune.writer import Opening
-
-SUMMARIES = "fedrecon-sweeps"
-"""The MLflow experiment of the sweeps' own runs; those of their trials stand, flat, among all other runs."""
 
 Call = Callable[..., Any]
 
@@ -47,20 +45,38 @@ def conclude(
     entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
     done = not board.count("WAITING", "RUNNING")
     call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
-    return address(call("experiment_id", TRACKING_EXPERIMENT), sweep, tracking_uri)
+    key = f"fedrecon-{sweep.name}"
+    return address(call("save_view", TRACKING_EXPERIMENT, key, view(sweep)), key, sweep, tracking_uri)
 
 
-def address(experiment_id: str, sweep: Sweep, tracking_uri: str | None = None) -> str:
-    """The page of MLflow with the runs of this sweep alone, best first: at the server, or where ``fedrecon ui`` is."""
+def view(sweep: Sweep) -> dict[str, Any]:
+    """What the runs' page of MLflow shows of a sweep: its runs, best first, with the searched keys and the scores."""
+    scores = dict.fromkeys(
+        [*sweep.metrics, *(f"test/{one}" for one in sweep.metrics), "test/mean/psnr", "test/mean/ssim"]
+    )
+    columns = [f"params.`{key}`" for key in sweep.search] + [f"metrics.`{key}`" for key in scores]
+    return {**_query(sweep), "startTime": "ALL", "datasetsFilter": [], "modelVersionFilter": "All Runs"} | {
+        "orderByAsc": sweep.modes[0] == "min",
+        "selectedColumns": ["attributes.`Created`", *columns],
+    }
+
+
+def address(experiment_id: str, key: str, sweep: Sweep, tracking_uri: str | None = None) -> str:
+    """The page of MLflow with the runs of this sweep alone: at the server, or where ``fedrecon ui`` is."""
     given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
     host = given.rstrip("/") if given.startswith("http") else f"http://127.0.0.1:{PORT}"
-    query = {
+    query = urllib.parse.urlencode({"viewStateShareKey": key, **_query(sweep)})
+    return f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{query}"
+
+
+def _query(sweep: Sweep) -> dict[str, str]:
+    """Which runs, in MLflow's words."""
+    return {
         "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
         "orderByKey": f"metrics.`{sweep.metrics[0]}`",
         "orderByAsc": "false" if sweep.modes[0] == "max" else "true",
         "lifecycleFilter": "Active",
     }
-    return f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{urllib.parse.urlencode(query)}"
 
 
 def curves(board: Board, metric: str) -> dict[int, list[tuple[int, float]]]:

@@ -160,7 +160,7 @@ class Engine:
             "members": self._members(row),
             "asked": asked(trial.experiment),
             "experiment": json.dumps(absolute(trial.experiment.as_dict())),
-            "name": f"{self._planner.sweep.name} · {trial.name}",
+            "name": trial.name,
             "tags": dict(self._tags(trial.number)),
             "rerun": self._rerun,
         }

@@ -47,8 +47,9 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For lists of runs: the searched values by the last part of their keys."""
-        return " ".join(f"{short}={show(value)}" for short, value in short_keys(self.params).items()) or "base"
+        """For lists of runs, which are narrow: the searched values under short names, names by themselves."""
+        shown = short_keys(self.params).items()
+        return " ".join(_brief(short, show(value)) for short, value in shown) or "base"
 
 
 @dataclass
@@ -211,6 +212,13 @@ def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
 def show(value: Any) -> str:
     """A value as people write it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _brief(short: str, value: str) -> str:
+    if short in ("strategy", "network", "mask", "reconstructor"):
+        return value
+    known = {"acceleration": "R", "learning_rate": "lr"}
+    return f"{known.get(short, short)}={value}"
 
 
 def _short(key: str) -> str:

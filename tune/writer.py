@@ -84,9 +84,9 @@ class Writer:
         """Tags a run that is there already and ends it if it is still RUNNING; its id, or None if there is none."""
         return self._store.tag(digest, tags)
 
-    def experiment_id(self, experiment_name: str) -> str:
-        """The id of an experiment, made if missing."""
-        return self._store.experiment_id(experiment_name)
+    def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
+        """See :class:`RunStore`."""
+        return self._store.save_view(experiment_name, key, view)
 
 
 def start_writer(uri: str | None, workspace: Path) -> Any:

@@ -194,7 +194,7 @@ def test_names_are_short_where_they_are_plain():
 def test_a_trial_is_named_by_what_is_searched(consortium):
     search = {"strategy.name": {"grid": ["fedprox"]}, "training.learning_rate": {"grid": [0.00123456]}}
     (trial,) = planned(base(consortium), search)
-    assert trial.name == "strategy=fedprox learning_rate=0.001235"
+    assert trial.name == "fedprox lr=0.001235"
 
 
 def test_grid_takes_grids_only(consortium):

@@ -1,6 +1,7 @@
 """One contract, two implementations: tests with ``store`` run in memory and on MLflow's SQLite store."""
 
 import io
+import json
 import multiprocessing
 import os
 import sys
@@ -173,6 +174,27 @@ def test_digests_and_experiments_are_kept_apart(store, name):
     elsewhere = start(store, name + " b", digest="feed01")
     assert len({one.run_id, longer.run_id, elsewhere.run_id}) == 3
     assert start(store, name, digest="feed01").run_id == one.run_id
+
+
+def test_a_run_is_tagged_without_being_opened_and_none_is_left_running(store, name):
+    tracker = start(store, name, digest="d16e57aa")
+    assert store.tag("d16e57aa", {"sweep": "one"}) == tracker.run_id
+    info = store.find(tracker.run_id)
+    assert (info.status, info.tags["sweep"]) == ("KILLED", "one")
+    tracker.finish("FINISHED")
+    store.tag("d16e57aa", {"sweep": "two"})
+    assert (store.find(tracker.run_id).status, store.find(tracker.run_id).tags["sweep"]) == ("FINISHED", "two")
+    assert store.tag("d16e57ab", {"sweep": "one"}) is None
+
+
+def test_a_view_is_saved_with_the_experiment(store, name):
+    number = store.save_view(name, "mine", {"selectedColumns": ["metrics.`mean/psnr`"]})
+    assert store.save_view(name, "mine", {"selectedColumns": []}) == number
+    saved = getattr(store, "views", None)
+    if saved is None:
+        tag = store.client.get_experiment(number).tags["mlflow.sharedViewState.mine"]
+        saved = {"mine": json.loads(tag)}
+    assert saved["mine"] == {"selectedColumns": []}
 
 
 def test_artifacts_are_found_again(store, name, tmp_path):

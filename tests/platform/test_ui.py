@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedrecon.platform import ui
-from fedrecon.platform.tracking import open_tracker, run_store
+from fedrecon.platform.tracking import SUMMARIES, open_tracker, run_store
 from fedrecon.sites.errors import InputError, RunError
 
 
@@ -35,6 +36,15 @@ def test_the_environment_is_quiet_and_points_to_no_other_store(monkeypatch):
 def test_the_address_is_the_runs_page_not_the_genai_page():
     address = ui.runs_page("127.0.0.1", 5000, "3")
     assert address == "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning"
+
+
+def test_it_opens_on_experiments_not_on_the_sweeps_own_runs(mlflow_workspace, tmp_path):
+    shutil.copy(mlflow_workspace / "mlflow.db", tmp_path / "mlflow.db")
+    store = run_store(None, tmp_path)
+    for name in ("opened", SUMMARIES):
+        store.open(name, "run", f"digest-{name}", {}, {}).finish("FINISHED")
+    opened = store.client.get_experiment_by_name("opened").experiment_id
+    assert ui.newest_experiment(tmp_path) == opened
 
 
 def test_a_workspace_without_database_is_the_users_error(tmp_path):

@@ -111,7 +111,7 @@ def _memory(driver: psutil.Process, tree: list[psutil.Process]) -> dict[str, flo
             found["driver"] = memory.rss / 2**20
         elif name.endswith("raylet"):
             found["store"] = memory.shared / 2**20
-        elif "SweepTrial" in name:
+        elif name.startswith("ray::"):
             found["trials"] += memory.rss / 2**20
     return found
 
@@ -124,7 +124,7 @@ def report(found: dict[str, dict[str, Any]], n: int) -> None:
     print(f"as a sweep: {sweep['seconds']:.1f} s, {sweep['cpu_seconds']:.1f} CPU-s")
     print(f"wall against one by one / cores: {sweep['seconds'] / (alone['seconds'] / cores):.2f}")
     print(f"CPU against one by one: {sweep['cpu_seconds'] / alone['cpu_seconds']:.2f}")
-    print("\n| trials done | seconds | seconds a trial | driver MiB | store MiB | trial workers MiB |")
+    print("\n| trials done | seconds | seconds a trial | driver MiB | store MiB | workers MiB |")
     print("|--:|--:|--:|--:|--:|--:|")
     before: dict[str, Any] | None = None
     for mark in [1, *range(max(n // 10, 1), n + 1, max(n // 10, 1))]:

@@ -76,17 +76,18 @@ class Record:
     ) -> Committed:
         """Records one round and commits its state."""
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
-        values: dict[str, float] = {
-            "seconds": finished.seconds,
-            "bytes/up": finished.bytes_up,
-            "bytes/down": finished.bytes_down,
-            "restarts": finished.restarts,
-            **{f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()},
-        }
+        summary = summarise(scores) if scores else {}
+        # MLflow's page that compares runs opens on the metric that was logged first
+        values = flat_metrics(summary)
         if losses:
             values["mean/loss"] = sum(losses.values()) / len(losses)
-        summary = summarise(scores) if scores else {}
-        values |= flat_metrics(summary)
+        values |= {f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()}
+        values |= {
+            "seconds": finished.seconds,
+            "traffic/bytes_up": finished.bytes_up,
+            "traffic/bytes_down": finished.bytes_down,
+            "restarts": finished.restarts,
+        }
         committed = self._note(finished.number, values, pictures)
         self.rounds.append(finished.row())
         self.curve.append(committed)
@@ -120,9 +121,8 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
 def flat_metrics(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """MLflow's metric names: ``site/NAME/psnr``, ``mean/psnr``, ``mean/zero_filled/psnr``, ..."""
     flat: dict[str, float] = {}
-    owners = {f"site/{name}": one for name, one in summary.get("sites", {}).items()}
-    if "mean" in summary:
-        owners["mean"] = summary["mean"]
+    owners = {"mean": summary["mean"]} if "mean" in summary else {}
+    owners |= {f"site/{name}": one for name, one in summary.get("sites", {}).items()}
     for owner, scores in owners.items():
         for key in STAGE_KEYS.values():
             part = scores.get(key, {}) if key else scores

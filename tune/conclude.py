@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def conclude(
     done = not board.count("WAITING", "RUNNING")
     call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
     key = f"fedrecon-{sweep.name}"
-    return address(call("save_view", TRACKING_EXPERIMENT, key, view(sweep)), key, sweep, tracking_uri)
+    return address(call("save_view", TRACKING_EXPERIMENT, key, view(sweep)), key, tracking_uri)
 
 
 def view(sweep: Sweep) -> dict[str, Any]:
@@ -55,28 +55,41 @@ def view(sweep: Sweep) -> dict[str, Any]:
         [*sweep.metrics, *(f"test/{one}" for one in sweep.metrics), "test/mean/psnr", "test/mean/ssim"]
     )
     columns = [f"params.`{key}`" for key in sweep.search] + [f"metrics.`{key}`" for key in scores]
-    return {**_query(sweep), "startTime": "ALL", "datasetsFilter": [], "modelVersionFilter": "All Runs"} | {
-        "orderByAsc": sweep.modes[0] == "min",
-        "selectedColumns": ["attributes.`Created`", *columns],
-    }
-
-
-def address(experiment_id: str, key: str, sweep: Sweep, tracking_uri: str | None = None) -> str:
-    """The page of MLflow with the runs of this sweep alone: at the server, or where ``fedrecon ui`` is."""
-    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
-    host = given.rstrip("/") if given.startswith("http") else f"http://127.0.0.1:{PORT}"
-    query = urllib.parse.urlencode({"viewStateShareKey": key, **_query(sweep)})
-    return f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{query}"
-
-
-def _query(sweep: Sweep) -> dict[str, str]:
-    """Which runs, in MLflow's words."""
     return {
         "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
         "orderByKey": f"metrics.`{sweep.metrics[0]}`",
-        "orderByAsc": "false" if sweep.modes[0] == "max" else "true",
+        "orderByAsc": sweep.modes[0] == "min",
         "lifecycleFilter": "Active",
+        "startTime": "ALL",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": ["attributes.`Created`", *columns],
+        **_charts([*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse", *scores]),
     }
+
+
+def _charts(scores: Sequence[str]) -> dict[str, Any]:
+    """The scores as the first charts of the page, test scores as bars; MLflow adds the other metrics below them."""
+    section = {"uuid": "fedrecon-scores", "name": "scores", "display": True, "isReordered": True}
+    charts = []
+    for key in dict.fromkeys(scores):
+        own: dict[str, Any] = (
+            {"type": "BAR"} if key.startswith("test/") else {"type": "LINE", "selectedMetricKeys": [key]}
+        )
+        place = {"uuid": f"fedrecon-{key}", "metricSectionId": section["uuid"]}
+        charts.append({**own, **place, "metricKey": key, "deleted": False, "isGenerated": True})
+    return {"compareRunCharts": charts, "compareRunSections": [section], "isAccordionReordered": True}
+
+
+def address(experiment_id: str, key: str, tracking_uri: str | None = None) -> str:
+    """The page of MLflow that shows a saved view: at the server, or where ``fedrecon ui`` is.
+
+    The view holds the filter too; MLflow ignores a view whose address holds one beside it.
+    """
+    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    host = given.rstrip("/") if given.startswith("http") else f"http://127.0.0.1:{PORT}"
+    query = urllib.parse.urlencode({"workflowType": "machine_learning", "viewStateShareKey": key})
+    return f"{host}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def curves(board: Board, metric: str) -> dict[int, list[tuple[int, float]]]:

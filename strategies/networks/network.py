@@ -2,16 +2,12 @@
 
 A network's file is ``<module>.py`` in this folder and holds a class ``Network``:
 
-- ``Network(images, **parameters)``: an ``nn.Module`` for images of this kind (:class:`Images`), its
-  parameters
+- ``Network(images, **parameters)``: an ``nn.Module`` for images of this kind (:class:`Images`), its parameters
   keyword-only and the same, with the same defaults, as on its line of the registry;
-- ``forward(measurement) -> image``: (b, y, x) complex64 at the scale of the data: it divides by
-  ``measurement.scale``
+- ``forward(measurement) -> image``: (b, y, x) complex64 at the scale of the data: it divides by ``measurement.scale``
   inside and multiplies back, so that ``network(a * measurement) == a * network(measurement)``;
-- ``parts``: name -> prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and any others split
-  - ``parts``: name -> prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and any others split
-    the parameters between them; ``norm`` (affine normalisations, which also lie in one of the others) is
-    empty where there are none;
+- ``parts``: name -> prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and any others split the parameters
+  between them; ``norm`` (affine normalisations, which also lie in one of the others) is empty where there are none;
 - ``paper``: the citation.
 """
 
@@ -75,8 +71,7 @@ class NetworkChoice:
         """The choice that ``{"name": ..., **parameters}`` describes.
 
         Raises:
-            InputError: no name, an unknown name or parameter (with the nearest right one), or a refused
-            value.
+            InputError: no name, an unknown name or parameter (with the nearest right one), or a refused value.
         """
         parameters = dict(given)
         name = parameters.pop("name", None)

@@ -100,16 +100,18 @@ class Live:
         self._view.start()
 
     def _table(self) -> Any:
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=f"{self._sweep.name}: {self.summary()}", title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for title in ("trial", "", "round", self._sweep.metrics[0]):
             table.add_column(title)
         for row in self._board.rows:
             if row.status == "RUNNING":
                 rounds = f"{row.round}/{row.trial.experiment.rounds}"
                 table.add_row(str(row.trial.number), row.trial.name, rounds, _score(self._sweep, row))
-        return table
+        return Group(Text(f"{self._sweep.name}: {self.summary()}"), table)
 
 
 def _score(sweep: Sweep, row: Row) -> str:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,20 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A workspace whose empty MLflow store was made once: a fresh one costs seconds of migrations."""
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace with an empty MLflow store, to be copied from: a fresh one costs seconds of migrations."""
     from fedrecon.platform.tracking import run_store
 
-    workspace = tmp_path_factory.mktemp("mlflow")
+    workspace = tmp_path_factory.mktemp("mlflow-template")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         run_store(None, workspace)
         yield workspace
+
+
+@pytest.fixture(scope="session")
+def mlflow_workspace(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a store that tests write into, each under names of its own."""
+    workspace = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(mlflow_template / "mlflow.db", workspace / "mlflow.db")
+    return workspace

@@ -60,10 +60,10 @@ def call(capsys):
 
 
 @pytest.fixture(scope="module")
-def workspace(mlflow_workspace, tmp_path_factory):
+def workspace(mlflow_template, tmp_path_factory):
     """A workspace of this file's own; its empty store is a copy, because making one takes seconds."""
     folder = tmp_path_factory.mktemp("workspace")
-    shutil.copy(mlflow_workspace / "mlflow.db", folder / "mlflow.db")
+    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
     return folder
 
 

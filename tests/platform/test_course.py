@@ -251,12 +251,12 @@ def test_a_classical_reconstructor_yields_no_round(pair, tmp_path):
     assert (again, told.run_id) == ([], result.run_id)
 
 
-def test_in_mlflow_too(pair, tmp_path, mlflow_workspace, monkeypatch):
+def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     """The tags stand where a sweep looks for them."""
     from fedrecon.platform.tracking import run_store
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(mlflow_workspace / "mlflow.db", tmp_path / "mlflow.db")
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
     given = experiment(pair, "fedavg", rounds=1)
     first = run(given, workspace=tmp_path, in_process=True)
     taken = run(other(given, mask_seed=5), workspace=tmp_path, in_process=True, tags={"fedrecon.sweep": "s"})

@@ -85,12 +85,12 @@ def test_a_site_that_stays_dead_stops_the_run_by_name(consortium: dict[str, Path
 
 
 def test_with_min_sites_the_run_goes_on_and_says_who_replied(
-    consortium: dict[str, Path], tmp_path: Path, mlflow_workspace: Path
+    consortium: dict[str, Path], tmp_path: Path, mlflow_template: Path
 ) -> None:
     """And the mean is over those that did, with their weights scaled to one."""
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    shutil.copy(mlflow_workspace / "mlflow.db", workspace / "mlflow.db")
+    shutil.copy(mlflow_template / "mlflow.db", workspace / "mlflow.db")
     given = experiment(consortium, "fedavg", local_epochs=20)
     given["resources"] = {"max_restarts": 0, "min_sites": 2}
     noted = lambda: next(workspace.glob("runs/*/environment.json"), None)  # noqa: E731

@@ -104,10 +104,10 @@ def assert_recorded_once(client: Any, run_id: str, digest: str) -> None:
 
 
 def test_a_driver_that_dies_at_every_moment(
-    consortium: dict[str, Path], tmp_path: Path, mlflow_workspace: Path, drivers: Drivers, client: Any
+    consortium: dict[str, Path], tmp_path: Path, mlflow_template: Path, drivers: Drivers, client: Any
 ) -> None:
     given = experiment(consortium, "fedavg", optimizer_state="keep")
-    calm, stormy = prepared(tmp_path / "calm", mlflow_workspace), tmp_path / "stormy"
+    calm, stormy = prepared(tmp_path / "calm", mlflow_template), tmp_path / "stormy"
     expected = drivers(given, calm)
     assert (expected["resumed_from"], expected["trained_rounds"]) == (0, ROUNDS)
 
@@ -203,14 +203,14 @@ def on_ray() -> Iterator[list[OnRay]]:
 def test_a_driver_on_ray_that_is_interrupted_and_killed(
     consortium: dict[str, Path],
     tmp_path: Path,
-    mlflow_workspace: Path,
+    mlflow_template: Path,
     drivers: Drivers,
     client: Any,
     on_ray: list[OnRay],
 ) -> None:
     sites = {name: consortium[name] for name in ("north", "middle")}
     given = experiment(sites, "local", local_epochs=40)
-    calm, stormy = (prepared(tmp_path / name, mlflow_workspace) for name in ("calm", "stormy"))
+    calm, stormy = (prepared(tmp_path / name, mlflow_template) for name in ("calm", "stormy"))
     expected = drivers(given, calm)
 
     def start() -> OnRay:

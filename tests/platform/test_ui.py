@@ -38,8 +38,8 @@ def test_the_address_is_the_runs_page_not_the_genai_page():
     assert address == "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning"
 
 
-def test_it_opens_on_experiments_not_on_the_sweeps_own_runs(mlflow_workspace, tmp_path):
-    shutil.copy(mlflow_workspace / "mlflow.db", tmp_path / "mlflow.db")
+def test_it_opens_on_experiments_not_on_the_sweeps_own_runs(mlflow_template, tmp_path):
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
     store = run_store(None, tmp_path)
     for name in ("opened", SUMMARIES):
         store.open(name, "run", f"digest-{name}", {}, {}).finish("FINISHED")
@@ -55,6 +55,7 @@ def test_a_workspace_without_database_is_the_users_error(tmp_path):
 def test_a_workspace_without_runs_is_the_users_error(tmp_path):
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         database.execute("CREATE TABLE runs (experiment_id, lifecycle_stage, start_time)")
+        database.execute("CREATE TABLE experiments (experiment_id, name)")
         database.execute("INSERT INTO runs VALUES (1, 'deleted', 5)")
         database.commit()
     with pytest.raises(InputError, match="run an experiment first"):

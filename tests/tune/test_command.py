@@ -218,7 +218,7 @@ def test_show_counts_what_was_trained_and_names_the_best(call, workspace, consor
         board.began(row.trial.digest)
         RunFolder(workspace, row.trial.digest).path.mkdir(parents=True)
         RunFolder(workspace, row.trial.digest).save_result(told)
-        board.finished(row.trial.digest, told)
+        board.finished(row.trial.digest, trained)
     board.began(board.rows[2].trial.digest)
     board.ended(board.rows[2].trial.digest, "FAILED", "out of memory")
 

@@ -53,12 +53,12 @@ def base(consortium: dict[str, Path]) -> dict[str, Any]:
 
 
 def test_sites_on_their_nodes_in_halves_of_their_gpus_and_the_same_bits(
-    nodes: dict[str, str], base: dict[str, Any], tmp_path: Path, mlflow_workspace: Path
+    nodes: dict[str, str], base: dict[str, Any], tmp_path: Path, mlflow_template: Path
 ) -> None:
     spaces = {name: tmp_path / name for name in ("there", "here")}
     for place in spaces.values():
         place.mkdir()
-        shutil.copy(mlflow_workspace / "mlflow.db", place / "mlflow.db")
+        shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
     search = {"operator.acceleration": {"grid": [3, 4]}, "seed": {"grid": [0, 1]}}
     result = sweep(base, search, name="spread", workspace=spaces["there"])
     assert [(row.status, row.error) for row in result.trials] == [("FINISHED", None)] * 4

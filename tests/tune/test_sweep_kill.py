@@ -54,13 +54,13 @@ def under_way(workspace: Path) -> bool:
 
 
 def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
-    consortium: dict[str, Path], tmp_path: Path, mlflow_workspace: Path, monkeypatch: pytest.MonkeyPatch
+    consortium: dict[str, Path], tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     spaces = {name: tmp_path / name for name in ("stormy", "calm")}
     for place in spaces.values():
         place.mkdir()
-        shutil.copy(mlflow_workspace / "mlflow.db", place / "mlflow.db")
+        shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
     given: dict[str, Any] = {
         "name": "storm",
         "experiment": {

@@ -30,10 +30,10 @@ def on_ray() -> Iterator[None]:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, mlflow_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "workspace").mkdir()
-    shutil.copy(mlflow_workspace / "mlflow.db", tmp_path / "workspace" / "mlflow.db")
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "workspace" / "mlflow.db")
     return tmp_path / "workspace"
 
 
@@ -55,7 +55,7 @@ def science(result: SweepResult) -> list[Any]:
 
 
 def test_a_sweep_trains_each_training_once_and_each_trial_is_what_it_is_alone(
-    base: dict[str, Any], workspace: Path, tmp_path: Path, mlflow_workspace: Path, on_ray: None
+    base: dict[str, Any], workspace: Path, tmp_path: Path, mlflow_template: Path, on_ray: None
 ) -> None:
     run({**base, "strategy": {"name": "fedavg"}}, ["operator.acceleration=4"], workspace=workspace, in_process=True)
     search = {
@@ -74,7 +74,7 @@ def test_a_sweep_trains_each_training_once_and_each_trial_is_what_it_is_alone(
 
     alone = tmp_path / "alone"
     alone.mkdir()
-    shutil.copy(mlflow_workspace / "mlflow.db", alone / "mlflow.db")
+    shutil.copy(mlflow_template / "mlflow.db", alone / "mlflow.db")
     for row in result.trials:
         if row.trial.params["operator.acceleration"] == 3:
             expected = run(row.trial.experiment, workspace=alone, in_process=True)

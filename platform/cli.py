@@ -123,6 +123,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         sites=arguments.sites,
         mask=arguments.mask,
         accelerations=arguments.acceleration or (),
+        unseen=arguments.unseen,
+        published=arguments.published or (),
+        fine_tune_epochs=arguments.fine_tune_epochs,
         workspace=arguments.workspace,
     )
     if arguments.json:
@@ -203,6 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
     one.add_argument("--mask", metavar="NAME", help="see fedrecon list masks")
     one.add_argument("--acceleration", nargs="+", type=float, metavar="R")
+    one.add_argument("--unseen", metavar="RULE", help="average, nearest or fine-tune: a new site's private part")
+    one.add_argument("--published", nargs="+", metavar="SITE", help="sites that publish their private part, or all")
+    one.add_argument("--fine-tune-epochs", type=int, metavar="N")
 
     one = _command(
         commands,

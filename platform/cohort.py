@@ -61,6 +61,10 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
                 operator.mask.check(shape)
             except InputError as error:
                 raise InputError(f"site '{name}': {error}") from None
+    if experiment.publish_private != "all":
+        for name in experiment.publish_private:
+            if name not in shards:
+                raise unknown("site in publish_private", name, shards)
     if experiment.trains and experiment.method.moves_data:
         _check_pooling(experiment, shards)
 
@@ -78,9 +82,10 @@ def images(shards: Mapping[str, Shard]) -> Images:
     )
 
 
-def n_slices(shard: Shard, split: str) -> int:
-    """Slices of one split."""
-    return sum(volume.n_slices for volume in shard.split(split))
+def n_slices(shard: Shard, split: str, limit: int | None = None) -> int:
+    """Slices of one split, as many as ``limit`` lets a site take."""
+    total = sum(volume.n_slices for volume in shard.split(split))
+    return total if limit is None else min(total, limit)
 
 
 def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.cohort import check_experiment, images, n_slices, open_sites
-from fedrecon.platform.model import network_choice, network_layout
+from fedrecon.platform.model import check_network, network_choice, network_layout
 from fedrecon.platform.record import Committed
 from fedrecon.platform.results import Result
 from fedrecon.platform.workspace import RunFolder, find_trained, note_trained
@@ -65,6 +65,7 @@ def steps(chosen: Experiment, around: Surroundings) -> Generator[Committed, None
     """
     shards = open_sites(chosen.sites, None if around.crew == "in-process" else around.address)
     check_experiment(chosen, shards)
+    check_network(chosen, shards)
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(around.workspace, chosen.digest(contents))
     with _locked(folder):
@@ -92,7 +93,8 @@ class _Run:
         self.in_process = around.crew == "in-process" or (around.crew == "auto" and _one_device(around.address))
         self.training_digest = experiment.training_digest(contents)
         self.roster = experiment.method.roster(list(shards)) if experiment.trains else {s: (s,) for s in shards}
-        self.n_slices = {m: sum(n_slices(shards[s], "train") for s in held) for m, held in self.roster.items()}
+        limit = experiment.training.max_slices
+        self.n_slices = {m: sum(n_slices(shards[s], "train", limit) for s in held) for m, held in self.roster.items()}
         self.source = self._trained_elsewhere()
 
     def go(self) -> Generator[Committed, None, Result]:

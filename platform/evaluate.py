@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.aggregate import METRICS, site_scores, volume_scores
 from fedrecon.platform.cohort import open_sites
 from fedrecon.platform.trained import GLOBAL, Trained
+from fedrecon.platform.unseen import RULES, Place, Unseen
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.settings import Operator
 
 if TYPE_CHECKING:
     from fedrecon.sites.shard import Shard
+    from fedrecon.sites.site import Site
 
 Row = dict[str, Any]
 
@@ -25,6 +27,9 @@ def evaluate(
     sites: str | Path | Mapping[str, str] | None = None,
     mask: str | None = None,
     accelerations: Sequence[float] = (),
+    unseen: str | None = None,
+    published: Sequence[str] = (),
+    fine_tune_epochs: int | None = None,
     workspace: Path | str | None = None,
 ) -> dict[str, Any]:
     """Scores of a finished run's test subjects under other masks and accelerations, or at other sites.
@@ -34,6 +39,10 @@ def evaluate(
         sites: a folder of shards or {NAME: PATH}; None takes the run's own sites.
         mask: a mask family; None keeps the experiment's.
         accelerations: one evaluation each; none keeps the experiment's.
+        unseen: where a site that did not train gets its private part from, if the method has one: ``average``,
+            ``nearest`` or ``fine-tune`` (see :mod:`fedrecon.platform.unseen`). Named in the row as ``model``.
+        published: sites that agreed to publish their private part, beside those that the experiment names.
+        fine_tune_epochs: of a fine-tune; None takes 5.
 
     Returns:
         ``{"run_id", "digest", "rows": [...]}``; a row has site, mask, acceleration, measured_acceleration, model, psnr,
@@ -41,7 +50,8 @@ def evaluate(
         lies in the run's folder under ``evaluations/``.
 
     Raises:
-        InputError: no such run, a wrong operator, or a test subject that the run trained or validated on.
+        InputError: no such run, a wrong operator, a test subject that the run trained or validated on, or an unseen
+            site without a rule that can be followed.
     """
     trained = Trained.load(Path(workspace) if workspace else default_workspace(), run)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
@@ -55,7 +65,8 @@ def evaluate(
     ]
     for one in operators:
         _check_masks(shards, one)
-    parts = [columns for one in operators for columns in _score(trained, shards, one)]
+    rule = Unseen.of(trained, unseen, published, fine_tune_epochs)
+    parts = [columns for one in operators for columns in _score(trained, shards, one, rule)]
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "digest": trained.folder.digest,
@@ -80,20 +91,28 @@ def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
 
 
 def _score(
-    trained: Trained, shards: Mapping[str, Shard], operators: Mapping[str, Operator]
+    trained: Trained, shards: Mapping[str, Shard], operators: Mapping[str, Operator], unseen: Unseen
 ) -> Iterator[Mapping[str, Any]]:
     from fedrecon.sites.training import threads
 
-    order = trained.experiment.method.order(trained.state)
     with threads(trained.experiment.resources.threads):
         for name, shard in shards.items():
-            for model in trained.models(name):
-                site = trained.site(model, {name: str(shard.path.resolve())}, {name: operators[name]})
+            for site, model in _sites(trained, name, shard, operators[name], unseen):
                 if trained.experiment.classical is not None and shard.split("validation"):
                     site.tune()
-                columns = dict(site.evaluate(order, "test").columns)
+                columns = dict(site.evaluate(trained.order, "test").columns)
                 columns["model"] = tuple(model for _ in columns["model"])
                 yield columns
+
+
+def _sites(trained: Trained, name: str, shard: Shard, operator: Operator, unseen: Unseen) -> Iterator[tuple[Site, str]]:
+    """The site with each network that reconstructs there, and that network's name."""
+    if unseen.rule is not None and name not in trained.members:
+        site = RULES[unseen.rule](Place(trained, name, shard, operator, unseen))
+        yield site, site.name
+        return
+    for model in trained.models(name):
+        yield trained.site(model, {name: str(shard.path.resolve())}, {name: operator}), model
 
 
 def _operator(trained: Trained, site: str, mask: str | None, acceleration: float | None) -> Operator:

@@ -72,6 +72,8 @@ class Experiment(Settings):
         network: a name of the registry and its own parameters.
         reconstructor: network, or a classical method of the registry (a name, or a name with parameters).
         allow_pooling: says that the data may be moved to one place (for ``pooled``).
+        publish_private: sites that agreed that their private part of the network may leave them (``all``, or names),
+            for ``evaluate`` at a site that did not train; no part of the digest.
         seed: of everything random but the evaluation masks.
     """
 
@@ -89,6 +91,7 @@ class Experiment(Settings):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     allow_pooling: bool = False
+    publish_private: Literal["all"] | tuple[str, ...] = ()
     seed: int = 0
 
     @field_validator("operator")
@@ -161,7 +164,7 @@ class Experiment(Settings):
 
     def shown(self) -> dict[str, Any]:
         """:meth:`as_dict` without what does not act: a classical reconstructor trains nothing."""
-        idle = () if self.trains else ("strategy", "network", "training", "allow_pooling")
+        idle = () if self.trains else ("strategy", "network", "training", "allow_pooling", "publish_private")
         return {key: value for key, value in self.as_dict().items() if key not in idle}
 
     def flat(self) -> dict[str, str]:
@@ -231,7 +234,7 @@ class Experiment(Settings):
             },
             "strategy": strategy,
             "network": self.network,
-            "training": self.training.model_dump(),
+            "training": self.training.science(),
             "seed": self.seed,
         }
 

@@ -28,7 +28,9 @@ class Round:
         number: 1, 2, ...
         replied: members whose reply was merged, in the order of folding.
         restarts: site processes that died and came back in this round.
-        seconds: wall time, scoring not counted. bytes_up, bytes_down: parameters, all members together.
+        seconds: wall time, scoring not counted. bytes_up, bytes_down: all vectors, all members together.
+        extra_up, extra_down: the bytes of these that are not the shared parameters, but what the method sends beside
+            them.
         losses: by member and name.
     """
 
@@ -39,6 +41,8 @@ class Round:
     bytes_up: int
     bytes_down: int
     losses: Mapping[str, Mapping[str, float]]
+    extra_up: int = 0
+    extra_down: int = 0
 
     def row(self) -> dict[str, Any]:
         """The round as a row of ``rounds.parquet``."""
@@ -59,6 +63,7 @@ class _Fold:
 
     sound: list[str] = field(default_factory=list)
     bytes_up: int = 0
+    extra_up: int = 0
     losses: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
     def watch(self, replies: Iterable[Reply]) -> Iterator[Reply]:
@@ -66,6 +71,7 @@ class _Fold:
             refuse_unsound(reply)
             self.sound.append(reply.site)
             self.bytes_up += reply.nbytes
+            self.extra_up += reply.nbytes - reply.shared.nbytes
             self.losses[reply.site] = reply.losses
             yield reply
 
@@ -110,6 +116,8 @@ def rounds(
             bytes_up=fold.bytes_up,
             bytes_down=order.nbytes * len(fold.sound),
             losses=fold.losses,
+            extra_up=fold.extra_up,
+            extra_down=(order.nbytes - order.shared.nbytes) * len(fold.sound),
         )
         due = experiment.scores_due(state.round)
         yield record.commit(finished, state, *(score_validation(crew, strategy, state, panels) if due else ({}, {})))

@@ -19,6 +19,23 @@ def network_choice(experiment: Experiment) -> Any:
     return NetworkChoice.parse(experiment.network) if experiment.trains else None
 
 
+def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
+    """Asks the strategy which parameters it shares, of a network that holds no values.
+
+    Raises:
+        InputError: it names a part that this network does not have.
+    """
+    if not experiment.trains:
+        return
+    import torch
+
+    method = experiment.method
+    with torch.device("meta"):
+        model = method.build(network_choice(experiment), images(shards))
+    for name, _ in model.named_parameters():
+        method.shares(name, model)
+
+
 def network_layout(experiment: Experiment, shards: Mapping[str, Shard]) -> Any:
     """:class:`Parameters` of a new network for these sites, or None where nothing is trained."""
     if not experiment.trains:

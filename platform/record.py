@@ -86,6 +86,8 @@ class Record:
             "seconds": finished.seconds,
             "traffic/bytes_up": finished.bytes_up,
             "traffic/bytes_down": finished.bytes_down,
+            "traffic/extra_bytes_up": finished.extra_up,
+            "traffic/extra_bytes_down": finished.extra_down,
             "restarts": finished.restarts,
         }
         committed = self._note(finished.number, values, pictures)

@@ -14,7 +14,7 @@ from fedrecon.sites.errors import InputError, RunError, unknown
 if TYPE_CHECKING:
     from fedrecon.sites.settings import Operator
     from fedrecon.sites.site import Site
-    from fedrecon.sites.wire import State
+    from fedrecon.sites.wire import Order, State
 
 GLOBAL = "global"
 """The model of a method that shares all parameters."""
@@ -70,6 +70,11 @@ class Trained:
                 members = tuple(method.roster(list(images.sites)))
         return cls(folder, experiment, found[0], noted["subjects"], images, members, bool(members) and n_shared == 0)
 
+    @property
+    def order(self) -> Order:
+        """What the sites score under: the last round's state."""
+        return self.experiment.method.order(self.state)
+
     def models(self, site: str) -> tuple[str, ...]:
         """Whose networks reconstruct at ``site``: the shared one, the site's own, or at an unseen site each member's.
 
@@ -84,7 +89,7 @@ class Trained:
             return self.members
         raise InputError(
             f"site '{site}' did not train, so it has no private part of the network; trained sites: "
-            f"{', '.join(self.members)}."
+            f"{', '.join(self.members)}. Say with --unseen where it shall come from: average, nearest or fine-tune."
         )
 
     def one_model(self, site: str | None) -> str:
@@ -103,8 +108,18 @@ class Trained:
             raise unknown("site", site, self.members)
         return site
 
-    def site(self, model: str, shards: Mapping[str, str], operators: Mapping[str, Operator]) -> Site:
-        """A site that holds these shards and reconstructs with this model."""
+    def site(
+        self,
+        model: str,
+        shards: Mapping[str, str],
+        operators: Mapping[str, Operator],
+        private: Mapping[str, Any] | None = None,
+    ) -> Site:
+        """A site that holds these shards and reconstructs with this model.
+
+        Args:
+            private: private parameters by name instead of the member's own; empty takes the network's first values.
+        """
         from fedrecon.platform.model import network_choice
         from fedrecon.sites.settings import Plan
         from fedrecon.sites.site import Site
@@ -121,7 +136,10 @@ class Trained:
             evaluation=experiment.evaluation,
             seed=experiment.seed,
             reconstructor=experiment.classical,
-            memory=str(self.folder.memory(model)) if model != GLOBAL else None,
+            memory=str(self.folder.memory(model)) if model != GLOBAL and private is None else None,
             threads=experiment.resources.threads,
         )
-        return Site(plan)
+        site = Site(plan)
+        if private is not None:
+            site.adopt(private)
+        return site

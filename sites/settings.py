@@ -75,6 +75,9 @@ class Training(Settings):
     Attributes:
         rounds: communication rounds.
         local_epochs: passes over a site's training slices per round.
+        local_steps: optimiser steps per round instead, the same at every site, whatever it holds; a pass that a round
+            leaves unfinished goes on in the next.
+        max_slices: at most so many evenly spaced training slices of each site; None takes all.
         batch_size: slices per optimiser step.
         optimizer: one of adam, adamw, sgd, rmsprop (torch's, with its defaults).
         learning_rate: at the start; ``schedule`` says how it goes on.
@@ -88,6 +91,8 @@ class Training(Settings):
 
     rounds: int = Field(10, ge=0)
     local_epochs: int = Field(1, ge=1)
+    local_steps: int | None = Field(None, ge=1)
+    max_slices: int | None = Field(None, ge=1)
     batch_size: int = Field(4, ge=1)
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     learning_rate: float = Field(0.001, gt=0, allow_inf_nan=False)
@@ -102,6 +107,11 @@ class Training(Settings):
         if self.loss not in LOSSES:
             raise ValueError(str(unknown("loss", self.loss, LOSSES)))
         return self
+
+    def science(self) -> dict[str, Any]:
+        """What a digest holds: keys that came later only where they are set, so that older runs keep theirs."""
+        later = ("local_steps", "max_slices")
+        return {key: value for key, value in self.model_dump().items() if key not in later or value is not None}
 
     def rate(self, round_number: int) -> float:
         """The learning rate of a round (1 .. rounds)."""
@@ -145,7 +155,7 @@ class Plan:
         memory: folder for the private memory, on the member's own node; None keeps nothing.
         memory_source: where another run of the same training keeps it; for a run that takes over that training.
         threads: torch threads.
-        sample: training slices to take, for a measurement of the time; None takes all.
+        sample: training slices to take instead of ``training.max_slices``, for a measurement of the time.
     """
 
     member: str

@@ -139,6 +139,21 @@ class Site:
         self._load(order)
         return self.parameters.named(self._private(), shared=False)
 
+    def adopt(self, private: Mapping[str, Any]) -> None:
+        """Begins with these private parameters, by name, instead of the network's first values; empty keeps those."""
+        parameters = self.parameters
+        if private:
+            self._first_private = parameters.joined(private, shared=False)
+
+    def fine_tune(self, order: Order, epochs: int) -> None:
+        """Trains the private part alone on this site's training subjects, and adopts it."""
+        from fedrecon.sites.fine_tuning import fine_tune
+
+        plan = self.plan
+        self._load(order)
+        fine_tune(self.model, self.parameters, self.slices("train"), plan.training, plan.seed, self.name, epochs)
+        self._first_private = to_vector(self.parameters.private)
+
     def reconstruct(self, order: Order, batch: Measurement, subject: Subject) -> Tensor:
         """(b, y, x) complex64: one measured batch under the order's state and this site's private part."""
         self._load(order)
@@ -149,7 +164,8 @@ class Site:
         plan = self.plan
         key = (split,)
         if key not in self._slices:
-            limit = plan.sample if split == "train" else plan.evaluation.max_slices
+            trained = plan.sample or plan.training.max_slices
+            limit = trained if split == "train" else plan.evaluation.max_slices
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limit, phase)
         return self._slices[key]

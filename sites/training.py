@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedrecon.sites.method import Fit, Method
-    from fedrecon.sites.slices import Slices
+    from fedrecon.sites.slices import Slice, Slices
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -41,17 +41,33 @@ def train(method: Method, fit: Fit, slices: Slices, seed: int) -> tuple[int, dic
     training = fit.training
     fit.model.train()
     steps, sums = 0, {}  # type: int, dict[str, Tensor]
-    for fit.epoch in range(training.local_epochs):
-        epoch = (fit.round - 1) * training.local_epochs + fit.epoch
-        order = generator(seed, "order", fit.site, epoch)
-        for fit.batch, items in enumerate(slices.batches(training.batch_size, order)):
-            batch = slices.training(items, seed, epoch, training.augment)
-            with autocast(training.precision, slices.device):
-                losses = method.step(fit, batch)
-            for name, value in losses.items():
-                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
-            steps += 1
+    for epoch, items in _steps(fit, slices, seed):
+        batch = slices.training(items, seed, epoch, training.augment)
+        with autocast(training.precision, slices.device):
+            losses = method.step(fit, batch)
+        for name, value in losses.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        steps += 1
     return steps, {name: float(value) / max(steps, 1) for name, value in sums.items()}
+
+
+def _steps(fit: Fit, slices: Slices, seed: int) -> Iterator[tuple[int, list[Slice]]]:
+    """Batches of this round with the pass over the data that each belongs to, counted from the first round on.
+
+    Rounds follow each other without a gap: where ``local_steps`` ends one amid a pass, the next goes on there.
+    """
+    training = fit.training
+    per_epoch = max(len(slices.batches(training.batch_size, generator(seed, "order", fit.site, 0))), 1)
+    count = training.local_steps or training.local_epochs * per_epoch
+    position, end = (fit.round - 1) * count, fit.round * count
+    first = position // per_epoch
+    while position < end:
+        epoch, begin = divmod(position, per_epoch)
+        batches = slices.batches(training.batch_size, generator(seed, "order", fit.site, epoch))
+        fit.epoch = epoch - first
+        for fit.batch, items in list(enumerate(batches))[begin : begin + end - position]:
+            yield epoch, items
+            position += 1
 
 
 def autocast(precision: str, device: torch.device) -> Any:

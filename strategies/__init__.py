@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrecon.sites.plugin import choose
+from fedrecon.strategies.ditto import Ditto
+from fedrecon.strategies.fedadam import FedAdam
 from fedrecon.strategies.fedavg import FedAvg
+from fedrecon.strategies.fedbn import FedBN
+from fedrecon.strategies.fedmri import FedMRI
+from fedrecon.strategies.fedper import FedPer
 from fedrecon.strategies.fedprox import FedProx
+from fedrecon.strategies.fedyogi import FedYogi
+from fedrecon.strategies.lg_fedavg import LGFedAvg
 from fedrecon.strategies.local import Local
 from fedrecon.strategies.pooled import Pooled
+from fedrecon.strategies.scaffold import Scaffold
 from fedrecon.strategies.strategy import Strategy
 
 __all__ = ["STRATEGIES", "Strategy", "make_strategy", "strategy_name"]
@@ -17,6 +25,14 @@ __all__ = ["STRATEGIES", "Strategy", "make_strategy", "strategy_name"]
 STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "scaffold": Scaffold,
+    "fedper": FedPer,
+    "lg_fedavg": LGFedAvg,
+    "fedbn": FedBN,
+    "fedmri": FedMRI,
+    "ditto": Ditto,
     "local": Local,
     "pooled": Pooled,
 }

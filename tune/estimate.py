@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable
 
+from fedrecon.platform.cohort import n_slices
 from fedrecon.tune.plan import Planner, Trial
 
 KINDS = 6
@@ -35,13 +36,21 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
         if kind not in paces:
             known = list(paces.values())
             paces[kind] = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
-        slices = planner.slices(trial, "train") * experiment.training.local_epochs
+        slices = _per_round(planner, trial)
         scored = planner.slices(trial, "validation") * (experiment.rounds // experiment.evaluation.every)
         scored += planner.slices(trial, "test")
         work = EVALUATION * scored + (0 if trial.training in trained else slices * experiment.rounds)
         trained.add(trial.training)
         total += paces[kind] * work
     return total / max(at_once, 1)
+
+
+def _per_round(planner: Planner, trial: Trial) -> int:
+    """Slices that all members together train on in a round."""
+    training, shards = trial.experiment.training, planner.shards(trial.experiment)
+    if training.local_steps is not None:
+        return len(trial.experiment.method.roster(list(shards))) * training.local_steps * training.batch_size
+    return sum(n_slices(shard, "train", training.max_slices) for shard in shards.values()) * training.local_epochs
 
 
 def _pace(planner: Planner, trial: Trial) -> float:

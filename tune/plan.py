@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrecon.platform.cohort import check_experiment, n_slices, open_sites
 from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.model import check_network
 from fedrecon.platform.overrides import apply_values
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.shard import Shard
@@ -110,9 +111,10 @@ class Planner:
             experiment = Experiment.read(apply_values(self.base, params))
             shards = self.shards(experiment)
             parts = [experiment.operator, experiment.sites, experiment.strategy, experiment.allow_pooling]
-            problem = json.dumps([*parts, experiment.trains], sort_keys=True)
+            problem = json.dumps([*parts, experiment.network, experiment.trains], sort_keys=True)
             if problem not in self._checked:
                 check_experiment(experiment, shards)
+                check_network(experiment, shards)
                 self._checked.add(problem)
         except InputError as error:
             hint = _hint(str(error), params)

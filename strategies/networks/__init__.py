@@ -21,6 +21,14 @@ NETWORKS: dict[str, NetworkEntry] = {
         residual=Field(True),
         norm=NORM,
     ),
+    "dual_domain": entry(
+        "dual_domain",
+        channels=Field(32, ge=1),
+        pools=Field(4, ge=1, le=8),
+        dropout=DROPOUT,
+        residual=Field(True),
+        norm=NORM,
+    ),
     "unrolled": entry(
         "unrolled",
         cascades=Field(5, ge=1),

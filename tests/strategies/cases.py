@@ -11,8 +11,13 @@ from toys import TOYS, Toy
 
 from fedrecon.strategies import STRATEGIES
 
+NETWORKS: dict[str, Mapping[str, Any]] = {"fedbn": {"norm": "batch"}}
+"""What a strategy needs of the network."""
+
 CASES: dict[str, Toy] = {
-    **{name: Toy(kind) for name, kind in STRATEGIES.items()},
+    **{name: Toy(kind, network=NETWORKS.get(name, {})) for name, kind in STRATEGIES.items()},
+    "scaffold_sgd": Toy(STRATEGIES["scaffold"], training={"optimizer": "sgd"}),
+    "fedmri_dual": Toy(STRATEGIES["fedmri"], network={"name": "dual_domain"}),
     "fedavg_keep": Toy(STRATEGIES["fedavg"], training={"optimizer_state": "keep", "schedule": "cosine"}),
     **TOYS,
 }

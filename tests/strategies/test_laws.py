@@ -258,7 +258,7 @@ def test_moments_that_are_kept_make_a_difference(keep, reset, consortium, traine
     assert bits(trained(keep)[3]) != bits(other)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedavg_keep", "scaffold", "previous_encoders", "generative_prior"])
+@pytest.mark.parametrize("name", ["fedavg", "fedavg_keep", "scaffold", "fedmri", "generative_prior"])
 def test_members_that_miss_rounds_go_on_from_their_own_memory(name, consortium, tmp_path):
     """South is away in round 2: in round 3 it takes its memory of round 1, before and after a restart."""
     one = federation(name, consortium, tmp_path / "memory")
@@ -317,10 +317,10 @@ def test_the_order_of_replies_changes_no_more_than_rounding_and_weights_go_by_na
 
 def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consortium, tmp_path, trained):
     """A site alone in its process replies the same bits as among others in one."""
-    one = trained("shared_encoder")[0]
+    one = trained("fedmri")[0]
     order = one.method.order(one.begin())
-    together = {reply.site: reply for reply in federation("shared_encoder", consortium, tmp_path).crew().fit(order)}
-    for plan in federation("shared_encoder", consortium, tmp_path / "alone").plans()[::-1]:
+    together = {reply.site: reply for reply in federation("fedmri", consortium, tmp_path).crew().fit(order)}
+    for plan in federation("fedmri", consortium, tmp_path / "alone").plans()[::-1]:
         assert Site(plan).fit(order).shared.tobytes() == together[plan.member].shared.tobytes()
 
 

@@ -1,0 +1,79 @@
+"""Ditto: FedAvg, and beside it a personal network at every site that is held near it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from fedrecon.strategies.fedavg import FedAvg
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from fedrecon.sites.imaging.measurement import Images, Measurement
+    from fedrecon.sites.method import Fit
+
+
+class Ditto(FedAvg):
+    """The personal network v minimises L(v) + (lam / 2) ||v - w_t||^2 (Li et al., ICML 2021, eq. 2 and algorithm 1).
+
+    w_t is the shared network as it came down; it is trained as in FedAvg, on the same batches, and never sees v. The
+    personal networks stay at the sites and reconstruct there. Large ``lam`` holds them at FedAvg, 0 is ``local``, so it
+    goes from one to the other: the question whether federation pays. Each round costs twice FedAvg's training.
+
+    Attributes:
+        lam: lambda of the paper.
+    """
+
+    paper: ClassVar[str] = (
+        "@inproceedings{li2021ditto, title={Ditto: Fair and Robust Federated Learning Through Personalization}, "
+        "author={Li, Tian and Hu, Shengyuan and Beirami, Ahmad and Smith, Virginia}, booktitle={ICML}, year={2021}}"
+    )
+    neutral: ClassVar[None] = None
+    not_neutral: ClassVar[str] = (
+        "its shared network is FedAvg's whatever lam; the personal one has no counterpart there"
+    )
+
+    lam: float = Field(0.1, ge=0, allow_inf_nan=False)
+
+    def build(self, network: Any, images: Images) -> nn.Module:
+        """The shared network and a copy of it."""
+        from fedrecon.strategies.networks.pair import Pair
+
+        return Pair(network.build(images))
+
+    def shares(self, name: str, network: nn.Module) -> bool:
+        """The shared network."""
+        return name.startswith("shared.")
+
+    def receive(self, fit: Fit) -> None:
+        """Keeps w_t for each parameter of the personal network."""
+        model: Any = fit.model
+        pairs = zip(model.personal.parameters(), model.shared.parameters(), strict=True)
+        fit.scratch["w_t"] = [(v, w.detach().clone()) for v, w in pairs]
+
+    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]:
+        """One for each network."""
+        from fedrecon.sites.training import optimizer
+
+        model: Any = fit.model
+        parts = (model.shared, model.personal)
+        return [optimizer(fit.training.optimizer, part.parameters(), fit.rate) for part in parts]
+
+    def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
+        """One step of the shared network, then one of the personal network on the same batch."""
+        from fedrecon.sites.losses import LOSSES
+
+        model: Any = fit.model
+        of_data = LOSSES[fit.training.loss]
+        shared = of_data(model.shared(batch), batch)
+        personal = of_data(model.personal(batch), batch)
+        near: Any = sum((v - w).square().sum() for v, w in fit.scratch["w_t"]) if self.lam else 0
+        for optimizer, loss in zip(fit.optimizers, (shared, personal + 0.5 * self.lam * near), strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return {"loss": personal.detach(), "shared_loss": shared.detach()}

@@ -1,0 +1,21 @@
+"""FedAdam: Adam on the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedrecon.strategies.fedopt import FedOpt
+
+if TYPE_CHECKING:
+    from fedrecon.sites.wire import Vector
+
+
+class FedAdam(FedOpt):
+    """v_t = beta2 v_{t-1} + (1 - beta2) D_t^2; see :class:`FedOpt`."""
+
+    def second(self, v: Vector, squared: Vector) -> Vector:
+        """An exponential mean."""
+        beta2 = np.float32(self.beta2)
+        return beta2 * v + (np.float32(1) - beta2) * squared

@@ -1,0 +1,160 @@
+"""FedMRI: a shared encoder, a private decoder, and a contrastive term that steers each site's encoder.
+
+Feng et al., IEEE TMI 2023 (42(7):2010-2021, doi 10.1109/TMI.2022.3202106). One round z, at site s of S:
+
+1. The server averages the encoders of the round before, theta_e^z = (1/S) sum_s theta_e^{s,z-1}, every site alike, and
+   sends the mean down. Only the encoder travels (bottleneck included); the decoder, which its skip connections feed, is
+   the site's own: :class:`Partial` with ``private: [decoder, head]``.
+2. The site trains encoder and decoder together on
+
+       L = reconstruction_weight * L_rec  +  contrastive_weight * L_con
+
+                         || theta_e^s - theta_e^z ||_1
+       L_con = -------------------------------------------------
+                sum_{j=1..S} || theta_e^s - theta_e^{j,z-1} ||_1
+
+   L_con looks at the encoder's WEIGHTS. Pulling: the numerator falls as the site's encoder comes nearer to the
+   server's. Pushing: the denominator grows as it leaves behind what EVERY site, itself included, had trained the round
+   before. Both are differentiated. || . ||_1 sums the absolute values over all parameters of the encoder.
+3. The site sends its encoder up.
+
+L_con is left out in the first round, when there is no encoder of a round before, and on the first batch of every local
+epoch, as the authors' code does.
+
+Read in the authors' code, with the weights 1 and 100: the uniform average, both exceptions, the constant 1e-14 in the
+denominator, MSE as L_rec, RMSprop at 1e-4. Here L_rec and the optimiser are the experiment's (``training.loss: mse``,
+``training.optimizer: rmsprop`` for theirs), so that methods are compared under equal training. The network is
+``network.name: unet``, or ``dual_domain``, whose two encoders are both shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedrecon.strategies.partial import Partial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.method import Fit
+    from fedrecon.sites.wire import Reply, State, Vector
+
+PUBLISHED_SIZE = 4_709_664
+"""Parameters of the published image encoder: one channel in, 32 to 512 features."""
+
+TINY = 1e-14
+"""Added to the denominator of L_con, as in the authors' code."""
+
+PREVIOUS = "previous/"
+"""Before a site's name: its encoder as it was trained in the round before."""
+
+
+class FedMRI(Partial):
+    """FedMRI; see the module for the method.
+
+    What the negatives cost: the S encoders of the round before go down to every site beside the server's, (1 + S)
+    vectors instead of one (MLflow: ``traffic/extra_bytes_down``). What they reveal: every site sees each OTHER site's
+    update under its name, where FedAvg shows it only the mean. An update can betray training data (gradient inversion),
+    so the sites must trust each other, and not the server alone. ``contrastive_weight: 0`` sends none of it.
+
+    Attributes:
+        private: the decoder and the last convolution.
+        weighting: ``uniform``, 1 / S, as published.
+        reconstruction_weight: lambda of the paper.
+        contrastive_weight: beta of the paper.
+        per_parameter: ours, off by default. The gradient of L_con on one weight is about 1 / (the encoder's size), so
+            the published 100 means another force in another network. True multiplies L_con by size / 4,709,664: one
+            weight then feels what it would in the published encoder.
+    """
+
+    paper: ClassVar[str] = (
+        "@article{feng2023fedmri, title={Specificity-Preserving Federated Learning for {MR} Image Reconstruction}, "
+        "author={Feng, Chun-Mei and Yan, Yunlu and Wang, Shanshan and Xu, Yong and Shao, Ling and Fu, Huazhu}, "
+        "journal={IEEE Transactions on Medical Imaging}, volume={42}, number={7}, pages={2010--2021}, year={2023}, "
+        "doi={10.1109/TMI.2022.3202106}}"
+    )
+    neutral: ClassVar[Mapping[str, Any] | None] = {"private": (), "weighting": "slices", "contrastive_weight": 0.0}
+
+    private: tuple[str, ...] = ("decoder", "head")
+    weighting: Literal["slices", "uniform"] = "uniform"
+    reconstruction_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    contrastive_weight: float = Field(100.0, ge=0, allow_inf_nan=False)
+    per_parameter: bool = False
+
+    # On the server
+
+    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+        """The mean encoder, and beside it every site's own, which the next round contrasts with."""
+        if self.contrastive_weight == 0:
+            return super().merge(state, replies, n_slices)
+        previous: dict[str, Vector] = {}
+
+        def kept() -> Iterator[Reply]:
+            for reply in replies:
+                previous[f"{PREVIOUS}{reply.site}"] = reply.shared.copy()
+                yield reply
+
+        merged = super().merge(state, kept(), n_slices)
+        return replace(merged, extra=previous)
+
+    # At the site
+
+    def receive(self, fit: Fit) -> None:
+        """Keeps the server's encoder (the positive) and every site's of the round before (the negatives)."""
+        if not any(name.startswith(PREVIOUS) for name in fit.order.extra):
+            return
+        fit.scratch["server"] = _cut(fit, fit.order.shared)
+        fit.scratch["previous"] = [_cut(fit, one) for _, one in sorted(fit.order.extra.items())]
+
+    def loss(self, fit: Fit, batch: Measurement) -> Tensor:
+        """L_rec, and L_con where the paper has it."""
+        loss = super().loss(fit, batch)
+        if self.reconstruction_weight != 1:
+            loss = self.reconstruction_weight * loss
+        if self.contrastive_weight == 0 or "server" not in fit.scratch or fit.batch == 0:
+            return loss
+        encoder = _encoder(fit)
+        weight = self.contrastive_weight
+        if self.per_parameter:
+            weight *= sum(one.numel() for one in encoder) / PUBLISHED_SIZE
+        return loss + weight * contrastive(encoder, fit.scratch["server"], fit.scratch["previous"])
+
+
+def contrastive(encoder: list[Tensor], server: list[Tensor], previous: list[list[Tensor]]) -> Tensor:
+    """L_con of one encoder, as a scalar that is differentiable in ``encoder``.
+
+    Args:
+        encoder: the site's parameters, tensor by tensor. server: the mean that came down, alike.
+        previous: one list for each of the S sites.
+    """
+    pull = _distance(encoder, server)
+    push = sum(_distance(encoder, one) for one in previous)
+    return pull / (push + TINY)
+
+
+def _distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """|| a - b ||_1 over all parameters."""
+    distance: Any = sum((one - other).abs().sum() for one, other in zip(a, b, strict=True))
+    return distance  # type: ignore[no-any-return]
+
+
+def _encoder(fit: Fit) -> list[Tensor]:
+    """The shared parameters of the network; the statistics of a normalisation are none."""
+    named = dict(fit.model.named_parameters())
+    return [named[slot.name] for slot in fit.parameters.slots if slot.shared and slot.name in named]
+
+
+def _cut(fit: Fit, values: Vector) -> list[Tensor]:
+    """A shared vector as one tensor for each of :func:`_encoder`."""
+    import torch
+
+    named = dict(fit.model.named_parameters())
+    flat = torch.from_numpy(np.array(values)).to(fit.parameters.flat.device)
+    slots = [slot for slot in fit.parameters.slots if slot.shared and slot.name in named]
+    return [flat[slot.start : slot.stop].view(slot.shape) for slot in slots]

@@ -1,0 +1,67 @@
+"""Server optimisers: the mean change of a round is a pseudo-gradient, and the server steps adaptively along it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedrecon.sites.wire import Order, State
+from fedrecon.strategies.fedavg import FedAvg
+
+if TYPE_CHECKING:
+    from fedrecon.sites.wire import Reply, Vector
+
+
+class FedOpt(FedAvg):
+    """Algorithm 2 of Reddi et al. (ICLR 2021); FedAdam and FedYogi differ in the second moment alone.
+
+        m_t = beta1 m_{t-1} + (1 - beta1) D_t,        D_t the weighted mean of the sites' changes in round t
+        x_t = x_{t-1} + server_rate m_t / (sqrt(v_t) + tau)
+
+    with m_0 = 0, v_0 = tau^2 and no bias correction, as there. The moments stay on the server: nothing more is sent.
+
+    Attributes:
+        server_rate: eta. beta1, beta2: decay of the moments. tau: adaptivity; the paper's default is 1e-3.
+    """
+
+    paper: ClassVar[str] = (
+        "@inproceedings{reddi2021fedopt, title={Adaptive Federated Optimization}, author={Reddi, Sashank J. and "
+        "Charles, Zachary and Zaheer, Manzil and Garrett, Zachary and Rush, Keith and Kone{\\v{c}}n{\\'y}, Jakub and "
+        "Kumar, Sanjiv and McMahan, H. Brendan}, booktitle={ICLR}, year={2021}}"
+    )
+    neutral: ClassVar[None] = None
+    not_neutral: ClassVar[str] = "the step is divided by the root of a second moment, so none is the mean itself"
+
+    server_rate: float = Field(0.01, gt=0, allow_inf_nan=False)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0, allow_inf_nan=False)
+
+    @abstractmethod
+    def second(self, v: Vector, squared: Vector) -> Vector:
+        """v_t from v_{t-1} and D_t^2."""
+
+    def begin(self, weights: Vector) -> State:
+        """m = 0, v = tau^2."""
+        moments = {"m": np.zeros_like(weights), "v": np.full_like(weights, self.tau**2)}
+        return replace(super().begin(weights), extra=moments)
+
+    def order(self, state: State) -> Order:
+        """The parameters alone."""
+        return replace(super().order(state), extra={})
+
+    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+        """One server step along the mean change."""
+        mean = super().merge(state, replies, n_slices)
+        change = mean.shared - state.shared
+        beta1 = np.float32(self.beta1)
+        m = beta1 * state.extra["m"] + (np.float32(1) - beta1) * change
+        v = self.second(state.extra["v"], change * change)
+        step = np.float32(self.server_rate) * m / (np.sqrt(v) + np.float32(self.tau))
+        shared = (state.shared + step).astype(np.float32, copy=False)
+        return replace(mean, shared=shared, extra={"m": m, "v": v})

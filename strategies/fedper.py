@@ -1,0 +1,24 @@
+"""FedPer: a shared base and a personal head."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fedrecon.strategies.partial import Partial
+
+
+class FedPer(Partial):
+    """The last layers stay at the site (Arivazhagan et al., arXiv 1912.00818, section 3).
+
+    Attributes:
+        private: by default the network's ``head``: in a U-Net its last 1x1 convolution, the sharing that FedMRI's code
+            calls 'except_last'.
+    """
+
+    paper: ClassVar[str] = (
+        "@article{arivazhagan2019fedper, title={Federated Learning with Personalization Layers}, author={Arivazhagan, "
+        "Manoj Ghuhan and Aggarwal, Vinay and Singh, Aaditya Kumar and Choudhary, Sunav}, journal={arXiv:1912.00818}, "
+        "year={2019}}"
+    )
+
+    private: tuple[str, ...] = ("head",)

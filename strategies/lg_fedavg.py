@@ -1,0 +1,26 @@
+"""LG-FedAvg: personal early layers, and shared late ones."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fedrecon.strategies.partial import Partial
+
+
+class LGFedAvg(Partial):
+    """Each site learns its own representation; what works on it is averaged (Liang et al., arXiv 2001.01523, alg. 1).
+
+    FedMRI the other way round: there the encoder is shared and the decoder private.
+
+    Attributes:
+        private: by default the network's ``encoder``.
+    """
+
+    paper: ClassVar[str] = (
+        "@article{liang2020lgfedavg, title={Think Locally, Act Globally: Federated Learning with Local and Global "
+        "Representations}, author={Liang, Paul Pu and Liu, Terrance and Ziyin, Liu and Allen, Nicholas B. and "
+        "Auerbach, Randy P. and Brent, David and Salakhutdinov, Ruslan and Morency, Louis-Philippe}, "
+        "journal={arXiv:2001.01523}, year={2020}}"
+    )
+
+    private: tuple[str, ...] = ("encoder",)

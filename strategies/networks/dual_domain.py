@@ -1,0 +1,64 @@
+"""A network in two domains: a U-Net fills in k-space, the measured samples are put back, a U-Net mends the image.
+
+The frequency and the image space of FedMRI (Feng et al., IEEE TMI 2023). Its code names a network of two U-Nets, one of
+two channels on k-space and one of one channel on the image, but the file that joins them was never published. READ:
+the two U-Nets, their channels and that the encoders of both are shared. OURS: what lies between them, hard data
+consistency and the inverse Fourier transform; k-space as the transform of the coil-combined zero-filled image, so that
+any number of coils fits; the residual connections (``residual=False`` takes both away).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from fedrecon.sites.imaging.fourier import fft2c, ifft2c
+from fedrecon.strategies.networks.unet import UNet, as_channels, as_image, correction, damp, unet_parts
+
+if TYPE_CHECKING:
+    from fedrecon.sites.imaging.measurement import Images, Measurement
+
+
+class Network(nn.Module):
+    """k-space U-Net, hard data consistency, inverse FFT, image U-Net.
+
+    Magnitude data enters the second U-Net as the magnitude of what the first one made, one channel as published;
+    complex data as two channels.
+    """
+
+    paper: ClassVar[str] = (
+        "Feng C-M et al. Specificity-preserving federated learning for MR image reconstruction. "
+        "IEEE Trans. Med. Imaging 42(7):2010-2021, 2023."
+    )
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        channels: int = 32,
+        pools: int = 4,
+        dropout: float = 0.0,
+        residual: bool = True,
+        norm: str = "instance",
+    ) -> None:
+        super().__init__()
+        self.complex_valued, self.residual = images.complex_valued, residual
+        n = 2 if images.complex_valued else 1
+        self.kspace = UNet(2, 2, channels, pools, dropout, norm)
+        self.image = UNet(n, n, channels, pools, dropout, norm)
+        if residual:
+            damp(self.kspace)
+            damp(self.image)
+        self.parts = unet_parts(self, ("kspace.", "image."))
+
+    def forward(self, measurement: Measurement) -> Tensor:
+        """The reconstruction, (b, y, x) complex64, at the scale of the data."""
+        scale = measurement.scale[:, None, None]
+        samples = as_channels(fft2c(measurement.zero_filled / scale))
+        filled = correction(self.kspace, samples)
+        image = ifft2c(as_image(samples + filled if self.residual else filled))
+        image = measurement.operator.project(image, measurement.kspace / scale[:, None])
+        channels = as_channels(image if self.complex_valued else image.abs())
+        start = channels if self.residual else channels.mean(dim=(-2, -1), keepdim=True)
+        return as_image(start + correction(self.image, channels)) * scale

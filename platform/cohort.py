@@ -61,10 +61,15 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
                 operator.mask.check(shape)
             except InputError as error:
                 raise InputError(f"site '{name}': {error}") from None
-    if experiment.publish_private != "all":
-        for name in experiment.publish_private:
+    limits = experiment.training.max_slices
+    named = {
+        "publish_private": () if experiment.publish_private == "all" else experiment.publish_private,
+        "training.max_slices": limits if isinstance(limits, dict) else (),
+    }
+    for key, names in named.items():
+        for name in names:
             if name not in shards:
-                raise unknown("site in publish_private", name, shards)
+                raise unknown(f"site in {key}", name, shards)
     if experiment.trains and experiment.method.moves_data:
         _check_pooling(experiment, shards)
 

@@ -93,8 +93,10 @@ class _Run:
         self.in_process = around.crew == "in-process" or (around.crew == "auto" and _one_device(around.address))
         self.training_digest = experiment.training_digest(contents)
         self.roster = experiment.method.roster(list(shards)) if experiment.trains else {s: (s,) for s in shards}
-        limit = experiment.training.max_slices
-        self.n_slices = {m: sum(n_slices(shards[s], "train", limit) for s in held) for m, held in self.roster.items()}
+        limit = experiment.training.slices_at
+        self.n_slices = {
+            m: sum(n_slices(shards[s], "train", limit(s)) for s in held) for m, held in self.roster.items()
+        }
         self.source = self._trained_elsewhere()
 
     def go(self) -> Generator[Committed, None, Result]:

@@ -101,13 +101,12 @@ def nearest(place: Place) -> Site:
             "(publish_private: [NAME, ...] or all) or by --published."
         )
     place.shard.require_references("validation")
-    parts = place.parts()
-    scores = {}
-    for member, private in parts.items():
-        found = place.site(member, private).evaluate(place.trained.order, "validation")
-        scores[member] = summarise(found.columns)["mean"]["psnr"]
-    best = max(scores, key=lambda member: scores[member])
-    return place.site(f"nearest: {best}", parts[best])
+    sites = {member: place.site(f"nearest: {member}", private) for member, private in place.parts().items()}
+    scores = {
+        member: summarise(site.evaluate(place.trained.order, "validation").columns)["mean"]["psnr"]
+        for member, site in sites.items()
+    }
+    return sites[max(scores, key=lambda member: scores[member])]
 
 
 def fine_tune(place: Place) -> Site:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,8 @@ from fedrecon.sites.imaging.masks import MASKS
 from fedrecon.sites.imaging.masks.mask import Mask
 from fedrecon.sites.losses import LOSSES
 from fedrecon.sites.plugin import choose
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
@@ -77,7 +79,8 @@ class Training(Settings):
         local_epochs: passes over a site's training slices per round.
         local_steps: optimiser steps per round instead, the same at every site, whatever it holds; a pass that a round
             leaves unfinished goes on in the next.
-        max_slices: at most so many evenly spaced training slices of each site; None takes all.
+        max_slices: at most so many evenly spaced training slices of each site, or of those sites alone that a mapping
+            names; None takes all.
         batch_size: slices per optimiser step.
         optimizer: one of adam, adamw, sgd, rmsprop (torch's, with its defaults).
         learning_rate: at the start; ``schedule`` says how it goes on.
@@ -92,7 +95,7 @@ class Training(Settings):
     rounds: int = Field(10, ge=0)
     local_epochs: int = Field(1, ge=1)
     local_steps: int | None = Field(None, ge=1)
-    max_slices: int | None = Field(None, ge=1)
+    max_slices: Count | dict[str, Count] | None = None
     batch_size: int = Field(4, ge=1)
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     learning_rate: float = Field(0.001, gt=0, allow_inf_nan=False)
@@ -107,6 +110,10 @@ class Training(Settings):
         if self.loss not in LOSSES:
             raise ValueError(str(unknown("loss", self.loss, LOSSES)))
         return self
+
+    def slices_at(self, site: str) -> int | None:
+        """``max_slices`` of one site."""
+        return self.max_slices.get(site) if isinstance(self.max_slices, dict) else self.max_slices
 
     def science(self) -> dict[str, Any]:
         """What a digest holds: keys that came later only where they are set, so that older runs keep theirs."""

@@ -164,10 +164,11 @@ class Site:
         plan = self.plan
         key = (split,)
         if key not in self._slices:
-            trained = plan.sample or plan.training.max_slices
-            limit = trained if split == "train" else plan.evaluation.max_slices
+            limits = dict.fromkeys(self.shards, plan.evaluation.max_slices)
+            if split == "train":
+                limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
-            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limit, phase)
+            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase)
         return self._slices[key]
 
     def measure_with(self, operators: Mapping[str, Operator]) -> None:

@@ -41,7 +41,7 @@ class Slices:
 
     Args:
         shards: by site. operators: by site. split: train, validation or test.
-        device: where batches are made. limit: at most so many evenly spaced slices a site.
+        device: where batches are made. limits: by site, at most so many evenly spaced slices; None takes all.
         phase: maps carry the low-resolution phase (see ``estimate_maps``).
     """
 
@@ -51,11 +51,13 @@ class Slices:
         operators: Mapping[str, Operator],
         split: str,
         device: torch.device,
-        limit: int | None = None,
+        limits: Mapping[str, int | None] | None = None,
         phase: bool = True,
     ) -> None:
         self.shards, self.operators, self.device, self.phase = shards, operators, device, phase
-        self.items = tuple(item for site, shard in shards.items() for item in _slices(site, shard, split, limit))
+        self.items = tuple(
+            item for site, shard in shards.items() for item in _slices(site, shard, split, (limits or {}).get(site))
+        )
         self._maps: dict[Slice, Tensor] = {}
         self._views: dict[tuple[str, str, bool], np.ndarray] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}

@@ -50,7 +50,9 @@ def _per_round(planner: Planner, trial: Trial) -> int:
     training, shards = trial.experiment.training, planner.shards(trial.experiment)
     if training.local_steps is not None:
         return len(trial.experiment.method.roster(list(shards))) * training.local_steps * training.batch_size
-    return sum(n_slices(shard, "train", training.max_slices) for shard in shards.values()) * training.local_epochs
+    return training.local_epochs * sum(
+        n_slices(shard, "train", training.slices_at(site)) for site, shard in shards.items()
+    )
 
 
 def _pace(planner: Planner, trial: Trial) -> float:

@@ -1,0 +1,155 @@
+"""A site that never trained has no private part: every rule is stated, asked for, and checked."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import UNET, make_volume
+
+import fedrecon
+from fedrecon.platform.evaluate import evaluate
+from fedrecon.platform.record import summarise
+from fedrecon.platform.tracking import run_store
+from fedrecon.platform.trained import Trained
+from fedrecon.platform.unseen import RULES, Place, Unseen
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.shard import Shard, write_shard
+
+
+@pytest.fixture(scope="module")
+def workspace(consortium, tmp_path_factory):
+    place = tmp_path_factory.mktemp("unseen")
+    given = {
+        "sites": {name: str(path) for name, path in consortium.items()},
+        "network": UNET,
+        "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01},
+        "evaluation": {"every": 2, "panels": False},
+    }
+    runs = {
+        name: fedrecon.run({**given, "strategy": {"name": name}}, workspace=place, in_process=True).digest
+        for name in ("fedper", "fedavg")
+    }
+    return place, runs
+
+
+@pytest.fixture
+def newcomer(tmp_path):
+    """A hospital of its own patients; ``without`` leaves a split out."""
+
+    def write(without=()):
+        volumes = [
+            make_volume(f"new-{split}", split, n, 1, 70 + n)
+            for split, n in {"train": 3, "validation": 2, "test": 2}.items()
+            if split not in without
+        ]
+        path = tmp_path / "newcomer.h5"
+        write_shard(path, "newcomer", volumes, simulated=True, phase="smooth", origin="phantom")
+        return {"newcomer": str(path)}
+
+    return write
+
+
+def rows(workspace, newcomer, **options):
+    place, runs = workspace
+    return evaluate(runs["fedper"], sites=newcomer(), workspace=place, **options)["rows"]
+
+
+def test_without_a_rule_nothing_is_guessed(workspace, newcomer):
+    with pytest.raises(InputError, match=r"'newcomer' did not train.*average, nearest or fine-tune"):
+        rows(workspace, newcomer)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unseen": "avrage"}, "Did you mean 'average'"),
+        ({"unseen": "average"}, "not so: middle, north, south"),
+        ({"unseen": "average", "published": ["north", "south"]}, "not so: middle"),
+        ({"unseen": "nearest"}, "some site agreed"),
+        ({"unseen": "nearest", "published": ["nroth"]}, "Did you mean 'north'"),
+        ({"unseen": "fine-tune", "fine_tune_epochs": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(workspace, newcomer, options, message):
+    with pytest.raises(InputError, match=message):
+        rows(workspace, newcomer, **options)
+
+
+def test_a_run_that_shares_everything_needs_no_rule(workspace, newcomer):
+    place, runs = workspace
+    with pytest.raises(InputError, match="shares its whole network"):
+        evaluate(runs["fedavg"], sites=newcomer(), unseen="average", workspace=place)
+    (row,) = evaluate(runs["fedavg"], sites=newcomer(), workspace=place)["rows"]
+    assert row["model"] == "global"
+
+
+def at_newcomer(workspace, newcomer, rule, published=(), epochs=None):
+    place, runs = workspace
+    trained = Trained.load(place, runs["fedper"])
+    shard = Shard.open(next(iter(newcomer().values())))
+    unseen = Unseen.of(trained, rule, published, epochs)
+    operator = trained.experiment.operator_at("newcomer")
+    return trained, RULES[rule](Place(trained, "newcomer", shard, operator, unseen))
+
+
+def test_the_average_is_the_mean_of_the_published_files(workspace, newcomer):
+    trained, site = at_newcomer(workspace, newcomer, "average", ["all"])
+    found = site.private_parameters(trained.order)
+    place, runs = workspace
+    store = run_store(None, place)
+    run = store.find(runs["fedper"])
+    files = [load_file(store.local_artifact(run.run_id, f"private/{one}.safetensors")) for one in trained.members]
+    assert set(found) == set(files[0]) == {"unet.head.weight", "unet.head.bias"}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, np.mean([one[name] for one in files], axis=0), rtol=1e-6)
+    assert {row["model"] for row in rows(workspace, newcomer, unseen="average", published=["all"])} == {"average"}
+
+
+def test_the_nearest_has_the_best_validation_score_and_bears_its_name(workspace, newcomer):
+    trained, site = at_newcomer(workspace, newcomer, "nearest", ["north", "south"])
+    published = {}
+    for one in ("north", "south"):
+        _, alone = at_newcomer(workspace, newcomer, "nearest", [one])
+        assert alone.name == f"nearest: {one}"
+        published[one] = summarise(alone.evaluate(trained.order, "validation").columns)["mean"]["psnr"]
+    best = max(published, key=published.get)
+    assert site.name == f"nearest: {best}"
+    own = trained.site(best, {}, {}).private_parameters(trained.order)
+    got = site.private_parameters(trained.order)
+    assert all(np.array_equal(got[name], own[name]) for name in own)
+
+
+def test_a_fine_tune_moves_the_private_part_alone_and_is_repeatable(workspace, newcomer):
+    trained, site = at_newcomer(workspace, newcomer, "fine-tune", epochs=2)
+    assert site.name == "fine-tuned 2 epochs from the first weights"
+    shared = site.parameters.shared.detach().numpy().copy()
+    np.testing.assert_array_equal(shared, trained.state.shared)
+    _, again = at_newcomer(workspace, newcomer, "fine-tune", epochs=2)
+    _, longer = at_newcomer(workspace, newcomer, "fine-tune", epochs=4)
+    first, same, other = (one.private_parameters(trained.order) for one in (site, again, longer))
+    assert all(np.array_equal(first[name], same[name]) for name in first)
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+    _, informed = at_newcomer(workspace, newcomer, "fine-tune", ["all"], 1)
+    assert informed.name == "fine-tuned 1 epochs from the average"
+
+
+def test_a_rule_needs_the_data_that_it_uses(workspace, newcomer):
+    place, runs = workspace
+    for rule, split in {"nearest": "validation", "fine-tune": "train"}.items():
+        with pytest.raises(InputError, match="newcomer"):
+            evaluate(
+                runs["fedper"], sites=newcomer(without=(split,)), unseen=rule, published=["all"], workspace=place
+            )
+
+
+def test_the_experiment_can_say_who_publishes(consortium):
+    from fedrecon.platform.cohort import check_experiment, open_sites
+    from fedrecon.platform.experiment import Experiment
+
+    paths = {name: str(path) for name, path in consortium.items()}
+    shards = open_sites(paths)
+    contents = {name: shard.content_hash for name, shard in shards.items()}
+    plain = Experiment.read({"sites": paths})
+    open_handed = Experiment.read({"sites": paths, "publish_private": "all"})
+    assert plain.digest(contents) == open_handed.digest(contents)
+    with pytest.raises(InputError, match="Did you mean 'north'"):
+        check_experiment(Experiment.read({"sites": paths, "publish_private": ["nroth"]}), shards)

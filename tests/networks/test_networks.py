@@ -10,7 +10,7 @@ from fedrecon.sites.imaging.measurement import Images, measure
 from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.network import NetworkChoice
 
-SMALL = {"unet": {"channels": 4}, "unrolled": {"cascades": 2, "channels": 4}}
+SMALL = {"unet": {"channels": 4}, "dual_domain": {"channels": 4}, "unrolled": {"cascades": 2, "channels": 4}}
 """Parameters that keep these tests fast; a network without a line here is tested at its defaults."""
 
 
@@ -165,3 +165,33 @@ def test_shared_weights_are_one_regulariser_with_a_step_per_cascade():
     assert network.step.shape == (3,)
     draws = draw(n_coils=4)
     assert network(draws).isfinite().all()
+
+
+def test_both_unets_of_the_dual_domain_network_have_the_published_encoders():
+    """2.1 of the method notes: 4,709,952 parameters on k-space's two channels, 4,709,664 on the magnitude image."""
+    network = NetworkChoice.parse({"name": "dual_domain"}).build(Images(False, (64, 64), 1, ("a",)))
+    sizes = [sum(one.numel() for one in part.encoder.parameters()) for part in (network.kspace, network.image)]
+    assert sizes == [4_709_952, 4_709_664]
+
+
+def test_a_dual_domain_network_that_corrects_nothing_is_its_input():
+    network, one = build("dual_domain"), draw(n_coils=4)
+    with torch.no_grad():
+        for part in (network.kspace, network.image):
+            part.head.weight.zero_()
+            part.head.bias.zero_()
+        image = network(one)
+    expected = one.operator.project(one.zero_filled, one.kspace)
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_first_unet_changes_only_samples_that_were_not_measured():
+    network, one = build("dual_domain"), draw()
+    measured = one.operator.mask[:, 0]
+    with torch.no_grad():
+        network.kspace.head.bias.fill_(3.0)
+        network.image.head.weight.zero_()
+        network.image.head.bias.zero_()
+        samples = fft2c(one.operator.maps[:, 0] * network(one))  # the map of one coil has magnitude one
+    torch.testing.assert_close(samples[measured], one.kspace[:, 0][measured], rtol=0, atol=1e-7)
+    assert (samples[~measured].abs() > 1e-4).all()

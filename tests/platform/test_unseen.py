@@ -136,9 +136,7 @@ def test_a_rule_needs_the_data_that_it_uses(workspace, newcomer):
     place, runs = workspace
     for rule, split in {"nearest": "validation", "fine-tune": "train"}.items():
         with pytest.raises(InputError, match="newcomer"):
-            evaluate(
-                runs["fedper"], sites=newcomer(without=(split,)), unseen=rule, published=["all"], workspace=place
-            )
+            evaluate(runs["fedper"], sites=newcomer(without=(split,)), unseen=rule, published=["all"], workspace=place)
 
 
 def test_the_experiment_can_say_who_publishes(consortium):

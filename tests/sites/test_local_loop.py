@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.method import Fit
 from fedrecon.sites.plugin import parse
 from fedrecon.sites.settings import Training
 from fedrecon.sites.training import (
@@ -17,7 +18,9 @@ from fedrecon.sites.training import (
     optimizer,
     optimizer_vectors,
     threads,
+    train,
 )
+from fedrecon.sites.wire import Order
 
 
 def network():
@@ -140,3 +143,72 @@ def test_bfloat16_is_autocast_and_float32_is_not():
         assert torch.fft.fft2(x.to(torch.complex64)).dtype == torch.complex64
     with autocast("float32", cpu):
         assert layer(x).dtype == torch.float32
+
+
+class Counted:
+    """Seven slices; a batch is a list of their numbers."""
+
+    device = torch.device("cpu")
+
+    def __len__(self):
+        return 7
+
+    def batches(self, size, order=None):
+        items = list(range(7)) if order is None else [int(i) for i in order.permutation(7)]
+        return [items[i : i + size] for i in range(0, 7, size)]
+
+    def training(self, items, seed, epoch, augment):
+        return epoch, items
+
+
+class Noting:
+    """A method that notes what it was given and learns nothing."""
+
+    def __init__(self):
+        self.seen = []
+
+    def step(self, fit, batch):
+        self.seen.append((fit.round, fit.epoch, fit.batch, *batch))
+        return {"loss": torch.tensor(1.0)}
+
+
+def noted(rounds=3, **settings):
+    method, slices = Noting(), Counted()
+    training = Training(rounds=rounds, batch_size=3, **settings)
+    for number in range(1, rounds + 1):
+        order = Order(number, np.zeros(0, np.float32))
+        fit = Fit("a", order, network(), None, training, 0.1, torch.Generator(), {}, ("a",))
+        steps, losses = train(method, fit, slices, seed=5)
+        assert losses == {"loss": 1.0}
+        assert steps == sum(one[0] == number for one in method.seen)
+    return method.seen
+
+
+def test_a_pass_that_a_round_leaves_unfinished_goes_on_in_the_next():
+    """Three batches a pass and two steps a round: passes 0, 0 | 0, 1 | 1, 1, and no slice more often than another."""
+    seen = noted(local_steps=2)
+    assert [(number, epoch, batch, over_all) for number, epoch, batch, over_all, _ in seen] == [
+        (1, 0, 0, 0), (1, 0, 1, 0), (2, 0, 2, 0), (2, 1, 0, 1), (3, 0, 1, 1), (3, 0, 2, 1),
+    ]  # fmt: skip
+    assert sorted(i for *_, items in seen for i in items) == sorted([*range(7)] * 2)
+
+
+def test_steps_that_make_whole_passes_are_epochs():
+    assert noted(local_steps=6) == noted(local_epochs=2)
+    assert [one[1] for one in noted(rounds=1, local_steps=7)] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_a_site_with_few_slices_passes_over_them_as_often_as_it_takes():
+    few = noted(rounds=1, local_steps=12)
+    assert [one[3] for one in few] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    orders = [[i for one in few if one[3] == k for i in one[4]] for k in range(4)]
+    assert all(sorted(one) == list(range(7)) for one in orders)
+    assert len({tuple(one) for one in orders}) == 4
+
+
+def test_keys_that_came_later_leave_older_digests_alone():
+    assert set(Training().science()) == set(Training().model_dump()) - {"local_steps", "max_slices"}
+    assert Training(local_steps=3).science()["local_steps"] == 3
+    assert Training(max_slices={"a": 2}).slices_at("a") == 2
+    assert Training(max_slices={"a": 2}).slices_at("b") is None
+    assert Training(max_slices=4).slices_at("b") == 4

@@ -20,7 +20,9 @@ CPU = torch.device("cpu")
 def slices(paths, split="train", limit=None, **operator):
     block = {"mask": "random", "acceleration": 3, **operator}
     operators = {name: Operator.read(block) for name in paths}
-    return Slices({name: Shard.open(path) for name, path in paths.items()}, operators, split, CPU, dict.fromkeys(paths, limit))
+    return Slices(
+        {name: Shard.open(path) for name, path in paths.items()}, operators, split, CPU, dict.fromkeys(paths, limit)
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""FedMRI's comparison family: what is private, SCAFFOLD's variates, the server optimisers, Ditto; by hand and by oracle."""
+"""FedMRI's comparison family: what is private, SCAFFOLD, the server optimisers, Ditto; by hand and by oracle."""
 
 import numpy as np
 import pytest

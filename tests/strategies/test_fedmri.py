@@ -62,10 +62,9 @@ def test_at_the_server_it_is_zero_and_where_all_meet_it_is_finite():
 class Halves(nn.Module):
     """Two shared numbers and one private; the loss is made by the test."""
 
-    parts = {"encoder": ("encoder",), "decoder": ("decoder",), "head": ("head",)}
-
     def __init__(self):
         super().__init__()
+        self.parts = {part: (part,) for part in ("encoder", "decoder", "head")}
         self.encoder = nn.Parameter(torch.tensor([1.0, 2.0]))
         self.decoder = nn.Parameter(torch.tensor([5.0]))
         self.head = nn.Parameter(torch.tensor([7.0]))

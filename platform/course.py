@@ -151,7 +151,7 @@ class _Run:
         if self.training_digest is not None and self.source is None:
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
-        order = experiment.method.order(state)
+        order = experiment.method.order_to_score(state)
         columns = join_scores(one.columns for one in crew.evaluate(order, "test"))
         summary = summarise(columns)
         tracker.metrics(state.round, flat_metrics(summary, prefix="test/"))

@@ -128,7 +128,7 @@ def score_validation(crew: Crew, strategy: Any, state: State, panels: bool) -> t
     """Validation scores and pictures of ``state``."""
     from fedrecon.platform.tables import join_scores
 
-    order = strategy.order(state)
+    order = strategy.order_to_score(state)
     scores = join_scores(one.columns for one in crew.evaluate(order, "validation"))
     pictures = crew.panels(order, "validation", f"round {state.round}") if panels else {}
     return scores, pictures

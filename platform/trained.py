@@ -73,7 +73,7 @@ class Trained:
     @property
     def order(self) -> Order:
         """What the sites score under: the last round's state."""
-        return self.experiment.method.order(self.state)
+        return self.experiment.method.order_to_score(self.state)
 
     def models(self, site: str) -> tuple[str, ...]:
         """Whose networks reconstruct at ``site``: the shared one, the site's own, or at an unseen site each member's.

@@ -27,7 +27,9 @@ class Fit:
         memory: private vectors that the site keeps over rounds, by name (control variates, averages); on the CPU.
         training: the settings. rate: this round's learning rate.
         generator: a CPU generator seeded by (seed, round, site): draw noise here and move it.
-        epoch, batch: counters within this fit, from 0.
+        epoch: passes over the data in this fit, from 0. batch: its place within the pass, from 0.
+        sites: names of all sites of the experiment.
+        noted: further losses of this batch to record, by name, written by the strategy's ``loss``.
         scratch: tensors that live for this fit alone.
     """
 
@@ -44,6 +46,7 @@ class Fit:
     epoch: int = 0
     batch: int = 0
     scratch: dict[str, Any] = field(default_factory=dict)
+    noted: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def round(self) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Partial(FedAvg):
-    """What ``private`` names never crosses the wall: it is the site's memory, kept over rounds, restarts and resumes.
+    """What ``private`` names never leaves the site: it is the site's memory, kept over rounds, restarts and resumes.
 
     The base of FedPer, LG-FedAvg, FedBN and FedMRI, which differ in what they keep private and in what they add.
 
@@ -47,7 +47,8 @@ def _prefixes(word: str, network: nn.Module) -> tuple[str, ...]:
         if not parts[word]:
             raise InputError(f"strategy.private: this network has no parameter in its part '{word}'.{_remedy(word)}")
         return parts[word]
-    if not any(_within(name, word) for name, _ in network.named_parameters()):
+    named = (*network.named_parameters(), *network.named_buffers())
+    if not any(_within(name, word) for name, _ in named):
         raise unknown("part or parameter in strategy.private", word, parts)
     return (word,)
 

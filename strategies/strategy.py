@@ -1,6 +1,7 @@
 """The contract of a strategy: every hook defaults to FedAvg, so a method's file is its difference and nothing else.
 
-On the server (pure, explicit :class:`State`): ``roster``, ``begin``, ``weights``, ``order``, ``merge``.
+On the server (pure, explicit :class:`State`): ``roster``, ``begin``, ``weights``, ``order``, ``merge``;
+``order_to_score`` for scoring.
 At the site, within THE local loop: ``build``, ``shares``, ``receive``, ``optimizers``, ``loss`` or ``step``, ``reply``.
 At inference: ``reconstruct``.
 
@@ -10,6 +11,7 @@ A strategy is a frozen set of parameters; what changes lives in the State (serve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -64,6 +66,10 @@ class Strategy(Plugin):
         """What goes down to train the round after ``state``."""
         return Order(state.round + 1, state.shared, state.extra, state.standing)
 
+    def order_to_score(self, state: State) -> Order:
+        """What goes down to score ``state``; by default without what only training needs."""
+        return replace(self.order(state), extra={})
+
     def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
         """The state after the round. Replies come in the roster's order, each folded as it arrives.
 
@@ -107,14 +113,14 @@ class Strategy(Plugin):
         """Called between ``backward`` and the optimiser's step: a control variate or a clip goes here."""
 
     def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
-        """One optimiser step on one batch; returns the losses to record, ``loss`` first."""
+        """One optimiser step on one batch; returns the losses to record, ``loss`` first, then what ``loss`` noted."""
         (optimizer,) = fit.optimizers
         optimizer.zero_grad(set_to_none=True)
         loss = self.loss(fit, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         self.gradients(fit)
         optimizer.step()
-        return {"loss": loss.detach()}
+        return {"loss": loss.detach(), **fit.noted}
 
     def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
         """What goes up beside the shared parameters, flat vectors by name."""

@@ -1,10 +1,12 @@
 """A network in two domains: a U-Net fills in k-space, the measured samples are put back, a U-Net mends the image.
 
-The frequency and the image space of FedMRI (Feng et al., IEEE TMI 2023). Its code names a network of two U-Nets, one of
-two channels on k-space and one of one channel on the image, but the file that joins them was never published. READ:
-the two U-Nets, their channels and that the encoders of both are shared. OURS: what lies between them, hard data
-consistency and the inverse Fourier transform; k-space as the transform of the coil-combined zero-filled image, so that
-any number of coils fits; the residual connections (``residual=False`` takes both away).
+The frequency and the image space of FedMRI (Feng et al., IEEE TMI 2023). Its code names a network of two U-Nets, one
+with two channels of k-space coming in and one with one channel of the image, but the file that joins them is in no
+commit of its repository. READ: the two U-Nets, their input channels and that the encoders of both are shared. OURS: all
+that lies between them. K-space is the transform of the coil-combined zero-filled image, so that any number of coils
+fits, in units of each slice's standard deviation; then measured samples are put back (with one coil exactly; with
+several see ``Cartesian.project``), and the magnitude goes on, or for complex data both of its parts. Residual
+connections around both (``residual=False``: the first U-Net makes k-space itself, the second an image around the mean).
 """
 
 from __future__ import annotations

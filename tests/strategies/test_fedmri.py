@@ -78,7 +78,16 @@ def prepare(monkeypatch, batch=1, sent=True, **weights):
     order = Order(2, np.array(SERVER[0], np.float32), extra if sent else {})
     fit = Fit("a", order, model, parameters, Training(), 0.1, torch.Generator(), {}, ("a",), batch=batch)
     method.receive(fit)
-    return method.loss(fit, torch.tensor([3.0, -1.0])).item()
+    loss = method.loss(fit, torch.tensor([3.0, -1.0])).item()
+    assert loss == pytest.approx(total(method, fit))
+    return loss
+
+
+def total(method, fit):
+    """The loss from what is noted for MLflow."""
+    size = 2 / PUBLISHED_SIZE if method.per_parameter else 1
+    weight = method.contrastive_weight * size
+    return method.reconstruction_weight * fit.noted["reconstruction"].item() + weight * fit.noted["contrastive"].item()
 
 
 def test_the_total_loss_by_hand(monkeypatch):
@@ -98,6 +107,14 @@ def test_the_shared_part_of_the_published_unet_has_the_published_size():
     unet = UNet(1, 1, 32, 4)
     rest = sum(one.numel() for part in (unet.decoder, unet.head) for one in part.parameters())
     assert rest == 3_046_433
+
+
+def test_scoring_needs_no_negatives():
+    state = State(1, np.ones(2, np.float32), {"previous/a": np.ones(2, np.float32)}, {"a": 1})
+    method = FedMRI()
+    assert set(method.order(state).extra) == {"previous/a"}
+    order = method.order_to_score(state)
+    assert (order.extra, order.standing, order.shared.tolist()) == ({}, {"a": 1}, [1, 1])
 
 
 def test_the_server_keeps_every_encoder_of_the_round_and_only_that():
@@ -138,3 +155,34 @@ def test_without_the_term_it_is_partial_sharing_alone(consortium):
     plain = Federation(Partial(private=("decoder", "head"), weighting="uniform"), consortium).train()
     assert bits(Federation(FedMRI(contrastive_weight=0), consortium).train()) == bits(plain)
     assert bits(Federation(FedMRI(), consortium).train())["shared"] != bits(plain)["shared"]
+
+
+def test_batch_statistics_are_averaged_with_the_encoder_and_stay_out_of_the_term(consortium, monkeypatch):
+    """Running means would be counted as weights if the term looked at the shared vector as a whole."""
+    from fedrecon.strategies import fedmri
+
+    counted = []
+    real = fedmri.contrastive
+    monkeypatch.setattr(fedmri, "contrastive", lambda *given: counted.append(given[0]) or real(*given))
+    network = {"name": "unet", "channels": 2, "pools": 1, "norm": "batch"}
+    one = Federation(FedMRI(), consortium, network=network, rounds=2)
+    state = one.train()
+    slots = [slot for slot in one.layout().slots if slot.shared]
+    statistics = [slot for slot in slots if "running" in slot.name]
+    assert statistics
+    assert counted
+    assert {len(given) for given in counted} == {len(slots) - len(statistics)}
+    assert all(np.isfinite(values).all() for values in (state.shared, *state.extra.values()))
+
+
+def test_a_site_of_one_batch_never_feels_the_term_and_an_absent_one_is_no_negative(consortium, tmp_path):
+    one = Federation(FedMRI(), consortium, tmp_path, rounds=3)
+    crew = one.crew()
+    first = one.method.merge(one.begin(), crew.fit(one.method.order(one.begin())), one.n_slices)
+    assert set(first.extra) == {f"previous/{site}" for site in consortium}
+    replies = {reply.site: reply for reply in crew.fit(one.method.order(first))}
+    terms = {site: reply.losses["contrastive"] for site, reply in replies.items()}
+    assert terms["north"] > 0  # three slices in batches of two
+    assert terms["middle"] == terms["south"] == 0  # one batch each
+    again = [reply for reply in crew.fit(one.method.order(first)) if reply.site != "south"]
+    assert set(one.method.merge(first, again, one.n_slices).extra) == {"previous/middle", "previous/north"}

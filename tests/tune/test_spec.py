@@ -1,12 +1,19 @@
 """A sweep's file: what it needs, what it refuses, and where its experiment is looked for."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from pydantic import ValidationError
 from small_sweeps import described
 
+from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.overrides import apply_values
 from fedrecon.sites.errors import InputError
+from fedrecon.tune.space import points, read_space
 from fedrecon.tune.spec import Sweep
+
+ROOT = Path(__file__).parents[2]
 
 SEARCH = {"operator.acceleration": {"grid": [2, 4]}}
 BASE = {"sites": "data", "training": {"rounds": 3}}
@@ -178,3 +185,13 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch):
     path.write_text("just text")
     with pytest.raises(InputError, match=r"sweep\.yaml: a mapping of keys is needed, got str"):
         Sweep.read(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_sweeps_that_are_there_make_experiments(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep, base = Sweep.read(path)
+    found = points(read_space(sweep.search), sweep.samples, sweep.seed, lambda key: None)
+    assert found
+    for params in found:
+        Experiment.read(apply_values(base, params))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import NETWORKS
 from tiny import UNET, Federation
 
 from fedrecon.sites.errors import InputError
@@ -98,12 +99,12 @@ def test_rosters():
         assert make_strategy(name, {}).roster(sites) == {"a": ("a",), "b": ("b",)}
 
 
-def plain(path, kinds, rounds, seed_, member):
+def plain(path, kinds, rounds, seed_, member, network):
     """Adam on a network of its own: no Site, no Parameters, no strategy."""
-    operators = {"south": Operator.read({"mask": "random", "acceleration": 3})}
-    slices = Slices({"south": Shard.open(path)}, operators, "train", torch.device("cpu"))
+    operators = {"north": Operator.read({"mask": "random", "acceleration": 3})}
+    slices = Slices({"north": Shard.open(path)}, operators, "train", torch.device("cpu"))
     torch.manual_seed(seed(seed_, "weights"))
-    network = NetworkChoice.parse(UNET).build(kinds)
+    network = NetworkChoice.parse(network).build(kinds)
     losses = []
     for number in range(1, rounds + 1):
         optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -120,19 +121,34 @@ def plain(path, kinds, rounds, seed_, member):
     return {name: value.detach().numpy() for name, value in network.named_parameters()}, losses
 
 
+ROUNDING = {"fedmri": 1e-4, "scaffold": 1e-4}
+"""Where what is added to the gradient cancels for one site, but for rounding, which Adam then makes visible."""
+
+SERVER_STEPS = ("fedadam", "fedyogi")
+"""The server does not take the mean as it is, not even of one site."""
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_one_site_alone_is_plain_training(name, consortium):
-    method = make_strategy(name, STRATEGIES[name].neutral or {})
-    one = Federation(method, {"south": consortium["south"]}, training={"local_epochs": 2}, seed=7, rounds=2)
+    network = {**UNET, **NETWORKS.get(name, {})}
+    method = make_strategy(name, {"mu": 0} if name == "fedprox" else {})
+    settings = {"network": network, "training": {"local_epochs": 2}, "seed": 7, "rounds": 2}
+    one = Federation(method, {"north": consortium["north"]}, **settings)
     crew, (member,) = one.crew(), one.roster
     state = one.begin()
     losses = []
     while state.round < 2:
         (reply,) = crew.fit(one.method.order(state))
-        losses.append(reply.losses["loss"])
+        losses.append(
+            next(reply.losses[key] for key in ("shared_loss", "reconstruction", "loss") if key in reply.losses)
+        )
         state = one.method.merge(state, [reply], one.n_slices)
-    expected, steps = plain(consortium["south"], one.plans()[0].images, 2, 7, member)
-    found = {n: p.detach().numpy() for n, p in crew.sites[member].model.named_parameters()}
+    expected, steps = plain(consortium["north"], one.plans()[0].images, 2, 7, member, network)
+    model = crew.sites[member].model
+    found = {n: p.detach().numpy() for n, p in getattr(model, "shared", model).named_parameters()}
+    if name in SERVER_STEPS:
+        assert any(not np.array_equal(found[key], values) for key, values in expected.items())
+        return
     for key, values in expected.items():
-        np.testing.assert_array_equal(found[key], values, err_msg=key)
-    np.testing.assert_allclose(losses, [np.mean(each) for each in steps], rtol=1e-6)
+        np.testing.assert_allclose(found[key], values, rtol=0, atol=ROUNDING.get(name, 0), err_msg=key)
+    np.testing.assert_allclose(losses, [np.mean(each) for each in steps], rtol=max(1e-6, ROUNDING.get(name, 0)))

@@ -89,7 +89,7 @@ class Site:
         Ray copies it into its store, the in-process crew copies it itself.
         """
         start, plan = time.perf_counter(), self.plan
-        self._load(order)
+        self._load(order, trains=True)
         fit = Fit(
             site=self.name,
             order=order,
@@ -188,12 +188,15 @@ class Site:
         """Reconstructs with this classical method from now on."""
         self.plan = replace(self.plan, reconstructor=reconstructor)
 
-    def _load(self, order: Order) -> None:
-        """The order's shared parameters and the committed private ones into the network, where there is one."""
+    def _load(self, order: Order, trains: bool = False) -> None:
+        """The order's shared parameters and the committed private ones into the network, where there is one.
+
+        What else a method remembers, training alone needs: a finished run is scored without it.
+        """
         if self.plan.network is None:
             return
         parameters = self.parameters
-        if self._needs_memory:
+        if self._needs_memory if trains else len(parameters.private):
             self.memory.load(order.standing.get(self.name, 0))
         parameters.load_shared(order.shared)
         parameters.load_private(self._private())

@@ -27,6 +27,10 @@ N_TRAIN = {"north": 3, "middle": 1, "south": 2}
 """Training slices of each site: weights 1/2, 1/6 and 1/3."""
 
 UNET = {"name": "unet", "channels": 2, "pools": 1}
+
+NETWORKS: dict[str, Mapping[str, Any]] = {"fedbn": {"norm": "batch"}}
+"""What a strategy needs of the network."""
+
 NOISE = 1e-3
 _COILS = {"north": 1, "middle": 2, "south": 1}
 _AXES = (-2, -1)

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiny import UNET, Federation
+from tiny import NETWORKS, UNET, Federation
 from toys import TOYS, Toy
 
 from fedrecon.strategies import STRATEGIES
-
-NETWORKS: dict[str, Mapping[str, Any]] = {"fedbn": {"norm": "batch"}}
-"""What a strategy needs of the network."""
 
 CASES: dict[str, Toy] = {
     **{name: Toy(kind, network=NETWORKS.get(name, {})) for name, kind in STRATEGIES.items()},

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import NETWORKS
-from tiny import UNET, Federation
+from tiny import NETWORKS, UNET, Federation
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.seeding import generator, seed

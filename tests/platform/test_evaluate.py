@@ -1,0 +1,48 @@
+"""A finished run of every strategy, scored again from what it left: the same scores, by each site's own network."""
+
+import shutil
+
+import pytest
+from safetensors.numpy import load_file
+from tiny import NETWORKS, UNET
+
+import fedrecon
+from fedrecon.platform.evaluate import evaluate
+from fedrecon.platform.tracking import run_store
+from fedrecon.platform.trained import Trained
+from fedrecon.strategies import STRATEGIES
+
+CASES = {**{name: {} for name in STRATEGIES}, "fedavg, moments kept": {"optimizer_state": "keep"}}
+
+
+@pytest.fixture(scope="module")
+def workspace(mlflow_template, tmp_path_factory):
+    place = tmp_path_factory.mktemp("evaluate")
+    shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
+    return place
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scored_again_it_has_the_run_s_own_scores(case, consortium, workspace):
+    name = case.split(",")[0]
+    given = {
+        "sites": {site: str(path) for site, path in consortium.items()},
+        "strategy": {"name": name},
+        "network": {**UNET, **NETWORKS.get(name, {})},
+        "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01, **CASES[case]},
+        "evaluation": {"every": 2, "panels": False},
+    }
+    result = fedrecon.run(given, workspace=workspace, in_process=True)
+    rows = evaluate(result.digest, workspace=workspace)["rows"]
+    assert {row["site"]: row["psnr"] for row in rows} == pytest.approx(
+        {site: one["psnr"] for site, one in result.sites.items()}, abs=1e-9
+    )
+    trained = Trained.load(workspace, result.digest)
+    assert [row["model"] for row in rows] == [row["site"] if trained.members else "global" for row in rows]
+    store = run_store(None, workspace)
+    for member in trained.members:
+        kept = load_file(store.local_artifact(result.run_id, f"private/{member}.safetensors"))
+        used = trained.site(member, {}, {}).private_parameters(trained.order)
+        assert {key: values.tobytes() for key, values in kept.items()} == {
+            key: values.tobytes() for key, values in used.items()
+        }

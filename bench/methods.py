@@ -158,7 +158,7 @@ def panel(found: dict[str, dict[int, dict[str, Any]]], workspace: Path, out: Pat
     columns = ["reference", "zero-filled", *names]
     trained = {name: Trained.load(workspace, next(iter(found[name].values()))["digest"]) for name in names}
     sites = list(trained[names[0]].images.sites)
-    figure = Figure(figsize=(1.25 * len(columns), 1.42 * len(sites)), dpi=110, facecolor="#101216")
+    figure = Figure(figsize=(1.25 * len(columns), 1.42 * len(sites)), dpi=80, facecolor="#101216")
     FigureCanvasAgg(figure)
     for i, site in enumerate(sites):
         images: dict[str, Any] = {}
@@ -190,7 +190,7 @@ def panel(found: dict[str, dict[int, dict[str, Any]]], workspace: Path, out: Pat
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.93, 0.03, 0.16)
     file = io.BytesIO()
     figure.savefig(file, format="png", facecolor=figure.get_facecolor())
-    Image.open(file).convert("L").save(out, optimize=True)
+    Image.open(file).convert("L").quantize(64).save(out, optimize=True)
 
 
 def main() -> None:

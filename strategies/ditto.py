@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Ditto(FedAvg):
-    """The personal network v minimises L(v) + (lam / 2) ||v - w_t||^2 (Li et al., ICML 2021, eq. 2 and algorithm 1).
+    """A personal network v held near the shared one: L(v) + (lam / 2) ||v - w_t||^2 (Li et al., ICML 2021, alg. 1).
 
     w_t is the shared network as it came down; it is trained as in FedAvg, on the same batches, and never sees v. The
     personal networks stay at the sites and reconstruct there. Large ``lam`` holds them at FedAvg, 0 is ``local``, so it

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class FedAdam(FedOpt):
-    """v_t = beta2 v_{t-1} + (1 - beta2) D_t^2; see :class:`FedOpt`."""
+    """Adam on the server: v_t = beta2 v_{t-1} + (1 - beta2) D_t^2; see :class:`FedOpt`."""
 
     def second(self, v: Vector, squared: Vector) -> Vector:
         """An exponential mean."""

@@ -59,7 +59,9 @@ PREVIOUS = "previous/"
 
 
 class FedMRI(Partial):
-    """FedMRI; see the module for the method.
+    """Shared encoder, private decoder, contrastive term on the encoder's weights (Feng et al., IEEE TMI 2023).
+
+    The module says how it works.
 
     The encoder is whatever ``private`` leaves shared; with nothing private L_con acts on the whole network.
 

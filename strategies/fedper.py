@@ -8,7 +8,7 @@ from fedrecon.strategies.partial import Partial
 
 
 class FedPer(Partial):
-    """The last layers stay at the site (Arivazhagan et al., arXiv 1912.00818, section 3).
+    """Shared base, personal last layers (Arivazhagan et al., arXiv 1912.00818, section 3).
 
     Attributes:
         private: by default the network's ``head``: in a U-Net its last 1x1 convolution, the sharing that FedMRI's code

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class FedYogi(FedOpt):
-    """v_t = v_{t-1} - (1 - beta2) D_t^2 sign(v_{t-1} - D_t^2): v changes by D_t^2 at most; see :class:`FedOpt`."""
+    """Yogi on the server: v_t = v_{t-1} - (1 - beta2) D_t^2 sign(v_{t-1} - D_t^2); see :class:`FedOpt`."""
 
     def second(self, v: Vector, squared: Vector) -> Vector:
         """Up or down by the same amount."""

@@ -8,7 +8,9 @@ from fedrecon.strategies.partial import Partial
 
 
 class LGFedAvg(Partial):
-    """Each site learns its own representation; what works on it is averaged (Liang et al., arXiv 2001.01523, alg. 1).
+    """Personal early layers, shared late ones (Liang et al., arXiv 2001.01523, algorithm 1).
+
+    Each site learns a representation of its own; what works on it is averaged.
 
     FedMRI the other way round: there the encoder is shared and the decoder private.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Scaffold(FedAvg):
-    """Every gradient at site i is moved by c - c_i (Karimireddy et al., ICML 2020, algorithm 1, all sites every round).
+    """Moves every gradient at site i by c - c_i (Karimireddy et al., ICML 2020, algorithm 1, all sites every round).
 
     c_i estimates the site's own gradient and stays there; c is the mean over the sites. c goes down beside the
     parameters and the change of c_i goes up: twice FedAvg's bytes both ways.

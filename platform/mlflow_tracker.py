@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import logging
 import os
 import re
 import socket
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedrecon.platform import atomic
+from fedrecon.platform.progress import quiet
 from fedrecon.platform.tracking import (
     TAG_DIGEST,
     TAG_SUPERSEDED,
@@ -259,7 +259,7 @@ def create_database(path: Path, artifacts: Path) -> None:
     from mlflow.store.tracking import sqlalchemy_store
 
     make_store: Any = sqlalchemy_store.SqlAlchemyStore
-    with _quiet("mlflow", "alembic"), atomic.replacing(path) as temporary:
+    with quiet("mlflow", "alembic"), atomic.replacing(path) as temporary:
         store = make_store(_SQLITE + str(temporary), artifacts.as_uri())
         store.engine.dispose()
 
@@ -304,16 +304,3 @@ def _third_party_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    loggers: list[Any] = [logging.getLogger(name) for name in names]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

@@ -53,6 +53,17 @@ class Fit:
         """The round that is trained."""
         return self.order.round
 
+    def shared(self) -> list[Tensor]:
+        """The shared parameters of the network, in the order of the flat vector; buffers are none."""
+        named = dict(self.model.named_parameters())
+        return [named[slot.name] for slot in self.parameters.slots if slot.shared and slot.name in named]
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """A vector of the length of the shared one as views, one for each tensor of :meth:`shared`."""
+        named = dict(self.model.named_parameters())
+        slots = [slot for slot in self.parameters.slots if slot.shared and slot.name in named]
+        return [flat[slot.start : slot.stop].view(slot.shape) for slot in slots]
+
 
 @dataclass(frozen=True)
 class Subject:

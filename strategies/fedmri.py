@@ -132,7 +132,7 @@ class FedMRI(Partial):
         loss = self.reconstruction_weight * loss
         if "server" not in fit.scratch or fit.batch == 0:
             return loss
-        encoder = _encoder(fit)
+        encoder = fit.shared()  # running statistics are buffers and do not enter L_con
         term = contrastive(encoder, fit.scratch["server"], fit.scratch["previous"])
         fit.noted["contrastive"] = term.detach()
         weight = self.contrastive_weight
@@ -160,17 +160,8 @@ def _distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return distance  # type: ignore[no-any-return]
 
 
-def _encoder(fit: Fit) -> list[Tensor]:
-    """The shared parameters of the network; running statistics are buffers and do not enter L_con."""
-    named = dict(fit.model.named_parameters())
-    return [named[slot.name] for slot in fit.parameters.slots if slot.shared and slot.name in named]
-
-
 def _cut(fit: Fit, values: Vector) -> list[Tensor]:
-    """A shared vector as one tensor for each of :func:`_encoder`."""
+    """A vector from the wire, tensor by tensor."""
     import torch
 
-    named = dict(fit.model.named_parameters())
-    flat = torch.from_numpy(np.array(values)).to(fit.parameters.flat.device)
-    slots = [slot for slot in fit.parameters.slots if slot.shared and slot.name in named]
-    return [flat[slot.start : slot.stop].view(slot.shape) for slot in slots]
+    return fit.cut(torch.from_numpy(np.array(values)).to(fit.parameters.flat.device))

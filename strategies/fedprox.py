@@ -33,13 +33,7 @@ class FedProx(FedAvg):
 
     def receive(self, fit: Fit) -> None:
         """Keeps w_t, the shared parameters as they came down."""
-        shared = fit.parameters.shared.clone()
-        named = dict(fit.model.named_parameters())
-        fit.scratch["w_t"] = [
-            (named[slot.name], shared[slot.start : slot.stop].view(slot.shape))
-            for slot in fit.parameters.slots
-            if slot.shared and slot.name in named
-        ]
+        fit.scratch["w_t"] = list(zip(fit.shared(), fit.cut(fit.parameters.shared.clone()), strict=True))
 
     def loss(self, fit: Fit, batch: Measurement) -> Tensor:
         """The experiment's loss plus the proximal term."""

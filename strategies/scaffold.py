@@ -13,8 +13,6 @@ from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.strategy import Mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fedrecon.sites.method import Fit
     from fedrecon.sites.wire import Reply, Vector
 
@@ -68,14 +66,8 @@ class Scaffold(FedAvg):
         device = fit.parameters.flat.device
         correction = torch.from_numpy(c - fit.memory.get("c_i", np.zeros_like(c))).to(device)
         total = torch.zeros(len(c), device=device)
-        named = dict(fit.model.named_parameters())
-        slots = [slot for slot in fit.parameters.slots if slot.shared and slot.name in named]
-
-        def cut(flat: Tensor) -> list[Tensor]:
-            return [flat[slot.start : slot.stop].view(slot.shape) for slot in slots]
-
         fit.scratch["total"] = total
-        fit.scratch["each"] = list(zip([named[s.name] for s in slots], cut(correction), cut(total), strict=True))
+        fit.scratch["each"] = list(zip(fit.shared(), fit.cut(correction), fit.cut(total), strict=True))
 
     def gradients(self, fit: Fit) -> None:
         """Adds up the gradient of this step, then corrects it."""

@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.crew_ray import connect
+from fedrecon.platform.progress import quiet
 from fedrecon.tune.board import Board, Row
 from fedrecon.tune.dispatch import Dispatcher, Optuna, Planned, Source, Watch
 from fedrecon.tune.halving import Alike
@@ -136,7 +137,8 @@ class Engine:
             ),
         )
         try:
-            with contextlib.redirect_stdout(io.StringIO()), _quiet("ray.tune", "ray.air"):
+            # what goes wrong in a trial stands in its row: Ray Tune need not print the traceback too
+            with contextlib.redirect_stdout(io.StringIO()), quiet("ray.tune", "ray.air", level=logging.CRITICAL):
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -167,17 +169,3 @@ class Engine:
 
     def _over(self) -> bool:
         return time.monotonic() >= self._deadline
-
-
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """What goes wrong in a trial stands in its row: Ray Tune need not print the traceback too."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -7,10 +7,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from command_line import Called
 from safetensors.numpy import load_file
 from tiny import UNET, write_consortium
 
-from fedrecon.platform.cli import main
 from fedrecon.platform.evaluate import evaluate
 from fedrecon.platform.reconstruct import calibration_box
 from fedrecon.platform.tables import read_rounds, read_scores
@@ -36,22 +36,6 @@ def written(folder: Path, consortium: dict[str, Path], **changes) -> Path:
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(experiment))
     return path
-
-
-class Called:
-    """One call of the command line with what it printed."""
-
-    def __init__(self, capsys, *arguments) -> None:
-        capsys.readouterr()
-        try:
-            self.code = main([str(one) for one in arguments])
-        except SystemExit as error:
-            self.code = error.code
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def json(self):
-        return json.loads(self.out)
 
 
 @pytest.fixture

@@ -1,34 +1,16 @@
 """``fedrecon sweep`` as typed: what it plans, shows and refuses, without a cluster."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 import yaml
+from command_line import Called
 from small_sweeps import base, described
-
-from fedrecon.platform.cli import main
 
 SEARCH = {"strategy.name": {"grid": ["fedavg", "local"]}, "evaluation.mask_seed": {"grid": [0, 1]}}
 RESULT_KEYS = {"sweep", "status", "trials", "best"}
 TRIAL_KEYS = {"params", "status", "run_id", "digest", "metrics", "trained_rounds", "error"}
-
-
-class Called:
-    """One call of the command line with what it printed."""
-
-    def __init__(self, capsys, *arguments) -> None:
-        capsys.readouterr()
-        try:
-            self.code = main([str(one) for one in arguments])
-        except SystemExit as error:
-            self.code = error.code
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def json(self):
-        return json.loads(self.out)
 
 
 @pytest.fixture

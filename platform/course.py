@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.experiment import Experiment
     from fedrecon.platform.progress import Progress
     from fedrecon.platform.record import Record
+    from fedrecon.platform.scorer import Scorer
     from fedrecon.platform.tracking import Ended, Store, Tracker
     from fedrecon.sites.settings import Plan
     from fedrecon.sites.shard import Shard
@@ -130,31 +131,33 @@ class _Run:
         from fedrecon.platform.federation import rounds
         from fedrecon.platform.record import Record, flat_metrics, summarise
         from fedrecon.platform.results import Finished, write_artifacts
-        from fedrecon.platform.tables import join_scores
+        from fedrecon.platform.scorer import Scorer
 
         experiment = self.experiment
         tuned = {} if experiment.trains else crew.tune()
         environment = self._environment(crew, found)
         record = Record(tracker, self.folder.checkpoints, progress, found[1] if found else {})
+        scorer = Scorer(crew, experiment.method, self.folder.path / "parts", progress.waiting)
         if found is not None:
             state = found[0]
             resumed_from = state.round
             yield from list(record.curve)
         elif self.source is not None:
-            state = self._take_over(record, crew, tracker)
+            state = self._take_over(record, scorer, tracker)
             resumed_from = state.round
             yield record.curve[-1]
         else:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
-        state = yield from rounds(experiment, crew, record, state, self.n_slices)
+        state = yield from rounds(experiment, scorer, record, state, self.n_slices)
         if self.training_digest is not None and self.source is None:
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
         order = experiment.method.order_to_score(state)
-        columns = join_scores(one.columns for one in crew.evaluate(order, "test"))
-        summary = summarise(columns)
-        tracker.metrics(state.round, flat_metrics(summary, prefix="test/"))
+        scored = scorer(order, "test")
+        summary = summarise(scored.columns)
+        timed = {"test/seconds_per_slice": scored.seconds_per_slice}
+        tracker.metrics(state.round, flat_metrics(summary, prefix="test/") | timed)
         tracker.flush()
         result = Result(
             run_id=tracker.run_id,
@@ -167,14 +170,16 @@ class _Run:
             bytes_down=sum(row["bytes_down"] for row in record.rounds),
             sites=summary["sites"],
             mean=summary["mean"],
+            seconds_per_slice=scored.seconds_per_slice,
             missing_sites=tuple(crew.dead),
             name=experiment.name,
             training_digest=self.training_digest,
             validation=record.validation,
             environment={**environment, "tuned": {m: one["chosen"].model_dump() for m, one in tuned.items()}},
         )
-        finished = Finished(experiment, result.as_dict(), state, record.rounds, columns, self._layout())
+        finished = Finished(experiment, result.as_dict(), state, record.rounds, scored.columns, self._layout())
         write_artifacts(tracker, self.folder, finished, crew)
+        scorer.forget()
         return result
 
     def _trained_elsewhere(self) -> RunFolder | None:
@@ -184,10 +189,8 @@ class _Run:
         source = find_trained(self.folder.workspace, self.training_digest)
         return None if source is None or source.digest == self.folder.digest else source
 
-    def _take_over(self, record: Record, crew: Crew, tracker: Tracker) -> State:
+    def _take_over(self, record: Record, scorer: Scorer, tracker: Tracker) -> State:
         """The state that another run trained, scored on this experiment's validation subjects and committed."""
-        from fedrecon.platform.federation import score_validation
-
         assert self.source is not None
         found = self.source.checkpoints.latest()
         if found is None:
@@ -198,7 +201,7 @@ class _Run:
         losses = {key: value for key, value in last.items() if key.endswith("/loss")}
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
         panels = self.experiment.evaluation.panels
-        record.take_over(state, losses, *score_validation(crew, self.experiment.method, state, panels))
+        record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
         return state
 
     def _open_tracker(self) -> Tracker:

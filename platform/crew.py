@@ -10,7 +10,7 @@ from fedrecon.sites.errors import FedreconError, RunError
 
 if TYPE_CHECKING:
     from fedrecon.sites.settings import Operator, Plan
-    from fedrecon.sites.wire import Order, Reply, Scores
+    from fedrecon.sites.wire import Order, Reply, Samples, Scores
 
 
 class Crew(Protocol):
@@ -31,8 +31,12 @@ class Crew(Protocol):
         """
         ...
 
-    def evaluate(self, order: Order, split: str) -> list[Scores]:
-        """Scores of one split at every member."""
+    def evaluate(self, order: Order, split: str, part: int | None = None) -> list[Scores]:
+        """Scores of one split at every member, or of one batch of it."""
+        ...
+
+    def samples(self, order: Order) -> list[Samples]:
+        """What a prior draws for every member."""
         ...
 
     def panels(self, order: Order, split: str, note: str) -> dict[str, bytes]:
@@ -76,9 +80,13 @@ class InProcessCrew:
             reply = self._call(name, "fit", order, round_number=order.round)
             yield replace(reply, shared=reply.shared.copy())
 
-    def evaluate(self, order: Order, split: str) -> list[Scores]:
+    def evaluate(self, order: Order, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Crew`."""
-        return [self._call(name, "evaluate", order, split) for name in self.sites]
+        return [self._call(name, "evaluate", order, split, part) for name in self.sites]
+
+    def samples(self, order: Order) -> list[Samples]:
+        """See :class:`Crew`."""
+        return [self._call(name, "samples", order) for name in self.sites]
 
     def panels(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Crew`."""

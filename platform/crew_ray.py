@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.experiment import Resources
     from fedrecon.sites.settings import Operator, Plan
     from fedrecon.sites.site import Site
-    from fedrecon.sites.wire import Scores
+    from fedrecon.sites.wire import Samples, Scores
 
 READY_TIMEOUT = 600.0
 """Seconds for a placed actor to import torch and open its shard, on a machine that is busy."""
@@ -126,9 +126,13 @@ class RayCrew:
         """See :class:`Crew`. Replies are only read where they lie, in Ray's store or in the member's lane."""
         yield from self._each("fit", (order,), order.round)
 
-    def evaluate(self, order: Order, split: str) -> list[Scores]:
+    def evaluate(self, order: Order, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Crew`."""
-        return list(self._each("evaluate", (order, split)))
+        return list(self._each("evaluate", (order, split, part)))
+
+    def samples(self, order: Order) -> list[Samples]:
+        """See :class:`Crew`."""
+        return list(self._each("samples", (order,)))
 
     def panels(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Crew`."""

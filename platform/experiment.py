@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from fedrecon.platform.overrides import apply_overrides
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
@@ -21,12 +21,16 @@ from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.plugin import choose, parse
 from fedrecon.sites.settings import Evaluation, Operator, Settings, Training
 from fedrecon.strategies import STRATEGIES, Strategy, make_strategy
+from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.network import NetworkChoice
 
 SCIENCE_VERSION = 1
 """Raised on purpose when a fix changes results: older runs are then no longer resumed, nor taken for the same."""
 
 Block = dict[str, Any]
+
+DEFAULT_NETWORKS = {"reconstruction": "unet", "prior": "style"}
+"""By the kind that a strategy trains."""
 
 
 class Resources(Settings):
@@ -69,7 +73,7 @@ class Experiment(Settings):
         task: what is undone; ``reconstruction`` from undersampled k-space.
         operator: mask, acceleration, center_fraction, noise, fixed_mask; ``per_site: {NAME: {...}}`` differs from it.
         strategy: a name of the registry and its own parameters.
-        network: a name of the registry and its own parameters.
+        network: a name of the registry and its own parameters; by default one of the kind that the strategy trains.
         reconstructor: network, or a classical method of the registry (a name, or a name with parameters).
         allow_pooling: says that the data may be moved to one place (for ``pooled``).
         publish_private: sites that agreed that their private part of the network may leave them (``all``, or names),
@@ -85,7 +89,7 @@ class Experiment(Settings):
     task: Literal["reconstruction"] = "reconstruction"
     operator: Block = Field(default_factory=lambda: {"mask": "random", "acceleration": 4})
     strategy: Block = Field(default_factory=lambda: {"name": "fedavg"})
-    network: Block = Field(default_factory=lambda: {"name": "unet"})
+    network: Block = Field(default_factory=dict)
     reconstructor: Block = Field(default_factory=lambda: {"name": "network"})
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -119,9 +123,26 @@ class Experiment(Settings):
 
     @field_validator("network")
     @classmethod
-    def _network(cls, block: Block) -> Block:
-        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block))
+    def _network(cls, block: Block, info: ValidationInfo) -> Block:
+        kind = _strategy_kind(info).network_kind
+        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": DEFAULT_NETWORKS[kind]}))
+        if NETWORKS[choice.name].kind != kind:
+            fitting = [name for name, one in NETWORKS.items() if one.kind == kind]
+            raise ValueError(
+                f"strategy '{info.data['strategy']['name']}' trains a {kind} network, and '{choice.name}' is none. "
+                f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
+            )
         return choice.as_dict()
+
+    @field_validator("training")
+    @classmethod
+    def _training(cls, training: Training, info: ValidationInfo) -> Training:
+        block = dict(info.data.get("strategy", {"name": "fedavg"}))
+        strategy = make_strategy(block.pop("name"), block)
+        strategy.check(training)
+        if training.optimizer_state != "auto":
+            return training
+        return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
 
     @field_validator("reconstructor", mode="before")
     @classmethod
@@ -199,7 +220,7 @@ class Experiment(Settings):
         return Operator.read(self.operator.get("per_site", {}).get(site, base))
 
     def scores_due(self, round_number: int) -> bool:
-        """Whether validation scores are taken after this round."""
+        """Whether validation scores (of a prior before its last round: samples) are taken after this round."""
         return round_number % self.evaluation.every == 0 or round_number == self.rounds
 
     def digest(self, contents: Mapping[str, str]) -> str:
@@ -222,7 +243,9 @@ class Experiment(Settings):
         """The identity of what influences training; None where nothing is trained."""
         if not self.trains:
             return None
-        return _hash(self._training_part(contents, operators=self.method.trains_on_operator))
+        part = self._training_part(contents, operators=self.method.trains_on_operator)
+        left_out = self.method.at_inference
+        return _hash({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
 
     def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
         strategy = {key: value for key, value in self.strategy.items() if key != "allow_pooling"}
@@ -243,8 +266,6 @@ def json_schema() -> dict[str, Any]:
     """The JSON schema of an experiment file, for editors."""
     schema = Experiment.model_json_schema()
     registry = {"strategy": {name: kind.model_json_schema() for name, kind in STRATEGIES.items()}}
-    from fedrecon.strategies.networks import NETWORKS
-
     registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
     for key, kinds in registry.items():
         schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
@@ -255,6 +276,11 @@ def json_schema() -> dict[str, Any]:
 def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     properties = {"name": {"const": name}, **schema.get("properties", {})}
     return {**schema, "properties": properties, "required": ["name", *schema.get("required", [])]}
+
+
+def _strategy_kind(info: ValidationInfo) -> type[Strategy]:
+    """The strategy's class; where the strategy itself was refused, any will do."""
+    return STRATEGIES[info.data["strategy"]["name"]] if "strategy" in info.data else Strategy
 
 
 def _split(block: Block, kind: str, registry: Mapping[str, Any]) -> tuple[str, Block]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrecon.platform.crew import at
+from fedrecon.platform.record import Seen
+from fedrecon.platform.scorer import Scorer
 from fedrecon.sites.errors import RunError
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class _Fold:
 
 def federate(experiment: Experiment, crew: Crew, record: Record, state: State, n_slices: Mapping[str, int]) -> State:
     """Trains from ``state`` to the experiment's last round; see :func:`rounds`."""
-    training = rounds(experiment, crew, record, state, n_slices)
+    training = rounds(experiment, Scorer(crew, experiment.method), record, state, n_slices)
     while True:
         try:
             next(training)
@@ -88,12 +90,12 @@ def federate(experiment: Experiment, crew: Crew, record: Record, state: State, n
 
 
 def rounds(
-    experiment: Experiment, crew: Crew, record: Record, state: State, n_slices: Mapping[str, int]
+    experiment: Experiment, scorer: Scorer, record: Record, state: State, n_slices: Mapping[str, int]
 ) -> Generator[Committed, None, State]:
     """Trains from ``state`` to the experiment's last round, and stands still after each committed one.
 
     Args:
-        record: commits each round.
+        scorer: of the crew that trains. record: commits each round.
         n_slices: training slices of every member.
 
     Returns:
@@ -102,7 +104,7 @@ def rounds(
     Raises:
         RunError: a site stays dead, fails, or replies with what is no number.
     """
-    strategy, panels = experiment.method, experiment.evaluation.panels
+    strategy, crew = experiment.method, scorer.crew
     while state.round < experiment.rounds:
         start, restarts, fold = time.perf_counter(), crew.restarts, _Fold()
         order = strategy.order(state)
@@ -119,19 +121,11 @@ def rounds(
             extra_up=fold.extra_up,
             extra_down=(order.nbytes - order.shared.nbytes) * len(fold.sound),
         )
-        due = experiment.scores_due(state.round)
-        yield record.commit(finished, state, *(score_validation(crew, strategy, state, panels) if due else ({}, {})))
+        seen = Seen()
+        if experiment.scores_due(state.round):
+            seen = scorer.validation(state, state.round == experiment.rounds, experiment.evaluation.panels)
+        yield record.commit(finished, state, seen)
     return state
-
-
-def score_validation(crew: Crew, strategy: Any, state: State, panels: bool) -> tuple[Any, Mapping[str, bytes]]:
-    """Validation scores and pictures of ``state``."""
-    from fedrecon.platform.tables import join_scores
-
-    order = strategy.order_to_score(state)
-    scores = join_scores(one.columns for one in crew.evaluate(order, "validation"))
-    pictures = crew.panels(order, "validation", f"round {state.round}") if panels else {}
-    return scores, pictures
 
 
 def refuse_unsound(reply: Reply) -> None:

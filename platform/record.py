@@ -32,6 +32,19 @@ class Committed:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was to be seen of a state beside its losses; empty where nothing was due.
+
+    Attributes:
+        scores: columns of validation scores. pictures: PNG by their names in the tracker. numbers: by the same.
+    """
+
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
 class Record:
     """Commits rounds. The checkpoint is written last, and is the only truth: what a crash leaves half done before it
     is done again with the same bits, and the tracker skips what it has.
@@ -62,26 +75,23 @@ class Record:
         scored = [one.metrics for one in self.curve if "mean/psnr" in one.metrics]
         return dict(scored[-1]) if scored else {}
 
-    def take_over(
-        self, state: State, losses: Mapping[str, float], scores: Mapping[str, Any], pictures: Mapping[str, bytes]
-    ) -> Committed:
+    def take_over(self, state: State, losses: Mapping[str, float], seen: Seen) -> Committed:
         """Commits a state that another run trained, with what this experiment's evaluation makes of it."""
-        values = {**losses, **flat_metrics(summarise(scores))}
-        self.curve = [self._note(state.round, values, pictures)]
+        values = {**losses, **flat_metrics(summarise(seen.scores)), **seen.numbers}
+        self.curve = [self._note(state.round, values, seen.pictures)]
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
-    def commit(
-        self, finished: Round, state: State, scores: Mapping[str, Any], pictures: Mapping[str, bytes]
-    ) -> Committed:
+    def commit(self, finished: Round, state: State, seen: Seen) -> Committed:
         """Records one round and commits its state."""
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
-        summary = summarise(scores) if scores else {}
+        summary = summarise(seen.scores) if seen.scores else {}
         # MLflow's page that compares runs opens on the metric that was logged first
         values = flat_metrics(summary)
         if losses:
             values["mean/loss"] = sum(losses.values()) / len(losses)
         values |= {f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()}
+        values |= seen.numbers
         values |= {
             "seconds": finished.seconds,
             "traffic/bytes_up": finished.bytes_up,
@@ -90,7 +100,7 @@ class Record:
             "traffic/extra_bytes_down": finished.extra_down,
             "restarts": finished.restarts,
         }
-        committed = self._note(finished.number, values, pictures)
+        committed = self._note(finished.number, values, seen.pictures)
         self.rounds.append(finished.row())
         self.curve.append(committed)
         self.checkpoints.save(state, self.content)
@@ -101,8 +111,8 @@ class Record:
     def _note(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> Committed:
         """Tells the tracker, and keeps what tells how good a round was."""
         self.tracker.metrics(step, values)
-        for site, png in pictures.items():
-            self.tracker.image(f"panel/{site}", step, png)
+        for name, png in pictures.items():
+            self.tracker.image(name, step, png)
         self.tracker.flush()
         return Committed(step, {key: value for key, value in values.items() if key.startswith(("mean/", "site/"))})
 

@@ -32,6 +32,7 @@ class Result:
         sites: by name psnr (dB), ssim, nmse, n_volumes, n_slices, with_data_consistency and zero_filled (test
             subjects). mean: the same keys, unweighted over the sites.
         validation: the last validation scores, by their names in MLflow.
+        seconds_per_slice: to reconstruct a test slice, of one member's time.
         missing_sites: members that stayed dead, where ``min_sites`` let the run go on without them.
     """
 
@@ -45,6 +46,7 @@ class Result:
     bytes_down: int
     sites: Mapping[str, Any]
     mean: Mapping[str, Any]
+    seconds_per_slice: float = 0.0
     missing_sites: Sequence[str] = ()
     name: str = ""
     training_digest: str | None = None
@@ -98,7 +100,7 @@ def _write_panels(tracker: Tracker, place: Path, finished: Finished, crew: Crew)
     if not experiment.evaluation.panels:
         return
     note = f"test, {experiment.strategy['name'] if experiment.trains else experiment.reconstructor['name']}"
-    for site, png in crew.panels(experiment.method.order(finished.state), "test", note).items():
+    for site, png in crew.panels(experiment.method.order_to_score(finished.state), "test", note).items():
         path = place / f"{site}.png"
         atomic.write_bytes(path, png)
         tracker.artifact(path, "panels")
@@ -121,7 +123,8 @@ def cited(experiment: Experiment) -> list[str]:
 def _write_weights(path: Path, finished: Finished) -> None:
     from safetensors.numpy import save_file
 
-    named = finished.layout.named(finished.state.shared, shared=True)
+    shared = finished.experiment.method.order_to_score(finished.state).shared
+    named = finished.layout.named(shared, shared=True)
     with atomic.replacing(path) as temporary:
         save_file({name: value.copy() for name, value in named.items()}, temporary)
 
@@ -129,8 +132,11 @@ def _write_weights(path: Path, finished: Finished) -> None:
 def _write_private(tracker: Tracker, place: Path, finished: Finished, crew: Crew) -> None:
     from safetensors.numpy import save_file
 
+    method = finished.experiment.method
+    if not method.private_reconstructs:
+        return
     place.mkdir()
-    for member, named in crew.private(finished.experiment.method.order(finished.state)).items():
+    for member, named in crew.private(method.order_to_score(finished.state)).items():
         path = place / f"{member}.safetensors"
         save_file({name: value.copy() for name, value in named.items()}, path)
         tracker.artifact(path, "private")

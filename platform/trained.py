@@ -66,7 +66,7 @@ class Trained:
             model = new_network(method, network_choice(experiment), images, experiment.seed)
             parameters = Parameters(model, lambda name: method.shares(name, model))
             n_shared = parameters.n_shared
-            if len(parameters.private):
+            if len(parameters.private) and method.private_reconstructs:
                 members = tuple(method.roster(list(images.sites)))
         return cls(folder, experiment, found[0], noted["subjects"], images, members, bool(members) and n_shared == 0)
 

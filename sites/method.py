@@ -27,6 +27,7 @@ class Fit:
         memory: private vectors that the site keeps over rounds, by name (control variates, averages); on the CPU.
         training: the settings. rate: this round's learning rate.
         generator: a CPU generator seeded by (seed, round, site): draw noise here and move it.
+        n_slices: training slices of the site. indices: which of them are in this batch.
         epoch: passes over the data in this fit, from 0. batch: its place within the pass, from 0.
         sites: names of all sites of the experiment.
         noted: further losses of this batch to record, by name, written by the strategy's ``loss``.
@@ -43,6 +44,8 @@ class Fit:
     memory: dict[str, Vector]
     sites: Sequence[str]
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+    n_slices: int = 0
+    indices: tuple[int, ...] = ()
     epoch: int = 0
     batch: int = 0
     scratch: dict[str, Any] = field(default_factory=dict)
@@ -80,9 +83,12 @@ class Method(Protocol):
 
     Attributes:
         remembers: the method keeps vectors in ``fit.memory`` over rounds.
+        trains_on_operator, private_reconstructs: see there.
     """
 
     remembers: ClassVar[bool]
+    trains_on_operator: ClassVar[bool]
+    private_reconstructs: ClassVar[bool]
 
     def build(self, network: Any, images: Images) -> nn.Module:
         """The module that a site trains."""
@@ -106,6 +112,14 @@ class Method(Protocol):
 
     def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
         """What goes up beside the shared parameters."""
+        ...
+
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
+        """(count, y, x) magnitude images that a prior draws for a site."""
+        ...
+
+    def scoring_batch(self, usual: int) -> int:
+        """Slices that are reconstructed together when scored."""
         ...
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:

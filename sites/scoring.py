@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,27 +47,33 @@ Reconstruct = Callable[["Measurement", "Sequence[Slice]"], "Tensor"]
 
 def score(
     slices: Slices,
+    batches: Iterable[Sequence[Slice]],
     split: str,
     reconstruct: Reconstruct,
-    batch_size: int,
     mask_seed: int,
     model: str,
     site: str,
 ) -> Scores:
-    """Reconstructs and scores every slice of one split.
+    """Reconstructs and scores slices of one split.
 
     Args:
+        slices: of the site. batches: those to score, each reconstructed together.
         reconstruct: a measurement and its slices to (b, y, x) complex64.
         model: whose network it is, for the table.
         site: the member that scores.
     """
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    seconds = 0.0
     with torch.no_grad():
-        for items in slices.iterate(batch_size):
+        for items in batches:
             batch = slices.scoring(items, mask_seed)
+            start = time.perf_counter()
             image = reconstruct(batch, items)
+            if image.is_cuda:
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - start
             _rows(columns, slices, items, split, batch, stages(batch, image), model)
-    return Scores(site, split, {name: tuple(values) for name, values in columns.items()})
+    return Scores(site, split, {name: tuple(values) for name, values in columns.items()}, seconds)
 
 
 def stages(batch: Measurement, image: Tensor) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ class Training(Settings):
         augment: random flips and circular shifts of the fully sampled image, before it is measured.
         precision: bfloat16 runs the network under autocast; FFTs and weights stay float32.
         optimizer_state: ``reset`` makes a fit a pure function of weights, seed, round and private part; ``keep``
-            carries the moments over the rounds as private memory.
+            carries the moments over the rounds as private memory; ``auto`` is the strategy's own way.
     """
 
     rounds: int = Field(10, ge=0)
@@ -103,7 +103,7 @@ class Training(Settings):
     loss: str = "l1"
     augment: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
-    optimizer_state: Literal["reset", "keep"] = "reset"
+    optimizer_state: Literal["auto", "reset", "keep"] = "auto"
 
     @model_validator(mode="after")
     def _loss_exists(self) -> Training:
@@ -134,16 +134,22 @@ class Evaluation(Settings):
 
     Attributes:
         every: validation scores each that many rounds, and after the last one.
-        max_slices: at most so many evenly spaced slices a site and split; None takes all.
+        max_slices: at most so many evenly spaced slices a site and split, or ``{SPLIT: N}``; None takes all.
         mask_seed: validation and test masks follow from (mask_seed, subject, slice) alone.
         panels: draw one slice a site as a picture for MLflow. It is the only way in which pixels leave a site; false
             for real consortia that must not.
     """
 
     every: int = Field(5, ge=1)
-    max_slices: int | None = Field(None, ge=1)
+    max_slices: Count | dict[Literal["validation", "test"], Count] | None = None
     mask_seed: int = 0
     panels: bool = True
+
+    def slices_of(self, split: str) -> int | None:
+        """``max_slices`` of a split."""
+        if isinstance(self.max_slices, dict):
+            return {str(one): count for one, count in self.max_slices.items()}.get(split)
+        return self.max_slices
 
 
 @dataclass(frozen=True)

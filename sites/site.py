@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,10 +16,11 @@ from fedrecon.sites.method import Fit, Subject
 from fedrecon.sites.parameters import Parameters, initialise, to_vector
 from fedrecon.sites.scoring import score
 from fedrecon.sites.seeding import seed, torch_generator
+from fedrecon.sites.settings import Operator
 from fedrecon.sites.shard import Shard
 from fedrecon.sites.slices import Slices
 from fedrecon.sites.training import autocast, load_optimizer_vectors, optimizer_vectors, train
-from fedrecon.sites.wire import Order, Reply, Scores, Vector
+from fedrecon.sites.wire import Order, Reply, Samples, Scores, Vector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedrecon.sites.imaging.measurement import Measurement
-    from fedrecon.sites.settings import Operator, Plan
+    from fedrecon.sites.settings import Plan
     from fedrecon.sites.slices import Slice
 
 PRIVATE = "parameters"
@@ -90,6 +91,7 @@ class Site:
         """
         start, plan = time.perf_counter(), self.plan
         self._load(order, trains=True)
+        slices = self.slices("train")
         fit = Fit(
             site=self.name,
             order=order,
@@ -100,12 +102,12 @@ class Site:
             generator=torch_generator(plan.seed, "fit", order.round, self.name),
             memory={name: value for name, value in self.memory.values.items() if name != PRIVATE},
             sites=tuple(plan.images.sites),
+            n_slices=len(slices),
         )
         plan.method.receive(fit)
         fit.optimizers = plan.method.optimizers(fit)
         if plan.training.optimizer_state == "keep":
             load_optimizer_vectors(fit.optimizers, fit.memory)
-        slices = self.slices("train")
         steps, losses = train(plan.method, fit, slices, plan.seed)
         extra = plan.method.reply(fit, steps)
         kept = {name: value for name, value in fit.memory.items() if not name.startswith("optimizer.")}
@@ -119,11 +121,34 @@ class Site:
         shared = self.parameters.shared.detach().cpu().numpy()
         return Reply(self.name, order.round, len(slices), shared, extra, losses, steps, seconds)
 
-    def evaluate(self, order: Order, split: str) -> Scores:
-        """Scores of one split under the order's state and this site's committed private memory."""
+    def evaluate(self, order: Order, split: str, part: int | None = None) -> Scores:
+        """Scores of one split under the order's state and this site's committed private memory.
+
+        Args:
+            part: only the batch of this number, from 0; none where there are fewer.
+        """
         self._load(order)
+        slices = self.slices(split)
+        batches = list(slices.iterate(self.scoring_batch))
+        chosen = batches if part is None else batches[part : part + 1]
         seed_ = self.plan.evaluation.mask_seed
-        return score(self.slices(split), split, self._reconstruct, EVALUATION_BATCH, seed_, self._model_name, self.name)
+        return score(slices, chosen, split, self._reconstruct, seed_, self._model_name, self.name)
+
+    @torch.no_grad()
+    def samples(self, order: Order) -> Samples:
+        """What the prior draws for this site, compared with its own slices; pictures only if the experiment allows."""
+        from fedrecon.sites.sampling import compare, grid
+
+        plan = self.plan
+        self._load(order)
+        self.model.eval()
+        numbers, pictures = {}, {}
+        for site in self.shards:
+            draw = partial(plan.method.draw, self.model, site)
+            numbers = compare(draw, self._full("train"), self._full("validation"), plan.seed, site)
+            if plan.evaluation.panels:
+                pictures[site] = grid(draw, self._full("train"), plan.seed, site)
+        return Samples(self.name, order.round, numbers, pictures)
 
     def panel(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """A picture of one slice of each shard (PNG), only if the experiment allows it (``evaluation.panels``)."""
@@ -164,12 +189,30 @@ class Site:
         plan = self.plan
         key = (split,)
         if key not in self._slices:
-            limits = dict.fromkeys(self.shards, plan.evaluation.max_slices)
+            if split == "train" and not plan.method.trains_on_operator:
+                return self._full(split)
+            limits = dict.fromkeys(self.shards, plan.evaluation.slices_of(split))
             if split == "train":
                 limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase)
         return self._slices[key]
+
+    def _full(self, split: str) -> Slices:
+        """The slices of a split, every sample measured: what a method sees whose training knows of no operator."""
+        key = ("full", split)
+        if key not in self._slices:
+            plan = self.plan
+            limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
+            operators = {name: Operator.read({"mask": "random", "acceleration": 1}) for name in self.shards}
+            self._slices[key] = Slices(self.shards, operators, split, self.device, limits if split == "train" else None)
+        return self._slices[key]
+
+    @property
+    def scoring_batch(self) -> int:
+        """Slices that are reconstructed together when scored."""
+        trains = self.plan.reconstructor is None
+        return self.plan.method.scoring_batch(EVALUATION_BATCH) if trains else EVALUATION_BATCH
 
     def measure_with(self, operators: Mapping[str, Operator]) -> None:
         """From now on measures with other operators (an evaluation under another mask or acceleration)."""
@@ -196,7 +239,7 @@ class Site:
         if self.plan.network is None:
             return
         parameters = self.parameters
-        if self._needs_memory if trains else len(parameters.private):
+        if self._needs_memory if trains else len(parameters.private) and self.plan.method.private_reconstructs:
             self.memory.load(order.standing.get(self.name, 0))
         parameters.load_shared(order.shared)
         parameters.load_private(self._private())
@@ -211,8 +254,8 @@ class Site:
 
     @property
     def _model_name(self) -> str:
-        trains = self.plan.network is not None
-        return self.name if trains and len(self.parameters.private) else "global"
+        own = self.plan.network is not None and self.plan.method.private_reconstructs
+        return self.name if own and len(self.parameters.private) else "global"
 
     def _reconstruct(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)

@@ -40,9 +40,11 @@ def train(method: Method, fit: Fit, slices: Slices, seed: int) -> tuple[int, dic
     """
     training = fit.training
     fit.model.train()
+    positions = {item: index for index, item in enumerate(slices.items)}
     steps, sums = 0, {}  # type: int, dict[str, Tensor]
     for epoch, items in _steps(fit, slices, seed):
         batch = slices.training(items, seed, epoch, training.augment)
+        fit.indices = tuple(positions[item] for item in items)
         with autocast(training.precision, slices.device):
             losses = method.step(fit, batch)
         for name, value in losses.items():

@@ -1,4 +1,4 @@
-"""ALL that crosses a hospital's wall: four frozen types, and no others.
+"""ALL that crosses a hospital's wall: five frozen types, and no others.
 
 Parameters travel as one flat float32 vector, losses and scores as numbers. There is no type for k-space or for an
 image, so neither can travel; an ``extra`` is a flat vector whose name the strategy has declared, and whose length it
@@ -113,9 +113,28 @@ class Scores:
     """Scores of one site's slices: a column of numbers or names each, one row per slice and stage.
 
     ``stage`` is ``output`` (the method's own), ``data_consistency`` (after hard data consistency) or ``zero_filled``.
-    The columns are those of ``fedrecon.sites.scoring.COLUMNS``; volume scores follow from them exactly.
+    The columns are those of ``fedrecon.sites.scoring.COLUMNS``; volume scores follow from them exactly. ``seconds``
+    went into reconstructing.
     """
 
     site: str
     split: str
     columns: Mapping[str, tuple[Any, ...]]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a site says of the images that a prior draws for it.
+
+    Attributes:
+        site: the member that compared them with its own slices.
+        round: of the state that drew them.
+        numbers: distances by name (see ``fedrecon.sites.sampling``).
+        pictures: a grid of them (PNG) by site; empty where ``evaluation.panels`` forbids pictures.
+    """
+
+    site: str
+    round: int
+    numbers: Mapping[str, float]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from fedrecon.strategies.ditto import Ditto
 from fedrecon.strategies.fedadam import FedAdam
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.fedbn import FedBN
+from fedrecon.strategies.fedgimp import FedGIMP
 from fedrecon.strategies.fedmri import FedMRI
 from fedrecon.strategies.fedper import FedPer
 from fedrecon.strategies.fedprox import FedProx
@@ -33,6 +34,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedbn": FedBN,
     "fedmri": FedMRI,
     "ditto": Ditto,
+    "fedgimp": FedGIMP,
     "local": Local,
     "pooled": Pooled,
 }

@@ -3,7 +3,7 @@
 On the server (pure, explicit :class:`State`): ``roster``, ``begin``, ``weights``, ``order``, ``merge``;
 ``order_to_score`` for scoring.
 At the site, within THE local loop: ``build``, ``shares``, ``receive``, ``optimizers``, ``loss`` or ``step``, ``reply``.
-At inference: ``reconstruct``.
+At inference: ``reconstruct``; of a prior also ``draw``.
 
 A strategy is a frozen set of parameters; what changes lives in the State (server) or in the site's private memory.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fedrecon.sites.imaging.measurement import Images, Measurement
     from fedrecon.sites.method import Fit, Subject
+    from fedrecon.sites.settings import Training
 
 
 class Strategy(Plugin):
@@ -36,6 +37,12 @@ class Strategy(Plugin):
             None where there are none, and then ``not_neutral`` says why.
         trains_on_operator: False for a method whose training never sees the imaging operator (a generative prior):
             one training then serves every operator.
+        network_kind: what its network does (:data:`fedrecon.strategies.networks.network.Kind`). A ``prior`` is seen
+            between the rounds by what it draws; it reconstructs after the last one alone, for it adapts to each slice.
+        optimizer_state: of ``training.optimizer_state: auto``.
+        private_reconstructs: False where what is private serves training alone (a discriminator): all sites then
+            reconstruct with one network, and a site that never trained needs no rule.
+        at_inference: parameters that do not influence training, and so are no part of its digest.
         remembers: the method keeps vectors in the site's private memory (``fit.memory``) over rounds.
         moves_data: the method needs all data in one place, and is refused where it may not be moved.
     """
@@ -44,6 +51,10 @@ class Strategy(Plugin):
     neutral: ClassVar[Mapping[str, Any] | None] = {}
     not_neutral: ClassVar[str] = ""
     trains_on_operator: ClassVar[bool] = True
+    network_kind: ClassVar[str] = "reconstruction"
+    optimizer_state: ClassVar[str] = "reset"
+    private_reconstructs: ClassVar[bool] = True
+    at_inference: ClassVar[tuple[str, ...]] = ()
     remembers: ClassVar[bool] = False
     moves_data: ClassVar[bool] = False
 
@@ -82,6 +93,15 @@ class Strategy(Plugin):
             mean.fold(reply.site, reply.shared)
             replied[reply.site] = reply.round
         return state.next(mean.value(), state.extra, replied)
+
+    # Before anything starts
+
+    def check(self, training: Training) -> None:
+        """Refuses settings under which the method makes no sense.
+
+        Raises:
+            ValueError: says which, and what to set.
+        """
 
     # At the site
 
@@ -125,6 +145,14 @@ class Strategy(Plugin):
     def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
         """What goes up beside the shared parameters, flat vectors by name."""
         return {}
+
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
+        """(count, y, x) magnitude images that a prior draws for a site, of peak about 1."""
+        raise NotImplementedError(f"{type(self).__name__} trains no prior")
+
+    def scoring_batch(self, usual: int) -> int:
+        """Slices that are reconstructed together when scored: a method that adapts has its own number."""
+        return usual
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
         """(b, y, x) complex64 from one measurement; a method that adapts the network to a subject works on a copy."""

@@ -19,6 +19,7 @@ from fedrecon.sites.settings import Evaluation, Operator, Plan, Training
 from fedrecon.sites.shard import Shard, VolumeData, write_shard
 from fedrecon.sites.site import new_network
 from fedrecon.sites.wire import State
+from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.networks.network import NetworkChoice
 from fedrecon.strategies.strategy import Strategy
 
@@ -28,8 +29,19 @@ N_TRAIN = {"north": 3, "middle": 1, "south": 2}
 
 UNET = {"name": "unet", "channels": 2, "pools": 1}
 
-NETWORKS: dict[str, Mapping[str, Any]] = {"fedbn": {"norm": "batch"}}
-"""What a strategy needs of the network."""
+STYLE = {"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 4, "skips": True}
+
+NETWORKS: dict[str, Mapping[str, Any]] = {
+    "fedbn": {**UNET, "norm": "batch"},
+    **{name: STYLE for name, kind in STRATEGIES.items() if kind.network_kind == "prior"},
+}
+"""What a strategy needs of the network, where it is not the small U-Net."""
+
+PARAMETERS: dict[str, Mapping[str, Any]] = {"fedgimp": {"adaptation": {"steps": 3, "batch": 2}}}
+"""A strategy's own, where its defaults are a long work."""
+
+RECONSTRUCTS = [name for name, kind in STRATEGIES.items() if kind.network_kind == "reconstruction"]
+"""The strategies that train what reconstructs, and no prior."""
 
 NOISE = 1e-3
 _COILS = {"north": 1, "middle": 2, "south": 1}
@@ -81,7 +93,7 @@ class Commits:
         self.checkpoints = None if folder is None else Checkpoints(folder)
         self.dies_at, self.rounds, self.states = dies_at, list[Round](), list[State]()
 
-    def commit(self, finished: Round, state: State, scores: Any, pictures: Any) -> None:
+    def commit(self, finished: Round, state: State, seen: Any) -> None:
         if finished.number == self.dies_at:
             raise KeyboardInterrupt
         self.rounds.append(finished)

@@ -38,4 +38,17 @@ NETWORKS: dict[str, NetworkEntry] = {
         shared_weights=Field(False),
         norm=NORM,
     ),
+    "style": entry(
+        "style",
+        kind="prior",
+        latent=Field(512, ge=1),
+        layers=Field(8, ge=1),
+        channel_base=Field(16384, ge=64),
+        channel_max=Field(512, ge=1),
+        skips=Field(False),
+        noise_to=Field(1024, ge=0),
+        truncation=Field(0.7, gt=0, le=1),
+        truncated=Field(8, ge=0),
+        content=one_of("magnitude", "complex"),
+    ),
 }

@@ -30,23 +30,33 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
 
 
+Kind = Literal["reconstruction", "prior"]
+"""A network reconstructs a measurement, or it is a prior: it draws images, and knows of no measurement."""
+
+
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A line of the registry: the file that holds the network, and the model that checks its parameters."""
+    """A line of the registry.
+
+    Attributes:
+        module: the file that holds the network. parameters: the model that checks its parameters.
+        kind: what it does: :data:`Kind`.
+    """
 
     module: str
     parameters: type[Plugin]
+    kind: Kind = "reconstruction"
 
     def load(self) -> Any:
         """The class ``Network`` of the file; this imports torch."""
         return importlib.import_module(f"{__package__}.{self.module}").Network
 
 
-def entry(module: str, **fields: Any) -> NetworkEntry:
+def entry(module: str, kind: Kind = "reconstruction", **fields: Any) -> NetworkEntry:
     """A line of the registry; each parameter's type is its default's type, or what :func:`one_of` allows."""
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
-    return NetworkEntry(module, model)
+    return NetworkEntry(module, model, kind)
 
 
 def one_of(default: str, *others: str) -> FieldInfo:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from safetensors.numpy import load_file
-from tiny import NETWORKS, UNET
+from tiny import NETWORKS, PARAMETERS, UNET
 
 import fedrecon
 from fedrecon.platform.evaluate import evaluate
@@ -27,8 +27,8 @@ def test_scored_again_it_has_the_run_s_own_scores(case, consortium, workspace):
     name = case.split(",")[0]
     given = {
         "sites": {site: str(path) for site, path in consortium.items()},
-        "strategy": {"name": name},
-        "network": {**UNET, **NETWORKS.get(name, {})},
+        "strategy": {"name": name, **PARAMETERS.get(name, {})},
+        "network": NETWORKS.get(name, UNET),
         "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01, **CASES[case]},
         "evaluation": {"every": 2, "panels": False},
     }

@@ -121,7 +121,7 @@ def test_opposite_infinities_and_great_but_finite_values():
 def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
     members = Members()
     seen = []
-    record = SimpleNamespace(commit=lambda finished, state, scores, pictures: seen.append((scores, pictures)))
+    record = SimpleNamespace(commit=lambda finished, state, one: seen.append((one.scores, one.pictures)))
     go(members, record, rounds=5, every=2)
     assert [(number - 1, split) for number, split, _ in members.scored] == [
         (2, "validation"),
@@ -130,13 +130,13 @@ def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
     ]
     assert [standing for _, _, standing in members.scored] == [dict.fromkeys("abc", n) for n in (2, 4, 5)]
     assert [bool(scores) for scores, _ in seen] == [False, True, False, True, True]
-    assert seen[1][1] == {"a": b"round 2"}
+    assert seen[1][1] == {"panel/a": b"round 2"}
     assert seen[0][1] == {}
 
 
 def test_no_pictures_where_none_are_allowed():
     seen = []
-    record = SimpleNamespace(commit=lambda finished, state, scores, pictures: seen.append(pictures))
+    record = SimpleNamespace(commit=lambda finished, state, one: seen.append(one.pictures))
     go(Members(), record, rounds=1, panels=False)
     assert seen == [{}]
 

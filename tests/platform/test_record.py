@@ -9,7 +9,7 @@ from fedrecon.platform.checkpoint import Checkpoints
 from fedrecon.platform.federation import Round
 from fedrecon.platform.memory_tracker import MemoryStore
 from fedrecon.platform.progress import Progress
-from fedrecon.platform.record import Record, flat_metrics, summarise
+from fedrecon.platform.record import Record, Seen, flat_metrics, summarise
 from fedrecon.sites.wire import State
 
 LOSSES = {"a": {"loss": 0.25, "prior": 2.0}, "b": {"loss": 0.75}}
@@ -85,12 +85,13 @@ def test_metric_names():
 
 def test_a_round_reaches_the_tracker_the_disk_and_the_person(parts):
     record, store, stream = parts
-    record.commit(finished(), state(), scores(), {"a": b"png"})
+    record.commit(finished(), state(), Seen(scores(), {"panel/a": b"png"}, {"site/a/kernel_distance": 0.5}))
     run = store.runs[0]
     points = {point.key: point.value for point in run.points}
     assert {point.step for point in run.points} == {1}
     assert points["site/a/loss"] == 0.25
     assert points["site/a/prior"] == 2.0
+    assert points["site/a/kernel_distance"] == 0.5
     assert points["mean/loss"] == 0.5
     assert points["mean/psnr"] == pytest.approx(30)
     assert (points["traffic/bytes_up"], points["traffic/bytes_down"]) == (80, 60)
@@ -108,7 +109,7 @@ def test_a_round_reaches_the_tracker_the_disk_and_the_person(parts):
 
 def test_a_round_without_scores(parts):
     record, store, stream = parts
-    record.commit(finished(), state(), {}, {})
+    record.commit(finished(), state(), Seen())
     assert not any("psnr" in point.key for point in store.runs[0].points)
     assert "PSNR" not in stream.getvalue()
 
@@ -121,7 +122,7 @@ def test_the_commit_is_the_last_write(parts, monkeypatch):
     save = record.checkpoints.save
     monkeypatch.setattr(record.checkpoints, "save", lambda *given: order.append("save") or save(*given))
     monkeypatch.setattr(record.progress, "round", lambda *given: order.append("told"))
-    record.commit(finished(), state(), {}, {})
+    record.commit(finished(), state(), Seen())
     assert order == ["flush", "save", "told"]
 
     def fails():
@@ -129,6 +130,6 @@ def test_the_commit_is_the_last_write(parts, monkeypatch):
 
     monkeypatch.setattr(record.tracker, "flush", fails)
     with pytest.raises(OSError, match="away"):
-        record.commit(finished(2), state(2), {}, {})
+        record.commit(finished(2), state(2), Seen())
     assert record.checkpoints.latest()[0].round == 1
     assert stream.getvalue() == ""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrecon.sites import wire
-from fedrecon.sites.wire import Order, Reply, Scores, State, vector
+from fedrecon.sites.wire import Order, Reply, Samples, Scores, State, vector
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,10 @@ def test_a_flat_float32_vector_passes_as_it_is():
     assert vector(values) is values
 
 
-def test_the_wire_has_four_frozen_types():
+def test_the_wire_has_five_frozen_types():
     kinds = {name for name, one in vars(wire).items() if isinstance(one, type) and one.__module__ == wire.__name__}
-    assert kinds == {"State", "Order", "Reply", "Scores"}
-    for kind in (State, Order, Reply, Scores):
+    assert kinds == {"State", "Order", "Reply", "Scores", "Samples"}
+    for kind in (State, Order, Reply, Scores, Samples):
         assert kind.__dataclass_params__.frozen
     hints = {(kind.__name__, f.name): str(f.type) for kind in (State, Order, Reply) for f in dataclasses.fields(kind)}
     room = {"int", "float", "str", "Vector", "Mapping[str, Vector]", "Mapping[str, float]", "Mapping[str, int]"}

@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tiny import NETWORKS, UNET, Federation
-from toys import TOYS, Toy
+from tiny import NETWORKS, PARAMETERS, STYLE, UNET, Federation
 
-from fedrecon.strategies import STRATEGIES
+from fedrecon.strategies import STRATEGIES, Strategy
 
-CASES: dict[str, Toy] = {
-    **{name: Toy(kind, network=NETWORKS.get(name, {})) for name, kind in STRATEGIES.items()},
-    "scaffold_sgd": Toy(STRATEGIES["scaffold"], training={"optimizer": "sgd"}),
-    "fedmri_dual": Toy(STRATEGIES["fedmri"], network={"name": "dual_domain"}),
-    "fedavg_keep": Toy(STRATEGIES["fedavg"], training={"optimizer_state": "keep", "schedule": "cosine"}),
-    **TOYS,
+EVERY_OPTION = {
+    "adaptation": {"steps": 4, "batch": 2, "variables": ["w", "noise", "weights"], "holdout": 0.1},
+    "anchor": 2,
+    "anchor_rounds": 1,
+    "augmentation": "adaptive",
+    "augmentation_images": 10,
+    "moving_average": 0.5,
+    "r1_every": 2,
+}
+"""Of FedGIMP, each at another value than the published one."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy with what it needs of the experiment."""
+
+    kind: type[Strategy]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=lambda: UNET)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _plain(name: str) -> Case:
+    kind = STRATEGIES[name]
+    training = {"optimizer_state": "keep"} if kind.optimizer_state == "keep" else {}
+    return Case(kind, PARAMETERS.get(name, {}), NETWORKS.get(name, UNET), training)
+
+
+CASES: dict[str, Case] = {
+    **{name: _plain(name) for name in STRATEGIES},
+    "scaffold_sgd": Case(STRATEGIES["scaffold"], training={"optimizer": "sgd"}),
+    "fedmri_dual": Case(STRATEGIES["fedmri"], network={**UNET, "name": "dual_domain"}),
+    "fedavg_keep": Case(STRATEGIES["fedavg"], training={"optimizer_state": "keep", "schedule": "cosine"}),
+    "fedgimp_reset": Case(STRATEGIES["fedgimp"], PARAMETERS["fedgimp"], STYLE),
+    "fedgimp_full": Case(
+        STRATEGIES["fedgimp"],
+        EVERY_OPTION,
+        {**STYLE, "content": "complex", "skips": False},
+        {"optimizer_state": "keep", "augment": False},
+    ),
 }
 
 
@@ -26,6 +60,6 @@ def federation(
     """The case at these sites; ``more`` are parameters of its strategy, ``changes`` fields of the federation."""
     case = CASES[name]
     method = case.kind(**{**case.parameters, **(more or {})})
-    network = {**UNET, **case.network, **changes.pop("network", {})}
+    network = {**case.network, **changes.pop("network", {})}
     training = {**case.training, **changes.pop("training", {})}
     return Federation(method, paths, memory, network, training, **changes)

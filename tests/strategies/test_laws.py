@@ -1,4 +1,4 @@
-"""What must hold of every strategy: those of the registry, and toys of the kinds that are still to come."""
+"""What must hold of every strategy of the registry, some of them in several ways."""
 
 from functools import partial
 
@@ -128,7 +128,7 @@ def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be
 
 
 def test_pictures_change_nothing_and_are_one_a_site(consortium, tmp_path, trained):
-    one, crew, _, state, private, scores = trained("generative_prior")
+    one, crew, _, state, private, scores = trained("fedgimp")
     order = one.method.order(state)
     pictures = crew.panels(order, "test", "round 3")
     assert list(pictures) == list(N_TRAIN)
@@ -252,13 +252,13 @@ def test_what_must_go_on_is_kept_and_nothing_else(name, trained):
         assert any(key.startswith("optimizer.") for key in private[member]) == keeps
 
 
-@pytest.mark.parametrize(("keep", "reset"), [("fedavg_keep", None), ("generative_prior_keep", "generative_prior")])
+@pytest.mark.parametrize(("keep", "reset"), [("fedavg_keep", None), ("fedgimp", "fedgimp_reset")])
 def test_moments_that_are_kept_make_a_difference(keep, reset, consortium, trained):
     other = trained(reset)[3] if reset else federation("fedavg", consortium, training={"schedule": "cosine"}).train()
     assert bits(trained(keep)[3]) != bits(other)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedavg_keep", "scaffold", "fedmri", "generative_prior"])
+@pytest.mark.parametrize("name", ["fedavg", "fedavg_keep", "scaffold", "fedmri", "fedgimp"])
 def test_members_that_miss_rounds_go_on_from_their_own_memory(name, consortium, tmp_path):
     """South is away in round 2: in round 3 it takes its memory of round 1, before and after a restart."""
     one = federation(name, consortium, tmp_path / "memory")

@@ -1,0 +1,111 @@
+"""Scores of a split at every member; in parts where reconstructing is long, so that a crash loses one part at most."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform import atomic
+from fedrecon.platform.record import Seen
+
+if TYPE_CHECKING:
+    from fedrecon.platform.crew import Crew
+    from fedrecon.sites.wire import Order, Scores, State
+    from fedrecon.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one split.
+
+    Attributes:
+        columns: one row per slice and stage, members in the roster's order.
+        seconds: that went into reconstructing, all members together. n_slices: that were reconstructed.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    seconds: float
+    n_slices: int
+
+    @property
+    def seconds_per_slice(self) -> float:
+        """Of one member's time."""
+        return self.seconds / max(self.n_slices, 1)
+
+
+@dataclass
+class Scorer:
+    """Asks the members for scores.
+
+    A method that adapts to each slice is asked for one batch a member at a time; what came back is kept in ``folder``
+    until :meth:`forget`, and a run that goes on takes it from there.
+
+    Attributes:
+        folder: for the parts; None keeps none.
+        waiting: told what is going on.
+    """
+
+    crew: Crew
+    method: Strategy
+    folder: Path | None = None
+    waiting: Callable[[str], None] | None = None
+
+    def __call__(self, order: Order, split: str) -> Scored:
+        """Scores of one split under the order's state."""
+        from fedrecon.platform.tables import join_scores
+
+        parts = [*self._parts(order, split)]
+        columns = join_scores(columns for one in parts for columns in one["columns"])
+        return Scored(columns, sum(one["seconds"] for one in parts), sum(_slices(one) for one in parts))
+
+    def validation(self, state: State, last: bool, panels: bool) -> Seen:
+        """What is to be seen of a state: validation scores and pictures; of a prior samples, and scores at the end."""
+        order = self.method.order_to_score(state)
+        if self.method.network_kind != "prior":
+            pictures = self.crew.panels(order, "validation", f"round {state.round}") if panels else {}
+            return Seen(self(order, "validation").columns, {f"panel/{site}": one for site, one in pictures.items()})
+        drawn = self.crew.samples(order)
+        return Seen(
+            self(order, "validation").columns if last else {},
+            {f"samples/{site}": png for one in drawn for site, png in one.pictures.items()},
+            {f"site/{one.site}/{name}": value for one in drawn for name, value in one.numbers.items()},
+        )
+
+    def forget(self) -> None:
+        """The parts are no longer needed: what they came to is safe elsewhere."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _parts(self, order: Order, split: str) -> Any:
+        if self.method.network_kind != "prior":
+            yield _part(self.crew.evaluate(order, split))
+            return
+        number, done, seconds = 0, 0, 0.0
+        while True:
+            path = None if self.folder is None else self.folder / f"{split}-{order.round}-{number}.json"
+            if path is not None and path.is_file():
+                one = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                one = _part(self.crew.evaluate(order, split, number))
+                if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    atomic.write_json(path, one)
+            if not _slices(one):
+                return
+            yield one
+            number, done, seconds = number + 1, done + _slices(one), seconds + one["seconds"]
+            if self.waiting is not None:
+                self.waiting(f"{split} subjects: {done} slices adapted, {seconds / done:.1f} s each")
+
+
+def _part(scores: Sequence[Scores]) -> dict[str, Any]:
+    columns = [{name: list(values) for name, values in one.columns.items()} for one in scores]
+    return {"seconds": sum(one.seconds for one in scores), "columns": columns}
+
+
+def _slices(part: Mapping[str, Any]) -> int:
+    return sum(one["stage"].count("output") for one in part["columns"])

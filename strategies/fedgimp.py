@@ -1,0 +1,296 @@
+"""FedGIMP: a generative prior of MR images learned across sites, adapted to each slice under its imaging operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedrecon.sites.wire import Order, Reply, State, Vector
+from fedrecon.strategies.adaptation import Adaptation, adapt
+from fedrecon.strategies.strategy import Strategy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.method import Fit, Subject
+    from fedrecon.sites.settings import Training
+
+AVERAGE = "moving_average"
+"""The generator's moving average, in the server's state."""
+ANCHORS = "anchors"
+"""The latents of the site's training slices, in its memory."""
+ANCHORS_RATE = 0.05
+"""Adam's rate for them; they are normalised before use."""
+PROBABILITY = "augmentation"
+"""The site's present probability of augmentation, in its memory."""
+
+
+class FedGIMP(Strategy):
+    """A generator conditioned on the site is shared; each site keeps its own discriminator and all moments of Adam.
+
+    Training never sees an imaging operator: one training serves every mask, acceleration and coil set. A reconstruction
+    adapts a copy of the generator to each slice (see :class:`fedrecon.strategies.adaptation.Adaptation`).
+
+    Published (the authors' code, not the text): non-saturating logistic loss, R1 on real images with gamma 10, Adam(0,
+    0.99) at 0.002, one step of the generator for one of the discriminator, style mixing 0.9, the uniform mean of
+    the generator, fakes under the site's own label alone. Ours: the discriminator sees the very fakes that the
+    generator is then judged by; everything under "ours" below.
+
+    Attributes:
+        r1: gamma. mixing: probability of two latents in one image.
+        r1_every: ours: the penalty on every so manieth step alone, times that number (as in StyleGAN2).
+        discriminator_rate: ours: its learning rate as a multiple of the generator's.
+        augmentation: ours: ``adaptive`` shows the discriminator flipped, turned, shifted, scaled and brightened images,
+            with a probability that rises while it is too sure of the real ones (Karras et al., NeurIPS 2020).
+        augmentation_target: the mean sign of the real logits that it holds.
+        augmentation_images: images in which the probability can go from 0 to 1.
+        anchor: ours: each site also keeps a latent of its own for every training slice; the L1 distance of its image to
+            the slice, over four scales, joins the generator's loss with this weight.
+        anchor_rounds: first rounds, in which the anchors alone are trained: an initialisation in place of the thousands
+            of images that an adversarial start takes.
+        anchor_rate: the generator's learning rate in them, as a multiple.
+        anchor_spread: deviation of the noise added to these latents, so that what lies around them is learned.
+        moving_average: ours: the generator that is scored is the server's exponential moving average over rounds with
+            this decay; 0 takes the last mean.
+        adaptation: what happens to it at a slice; no part of the training.
+    """
+
+    paper: ClassVar[str] = (
+        "@article{elmas2022fedgimp, author={Elmas, Gokberk and Dar, Salman U. H. and Korkmaz, Yilmaz and Ceyani, Emir "
+        "and Susam, Burak and Ozbey, Muzaffer and Avestimehr, Salman and {\\c{C}}ukur, Tolga}, title={Federated "
+        "Learning of Generative Image Priors for {MRI} Reconstruction}, journal={IEEE Transactions on Medical "
+        "Imaging}, year={2022}, doi={10.1109/TMI.2022.3220757}}"
+    )
+    neutral: ClassVar[None] = None
+    not_neutral: ClassVar[str] = "another network and another loss"
+    trains_on_operator: ClassVar[bool] = False
+    network_kind: ClassVar[str] = "prior"
+    optimizer_state: ClassVar[str] = "keep"
+    remembers: ClassVar[bool] = True
+    private_reconstructs: ClassVar[bool] = False
+    at_inference: ClassVar[tuple[str, ...]] = ("adaptation",)
+
+    r1: float = Field(10.0, ge=0, allow_inf_nan=False)
+    r1_every: int = Field(1, ge=1)
+    mixing: float = Field(0.9, ge=0, le=1)
+    discriminator_rate: float = Field(1.0, gt=0, allow_inf_nan=False)
+    augmentation: Literal["none", "adaptive"] = "none"
+    augmentation_target: float = Field(0.6, ge=-1, le=1)
+    augmentation_images: int = Field(20000, ge=1)
+    anchor: float = Field(0.0, ge=0, allow_inf_nan=False)
+    anchor_rounds: int = Field(0, ge=0)
+    anchor_rate: float = Field(5.0, gt=0, allow_inf_nan=False)
+    anchor_spread: float = Field(0.5, ge=0, lt=1)
+    moving_average: float = Field(0.0, ge=0, lt=1)
+    adaptation: Adaptation = Adaptation()
+
+    def weights(self, n_slices: Mapping[str, int]) -> dict[str, float]:
+        """Uniform, as published."""
+        return {member: 1 / len(n_slices) for member in n_slices}
+
+    def order(self, state: State) -> Order:
+        """The last mean; the moving average is the server's own."""
+        return replace(super().order(state), extra={})
+
+    def order_to_score(self, state: State) -> Order:
+        """The moving average where there is one."""
+        return replace(self.order(state), shared=state.extra.get(AVERAGE, state.shared))
+
+    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+        """The mean, and the moving average of it, whose decay grows to ``moving_average`` over the first rounds."""
+        after = super().merge(state, replies, n_slices)
+        if not self.moving_average:
+            return after
+        decay = np.float32(min(self.moving_average, state.round / (state.round + 10)))
+        average = state.extra.get(AVERAGE, after.shared)
+        return replace(after, extra={AVERAGE: decay * average + (1 - decay) * after.shared})
+
+    def check(self, training: Training) -> None:
+        """Anchors are of slices as they are, and rounds of them need their weight."""
+        if self.anchor and training.augment:
+            raise ValueError("strategy.anchor ties latents to slices as they are: set training.augment to false")
+        if self.anchor_rounds and not self.anchor:
+            raise ValueError("strategy.anchor_rounds without strategy.anchor would train nothing in these rounds")
+
+    def receive(self, fit: Fit) -> None:
+        """Takes the latents of the training slices from memory; the first ones are drawn."""
+        import torch
+
+        if not self.anchor:
+            return
+        model: Any = fit.model
+        latent = model.generator.mapper.latent
+        kept = fit.memory.get(ANCHORS)
+        if kept is None:
+            values = torch.randn(fit.n_slices, latent, generator=fit.generator)
+        else:
+            values = torch.from_numpy(kept.copy()).view(-1, latent)
+        fit.scratch[ANCHORS] = values.to(fit.parameters.flat.device).requires_grad_()
+
+    def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
+        """Nothing beside the generator; the latents go to memory."""
+        if self.anchor:
+            fit.memory[ANCHORS] = fit.scratch[ANCHORS].detach().cpu().numpy().reshape(-1).copy()
+        return {}
+
+    def shares(self, name: str, network: nn.Module) -> bool:
+        """The generator: mapper with the sites' codes, synthesizer, mean of w."""
+        return name.startswith("generator.")
+
+    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]:
+        """Adam(0, 0.99) of the generator, of the discriminator and of the anchors."""
+        import torch
+
+        model: Any = fit.model
+        warm = self.anchor_rate if fit.round <= self.anchor_rounds else 1.0
+        made = [
+            (model.generator.parameters(), fit.rate * warm),
+            (model.discriminator.parameters(), fit.rate * self.discriminator_rate),
+            ([fit.scratch[ANCHORS]] if self.anchor else [], ANCHORS_RATE),
+        ]
+        return [torch.optim.Adam(some, rate, betas=(0.0, 0.99)) for some, rate in made if some]
+
+    def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
+        """One step of the discriminator, then one of the generator, on the same fakes."""
+        from torch.nn import functional as F
+
+        model: Any = fit.model
+        assert batch.target is not None
+        real = model.encoded(batch.target / batch.scale[:, None, None])
+        label = model.label(fit.site, len(real))
+        for_generator, for_discriminator, *for_anchors = fit.optimizers
+        anchor = self._anchor(fit, real, label) if self.anchor else None
+        if anchor is not None and fit.round <= self.anchor_rounds:
+            _descend(anchor, for_generator, *for_anchors)
+            return {"loss": anchor.detach(), "anchor": anchor.detach()}
+        fake = self._fakes(fit, len(real))
+
+        on_real = model.discriminator(self._augmented(fit, real), label)
+        on_fake = model.discriminator(self._augmented(fit, fake.detach()), label)
+        judged = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+        penalty = self._penalty(fit, real, label)
+        _descend(judged if penalty is None else judged + penalty, for_discriminator)
+
+        model.discriminator.requires_grad_(False)
+        loss = F.softplus(-model.discriminator(self._augmented(fit, fake), label)).mean()
+        _descend(loss if anchor is None else loss + self.anchor * anchor, for_generator, *for_anchors)
+        model.discriminator.requires_grad_(True)
+        self._adjust(fit, on_real.detach())
+        return {
+            "loss": loss.detach(),
+            "discriminator": judged.detach(),
+            "real_logit": on_real.detach().mean(),
+            "fake_logit": on_fake.detach().mean(),
+            **({} if anchor is None else {"anchor": anchor.detach()}),
+            **({PROBABILITY: on_real.new_tensor(self._probability(fit))} if self.augmentation != "none" else {}),
+        }
+
+    def _anchor(self, fit: Fit, real: Tensor, label: Tensor) -> Tensor:
+        """Mean absolute difference of the slices and the images of their latents, over four scales."""
+        import torch
+        from torch.nn import functional as F
+
+        generator: Any = fit.model.generator
+        own = fit.scratch[ANCHORS][list(fit.indices)]
+        own = own * torch.rsqrt(own.square().mean(dim=1, keepdim=True) + 1e-8)
+        noise = torch.randn(own.shape, generator=fit.generator).to(own.device)
+        w = generator.styles((1 - self.anchor_spread**2) ** 0.5 * own + self.anchor_spread * noise, label)
+        generator.track(w[:, 0].detach())
+        difference = generator.synthesizer(w, generator.noise(len(real), fit.generator)) - real
+        scales = [difference.abs().mean()]
+        for _ in range(3):
+            difference = F.avg_pool2d(difference, 2)
+            scales.append(difference.abs().mean())
+        return torch.stack(scales).mean()
+
+    def _fakes(self, fit: Fit, count: int) -> Tensor:
+        """Images under the site's own label; some of two latents, the second from a random layer on."""
+        import torch
+
+        generator: Any = fit.model.generator
+        draw, device = fit.generator, generator.average.device
+        label = fit.model.label(fit.site, count)  # type: ignore[operator]
+
+        def styles() -> Tensor:
+            return generator.styles(torch.randn(count, generator.mapper.latent, generator=draw).to(device), label)  # type: ignore[no-any-return]
+
+        w = styles()
+        generator.track(w[:, 0].detach())
+        if self.mixing:
+            mixed = torch.rand(count, 1, generator=draw) < self.mixing
+            since = torch.randint(1, generator.n_layers, (count, 1), generator=draw)
+            second = mixed & (torch.arange(generator.n_layers) >= since)
+            w = torch.where(second.to(device).unsqueeze(-1), styles(), w)
+        noise = generator.noise(count, draw)
+        image: Tensor = generator.synthesizer(w, noise)
+        return image
+
+    def _penalty(self, fit: Fit, real: Tensor, label: Tensor) -> Tensor | None:
+        """(gamma / 2) |grad_x D(x)|^2 at real images."""
+        import torch
+
+        count = fit.scratch["steps"] = fit.scratch.get("steps", -1) + 1
+        if not self.r1 or count % self.r1_every:
+            return None
+        shown = self._augmented(fit, real).detach().requires_grad_()
+        logits = fit.model.discriminator(shown, label).sum()  # type: ignore[operator]
+        (gradient,) = torch.autograd.grad(logits, shown, create_graph=True)
+        squares: Tensor = gradient.square().sum(dim=(1, 2, 3)).mean()
+        return self.r1_every * self.r1 / 2 * squares
+
+    def _augmented(self, fit: Fit, images: Tensor) -> Tensor:
+        if self.augmentation == "none":
+            return images
+        from fedrecon.strategies.augmentation import augmented
+
+        magnitude = getattr(fit.model, "content", "") == "magnitude"
+        return augmented(images, self._probability(fit), fit.generator, empty=-1.0 if magnitude else 0.0)
+
+    def _probability(self, fit: Fit) -> float:
+        return float(fit.memory[PROBABILITY][0]) if PROBABILITY in fit.memory else 0.0
+
+    def _adjust(self, fit: Fit, logits: Tensor) -> None:
+        """More augmentation while the real logits are positive more often than the target says, less otherwise."""
+        if self.augmentation == "none":
+            return
+        sign = 1 if float(logits.sign().mean()) > self.augmentation_target else -1
+        moved = self._probability(fit) + sign * len(logits) / self.augmentation_images
+        fit.memory[PROBABILITY] = np.array([min(max(moved, 0.0), LARGEST)], np.float32)
+
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
+        """(count, y, x) magnitude images of that site, of peak about 1, truncated as in a reconstruction."""
+        import torch
+
+        model: Any = network
+        latents = torch.randn(count, model.generator.mapper.latent, generator=draws)
+        latents = latents.to(model.generator.average.device)
+        planes = model.generator(latents, model.label(site, count), model.generator.noise(count, draws))
+        image: Tensor = model.decoded(planes, planes.shape).abs()
+        return image
+
+    def scoring_batch(self, usual: int) -> int:
+        """Slices that are adapted together."""
+        return self.adaptation.batch
+
+    def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
+        """(b, y, x): the adapted prior's image; hard data consistency is the stage of that name."""
+        return adapt(self.adaptation, network, measurement, subject).image
+
+
+def _descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """One step of each down this loss."""
+    for one in optimizers:
+        one.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for one in optimizers:
+        one.step()
+
+
+LARGEST = 0.8
+"""Probability above which augmentations would leak into the fakes."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.method import Subject
 
+EPS = 1e-8
+"""Adam's, as published."""
 CHECK = 10
 """Steps between two looks at the patience: each waits for the device."""
 
@@ -47,7 +49,7 @@ class Adaptation(Settings):
         noise_to: noise maps up to this size are drawn and adapted; larger ones are zero, for they fit anything.
         holdout: part of the measured samples that the loss does not see.
         patience: stop when no slice fits its held-out samples better for so many steps.
-        batch: slices adapted together; it changes no more than rounding.
+        batch: slices adapted together. It changes rounding alone, which Adam amplifies, so it is part of the science.
     """
 
     prior: Literal["trained", "untrained"] = "trained"
@@ -86,11 +88,11 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
     unit = measurement.scale[:, None, None]
     kspace = measurement.kspace / unit[..., None]
     seen, held = _split(settings.holdout, measurement.operator.mask, subject)
-    slices = _Slices(settings, network, measurement, subject, kspace)
+    slices = _Slices(settings, network, measurement, subject, kspace * seen)
     best = torch.full_like(measurement.scale, float("inf"))
     kept = torch.zeros_like(best, dtype=torch.long)
     image = kept_image = slices.image().detach()
-    optimizer = torch.optim.Adam(slices.variables, settings.rate)
+    optimizer = torch.optim.Adam(slices.variables, settings.rate, eps=EPS)
     losses: list[Tensor] = []
     for step in range(settings.steps + 1):
         with torch.enable_grad():
@@ -126,20 +128,21 @@ class _Slices:
         self.label = network.label(subject.site, count)
         self.latents = torch.zeros(count, generator.mapper.latent, device=device)
         self.noise = _noise(generator, subject, settings.noise_to)
-        self.weights: dict[str, Tensor] = {}
-        self.styles: Tensor | None = None
+        tensors = dict(generator.named_parameters()) | dict(generator.named_buffers())
+        self.weights = {name: value.detach() for name, value in tensors.items()}
         if "weights" in chosen:
-            tensors = dict(generator.named_parameters()) | dict(generator.named_buffers())
-            self.weights = {k: value.detach().expand(count, *value.shape).clone() for k, value in tensors.items()}
+            self.weights = {name: value.expand(count, *value.shape).clone() for name, value in self.weights.items()}
+        self.styles: Tensor | None = None
         with torch.no_grad():
             if "w" in chosen:
                 self.styles = generator.styles(self.latents, self.label).clone()
-            samples = measurement.operator.forward(self._drawn())
+            samples = measurement.operator.forward(self._drawn()) * (kspace != 0)
             over = (samples.conj() * kspace).real.flatten(1).sum(dim=1)
             self.gain = (over / samples.abs().square().flatten(1).sum(dim=1).clamp_min(1e-12)).clamp_min(1e-3)
         self.noisy = [one for one in self.noise if "noise" in chosen and one.shape[-1] <= settings.noise_to]
         styled = [self.styles] if self.styles is not None else [self.latents] if "z" in chosen else []
-        self.variables = [self.gain, *styled, *self.noisy, *self.weights.values()]
+        own = list(self.weights.values()) if "weights" in chosen else []
+        self.variables = [self.gain, *styled, *self.noisy, *own]
         for one in self.variables:
             one.requires_grad_()
 

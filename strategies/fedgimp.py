@@ -27,6 +27,8 @@ ANCHORS = "anchors"
 """The latents of the site's training slices, in its memory."""
 ANCHORS_RATE = 0.05
 """Adam's rate for them; they are normalised before use."""
+STEPS = "discriminator_steps"
+"""Steps of the site's discriminator, in its memory."""
 PROBABILITY = "augmentation"
 """The site's present probability of augmentation, in its memory."""
 
@@ -235,7 +237,8 @@ class FedGIMP(Strategy):
         """(gamma / 2) |grad_x D(x)|^2 at real images."""
         import torch
 
-        count = fit.scratch["steps"] = fit.scratch.get("steps", -1) + 1
+        count = float(fit.memory[STEPS][0]) if STEPS in fit.memory else 0.0
+        fit.memory[STEPS] = np.array([count + 1], np.float32)
         if not self.r1 or count % self.r1_every:
             return None
         shown = self._augmented(fit, real).detach().requires_grad_()

@@ -36,6 +36,8 @@ MAPPER_RATE = 0.01
 AVERAGE = 0.995
 """Decay of the running mean of w."""
 SLOPE = 0.2
+FIRST = 0.2
+"""First weights towards the image, with skips."""
 GROUP = 4
 """Images over which the discriminator takes a standard deviation."""
 
@@ -226,6 +228,10 @@ class Synthesizer(nn.Module):
         self.noise_sizes = [layer.size for layer in layers if layer.noisy]
         shown = sizes if skips else sizes[-1:]
         self.to_image = nn.ModuleDict({str(n): Convolution(channels[n], n_channels, 1, 1.0, bias=True) for n in shown})
+        if skips:  # the first images lie in range, though they are sums over the sizes
+            with torch.no_grad():
+                for one in self.to_image.values():
+                    one.weight.mul_(FIRST)  # type: ignore[operator]
 
     def forward(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """(b, channels, n, n) from styles (b, layers, latent) and one noise map for each layer that takes one."""

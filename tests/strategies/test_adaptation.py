@@ -1,0 +1,201 @@
+"""A prior adapted to measurements: the objective by hand, each slice on its own, what is kept and what is untouched."""
+
+import math
+
+import pytest
+import torch
+
+from fedrecon.sites.imaging.fourier import fft2c
+from fedrecon.sites.imaging.measurement import Images, measure
+from fedrecon.sites.method import Subject
+from fedrecon.strategies import adaptation
+from fedrecon.strategies.adaptation import Adaptation, adapt
+from fedrecon.strategies.networks.network import NetworkChoice
+
+SIZE = 16
+STYLE = {"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 8, "skips": True}
+
+
+@pytest.fixture(scope="module")
+def prior():
+    torch.manual_seed(3)
+    return NetworkChoice.parse(STYLE).build(Images(False, (SIZE, SIZE), 1, ("a", "b"))).eval()
+
+
+def data(n=3, coils=1, seed=0, scale=1.0, part=0.5):
+    draws = torch.Generator().manual_seed(seed)
+    image = torch.rand(n, 1, SIZE, SIZE, generator=draws).to(torch.complex64)
+    maps = torch.randn(n, coils, SIZE, SIZE, dtype=torch.complex64, generator=draws)
+    maps = maps / torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    mask = torch.rand(n, 1, SIZE, SIZE, generator=draws) < part
+    mask[..., 6:10, 6:10] = True
+    return measure(scale * fft2c(maps * image), mask, maps)
+
+
+def some(measurement, *picks):
+    """The measurement of some of its slices."""
+    index = list(picks)
+    return measure(
+        measurement.kspace[index], measurement.operator.mask[index], measurement.operator.maps[index]
+    ), Subject("a", tuple(f"s{k}" for k in picks), tuple(picks), 5)
+
+
+def settings(**changes):
+    return Adaptation(**{"steps": 12, "rate": 0.02, "holdout": 0.1, **changes})
+
+
+def test_the_objective_by_hand():
+    """One sample wrong by 3 + 4i in a grid of 16: sqrt(25 / 16); a step of height 2 along 4 rows: 4 x 2 / 16."""
+    residual = torch.zeros(1, 1, 4, 4, dtype=torch.complex64)
+    residual[0, 0, 1, 2] = 3 + 4j
+    seen = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    assert adaptation._rms(residual, seen).item() == pytest.approx(5 / 4)
+    seen[0, 0, 1, 2] = False
+    assert adaptation._rms(residual, seen).item() == pytest.approx(0, abs=1e-5)
+    step = torch.zeros(1, 2, 4, 4, dtype=torch.complex64)
+    step[0, :, :, 2:] = 2j
+    assert adaptation._variation(step).item() == pytest.approx(2 * 4 * 2 / 16)
+
+
+def test_the_published_weight_at_256_pixels():
+    """sqrt(sum |d|^2) + 1e-4 sum TV with an orthonormal transform, over sqrt(256 x 256), is our objective at 0.0256."""
+    assert Adaptation().tv == pytest.approx(1e-4 * math.sqrt(256 * 256))
+    assert (Adaptation().steps, Adaptation().rate) == (1200, 0.01)
+
+
+def test_what_the_others_are_changes_no_bit_of_a_slice(prior):
+    one, other = data(coils=2), data(coils=2, seed=1)
+    kspace = torch.cat([one.kspace[:1], other.kspace[1:]])
+    mixed = measure(
+        kspace,
+        *(
+            torch.cat([getattr(m.operator, name)[part] for m, part in ((one, slice(1)), (other, slice(1, 3)))])
+            for name in ("mask", "maps")
+        ),
+    )
+    subject = some(one, 0, 1, 2)[1]
+    first, second = (adapt(settings(), prior, each, subject) for each in (one, mixed))
+    assert torch.equal(first.image[0], second.image[0])
+    assert not torch.equal(first.image[1], second.image[1])
+
+
+@pytest.mark.parametrize("coils", [1, 3])
+@pytest.mark.parametrize("variables", [("z",), ("w",), ("noise",), ("weights",), ("z", "noise", "weights")])
+def test_slices_together_are_as_each_alone(prior, coils, variables, monkeypatch):
+    """Where Adam does not blow rounding up: a gradient that is zero but for it makes a step of full length."""
+    monkeypatch.setattr(adaptation, "EPS", 1e-3)
+    whole = data(coils=coils)
+    chosen = settings(variables=variables)
+    together = adapt(chosen, prior, *some(whole, 0, 1, 2))
+    for k in range(3):
+        alone = adapt(chosen, prior, *some(whole, k))
+        peak = float(together.image[k].abs().max())
+        torch.testing.assert_close(together.image[k : k + 1], alone.image, rtol=0, atol=2e-3 * peak)
+    assert (together.loss[-1] < together.loss[0]).all()
+
+
+def test_the_prior_stays_as_it_is_and_twice_gives_the_same_bits(prior):
+    before = {name: one.clone() for name, one in prior.state_dict().items()}
+    first, second = (adapt(settings(), prior, *some(data(), 0, 1)) for _ in range(2))
+    assert torch.equal(first.image, second.image)
+    assert all(torch.equal(before[name], one) for name, one in prior.state_dict().items())
+    assert all(one.grad is None for one in prior.parameters())
+
+
+def test_the_data_s_unit_changes_nothing(prior, monkeypatch):
+    monkeypatch.setattr(adaptation, "EPS", 1e-3)
+    one, two = (adapt(settings(), prior, *some(data(scale=scale), 0, 1)) for scale in (1.0, 1e3))
+    torch.testing.assert_close(two.image / 1e3, one.image, rtol=1e-3, atol=1e-4)
+
+
+def test_no_steps_are_the_static_prior_with_the_gain_of_least_squares(prior):
+    measurement, subject = some(data(), 0, 1)
+    fitted = adapt(settings(steps=0), prior, measurement, subject)
+    with torch.no_grad():
+        noise = adaptation._noise(prior.generator, subject, 8)
+        drawn = prior.decoded(prior.generator(torch.zeros(2, 8), prior.label("a", 2), noise), (2, SIZE, SIZE))
+    samples = measurement.operator.forward(drawn)
+    seen, _ = adaptation._split(0.1, measurement.operator.mask, subject)
+    fit, power = (samples.conj() * measurement.kspace).real * seen, samples.abs().square() * seen
+    gain = fit.sum((1, 2, 3)) / power.sum((1, 2, 3))
+    torch.testing.assert_close(fitted.image, gain.clamp_min(0)[:, None, None] * drawn, rtol=1e-3, atol=1e-3)
+    assert (fitted.steps, fitted.kept.tolist(), fitted.loss.shape) == (0, [0, 0], (1, 2))
+
+
+def test_samples_held_out_are_measured_spare_the_middle_and_are_a_slice_s_own():
+    measurement, subject = some(data(part=0.6), 0, 1, 2)
+    mask = measurement.operator.mask
+    seen, held = adaptation._split(0.2, mask, subject)
+    assert torch.equal(seen | held, mask)
+    assert not (seen & held).any()
+    assert not held[..., 6:10, 6:10].any()
+    assert 0.1 < held.sum() / mask.sum() < 0.3
+    alone, _ = adaptation._split(0.2, mask[1:2], some(data(), 1)[1])
+    assert torch.equal(alone, seen[1:2])
+    assert adaptation._split(0, mask, subject)[1] is None
+
+
+def test_the_loss_never_sees_what_is_held_out(prior):
+    """Other values in the samples held out: the same path, to the bit; only what is kept may differ."""
+    measurement, subject = some(data(), 0, 1)
+    chosen = settings(holdout=0.2, steps=8)
+    _, held = adaptation._split(0.2, measurement.operator.mask, subject)
+    changed = measurement.kspace + held * 5
+    spoiled = type(measurement)(changed, measurement.operator, measurement.zero_filled, measurement.scale)
+    loss = adapt(chosen, prior, measurement, subject).loss
+    other = adapt(chosen, prior, spoiled, subject).loss
+    assert loss.shape == other.shape
+    assert torch.equal(loss, other)
+
+
+def test_the_image_that_fits_the_held_out_samples_best_is_kept(prior, monkeypatch):
+    measurement, subject = some(data(), 0, 1)
+    judged = []
+    rms = adaptation._rms
+
+    def noting(residual, samples):
+        value = rms(residual, samples)
+        if not residual.requires_grad:
+            judged.append(value)
+        return value
+
+    monkeypatch.setattr(adaptation, "_rms", noting)
+    fitted = adapt(settings(rate=0.1, steps=30), prior, measurement, subject)
+    assert fitted.kept.tolist() == torch.stack(judged).argmin(dim=0).tolist()
+
+
+def test_it_stops_when_no_slice_gets_better(prior):
+    chosen = settings(rate=1e-9, steps=400, patience=20, variables=("weights",))
+    assert adapt(chosen, prior, *some(data(), 0, 1)).steps < 100
+    assert adapt(settings(holdout=0, steps=40, patience=20), prior, *some(data(), 0)).steps == 40
+
+
+def test_an_untrained_prior_does_not_depend_on_what_was_learned(prior):
+    measurement = some(data(), 0)
+    control = settings(prior="untrained", steps=3)
+    expected = adapt(control, prior, *measurement).image
+    other = NetworkChoice.parse(STYLE).build(Images(False, (SIZE, SIZE), 1, ("a", "b"))).eval()
+    assert torch.equal(adapt(control, other, *measurement).image, expected)
+    assert not torch.equal(adapt(settings(steps=3), other, *measurement).image, expected)
+
+
+def test_noise_maps_stay_standardised_and_large_ones_zero(prior):
+    measurement, subject = some(data(), 0, 1)
+    kspace = measurement.kspace / measurement.scale[:, None, None, None]
+    slices = adaptation._Slices(settings(variables=("noise",), noise_to=8), prior, measurement, subject, kspace)
+    for one in slices.noisy:
+        with torch.no_grad():
+            one.mul_(3).add_(1)
+    slices.standardise()
+    for one in slices.noise:
+        if one.shape[-1] <= 8:
+            torch.testing.assert_close(one.square().mean((-2, -1)), torch.ones(2, 1), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(one.mean((-2, -1)), torch.zeros(2, 1), rtol=0, atol=1e-5)
+        else:
+            assert not one.any()
+
+
+def test_an_empty_slice_stays_finite(prior):
+    measurement, _ = some(data(), 0)
+    empty = measure(0 * measurement.kspace, measurement.operator.mask, measurement.operator.maps)
+    assert adapt(settings(), prior, empty, Subject("a", ("s",), (0,), 0)).image.isfinite().all()

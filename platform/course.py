@@ -137,7 +137,7 @@ class _Run:
         tuned = {} if experiment.trains else crew.tune()
         environment = self._environment(crew, found)
         record = Record(tracker, self.folder.checkpoints, progress, found[1] if found else {})
-        scorer = Scorer(crew, experiment.method, self.folder.path / "parts", progress.waiting)
+        scorer = Scorer(crew, experiment.method, self.folder.path / "parts", progress.going)
         if found is not None:
             state = found[0]
             resumed_from = state.round

@@ -125,7 +125,7 @@ class Experiment(Settings):
     @classmethod
     def _network(cls, block: Block, info: ValidationInfo) -> Block:
         kind = _strategy_kind(info).network_kind
-        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": DEFAULT_NETWORKS[kind]}))
+        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse({"name": DEFAULT_NETWORKS[kind], **block}))
         if NETWORKS[choice.name].kind != kind:
             fitting = [name for name, one in NETWORKS.items() if one.kind == kind]
             raise ValueError(

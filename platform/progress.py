@@ -38,6 +38,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, note=message)
 
+    def going(self, message: str) -> None:
+        """How far a long work between two rounds has come; a line of its own where there is no bar."""
+        if self._bar is not None:
+            self.waiting(message)
+        else:
+            self.say(message)
+
     def round(self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float) -> None:
         """Round ``number`` was committed.
 

@@ -46,13 +46,13 @@ class Scorer:
 
     Attributes:
         folder: for the parts; None keeps none.
-        waiting: told what is going on.
+        tell: is told how far it has come.
     """
 
     crew: Crew
     method: Strategy
     folder: Path | None = None
-    waiting: Callable[[str], None] | None = None
+    tell: Callable[[str], None] | None = None
 
     def __call__(self, order: Order, split: str) -> Scored:
         """Scores of one split under the order's state."""
@@ -98,8 +98,8 @@ class Scorer:
                 return
             yield one
             number, done, seconds = number + 1, done + _slices(one), seconds + one["seconds"]
-            if self.waiting is not None:
-                self.waiting(f"{split} subjects: {done} slices adapted, {seconds / done:.1f} s each")
+            if self.tell is not None:
+                self.tell(f"{split} subjects: {done} slices adapted, {seconds / done:.1f} s each")
 
 
 def _part(scores: Sequence[Scores]) -> dict[str, Any]:

@@ -39,20 +39,20 @@ def compare(draw: Draw, train: Slices, held_out: Slices, seed: int, site: str) -
         ``kernel_distance``: unbiased squared maximum mean discrepancy to the validation slices under the cubic kernel
         (x y / d + 1)^3, as in the kernel inception distance but with the features above. ``kernel_distance_real``:
         the same of the training slices, what a perfect prior of few patients would have.
-        ``nearest``: the median distance of a drawn image to its nearest training slice, divided by that of validation
-        slices to theirs: far below 1 means that training slices are copied.
+        ``nearest``: the median distance of a drawn image to its nearest training slice, pixel by pixel after pooling,
+        divided by that of validation slices to theirs: far below 1 means that training slices are copied.
     """
     known, fresh = images(train), images(held_out)
     if len(known) < 3 or len(fresh) < 2:
         return {}
     generator = torch_generator(seed, "compare", site)
     drawn = torch.cat([draw(BATCH, generator) for _ in range(COUNT // BATCH)]).to(known.device)
-    components = _Components(pooled(known))
-    a, b, c = (components(pooled(one)) for one in (drawn, fresh, known))
+    a, b, c = (pooled(one) for one in (drawn, fresh, known))
+    components = _Components(c)
     far = torch.cdist(b, c).min(dim=1).values.median().clamp_min(1e-12)
     return {
-        "kernel_distance": kernel_distance(a, b),
-        "kernel_distance_real": kernel_distance(c, b),
+        "kernel_distance": kernel_distance(components(a), components(b)),
+        "kernel_distance_real": kernel_distance(components(c), components(b)),
         "nearest": float(torch.cdist(a, c).min(dim=1).values.median() / far),
     }
 

@@ -1,0 +1,119 @@
+"""Scores in parts: what came back is kept, and taken from there; samples between the rounds, scores at the end."""
+
+import json
+
+import numpy as np
+import pytest
+from cases import CASES
+
+from fedrecon.platform.scorer import Scorer
+from fedrecon.sites.scoring import COLUMNS
+from fedrecon.sites.wire import Samples, Scores, State
+
+STATE = State(4, np.zeros(1, np.float32))
+
+
+def rows(site, split, numbers):
+    row = dict.fromkeys(COLUMNS, 0.5) | {"site": site, "split": split, "subject": "s", "volume": "v", "model": "global"}
+    row |= {"mask": "random", "n_pixels": 4}
+    made = [{**row, "slice": n, "stage": stage} for n in numbers for stage in ("output", "data_consistency")]
+    return Scores(site, split, {name: tuple(one[name] for one in made) for name in COLUMNS}, 2.0 * len(numbers))
+
+
+class Members:
+    """Two sites of five and two slices, two adapted together; it fails at the call of this number."""
+
+    slices = {"a": 5, "b": 2}  # noqa: RUF012
+
+    def __init__(self, fails=None):
+        self.asked, self.drawn, self.pictured, self.fails = [], 0, 0, fails
+
+    def evaluate(self, order, split, part=None):
+        if len(self.asked) == self.fails:
+            raise KeyboardInterrupt
+        self.asked.append(part)
+        some = slice(None) if part is None else slice(2 * part, 2 * part + 2)
+        return [rows(site, split, list(range(n))[some]) for site, n in self.slices.items()]
+
+    def samples(self, order):
+        self.drawn += 1
+        return [Samples("a", order.round, {"kernel_distance": 0.25}, {"a": b"png"})]
+
+    def panels(self, order, split, note):
+        self.pictured += 1
+        return {"a": note.encode()}
+
+
+def method(name):
+    case = CASES[name]
+    return case.kind(**case.parameters)
+
+
+def test_a_method_that_adapts_is_asked_for_a_batch_at_a_time(tmp_path):
+    told = []
+    scorer = Scorer(members := Members(), method("fedgimp"), tmp_path / "parts", told.append)
+    scored = scorer(method("fedgimp").order(STATE), "test")
+    assert members.asked == [0, 1, 2, 3]  # the last one finds nothing
+    assert scored.n_slices == 7
+    assert (scored.seconds, scored.seconds_per_slice) == (14.0, 2.0)
+    pairs = list(zip(scored.columns["site"], scored.columns["slice"], scored.columns["stage"], strict=True))
+    assert pairs[:4] == [
+        ("a", 0, "output"),
+        ("a", 0, "data_consistency"),
+        ("a", 1, "output"),
+        ("a", 1, "data_consistency"),
+    ]
+    assert len(set(pairs)) == len(pairs) == 14
+    assert told == [f"test subjects: {n} slices adapted, 2.0 s each" for n in (4, 6, 7)]
+
+
+@pytest.mark.parametrize("fails", [0, 1, 2, 3])
+def test_what_was_scored_before_a_crash_is_not_asked_again(tmp_path, fails):
+    order = method("fedgimp").order(STATE)
+    expected = Scorer(Members(), method("fedgimp"))(order, "test")
+    with pytest.raises(KeyboardInterrupt):
+        Scorer(Members(fails), method("fedgimp"), tmp_path / "parts")(order, "test")
+    second = Members()
+    scorer = Scorer(second, method("fedgimp"), tmp_path / "parts")
+    assert scorer(order, "test") == expected
+    assert second.asked == list(range(fails, 4))
+    assert second.asked + list(range(fails)) != []
+    other = Members()
+    Scorer(other, method("fedgimp"), tmp_path / "parts")(order, "validation")
+    assert other.asked == [0, 1, 2, 3]  # another split has parts of its own
+    scorer.forget()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_part_is_whole_or_not_there(tmp_path):
+    Scorer(Members(), method("fedgimp"), tmp_path)(method("fedgimp").order(STATE), "test")
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == [f"test-5-{n}.json" for n in range(4)]
+    assert json.loads((tmp_path / "test-5-0.json").read_text())["seconds"] == 8.0
+
+
+def test_other_methods_are_asked_once(tmp_path):
+    scored = Scorer(members := Members(), method("fedavg"), tmp_path)(method("fedavg").order(STATE), "test")
+    assert members.asked == [None]
+    assert scored.n_slices == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prior_shows_samples_and_is_scored_at_the_end():
+    scorer = Scorer(members := Members(), method("fedgimp"))
+    seen = scorer.validation(STATE, last=False, panels=True)
+    assert seen.scores == {}
+    assert seen.pictures == {"samples/a": b"png"}
+    assert seen.numbers == {"site/a/kernel_distance": 0.25}
+    assert (members.asked, members.pictured) == ([], 0)
+    assert scorer.validation(STATE, last=True, panels=True).scores["site"]
+    assert (members.drawn, members.pictured) == (2, 0)
+
+
+def test_the_others_show_reconstructions():
+    scorer = Scorer(members := Members(), method("fedavg"))
+    seen = scorer.validation(STATE, last=False, panels=True)
+    assert seen.pictures == {"panel/a": b"round 4"}
+    assert seen.scores["site"]
+    assert (members.drawn, seen.numbers) == (0, {})
+    assert scorer.validation(STATE, last=False, panels=False).pictures == {}

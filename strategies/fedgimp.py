@@ -282,8 +282,9 @@ class FedGIMP(Strategy):
         return self.adaptation.batch
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
-        """(b, y, x): the adapted prior's image; hard data consistency is the stage of that name."""
-        return adapt(self.adaptation, network, measurement, subject).image
+        """(b, y, x): the adapted prior's image after hard data consistency, which ends the published method."""
+        image = adapt(self.adaptation, network, measurement, subject).image
+        return measurement.operator.project(image, measurement.kspace)
 
 
 def _descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:

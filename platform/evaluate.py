@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.aggregate import METRICS, site_scores, volume_scores
 from fedrecon.platform.cohort import open_sites
+from fedrecon.platform.scorer import Scorer
 from fedrecon.platform.trained import GLOBAL, Trained
 from fedrecon.platform.unseen import RULES, Place, Unseen
 from fedrecon.platform.workspace import default_workspace
@@ -17,6 +18,7 @@ from fedrecon.sites.settings import Operator
 if TYPE_CHECKING:
     from fedrecon.sites.shard import Shard
     from fedrecon.sites.site import Site
+    from fedrecon.sites.wire import Order, Scores
 
 Row = dict[str, Any]
 
@@ -100,9 +102,26 @@ def _score(
             for site, model in _sites(trained, name, shard, operators[name], unseen):
                 if trained.experiment.classical is not None and shard.split("validation"):
                     site.tune()
-                columns = dict(site.evaluate(trained.order, "test").columns)
+                columns = dict(scorer(_One(site), trained)(trained.order, "test").columns)
                 columns["model"] = tuple(model for _ in columns["model"])
                 yield columns
+
+
+class _One:
+    """A crew of one site, as far as scores go."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def evaluate(self, order: Order, split: str, part: int | None = None) -> list[Scores]:
+        return [self.site.evaluate(order, split, part)]
+
+
+def scorer(one: _One, trained: Trained) -> Scorer:
+    """Scores of one site; a method that adapts says on stderr how far it has come."""
+    from fedrecon.platform.progress import Progress
+
+    return Scorer(one, trained.experiment.method, tell=Progress(0).say)
 
 
 def _sites(trained: Trained, name: str, shard: Shard, operator: Operator, unseen: Unseen) -> Iterator[tuple[Site, str]]:

@@ -125,7 +125,7 @@ class Experiment(Settings):
     @classmethod
     def _network(cls, block: Block, info: ValidationInfo) -> Block:
         kind = _strategy_kind(info).network_kind
-        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse({"name": DEFAULT_NETWORKS[kind], **block}))
+        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": DEFAULT_NETWORKS[kind]}))
         if NETWORKS[choice.name].kind != kind:
             fitting = [name for name, one in NETWORKS.items() if one.kind == kind]
             raise ValueError(
@@ -268,6 +268,8 @@ def json_schema() -> dict[str, Any]:
     registry = {"strategy": {name: kind.model_json_schema() for name, kind in STRATEGIES.items()}}
     registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
     for key, kinds in registry.items():
+        for one in kinds.values():
+            schema["$defs"] |= one.pop("$defs", {})
         schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
     schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
     return schema

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from fedrecon.sites.site import Site
     from fedrecon.sites.volume import VolumeData
 
-BATCH = 8
 SUFFIXES = (".h5", ".hdf5", ".png")
 
 
@@ -109,11 +109,12 @@ def _batches(
 
     experiment = trained.experiment
     operator = experiment.operator_at(where)
-    order = experiment.method.order(trained.state)
+    order, size = trained.order, worker.scoring_batch
+    adapts = experiment.trains and experiment.method.network_kind == "prior"
     shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
     phase = trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True)
-    for start in range(0, len(volume.kspace), BATCH):
-        indices = range(start, min(start + BATCH, len(volume.kspace)))
+    for start in range(0, len(volume.kspace), size):
+        indices = range(start, min(start + size, len(volume.kspace)))
         if sampled is None:
             seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
             masks = np.stack([operator.mask.sample(shape, one) for one in seeds])
@@ -126,6 +127,8 @@ def _batches(
         batch = measure(kspace, torch.from_numpy(masks[:, None]).to(worker.device), maps)
         subject = Subject(where, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
         image = worker.reconstruct(order, batch, subject)
+        if adapts:
+            print(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted", file=sys.stderr, flush=True)
         yield {name: x.float().cpu().numpy() for name, x in stages(batch, image).items()}, masks
 
 

@@ -13,7 +13,6 @@ from fedrecon.platform import atomic
 from fedrecon.platform.record import Seen
 
 if TYPE_CHECKING:
-    from fedrecon.platform.crew import Crew
     from fedrecon.sites.wire import Order, Scores, State
     from fedrecon.strategies import Strategy
 
@@ -45,11 +44,12 @@ class Scorer:
     until :meth:`forget`, and a run that goes on takes it from there.
 
     Attributes:
+        crew: a :class:`Crew`, or what has its ``evaluate``.
         folder: for the parts; None keeps none.
         tell: is told how far it has come.
     """
 
-    crew: Crew
+    crew: Any
     method: Strategy
     folder: Path | None = None
     tell: Callable[[str], None] | None = None

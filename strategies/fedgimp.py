@@ -281,6 +281,10 @@ class FedGIMP(Strategy):
         """Slices that are adapted together."""
         return self.adaptation.batch
 
+    def scoring_cost(self) -> float:
+        """A step of the adaptation takes about a third of one of the training, of two networks and a penalty."""
+        return super().scoring_cost() + self.adaptation.steps / 3
+
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
         """(b, y, x): the adapted prior's image after hard data consistency, which ends the published method."""
         image = adapt(self.adaptation, network, measurement, subject).image

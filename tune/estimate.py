@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from fedrecon.platform.cohort import n_slices
 from fedrecon.tune.plan import Planner, Trial
 
 KINDS = 6
 """Kinds of training that are timed; further ones are taken to be like the mean of these."""
-
-EVALUATION = 0.4
-"""Of the time of a training step, per slice: what scoring a slice takes (a forward pass, metrics, data consistency)."""
 
 TRIAL = 1.5
 """Seconds of a trial besides: opening shards, recording, pictures."""
@@ -37,9 +35,11 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
             known = list(paces.values())
             paces[kind] = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
         slices = _per_round(planner, trial)
-        scored = planner.slices(trial, "validation") * (experiment.rounds // experiment.evaluation.every)
-        scored += planner.slices(trial, "test")
-        work = EVALUATION * scored + (0 if trial.training in trained else slices * experiment.rounds)
+        times = 1 if experiment.method.network_kind == "prior" else experiment.rounds // experiment.evaluation.every
+        scored = planner.slices(trial, "validation") * times + planner.slices(trial, "test")
+        work = experiment.method.scoring_cost() * scored + (
+            0 if trial.training in trained else slices * experiment.rounds
+        )
         trained.add(trial.training)
         total += paces[kind] * work
     return total / max(at_once, 1)
@@ -85,7 +85,7 @@ def _pace(planner: Planner, trial: Trial) -> float:
             )
         )
         first = experiment.method.begin(site.parameters.shared.detach().cpu().numpy().copy())
-        order = experiment.method.order(first)
+        order = replace(experiment.method.order(first), round=max(experiment.rounds, 1))  # the first may be others
         site.fit(order)
         start = time.perf_counter()
         reply = site.fit(order)

@@ -134,8 +134,9 @@ class Planner:
         return [self.trial(number, params) for number, params in enumerate(found)]
 
     def slices(self, trial: Trial, split: str) -> int:
-        """Slices of one split, all sites together."""
-        return sum(n_slices(shard, split) for shard in self.shards(trial.experiment).values())
+        """Slices of one split that are scored, all sites together."""
+        limit = trial.experiment.evaluation.slices_of(split)
+        return sum(n_slices(shard, split, limit) for shard in self.shards(trial.experiment).values())
 
     def _check_corners(self, base: Mapping[str, Any]) -> None:
         """Every value that Optuna may suggest is tried once, where its conditions hold, and one between two bounds."""

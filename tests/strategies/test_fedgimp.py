@@ -229,7 +229,8 @@ def test_defaults_follow_the_strategy():
 
 
 def test_one_training_serves_every_operator_and_adaptation():
-    given = {"sites": "data", "strategy": {"name": "fedgimp", "adaptation": {"steps": 3}}}
+    strategy = {"name": "fedgimp", "adaptation": {"steps": 3}}
+    given = {"sites": "data", "strategy": strategy, "network": {"name": "style"}}
     contents = {"a": "1"}
     first = Experiment.read(given)
     for change in ("strategy.adaptation.prior=untrained", "strategy.adaptation.steps=0", "operator.acceleration=8"):

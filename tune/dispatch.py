@@ -1,4 +1,4 @@
-"""Which trial is next: the plan's order, or Optuna's next suggestion; never two at once of the same training."""
+"""Which trial is next: the plan's order, or Optuna's next suggestion; never a training twice at once."""
 
 from __future__ import annotations
 
@@ -130,20 +130,28 @@ class Dispatcher(Unsaved, Searcher):
 
     Args:
         config: what a trial is started with. limit: rows that may be run at all, by their number.
+        trained: whether a training, by its digest, is done and will be taken over: any number of trials then may.
     """
 
-    def __init__(self, board: Board, source: Source, config: Callable[[Row], dict[str, Any]], limit: int) -> None:
+    def __init__(
+        self,
+        board: Board,
+        source: Source,
+        config: Callable[[Row], dict[str, Any]],
+        limit: int,
+        trained: Callable[[str], bool] = lambda training: False,  # noqa: ARG005
+    ) -> None:
         super().__init__()
         self._board, self._source, self._config, self._limit = board, source, config, limit
+        self._trained = trained
         self.rows: dict[str, Row] = {}
         self.closed = False
 
     def suggest(self, trial_id: str) -> Any:
         """See Ray Tune: a configuration, None for "ask again", or FINISHED."""
-        running = {row.trial.training for row in self.rows.values()}
-        row = self._next(running)
+        row = self._next({one for one in {row.trial.training for row in self.rows.values()} if not self._trained(one)})
         if row is None:
-            return None if running and not self.closed else Searcher.FINISHED
+            return None if self.rows and not self.closed else Searcher.FINISHED
         self.rows[trial_id] = row
         return self._config(row)
 

@@ -18,6 +18,7 @@ from ray import tune as ray_tune
 
 from fedrecon.platform.crew_ray import connect
 from fedrecon.platform.progress import quiet
+from fedrecon.platform.workspace import find_trained
 from fedrecon.tune.board import Board, Row
 from fedrecon.tune.dispatch import Dispatcher, Optuna, Planned, Source, Watch
 from fedrecon.tune.halving import Alike
@@ -100,13 +101,16 @@ class Engine:
             packing.factory(asked(row.trial.experiment), self._members(row))
         return packing
 
+    def _trained(self, training: str) -> bool:
+        return not self._rerun and find_trained(self._board.workspace, training) is not None
+
     def _tune(self, packing: Packing, writer: Any, live: Live, limit: int) -> None:
         sweep, board = self._planner.sweep, self._board
         source: Source = Planned()
         if sweep.algorithm == "optuna":
             board.rows.clear()
             source = Optuna(self._planner, board, min(sweep.samples, limit))
-        dispatcher = Dispatcher(board, source, self._config, limit)
+        dispatcher = Dispatcher(board, source, self._config, limit, self._trained)
         watch = Watch(
             board, dispatcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
         )

@@ -33,7 +33,7 @@ def drive(given: dict[str, Any], workspace: Path, out: Path, moment: str = "", *
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     if moment:
-        MOMENTS[moment](workspace)
+        {**MOMENTS, **PRIOR_MOMENTS}[moment](workspace)
     result = fedrecon.run(given, workspace=workspace, **options)
     out.write_text(json.dumps(result.as_dict()), encoding="utf-8")
 
@@ -88,7 +88,25 @@ def _in_a_fit_of_round(number: int, act: Callable[[], None] = _die) -> Callable[
 def _at_the_final_evaluation(workspace: Path) -> None:
     from fedrecon.sites.site import Site
 
-    _before(Site, "evaluate", lambda self, order, split: (split, self.name) == ("test", "middle"))
+    _before(Site, "evaluate", lambda self, order, split, part: (split, self.name) == ("test", "middle"))
+
+
+def _in_a_fit_of_a_prior(workspace: Path) -> None:
+    from fedrecon.strategies.fedgimp import FedGIMP
+
+    _before(FedGIMP, "step", lambda self, fit, batch: (fit.order.round, fit.site) == (3, "middle"))
+
+
+def _in_stage_two(split: str) -> Callable[[Path], None]:
+    """The first batch of slices is adapted everywhere, the second one at the first site."""
+
+    def install(workspace: Path) -> None:
+        from fedrecon.sites.site import Site
+
+        due = lambda self, order, of, part: (of, part, self.name) == (split, 1, "middle")  # noqa: E731
+        _before(Site, "evaluate", due)
+
+    return install
 
 
 def _among_the_artifacts(workspace: Path) -> None:
@@ -113,4 +131,10 @@ MOMENTS: dict[str, Callable[[Path], None]] = {
     "final evaluation": _at_the_final_evaluation,
     "artifacts": _among_the_artifacts,
     "result": _before_the_result,
+}
+
+PRIOR_MOMENTS: dict[str, Callable[[Path], None]] = {
+    "fit 3": _in_a_fit_of_a_prior,
+    "validation": _in_stage_two("validation"),
+    "test": _in_stage_two("test"),
 }

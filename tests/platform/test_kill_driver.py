@@ -13,8 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
-from drivers import MOMENTS, ROUNDS, drive, experiment
+from drivers import MOMENTS, PRIOR_MOMENTS, ROUNDS, drive, experiment
 from ray_crews import title, wait_for
+from tiny import STYLE
 
 from fedrecon.platform.run import run
 from fedrecon.sites.errors import RunError
@@ -141,6 +142,35 @@ def test_a_driver_that_dies_at_every_moment(
     assert_recorded_once(client(stormy), rerun["run_id"], rerun["digest"])
     older = client(stormy).get_run(result["run_id"])
     assert older.data.tags["fedrecon.superseded_by"] == rerun["run_id"]
+
+
+def test_a_prior_that_dies_in_either_stage(
+    consortium: dict[str, Path], tmp_path: Path, mlflow_template: Path, drivers: Drivers, client: Any
+) -> None:
+    """What was adapted before the driver died is not adapted again."""
+    given = {
+        **experiment(consortium, "fedgimp"),
+        "strategy": {"name": "fedgimp", "adaptation": {"steps": 2, "batch": 1}, "moving_average": 0.5},
+        "network": STYLE,
+    }
+    calm, stormy = (prepared(tmp_path / name, mlflow_template) for name in ("calm", "stormy"))
+    expected = drivers(given, calm)
+    parts = []
+    for moment in PRIOR_MOMENTS:
+        assert drivers(given, stormy, moment) == -signal.SIGKILL, moment
+        parts.append({path.name: path.stat().st_mtime_ns for path in stormy.glob("runs/*/parts/*")})
+    assert [sorted(one) for one in parts] == [
+        [],
+        ["validation-5-0.json"],
+        ["test-5-0.json", *(f"validation-5-{number}.json" for number in range(3))],
+    ]
+    assert parts[2]["validation-5-0.json"] == parts[1]["validation-5-0.json"]
+    result = drivers(given, stormy)
+    assert science(result) == science(expected)
+    assert (result["resumed_from"], result["trained_rounds"]) == (ROUNDS, 0)
+    assert artifacts(client(stormy), result["run_id"]) == artifacts(client(calm), expected["run_id"])
+    assert_recorded_once(client(stormy), result["run_id"], result["digest"])
+    assert not list(stormy.glob("runs/*/parts"))
 
 
 class OnRay:

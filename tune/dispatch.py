@@ -171,10 +171,12 @@ class Dispatcher(Unsaved, Searcher):
     def _next(self, running: set[str]) -> Row | None:
         if self.closed:
             return None
-        for row in self._board.rows[: self._limit]:
-            if row.status == "WAITING" and row.trial.training not in running:
+        given = {row.trial.number for row in self.rows.values()}  # a row waits until Ray Tune has started it
+        waiting = [row for row in self._board.rows[: self._limit] if row.status == "WAITING"]
+        for row in waiting:
+            if row.trial.number not in given and row.trial.training not in running:
                 return row
-        if any(row.status == "WAITING" for row in self._board.rows[: self._limit]):
+        if waiting:
             return None
         fresh = self._source.more() if len(self._board.rows) < self._limit else None
         while fresh is not None and fresh.status in ENDED:

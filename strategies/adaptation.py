@@ -33,7 +33,7 @@ EPS = 1e-8
 CHECK = 10
 """Steps between two looks at the patience: each waits for the device."""
 
-Variable = Literal["z", "w", "noise", "weights"]
+Variable = Literal["z", "w", "noise", "weights", "phase"]
 
 
 class Adaptation(Settings):
@@ -42,7 +42,9 @@ class Adaptation(Settings):
     Attributes:
         prior: ``trained``, or ``untrained``: the first weights instead, the control that says what training was worth.
         variables: what is adapted: ``z`` (the mapper's input), ``w`` (the styles of every layer instead), ``noise``
-            (the noise maps), ``weights`` (of the whole generator, each slice its own copy).
+            (the noise maps), ``weights`` (of the whole generator, each slice its own copy), ``phase`` (ours: a smooth
+            phase on top of the low-resolution one in the coil maps, which is not all of it).
+        phase_size: knots a side of that phase, bicubic between them.
         steps: of Adam; 0 is the static prior.
         rate: of Adam (0.9, 0.999), constant.
         tv: weight of the total variation.
@@ -53,11 +55,12 @@ class Adaptation(Settings):
     """
 
     prior: Literal["trained", "untrained"] = "trained"
-    variables: tuple[Variable, ...] = ("z", "noise", "weights")
+    variables: tuple[Variable, ...] = ("z", "noise", "weights", "phase")
     steps: int = Field(1200, ge=0)
     rate: float = Field(0.01, gt=0, allow_inf_nan=False)
     tv: float = Field(0.0256, ge=0, allow_inf_nan=False)
     noise_to: int = Field(8, ge=0)
+    phase_size: int = Field(8, ge=2)
     holdout: float = Field(0.03, ge=0, lt=0.5)
     patience: int = Field(200, ge=1)
     batch: int = Field(8, ge=1)
@@ -130,8 +133,8 @@ class _Slices:
         self.noise = _noise(generator, subject, settings.noise_to)
         tensors = dict(generator.named_parameters()) | dict(generator.named_buffers())
         self.weights = {name: value.detach() for name, value in tensors.items()}
-        if "weights" in chosen:
-            self.weights = {name: value.expand(count, *value.shape).clone() for name, value in self.weights.items()}
+        own = [name for name in tensors if "weights" in chosen and not ("w" in chosen and name in generator.behind_w)]
+        self.weights |= {name: self.weights[name].expand(count, *tensors[name].shape).clone() for name in own}
         self.styles: Tensor | None = None
         with torch.no_grad():
             if "w" in chosen:
@@ -139,16 +142,24 @@ class _Slices:
             samples = measurement.operator.forward(self._drawn()) * (kspace != 0)
             over = (samples.conj() * kspace).real.flatten(1).sum(dim=1)
             self.gain = (over / samples.abs().square().flatten(1).sum(dim=1).clamp_min(1e-12)).clamp_min(1e-3)
+        self.phase = torch.zeros(count, 1, settings.phase_size, settings.phase_size, device=device)
         self.noisy = [one for one in self.noise if "noise" in chosen and one.shape[-1] <= settings.noise_to]
         styled = [self.styles] if self.styles is not None else [self.latents] if "z" in chosen else []
-        own = list(self.weights.values()) if "weights" in chosen else []
-        self.variables = [self.gain, *styled, *self.noisy, *own]
+        phased = [self.phase] if "phase" in chosen else []
+        self.variables = [self.gain, *styled, *self.noisy, *phased, *(self.weights[name] for name in own)]
         for one in self.variables:
             one.requires_grad_()
 
     def image(self) -> Tensor:
         """(b, y, x) complex64, in units of the measurement's scale."""
-        return self.gain[:, None, None] * self._drawn()
+        import torch
+        from torch.nn import functional as F
+
+        image = self.gain[:, None, None] * self._drawn()
+        if not self.phase.requires_grad:
+            return image
+        phase = F.interpolate(self.phase, self.shape[1:], mode="bicubic", align_corners=False)[:, 0]
+        return image * torch.polar(torch.ones_like(phase), phase)
 
     def standardise(self) -> None:
         """Noise maps of mean 0 and deviation 1, as published; a map of few pixels too."""

@@ -159,6 +159,11 @@ class Generator(nn.Module):
         """Layers of the synthesizer that take a style."""
         return len(self.synthesizer.layers)
 
+    @property
+    def behind_w(self) -> frozenset[str]:
+        """Names of the tensors that w hides: where w is given, they have no say."""
+        return frozenset(["average", *(f"mapper.{name}" for name, _ in self.mapper.named_parameters())])
+
     def styles(self, latents: Tensor, label: Tensor) -> Tensor:
         """(b, layers, latent): w for every layer; truncated towards its mean where nothing is trained."""
         w: Tensor = self.mapper(latents, label).unsqueeze(1).expand(-1, self.n_layers, -1)

@@ -13,6 +13,7 @@ from fedrecon.strategies.adaptation import Adaptation, adapt
 from fedrecon.strategies.networks.network import NetworkChoice
 
 SIZE = 16
+DEFAULT = Adaptation().variables
 STYLE = {"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 8, "skips": True}
 
 
@@ -80,7 +81,7 @@ def test_what_the_others_are_changes_no_bit_of_a_slice(prior):
 
 
 @pytest.mark.parametrize("coils", [1, 3])
-@pytest.mark.parametrize("variables", [("z",), ("w",), ("noise",), ("weights",), ("z", "noise", "weights")])
+@pytest.mark.parametrize("variables", [("z",), ("w", "weights"), ("noise",), ("weights",), ("phase",), DEFAULT])
 def test_slices_together_are_as_each_alone(prior, coils, variables, monkeypatch):
     """Where Adam does not blow rounding up: a gradient that is zero but for it makes a step of full length."""
     monkeypatch.setattr(adaptation, "EPS", 1e-3)
@@ -177,6 +178,36 @@ def test_an_untrained_prior_does_not_depend_on_what_was_learned(prior):
     other = NetworkChoice.parse(STYLE).build(Images(False, (SIZE, SIZE), 1, ("a", "b"))).eval()
     assert torch.equal(adapt(control, other, *measurement).image, expected)
     assert not torch.equal(adapt(settings(steps=3), other, *measurement).image, expected)
+
+
+def test_a_smooth_phase_that_the_maps_do_not_hold_is_found():
+    """Data of the prior's own image times a phase: without the variable the measured samples cannot be met."""
+    torch.manual_seed(1)
+    prior = NetworkChoice.parse(STYLE).build(Images(False, (SIZE, SIZE), 1, ("a", "b"))).eval()
+    _, subject = some(data(), 0, 1)
+    with torch.no_grad():
+        noise = adaptation._noise(prior.generator, subject, 8)
+        image = prior.decoded(prior.generator(torch.zeros(2, 8), prior.label("a", 2), noise), (2, SIZE, SIZE))
+    bend = torch.linspace(-1, 1, SIZE)
+    image = image * torch.polar(torch.ones(SIZE, SIZE), bend[:, None] * bend**2)
+    whole = torch.ones(2, 1, SIZE, SIZE)
+    measurement = measure(fft2c(image.unsqueeze(1)), whole.bool(), whole.to(torch.complex64))
+    chosen = {"steps": 150, "rate": 0.02, "tv": 0, "phase_size": 5}
+    off, on = (
+        adapt(settings(**chosen, variables=variables), prior, measurement, subject)
+        for variables in (("z",), ("phase",))
+    )
+    assert (on.loss[-1] < 0.15 * on.loss[0]).all()
+    assert (off.loss[-1] > 0.5 * off.loss[0]).all()
+
+
+def test_where_w_is_adapted_the_mapper_is_not(prior):
+    measurement, subject = some(data(), 0, 1)
+    slices = adaptation._Slices(settings(variables=("w", "weights")), prior, measurement, subject, measurement.kspace)
+    shapes = [tuple(one.shape) for one in slices.variables]
+    assert (2, *prior.generator.mapper.codes.shape) not in shapes
+    assert (2, prior.generator.n_layers, 8) in shapes
+    assert len(shapes) == 2 + len(list(prior.generator.synthesizer.parameters()))
 
 
 def test_noise_maps_stay_standardised_and_large_ones_zero(prior):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import CASES
 from clusters import local_cluster
 from ray_crews import outcome, ray_crew, title, wait_for
 from tiny import Federation
@@ -64,6 +65,32 @@ def test_the_same_bits_as_in_this_process(four: Federation, crew: RayCrew, tmp_p
     assert found == expected
     same = ("round", "replied", "restarts", "bytes_up", "bytes_down", "losses")
     assert [[row[k] for k in same] for row in rows_on_ray] == [[row[k] for k in same] for row in rows]
+
+
+def test_a_prior_draws_and_adapts_the_same_bits_and_so_does_a_site_that_comes_back(
+    consortium: dict[str, Path], tmp_path: Path
+) -> None:
+    case = CASES["fedgimp_full"]
+    pair = {name: consortium[name] for name in ("north", "middle")}
+    there, here = (
+        Federation(case.kind(**case.parameters), pair, tmp_path / name, case.network, case.training, rounds=2)
+        for name in ("there", "here")
+    )
+    rows, expected = outcome(here, inside := here.crew())
+    with ray_crew(there, cpus_per_site=0.5, gpus_per_site=0) as crew:
+        rows_on_ray, found = outcome(there, crew)
+        assert found == expected
+        assert [row["losses"] for row in rows_on_ray] == [row["losses"] for row in rows]
+        order = there.method.order_to_score(there.train(crew))
+        drawn = crew.samples(order)
+        assert drawn == inside.samples(order)
+        assert [one.site for one in drawn] == list(pair)
+        assert all(one.pictures[one.site].startswith(b"\x89PNG") for one in drawn)
+        os.kill(crew.describe()["middle"]["pid"], signal.SIGKILL)
+        wait_for(lambda: crew.describe() and crew.restarts, "a restart")
+        for part in (0, 1):
+            again = [one.columns for one in crew.evaluate(order, "test", part)]
+            assert again == [one.columns for one in inside.evaluate(order, "test", part)]
 
 
 def test_the_order_is_only_read_and_replies_do_not_pile_up(four: Federation, crew: RayCrew) -> None:

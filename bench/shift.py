@@ -131,15 +131,19 @@ def mismatched(shift: Shift) -> None:
         for method in shift.methods(True) + shift.methods(False):
             runs, at_home = shift.get(method, trained, tested), shift.get(method, tested, tested)
             if runs:
-                rows.append((method, over_sites(runs), over_sites(at_home) if at_home else []))
+                rows.append((method, runs, over_sites(at_home) if at_home else []))
         if not rows:
             continue
+        zero = zero_filled(shift, tested)
         print(f"\n### Trained on {label(trained)}, tested on {label(tested)}\n")
-        print("| method | PSNR (dB) | trained on what is tested | loss (dB) |\n|---|--:|--:|--:|")
-        for method, values, home in sorted(rows, key=lambda row: -np.mean(row[1])):
-            loss = f"{np.mean(home) - np.mean(values):.2f}" if home else ""
-            print(f"| {method} | {spread(values, 2)} | {spread(home, 2) if home else ''} | {loss} |")
-        print(f"| zero-filled | {zero_filled(shift, tested)['mean']:.2f} | | |")
+        print(
+            f"| method | {' | '.join(zero)} | trained on what is tested | loss (dB) |\n|---|{'--:|' * (len(zero) + 2)}"
+        )
+        for method, runs, home in sorted(rows, key=lambda row: -np.mean(over_sites(row[1]))):
+            loss = f"{np.mean(home) - np.mean(over_sites(runs)):.2f}" if home else ""
+            cells = [spread(over_sites(runs, site), 2) for site in zero]
+            print(f"| {method} | {' | '.join(cells)} | {spread(home, 2) if home else ''} | {loss} |")
+        print(f"| zero-filled | {' | '.join(f'{value:.2f}' for value in zero.values())} | | |")
 
 
 def tests(shift: Shift) -> None:

@@ -369,7 +369,17 @@ def _channels(values: Tensor) -> Tensor:
 
 
 def _doubled(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    """Twice the size by bilinear interpolation, as ``F.interpolate`` but for rounding; the gradient of that is not
+    deterministic on a GPU."""
+    return _doubled_along(_doubled_along(x, 2), 3)
+
+
+def _doubled_along(x: Tensor, axis: int) -> Tensor:
+    n = x.shape[axis]
+    before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, n - 1)], dim=axis)
+    after = torch.cat([x.narrow(axis, 1, n - 1), x.narrow(axis, n - 1, 1)], dim=axis)
+    near = 0.75 * x
+    return torch.stack([near + 0.25 * before, near + 0.25 * after], dim=axis + 1).flatten(axis, axis + 1)
 
 
 def _spread(x: Tensor) -> Tensor:

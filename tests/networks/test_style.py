@@ -6,7 +6,7 @@ from torch.func import functional_call
 
 from fedrecon.sites.imaging.measurement import Images
 from fedrecon.strategies.networks.network import NetworkChoice
-from fedrecon.strategies.networks.style import Convolution, Dense, _spread
+from fedrecon.strategies.networks.style import Convolution, Dense, _doubled, _spread
 
 SMALL = {"name": "style", "latent": 8, "layers": 2, "channel_base": 256, "channel_max": 8}
 SITES = ("a", "b", "c")
@@ -151,6 +151,11 @@ def test_the_discriminator_reads_the_logit_of_the_site():
     a, b = (network.discriminator(images, network.label(site, 3)) for site in "ab")
     mixed = network.discriminator(images, torch.eye(3)[[0, 1, 0]])
     torch.testing.assert_close(mixed, torch.stack([a[0], b[1], a[2]]))
+
+
+def test_doubling_is_bilinear_interpolation():
+    x = torch.randn(2, 3, 5, 4)
+    torch.testing.assert_close(_doubled(x), torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear"))
 
 
 def test_minibatch_deviation_by_hand():

@@ -126,7 +126,7 @@ class Experiment(Settings):
     def _network(cls, block: Block, info: ValidationInfo) -> Block:
         kind = _strategy_kind(info).network_kind
         choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": DEFAULT_NETWORKS[kind]}))
-        if NETWORKS[choice.name].kind != kind:
+        if "strategy" in info.data and NETWORKS[choice.name].kind != kind:
             fitting = [name for name, one in NETWORKS.items() if one.kind == kind]
             raise ValueError(
                 f"strategy '{info.data['strategy']['name']}' trains a {kind} network, and '{choice.name}' is none. "
@@ -137,7 +137,9 @@ class Experiment(Settings):
     @field_validator("training")
     @classmethod
     def _training(cls, training: Training, info: ValidationInfo) -> Training:
-        block = dict(info.data.get("strategy", {"name": "fedavg"}))
+        if "strategy" not in info.data:  # it was refused, and says so itself
+            return training
+        block = dict(info.data["strategy"])
         strategy = make_strategy(block.pop("name"), block)
         strategy.check(training)
         if training.optimizer_state != "auto":

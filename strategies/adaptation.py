@@ -55,7 +55,7 @@ class Adaptation(Settings):
     """
 
     prior: Literal["trained", "untrained"] = "trained"
-    variables: tuple[Variable, ...] = ("z", "noise", "weights", "phase")
+    variables: tuple[Variable, ...] = Field(("z", "noise", "weights", "phase"), min_length=1)
     steps: int = Field(1200, ge=0)
     rate: float = Field(0.01, gt=0, allow_inf_nan=False)
     tv: float = Field(0.0256, ge=0, allow_inf_nan=False)

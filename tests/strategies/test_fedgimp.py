@@ -211,6 +211,11 @@ def test_style_mixing_gives_later_layers_another_latent(monkeypatch):
         ({"strategy": {"name": "fedavg"}, "network": {"name": "style"}}, r"reconstruction.*'style'.*network.name=unet"),
         ({"strategy": {"name": "fedgimp", "adaptation": {"step": 3}}}, "adaptation.*Did you mean 'steps'"),
         ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["x"]}}}, "'z', 'w', 'noise' or 'weights'"),
+        (
+            {"strategy": {"name": "fedgimp", "adaptation": {"prior": "best"}}, "network": {"name": "style"}},
+            "'untrained'",
+        ),
+        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": []}}}, "variables: .*at least 1 item"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_starts(change, said):

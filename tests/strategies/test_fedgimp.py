@@ -210,7 +210,7 @@ def test_style_mixing_gives_later_layers_another_latent(monkeypatch):
         ({"strategy": {"name": "fedgimp"}, "network": {"name": "unet"}}, r"'unet' is none. Choose: network.name=style"),
         ({"strategy": {"name": "fedavg"}, "network": {"name": "style"}}, r"reconstruction.*'style'.*network.name=unet"),
         ({"strategy": {"name": "fedgimp", "adaptation": {"step": 3}}}, "adaptation.*Did you mean 'steps'"),
-        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["x"]}}}, "'z', 'w', 'noise' or 'weights'"),
+        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["x"]}}}, "'z', 'w', 'noise', 'weights' or 'phase'"),
         (
             {"strategy": {"name": "fedgimp", "adaptation": {"prior": "best"}}, "network": {"name": "style"}},
             "'untrained'",

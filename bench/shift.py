@@ -36,6 +36,7 @@ PAIRS: tuple[tuple[Operator, Operator], ...] = (
 """Trained on, tested on."""
 
 STAGE = "data_consistency"
+"""With hard data consistency. A prior's own output has it already: with several coils twice is not once."""
 
 
 def name(experiment: Any) -> str:
@@ -71,6 +72,8 @@ class Shift:
                 experiment = row.trial.experiment
                 own, learned = operator(experiment), experiment.trains and experiment.method.trains_on_operator
                 found = subjects(read_scores(store.local_artifact(row.run_id, "scores.parquet")))
+                if experiment.trains and experiment.method.network_kind == "prior":
+                    found[STAGE] = found["output"]
                 self._keep(name(experiment), own if learned else None, own, experiment.seed, found)
                 for given, tested in PAIRS if learned else ():
                     if given == own:

@@ -100,8 +100,14 @@ class _Run:
         }
         self.source = self._trained_elsewhere()
 
+    @property
+    def _parts(self) -> Path:
+        """Where scores are kept in parts until the result is safe."""
+        return self.folder.path / "parts"
+
     def go(self) -> Generator[Committed, None, Result]:
         from fedrecon.platform.progress import Progress
+        from fedrecon.platform.scorer import forget
 
         tracker = self._open_tracker()
         found = self.folder.checkpoints.latest()
@@ -123,6 +129,7 @@ class _Run:
             progress.close()
             tracker.finish(status)
         self.folder.save_result(result.as_dict())
+        forget(self._parts)
         return result
 
     def _train_and_score(
@@ -137,7 +144,7 @@ class _Run:
         tuned = {} if experiment.trains else crew.tune()
         environment = self._environment(crew, found)
         record = Record(tracker, self.folder.checkpoints, progress, found[1] if found else {})
-        scorer = Scorer(crew, experiment.method, self.folder.path / "parts", progress.going)
+        scorer = Scorer(crew, experiment.method, self._parts, progress.going)
         if found is not None:
             state = found[0]
             resumed_from = state.round
@@ -179,7 +186,6 @@ class _Run:
         )
         finished = Finished(experiment, result.as_dict(), state, record.rounds, scored.columns, self._layout())
         write_artifacts(tracker, self.folder, finished, crew)
-        scorer.forget()
         return result
 
     def _trained_elsewhere(self) -> RunFolder | None:

@@ -24,6 +24,11 @@ class Crew(Protocol):
     restarts: int
     dead: dict[str, str]
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Those that are alive."""
+        ...
+
     def fit(self, order: Order) -> Iterator[Reply]:
         """Trains everywhere; replies come in the roster's order, each as soon as it and those before it are there.
 
@@ -73,6 +78,11 @@ class InProcessCrew:
         self.sites = {plan.member: Site(plan) for plan in plans}
         self.restarts = 0
         self.dead: dict[str, str] = {}
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """See :class:`Crew`."""
+        return tuple(self.sites)
 
     def fit(self, order: Order) -> Iterator[Reply]:
         """See :class:`Crew`."""

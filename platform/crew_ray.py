@@ -102,15 +102,13 @@ class RayCrew:
     """
 
     def __init__(self, plans: Sequence[Plan], resources: Resources, address: str | None = None) -> None:
-        self.resources = resources
-        self.restarts = 0
+        self.resources, self.restarts = resources, 0
         self.dead: dict[str, str] = {}
         self.actors: dict[str, Any] = {}
         self._sites = {plan.member: tuple(plan.shards) for plan in plans}
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
         self._processes: dict[str, int | None] = {}
-        self._near: set[str] = set()
-        self._refused: set[str] = set()
+        self._near, self._refused = set[str](), set[str]()
         self._owns = not ray.is_initialized()
         if self._owns:
             connect(address)
@@ -121,6 +119,11 @@ class RayCrew:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """See :class:`Crew`."""
+        return tuple(name for name in self.actors if name not in self.dead)
 
     def fit(self, order: Order) -> Iterator[Reply]:
         """See :class:`Crew`. Replies are only read where they lie, in Ray's store or in the member's lane."""
@@ -136,10 +139,7 @@ class RayCrew:
 
     def panels(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Crew`."""
-        pictures: dict[str, bytes] = {}
-        for one in self._each("panel", (order, split, note)):
-            pictures |= one
-        return pictures
+        return {site: png for one in self._each("panel", (order, split, note)) for site, png in one.items()}
 
     def private(self, order: Order) -> dict[str, Mapping[str, Any]]:
         """See :class:`Crew`."""
@@ -215,7 +215,7 @@ class RayCrew:
         self, method: str, arguments: tuple[Any, ...], round_number: int | None = None
     ) -> Iterator[tuple[str, Any]]:
         """Starts the call everywhere, then takes the results in the roster's order."""
-        alive = [name for name in self.actors if name not in self.dead]
+        alive = list(self.members)
         errand = _Errand(self, method, arguments)
         running = {name: errand.start(name) for name in alive}
         for name in alive:

@@ -111,7 +111,7 @@ class _One:
     """A crew of one site, as far as scores go."""
 
     def __init__(self, site: Site) -> None:
-        self.site = site
+        self.site, self.members = site, (site.name,)
 
     def evaluate(self, order: Order, split: str, part: int | None = None) -> list[Scores]:
         return [self.site.evaluate(order, split, part)]

@@ -66,7 +66,7 @@ def reconstruct(
     model = trained.one_model(site)
     where = site or trained.images.sites[0]
     worker = trained.site(model, {}, {})
-    done = [_volume(trained, worker, where, volume) for volume in read_input(source)]
+    done = [_volume(trained, worker, where, volume, site is not None) for volume in read_input(source)]
     write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
     write(output, done, trained.folder.digest)
     return {
@@ -85,19 +85,24 @@ def reconstruct(
     }
 
 
-def _volume(trained: Trained, worker: Site, where: str, volume: VolumeData) -> Images:
+def _volume(trained: Trained, worker: Site, where: str, volume: VolumeData, named: bool) -> Images:
     from fedrecon.sites.training import threads
 
     sampled = np.any(volume.kspace != 0, axis=1)
     prospective = volume.reference is None and not sampled.all()
     with threads(trained.experiment.resources.threads):
-        parts = list(_batches(trained, worker, where, volume, sampled if prospective else None))
+        parts = list(_batches(trained, worker, where, volume, sampled if prospective else None, named))
     stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     return Images(volume, stages, np.concatenate([part[1] for part in parts]), prospective)
 
 
 def _batches(
-    trained: Trained, worker: Site, where: str, volume: VolumeData, sampled: NDArray[np.bool_] | None
+    trained: Trained,
+    worker: Site,
+    where: str,
+    volume: VolumeData,
+    sampled: NDArray[np.bool_] | None,
+    named: bool,
 ) -> Iterator[tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]]:
     import torch
 
@@ -111,6 +116,7 @@ def _batches(
     operator = experiment.operator_at(where)
     order, size = trained.order, worker.scoring_batch
     adapts = experiment.trains and experiment.method.network_kind == "prior"
+    code = where if named or not adapts else ""  # a prior then takes the mean of all codes
     shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
     phase = trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True)
     for start in range(0, len(volume.kspace), size):
@@ -125,7 +131,7 @@ def _batches(
         kspace = torch.from_numpy(np.array(volume.kspace[start : indices.stop], dtype=np.complex64)).to(worker.device)
         maps = estimate_maps(kspace, box, phase=phase)
         batch = measure(kspace, torch.from_numpy(masks[:, None]).to(worker.device), maps)
-        subject = Subject(where, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
+        subject = Subject(code, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
         image = worker.reconstruct(order, batch, subject)
         if adapts:
             print(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted", file=sys.stderr, flush=True)

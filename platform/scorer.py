@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ class Scored:
     """Scores of one split.
 
     Attributes:
-        columns: one row per slice and stage, members in the roster's order.
+        columns: one row per slice and stage.
         seconds: that went into reconstructing, all members together. n_slices: that were reconstructed.
     """
 
@@ -41,10 +42,10 @@ class Scorer:
     """Asks the members for scores.
 
     A method that adapts to each slice is asked for one batch a member at a time; what came back is kept in ``folder``
-    until :meth:`forget`, and a run that goes on takes it from there.
+    until :func:`forget`, and a run that goes on takes it from there. Of a member that dies meanwhile nothing counts.
 
     Attributes:
-        crew: a :class:`Crew`, or what has its ``evaluate``.
+        crew: a :class:`Crew`, or what has its ``evaluate`` and ``members``.
         folder: for the parts; None keeps none.
         tell: is told how far it has come.
     """
@@ -59,7 +60,13 @@ class Scorer:
         from fedrecon.platform.tables import join_scores
 
         parts = [*self._parts(order, split)]
-        columns = join_scores(columns for one in parts for columns in one["columns"])
+        whole = set(self.crew.members).intersection(*(one["members"] for one in parts))
+        columns = join_scores(
+            columns
+            for one in parts
+            for name, columns in zip(one["members"], one["columns"], strict=True)
+            if name in whole
+        )
         return Scored(columns, sum(one["seconds"] for one in parts), sum(_slices(one) for one in parts))
 
     def validation(self, state: State, last: bool, panels: bool) -> Seen:
@@ -75,27 +82,22 @@ class Scorer:
             {f"site/{one.site}/{name}": value for one in drawn for name, value in one.numbers.items()},
         )
 
-    def forget(self) -> None:
-        """The parts are no longer needed: what they came to is safe elsewhere."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
     def _parts(self, order: Order, split: str) -> Any:
         if self.method.network_kind != "prior":
             yield _part(self.crew.evaluate(order, split))
             return
+        state = hashlib.blake2b(order.shared.tobytes(), digest_size=6).hexdigest()
         number, done, seconds = 0, 0, 0.0
         while True:
-            path = None if self.folder is None else self.folder / f"{split}-{order.round}-{number}.json"
-            if path is not None and path.is_file():
-                one = json.loads(path.read_text(encoding="utf-8"))
-            else:
+            path = None if self.folder is None else self.folder / f"{split}-{state}-{number}.json"
+            one = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
+            if one is None or not set(one["members"]) >= set(self.crew.members):
                 one = _part(self.crew.evaluate(order, split, number))
+                if not _slices(one):
+                    return
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     atomic.write_json(path, one)
-            if not _slices(one):
-                return
             yield one
             number, done, seconds = number + 1, done + _slices(one), seconds + one["seconds"]
             if self.tell is not None:
@@ -104,7 +106,12 @@ class Scorer:
 
 def _part(scores: Sequence[Scores]) -> dict[str, Any]:
     columns = [{name: list(values) for name, values in one.columns.items()} for one in scores]
-    return {"seconds": sum(one.seconds for one in scores), "columns": columns}
+    return {"members": [s.site for s in scores], "seconds": sum(s.seconds for s in scores), "columns": columns}
+
+
+def forget(folder: Path) -> None:
+    """Parts that are no longer needed: what they came to is safe elsewhere."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _slices(part: Mapping[str, Any]) -> int:

@@ -46,7 +46,8 @@ def compare(draw: Draw, train: Slices, held_out: Slices, seed: int, site: str) -
     if len(known) < 3 or len(fresh) < 2:
         return {}
     generator = torch_generator(seed, "compare", site)
-    drawn = torch.cat([draw(BATCH, generator) for _ in range(COUNT // BATCH)]).to(known.device)
+    drawn = torch.cat([draw(BATCH, generator) for _ in range(COUNT // BATCH)])
+    drawn = torch.stack([_cut(one, *known.shape[1:]) for one in drawn.cpu()]).to(known.device)
     a, b, c = (pooled(one) for one in (drawn, fresh, known))
     components = _Components(c)
     far = torch.cdist(b, c).min(dim=1).values.median().clamp_min(1e-12)

@@ -136,8 +136,8 @@ class Evaluation(Settings):
         every: validation scores each that many rounds, and after the last one.
         max_slices: at most so many evenly spaced slices a site and split, or ``{SPLIT: N}``; None takes all.
         mask_seed: validation and test masks follow from (mask_seed, subject, slice) alone.
-        panels: draw one slice a site as a picture for MLflow. It is the only way in which pixels leave a site; false
-            for real consortia that must not.
+        panels: draw one slice a site as a picture for MLflow, and of a prior a grid of drawn images with eight training
+            slices. It is the only way in which pixels leave a site; false for real consortia that must not.
     """
 
     every: int = Field(5, ge=1)

@@ -1,8 +1,8 @@
 """ALL that crosses a hospital's wall: five frozen types, and no others.
 
 Parameters travel as one flat float32 vector, losses and scores as numbers. There is no type for k-space or for an
-image, so neither can travel; an ``extra`` is a flat vector whose name the strategy has declared, and whose length it
-answers for.
+image, so neither can travel; the one named exception are pictures, 8-bit PNG, where ``evaluation.panels`` allows them.
+An ``extra`` is a flat vector whose name the strategy has declared, and whose length it answers for.
 """
 
 from __future__ import annotations

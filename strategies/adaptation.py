@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedrecon.sites.seeding import seed, torch_generator
 from fedrecon.sites.settings import Settings
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.method import Subject
 
+FEWEST = 16
+"""Samples held out of a slice at least, if any."""
 EPS = 1e-8
 """Adam's, as published."""
 CHECK = 10
@@ -50,7 +52,7 @@ class Adaptation(Settings):
         tv: weight of the total variation.
         noise_to: noise maps up to this size are drawn and adapted; larger ones are zero, for they fit anything.
         holdout: part of the measured samples that the loss does not see.
-        patience: stop when no slice fits its held-out samples better for so many steps.
+        patience: a slice is done when it fits its held-out samples no better for so many steps.
         batch: slices adapted together. It changes rounding alone, which Adam amplifies, so it is part of the science.
     """
 
@@ -64,6 +66,15 @@ class Adaptation(Settings):
     holdout: float = Field(0.03, ge=0, lt=0.5)
     patience: int = Field(200, ge=1)
     batch: int = Field(8, ge=1)
+
+    @field_validator("variables")
+    @classmethod
+    def _each_once(cls, given: tuple[Variable, ...]) -> tuple[Variable, ...]:
+        if len(set(given)) < len(given):
+            raise ValueError("each variable once")
+        if {"z", "w"} <= set(given):
+            raise ValueError("w takes the place of z: name one of them")
+        return given
 
 
 @dataclass
@@ -94,6 +105,7 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
     slices = _Slices(settings, network, measurement, subject, kspace * seen)
     best = torch.full_like(measurement.scale, float("inf"))
     kept = torch.zeros_like(best, dtype=torch.long)
+    live = torch.ones_like(best, dtype=torch.bool)
     image = kept_image = slices.image().detach()
     optimizer = torch.optim.Adam(slices.variables, settings.rate, eps=EPS)
     losses: list[Tensor] = []
@@ -103,16 +115,19 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
             residual = measurement.operator.forward(image) - kspace
             loss = _rms(residual, seen) + settings.tv * _variation(measurement.operator.maps * image.unsqueeze(1))
             total = loss.sum()
-        judged = torch.full_like(best, -step) if held is None else _rms(residual.detach(), held)
-        better = judged < best
+        judged = torch.where(held.flatten(1).any(dim=1), _rms(residual.detach(), held), -step)
+        better = (judged < best) & live
         best, kept = torch.where(better, judged, best), torch.where(better, step, kept)
         kept_image = torch.where(better[:, None, None], image.detach(), kept_image)
         losses.append(loss.detach())
-        if step == settings.steps or (step % CHECK == 0 and step - int(kept.max()) >= settings.patience):
+        if step % CHECK == 0:
+            live = live & (step - kept < settings.patience)
+        if step == settings.steps or (step % CHECK == 0 and not live.any()):
             break
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        torch.clear_autocast_cache()  # it would hold the dense layers' weights as they were
         slices.standardise()
     return Fitted(kept_image * unit, len(losses) - 1, kept, torch.stack(losses))
 
@@ -142,7 +157,8 @@ class _Slices:
             samples = measurement.operator.forward(self._drawn()) * (kspace != 0)
             over = (samples.conj() * kspace).real.flatten(1).sum(dim=1)
             self.gain = (over / samples.abs().square().flatten(1).sum(dim=1).clamp_min(1e-12)).clamp_min(1e-3)
-        self.phase = torch.zeros(count, 1, settings.phase_size, settings.phase_size, device=device)
+        self.phase = torch.zeros(count, settings.phase_size, settings.phase_size, device=device)
+        self.bicubic = [_bicubic(settings.phase_size, n).to(device) for n in self.shape[1:]]
         self.noisy = [one for one in self.noise if "noise" in chosen and one.shape[-1] <= settings.noise_to]
         styled = [self.styles] if self.styles is not None else [self.latents] if "z" in chosen else []
         phased = [self.phase] if "phase" in chosen else []
@@ -153,12 +169,11 @@ class _Slices:
     def image(self) -> Tensor:
         """(b, y, x) complex64, in units of the measurement's scale."""
         import torch
-        from torch.nn import functional as F
 
         image = self.gain[:, None, None] * self._drawn()
         if not self.phase.requires_grad:
             return image
-        phase = F.interpolate(self.phase, self.shape[1:], mode="bicubic", align_corners=False)[:, 0]
+        phase = self.bicubic[0] @ self.phase @ self.bicubic[1].mT
         return image * torch.polar(torch.ones_like(phase), phase)
 
     def standardise(self) -> None:
@@ -190,12 +205,22 @@ def _noise(generator: Any, subject: Subject, largest: int) -> list[Tensor]:
     return [torch.cat(maps) for maps in zip(*drawn, strict=True)]
 
 
-def _split(part: float, mask: Tensor, subject: Subject) -> tuple[Tensor, Tensor | None]:
-    """The samples that the loss sees and those held out, (b, 1, y, x); the middle 4 x 4 is never held out."""
+def _bicubic(knots: int, length: int) -> Tensor:
+    """(length, knots): bicubic interpolation of one axis as a matrix, whose gradient is deterministic everywhere."""
+    import torch
+    from torch.nn import functional as F
+
+    made = F.interpolate(torch.eye(knots)[None, None], (length, knots), mode="bicubic", align_corners=False)
+    return made[0, 0]
+
+
+def _split(part: float, mask: Tensor, subject: Subject) -> tuple[Tensor, Tensor]:
+    """The samples that the loss sees and those held out, (b, 1, y, x); the middle 4 x 4 is never held out.
+
+    A slice of which fewer than FEWEST samples would be held out keeps them all: so few say nothing.
+    """
     import torch
 
-    if part == 0:
-        return mask, None
     draws = [
         torch.rand(mask.shape[1:], generator=torch_generator(subject.seed, "hold out", subject.site, *one))
         for one in zip(subject.subjects, subject.slices, strict=True)
@@ -203,6 +228,7 @@ def _split(part: float, mask: Tensor, subject: Subject) -> tuple[Tensor, Tensor 
     held = mask & (torch.stack(draws).to(mask.device) < part)
     y, x = (n // 2 for n in mask.shape[-2:])
     held[..., y - 2 : y + 2, x - 2 : x + 2] = False
+    held = held & (held.sum(dim=(1, 2, 3), keepdim=True) >= FEWEST)
     return mask & ~held, held
 
 

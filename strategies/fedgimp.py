@@ -42,7 +42,7 @@ class FedGIMP(Strategy):
     Published (the authors' code, not the text): non-saturating logistic loss, R1 on real images with gamma 10, Adam(0,
     0.99) at 0.002, one step of the generator for one of the discriminator, style mixing 0.9, the uniform mean of
     the generator, fakes under the site's own label alone. Ours: the discriminator sees the very fakes that the
-    generator is then judged by; everything under "ours" below.
+    generator is then judged by; no further blur in the discriminator; everything under "ours" below.
 
     Attributes:
         r1: gamma. mixing: probability of two latents in one image.
@@ -114,7 +114,10 @@ class FedGIMP(Strategy):
         return replace(after, extra={AVERAGE: decay * average + (1 - decay) * after.shared})
 
     def check(self, training: Training) -> None:
-        """Anchors are of slices as they are, and rounds of them need their weight."""
+        """Anchors are of slices as they are, and rounds of them need their weight; optimiser and loss are the method's."""
+        for key in ("optimizer", "loss"):
+            if (given := getattr(training, key)) != type(training).model_fields[key].default:
+                raise ValueError(f"{key}: fedgimp has its own (Adam, logistic), and '{given}' would change nothing")
         if self.anchor and training.augment:
             raise ValueError("strategy.anchor ties latents to slices as they are: set training.augment to false")
         if self.anchor_rounds and not self.anchor:

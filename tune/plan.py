@@ -116,6 +116,8 @@ class Planner:
                 check_experiment(experiment, shards)
                 check_network(experiment, shards)
                 self._checked.add(problem)
+            if self.sweep.scheduler is not None and experiment.trains and experiment.method.network_kind == "prior":
+                raise InputError("a prior is scored after its last round alone, so a scheduler would stop nothing")
         except InputError as error:
             hint = _hint(str(error), params)
             raise InputError(f"trial {number} ({json.dumps(params)}): {error}{hint}") from None

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.parameters import initialise
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class Network(nn.Module):
 
     def encoded(self, image: Tensor) -> Tensor:
         """Images (b, y, x) of peak 1 (complex, or magnitude) as the discriminator sees them, (b, channels, n, n)."""
+        self._check(image.shape[-2:])
         magnitude = self.content == "magnitude"
         planes = image.abs().unsqueeze(1) if magnitude else torch.view_as_real(image).movedim(-1, 1)
         planes = F.pad(planes, [m for n in image.shape[:0:-1] for m in _margins(n, self.size)])
@@ -125,12 +127,19 @@ class Network(nn.Module):
 
     def decoded(self, planes: Tensor, shape: Sequence[int]) -> Tensor:
         """The inverse of :meth:`encoded`: (b, y, x) complex64 of the last two of ``shape``."""
+        self._check(shape[-2:])
         below_y, below_x = (_margins(n, self.size)[0] for n in shape[-2:])
         planes = planes[..., below_y : below_y + shape[-2], below_x : below_x + shape[-1]]
         if self.content == "magnitude":
             image = (planes[:, 0] + 1) / 2
             return torch.complex(image, torch.zeros_like(image))
         return torch.complex(planes[:, 0], planes[:, 1])
+
+    def _check(self, shape: Sequence[int]) -> None:
+        if max(shape) > self.size:
+            raise InputError(
+                f"this prior draws {self.size} x {self.size} pixels: too few for a matrix of {tuple(shape)}"
+            )
 
 
 def _margins(length: int, size: int) -> tuple[int, int]:
@@ -305,7 +314,10 @@ class Discriminator(nn.Module):
 
 
 class Down(nn.Module):
-    """Convolution, then a blurred strided one that halves the size."""
+    """Convolution, then a strided one that halves the size, blurred by [1, 1] in both directions.
+
+    That is StyleGAN's fused downscaling; its further blur [1, 2, 1] before it is left out (ours, for speed).
+    """
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.measurement import Images
 from fedrecon.strategies.networks.network import NetworkChoice
 from fedrecon.strategies.networks.style import Convolution, Dense, _doubled, _spread
@@ -80,6 +81,15 @@ def test_a_gradient_reaches_every_parameter():
     codes = network.generator.mapper.codes.grad
     assert codes[1].any()
     assert not codes[[0, 2]].any()  # a site draws under its own label alone
+
+
+def test_a_matrix_larger_than_the_frame_is_refused():
+    network = build()
+    for shape in ((1, 33, 32), (1, 32, 40)):
+        with pytest.raises(InputError, match=r"draws 32 x 32 pixels: too few for a matrix of"):
+            network.decoded(torch.zeros(1, 1, 32, 32), shape)
+        with pytest.raises(InputError, match="too few"):
+            network.encoded(torch.zeros(shape, dtype=torch.complex64))
 
 
 def test_labels_decide_and_an_unknown_site_is_the_mean_of_all():

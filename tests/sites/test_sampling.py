@@ -76,6 +76,21 @@ def test_brightness_alone_is_no_distance(splits):
     assert half["kernel_distance"] == pytest.approx(one["kernel_distance"], abs=1e-4)
 
 
+def test_a_prior_s_frame_around_smaller_slices_is_no_distance(tmp_path):
+    path = tmp_path / "a.h5"
+    volumes = [
+        make_volume(f"v{k}", one, n, 1, k, (20, 28)) for k, (one, n) in enumerate([("train", 9), ("validation", 8)])
+    ]
+    write_shard(path, "a", volumes, simulated=True, phase="smooth", origin="phantom")
+    full = Operator.read({"mask": "random", "acceleration": 1})
+    train, held_out = (
+        Slices({"a": Shard.open(path)}, {"a": full}, one, torch.device("cpu")) for one in ("train", "validation")
+    )
+    known, frame = sampling.images(train), torch.zeros(9, 32, 32)
+    frame[:, 6:26, 2:30] = known  # the centre (10, 14) falls on (16, 16)
+    assert compare(picks(frame), train, held_out, 0, "a")["nearest"] < 0.02
+
+
 def test_the_grid_shows_drawn_images_above_real_ones(splits):
     train, _ = splits
     picture = np.asarray(Image.open(io.BytesIO(grid(lambda n, draws: torch.full((n, 32, 32), 0.5), train, 0, "a"))))

@@ -117,7 +117,7 @@ class FedGIMP(Strategy):
         """Anchors are of slices as they are, and rounds of them need their weight; optimiser and loss are the method's."""
         for key in ("optimizer", "loss"):
             if (given := getattr(training, key)) != type(training).model_fields[key].default:
-                raise ValueError(f"{key}: fedgimp has its own (Adam, logistic), and '{given}' would change nothing")
+                raise ValueError(f"{key}: fedgimp has its own (Adam, logistic); '{given}' would change nothing")
         if self.anchor and training.augment:
             raise ValueError("strategy.anchor ties latents to slices as they are: set training.augment to false")
         if self.anchor_rounds and not self.anchor:

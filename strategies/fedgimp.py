@@ -114,7 +114,7 @@ class FedGIMP(Strategy):
         return replace(after, extra={AVERAGE: decay * average + (1 - decay) * after.shared})
 
     def check(self, training: Training) -> None:
-        """Anchors are of slices as they are, and rounds of them need their weight; optimiser and loss are the method's."""
+        """Anchors are of slices as they are, rounds of them need their weight; optimiser and loss are the method's."""
         for key in ("optimizer", "loss"):
             if (given := getattr(training, key)) != type(training).model_fields[key].default:
                 raise ValueError(f"{key}: fedgimp has its own (Adam, logistic); '{given}' would change nothing")

@@ -137,4 +137,5 @@ PRIOR_MOMENTS: dict[str, Callable[[Path], None]] = {
     "fit 3": _in_a_fit_of_a_prior,
     "validation": _in_stage_two("validation"),
     "test": _in_stage_two("test"),
+    "result": _before_the_result,
 }

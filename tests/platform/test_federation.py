@@ -18,7 +18,7 @@ N_SLICES = {"a": 6, "b": 2, "c": 4}
 class Members:
     """Each member adds its own number to what came down; ``away`` do not reply, ``spoil`` changes a reply."""
 
-    restarts, dead = 0, {}
+    restarts, dead, members = 0, {}, ("a", "b", "c")
 
     def __init__(self, away=(), spoil=lambda reply: reply):
         self.away, self.spoil, self.orders, self.scored = away, spoil, [], []

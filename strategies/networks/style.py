@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.parameters import initialise
+from fedrecon.strategies.networks.equalised import Convolution, Dense, channelwise, doubled, matrix
 
 if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
@@ -215,7 +216,7 @@ class Mapper(nn.Module):
 
     def forward(self, latents: Tensor, label: Tensor) -> Tensor:
         """(b, latent) from z (b, latent) and labels (b, n_sites)."""
-        code = _matrix(label, self.codes.mT)
+        code = matrix(label, self.codes.mT)
         x = torch.cat([latents, code], dim=1)
         x = x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
         for layer in self.layers:
@@ -256,7 +257,7 @@ class Synthesizer(nn.Module):
             x = layer(x, styles[:, k], next(maps) if layer.noisy else None)
             if k % 2 and (name := str(layer.size)) in self.to_image:
                 shown = self.to_image[name](x)
-                image = shown if image is None else shown + _doubled(image)
+                image = shown if image is None else shown + doubled(image)
         assert image is not None
         return image
 
@@ -279,10 +280,10 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         """(b, n_out, size, size)."""
         if self.convolution is not None:
-            x = self.convolution(x if x.shape[-1] == self.size else _doubled(x))
+            x = self.convolution(x if x.shape[-1] == self.size else doubled(x))
         if noise is not None and self.noise_gain is not None:
-            x = x + _channels(self.noise_gain) * noise
-        x = F.leaky_relu(x + _channels(self.bias), SLOPE)
+            x = x + channelwise(self.noise_gain) * noise
+        x = F.leaky_relu(x + channelwise(self.bias), SLOPE)
         x = F.instance_norm(x, eps=1e-8)
         scale, shift = self.style(w)[..., None, None].chunk(2, dim=1)
         styled: Tensor = x * (scale + 1) + shift
@@ -329,69 +330,6 @@ class Down(nn.Module):
         x = F.leaky_relu(self.first(x), SLOPE)
         blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, stride=1)
         return F.leaky_relu(self.second(blurred, padding=0), SLOPE)
-
-
-class Dense(nn.Module):
-    """A linear layer whose weights have unit variance and are scaled when used (equalised learning rate)."""
-
-    def __init__(self, n_in: int, n_out: int, gain: float, rate: float = 1.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_out, n_in) / rate)
-        self.bias = nn.Parameter(torch.zeros(n_out))
-        self.scale, self.rate = gain * rate / n_in**0.5, rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, n_out) from (b, n_in)."""
-        return torch.add(_matrix(x, self.weight) * self.scale, self.bias, alpha=self.rate)
-
-
-class Convolution(nn.Module):
-    """A convolution with equalised learning rate; weights (b, o, i, k, k) convolve each image of a batch on its own."""
-
-    def __init__(self, n_in: int, n_out: int, kernel: int, gain: float, bias: bool, stride: int = 1) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(n_out, n_in, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
-        self.scale, self.stride = gain / (n_in * kernel**2) ** 0.5, stride
-
-    def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
-        """(b, n_out, y, x); zeros around the image unless ``padding`` says otherwise."""
-        padding = self.weight.shape[-1] // 2 if padding is None else padding
-        weight = self.weight * self.scale
-        if weight.dim() == 4:
-            x = F.conv2d(x, weight, stride=self.stride, padding=padding)
-        else:
-            one = F.conv2d(
-                x.reshape(1, -1, *x.shape[2:]), weight.flatten(0, 1), stride=self.stride, padding=padding, groups=len(x)
-            )
-            x = one.view(len(x), -1, *one.shape[2:])
-        return x if self.bias is None else x + _channels(self.bias)
-
-
-def _matrix(x: Tensor, weight: Tensor) -> Tensor:
-    """x (b, i) by weight (o, i), or by one (b, o, i) for each row."""
-    if weight.dim() == 2:
-        return x @ weight.mT
-    return torch.bmm(weight, x.unsqueeze(-1)).squeeze(-1)
-
-
-def _channels(values: Tensor) -> Tensor:
-    """(c,) or (b, c) to what is added to (b, c, y, x)."""
-    return values.reshape(-1, values.shape[-1], 1, 1)
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """Twice the size by bilinear interpolation, as ``F.interpolate`` but for rounding; the gradient of that is not
-    deterministic on a GPU."""
-    return _doubled_along(_doubled_along(x, 2), 3)
-
-
-def _doubled_along(x: Tensor, axis: int) -> Tensor:
-    n = x.shape[axis]
-    before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, n - 1)], dim=axis)
-    after = torch.cat([x.narrow(axis, 1, n - 1), x.narrow(axis, n - 1, 1)], dim=axis)
-    near = 0.75 * x
-    return torch.stack([near + 0.25 * before, near + 0.25 * after], dim=axis + 1).flatten(axis, axis + 1)
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from torch.func import functional_call
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.measurement import Images
+from fedrecon.strategies.networks.equalised import Convolution, Dense, doubled
 from fedrecon.strategies.networks.network import NetworkChoice
-from fedrecon.strategies.networks.style import Convolution, Dense, _doubled, _spread
+from fedrecon.strategies.networks.style import _spread
 
 SMALL = {"name": "style", "latent": 8, "layers": 2, "channel_base": 256, "channel_max": 8}
 SITES = ("a", "b", "c")
@@ -165,7 +166,7 @@ def test_the_discriminator_reads_the_logit_of_the_site():
 
 def test_doubling_is_bilinear_interpolation():
     x = torch.randn(2, 3, 5, 4)
-    torch.testing.assert_close(_doubled(x), torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear"))
+    torch.testing.assert_close(doubled(x), torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear"))
 
 
 def test_minibatch_deviation_by_hand():

@@ -53,7 +53,7 @@ class Clock:
     checkpoints: Checkpoints | None = None
     ends: list[float] = field(default_factory=list)
 
-    def commit(self, finished: Round, state: State, scores: Any, pictures: Any) -> None:
+    def commit(self, finished: Round, state: State, seen: Any) -> None:
         """The end of a round."""
         if self.checkpoints is not None:
             self.checkpoints.save(state, {"rounds": []})

@@ -111,6 +111,15 @@ def averaged(runs: dict[int, dict[str, Any]], stage: str) -> dict[Subject, float
     return {who: float(np.mean([one[who]["psnr"] for one in each])) for who in each[0]}
 
 
+def holm(values: list[float]) -> list[float]:
+    """Holm's correction of p-values, in their order."""
+    corrected, running = [0.0] * len(values), 0.0
+    for k, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        running = max(running, min(1.0, (len(values) - k) * values[index]))
+        corrected[index] = running
+    return corrected
+
+
 def tests(found: dict[str, dict[int, dict[str, Any]]], against: str) -> None:
     """Wilcoxon's signed-rank test, two-sided, paired over test subjects; Holm's correction over the rows."""
     from scipy.stats import wilcoxon
@@ -125,14 +134,11 @@ def tests(found: dict[str, dict[int, dict[str, Any]]], against: str) -> None:
         differences = np.array([own[who] - base[who] for who in base])
         p = wilcoxon(differences).pvalue if differences.any() else 1.0
         rows.append((name, float(np.median(differences)), float((differences > 0).mean()), float(p)))
-    corrected, running = dict[str, float](), 0.0
-    for k, (name, _, _, p) in enumerate(sorted(rows, key=lambda row: row[3])):
-        running = max(running, min(1.0, (len(rows) - k) * p))
-        corrected[name] = running
+    corrected = holm([p for *_, p in rows])
     print(f"\n### Against {against}: PSNR with hard data consistency over {len(base)} test subjects\n")
     print("| method | median difference (dB) | subjects better | p | p, Holm |\n|---|--:|--:|--:|--:|")
-    for name, median, better, p in rows:
-        print(f"| {name} | {median:+.2f} | {100 * better:.0f} % | {p:.2g} | {corrected[name]:.2g} |")
+    for (name, median, better, p), adjusted in zip(rows, corrected, strict=True):
+        print(f"| {name} | {median:+.2f} | {100 * better:.0f} % | {p:.2g} | {adjusted:.2g} |")
 
 
 def patients(found: dict[str, dict[int, dict[str, Any]]]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods import Scores, Subject, by_site, spread, subjects
+from methods import Scores, Subject, by_site, holm, spread, subjects
 
 from fedrecon.platform.evaluate import evaluate
 from fedrecon.platform.tables import read_scores
@@ -61,9 +61,8 @@ class Shift:
     """Scores by method, by the operator it was trained on (None: on none) and by the one it was tested on."""
 
     def __init__(self, sweeps: list[str], workspace: Path) -> None:
-        self.workspace, store = workspace, run_store(None, workspace)
+        store = run_store(None, workspace)
         self.cells: dict[tuple[str, Operator | None, Operator], Runs] = {}
-        self.seconds: dict[tuple[str, Operator], list[float]] = {}
         for sweep in sweeps:
             for row in seen(sweep, workspace).trials:
                 if row.status != "FINISHED" or row.run_id is None:
@@ -161,20 +160,17 @@ def tests(shift: Shift) -> None:
                 one, other = averaged(ours), averaged(theirs)
                 differences = np.array([one[who] - other[who] for who in one])
                 rows.append((trained, tested, method, differences, float(wilcoxon(differences).pvalue)))
-    corrected, running = dict[int, float](), 0.0
-    for k, index in enumerate(sorted(range(len(rows)), key=lambda i: rows[i][4])):
-        running = max(running, min(1.0, (len(rows) - k) * rows[index][4]))
-        corrected[index] = running
+    corrected = holm([p for *_, p in rows])
     print("\n### The trained, adapted prior minus other methods, over test subjects\n")
     print("| trained on | tested on | against | subjects | mean ± standard error (dB) | better for | p, Holm |")
     print("|---|---|---|--:|--:|--:|--:|")
-    for index, (trained, tested, method, differences, _) in enumerate(rows):
+    for (trained, tested, method, differences, _), adjusted in zip(rows, corrected, strict=True):
         n = len(differences)
         error = differences.std(ddof=1) / n**0.5
         elsewhere = label(trained) if method in shift.methods(True) else "–"
         print(
             f"| {elsewhere} | {label(tested)} | {method} | {n} | {differences.mean():+.2f} ± {error:.2f} "
-            f"| {100 * (differences > 0).mean():.0f} % | {corrected[index]:.2g} |"
+            f"| {100 * (differences > 0).mean():.0f} % | {adjusted:.2g} |"
         )
 
 

@@ -32,8 +32,11 @@ SHOWN = 8
 """Images of a grid that are drawn; as many real ones stand beside them."""
 
 
-def compare(draw: Draw, train: Slices, held_out: Slices, seed: int, site: str) -> dict[str, float]:
+def compare(draw: Draw, known: Tensor, fresh: Tensor, seed: int, site: str) -> dict[str, float]:
     """How far drawn images are from real ones.
+
+    Args:
+        known, fresh: (n, y, x) training and validation slices, see :func:`images`.
 
     Returns:
         ``kernel_distance``: unbiased squared maximum mean discrepancy to the validation slices under the cubic kernel
@@ -42,7 +45,6 @@ def compare(draw: Draw, train: Slices, held_out: Slices, seed: int, site: str) -
         ``nearest``: the median distance of a drawn image to its nearest training slice, pixel by pixel after pooling,
         divided by that of validation slices to theirs: far below 1 means that training slices are copied.
     """
-    known, fresh = images(train), images(held_out)
     if len(known) < 3 or len(fresh) < 2:
         return {}
     generator = torch_generator(seed, "compare", site)
@@ -58,12 +60,12 @@ def compare(draw: Draw, train: Slices, held_out: Slices, seed: int, site: str) -
     }
 
 
-def grid(draw: Draw, train: Slices, seed: int, site: str) -> bytes:
+def grid(draw: Draw, known: Tensor, seed: int, site: str) -> bytes:
     """PNG: images drawn from latents that are the same in every round, and below them evenly spaced training slices."""
     from PIL import Image
 
     drawn = draw(SHOWN, torch_generator(seed, "grid", site)).cpu()
-    known = images(train).cpu()
+    known = known.cpu()
     picks = torch.linspace(0, len(known) - 1, SHOWN).round().long() if len(known) else torch.zeros(0, dtype=torch.long)
     height, width = drawn.shape[-2:]
     rows = [torch.cat([_cut(one, height, width) for one in part], dim=1) for part in (drawn, known[picks]) if len(part)]

@@ -142,13 +142,9 @@ class Site:
         plan = self.plan
         self._load(order)
         self.model.eval()
-        numbers, pictures = {}, {}
-        for site in self.shards:
-            draw = partial(plan.method.draw, self.model, site)
-            numbers = compare(draw, self._full("train"), self._full("validation"), plan.seed, site)
-            if plan.evaluation.panels:
-                pictures[site] = grid(draw, self._full("train"), plan.seed, site)
-        return Samples(self.name, order.round, numbers, pictures)
+        draw, (known, fresh) = partial(plan.method.draw, self.model, self.name), self._real
+        pictures = {self.name: grid(draw, known, plan.seed, self.name)} if plan.evaluation.panels else {}
+        return Samples(self.name, order.round, compare(draw, known, fresh, plan.seed, self.name), pictures)
 
     def panel(self, order: Order, split: str, note: str) -> dict[str, bytes]:
         """A picture of one slice of each shard (PNG), only if the experiment allows it (``evaluation.panels``)."""
@@ -197,6 +193,13 @@ class Site:
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase)
         return self._slices[key]
+
+    @cached_property
+    def _real(self) -> tuple[Tensor, Tensor]:
+        """Images of the training and of the validation slices, with which drawn ones are compared."""
+        from fedrecon.sites.sampling import images
+
+        return images(self._full("train")), images(self._full("validation"))
 
     def _full(self, split: str) -> Slices:
         """The slices of a split, every sample measured: what a method sees whose training knows of no operator."""

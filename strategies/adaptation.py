@@ -106,7 +106,7 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
     best = torch.full_like(measurement.scale, float("inf"))
     kept = torch.zeros_like(best, dtype=torch.long)
     live = torch.ones_like(best, dtype=torch.bool)
-    image = kept_image = slices.image().detach()
+    kept_image = slices.image().detach()
     optimizer = torch.optim.Adam(slices.variables, settings.rate, eps=EPS)
     losses: list[Tensor] = []
     for step in range(settings.steps + 1):

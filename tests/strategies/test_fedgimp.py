@@ -106,6 +106,23 @@ def test_one_step_is_the_published_one():
     )
 
 
+@pytest.mark.parametrize("size", [128, 256])
+def test_the_published_network_takes_a_step(size):
+    """At full width, of one site's two images; with three sites, as published."""
+    torch.manual_seed(0)
+    images = Images(False, (size, size), 1, ("north", "south", "west"))
+    network, method = NetworkChoice.parse({"name": "style"}).build(images), gimp()
+    fit = fit_of(method, network, rate=0.002)
+    before = [one.detach().clone() for one in (network.generator.mapper.codes, network.discriminator.logits.weight)]
+    batch = Batch()
+    batch.target, batch.scale = torch.rand(2, size, size, dtype=torch.complex64), torch.ones(2)
+    losses = method.step(fit, batch)
+    assert all(value.isfinite() for value in losses.values())
+    after = [network.generator.mapper.codes, network.discriminator.logits.weight]
+    assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert torch.equal(before[0][1:], after[0][1:])  # the codes of other sites stay
+
+
 def test_the_penalty_of_a_linear_discriminator_by_hand():
     """D(x) = <a, x> has the gradient a everywhere: (gamma / 2) |a|^2, on every third step times three."""
     method = gimp(r1=4, r1_every=3)

@@ -2,11 +2,13 @@
 
 FedGIMP's inference: minimise over latents, noise and weights, for each slice on its own,
 
-    sqrt( mean_{c,y,x} |M F S_c x - k_c|^2 )  +  tv * sum_c mean_{y,x} ( |D_y S_c x| + |D_x S_c x| )
+    sqrt( mean_{y,x} sum_c |M F S_c x - k_c|^2 )  +  tv * mean_{y,x} ( |D_y x| + |D_x x| )
 
-with data and image divided by ``measurement.scale``, so that both terms and ``tv`` are on one scale. It is the
-published objective times a constant: its weight 1e-4 of the summed variation is ``tv`` = 1e-4 sqrt(y x) here, 0.0256 at
-256 x 256.
+with data and image divided by ``measurement.scale``, so that both terms and ``tv`` are on one scale. Of one coil it is
+the published objective times a constant: its weight 1e-4 of the summed variation is ``tv`` = 1e-4 sqrt(y x) here,
+0.0256 at 256 x 256. Of several coils the published one means the data term over the coils and sums the variation of the
+coil images, so that the same weight smooths up to as many times more as there are coils; here neither depends on their
+number (docs/decisions/009).
 
 Ours: each slice has a gain of its own, begun by least squares, because the scale of the full image is not known from
 undersampled data; a few measured samples are held out of the loss, and the image that fits them best is kept.
@@ -113,7 +115,7 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
         with torch.enable_grad():
             image = slices.image()
             residual = measurement.operator.forward(image) - kspace
-            loss = _rms(residual, seen) + settings.tv * _variation(measurement.operator.maps * image.unsqueeze(1))
+            loss = _rms(residual, seen) + settings.tv * _variation(image)
             total = loss.sum()
         judged = torch.where(held.flatten(1).any(dim=1), _rms(residual.detach(), held), -step)
         better = (judged < best) & live
@@ -237,10 +239,10 @@ def _rms(residual: Tensor, samples: Tensor) -> Tensor:
     import torch
 
     squares: Tensor = torch.view_as_real(residual * samples).square().flatten(1)
-    return (2 * squares.mean(dim=1) + 1e-12).sqrt()
+    return (squares.sum(dim=1) / samples[0, 0].numel() + 1e-12).sqrt()
 
 
 def _variation(images: Tensor) -> Tensor:
-    """(b,): anisotropic total variation of (b, c, y, x), its mean over the pixels, summed over the coils."""
-    count = images.shape[-2] * images.shape[-1]
-    return (images.diff(dim=-2).abs().sum(dim=(1, 2, 3)) + images.diff(dim=-1).abs().sum(dim=(1, 2, 3))) / count
+    """(b,): anisotropic total variation of (b, y, x), its mean over the pixels."""
+    down, across = images.diff(dim=-2).abs(), images.diff(dim=-1).abs()
+    return (down.sum(dim=(1, 2)) + across.sum(dim=(1, 2))) / images[0].numel()

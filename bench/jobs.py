@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedrecon.sites import losses
+from fedrecon.sites.acquisition import Operator
 from fedrecon.sites.imaging.fourier import fft2c_numpy
 from fedrecon.sites.imaging.measurement import Images
-from fedrecon.sites.losses import LOSSES
 from fedrecon.sites.method import Fit
 from fedrecon.sites.seeding import generator
-from fedrecon.sites.settings import Evaluation, Operator, Plan, Training
+from fedrecon.sites.settings import Evaluation, Plan, Training
 from fedrecon.sites.shard import Shard
 from fedrecon.sites.shard_writer import write_shard
 from fedrecon.sites.site import new_network
@@ -178,7 +179,7 @@ class Mri(Job):
         for items in slices.batches(training.batch_size, generator(SEED, "order", name, number)):
             batch = slices.training(items, SEED, number, training.augment)
             optimizer.zero_grad(set_to_none=True)
-            LOSSES[training.loss](model(batch), batch).backward()  # type: ignore[no-untyped-call]
+            losses.of(training.loss, model(batch), batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     @torch.no_grad()
@@ -187,7 +188,7 @@ class Mri(Job):
         slices = self.slices(self.names[0], "validation")
         batch = slices.scoring(slices.items, 0)
         model.eval()
-        return float(LOSSES[self.training.loss](model(batch), batch))
+        return float(losses.of(self.training.loss, model(batch), batch))
 
 
 def write_site(path: Path, name: str, n_train: int) -> None:

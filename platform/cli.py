@@ -123,6 +123,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         sites=arguments.sites,
         mask=arguments.mask,
         accelerations=arguments.acceleration or (),
+        degradation=arguments.degradation,
+        scales=arguments.scale or (),
         unseen=arguments.unseen,
         published=arguments.published or (),
         fine_tune_epochs=arguments.fine_tune_epochs,
@@ -206,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
     one.add_argument("--mask", metavar="NAME", help="see fedrecon list masks")
     one.add_argument("--acceleration", nargs="+", type=float, metavar="R")
+    one.add_argument("--degradation", metavar="NAME", help="of a super-resolution run: see fedrecon list degradations")
+    one.add_argument("--scale", nargs="+", type=int, metavar="S", help="of a super-resolution run: 2, 3, 4")
     one.add_argument("--unseen", metavar="RULE", help="average, nearest or fine-tune: a new site's private part")
     one.add_argument("--published", nargs="+", metavar="SITE", help="sites that publish their private part, or all")
     one.add_argument("--fine-tune-epochs", type=int, metavar="N")
@@ -214,20 +218,20 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "reconstruct",
         _reconstruct,
-        "images from one shard or k-space file",
+        "images from one shard or k-space file, or a NIfTI volume enlarged",
         json=True,
         workspace=True,
     )
     one.add_argument("run", metavar="RUN", help="run id, digest or latest")
-    one.add_argument("input", metavar="INPUT", help="a shard, a fastMRI file or raw k-space (.npy)")
-    one.add_argument("-o", "--output", required=True, help=".h5 or .png")
+    one.add_argument("input", metavar="INPUT", help="a shard, fastMRI file, raw k-space (.npy), or NIfTI to enlarge")
+    one.add_argument("-o", "--output", required=True, help=".h5 or .png; .nii or .nii.gz from a NIfTI volume")
     one.add_argument("--site", metavar="NAME", help="whose operator, and whose network where each site has its own")
 
     one = _command(commands, "ui", _ui, "MLflow on 127.0.0.1, on the page that shows runs", workspace=True)
     one.add_argument("--port", type=int)
 
     one = _command(commands, "list", _list, "what can be named in an experiment", json=True)
-    one.add_argument("kind", choices=("strategies", "networks", "masks", "formats", "reconstructors"))
+    one.add_argument("kind", choices=("strategies", "networks", "masks", "degradations", "formats", "reconstructors"))
 
     _command(commands, "schema", _schema, "the JSON schema of an experiment file, for editors")
 

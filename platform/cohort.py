@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedrecon.platform.tasks import TASKS
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.inspect import find_shards
 from fedrecon.sites.shard import Shard
@@ -47,9 +48,9 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
     Raises:
         InputError: says which site, and what would do.
     """
-    for name in experiment.operator.get("per_site", {}):
+    for name in experiment.measured.get("per_site", {}):
         if name not in shards:
-            raise unknown("site in operator.per_site", name, shards)
+            raise unknown(f"site in {TASKS[experiment.task].block}.per_site", name, shards)
     for name, shard in shards.items():
         if experiment.trains:
             shard.require_training()
@@ -58,7 +59,7 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
         operator = experiment.operator_at(name)
         for shape in sorted({volume.shape for volume in shard.volumes}):
             try:
-                operator.mask.check(shape)
+                operator.check(shape)
             except InputError as error:
                 raise InputError(f"site '{name}': {error}") from None
     limits = experiment.training.max_slices
@@ -74,8 +75,8 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
         _check_pooling(experiment, shards)
 
 
-def images(shards: Mapping[str, Shard]) -> Images:
-    """What a network for these sites is built for."""
+def images(shards: Mapping[str, Shard], scale: int = 1) -> Images:
+    """What a network for these sites is built for; ``scale`` of super-resolution."""
     from fedrecon.sites.imaging.measurement import Images
 
     volumes = [volume for shard in shards.values() for volume in shard.volumes]
@@ -84,6 +85,7 @@ def images(shards: Mapping[str, Shard]) -> Images:
         size=(max(v.shape[0] for v in volumes), max(v.shape[1] for v in volumes)),
         n_coils=max(volume.n_coils for volume in volumes),
         sites=tuple(shards),
+        scale=scale,
     )
 
 

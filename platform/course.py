@@ -227,7 +227,7 @@ class _Run:
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
-            "images": asdict(images(self.shards)),
+            "images": asdict(images(self.shards, experiment.scale)),
             "subjects": {name: dict(shard.subjects) for name, shard in self.shards.items()},
         })  # fmt: skip
         return tracker
@@ -261,7 +261,7 @@ class _Run:
             operators={site: experiment.operator_at(site) for site in held},
             method=experiment.method,
             network=network_choice(experiment),
-            images=images(self.shards),
+            images=images(self.shards, experiment.scale),
             training=experiment.training,
             evaluation=experiment.evaluation,
             seed=experiment.seed,
@@ -314,8 +314,8 @@ class _Run:
 def _run_name(experiment: Experiment) -> str:
     """What tells runs apart in a list of them."""
     what = f"{experiment.strategy['name']} {experiment.network['name']}" if experiment.trains else ""
-    rate = f"{experiment.operator['mask']} R={experiment.operator['acceleration']:g}"
-    parts = (experiment.name, what or experiment.reconstructor["name"], rate, f"seed {experiment.seed}")
+    measured = experiment.operator_at("").label()
+    parts = (experiment.name, what or experiment.reconstructor["name"], measured, f"seed {experiment.seed}")
     return " · ".join(parts)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fedrecon.sites.errors import FedreconError, RunError
 
 if TYPE_CHECKING:
-    from fedrecon.sites.settings import Operator, Plan
+    from fedrecon.sites.acquisition import Acquisition
+    from fedrecon.sites.settings import Plan
     from fedrecon.sites.wire import Order, Reply, Samples, Scores
 
 
@@ -56,7 +57,7 @@ class Crew(Protocol):
         """Tunes a classical reconstructor at every member on its validation subjects; the tables by member."""
         ...
 
-    def measure_with(self, operators: Mapping[str, Operator]) -> None:
+    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
         """From now on measures with other operators."""
         ...
 
@@ -114,7 +115,7 @@ class InProcessCrew:
         """See :class:`Crew`."""
         return {name: self._call(name, "tune") for name in self.sites}
 
-    def measure_with(self, operators: Mapping[str, Operator]) -> None:
+    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
         """See :class:`Crew`."""
         for site in self.sites.values():
             site.measure_with({name: operators[name] for name in site.shards})

@@ -33,7 +33,8 @@ from fedrecon.sites.wire import Order, Reply
 
 if TYPE_CHECKING:
     from fedrecon.platform.experiment import Resources
-    from fedrecon.sites.settings import Operator, Plan
+    from fedrecon.sites.acquisition import Acquisition
+    from fedrecon.sites.settings import Plan
     from fedrecon.sites.site import Site
     from fedrecon.sites.wire import Samples, Scores
 
@@ -152,7 +153,7 @@ class RayCrew:
             self._changes[name].append(("use", (one["chosen"],)))
         return tuned
 
-    def measure_with(self, operators: Mapping[str, Operator]) -> None:
+    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
         """See :class:`Crew`."""
         for name, sites in self._sites.items():
             self._changes[name].append(("measure_with", ({site: operators[site] for site in sites},)))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.aggregate import METRICS, site_scores, volume_scores
 from fedrecon.platform.cohort import open_sites
 from fedrecon.platform.scorer import Scorer
+from fedrecon.platform.tasks import TASKS
 from fedrecon.platform.trained import GLOBAL, Trained
 from fedrecon.platform.unseen import RULES, Place, Unseen
 from fedrecon.platform.workspace import default_workspace
+from fedrecon.sites.acquisition import Acquisition
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.settings import Operator
 
 if TYPE_CHECKING:
     from fedrecon.sites.shard import Shard
@@ -29,6 +30,8 @@ def evaluate(
     sites: str | Path | Mapping[str, str] | None = None,
     mask: str | None = None,
     accelerations: Sequence[float] = (),
+    degradation: str | None = None,
+    scales: Sequence[int] = (),
     unseen: str | None = None,
     published: Sequence[str] = (),
     fine_tune_epochs: int | None = None,
@@ -41,6 +44,7 @@ def evaluate(
         sites: a folder of shards or {NAME: PATH}; None takes the run's own sites.
         mask: a mask family; None keeps the experiment's.
         accelerations: one evaluation each; none keeps the experiment's.
+        degradation, scales: of super-resolution, in their place.
         unseen: where a site that did not train gets its private part from, if the method has one: ``average``,
             ``nearest`` or ``fine-tune`` (see :mod:`fedrecon.platform.unseen`). Named in the row as ``model``.
         published: sites that agreed to publish their private part, beside those that the experiment names.
@@ -61,10 +65,8 @@ def evaluate(
     for name, shard in shards.items():
         shard.require_references("test")
         _refuse_leak(trained, name, shard)
-    operators = [
-        {name: _operator(trained, name, mask, acceleration) for name in shards}
-        for acceleration in (accelerations or (None,))
-    ]
+    asked = _asked(trained, mask, accelerations, degradation, scales)
+    operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
         _check_masks(shards, one)
     rule = Unseen.of(trained, unseen, published, fine_tune_epochs)
@@ -93,7 +95,7 @@ def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
 
 
 def _score(
-    trained: Trained, shards: Mapping[str, Shard], operators: Mapping[str, Operator], unseen: Unseen
+    trained: Trained, shards: Mapping[str, Shard], operators: Mapping[str, Acquisition], unseen: Unseen
 ) -> Iterator[Mapping[str, Any]]:
     from fedrecon.sites.training import threads
 
@@ -124,7 +126,9 @@ def scorer(one: _One, trained: Trained) -> Scorer:
     return Scorer(one, trained.experiment.method, tell=Progress(0).say)
 
 
-def _sites(trained: Trained, name: str, shard: Shard, operator: Operator, unseen: Unseen) -> Iterator[tuple[Site, str]]:
+def _sites(
+    trained: Trained, name: str, shard: Shard, operator: Acquisition, unseen: Unseen
+) -> Iterator[tuple[Site, str]]:
     """The site with each network that reconstructs there, and that network's name."""
     if unseen.rule is not None and name not in trained.members:
         site = RULES[unseen.rule](Place(trained, name, shard, operator, unseen))
@@ -134,21 +138,42 @@ def _sites(trained: Trained, name: str, shard: Shard, operator: Operator, unseen
         yield trained.site(model, {name: str(shard.path.resolve())}, {name: operator}), model
 
 
-def _operator(trained: Trained, site: str, mask: str | None, acceleration: float | None) -> Operator:
-    """The run's operator at this site (an unseen site: the run's common one) with what was asked for."""
-    block = trained.experiment.operator_at(site).flat()
-    if mask is not None and mask != block["mask"]:
-        block = {key: block[key] for key in ("acceleration", "center_fraction", "noise", "fixed_mask")} | {"mask": mask}
-    if acceleration is not None:
-        block["acceleration"] = acceleration
-    return Operator.read(block, "--mask / --acceleration")
+def _asked(
+    trained: Trained, mask: str | None, accelerations: Sequence[float], kind: str | None, scales: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The keys of the operator or degradation that each evaluation changes.
+
+    Raises:
+        InputError: the task has no such keys, or the network cannot take another scale.
+    """
+    experiment = trained.experiment
+    if experiment.task == "reconstruction":
+        if kind is not None or scales:
+            raise InputError("this run undoes undersampling: --mask and --acceleration, not --degradation and --scale")
+        named: dict[str, Any] = {} if mask is None else {"mask": mask}
+        return [{**named, **({} if one is None else {"acceleration": one})} for one in (accelerations or (None,))]
+    if mask is not None or accelerations:
+        raise InputError("this run is of super-resolution: --degradation and --scale, not --mask and --acceleration")
+    own = trained.images.scale
+    if experiment.fixed_scale and any(scale != own for scale in scales):
+        raise InputError(f"the network '{experiment.network['name']}' of this run was built for scale {own}")
+    named = {} if kind is None else {"kind": kind}
+    return [{**named, **({} if one is None else {"scale": one})} for one in (scales or (None,))]
 
 
-def _check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Operator]) -> None:
+def _operator(trained: Trained, site: str, changes: Mapping[str, Any]) -> Acquisition:
+    """How the run measures at this site (an unseen site: the run's common way) with what was asked for."""
+    task = TASKS[trained.experiment.task]
+    block = task.acquisition.inherit(trained.experiment.operator_at(site).flat(), changes)
+    flags = "--mask / --acceleration" if task.block == "operator" else "--degradation / --scale"
+    return task.acquisition.read(block, flags)
+
+
+def _check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:
     for name, shard in shards.items():
         for shape in sorted({volume.shape for volume in shard.split("test")}):
             try:
-                operators[name].mask.check(shape)
+                operators[name].check(shape)
             except InputError as error:
                 raise InputError(f"site '{name}': {error}") from None
 

@@ -16,10 +16,13 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from fedrecon.platform.overrides import apply_overrides
+from fedrecon.platform.tasks import TASKS
+from fedrecon.sites.acquisition import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.plugin import choose, parse
-from fedrecon.sites.settings import Evaluation, Operator, Settings, Training
+from fedrecon.sites.settings import Evaluation, Settings, Training
 from fedrecon.strategies import STRATEGIES, Strategy, make_strategy
 from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.network import NetworkChoice
@@ -28,9 +31,6 @@ SCIENCE_VERSION = 1
 """Raised on purpose when a fix changes results: older runs are then no longer resumed, nor taken for the same."""
 
 Block = dict[str, Any]
-
-DEFAULT_NETWORKS = {"reconstruction": "unet", "prior": "style"}
-"""By the kind that a strategy trains."""
 
 
 class Resources(Settings):
@@ -70,8 +70,10 @@ class Experiment(Settings):
     Attributes:
         name: for people; no part of the digest.
         sites: a folder of shards (NAME.h5), or {NAME: PATH}.
-        task: what is undone; ``reconstruction`` from undersampled k-space.
-        operator: mask, acceleration, center_fraction, noise, fixed_mask; ``per_site: {NAME: {...}}`` differs from it.
+        task: what is undone; ``reconstruction`` from undersampled k-space, ``super-resolution`` from a coarser grid.
+        operator: of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask; ``per_site: {NAME:
+            {...}}`` differs from it.
+        degradation: of super-resolution, in place of the operator: kind, scale, noise, and ``per_site``.
         strategy: a name of the registry and its own parameters.
         network: a name of the registry and its own parameters; by default one of the kind that the strategy trains.
         reconstructor: network, or a classical method of the registry (a name, or a name with parameters).
@@ -86,8 +88,9 @@ class Experiment(Settings):
 
     name: str = Field("experiment", min_length=1)
     sites: str | dict[str, str]
-    task: Literal["reconstruction"] = "reconstruction"
-    operator: Block = Field(default_factory=lambda: {"mask": "random", "acceleration": 4})
+    task: Literal["reconstruction", "super-resolution"] = "reconstruction"
+    operator: Block = Field(default_factory=dict)
+    degradation: Block = Field(default_factory=dict)
     strategy: Block = Field(default_factory=lambda: {"name": "fedavg"})
     network: Block = Field(default_factory=dict)
     reconstructor: Block = Field(default_factory=lambda: {"name": "network"})
@@ -98,21 +101,21 @@ class Experiment(Settings):
     publish_private: Literal["all"] | tuple[str, ...] = ()
     seed: int = 0
 
-    @field_validator("operator")
+    @field_validator("operator", "degradation")
     @classmethod
-    def _operator(cls, block: Block) -> Block:
-        base = {key: value for key, value in block.items() if key != "per_site"}
-        per_site = block.get("per_site") or {}
-        if not isinstance(per_site, dict) or not all(isinstance(one, dict) for one in per_site.values()):
-            raise ValueError("per_site: a mapping of site names to operator keys is needed, {NAME: {...}}")
-        checked = _raised(lambda: Operator.read(base)).flat()
-        entries = {
-            name: _raised(
-                lambda one=one, name=name: Operator.read(Operator.inherit(base, one), f"operator.per_site.{name}")
-            ).flat()
-            for name, one in per_site.items()
-        }
-        return {**checked, **({"per_site": entries} if entries else {})}
+    def _measured(cls, block: Block, info: ValidationInfo) -> Block:
+        if "task" not in info.data:  # it was refused, and says so itself
+            return block
+        task = TASKS[info.data["task"]]
+        if info.field_name == task.block:
+            completed: Block = _raised(lambda: task.completed(block))
+            return completed
+        if block:
+            wanted = next(name for name, one in TASKS.items() if one.block == info.field_name)
+            raise ValueError(
+                f"belongs to task: {wanted}; the task '{info.data['task']}' is described by '{task.block}'"
+            )
+        return {}
 
     @field_validator("strategy")
     @classmethod
@@ -125,30 +128,44 @@ class Experiment(Settings):
     @classmethod
     def _network(cls, block: Block, info: ValidationInfo) -> Block:
         kind = _strategy_kind(info).network_kind
-        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": DEFAULT_NETWORKS[kind]}))
-        if "strategy" in info.data and NETWORKS[choice.name].kind != kind:
-            fitting = [name for name, one in NETWORKS.items() if one.kind == kind]
+        task = info.data.get("task", "reconstruction")
+        kinds, default = TASKS[task].networks[kind]
+        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": default}))
+        entry = NETWORKS[choice.name]
+        if "strategy" in info.data and entry.kind not in kinds:
+            fitting = [name for name, one in NETWORKS.items() if one.kind in kinds]
             raise ValueError(
-                f"strategy '{info.data['strategy']['name']}' trains a {kind} network, and '{choice.name}' is none. "
+                f"'{choice.name}' is a {entry.kind} network; for task '{task}' the strategy "
+                f"'{info.data['strategy']['name']}' trains a {' or '.join(kinds)} network. "
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
+        if task == "super-resolution" and "degradation" in info.data:
+            _check_degradations(choice.name, info.data["degradation"])
         return choice.as_dict()
 
     @field_validator("training")
     @classmethod
     def _training(cls, training: Training, info: ValidationInfo) -> Training:
-        if "strategy" not in info.data:  # it was refused, and says so itself
+        if not {"strategy", "network"} <= info.data.keys():  # it was refused, and says so itself
             return training
         block = dict(info.data["strategy"])
         strategy = make_strategy(block.pop("name"), block)
         strategy.check(training)
+        _check_patch(training.patch, info.data)
         if training.optimizer_state != "auto":
             return training
         return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
 
+    @field_validator("evaluation")
+    @classmethod
+    def _evaluation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
+        if evaluation.self_ensemble and "network" in info.data and not _on_low_resolution(info.data):
+            raise ValueError("self_ensemble: only a super-resolution network works on turned images")
+        return evaluation
+
     @field_validator("reconstructor", mode="before")
     @classmethod
-    def _reconstructor(cls, given: Any) -> Block:
+    def _reconstructor(cls, given: Any, info: ValidationInfo) -> Block:
         block = {"name": given} if isinstance(given, str) else given
         if not isinstance(block, dict):
             raise ValueError(f"a name is needed: network, {', '.join(RECONSTRUCTORS)}")
@@ -157,10 +174,10 @@ class Experiment(Settings):
             if parameters:
                 raise ValueError("'network' takes no parameters here; they belong under network:")
             return {"name": name}
-        return {
-            "name": name,
-            **_raised(lambda: choose("reconstructor", RECONSTRUCTORS, name, parameters)).model_dump(),
-        }
+        chosen = _raised(lambda: choose("reconstructor", RECONSTRUCTORS, name, parameters))
+        if chosen.needs_low and info.data.get("task") == "reconstruction":
+            raise ValueError(f"'{name}' enlarges a low-resolution image; that needs task=super-resolution")
+        return {"name": name, **chosen.model_dump()}
 
     @classmethod
     def read(cls, given: Any, overrides: Sequence[str] = ()) -> Experiment:
@@ -212,14 +229,29 @@ class Experiment(Settings):
         return self.classical is None
 
     @property
+    def fixed_scale(self) -> bool:
+        """Whether the network enlarges by one scale alone."""
+        return self.trains and NETWORKS[self.network["name"]].kind == "super-resolution"
+
+    @property
     def rounds(self) -> int:
         """Rounds to train; none for a classical reconstructor."""
         return self.training.rounds if self.trains else 0
 
-    def operator_at(self, site: str) -> Operator:
+    @property
+    def measured(self) -> Block:
+        """The block that says how sites measure: ``operator``, or ``degradation``."""
+        block: Block = getattr(self, TASKS[self.task].block)
+        return block
+
+    @property
+    def scale(self) -> int:
+        """How many times coarser the measured grid is: of super-resolution; 1 otherwise."""
+        return self.operator_at("").scale
+
+    def operator_at(self, site: str) -> Acquisition:
         """How this site measures."""
-        base = {key: value for key, value in self.operator.items() if key != "per_site"}
-        return Operator.read(self.operator.get("per_site", {}).get(site, base))
+        return TASKS[self.task].at(self.measured, site)
 
     def scores_due(self, round_number: int) -> bool:
         """Whether validation scores (of a prior before its last round: samples) are taken after this round."""
@@ -233,7 +265,7 @@ class Experiment(Settings):
         """
         science = self._training_part(contents, operators=True)
         science |= {
-            "evaluation": self.evaluation.model_dump(),
+            "evaluation": self.evaluation.science(),
             "reconstructor": self.reconstructor,
             "task": self.task,
         }
@@ -285,6 +317,35 @@ def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _strategy_kind(info: ValidationInfo) -> type[Strategy]:
     """The strategy's class; where the strategy itself was refused, any will do."""
     return STRATEGIES[info.data["strategy"]["name"]] if "strategy" in info.data else Strategy
+
+
+def _on_low_resolution(data: Mapping[str, Any]) -> bool:
+    return NETWORKS[data["network"]["name"]].kind == "super-resolution"
+
+
+def _check_degradations(network: str, block: Block) -> None:
+    entry, all_of_them = NETWORKS[network], list(TASKS["super-resolution"].all(block))
+    scales = sorted({one.scale for one in all_of_them})
+    if entry.kind == "super-resolution" and len(scales) > 1:
+        raise ValueError(
+            f"'{network}' is built for one scale, and the sites have {', '.join(map(str, scales))}; the others of "
+            "fedrecon list networks take any"
+        )
+    for one in all_of_them:
+        if entry.in_kspace and not DEGRADATIONS[one.family].in_kspace:
+            raise ValueError(
+                f"'{network}' works in k-space, of which '{one.family}' leaves none: kspace-truncation does"
+            )
+
+
+def _check_patch(patch: int | None, data: Mapping[str, Any]) -> None:
+    if patch is None:
+        return
+    if not _on_low_resolution(data):
+        raise ValueError("patch: only a super-resolution network trains on patches, for they have no k-space")
+    scale = TASKS["super-resolution"].at(data["degradation"], "").scale
+    if patch % scale:
+        raise ValueError(f"patch: a multiple of the scale {scale} is needed, such as {patch - patch % scale}")
 
 
 def _split(block: Block, kind: str, registry: Mapping[str, Any]) -> tuple[str, Block]:

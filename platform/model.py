@@ -31,7 +31,7 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
 
     method = experiment.method
     with torch.device("meta"):
-        model = method.build(network_choice(experiment), images(shards))
+        model = method.build(network_choice(experiment), images(shards, experiment.scale))
     for name, _ in model.named_parameters():
         method.shares(name, model)
 
@@ -44,5 +44,5 @@ def network_layout(experiment: Experiment, shards: Mapping[str, Shard]) -> Any:
     from fedrecon.sites.site import new_network
 
     method = experiment.method
-    model = new_network(method, network_choice(experiment), images(shards), experiment.seed)
+    model = new_network(method, network_choice(experiment), images(shards, experiment.scale), experiment.seed)
     return Parameters(model, lambda name: method.shares(name, model))

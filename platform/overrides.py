@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from fedrecon.platform.tasks import BLOCKS, Task
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.settings import Operator
 
 NAMED_BLOCKS = ("strategy", "network", "reconstructor")
 """Blocks whose other keys belong to their name."""
@@ -20,7 +20,7 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 
     Another ``strategy.name`` or ``network.name`` replaces that block: its other keys fall back to the new one's
     defaults. ``operator.X`` applies to every entry of ``operator.per_site`` too; another ``mask`` keeps the keys that
-    every mask family has.
+    every mask family has. ``degradation`` and its ``kind`` likewise.
 
     Raises:
         InputError: an override without '=', or a path through a value that has no keys.
@@ -45,7 +45,7 @@ def _is_name(path: list[str]) -> bool:
 
 
 def _is_mask(path: list[str]) -> bool:
-    return path[0] == "operator" and path[-1] == "mask"
+    return path[0] in BLOCKS and path[-1] == BLOCKS[path[0]].family
 
 
 def _parse(text: str) -> tuple[list[str], Any]:
@@ -69,15 +69,15 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
         return
     if path[0] in NAMED_BLOCKS and isinstance(raw.get(path[0]), str):
         raw[path[0]] = {"name": raw[path[0]]}
-    if path[0] == "operator" and len(path) > 1:
-        _set_operator(raw, path[1:], value)
+    if path[0] in BLOCKS and len(path) > 1:
+        _set_measured(raw, BLOCKS[path[0]], path[1:], value)
         return
     _descend(raw, path, value)
 
 
-def _set_operator(raw: dict[str, Any], path: list[str], value: Any) -> None:
-    block = _block(raw, ["operator"])
-    family = block.get("mask", "random")
+def _set_measured(raw: dict[str, Any], task: Task, path: list[str], value: Any) -> None:
+    block = _block(raw, [task.block])
+    family = block.get(task.family, task.default[task.family])
     sites = {} if block.get("per_site") is None and path[0] != "per_site" else _block(block, ["per_site"])
     if path[0] == "per_site" and len(path) < 3:
         _descend(block, path, value)
@@ -87,8 +87,8 @@ def _set_operator(raw: dict[str, Any], path: list[str], value: Any) -> None:
     else:
         owners = [block, *(entry for entry in sites.values() if isinstance(entry, dict))]
     for owner in owners:
-        if path == ["mask"]:
-            kept = Operator.inherit({"mask": family, **owner}, {"mask": value})
+        if path == [task.family]:
+            kept = task.acquisition.inherit({task.family: family, **owner}, {task.family: value})
             owner.clear()
             owner.update(kept)
         else:

@@ -19,20 +19,33 @@ from fedrecon.sites.importing import read_input
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.site import Site
     from fedrecon.sites.volume import VolumeData
 
-SUFFIXES = (".h5", ".hdf5", ".png")
+SUFFIXES = (".h5", ".hdf5", ".png", ".nii", ".nii.gz")
+NIFTI = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
 class Images:
-    """Magnitude images (slices, y, x) of one volume by stage, and the mask (slices, y, x) it was measured under."""
+    """Magnitude images (slices, y, x) of one volume by stage, and where it was measured.
+
+    Attributes:
+        mask: (slices, y, x); of super-resolution by an image operator (slices, y / scale, x / scale).
+        sampling: where the measurement comes from, in words. factor: grid points over samples.
+    """
 
     volume: VolumeData
     stages: dict[str, NDArray[np.float32]]
     mask: NDArray[np.bool_]
     prospective: bool
+    sampling: str
+
+    @property
+    def factor(self) -> float:
+        """Grid points over samples."""
+        return float(self.stages["output"].size / max(int(self.mask.sum()), 1))
 
 
 def reconstruct(
@@ -46,29 +59,40 @@ def reconstruct(
     """Reconstructs every volume of ``source`` and writes the images.
 
     K-space with samples left out is taken as measured so; fully sampled k-space is undersampled by the run's operator.
+    With a run of super-resolution, what comes without a reference (a NIfTI volume always) is enlarged as it is, slice
+    by slice; what has one is degraded first as in the run.
 
     Args:
         run: run id, digest or ``latest``.
-        source: a shard, a fastMRI file or raw k-space (.npy).
+        source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: .h5 (one group a volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``, and
-            ``reference`` where there is one) or .png (zero-filled, reconstruction and reference of up to four slices).
+            ``reference`` where there is one) or .png (zero-filled, reconstruction and reference of up to four slices);
+            from a NIfTI volume also .nii or .nii.gz, in the same space.
         site: whose operator and, where each site has its own, whose network.
 
     Raises:
         InputError: no such run, an input that cannot be read, or an output of another kind.
     """
     output, source = Path(output), Path(source)
-    if output.suffix.lower() not in SUFFIXES:
+    if not output.name.lower().endswith(SUFFIXES):
         raise InputError(f"{output}: images are written as {', '.join(SUFFIXES)}, not '{output.suffix}'")
+    from_nifti, to_nifti = (path.name.lower().endswith(NIFTI) for path in (source, output))
+    if to_nifti and not from_nifti:
+        raise InputError(f"{output}: NIfTI is written from a NIfTI volume alone, whose space it takes")
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist")
     trained = Trained.load(Path(workspace) if workspace else default_workspace(), run)
     model = trained.one_model(site)
     where = site or trained.images.sites[0]
     worker = trained.site(model, {}, {})
-    done = [_volume(trained, worker, where, volume, site is not None) for volume in read_input(source)]
-    write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
-    write(output, done, trained.folder.digest)
+    enlarges = trained.experiment.task == "super-resolution"
+    volumes = low_volumes(source) if from_nifti and enlarges else read_input(source)
+    done = [_volume(trained, worker, where, volume, site is not None) for volume in volumes]
+    if to_nifti:
+        _write_nifti(output, done[0], source)
+    else:
+        write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
+        write(output, done, trained.folder.digest)
     return {
         "output": str(output),
         "digest": trained.folder.digest,
@@ -77,65 +101,126 @@ def reconstruct(
             {
                 "name": one.volume.name,
                 "n_slices": len(one.mask),
-                "sampling": "as measured" if one.prospective else f"simulated by the run's operator at '{where}'",
-                "measured_acceleration": one.mask.size / max(int(one.mask.sum()), 1),
+                "sampling": one.sampling,
+                "measured_acceleration": one.factor,
             }
             for one in done
         ],
     }
 
 
+def low_volumes(source: Path) -> Iterator[VolumeData]:
+    """A NIfTI volume as k-space of one coil without a reference: what there is to enlarge."""
+    from fedrecon.sites.formats.nifti import load_magnitude
+    from fedrecon.sites.imaging.fourier import fft2c_numpy
+    from fedrecon.sites.volume import VolumeData
+
+    if not source.is_file():
+        raise InputError(f"{source}: there is no such file.")
+    images, voxel_mm = load_magnitude(source)
+    name = source.name[: source.name.lower().rindex(".nii")]
+    kspace = fft2c_numpy(images.astype(np.complex64))[:, None]
+    yield VolumeData(name, name, "test", kspace, None, 0.0, voxel_mm=voxel_mm)
+
+
 def _volume(trained: Trained, worker: Site, where: str, volume: VolumeData, named: bool) -> Images:
     from fedrecon.sites.training import threads
 
     sampled = np.any(volume.kspace != 0, axis=1)
-    prospective = volume.reference is None and not sampled.all()
+    measured = trained.experiment.operator_at(where)
+    prospective = volume.reference is None
+    if trained.experiment.task == "super-resolution":
+        sampling = f"{measured.label()} of the run at '{where}'"
+        if prospective:
+            if not sampled.all():
+                raise InputError(f"'{volume.name}': samples are missing; a whole low-resolution image is enlarged")
+            sampling = f"enlarged by {measured.scale} as it is"
+        batches = _low_batches if prospective else _batches
+    else:
+        prospective = prospective and not sampled.all()
+        sampling = "as measured" if prospective else f"simulated by the run's operator at '{where}'"
+        batches = _batches
     with threads(trained.experiment.resources.threads):
-        parts = list(_batches(trained, worker, where, volume, sampled if prospective else None, named))
+        measurements = batches(trained, worker, where, volume, sampled if prospective else None)
+        parts = list(_reconstructed(trained, worker, where if named else "", volume, measurements))
     stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
-    return Images(volume, stages, np.concatenate([part[1] for part in parts]), prospective)
+    return Images(volume, stages, np.concatenate([part[1] for part in parts]), prospective, sampling)
+
+
+Batches = Iterator[tuple[range, "Measurement"]]
+
+
+def _reconstructed(
+    trained: Trained, worker: Site, code: str, volume: VolumeData, batches: Batches
+) -> Iterator[tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]]:
+    """Stages and masks of each batch; ``code`` is the site that a prior draws for, or none: the mean of all codes."""
+    from fedrecon.sites.method import Subject
+    from fedrecon.sites.scoring import stages
+
+    experiment = trained.experiment
+    adapts = experiment.trains and experiment.method.network_kind == "prior"
+    site = code if adapts else code or trained.images.sites[0]
+    for indices, batch in batches:
+        subject = Subject(site, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
+        image = worker.reconstruct(trained.order, batch, subject)
+        if adapts:
+            print(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted", file=sys.stderr, flush=True)
+        shown = {name: x.float().cpu().numpy() for name, x in stages(batch, image).items()}
+        yield shown, batch.operator.mask[:, 0].cpu().numpy()
 
 
 def _batches(
-    trained: Trained,
-    worker: Site,
-    where: str,
-    volume: VolumeData,
-    sampled: NDArray[np.bool_] | None,
-    named: bool,
-) -> Iterator[tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]]:
+    trained: Trained, worker: Site, where: str, volume: VolumeData, sampled: NDArray[np.bool_] | None
+) -> Batches:
+    """Batches of k-space, undersampled (or degraded) by the run's operator, or as it was ``sampled``."""
     import torch
 
     from fedrecon.sites.imaging.coils import estimate_maps
     from fedrecon.sites.imaging.measurement import measure
-    from fedrecon.sites.method import Subject
-    from fedrecon.sites.scoring import stages
     from fedrecon.sites.seeding import seed
 
     experiment = trained.experiment
     operator = experiment.operator_at(where)
-    order, size = trained.order, worker.scoring_batch
-    adapts = experiment.trains and experiment.method.network_kind == "prior"
-    code = where if named or not adapts else ""  # a prior then takes the mean of all codes
     shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
+    operator.check(shape)
     phase = trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True)
-    for start in range(0, len(volume.kspace), size):
-        indices = range(start, min(start + size, len(volume.kspace)))
+    for indices in _ranges(len(volume.kspace), worker.scoring_batch):
+        kspace = torch.from_numpy(np.array(volume.kspace[indices.start : indices.stop], dtype=np.complex64))
+        kspace = kspace.to(worker.device)
+        box = operator.calibration(shape)
         if sampled is None:
             seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
-            masks = np.stack([operator.mask.sample(shape, one) for one in seeds])
-            box = operator.mask.calibration(shape)
+            drawn = [operator.sample(shape, one) for one in seeds]
+            masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
+            yield indices, operator.measure(kspace, masks, estimate_maps(kspace, box, phase=phase), None)
         else:
-            masks = sampled[start : indices.stop]
-            box = calibration_box(np.asarray(masks.all(axis=0)))
-        kspace = torch.from_numpy(np.array(volume.kspace[start : indices.stop], dtype=np.complex64)).to(worker.device)
-        maps = estimate_maps(kspace, box, phase=phase)
-        batch = measure(kspace, torch.from_numpy(masks[:, None]).to(worker.device), maps)
-        subject = Subject(code, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
-        image = worker.reconstruct(order, batch, subject)
-        if adapts:
-            print(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted", file=sys.stderr, flush=True)
-        yield {name: x.float().cpu().numpy() for name, x in stages(batch, image).items()}, masks
+            own = sampled[indices.start : indices.stop]
+            maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=phase)
+            yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
+
+
+def _low_batches(
+    trained: Trained, worker: Site, where: str, volume: VolumeData, _: NDArray[np.bool_] | None
+) -> Batches:
+    """Batches of k-space that is of low resolution already: its combined images are enlarged as they are."""
+    import torch
+
+    from fedrecon.sites.imaging.coils import combine, estimate_maps
+    from fedrecon.sites.imaging.fourier import ifft2c
+
+    degradation = trained.experiment.operator_at(where).degradation  # type: ignore[attr-defined]
+    shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
+    phase = trained.images.complex_valued if trained.experiment.trains else True
+    for indices in _ranges(len(volume.kspace), worker.scoring_batch):
+        kspace = torch.from_numpy(np.array(volume.kspace[indices.start : indices.stop], dtype=np.complex64))
+        kspace = kspace.to(worker.device)
+        maps = estimate_maps(kspace, shape, phase=phase)
+        yield indices, degradation.given(combine(ifft2c(kspace), maps))
+
+
+def _ranges(count: int, size: int) -> Iterator[range]:
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
 
 
 def calibration_box(sampled: NDArray[np.bool_]) -> tuple[int, int]:
@@ -177,6 +262,17 @@ def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
             group.create_dataset("mask", data=one.mask)
             if one.volume.reference is not None:
                 group.create_dataset("reference", data=one.volume.reference)
+
+
+def _write_nifti(output: Path, one: Images, source: Path) -> None:
+    from fedrecon.sites.formats.nifti import save_enlarged
+
+    made = one.stages["output"]
+    # atomic's temporary name would hide the suffix by which nibabel knows the format
+    with atomic.replacing(output) as temporary:
+        beside = temporary.with_name(f"{temporary.name}{''.join(output.suffixes[-2:])}")
+        save_enlarged(beside, source, made, made.shape[-1] // one.volume.kspace.shape[-1])
+        beside.replace(temporary)
 
 
 def _write_png(output: Path, done: list[Images], _: str) -> None:

@@ -115,8 +115,7 @@ def cited(experiment: Experiment) -> list[str]:
     else:
         assert experiment.classical is not None
         papers = [experiment.classical.paper]
-    sites = experiment.operator.get("per_site", {})
-    papers += [experiment.operator_at(site).mask.paper for site in ("", *sites)]
+    papers += [experiment.operator_at(site).paper for site in ("", *experiment.measured.get("per_site", {}))]
     return [paper for paper in dict.fromkeys(papers) if paper]
 
 

@@ -82,6 +82,7 @@ def registry(kind: str) -> dict[str, str]:
     """Names and one line each of what an experiment can name."""
     from fedrecon.sites.classical import RECONSTRUCTORS
     from fedrecon.sites.formats import FORMATS
+    from fedrecon.sites.imaging.degradations import DEGRADATIONS
     from fedrecon.sites.imaging.masks import MASKS
     from fedrecon.strategies import STRATEGIES
     from fedrecon.strategies.networks import NETWORKS
@@ -89,12 +90,14 @@ def registry(kind: str) -> dict[str, str]:
     plugins: dict[str, Mapping[str, Any]] = {
         "strategies": STRATEGIES,
         "masks": MASKS,
+        "degradations": DEGRADATIONS,
         "reconstructors": RECONSTRUCTORS,
     }
     if kind == "formats":
         return {name: one.summary for name, one in FORMATS.items()}
     if kind == "networks":
-        return {name: _parameters(one.parameters) for name, one in NETWORKS.items()}
+        kinds = {"reconstruction": "", "super-resolution": "super-resolution: ", "prior": "prior: "}
+        return {name: kinds[one.kind] + _parameters(one.parameters) for name, one in NETWORKS.items()}
     return {name: f"{_first_line(one)}  ({_parameters(one) or 'no parameters'})" for name, one in plugins[kind].items()}
 
 

@@ -12,7 +12,7 @@ from fedrecon.platform.workspace import RunFolder, find_run_folder
 from fedrecon.sites.errors import InputError, RunError, unknown
 
 if TYPE_CHECKING:
-    from fedrecon.sites.settings import Operator
+    from fedrecon.sites.acquisition import Acquisition
     from fedrecon.sites.site import Site
     from fedrecon.sites.wire import Order, State
 
@@ -58,7 +58,7 @@ class Trained:
             raise RunError(f"run '{reference}': its checkpoint in {folder.path} is lost")
         experiment = Experiment.read(noted["experiment"])
         given = noted["images"]
-        images = Images(given["complex_valued"], tuple(given["size"]), given["n_coils"], tuple(given["sites"]))
+        images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
         members: tuple[str, ...] = ()
         n_shared = 0
         if experiment.trains:
@@ -112,7 +112,7 @@ class Trained:
         self,
         model: str,
         shards: Mapping[str, str],
-        operators: Mapping[str, Operator],
+        operators: Mapping[str, Acquisition],
         private: Mapping[str, Any] | None = None,
     ) -> Site:
         """A site that holds these shards and reconstructs with this model.

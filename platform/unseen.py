@@ -10,7 +10,7 @@ from fedrecon.sites.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from fedrecon.platform.trained import Trained
-    from fedrecon.sites.settings import Operator
+    from fedrecon.sites.acquisition import Acquisition
     from fedrecon.sites.shard import Shard
     from fedrecon.sites.site import Site
 
@@ -58,7 +58,7 @@ class Place:
     trained: Trained
     name: str
     shard: Shard
-    operator: Operator
+    operator: Acquisition
     unseen: Unseen
 
     def site(self, label: str, private: Private | None) -> Site:

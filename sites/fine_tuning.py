@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedrecon.sites.losses import LOSSES
+from fedrecon.sites import losses
 from fedrecon.sites.seeding import generator
 from fedrecon.sites.training import autocast, optimizer
 
@@ -30,9 +30,9 @@ def fine_tune(
     model.train()
     for epoch in range(epochs):
         for items in slices.batches(training.batch_size, generator(seed, "fine-tune", site, epoch)):
-            batch = slices.training(items, seed, epoch, training.augment)
+            batch = slices.training(items, seed, epoch, training.augment, training.patch)
             with autocast(training.precision, slices.device):
-                loss = LOSSES[training.loss](model(batch), batch)
+                loss = losses.of(training.loss, model(batch), batch)
             model.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             one.step()

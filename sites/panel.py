@@ -26,6 +26,8 @@ def panel(
     reconstruction: NDArray[Any],
     maximum: float,
     caption: str,
+    *,
+    before: str = "Zero-filled",
 ) -> bytes:
     """Reference, zero-filled, reconstruction and 5 |error| side by side, with the slice's scores, as PNG.
 
@@ -37,6 +39,7 @@ def panel(
         reconstruction: magnitude, (y, x).
         maximum: of the reference volume; the data range of PSNR and SSIM.
         caption: one line under the images: site, subject, slice, operator, round.
+        before: what to call the second image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -56,7 +59,7 @@ def panel(
 
     grey = {"cmap": "gray", "vmin": 0.0, "vmax": _white(reference, maximum)}
     _show(axes(0), reference, "Reference", "", **grey)
-    _show(axes(1), zero_filled, "Zero-filled", _scores(reference, zero_filled, maximum), **grey)
+    _show(axes(1), zero_filled, before, _scores(reference, zero_filled, maximum), **grey)
     _show(axes(2), reconstruction, "Reconstruction", _scores(reference, reconstruction, maximum), **grey)
     error = axes(3)
     difference = np.abs(reference - reconstruction) / maximum

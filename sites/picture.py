@@ -31,11 +31,11 @@ def draw(slices: Slices, reconstruct: Reconstruct, mask_seed: int, note: str) ->
             batch = slices.scoring([item], mask_seed)
             images = {name: x[0].cpu().numpy() for name, x in stages(batch, reconstruct(batch, [item])).items()}
         assert batch.reference is not None
-        operator = slices.operators[site].flat()
-        caption = (
-            f"{site} · {item.volume.subject} · slice {item.index} · {operator['mask']} R={operator['acceleration']:g}"
-            f" · {note}"
-        )
+        measured = slices.operators[site].label()
+        caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
         reference = batch.reference[0].cpu().numpy()
-        pictures[site] = panel(reference, images["zero_filled"], images["output"], item.volume.maximum, caption)
+        before = "Zero-padded" if batch.low is not None else "Zero-filled"
+        pictures[site] = panel(
+            reference, images["zero_filled"], images["output"], item.volume.maximum, caption, before=before
+        )
     return pictures

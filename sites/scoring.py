@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fedrecon.sites.imaging.coils import rss
-from fedrecon.sites.imaging.fourier import ifft2c
-from fedrecon.sites.imaging.masks.mask import measured_acceleration
 from fedrecon.sites.imaging.metrics import squared_error, squared_norm, ssim_slices
 from fedrecon.sites.wire import Scores
 
@@ -77,14 +74,11 @@ def score(
 
 
 def stages(batch: Measurement, image: Tensor) -> dict[str, Tensor]:
-    """Magnitude images (b, y, x) by stage: the output, the output after hard data consistency, zero-filled.
-
-    The zero-filled image is the root of the sum of squares over coils, as fastMRI shows it.
-    """
+    """Magnitude images (b, y, x) by stage: the output, the output after hard data consistency, zero-filled."""
     return {
         "output": image.abs(),
         "data_consistency": batch.operator.project(image, batch.kspace).abs(),
-        "zero_filled": rss(ifft2c(batch.kspace)),
+        "zero_filled": batch.operator.zero_filled(batch.kspace),
     }
 
 
@@ -102,12 +96,13 @@ def _rows(
         raise ValueError("a volume without a reference cannot be scored")
     maximum = torch.tensor([item.volume.maximum for item in items], device=reference.device)
     norm = squared_norm(reference).tolist()
-    masks = batch.operator.mask.cpu().numpy()
+    measured = batch.operator.mask.flatten(1).sum(dim=1).cpu().numpy()
+    pixels = int(np.prod(reference.shape[1:]))
     for stage, image in images.items():
         error = squared_error(reference, image).tolist()
         similarity = ssim_slices(reference, image, maximum).tolist()
         for i, item in enumerate(items):
-            operator = slices.operators[item.site].flat()
+            operator = slices.operators[item.site]
             row = {
                 "site": item.site,
                 "split": split,
@@ -116,13 +111,13 @@ def _rows(
                 "slice": item.index,
                 "stage": stage,
                 "volume_maximum": item.volume.maximum,
-                "mask": operator["mask"],
-                "acceleration": float(operator["acceleration"]),
-                "measured_acceleration": measured_acceleration(masks[i, 0]),
+                "mask": operator.family,
+                "acceleration": operator.acceleration,
+                "measured_acceleration": pixels / max(int(measured[i]), 1),
                 "model": model,
                 "squared_error": error[i],
                 "squared_norm": norm[i],
-                "n_pixels": int(np.prod(item.volume.shape)),
+                "n_pixels": pixels,
                 "ssim": similarity[i],
             }
             for name in COLUMNS:

@@ -1,4 +1,4 @@
-"""What a site must know of an experiment: its operator, how to train, how to be scored, and the seed.
+"""What a site must know of an experiment: how to train, how to be scored, and the seed.
 
 Frozen, and free of torch: an experiment is validated with these before anything is started.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedrecon.sites.errors import unknown
-from fedrecon.sites.imaging.masks import MASKS
-from fedrecon.sites.imaging.masks.mask import Mask
 from fedrecon.sites.losses import LOSSES
-from fedrecon.sites.plugin import choose
+
+if TYPE_CHECKING:
+    from fedrecon.sites.acquisition import Acquisition
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -24,51 +24,6 @@ class Settings(BaseModel):
     """A block of an experiment: frozen, and an unknown key is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Operator(Settings):
-    """How one site measures: k-space = mask * FFT(coil map * image) + noise.
-
-    Attributes:
-        mask: the sampling mask family with its parameters, among them the acceleration.
-        noise: a multiple (>= 1) of the shard's own noise level. The data holds the noise of its scan already, so
-            noise can only be added.
-        fixed_mask: one training mask per slice for the whole run instead of a fresh one each epoch.
-    """
-
-    mask: Mask
-    noise: float = Field(1.0, ge=1.0, allow_inf_nan=False)
-    fixed_mask: bool = False
-
-    @classmethod
-    def read(cls, block: Mapping[str, Any], where: str = "operator") -> Operator:
-        """The operator of a YAML block: ``mask`` (a name), ``noise``, ``fixed_mask``, and the mask's own keys."""
-        own = {key: block[key] for key in ("noise", "fixed_mask") if key in block}
-        rest = {key: value for key, value in block.items() if key not in ("mask", "noise", "fixed_mask")}
-        name = block.get("mask", "random")
-        if name in MASKS:
-            for key in rest:
-                if key not in MASKS[name].model_fields:
-                    allowed = [*MASKS[name].model_fields, "mask", "noise", "fixed_mask", "per_site"]
-                    raise unknown(f"key in {where} (mask '{name}'):", key, allowed)
-        from fedrecon.sites.plugin import parse
-
-        return parse(cls, {"mask": choose("mask", MASKS, str(name), rest), **own}, where=where)
-
-    @staticmethod
-    def inherit(base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-        """``block`` over ``base``; another mask family inherits only the keys that every family has."""
-        family = base.get("mask", "random")
-        if block.get("mask", family) == family:
-            return {**base, **block}
-        common = {"per_site", "noise", "fixed_mask", *Mask.model_fields}
-        return {**{key: value for key, value in base.items() if key in common}, **block}
-
-    def flat(self) -> dict[str, Any]:
-        """The block as it would stand in YAML, with every default written out."""
-        names = {family: name for name, family in MASKS.items()}
-        own = {"noise": self.noise, "fixed_mask": self.fixed_mask}
-        return {"mask": names[type(self.mask)], **self.mask.model_dump(), **own}
 
 
 class Training(Settings):
@@ -85,8 +40,11 @@ class Training(Settings):
         optimizer: one of adam, adamw, sgd, rmsprop (torch's, with its defaults).
         learning_rate: at the start; ``schedule`` says how it goes on.
         schedule: ``constant``, or ``cosine``: half a cosine from learning_rate to 0 over the rounds.
-        loss: see ``fedrecon.sites.losses``.
-        augment: random flips and circular shifts of the fully sampled image, before it is measured.
+        loss: a name of ``fedrecon.sites.losses``, or ``{NAME: WEIGHT}`` for a sum.
+        augment: random flips and circular shifts of the fully sampled image, before it is measured; for
+            super-resolution turns by 90 degrees too.
+        patch: of super-resolution, train on a random square of so many (high-resolution) pixels a side of each slice;
+            None takes whole slices.
         precision: bfloat16 runs the network under autocast; FFTs and weights stay float32.
         optimizer_state: ``reset`` makes a fit a pure function of weights, seed, round and private part; ``keep``
             carries the moments over the rounds as private memory; ``auto`` is the strategy's own way.
@@ -100,15 +58,22 @@ class Training(Settings):
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     learning_rate: float = Field(0.001, gt=0, allow_inf_nan=False)
     schedule: Literal["constant", "cosine"] = "constant"
-    loss: str = "l1"
+    loss: str | dict[str, float] = "l1"
     augment: bool = True
+    patch: int | None = Field(None, ge=8)
     precision: Literal["float32", "bfloat16"] = "float32"
     optimizer_state: Literal["auto", "reset", "keep"] = "auto"
 
     @model_validator(mode="after")
     def _loss_exists(self) -> Training:
-        if self.loss not in LOSSES:
-            raise ValueError(str(unknown("loss", self.loss, LOSSES)))
+        weights = {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
+        for name, weight in weights.items():
+            if name not in LOSSES:
+                raise ValueError(str(unknown("loss", name, LOSSES)))
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"loss.{name}: a weight of at least 0 is needed, got {weight}")
+        if not any(weights.values()):
+            raise ValueError("loss: at least one term needs a weight above 0")
         return self
 
     def slices_at(self, site: str) -> int | None:
@@ -117,7 +82,7 @@ class Training(Settings):
 
     def science(self) -> dict[str, Any]:
         """What a digest holds: keys that came later only where they are set, so that older runs keep theirs."""
-        later = ("local_steps", "max_slices")
+        later = ("local_steps", "max_slices", "patch")
         return {key: value for key, value in self.model_dump().items() if key not in later or value is not None}
 
     def rate(self, round_number: int) -> float:
@@ -136,6 +101,8 @@ class Evaluation(Settings):
         every: validation scores each that many rounds, and after the last one.
         max_slices: at most so many evenly spaced slices a site and split, or ``{SPLIT: N}``; None takes all.
         mask_seed: validation and test masks follow from (mask_seed, subject, slice) alone.
+        self_ensemble: of super-resolution, the mean over the eight turns and flips of the low-resolution image (four
+            where it is not square), each reconstructed and turned back: eight times the work.
         panels: draw one slice a site as a picture for MLflow, and of a prior a grid of drawn images with eight training
             slices. It is the only way in which pixels leave a site; false for real consortia that must not.
     """
@@ -144,6 +111,11 @@ class Evaluation(Settings):
     max_slices: Count | dict[Literal["validation", "test"], Count] | None = None
     mask_seed: int = 0
     panels: bool = True
+    self_ensemble: bool = False
+
+    def science(self) -> dict[str, Any]:
+        """What a digest holds: keys that came later only where they are set, so that older runs keep theirs."""
+        return {key: value for key, value in self.model_dump().items() if key != "self_ensemble" or value}
 
     def slices_of(self, split: str) -> int | None:
         """``max_slices`` of a split."""
@@ -173,7 +145,7 @@ class Plan:
 
     member: str
     shards: Mapping[str, str]
-    operators: Mapping[str, Operator]
+    operators: Mapping[str, Acquisition]
     method: Any
     network: Any
     images: Any

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedrecon.sites.acquisition import Acquisition, Operator
+from fedrecon.sites.ensemble import self_ensemble
 from fedrecon.sites.memory import Memory
 from fedrecon.sites.method import Fit, Subject
 from fedrecon.sites.parameters import Parameters, initialise, to_vector
 from fedrecon.sites.scoring import score
 from fedrecon.sites.seeding import seed, torch_generator
-from fedrecon.sites.settings import Operator
 from fedrecon.sites.shard import Shard
 from fedrecon.sites.slices import Slices
 from fedrecon.sites.training import autocast, load_optimizer_vectors, optimizer_vectors, train
@@ -217,7 +218,7 @@ class Site:
         trains = self.plan.reconstructor is None
         return self.plan.method.scoring_batch(EVALUATION_BATCH) if trains else EVALUATION_BATCH
 
-    def measure_with(self, operators: Mapping[str, Operator]) -> None:
+    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
         """From now on measures with other operators (an evaluation under another mask or acceleration)."""
         self.plan = replace(self.plan, operators=operators)
         self._slices.clear()
@@ -270,5 +271,9 @@ class Site:
             image: Tensor = plan.reconstructor.reconstruct(batch)
             return image
         self.model.eval()
+
+        def reconstruct(measurement: Measurement) -> Tensor:
+            return plan.method.reconstruct(self.model, measurement, subject)  # type: ignore[no-any-return]
+
         with torch.no_grad(), autocast(plan.training.precision, self.device):
-            return plan.method.reconstruct(self.model, batch, subject)  # type: ignore[no-any-return]
+            return self_ensemble(reconstruct, batch) if plan.evaluation.self_ensemble else reconstruct(batch)

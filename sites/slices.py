@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedrecon.sites.acquisition import Acquisition
 from fedrecon.sites.imaging.coils import combine, estimate_maps
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
-from fedrecon.sites.imaging.measurement import Measurement, measure
+from fedrecon.sites.imaging.measurement import Measurement
 from fedrecon.sites.seeding import generator, seed
-from fedrecon.sites.settings import Operator
 from fedrecon.sites.shard import Shard, Volume
 
 
@@ -48,7 +49,7 @@ class Slices:
     def __init__(
         self,
         shards: Mapping[str, Shard],
-        operators: Mapping[str, Operator],
+        operators: Mapping[str, Acquisition],
         split: str,
         device: torch.device,
         limits: Mapping[str, int | None] | None = None,
@@ -72,14 +73,15 @@ class Slices:
         return len(self.items)
 
     def batches(self, size: int, order: np.random.Generator | None = None) -> list[list[Slice]]:
-        """The slices in batches of one matrix size and coil count each; shuffled when ``order`` is given.
+        """The slices in batches of one matrix size, coil count and degradation each; shuffled when ``order`` is given.
 
         Without ``order`` a batch is of one site too: what is scored or adapted together has one operator.
         """
-        groups: dict[tuple[str, int, int, int], list[Slice]] = defaultdict(list)
+        groups: dict[tuple[Any, ...], list[Slice]] = defaultdict(list)
         for item in self.items:
             site = item.site if order is None else ""
-            groups[(site, item.volume.n_coils, *item.volume.shape)].append(item)
+            kind = self.operators[item.site].group()
+            groups[(site, item.volume.n_coils, *item.volume.shape, *kind)].append(item)
         batches = []
         for key in sorted(groups):
             items = groups[key]
@@ -90,32 +92,48 @@ class Slices:
             batches = [batches[i] for i in order.permutation(len(batches))]
         return batches
 
-    def training(self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool) -> Measurement:
-        """A training batch: augmented, under masks seeded by (seed, site, subject, slice, epoch)."""
+    def training(
+        self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool, patch: int | None = None
+    ) -> Measurement:
+        """A training batch: augmented, under masks seeded by (seed, site, subject, slice, epoch).
+
+        Args:
+            patch: of super-resolution, cut from each slice a square of so many pixels a side after it was measured.
+        """
         kspace, maps = self._kspace(batch), self.maps(batch)
         reference = self.reference(batch)
         if augment:
             rng = generator(seed_, "augment", epoch, batch[0].site, batch[0].volume.name, batch[0].index)
-            images, maps, reference = _augment(ifft2c(kspace), maps, reference, rng)
+            turns = self.operators[batch[0].site].turns
+            images, maps, reference = _augment(ifft2c(kspace), maps, reference, rng, turns)
             kspace = fft2c(images)
         target = combine(ifft2c(kspace), maps)
         masks, noise = [], []
         for item in batch:
             operator = self.operators[item.site]
             when = 0 if operator.fixed_mask else epoch
-            masks.append(operator.mask.sample(item.volume.shape, seed(seed_, "mask", item.site, *item.seeds, when)))
+            masks.append(operator.sample(item.volume.shape, seed(seed_, "mask", item.site, *item.seeds, when)))
             noise.append(seed(seed_, "noise", item.site, *item.seeds, epoch))
-        measured = measure(self._noisy(kspace, batch, noise), self._masks(masks), maps, reference=reference)
-        return replace(measured, target=target)
+        measured = self._measured(batch, self._noisy(kspace, batch, noise), masks, maps, reference)
+        measured = replace(measured, target=target)
+        if patch is None:
+            return measured
+        rng = generator(seed_, "patch", epoch, batch[0].site, batch[0].volume.name, batch[0].index)
+        return cut(measured, patch, rng)
 
     def scoring(self, batch: Sequence[Slice], mask_seed: int) -> Measurement:
         """An evaluation batch: masks and noise follow from (mask_seed, subject, slice) alone."""
         kspace = self._scored_kspace(batch, mask_seed)
         masks = [
-            self.operators[item.site].mask.sample(item.volume.shape, seed(mask_seed, "mask", *item.seeds))
-            for item in batch
+            self.operators[item.site].sample(item.volume.shape, seed(mask_seed, "mask", *item.seeds)) for item in batch
         ]
-        return measure(kspace, self._masks(masks), self.maps(batch, mask_seed), reference=self.reference(batch))
+        return self._measured(batch, kspace, masks, self.maps(batch, mask_seed), self.reference(batch))
+
+    def _measured(
+        self, batch: Sequence[Slice], kspace: Tensor, masks: list[Any], maps: Tensor, reference: Tensor | None
+    ) -> Measurement:
+        drawn = None if masks[0] is None else torch.from_numpy(np.stack(masks)[:, None]).to(self.device)
+        return self.operators[batch[0].site].measure(kspace, drawn, maps, reference)
 
     def reference(self, batch: Sequence[Slice]) -> Tensor | None:
         """(b, y, x) float32 magnitude references, or None where the volumes have none."""
@@ -130,7 +148,7 @@ class Slices:
         if missing:
             kspace = self._scored_kspace(missing, mask_seed)
             for item, one in zip(missing, kspace, strict=True):
-                box = self.operators[item.site].mask.calibration(item.volume.shape)
+                box = self.operators[item.site].calibration(item.volume.shape)
                 phase = self.phase and self.shards[item.site].phase != "none"
                 self._maps[item] = estimate_maps(one[None], box, phase=phase)[0]
         return torch.stack([self._maps[item] for item in batch])
@@ -164,9 +182,6 @@ class Slices:
         ]
         return kspace + torch.view_as_complex(torch.stack(draws)).to(kspace.device)
 
-    def _masks(self, masks: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(masks)[:, None]).to(self.device)
-
     def iterate(self, size: int) -> Iterator[list[Slice]]:
         """Batches in the shards' own order."""
         yield from self.batches(size)
@@ -180,14 +195,49 @@ def _slices(site: str, shard: Shard, split: str, limit: int | None) -> list[Slic
     return [items[i] for i in picks]
 
 
+def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measurement:
+    """A random square patch of ``side`` high-resolution pixels from each slice, on whole low-resolution pixels.
+
+    It was measured before it is cut, so its edges are those of a patch within a slice. A patch has no k-space of its
+    own: only networks that work on the low-resolution image can train on it.
+    """
+    assert measured.low is not None
+    scale, (y, x) = measured.factor, measured.low.shape[-2:]
+    small = side // scale
+    corners = [(int(rng.integers(y - small + 1)), int(rng.integers(x - small + 1))) for _ in measured.low]
+
+    def squares(images: Tensor | None, unit: int) -> Tensor | None:
+        if images is None:
+            return None
+        picks = [(slice(unit * i, unit * (i + small)), slice(unit * j, unit * (j + small))) for i, j in corners]
+        return torch.stack([image[pick] for image, pick in zip(images, picks, strict=True)])
+
+    padded = squares(measured.zero_filled, scale)
+    assert padded is not None
+    return replace(
+        measured,
+        kspace=measured.kspace[..., :0, :0],
+        zero_filled=padded,
+        target=squares(measured.target, scale),
+        reference=squares(measured.reference, scale),
+        low=squares(measured.low, 1),
+    )
+
+
 def _augment(
-    images: Tensor, maps: Tensor, reference: Tensor | None, rng: np.random.Generator
+    images: Tensor, maps: Tensor, reference: Tensor | None, rng: np.random.Generator, turns: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One random flip per axis and one circular shift of up to a sixteenth, the same for image, maps and reference."""
+    """One random flip per axis and one circular shift of up to a sixteenth, the same for image, maps and reference.
+
+    With ``turns`` a square slice is also transposed every other time, which with the flips makes all turns by 90
+    degrees.
+    """
     flips = [axis for axis in (-2, -1) if rng.random() < 0.5]
     shifts = [int(rng.integers(-(n // 16), n // 16 + 1)) for n in images.shape[-2:]]
+    transposed = turns and images.shape[-2] == images.shape[-1] and rng.random() < 0.5
 
     def move(x: Tensor) -> Tensor:
-        return torch.roll(torch.flip(x, flips) if flips else x, shifts, (-2, -1))
+        moved = torch.roll(torch.flip(x, flips) if flips else x, shifts, (-2, -1))
+        return moved.mT if transposed else moved
 
     return move(images), move(maps), None if reference is None else move(reference)

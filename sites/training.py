@@ -43,7 +43,7 @@ def train(method: Method, fit: Fit, slices: Slices, seed: int) -> tuple[int, dic
     positions = {item: index for index, item in enumerate(slices.items)}
     steps, sums = 0, {}  # type: int, dict[str, Tensor]
     for epoch, items in _steps(fit, slices, seed):
-        batch = slices.training(items, seed, epoch, training.augment)
+        batch = slices.training(items, seed, epoch, training.augment, training.patch)
         fit.indices = tuple(positions[item] for item in items)
         with autocast(training.precision, slices.device):
             losses = method.step(fit, batch)

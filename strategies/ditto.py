@@ -65,12 +65,11 @@ class Ditto(FedAvg):
 
     def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
         """One step of the shared network, then one of the personal network on the same batch."""
-        from fedrecon.sites.losses import LOSSES
+        from fedrecon.sites import losses
 
         model: Any = fit.model
-        of_data = LOSSES[fit.training.loss]
-        shared = of_data(model.shared(batch), batch)
-        personal = of_data(model.personal(batch), batch)
+        shared = losses.of(fit.training.loss, model.shared(batch), batch)
+        personal = losses.of(fit.training.loss, model.personal(batch), batch)
         near: Any = sum((v - w).square().sum() for v, w in fit.scratch["w_t"]) if self.lam else 0
         for optimizer, loss in zip(fit.optimizers, (shared, personal + 0.5 * self.lam * near), strict=True):
             optimizer.zero_grad(set_to_none=True)

@@ -125,9 +125,13 @@ class Strategy(Plugin):
 
     def loss(self, fit: Fit, batch: Measurement) -> Tensor:
         """The loss of one batch; by default the experiment's, between reconstruction and reference."""
-        from fedrecon.sites.losses import LOSSES
+        from fedrecon.sites import losses
 
-        return LOSSES[fit.training.loss](fit.model(batch), batch)
+        terms = losses.terms(fit.training.loss, fit.model(batch), batch)
+        if len(terms) > 1:
+            fit.noted.update({name: value.detach() for name, value in terms.items()})
+        first, *others = terms.values()
+        return sum(others, start=first)
 
     def gradients(self, fit: Fit) -> None:
         """Called between ``backward`` and the optimiser's step: a control variate or a clip goes here."""

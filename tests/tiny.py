@@ -14,8 +14,9 @@ from fedrecon.platform.checkpoint import Checkpoints
 from fedrecon.platform.cohort import images
 from fedrecon.platform.crew import InProcessCrew
 from fedrecon.platform.federation import Round, federate
+from fedrecon.sites.acquisition import Operator
 from fedrecon.sites.parameters import Parameters, to_vector
-from fedrecon.sites.settings import Evaluation, Operator, Plan, Training
+from fedrecon.sites.settings import Evaluation, Plan, Training
 from fedrecon.sites.shard import Shard, VolumeData, write_shard
 from fedrecon.sites.site import new_network
 from fedrecon.sites.wire import State

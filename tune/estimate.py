@@ -76,7 +76,7 @@ def _pace(planner: Planner, trial: Trial) -> float:
                 operators={name: experiment.operator_at(name) for name in held},
                 method=experiment.method,
                 network=network_choice(experiment),
-                images=images(shards),
+                images=images(shards, experiment.scale),
                 training=experiment.training.model_copy(update={"local_epochs": 1}),
                 evaluation=experiment.evaluation,
                 seed=experiment.seed,

@@ -110,7 +110,7 @@ class Planner:
         try:
             experiment = Experiment.read(apply_values(self.base, params))
             shards = self.shards(experiment)
-            parts = [experiment.operator, experiment.sites, experiment.strategy, experiment.allow_pooling]
+            parts = [experiment.measured, experiment.sites, experiment.strategy, experiment.allow_pooling]
             problem = json.dumps([*parts, experiment.network, experiment.trains], sort_keys=True)
             if problem not in self._checked:
                 check_experiment(experiment, shards)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 ACCELERATION, SEED = "params.operator.acceleration", "params.seed"
-LINES = ("params.strategy.name", "params.network.name", "params.operator.mask")
+LINES = ("params.strategy.name", "params.network.name", "params.operator.mask", "params.degradation.kind")
 """Keys that a line or a colour may stand for, the first that varies; after them any other category."""
 MAX_PANELS = 8
 _UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "nmse": "NMSE"}

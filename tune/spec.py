@@ -19,7 +19,7 @@ _METRIC = re.compile(
     r"(mean|site/[^/]+)/((with_data_consistency|zero_filled)/)?(psnr|ssim|nmse)|(mean|site/[^/]+)/loss"
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-PROBLEM = ("operator", "sites", "task", "evaluation")
+PROBLEM = ("operator", "degradation", "sites", "task", "evaluation")
 """Blocks that say WHAT is reconstructed: a scheduler compares trials only where these are equal."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedrecon.sites.classical.bicubic import Bicubic
 from fedrecon.sites.classical.reconstructor import Reconstructor
 from fedrecon.sites.classical.tv import TotalVariation
 from fedrecon.sites.classical.zero_filled import ZeroFilled
@@ -12,6 +13,7 @@ from fedrecon.sites.plugin import choose
 RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "zero_filled": ZeroFilled,
     "tv": TotalVariation,
+    "bicubic": Bicubic,
 }
 
 

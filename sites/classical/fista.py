@@ -31,7 +31,7 @@ def minimise(measurement: Measurement, weight: float, iterations: int, dual_iter
     the image and of the extrapolated point follow from it.
     """
     unit = measurement.scale[:, None, None]
-    measured = measurement.zero_filled / unit  # A^H y
+    measured = measurement.back_projected / unit  # A^H y
     energy = _total((measurement.kspace / unit[..., None]).abs().square()) / 2
 
     def objective(image: Tensor, normal: Tensor) -> Tensor:

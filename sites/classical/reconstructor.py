@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 
 class Reconstructor(Plugin, ABC):
-    """A classical method; ``phase`` asks for coil maps that carry the image's low-resolution phase."""
+    """A classical method; ``phase`` asks for coil maps that carry the image's low-resolution phase.
+
+    Attributes:
+        needs_low: it enlarges the low-resolution image, so it is for super-resolution alone.
+    """
 
     paper: ClassVar[str] = ""
+    needs_low: ClassVar[bool] = False
     phase: bool = True
 
     @abstractmethod

@@ -71,6 +71,26 @@ class NIfTI(Format):
         )
 
 
+def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
+    """Images (slices, scale y, scale x) of :func:`load_magnitude`'s (slices, y, x) as NIfTI, in the source's space.
+
+    Voxels are ``scale`` times smaller within the slices; each old one is exactly covered by scale x scale new ones.
+    """
+    import nibabel
+
+    image: Any = nibabel.load(source)
+    image = nibabel.as_closest_canonical(_one_volume(source, image))  # type: ignore[no-untyped-call]
+    zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
+    across = _slice_axis(zooms)
+    first, second = (axis for axis in range(3) if axis != across)
+    values = images[:, ::-1, ::-1].transpose(np.argsort((across, second, first)))
+    step = np.ones(4)
+    step[[first, second]] = 1 / scale
+    affine = image.affine @ np.diag(step)
+    affine[:3, 3] += image.affine[:3, [first, second]].sum(axis=1) * (1 / scale - 1) / 2
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(values), affine), path)  # type: ignore[no-untyped-call]
+
+
 def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
     """The volume (slices, y, x) float32 as described above, and its voxel (slice, y, x) in mm.
 

@@ -7,29 +7,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrecon.sites.imaging.coils import combine
+from fedrecon.sites.imaging.coils import combine, rss
 from fedrecon.sites.imaging.fourier import ifft2c
-from fedrecon.sites.imaging.operator import Cartesian
+from fedrecon.sites.imaging.operator import Cartesian, Operator
+from fedrecon.sites.imaging.resampling import low_resolution
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A batch of undersampled slices.
+    """A batch of slices, undersampled or of low resolution.
 
     Attributes:
-        kspace: (b, c, y, x) complex64, zero where not measured. operator: the mask and coil maps.
-        zero_filled: A^H k, (b, y, x) complex64. scale: max |zero_filled| of each slice, (b,) float32, from
-        measured data alone; 1 where nothing was measured. target: the fully sampled combined image, (b, y,
-        x) complex64; in training only. reference: the magnitude image that scores compare with, (b, y, x)
-        float32.
+        kspace: (b, c, y, x) complex64, zero where not measured; of an operator that is not Cartesian its samples.
+        operator: the mask and coil maps, or what else made the samples.
+        zero_filled: the image of k-space with zeros where nothing was measured, (b, y, x) complex64.
+        scale: max |zero_filled| of each slice, (b,) float32, from measured data alone; 1 where nothing was measured.
+        target: the fully sampled combined image, (b, y, x) complex64; in training only. reference: the magnitude
+        image that scores compare with, (b, y, x) float32. low: of super-resolution the low-resolution image,
+        (b, y / s, x / s) complex64, its pixels centred on blocks of s x s (see ``resampling``).
     """
 
     kspace: Tensor
-    operator: Cartesian
+    operator: Operator
     zero_filled: Tensor
     scale: Tensor
     target: Tensor | None = None
     reference: Tensor | None = None
+    low: Tensor | None = None
+
+    @property
+    def back_projected(self) -> Tensor:
+        """A^H of the samples, (b, y, x) complex64: of Cartesian k-space it is the zero-filled image."""
+        return self.zero_filled if isinstance(self.operator, Cartesian) else self.operator.adjoint(self.kspace)
+
+    @property
+    def factor(self) -> int:
+        """How many times coarser ``low`` is than the images; 1 where there is none."""
+        return 1 if self.low is None else self.zero_filled.shape[-1] // self.low.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -41,12 +55,14 @@ class Images:
         size: the largest matrix (y, x) of all sites.
         n_coils: the largest number of coils.
         sites: the names of the sites.
+        scale: of super-resolution, the same at every site; 1 otherwise.
     """
 
     complex_valued: bool
     size: tuple[int, int]
     n_coils: int
     sites: tuple[str, ...]
+    scale: int = 1
 
 
 def measure(
@@ -68,12 +84,28 @@ def measure(
     operator = Cartesian(mask, maps)
     measured = mask * kspace
     zero_filled = combine(ifft2c(measured), maps)
-    peak = zero_filled.abs().amax(dim=(-2, -1))
     return Measurement(
         kspace=measured,
         operator=operator,
         zero_filled=zero_filled,
-        scale=torch.where(peak > 0, peak, torch.ones_like(peak)),
+        scale=peak(zero_filled),
         target=combine(ifft2c(kspace), maps) if with_target else None,
         reference=reference,
     )
+
+
+def peak(image: Tensor) -> Tensor:
+    """max |image| of each slice, (b,) float32; 1 where there is nothing."""
+    largest = image.abs().amax(dim=(-2, -1))
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def combined_low(kspace: Tensor, maps: Tensor, scale: int) -> Tensor:
+    """The low-resolution image of fully sampled k-space (b, c, y, x): (b, y / scale, x / scale) complex64.
+
+    Its coil images are combined by the means of the maps over its pixels, made of unit length again.
+    """
+    b, c, y, x = maps.shape
+    blocks = maps.view(b, c, y // scale, scale, x // scale, scale).mean(dim=(3, 5))
+    length = rss(blocks).unsqueeze(1)
+    return combine(low_resolution(kspace, scale), blocks / length.clamp_min(1e-12))

@@ -1,18 +1,51 @@
-"""The Cartesian measurement operator A = M F S: coil maps, Fourier transform, sampling mask."""
+"""Measurement operators, linear from an image to samples: Cartesian k-space, and an image on a coarser grid."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from fedrecon.sites.imaging.coils import combine
+from fedrecon.sites.imaging.coils import combine, rss
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
+from fedrecon.sites.imaging.resampling import zero_padded
+
+
+class Operator(Protocol):
+    """A, of which the largest singular value is at most 1."""
+
+    @property
+    def mask(self) -> Tensor:
+        """Where the samples hold a measurement, (b, 1, ..., ...) bool, for all coils."""
+        ...
+
+    def forward(self, image: Tensor) -> Tensor:
+        """A x: image (b, y, x) to samples, 0 where not measured."""
+        ...
+
+    def adjoint(self, samples: Tensor) -> Tensor:
+        """A^H s: samples to image (b, y, x)."""
+        ...
+
+    def normal(self, image: Tensor) -> Tensor:
+        """A^H A x, (b, y, x)."""
+        ...
+
+    def project(self, image: Tensor, samples: Tensor) -> Tensor:
+        """Hard data consistency: the image (b, y, x) made to agree with the samples."""
+        ...
+
+    def zero_filled(self, samples: Tensor) -> Tensor:
+        """The magnitude image (b, y, x) of k-space with zeros where nothing was measured."""
+        ...
 
 
 @dataclass(frozen=True)
 class Cartesian:
-    """A = M F S for a batch of slices.
+    """A = M F S for a batch of slices: coil maps, Fourier transform, sampling mask.
 
     Attributes:
         mask: True where a sample is measured, (b, 1, y, x) bool.
@@ -26,20 +59,100 @@ class Cartesian:
         """A x: image (b, y, x) to k-space (b, c, y, x), zero where not measured."""
         return self.mask * fft2c(self.maps * image.unsqueeze(1))
 
-    def adjoint(self, kspace: Tensor) -> Tensor:
+    def adjoint(self, samples: Tensor) -> Tensor:
         """A^H k: k-space (b, c, y, x) to image (b, y, x)."""
-        return combine(ifft2c(self.mask * kspace), self.maps)
+        return combine(ifft2c(self.mask * samples), self.maps)
 
     def normal(self, image: Tensor) -> Tensor:
         """A^H A x, (b, y, x); its largest eigenvalue is at most 1."""
         return self.adjoint(self.forward(image))
 
-    def project(self, image: Tensor, kspace: Tensor) -> Tensor:
+    def project(self, image: Tensor, samples: Tensor) -> Tensor:
         """Hard data consistency: S^H F^H((1 - M) F S x + M k), (b, y, x).
 
         The image's own samples are replaced by the measured ones. With one coil this is the orthogonal
         projection on {x: A x = k}. With several it is x - A^H(A x - k), a gradient step of length 1 on
         ||A x - k||^2 / 2: one image under these maps cannot in general meet the samples of all coils.
         """
-        samples = self.mask * kspace + ~self.mask * fft2c(self.maps * image.unsqueeze(1))
-        return combine(ifft2c(samples), self.maps)
+        filled = self.mask * samples + ~self.mask * fft2c(self.maps * image.unsqueeze(1))
+        return combine(ifft2c(filled), self.maps)
+
+    def zero_filled(self, samples: Tensor) -> Tensor:
+        """The root of the sum of squares over coils, as fastMRI shows it, (b, y, x) float32."""
+        return rss(ifft2c(samples))
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """A x = c W_y x W_x^T: an image seen on a grid ``scale`` times coarser, c so that the largest singular value is 1.
+
+    Attributes:
+        rows: W_y, (y / scale, y). columns: W_x, (x / scale, x); both on the CPU, whatever the device of the images.
+        count: slices of the batch. scale: of the grids. device: of the images.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    count: int
+    scale: int
+    device: torch.device
+
+    @property
+    def gain(self) -> float:
+        """c."""
+        return 1 / (_norm(self.rows) * _norm(self.columns))
+
+    @property
+    def mask(self) -> Tensor:
+        """All True, (b, 1, y / scale, x / scale)."""
+        shape = (self.count, 1, len(self.rows), len(self.columns))
+        return torch.ones(shape, dtype=torch.bool, device=self.device)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """A x: image (b, y, x) to samples (b, 1, y / scale, x / scale) complex64."""
+        return self.gain * (_like(self.rows, image) @ image @ _like(self.columns, image).mT).unsqueeze(1)
+
+    def adjoint(self, samples: Tensor) -> Tensor:
+        """A^H s: samples (b, 1, y / scale, x / scale) to image (b, y, x)."""
+        return self.gain * (_like(self.rows, samples).mT @ samples[:, 0] @ _like(self.columns, samples))
+
+    def normal(self, image: Tensor) -> Tensor:
+        """A^H A x, (b, y, x); its largest eigenvalue is 1."""
+        return self.adjoint(self.forward(image))
+
+    def project(self, image: Tensor, samples: Tensor) -> Tensor:
+        """x - A^+ (A x - s): the orthogonal projection on {x: A x = s}."""
+        residual = (self.forward(image) - samples)[:, 0] / self.gain
+        return image - _like(_inverse(self.rows), image) @ residual @ _like(_inverse(self.columns), image).mT
+
+    def zero_filled(self, samples: Tensor) -> Tensor:
+        """Zero-padded k-space of the coarse image, (b, y, x) float32."""
+        return zero_padded(self.low(samples), self.scale).abs()
+
+    def low(self, samples: Tensor) -> Tensor:
+        """The coarse image itself, (b, y / scale, x / scale)."""
+        return samples[:, 0] / self.gain
+
+
+# Keyed by the matrices themselves, which live as long as the process.
+
+
+@lru_cache(maxsize=32)
+def _norm(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix.double(), ord=2))
+
+
+@lru_cache(maxsize=32)
+def _inverse(matrix: Tensor) -> Tensor:
+    """The pseudo-inverse; what the matrix all but loses (singular values below 0.01) would come back as noise."""
+    inverse: Tensor = torch.linalg.pinv(matrix.double(), rtol=0.01).float()
+    return inverse
+
+
+@lru_cache(maxsize=64)
+def _moved(matrix: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return matrix.to(dtype=dtype, device=device)
+
+
+def _like(matrix: Tensor, values: Tensor) -> Tensor:
+    return _moved(matrix, values.dtype, values.device)

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
 
 
-Kind = Literal["reconstruction", "prior"]
-"""A network reconstructs a measurement, or it is a prior: it draws images, and knows of no measurement."""
+Kind = Literal["reconstruction", "super-resolution", "prior"]
+"""A network reconstructs a measurement; or it enlarges its low-resolution image (``measurement.low``); or it is a
+prior: it draws images, and knows of no measurement."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,24 @@ class NetworkEntry:
 
     Attributes:
         module: the file that holds the network. parameters: the model that checks its parameters.
-        kind: what it does: :data:`Kind`.
+        kind: what it does: :data:`Kind`. in_kspace: it works on k-space itself, so it needs a measurement that has any.
     """
 
     module: str
     parameters: type[Plugin]
     kind: Kind = "reconstruction"
+    in_kspace: bool = False
 
     def load(self) -> Any:
         """The class ``Network`` of the file; this imports torch."""
         return importlib.import_module(f"{__package__}.{self.module}").Network
 
 
-def entry(module: str, kind: Kind = "reconstruction", **fields: Any) -> NetworkEntry:
+def entry(module: str, kind: Kind = "reconstruction", in_kspace: bool = False, **fields: Any) -> NetworkEntry:
     """A line of the registry; each parameter's type is its default's type, or what :func:`one_of` allows."""
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
-    return NetworkEntry(module, model, kind)
+    return NetworkEntry(module, model, kind, in_kspace)
 
 
 def one_of(default: str, *others: str) -> FieldInfo:

@@ -1,6 +1,6 @@
 """An unrolled network: gradient steps on the data term in turn with small learned regularisers.
 
-    z_k = x_k - R_k(x_k),    x_{k+1} = z_k - eta_k A^H (A z_k - y),    x_0 = A^H y
+    z_k = x_k - R_k(x_k),    x_{k+1} = z_k - eta_k A^H (A z_k - y),    x_0 = zero-filled
 
 The variational network's iteration (Hammernik et al., MRM 2018, eq. 7) with the learned filters replaced by
 a small U-Net as in the end-to-end variational network (Sriram et al., MICCAI 2020), in image space with
@@ -63,8 +63,8 @@ class Network(nn.Module):
     def forward(self, measurement: Measurement) -> Tensor:
         """The reconstruction, (b, y, x) complex64, at the scale of the data."""
         scale = measurement.scale[:, None, None]
-        measured = measurement.zero_filled / scale  # A^H y
-        image = self._channels(measured)
+        measured = measurement.back_projected / scale  # A^H y
+        image = self._channels(measurement.zero_filled / scale)
         for k, step in enumerate(self.step):
             image = image - correction(self.regularisers[k % len(self.regularisers)], image)
             gradient = measurement.operator.normal(as_image(image)) - measured  # A^H (A z - y)

@@ -9,8 +9,8 @@ from PIL import Image
 from tiny import make_volume
 
 from fedrecon.sites import sampling
+from fedrecon.sites.acquisition import Operator
 from fedrecon.sites.sampling import compare, grid, kernel_distance
-from fedrecon.sites.settings import Operator
 from fedrecon.sites.shard import Shard, write_shard
 from fedrecon.sites.slices import Slices
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import NOISE, Federation, make_volume
 
+from fedrecon.sites.acquisition import Operator
 from fedrecon.sites.seeding import generator
-from fedrecon.sites.settings import Operator
 from fedrecon.sites.shard import Shard, write_shard
 from fedrecon.sites.slices import Slices
 from fedrecon.strategies import make_strategy

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedrecon.sites.acquisition import Operator
 from fedrecon.sites.classical import make_reconstructor
 from fedrecon.sites.classical.reconstructor import Reconstructor
-from fedrecon.sites.settings import Operator
 from fedrecon.sites.shard import Shard
 from fedrecon.sites.slices import Slices
 from fedrecon.sites.tuning import tune

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import NETWORKS, RECONSTRUCTS, UNET, Federation
 
+from fedrecon.sites.acquisition import Operator
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.seeding import generator, seed
-from fedrecon.sites.settings import Operator
 from fedrecon.sites.shard import Shard
 from fedrecon.sites.slices import Slices
 from fedrecon.sites.wire import Reply, State

@@ -1,0 +1,80 @@
+"""What can be undone, and what each task takes: the block that says how sites measure, and the kinds of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedrecon.sites.acquisition import Acquisition, Degraded, Operator
+from fedrecon.strategies.networks.network import Kind
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        block: the experiment's key that says how sites measure; ``per_site`` in it differs from the rest.
+        acquisition: what reads the block. family: its key that names a family. default: the block where none is given.
+        networks: by the kind of network that a strategy trains, the kinds that do the task and the network by default.
+    """
+
+    block: str
+    acquisition: type[Operator] | type[Degraded]
+    family: str
+    default: Mapping[str, Any]
+    networks: Mapping[str, tuple[tuple[Kind, ...], str]]
+
+    def completed(self, block: Mapping[str, Any]) -> Block:
+        """The block with every default written out, at every site that it names.
+
+        Raises:
+            ValueError: ``per_site`` is no mapping of sites. InputError: a key or value is wrong.
+        """
+        block = block or self.default
+        base = {key: value for key, value in block.items() if key != "per_site"}
+        per_site = block.get("per_site") or {}
+        if not isinstance(per_site, dict) or not all(isinstance(one, dict) for one in per_site.values()):
+            raise ValueError(f"per_site: a mapping of site names to {self.block} keys is needed, {{NAME: {{...}}}}")
+        read, inherit = self.acquisition.read, self.acquisition.inherit
+        entries = {
+            name: read(inherit(base, one), f"{self.block}.per_site.{name}").flat() for name, one in per_site.items()
+        }
+        return {**read(base).flat(), **({"per_site": entries} if entries else {})}
+
+    def at(self, block: Mapping[str, Any], site: str) -> Acquisition:
+        """How a site measures."""
+        base = {key: value for key, value in block.items() if key != "per_site"}
+        return self.acquisition.read(block.get("per_site", {}).get(site, base))
+
+    def all(self, block: Mapping[str, Any]) -> Iterator[Acquisition]:
+        """Every way to measure that the block holds."""
+        for site in ("", *block.get("per_site", {})):
+            yield self.at(block, site)
+
+
+TASKS: dict[str, Task] = {
+    "reconstruction": Task(
+        block="operator",
+        acquisition=Operator,
+        family="mask",
+        default={"mask": "random", "acceleration": 4},
+        networks={"reconstruction": (("reconstruction",), "unet"), "prior": (("prior",), "style")},
+    ),
+    "super-resolution": Task(
+        block="degradation",
+        acquisition=Degraded,
+        family="kind",
+        default={"kind": "kspace-truncation", "scale": 2},
+        networks={
+            "reconstruction": (("super-resolution", "reconstruction"), "mscan"),
+            "prior": (("prior",), "style"),
+        },
+    ),
+}
+
+BLOCKS: dict[str, Task] = {task.block: task for task in TASKS.values()}
+"""By the block that says how sites measure."""

@@ -1,0 +1,25 @@
+"""Bicubic downsampling, the habit of the super-resolution literature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from fedrecon.sites.imaging.degradations.resampled import Resampled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Bicubic(Resampled):
+    """Cubic convolution with its kernel ``scale`` times as wide, as MATLAB's imresize; no scanner does it."""
+
+    paper: ClassVar[str] = (
+        "Keys R. Cubic convolution interpolation for digital image processing. IEEE Trans. Acoust. Speech Signal "
+        "Process. 29(6):1153-1160, 1981."
+    )
+
+    def matrix(self, length: int) -> Tensor:
+        """(length / scale, length)."""
+        from fedrecon.sites.imaging.resampling import bicubic
+
+        return bicubic(length, length // self.scale)

@@ -1,0 +1,28 @@
+"""A Gaussian blur, then every scale-th sample."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from fedrecon.sites.imaging.degradations.resampled import Resampled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class BlurDownsample(Resampled):
+    """Gaussian point spread, sampled at the centres of the coarse pixels.
+
+    Attributes:
+        deviation: of the Gaussian, in COARSE pixels; 0.5 has a full width at half maximum of 1.2 of them.
+    """
+
+    deviation: float = Field(0.5, gt=0, le=2, allow_inf_nan=False)
+
+    def matrix(self, length: int) -> Tensor:
+        """(length / scale, length)."""
+        from fedrecon.sites.imaging.resampling import blurred
+
+        return blurred(length, self.scale, self.deviation * self.scale)

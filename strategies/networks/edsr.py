@@ -1,0 +1,45 @@
+"""EDSR: residual blocks without normalisation, then sub-pixel convolutions.
+
+Lim et al., CVPR workshops 2017. The default is their baseline: 16 blocks of 64 features, no residual scaling.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+from fedrecon.strategies.networks.enlarging import Enlarging, Skipped, shuffled
+
+if TYPE_CHECKING:
+    from fedrecon.sites.imaging.measurement import Images
+
+
+class Network(Enlarging):
+    """conv, blocks of conv - ReLU - conv with a skip, conv with a long skip; then the tail.
+
+    Args:
+        channels: features. blocks: residual blocks.
+    """
+
+    paper: ClassVar[str] = (
+        "Lim B, Son S, Kim H, Nah S, Lee KM. Enhanced deep residual networks for single image super-resolution. "
+        "CVPR Workshops 2017."
+    )
+
+    def __init__(self, images: Images, *, channels: int = 64, blocks: int = 16) -> None:
+        super().__init__(images)
+        body = [
+            Skipped(
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels, channels, 3, padding=1),
+            )
+            for _ in range(blocks)
+        ]
+        self.trunk = nn.Sequential(
+            nn.Conv2d(self.n, channels, 3, padding=1), Skipped(*body, nn.Conv2d(channels, channels, 3, padding=1))
+        )
+        self.tail = shuffled(channels, self.scale)
+        self.last = nn.Conv2d(channels, self.n, 3, padding=1)
+        self.begin_small()

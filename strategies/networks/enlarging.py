@@ -1,0 +1,80 @@
+"""What super-resolution networks share: input, output, and the tail that enlarges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fedrecon.strategies.networks.unet import as_channels, as_image
+
+if TYPE_CHECKING:
+    from fedrecon.sites.imaging.measurement import Images, Measurement
+
+
+class Enlarging(nn.Module):
+    """A trunk on the coarse grid, a tail that enlarges, and a last convolution: a correction of sinc interpolation.
+
+    Ours for all of them: the image of zero-padded k-space is added to what the network says, which begins small, so
+    that training starts at what was measured; each slice is normalised by the mean and deviation of its low-resolution
+    image. Magnitude data is one channel, complex data two.
+
+    Named parts: ``encoder`` is the trunk, ``decoder`` the tail, ``head`` the last convolution.
+    """
+
+    def __init__(self, images: Images) -> None:
+        super().__init__()
+        if images.scale < 2:
+            raise ValueError("a super-resolution network needs low-resolution images: task super-resolution")
+        self.complex_valued, self.scale = images.complex_valued, images.scale
+        self.n = 2 if images.complex_valued else 1
+        self.trunk: nn.Module = nn.Identity()
+        self.tail: nn.Module = nn.Identity()
+        self.last: nn.Module = nn.Identity()
+        self.parts = {"encoder": ("trunk.",), "decoder": ("tail.",), "head": ("last.",), "norm": ()}
+
+    def begin_small(self, factor: float = 0.1) -> None:
+        """Makes the first corrections small."""
+        with torch.no_grad():
+            for one in self.last.parameters():
+                one.mul_(factor)
+
+    def correction(self, low: Tensor) -> Tensor:
+        """(b, n, y / scale, x / scale) to (b, n, y, x), both normalised."""
+        enlarged: Tensor = self.last(self.tail(self.trunk(low)))
+        return enlarged
+
+    def forward(self, measurement: Measurement) -> Tensor:
+        """The high-resolution image, (b, y, x) complex64, at the scale of the data."""
+        if measurement.low is None or measurement.factor != self.scale:
+            raise ValueError(f"this network enlarges by {self.scale}, and the images by {measurement.factor}")
+        unit = measurement.scale[:, None, None]
+        low, padded = (self._channels(image / unit) for image in (measurement.low, measurement.zero_filled))
+        deviation, mean = torch.std_mean(low, dim=(-2, -1), keepdim=True)
+        deviation = deviation.mean(dim=1, keepdim=True).clamp_min(1e-6)
+        return as_image(padded + deviation * self.correction((low - mean) / deviation)) * unit
+
+    def _channels(self, image: Tensor) -> Tensor:
+        return as_channels(image if self.complex_valued else image.abs())
+
+
+def shuffled(channels: int, scale: int) -> nn.Sequential:
+    """Sub-pixel convolutions (Shi et al., CVPR 2016): one of scale 2 or 3, two of scale 2 for 4."""
+    layers: list[nn.Module] = []
+    for factor in (2, 2) if scale == 4 else (scale,):
+        layers += [nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers)
+
+
+class Skipped(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape that the layers keep."""
+        result: Tensor = x + self.layers(x)
+        return result

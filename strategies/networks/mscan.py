@@ -1,0 +1,111 @@
+"""MSCAN: a multi-scale channel attention network for super-resolution.
+
+Liu, Jiang and Chen, Multimedia Systems 2024 (doi 10.1007/s00530-024-01415-8). Only its abstract is public, and what it
+says is: multi-scale feature blocks (MSFB) extract features at several scales; attention among the features of different
+scales weighs them; a spatial gradient profile loss adds texture; FedAvg trains it across institutions. Everything else
+here is OUR READING:
+
+- scales are receptive fields: parallel 3 x 3 convolutions of dilation 1, 2, 3, which see 3, 5 and 7 pixels;
+- attention among them: the mean over the image of every feature of every scale, two 1 x 1 convolutions, and a softmax
+  over the scales, for each feature on its own, as in selective kernels (Li et al., CVPR 2019); the scales are summed
+  with these weights;
+- blocks in residual groups and the long skip as in RCAN, sub-pixel convolutions at the end; numbers of all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedrecon.strategies.networks.enlarging import Enlarging, Skipped, shuffled
+
+if TYPE_CHECKING:
+    from fedrecon.sites.imaging.measurement import Images
+
+
+class Network(Enlarging):
+    """conv, groups of multi-scale feature blocks with a skip each and a long one over all of them; then the tail.
+
+    Args:
+        channels: features. groups: residual groups. blocks: MSFB in each group.
+        scales: receptive fields of a block, 3, 5, 7, ... pixels; 1 leaves the multi-scale features out.
+        attention: False weighs all scales alike (of one scale: leaves it as it is).
+        reduction: of the attention: so many times fewer features in its middle.
+    """
+
+    paper: ClassVar[str] = (
+        "Liu F, Jiang A, Chen L. Multimedia Systems, 2024, doi 10.1007/s00530-024-01415-8 (MSCAN; a reading of its "
+        "abstract)."
+    )
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        channels: int = 20,
+        groups: int = 3,
+        blocks: int = 2,
+        scales: int = 3,
+        attention: bool = True,
+        reduction: int = 4,
+    ) -> None:
+        super().__init__(images)
+        body = [
+            Skipped(
+                *(MultiScaleBlock(channels, scales, attention, reduction) for _ in range(blocks)),
+                nn.Conv2d(channels, channels, 3, padding=1),
+            )
+            for _ in range(groups)
+        ]
+        self.trunk = nn.Sequential(
+            nn.Conv2d(self.n, channels, 3, padding=1), Skipped(*body, nn.Conv2d(channels, channels, 3, padding=1))
+        )
+        self.tail = shuffled(channels, self.scale)
+        self.last = nn.Conv2d(channels, self.n, 3, padding=1)
+        self.begin_small()
+
+
+class MultiScaleBlock(nn.Module):
+    """MSFB: conv - ReLU, parallel receptive fields - ReLU, weighed among each other, 1 x 1 convolution, skip."""
+
+    def __init__(self, channels: int, scales: int, attention: bool, reduction: int) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True))
+        self.fields = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=size, dilation=size), nn.ReLU(inplace=True))
+            for size in range(1, scales + 1)
+        )
+        self.attention = CrossScaleAttention(channels, scales, reduction) if attention else None
+        self.fuse = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, c, y, x), the same shape back."""
+        entered = self.enter(features)
+        seen = torch.stack([field(entered) for field in self.fields], dim=1)
+        weighed = seen.mean(dim=1) if self.attention is None else (seen * self.attention(seen)).sum(dim=1)
+        result: Tensor = features + self.fuse(weighed)
+        return result
+
+
+class CrossScaleAttention(nn.Module):
+    """Weights of the scales for each feature, from the means of all features of all scales.
+
+    They sum to 1 over the scales. Of a single scale the weight is in (0, 1), as in RCAN: plain channel attention.
+    """
+
+    def __init__(self, channels: int, scales: int, reduction: int) -> None:
+        super().__init__()
+        self.shape = (scales, channels)
+        inner = max(channels // reduction, 4)
+        self.weigh = nn.Sequential(
+            nn.Conv2d(scales * channels, inner, 1), nn.ReLU(inplace=True), nn.Conv2d(inner, scales * channels, 1)
+        )
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Features (b, scales, c, y, x) to weights (b, scales, c, 1, 1)."""
+        means = seen.mean(dim=(-2, -1)).flatten(1)[..., None, None]
+        logits = self.weigh(means).view(len(seen), *self.shape, 1, 1)
+        weights: Tensor = logits.softmax(dim=1) if self.shape[0] > 1 else logits.sigmoid()
+        return weights

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tiny import NETWORKS, PARAMETERS, STYLE, UNET, Federation
+from tiny import MSCAN, NETWORKS, PARAMETERS, STYLE, UNET, Federation
 
 from fedrecon.strategies import STRATEGIES, Strategy
 
@@ -31,6 +31,10 @@ class Case:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=lambda: UNET)
     training: Mapping[str, Any] = field(default_factory=dict)
+    degradation: Mapping[str, Any] | None = None
+
+
+X2 = {"kind": "kspace-truncation", "scale": 2}
 
 
 def _plain(name: str) -> Case:
@@ -44,6 +48,9 @@ CASES: dict[str, Case] = {
     "scaffold_sgd": Case(STRATEGIES["scaffold"], training={"optimizer": "sgd"}),
     "fedmri_dual": Case(STRATEGIES["fedmri"], network={**UNET, "name": "dual_domain"}),
     "fedavg_keep": Case(STRATEGIES["fedavg"], training={"optimizer_state": "keep", "schedule": "cosine"}),
+    "fedavg_x2": Case(STRATEGIES["fedavg"], network=MSCAN, training={"patch": 16}, degradation=X2),
+    "fedmri_x2": Case(STRATEGIES["fedmri"], network=MSCAN, degradation=X2),
+    "pooled_bicubic": Case(STRATEGIES["pooled"], network=MSCAN, degradation={"kind": "bicubic", "scale": 2}),
     "fedgimp_reset": Case(STRATEGIES["fedgimp"], PARAMETERS["fedgimp"], STYLE),
     "fedgimp_full": Case(
         STRATEGIES["fedgimp"],
@@ -62,4 +69,11 @@ def federation(
     method = case.kind(**{**case.parameters, **(more or {})})
     network = {**case.network, **changes.pop("network", {})}
     training = {**case.training, **changes.pop("training", {})}
+    changes = {"degradation": case.degradation, **changes}
     return Federation(method, paths, memory, network, training, **changes)
+
+
+def fedavg_like(name: str, paths: Mapping[str, Path], **changes: Any) -> Federation:
+    """FedAvg with the network, and on the images, of another case."""
+    case = CASES[name]
+    return Federation(STRATEGIES["fedavg"](), paths, network=case.network, degradation=case.degradation, **changes)

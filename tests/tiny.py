@@ -14,7 +14,7 @@ from fedrecon.platform.checkpoint import Checkpoints
 from fedrecon.platform.cohort import images
 from fedrecon.platform.crew import InProcessCrew
 from fedrecon.platform.federation import Round, federate
-from fedrecon.sites.acquisition import Operator
+from fedrecon.sites.acquisition import Acquisition, Degraded, Operator
 from fedrecon.sites.parameters import Parameters, to_vector
 from fedrecon.sites.settings import Evaluation, Plan, Training
 from fedrecon.sites.shard import Shard, VolumeData, write_shard
@@ -29,6 +29,8 @@ N_TRAIN = {"north": 3, "middle": 1, "south": 2}
 """Training slices of each site: weights 1/2, 1/6 and 1/3."""
 
 UNET = {"name": "unet", "channels": 2, "pools": 1}
+
+MSCAN = {"name": "mscan", "channels": 2, "groups": 1, "blocks": 1}
 
 STYLE = {"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 4, "skips": True}
 
@@ -114,6 +116,7 @@ class Federation:
     training: Mapping[str, Any] = field(default_factory=dict)
     operator: Mapping[str, Any] = field(default_factory=lambda: {"mask": "random", "acceleration": 3})
     per_site: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    degradation: Mapping[str, Any] | None = None
     seed: int = 0
     rounds: int = 3
     scored: bool = False
@@ -132,12 +135,12 @@ class Federation:
 
     def plans(self) -> list[Plan]:
         settings = {"rounds": self.rounds, "batch_size": 2, "learning_rate": 0.01, **self.training}
-        kinds = images(self.shards)
+        kinds = images(self.shards, (self.degradation or {}).get("scale", 1))
         return [
             Plan(
                 member=member,
                 shards={site: str(self.paths[site]) for site in held},
-                operators={site: Operator.read({**self.operator, **self.per_site.get(site, {})}) for site in held},
+                operators={site: self.acquisition(site) for site in held},
                 method=self.method,
                 network=NetworkChoice.parse(self.network),
                 images=kinds,
@@ -148,6 +151,11 @@ class Federation:
             )
             for member, held in self.roster.items()
         ]
+
+    def acquisition(self, site: str) -> Acquisition:
+        if self.degradation is not None:
+            return Degraded.read({**self.degradation, **self.per_site.get(site, {})})
+        return Operator.read({**self.operator, **self.per_site.get(site, {})})
 
     def crew(self) -> InProcessCrew:
         return InProcessCrew(self.plans())

@@ -10,7 +10,7 @@ from torch import nn
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.method import Fit
 from fedrecon.sites.plugin import parse
-from fedrecon.sites.settings import Training
+from fedrecon.sites.settings import Evaluation, Training
 from fedrecon.sites.training import (
     OPTIMIZERS,
     autocast,
@@ -158,7 +158,7 @@ class Counted:
         items = list(range(7)) if order is None else [int(i) for i in order.permutation(7)]
         return [items[i : i + size] for i in range(0, 7, size)]
 
-    def training(self, items, seed, epoch, augment):
+    def training(self, items, seed, epoch, augment, patch):
         return epoch, items
 
 
@@ -209,7 +209,10 @@ def test_a_site_with_few_slices_passes_over_them_as_often_as_it_takes():
 
 
 def test_keys_that_came_later_leave_older_digests_alone():
-    assert set(Training().science()) == set(Training().model_dump()) - {"local_steps", "max_slices"}
+    assert set(Training().science()) == set(Training().model_dump()) - {"local_steps", "max_slices", "patch"}
+    assert set(Evaluation().science()) == set(Evaluation().model_dump()) - {"self_ensemble"}
+    assert Evaluation(self_ensemble=True).science()["self_ensemble"] is True
+    assert Training(patch=16).science()["patch"] == 16
     assert Training(local_steps=3).science()["local_steps"] == 3
     assert Training(max_slices={"a": 2}).slices_at("a") == 2
     assert Training(max_slices={"a": 2}).slices_at("b") is None

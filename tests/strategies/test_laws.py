@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from cases import CASES, federation
+from cases import CASES, fedavg_like, federation
 from tiny import N_TRAIN, Commits, bits, freeze, private_bits
 
 from fedrecon.platform.checkpoint import Checkpoints
@@ -196,7 +196,7 @@ def test_missing_members_leave_a_state_over_those_that_replied(name, consortium,
 
 @pytest.mark.parametrize("name", WITH_NEUTRAL)
 def test_at_its_neutral_parameters_a_strategy_is_fedavg_to_the_bit(name, consortium):
-    fedavg = federation("fedavg", consortium, network=CASES[name].network, rounds=2)
+    fedavg = fedavg_like(name, consortium, rounds=2)
     neutral = federation(name, consortium, more=CASES[name].kind.neutral, rounds=2)
     expected = fedavg.train()
     assert neutral.train().shared.tobytes() == expected.shared.tobytes()
@@ -205,7 +205,7 @@ def test_at_its_neutral_parameters_a_strategy_is_fedavg_to_the_bit(name, consort
 @pytest.mark.parametrize("name", WITH_NEUTRAL)
 def test_at_other_parameters_it_is_not(name, consortium, trained):
     _, _, _, state, private, _ = trained(name)
-    shared = federation("fedavg", consortium, network=CASES[name].network).train().shared
+    shared = fedavg_like(name, consortium).train().shared
     if len(state.shared) == len(shared):
         assert state.shared.tobytes() != shared.tobytes()
     else:
@@ -233,7 +233,9 @@ def test_a_strategy_that_says_so_trains_the_same_under_every_operator(name, cons
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind.trains_on_operator])
 def test_the_others_do_not(name, consortium, trained):
     _, _, _, state, private, _ = trained(name)
-    other = federation(name, consortium, operator={"mask": "random", "acceleration": 5})
+    noisier = {**(CASES[name].degradation or {}), "noise": 3}
+    changed = {"degradation": noisier} if CASES[name].degradation else {}
+    other = federation(name, consortium, operator={"mask": "random", "acceleration": 5}, **changed)
     crew = other.crew()
     assert bits(other.train(crew)) != bits(state) or private_bits(crew) != private
 

@@ -141,7 +141,12 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.reconstruct import reconstruct
 
     done = reconstruct(
-        arguments.run, arguments.input, arguments.output, site=arguments.site, workspace=arguments.workspace
+        arguments.run,
+        arguments.input,
+        arguments.output,
+        site=arguments.site,
+        as_is=arguments.as_is,
+        workspace=arguments.workspace,
     )
     if arguments.json:
         _print_json(done)
@@ -226,6 +231,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("input", metavar="INPUT", help="a shard, fastMRI file, raw k-space (.npy), or NIfTI to enlarge")
     one.add_argument("-o", "--output", required=True, help=".h5 or .png; .nii or .nii.gz from a NIfTI volume")
     one.add_argument("--site", metavar="NAME", help="whose operator, and whose network where each site has its own")
+    one.add_argument(
+        "--as-is", action="store_true", help="of super-resolution: enlarge k-space instead of degrading it"
+    )
 
     one = _command(commands, "ui", _ui, "MLflow on 127.0.0.1, on the page that shows runs", workspace=True)
     one.add_argument("--port", type=int)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedrecon.platform import atomic
+from fedrecon.platform.tasks import TASKS
 from fedrecon.platform.trained import Trained
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.sites.errors import InputError
@@ -54,13 +55,14 @@ def reconstruct(
     output: Path | str,
     *,
     site: str | None = None,
+    as_is: bool = False,
     workspace: Path | str | None = None,
 ) -> dict[str, Any]:
     """Reconstructs every volume of ``source`` and writes the images.
 
     K-space with samples left out is taken as measured so; fully sampled k-space is undersampled by the run's operator.
-    With a run of super-resolution, what comes without a reference (a NIfTI volume always) is enlarged as it is, slice
-    by slice; what has one is degraded first as in the run.
+    With a run of super-resolution, fully sampled k-space is degraded first as in the run, to compare with; a NIfTI
+    volume, and with ``as_is`` anything, is of low resolution already and enlarged, slice by slice.
 
     Args:
         run: run id, digest or ``latest``.
@@ -69,6 +71,7 @@ def reconstruct(
             ``reference`` where there is one) or .png (zero-filled, reconstruction and reference of up to four slices);
             from a NIfTI volume also .nii or .nii.gz, in the same space.
         site: whose operator and, where each site has its own, whose network.
+        as_is: of super-resolution, enlarge what is given.
 
     Raises:
         InputError: no such run, an input that cannot be read, or an output of another kind.
@@ -86,8 +89,11 @@ def reconstruct(
     where = site or trained.images.sites[0]
     worker = trained.site(model, {}, {})
     enlarges = trained.experiment.task == "super-resolution"
+    if as_is and not enlarges:
+        raise InputError("--as-is enlarges low-resolution images, and this run is of reconstruction")
     volumes = low_volumes(source) if from_nifti and enlarges else read_input(source)
-    done = [_volume(trained, worker, where, volume, site is not None) for volume in volumes]
+    low = enlarges and (as_is or from_nifti)
+    done = [_volume(trained, worker, where, volume, site is not None, low) for volume in volumes]
     if to_nifti:
         _write_nifti(output, done[0], source)
     else:
@@ -123,23 +129,21 @@ def low_volumes(source: Path) -> Iterator[VolumeData]:
     yield VolumeData(name, name, "test", kspace, None, 0.0, voxel_mm=voxel_mm)
 
 
-def _volume(trained: Trained, worker: Site, where: str, volume: VolumeData, named: bool) -> Images:
+def _volume(trained: Trained, worker: Site, where: str, volume: VolumeData, named: bool, low: bool) -> Images:
     from fedrecon.sites.training import threads
 
     sampled = np.any(volume.kspace != 0, axis=1)
+    enlarges = trained.experiment.task == "super-resolution"
+    if enlarges and not sampled.all():
+        raise InputError(f"'{volume.name}': samples are missing, and only whole images are enlarged")
+    prospective = low or (volume.reference is None and not sampled.all())
     measured = trained.experiment.operator_at(where)
-    prospective = volume.reference is None
-    if trained.experiment.task == "super-resolution":
-        sampling = f"{measured.label()} of the run at '{where}'"
-        if prospective:
-            if not sampled.all():
-                raise InputError(f"'{volume.name}': samples are missing; a whole low-resolution image is enlarged")
-            sampling = f"enlarged by {measured.scale} as it is"
-        batches = _low_batches if prospective else _batches
-    else:
-        prospective = prospective and not sampled.all()
-        sampling = "as measured" if prospective else f"simulated by the run's operator at '{where}'"
-        batches = _batches
+    sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}'"
+    if prospective:
+        sampling = f"enlarged by {measured.scale} as it is" if low else "as measured"
+    if low:
+        volume = replace(volume, reference=None)  # of the low resolution, it is no reference
+    batches = _low_batches if low else _batches
     with threads(trained.experiment.resources.threads):
         measurements = batches(trained, worker, where, volume, sampled if prospective else None)
         parts = list(_reconstructed(trained, worker, where if named else "", volume, measurements))

@@ -30,7 +30,8 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
         total += TRIAL
         if not experiment.trains:
             continue
-        kind = json.dumps([experiment.network, experiment.strategy["name"], experiment.training.batch_size])
+        training = experiment.training
+        kind = json.dumps([experiment.network, experiment.strategy["name"], training.batch_size, experiment.scale])
         if kind not in paces:
             known = list(paces.values())
             paces[kind] = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)

@@ -53,7 +53,7 @@ NETWORKS: dict[str, NetworkEntry] = {
         "srcnn",
         kind="super-resolution",
         channels=Field(64, ge=2),
-        kernel=Field(1, ge=1, le=9, multiple_of=1),
+        kernel=one_of(1, 3, 5, 7),
     ),
     "edsr": entry("edsr", kind="super-resolution", channels=Field(64, ge=1), blocks=Field(16, ge=1)),
     "rcan": entry(

@@ -61,8 +61,8 @@ def entry(module: str, kind: Kind = "reconstruction", in_kspace: bool = False, *
     return NetworkEntry(module, model, kind, in_kspace)
 
 
-def one_of(default: str, *others: str) -> FieldInfo:
-    """A parameter that takes one of these words, the first by default."""
+def one_of(default: str | int, *others: str | int) -> FieldInfo:
+    """A parameter that takes one of these words or numbers, the first by default."""
     words: Any = Literal[(default, *others)]
     return FieldInfo(annotation=words, default=default)
 

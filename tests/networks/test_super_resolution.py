@@ -69,7 +69,7 @@ def test_it_begins_near_zero_padding_and_every_parameter_has_a_gradient(name):
 def test_parts_split_the_parameters_and_the_trunk_is_the_largest(name):
     network = build(name)
     assert all(len(parts) == 1 for parts in owners(network).values())
-    counts = {part: 0 for part in network.parts}
+    counts = dict.fromkeys(network.parts, 0)
     for key, parameter in network.named_parameters():
         counts[owners(network)[key][0]] += parameter.numel()
     assert counts["encoder"] > counts["head"] > 0

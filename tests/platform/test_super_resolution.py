@@ -222,7 +222,7 @@ def test_k_space_of_low_resolution_is_enlarged_as_it_is(trained, workspace, cons
     assert image.shape == (2, 64, 64)
     blocks = image.reshape(2, 32, 2, 32, 2).mean(axis=(2, 4))
     off = np.abs(blocks - np.roll(reference, 1, axis=-1)).mean()
-    assert np.abs(blocks - reference).mean() < min(0.01 * reference.max(), 0.3 * off)
+    assert np.abs(blocks - reference).mean() < min(0.02 * reference.max(), 0.4 * off)
     half = kspace.copy()
     half[..., ::2] = 0
     np.save(tmp_path / "half.npy", half)

@@ -1,0 +1,196 @@
+"""The tables and the picture of super-resolution sweeps.
+
+    python bench/super_resolution.py super-resolution super-resolution-networks [--against "mscan fedavg"] [--patients]
+    python bench/super_resolution.py super-resolution super-resolution-networks --panel out.png --site t2w
+    python bench/super_resolution.py mscan-ablation
+
+Reads finished sweeps of the workspace; nothing is trained. One table for each degradation: PSNR and SSIM of the output
+of each method by site, seeds averaged (± their standard deviation), test subjects alone; parameters are the network's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from methods import averaged, by_site, holm, spread, subjects
+
+from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.tables import read_scores
+from fedrecon.platform.tracking import run_store
+from fedrecon.platform.workspace import default_workspace
+from fedrecon.tune.driver import seen
+
+Runs = dict[int, dict[str, Any]]
+"""By seed: scores, digest."""
+SETUP = ("degradation", "strategy.name", "network", "network.name", "reconstructor", "seed")
+
+
+def label(experiment: Experiment, params: dict[str, Any]) -> str:
+    """The network with what was searched of it, and the strategy; or the reconstructor."""
+    if not experiment.trains:
+        return str(experiment.reconstructor["name"])
+    options = [f"{key.split('.')[-1]}={shown(value)}" for key, value in params.items() if key not in SETUP]
+    return " ".join([experiment.network["name"], experiment.strategy["name"], *options])
+
+
+def shown(value: Any) -> str:
+    return "+".join(f"{v:g} {k}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def gathered(sweeps: list[str], workspace: Path) -> dict[str, dict[str, Runs]]:
+    """By degradation and method the finished trials."""
+    store, found = run_store(None, workspace), defaultdict[str, dict[str, Runs]](lambda: defaultdict(dict))
+    for sweep in sweeps:
+        for row in seen(sweep, workspace).trials:
+            experiment = row.trial.experiment
+            if row.status != "FINISHED" or row.run_id is None:
+                print(f"left out: trial {row.trial.number} of {sweep} is {row.status}")
+                continue
+            runs = found[experiment.operator_at("").label()][label(experiment, row.trial.params)]
+            scores = subjects(read_scores(store.local_artifact(row.run_id, "scores.parquet")))
+            runs[experiment.seed] = {"scores": scores, "digest": row.trial.digest, "experiment": experiment}
+    return found
+
+
+def ordered(methods: dict[str, Runs]) -> list[str]:
+    def mean(name: str) -> float:
+        return float(np.mean([by_site(one["scores"]["output"], "psnr")["mean"] for one in methods[name].values()]))
+
+    return sorted(methods, key=mean, reverse=True)
+
+
+def parameters(experiment: Experiment) -> str:
+    from fedrecon.platform.cohort import images, open_sites
+    from fedrecon.platform.model import network_choice
+
+    if not experiment.trains:
+        return ""
+    network = network_choice(experiment).build(images(open_sites(experiment.sites), experiment.scale))
+    return f"{sum(one.numel() for one in network.parameters()):,}"
+
+
+def tables(methods: dict[str, Runs]) -> None:
+    first = next(iter(next(iter(methods.values())).values()))
+    sites = list(by_site(first["scores"]["zero_filled"], "psnr"))
+    sizes = {name: parameters(next(iter(runs.values()))["experiment"]) for name, runs in methods.items()}
+    for metric, digits, unit in (("psnr", 2, " (dB)"), ("ssim", 3, "")):
+        print(f"\n{metric.upper()}{unit}:\n")
+        print(f"| method | parameters | seeds | {' | '.join(sites)} |\n|---|--:|--:|{'--:|' * len(sites)}")
+        for name in ordered(methods):
+            runs = [by_site(one["scores"]["output"], metric) for one in methods[name].values()]
+            cells = [spread([run[site] for run in runs], digits) for site in sites]
+            print(f"| {name} | {sizes[name]} | {len(runs)} | {' | '.join(cells)} |")
+        zero = by_site(first["scores"]["zero_filled"], metric)
+        print(f"| zero-padded | | | {' | '.join(f'{zero[site]:.{digits}f}' for site in sites)} |")
+
+
+def tests(methods: dict[str, Runs], against: str) -> None:
+    """Wilcoxon's signed-rank test over test subjects, seeds averaged; Holm's correction over the rows."""
+    from scipy.stats import wilcoxon
+
+    if against not in methods:
+        return
+    base, rows = averaged(methods[against], "output"), []
+    for name in ordered(methods):
+        if name != against:
+            own = averaged(methods[name], "output")
+            differences = np.array([own[who] - base[who] for who in base])
+            p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+            rows.append((name, float(np.median(differences)), float((differences > 0).mean()), p))
+    corrected = holm([p for *_, p in rows])
+    print(f"\nAgainst {against}, PSNR over {len(base)} test subjects:\n")
+    print("| method | median difference (dB) | subjects better | p, Holm |\n|---|--:|--:|--:|")
+    for (name, median, better, _), p in zip(rows, corrected, strict=True):
+        print(f"| {name} | {median:+.2f} | {100 * better:.0f} % | {p:.2g} |")
+
+
+def patients(methods: dict[str, Runs]) -> None:
+    each = {name: averaged(runs, "output") for name, runs in methods.items()}
+    who = sorted(next(iter(each.values())))
+    print(f"\n| PSNR (dB) | {' | '.join(f'{site} {one}' for site, one in who)} |\n|---|{'--:|' * len(who)}")
+    for name in ordered(methods):
+        print(f"| {name} | {' | '.join(f'{each[name][one]:.2f}' for one in who)} |")
+
+
+def panel(methods: dict[str, Runs], workspace: Path, out: Path, site: str) -> None:
+    """One test slice under every method: the whole, a crop around its sharpest place, and three times the error."""
+    import torch
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from fedrecon.platform.trained import Trained
+    from fedrecon.sites.scoring import stages
+
+    images: dict[str, Any] = {}
+    for name in ordered(methods):
+        trained = Trained.load(workspace, next(iter(methods[name].values()))["digest"])
+        path = trained.experiment.sites
+        shard = f"{path}/{site}.h5" if isinstance(path, str) else path[site]
+        place = trained.site(trained.models(site)[0], {site: shard}, {site: trained.experiment.operator_at(site)})
+        slices = place.slices("test")
+        item = slices.items[len([x for x in slices.items if x.volume is slices.items[0].volume]) // 2]
+        if trained.experiment.trains:
+            place.private_parameters(trained.order)
+        with torch.no_grad():
+            batch = slices.scoring([item], trained.experiment.evaluation.mask_seed)
+            made = stages(batch, place._reconstruct(batch, [item]))
+        images.setdefault("reference", batch.reference[0].numpy())
+        images.setdefault("zero-padded", made["zero_filled"][0].numpy())
+        images[name] = made["output"][0].numpy()
+        maximum = item.volume.maximum
+    reference = images["reference"]
+    side = reference.shape[0] // 3
+    steep = np.hypot(*np.gradient(reference))
+    sums = np.lib.stride_tricks.sliding_window_view(steep, (side, side)).sum(axis=(2, 3))
+    y, x = np.unravel_index(sums.argmax(), sums.shape)
+    white = np.percentile(reference, 99)
+    figure = Figure(figsize=(1.3 * len(images), 4.2), dpi=80, facecolor="#101216")
+    FigureCanvasAgg(figure)
+    for j, (name, image) in enumerate(images.items()):
+        error = float(np.mean((image - reference) ** 2))
+        score = f"{20 * np.log10(maximum) - 10 * np.log10(error):.1f} dB" if error else site
+        shots = (image, image[y : y + side, x : x + side], 3 * np.abs(image - reference))
+        for i, shot in enumerate(shots):
+            axes = figure.add_subplot(3, len(images), i * len(images) + j + 1)
+            axes.imshow(shot, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
+            axes.set_axis_off()
+            if i == 0:
+                axes.set_title(f"{name}\n{score}", color="#f2f2f2", fontsize=6.5, pad=2)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 0.93, 0.03, 0.03)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor=figure.get_facecolor())
+    Image.open(file).convert("L").quantize(64).save(out, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", nargs="+")
+    parser.add_argument("--workspace", type=Path, default=default_workspace())
+    parser.add_argument("--against", nargs="+", default=[], metavar="METHOD")
+    parser.add_argument("--patients", action="store_true")
+    parser.add_argument("--panel", type=Path)
+    parser.add_argument("--site", help="of the panel")
+    parser.add_argument("--degradation", default="kspace-truncation x2", help="of the panel")
+    arguments = parser.parse_args()
+    found = gathered(arguments.sweeps, arguments.workspace)
+    for degradation, methods in found.items():
+        print(f"\n### {degradation}")
+        tables(methods)
+        for against in arguments.against:
+            tests(methods, against)
+        if arguments.patients:
+            patients(methods)
+    if arguments.panel:
+        methods = found[arguments.degradation]
+        sites = {who[0] for who in next(iter(next(iter(methods.values())).values()))["scores"]["output"]}
+        panel(methods, arguments.workspace, arguments.panel, arguments.site or min(sites))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 from methods import Scores, Subject, by_site, holm, spread, subjects
+from pictures import side_by_side
 
 from fedrecon.platform.evaluate import evaluate
 from fedrecon.platform.tables import read_scores
 from fedrecon.platform.tracking import run_store
+from fedrecon.platform.trained import Trained
 from fedrecon.platform.workspace import default_workspace
+from fedrecon.sites import acquisition
 from fedrecon.tune.driver import seen
 
 Operator = tuple[str, float]
@@ -34,6 +37,8 @@ PAIRS: tuple[tuple[Operator, Operator], ...] = (
     (("random", 3), ("gaussian2d", 3)),
 )
 """Trained on, tested on."""
+
+PICTURE = PAIRS[2]
 
 STAGE = "data_consistency"
 """With hard data consistency. A prior's own output has it already: with several coils twice is not once."""
@@ -190,6 +195,22 @@ def patients(shift: Shift) -> None:
             print(f"| {method} | {' | '.join(f'{each[one]:.2f}' for one in who)} |")
 
 
+def panel(sweeps: list[str], workspace: Path, out: Path, site: str) -> None:
+    """At the pair of operators, every method as trained on the first (if on any) and tested on the second."""
+    given, tested = PICTURE
+    measured = acquisition.Operator.read({"mask": tested[0], "acceleration": tested[1]})
+    shown = {}
+    for sweep in sweeps:
+        for row in seen(sweep, workspace).trials:
+            experiment = row.trial.experiment
+            learned = experiment.trains and experiment.method.trains_on_operator
+            if row.status == "FINISHED" and operator(experiment) == (given if learned else tested):
+                prior = experiment.trains and experiment.method.network_kind == "prior"
+                trained = Trained.load(workspace, row.trial.digest)
+                shown.setdefault(name(experiment), (trained, measured, "output" if prior else STAGE))
+    side_by_side(shown, site, "zero-filled", out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="+")
@@ -197,7 +218,12 @@ def main() -> None:
     parser.add_argument(
         "--patients", action="store_true", help="list every patient and test nothing: for a few patients"
     )
+    parser.add_argument("--panel", type=Path, help="draws this picture, and no tables")
+    parser.add_argument("--site", default="t2w", help="of the picture")
     arguments = parser.parse_args()
+    if arguments.panel:
+        panel(arguments.sweeps, arguments.workspace, arguments.panel, arguments.site)
+        return
     shift = Shift(arguments.sweeps, arguments.workspace)
     matched(shift)
     mismatched(shift)

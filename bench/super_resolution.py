@@ -11,17 +11,18 @@ of each method by site, seeds averaged (± their standard deviation), test subje
 from __future__ import annotations
 
 import argparse
-import io
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from methods import averaged, by_site, holm, spread, subjects
+from pictures import side_by_side
 
 from fedrecon.platform.experiment import Experiment
 from fedrecon.platform.tables import read_scores
 from fedrecon.platform.tracking import run_store
+from fedrecon.platform.trained import Trained
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.tune.driver import seen
 
@@ -118,54 +119,11 @@ def patients(methods: dict[str, Runs]) -> None:
 
 
 def panel(methods: dict[str, Runs], workspace: Path, out: Path, site: str) -> None:
-    """One test slice under every method: the whole, a crop around its sharpest place, and three times the error."""
-    import torch
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from PIL import Image
-
-    from fedrecon.platform.trained import Trained
-    from fedrecon.sites.scoring import stages
-
-    images: dict[str, Any] = {}
+    shown = {}
     for name in ordered(methods):
         trained = Trained.load(workspace, next(iter(methods[name].values()))["digest"])
-        path = trained.experiment.sites
-        shard = f"{path}/{site}.h5" if isinstance(path, str) else path[site]
-        place = trained.site(trained.models(site)[0], {site: shard}, {site: trained.experiment.operator_at(site)})
-        slices = place.slices("test")
-        item = slices.items[len([x for x in slices.items if x.volume is slices.items[0].volume]) // 2]
-        if trained.experiment.trains:
-            place.private_parameters(trained.order)
-        with torch.no_grad():
-            batch = slices.scoring([item], trained.experiment.evaluation.mask_seed)
-            made = stages(batch, place._reconstruct(batch, [item]))
-        images.setdefault("reference", batch.reference[0].numpy())
-        images.setdefault("zero-padded", made["zero_filled"][0].numpy())
-        images[name] = made["output"][0].numpy()
-        maximum = item.volume.maximum
-    reference = images["reference"]
-    side = reference.shape[0] // 3
-    steep = np.hypot(*np.gradient(reference))
-    sums = np.lib.stride_tricks.sliding_window_view(steep, (side, side)).sum(axis=(2, 3))
-    y, x = np.unravel_index(sums.argmax(), sums.shape)
-    white = np.percentile(reference, 99)
-    figure = Figure(figsize=(1.3 * len(images), 4.2), dpi=80, facecolor="#101216")
-    FigureCanvasAgg(figure)
-    for j, (name, image) in enumerate(images.items()):
-        error = float(np.mean((image - reference) ** 2))
-        score = f"{20 * np.log10(maximum) - 10 * np.log10(error):.1f} dB" if error else site
-        shots = (image, image[y : y + side, x : x + side], 3 * np.abs(image - reference))
-        for i, shot in enumerate(shots):
-            axes = figure.add_subplot(3, len(images), i * len(images) + j + 1)
-            axes.imshow(shot, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
-            axes.set_axis_off()
-            if i == 0:
-                axes.set_title(f"{name}\n{score}", color="#f2f2f2", fontsize=6.5, pad=2)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 0.93, 0.03, 0.03)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor=figure.get_facecolor())
-    Image.open(file).convert("L").quantize(64).save(out, optimize=True)
+        shown[name] = (trained, trained.experiment.operator_at(site), "output")
+    side_by_side(shown, site, "zero-padded", out)
 
 
 def main() -> None:

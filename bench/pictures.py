@@ -53,9 +53,9 @@ def reconstructed(
             batch = slices.scoring([item], trained.experiment.evaluation.mask_seed)
             made = stages(batch, place._reconstruct(batch, [item]))
         assert batch.reference is not None
-        images.setdefault("reference", batch.reference[0].numpy())
-        images.setdefault(before, made["zero_filled"][0].numpy())
-        images[name] = made[stage][0].numpy()
+        images.setdefault("reference", batch.reference[0].cpu().numpy())
+        images.setdefault(before, made["zero_filled"][0].cpu().numpy())
+        images[name] = made[stage][0].cpu().numpy()
         maximum = item.volume.maximum
     return images, maximum
 

@@ -62,6 +62,8 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
                 operator.check(shape)
             except InputError as error:
                 raise InputError(f"site '{name}': {error}") from None
+        if experiment.trains:
+            check_patch(experiment, name, shard)
     limits = experiment.training.max_slices
     named = {
         "publish_private": () if experiment.publish_private == "all" else experiment.publish_private,
@@ -73,6 +75,17 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
                 raise unknown(f"site in {key}", name, shards)
     if experiment.trains and experiment.method.moves_data:
         _check_pooling(experiment, shards)
+
+
+def check_patch(experiment: Experiment, name: str, shard: Shard) -> None:
+    """Refuses patches that are larger than a training slice.
+
+    Raises:
+        InputError: names the site and its smallest side.
+    """
+    patch, sides = experiment.training.patch, [min(volume.shape) for volume in shard.split("train")]
+    if patch is not None and sides and patch > min(sides):
+        raise InputError(f"site '{name}': training.patch {patch} is more than the {min(sides)} pixels of its slices")
 
 
 def images(shards: Mapping[str, Shard], scale: int = 1) -> Images:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.aggregate import METRICS, site_scores, volume_scores
 from fedrecon.platform.cohort import open_sites
+from fedrecon.platform.experiment import check_degradations
 from fedrecon.platform.scorer import Scorer
 from fedrecon.platform.tasks import TASKS
 from fedrecon.platform.trained import GLOBAL, Trained
@@ -163,10 +164,17 @@ def _asked(
 
 def _operator(trained: Trained, site: str, changes: Mapping[str, Any]) -> Acquisition:
     """How the run measures at this site (an unseen site: the run's common way) with what was asked for."""
-    task = TASKS[trained.experiment.task]
-    block = task.acquisition.inherit(trained.experiment.operator_at(site).flat(), changes)
+    experiment = trained.experiment
+    task = TASKS[experiment.task]
+    block = task.acquisition.inherit(experiment.operator_at(site).flat(), changes)
     flags = "--mask / --acceleration" if task.block == "operator" else "--degradation / --scale"
-    return task.acquisition.read(block, flags)
+    measured = task.acquisition.read(block, flags)
+    if experiment.trains and experiment.task == "super-resolution":
+        try:
+            check_degradations(experiment.network["name"], [measured])
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    return measured
 
 
 def _check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:

@@ -113,7 +113,8 @@ class Experiment(Settings):
         if block:
             wanted = next(name for name, one in TASKS.items() if one.block == info.field_name)
             raise ValueError(
-                f"belongs to task: {wanted}; the task '{info.data['task']}' is described by '{task.block}'"
+                f"belongs to task: {wanted}; the task '{info.data['task']}' is described by '{task.block}' "
+                f"(where a file holds both, {info.field_name}={{}} takes this one out)"
             )
         return {}
 
@@ -140,7 +141,7 @@ class Experiment(Settings):
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
         if task == "super-resolution" and "degradation" in info.data:
-            _check_degradations(choice.name, info.data["degradation"])
+            check_degradations(choice.name, list(TASKS[task].all(info.data["degradation"])))
         return choice.as_dict()
 
     @field_validator("training")
@@ -159,7 +160,9 @@ class Experiment(Settings):
     @field_validator("evaluation")
     @classmethod
     def _evaluation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
-        if evaluation.self_ensemble and "network" in info.data and not _on_low_resolution(info.data):
+        known = {"network", "reconstructor"} <= info.data.keys()  # else they were refused, and say so themselves
+        fits = known and _on_low_resolution(info.data) and info.data["reconstructor"]["name"] == "network"
+        if evaluation.self_ensemble and known and not fits:
             raise ValueError("self_ensemble: only a super-resolution network works on turned images")
         return evaluation
 
@@ -323,8 +326,13 @@ def _on_low_resolution(data: Mapping[str, Any]) -> bool:
     return NETWORKS[data["network"]["name"]].kind == "super-resolution"
 
 
-def _check_degradations(network: str, block: Block) -> None:
-    entry, all_of_them = NETWORKS[network], list(TASKS["super-resolution"].all(block))
+def check_degradations(network: str, all_of_them: Sequence[Acquisition]) -> None:
+    """Refuses a network that cannot undo one of these.
+
+    Raises:
+        ValueError: says which, and what does.
+    """
+    entry = NETWORKS[network]
     scales = sorted({one.scale for one in all_of_them})
     if entry.kind == "super-resolution" and len(scales) > 1:
         raise ValueError(
@@ -339,13 +347,13 @@ def _check_degradations(network: str, block: Block) -> None:
 
 
 def _check_patch(patch: int | None, data: Mapping[str, Any]) -> None:
-    if patch is None:
+    if patch is None or "degradation" not in data:
         return
     if not _on_low_resolution(data):
         raise ValueError("patch: only a super-resolution network trains on patches, for they have no k-space")
     scale = TASKS["super-resolution"].at(data["degradation"], "").scale
     if patch % scale:
-        raise ValueError(f"patch: a multiple of the scale {scale} is needed, such as {patch - patch % scale}")
+        raise ValueError(f"patch: a multiple of the scale {scale} is needed, such as {patch - patch % scale + scale}")
 
 
 def _split(block: Block, kind: str, registry: Mapping[str, Any]) -> tuple[str, Block]:

@@ -134,8 +134,8 @@ def _volume(trained: Trained, worker: Site, where: str, volume: VolumeData, name
 
     sampled = np.any(volume.kspace != 0, axis=1)
     enlarges = trained.experiment.task == "super-resolution"
-    if enlarges and not sampled.all():
-        raise InputError(f"'{volume.name}': samples are missing, and only whole images are enlarged")
+    if enlarges and not low and volume.reference is None and not sampled.all():
+        raise InputError(f"'{volume.name}': samples are missing, and only whole images are degraded and enlarged")
     prospective = low or (volume.reference is None and not sampled.all())
     measured = trained.experiment.operator_at(where)
     sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}'"
@@ -186,20 +186,20 @@ def _batches(
     experiment = trained.experiment
     operator = experiment.operator_at(where)
     shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
-    operator.check(shape)
-    phase = trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True)
+    if sampled is None:
+        operator.check(shape)
     for indices in _ranges(len(volume.kspace), worker.scoring_batch):
         kspace = torch.from_numpy(np.array(volume.kspace[indices.start : indices.stop], dtype=np.complex64))
         kspace = kspace.to(worker.device)
-        box = operator.calibration(shape)
         if sampled is None:
+            box = operator.calibration(shape)
             seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
             drawn = [operator.sample(shape, one) for one in seeds]
             masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
-            yield indices, operator.measure(kspace, masks, estimate_maps(kspace, box, phase=phase), None)
+            yield indices, operator.measure(kspace, masks, estimate_maps(kspace, box, phase=_phase(trained)), None)
         else:
             own = sampled[indices.start : indices.stop]
-            maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=phase)
+            maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=_phase(trained))
             yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
 
 
@@ -214,12 +214,17 @@ def _low_batches(
 
     degradation = trained.experiment.operator_at(where).degradation  # type: ignore[attr-defined]
     shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
-    phase = trained.images.complex_valued if trained.experiment.trains else True
     for indices in _ranges(len(volume.kspace), worker.scoring_batch):
         kspace = torch.from_numpy(np.array(volume.kspace[indices.start : indices.stop], dtype=np.complex64))
         kspace = kspace.to(worker.device)
-        maps = estimate_maps(kspace, shape, phase=phase)
+        maps = estimate_maps(kspace, shape, phase=_phase(trained))
         yield indices, degradation.given(combine(ifft2c(kspace), maps))
+
+
+def _phase(trained: Trained) -> bool:
+    """Whether coil maps carry the low-resolution phase."""
+    experiment = trained.experiment
+    return bool(trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True))
 
 
 def _ranges(count: int, size: int) -> Iterator[range]:
@@ -275,8 +280,11 @@ def _write_nifti(output: Path, one: Images, source: Path) -> None:
     # atomic's temporary name would hide the suffix by which nibabel knows the format
     with atomic.replacing(output) as temporary:
         beside = temporary.with_name(f"{temporary.name}{''.join(output.suffixes[-2:])}")
-        save_enlarged(beside, source, made, made.shape[-1] // one.volume.kspace.shape[-1])
-        beside.replace(temporary)
+        try:
+            save_enlarged(beside, source, made, made.shape[-1] // one.volume.kspace.shape[-1])
+            beside.replace(temporary)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _write_png(output: Path, done: list[Images], _: str) -> None:

@@ -22,6 +22,11 @@ DEFINITIONS = """\
 - *output* is the method's own result, *with data consistency* is that result after the measured k-space
   samples were put back, *zero-filled* is no reconstruction at all."""
 
+LOW_RESOLUTION = """\
+- What was measured is an image of low resolution: *with data consistency* puts its samples back, into k-space or,
+  where it was made in the image, by the pseudo-inverse of the degradation; *zero-filled* is zero-padded k-space, sinc
+  interpolation."""
+
 
 def report(
     result: Mapping[str, Any],
@@ -42,12 +47,16 @@ def report(
         f"# {experiment.get('name', 'experiment')}",
         _marks(experiment, environment),
         "## Test scores\n\n" + scores_table(result),
-        "## How to read them\n\n" + DEFINITIONS,
+        "## How to read them\n\n" + "\n".join([DEFINITIONS, *_of_the_task(experiment)]),
         "## What ran\n\n" + _table(("", ""), _ran(result, environment)),
         "## The experiment\n\n" + _table(("key", "value"), flat(experiment)),
         _cited(citations),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _of_the_task(experiment: Mapping[str, Any]) -> list[str]:
+    return [LOW_RESOLUTION] if experiment.get("task") == "super-resolution" else []
 
 
 def scores_table(result: Mapping[str, Any]) -> str:

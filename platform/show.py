@@ -21,7 +21,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of an evaluation."""
     header = [
         "site",
-        "mask",
+        "measured by",
         "R",
         "measured R",
         "model",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.cohort import check_patch
 from fedrecon.sites.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def fine_tune(place: Place) -> Site:
         InputError: the site has no training subjects.
     """
     place.shard.require_training()
+    check_patch(place.trained.experiment, place.name, place.shard)
     everyone = set(place.unseen.published) == set(place.trained.members)
     start = _mean(list(place.parts().values())) if everyone else None
     source = "the average" if everyone else "the first weights"

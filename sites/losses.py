@@ -93,6 +93,10 @@ LOSSES: dict[str, Callable[[Tensor, Measurement], Tensor]] = {
 }
 
 
+BRIGHTNESS = ("l1", "mse", "complex_l1")
+"""Losses that fix the image itself; the others know its gradients alone."""
+
+
 def terms(loss: str | Mapping[str, float], image: Tensor, batch: Measurement) -> dict[str, Tensor]:
     """The weighted terms of an experiment's loss by name; their sum is what is minimised."""
     weights = {loss: 1.0} if isinstance(loss, str) else loss

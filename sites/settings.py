@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fedrecon.sites.errors import unknown
-from fedrecon.sites.losses import LOSSES
+from fedrecon.sites.losses import BRIGHTNESS, LOSSES
 
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition import Acquisition
@@ -64,6 +64,13 @@ class Training(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     optimizer_state: Literal["auto", "reset", "keep"] = "auto"
 
+    @field_validator("loss")
+    @classmethod
+    def _one_way_to_say_it(cls, loss: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(loss, dict) and list(loss.values()) == [1.0]:
+            return next(iter(loss))
+        return loss
+
     @model_validator(mode="after")
     def _loss_exists(self) -> Training:
         weights = {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
@@ -72,8 +79,10 @@ class Training(Settings):
                 raise ValueError(str(unknown("loss", name, LOSSES)))
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"loss.{name}: a weight of at least 0 is needed, got {weight}")
-        if not any(weights.values()):
-            raise ValueError("loss: at least one term needs a weight above 0")
+        if not any(weights.get(name) for name in BRIGHTNESS):
+            raise ValueError(
+                f"loss: one of {', '.join(BRIGHTNESS)} needs a weight above 0; gradients leave the brightness open"
+            )
         return self
 
     def slices_at(self, site: str) -> int | None:

@@ -105,6 +105,7 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
     kspace = measurement.kspace / unit[..., None]
     seen, held = _split(settings.holdout, measurement.operator.mask, subject)
     slices = _Slices(settings, network, measurement, subject, kspace * seen)
+    pixels = measurement.zero_filled[0].numel()
     best = torch.full_like(measurement.scale, float("inf"))
     kept = torch.zeros_like(best, dtype=torch.long)
     live = torch.ones_like(best, dtype=torch.bool)
@@ -115,9 +116,9 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
         with torch.enable_grad():
             image = slices.image()
             residual = measurement.operator.forward(image) - kspace
-            loss = _rms(residual, seen) + settings.tv * _variation(image)
+            loss = _rms(residual, seen, pixels) + settings.tv * _variation(image)
             total = loss.sum()
-        judged = torch.where(held.flatten(1).any(dim=1), _rms(residual.detach(), held), -step)
+        judged = torch.where(held.flatten(1).any(dim=1), _rms(residual.detach(), held, pixels), -step)
         better = (judged < best) & live
         best, kept = torch.where(better, judged, best), torch.where(better, step, kept)
         kept_image = torch.where(better[:, None, None], image.detach(), kept_image)
@@ -234,12 +235,12 @@ def _split(part: float, mask: Tensor, subject: Subject) -> tuple[Tensor, Tensor]
     return mask & ~held, held
 
 
-def _rms(residual: Tensor, samples: Tensor) -> Tensor:
-    """(b,): root mean square over the whole grid of k-space (b, c, y, x) that is zero but at the samples."""
+def _rms(residual: Tensor, samples: Tensor, pixels: int) -> Tensor:
+    """(b,): root of the sum over coils and samples (b, c, ...) for each of the image's ``pixels``."""
     import torch
 
     squares: Tensor = torch.view_as_real(residual * samples).square().flatten(1)
-    return (squares.sum(dim=1) / samples[0, 0].numel() + 1e-12).sqrt()
+    return (squares.sum(dim=1) / pixels + 1e-12).sqrt()
 
 
 def _variation(images: Tensor) -> Tensor:

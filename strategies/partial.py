@@ -45,7 +45,9 @@ def _prefixes(word: str, network: nn.Module) -> tuple[str, ...]:
     parts: Mapping[str, tuple[str, ...]] = getattr(network, "parts", {})
     if word in parts:
         if not parts[word]:
-            raise InputError(f"strategy.private: this network has no parameter in its part '{word}'.{_remedy(word)}")
+            raise InputError(
+                f"strategy.private: this network has no parameter in its part '{word}'.{_remedy(word, network)}"
+            )
         return parts[word]
     named = (*network.named_parameters(), *network.named_buffers())
     if not any(_within(name, word) for name, _ in named):
@@ -53,9 +55,13 @@ def _prefixes(word: str, network: nn.Module) -> tuple[str, ...]:
     return (word,)
 
 
-def _remedy(part: str) -> str:
+def _remedy(part: str, network: nn.Module) -> str:
+    from torch.nn import BatchNorm2d, InstanceNorm2d
+
     if part != "norm":
         return ""
+    if not any(isinstance(one, BatchNorm2d | InstanceNorm2d) for one in network.modules()):
+        return " It normalises nothing; unet, unrolled and dual_domain do."
     return (
         " Its normalisation is not affine, so there is nothing to keep private: choose network.norm=instance_affine "
         "or network.norm=batch."

@@ -54,7 +54,8 @@ def view(sweep: Sweep) -> dict[str, Any]:
     scores = dict.fromkeys(
         [*sweep.metrics, *(f"test/{one}" for one in sweep.metrics), "test/mean/psnr", "test/mean/ssim"]
     )
-    columns = [f"params.`{key}`" for key in sweep.search] + [f"metrics.`{key}`" for key in scores]
+    searched = dict.fromkeys(leaf for key, block in sweep.search.items() for leaf in _leaves(key, block))
+    columns = [f"params.`{key}`" for key in searched] + [f"metrics.`{key}`" for key in scores]
     return {
         "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
         "orderByKey": f"metrics.`{sweep.metrics[0]}`",
@@ -66,6 +67,14 @@ def view(sweep: Sweep) -> dict[str, Any]:
         "selectedColumns": ["attributes.`Created`", *columns],
         **_charts([*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse", *scores]),
     }
+
+
+def _leaves(key: str, block: Mapping[str, Any]) -> list[str]:
+    """The keys under which MLflow has the values of a searched key: of whole blocks, those of their entries."""
+    listed = [value for values in block.values() if isinstance(values, list) for value in values]
+    own = [f"{key}.{name}" for value in listed if isinstance(value, Mapping) for name in value]
+    plain = [f"{key}.name" if key == "reconstructor" else key for value in listed if not isinstance(value, Mapping)]
+    return own + (plain if listed else [key])
 
 
 def _charts(scores: Sequence[str]) -> dict[str, Any]:

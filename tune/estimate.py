@@ -31,13 +31,16 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
         if not experiment.trains:
             continue
         training = experiment.training
-        kind = json.dumps([experiment.network, experiment.strategy["name"], training.batch_size, experiment.scale])
+        kind = json.dumps([
+            experiment.network, experiment.strategy["name"], training.batch_size, training.patch, experiment.measured,
+        ])  # fmt: skip
         if kind not in paces:
             known = list(paces.values())
             paces[kind] = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
         slices = _per_round(planner, trial)
         times = 1 if experiment.method.network_kind == "prior" else experiment.rounds // experiment.evaluation.every
         scored = planner.slices(trial, "validation") * times + planner.slices(trial, "test")
+        scored *= 8 if experiment.evaluation.self_ensemble else 1
         work = experiment.method.scoring_cost() * scored + (
             0 if trial.training in trained else slices * experiment.rounds
         )

@@ -22,6 +22,7 @@ from fedrecon.tune.reading import (
     Row,
     coordinate,
     front,
+    hardness,
     is_numeric,
     label,
     means,
@@ -79,28 +80,29 @@ def _acceleration(sweep: Reading) -> Figure | None:
     test = f"test/{sweep.metric}"
     score = test if any(row.get(test) is not None for row in sweep.rows) else sweep.metric
     rows = [row for row in sweep.rows if row["status"] == "FINISHED" and row.get(score) is not None]
-    rows = [row for row in rows if number(row.get(ACCELERATION)) is not None]
-    if len({number(row[ACCELERATION]) for row in rows}) < 2:
+    hard = hardness(rows)
+    rows = [row for row in rows if number(row.get(hard)) is not None]
+    if len({number(row[hard]) for row in rows}) < 2:
         return None
-    panels = sweep.panels(rows, but=[ACCELERATION])
+    panels = sweep.panels(rows, but=[hard])
     *path, last = score.split("/")
     floor = "/".join([*path, "zero_filled", last]) if score == test else ""
     below = [("zero-filled", {"ls": "--", "color": _FAINT})] if any(row.get(floor) is not None for row in rows) else []
-    title = f"{_upper(label(score))} against acceleration"
-    figure, axes = _sheet(title, _what_is_shown(sweep, panels) + sweep.lumped(panels, [ACCELERATION]), len(panels))
+    title = f"{_upper(label(score))} against {hard.split('.')[-1]}"
+    figure, axes = _sheet(title, _what_is_shown(sweep, panels, hard) + sweep.lumped(panels, [hard]), len(panels))
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
-        xs = sorted({number(row[ACCELERATION]) or 0.0 for row in panel})
+        xs = sorted({number(row[hard]) or 0.0 for row in panel})
         lines = sweep.lines(panel)
         for i, (group, own) in enumerate(lines.items()):
             # A little aside, so that error bars do not cover each other.
             aside = (i - (len(lines) - 1) / 2) * min(0.014, 0.08 / len(lines)) * (xs[-1] - xs[0])
-            _line(ax, spread(own, ACCELERATION, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
-        if lowest := means(panel, ACCELERATION, floor):
+            _line(ax, spread(own, hard, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
+        if lowest := means(panel, hard, floor):
             ax.plot(*zip(*lowest, strict=True), "--", color=_FAINT, lw=1.4, zorder=1)
         ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
         ax.set_xticks(xs if len(xs) <= 10 else xs[:: len(xs) // 8], [])
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.set_xlabel("nominal acceleration")
+        ax.set_xlabel("nominal acceleration" if hard == ACCELERATION else "scale")
     axes[0].set_ylabel(label(score))
     _legend(figure, sweep, rows, below)
     return figure
@@ -119,13 +121,13 @@ def _line(ax: Axes, points: Sequence[Point], style: tuple[str, str], aside: floa
             )
 
 
-def _what_is_shown(sweep: Reading, panels: Mapping[str, list[Row]]) -> str:
+def _what_is_shown(sweep: Reading, panels: Mapping[str, list[Row]], hard: str) -> str:
     """What the spread is over, and what was chosen to keep everything else out of it."""
-    known = (ACCELERATION, SEED, sweep.line)
+    known = (hard, SEED, sweep.line)
     cells: dict[Any, list[Row]] = {}
     for name, panel in panels.items():
         for row in panel:
-            cells.setdefault((name, sweep.group(row), number(row[ACCELERATION])), []).append(row)
+            cells.setdefault((name, sweep.group(row), number(row[hard])), []).append(row)
     seeds = sorted({len({text(row.get(SEED)) for row in cell}) for cell in cells.values()})
     told = "One seed, so no spread is known."
     if seeds[-1] > 1:

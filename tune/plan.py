@@ -217,7 +217,7 @@ def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
 def show(value: Any) -> str:
     """A value as people write it; of a mapping to paths the names, which tell sites apart."""
     if isinstance(value, Mapping):
-        named = "name" not in value and all(isinstance(one, str) for one in value.values())
+        named = all(str(one).endswith((".h5", ".hdf5")) for one in value.values())
         return "+".join(value) if named else " ".join(f"{key}={show(one)}" for key, one in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

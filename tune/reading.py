@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-ACCELERATION, SEED = "params.operator.acceleration", "params.seed"
+ACCELERATION, SCALE, SEED = "params.operator.acceleration", "params.degradation.scale", "params.seed"
 LINES = ("params.strategy.name", "params.network.name", "params.operator.mask", "params.degradation.kind")
 """Keys that a line or a colour may stand for, the first that varies; after them any other category."""
 MAX_PANELS = 8
@@ -44,6 +44,11 @@ def varying(rows: Iterable[Row], keys: Iterable[str]) -> list[str]:
     """The keys that have more than one value; a key that is not searched for a trial has none there."""
     rows = list(rows)
     return [key for key in keys if len({text(row[key]) for row in rows if row[key] is not None}) > 1]
+
+
+def hardness(rows: Iterable[Row]) -> str:
+    """The column that says how little was measured: the acceleration, or of super-resolution the scale."""
+    return SCALE if any(row.get(SCALE) is not None for row in rows) else ACCELERATION
 
 
 def is_problem(key: str) -> bool:
@@ -217,7 +222,7 @@ class Reading:
     def of(cls, rows: Sequence[Row], metrics: Sequence[str], modes: Sequence[str]) -> Reading:
         """Chooses the lines: strategy, network or mask, or the category with the most values."""
         keys = searched(rows)
-        free = [key for key in varying(rows, keys) if key not in (ACCELERATION, SEED)]
+        free = [key for key in varying(rows, keys) if key not in (ACCELERATION, SCALE, SEED)]
         counts = {key: len({text(row[key]) for row in rows}) for key in free if not is_numeric(rows, key)}
         named = [key for key in LINES if key in free]
         line = named[0] if named else max(counts, key=lambda key: counts[key], default=None)

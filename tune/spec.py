@@ -24,7 +24,7 @@ PROBLEM = ("operator", "degradation", "sites", "task", "evaluation")
 
 
 class Scheduler(Settings):
-    """Stops trials that fall behind others of the same problem (equal ``operator``, ``sites``, ``evaluation``).
+    """Stops trials that fall behind others of the same problem (equal :data:`PROBLEM`).
 
     Attributes:
         name: asha (asynchronous successive halving, Li et al. 2020) or median (Golovin et al. 2017).

@@ -88,7 +88,11 @@ def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
     step[[first, second]] = 1 / scale
     affine = image.affine @ np.diag(step)
     affine[:3, 3] += image.affine[:3, [first, second]].sum(axis=1) * (1 / scale - 1) / 2
-    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(values), affine), path)  # type: ignore[no-untyped-call]
+    made: Any = nibabel.Nifti1Image(np.ascontiguousarray(values), affine)  # type: ignore[no-untyped-call]
+    made.header.set_xyzt_units(*image.header.get_xyzt_units())
+    made.set_sform(affine, int(image.header["sform_code"]) or 1)
+    made.set_qform(affine, int(image.header["qform_code"]))
+    nibabel.save(made, path)
 
 
 def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:

@@ -51,12 +51,22 @@ def test_a_constant_stays_the_same_constant():
     torch.testing.assert_close(zero_padded(torch.full((4, 4), 3.0), 3), ones)
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_a_mirrored_image_has_the_mirrored_low_resolution(scale):
-    """The centres of blocks are symmetric; samples at every scale-th pixel would not be."""
-    image = fine(24, 24).to(torch.complex64)
+@pytest.mark.parametrize(("scale", "size"), [(2, 22), (3, 27), (4, 36)])
+def test_a_mirrored_image_has_the_mirrored_low_resolution(scale, size):
+    """The centres of blocks are symmetric; samples at every scale-th pixel would not be. Any image, odd coarse size."""
+    image = torch.randn(size, size, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     low = low_resolution(fft2c(image), scale)
-    torch.testing.assert_close(low_resolution(fft2c(image.flip(-1)), scale), low.flip(-1), rtol=0, atol=1e-5)
+    for axes in ((-1,), (-2,)):
+        torch.testing.assert_close(low_resolution(fft2c(image.flip(axes)), scale), low.flip(axes), rtol=0, atol=1e-5)
+    torch.testing.assert_close(low_resolution(fft2c(image.mT), scale), low.mT, rtol=0, atol=1e-5)
+
+
+def test_of_an_even_size_all_but_the_line_without_a_partner_is_mirrored():
+    image = torch.randn(24, 24, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    one, other = (fft2c(low_resolution(fft2c(x), 2)) for x in (image.flip(-1), image))
+    mirrored = fft2c(ifft2c(other).flip(-1))
+    torch.testing.assert_close(one[:, 1:], mirrored[:, 1:], rtol=0, atol=1e-5)
+    assert (one[:, 0] - mirrored[:, 0]).abs().max() > 0.1
 
 
 def test_the_cubic_kernel_by_hand():

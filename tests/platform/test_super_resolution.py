@@ -10,6 +10,7 @@ import pytest
 from tiny import MSCAN, UNET
 
 import fedrecon
+from fedrecon.platform.cohort import check_experiment, open_sites
 from fedrecon.platform.evaluate import evaluate
 from fedrecon.platform.experiment import Experiment
 from fedrecon.platform.overrides import apply_overrides
@@ -56,14 +57,18 @@ def test_defaults_are_truncated_k_space_and_mscan():
         (["task=reconstruction", "network.name=mscan"], "network.name=unet"),
         (["network.name=dual_domain", "degradation.kind=bicubic"], "works in k-space.*kspace-truncation does"),
         (["strategy.name=fedgimp", "network.name=mscan"], "trains a prior network"),
-        (["training.patch=15"], "a multiple of the scale 2 is needed, such as 14"),
+        (["training.patch=15"], "a multiple of the scale 2 is needed, such as 16"),
         (["training.patch=16", "network.name=unet"], "only a super-resolution network trains on patches"),
         (["task=reconstruction", "training.patch=16"], "only a super-resolution network"),
         (["evaluation.self_ensemble=true", "network.name=unet"], "self_ensemble"),
         (["task=reconstruction", "reconstructor=bicubic"], "needs task=super-resolution"),
         (["training.loss={l1: 1, gradient_profil: 1}"], "Did you mean 'gradient_profile'"),
         (["training.loss={l1: -1}"], "loss.l1: a weight of at least 0"),
-        (["training.loss={l1: 0}"], "at least one term"),
+        (["training.loss={l1: 0}"], "needs a weight above 0"),
+        (["training.loss={gradient_profile: 1}"], "one of l1, mse, complex_l1 needs a weight above 0"),
+        (["training.loss.gradient_profile=0.1"], "one of l1, mse, complex_l1 needs a weight above 0"),
+        (["degradation.scale=5", "training.patch=16"], "degradation"),
+        (["reconstructor=bicubic", "evaluation.self_ensemble=true"], "self_ensemble"),
         (["network={name: srcnn, kernel: 2}"], "kernel"),
     ],
 )
@@ -79,6 +84,17 @@ def test_what_makes_sense_is_not():
     read("strategy.name=fedgimp")
     read("reconstructor=bicubic")
     read("training.patch=16", "evaluation.self_ensemble=true")
+
+
+def test_one_loss_of_weight_one_is_that_loss():
+    assert read("training.loss={l1: 1}").digest(CONTENTS) == read("training.loss=l1").digest(CONTENTS)
+
+
+def test_a_patch_larger_than_the_slices_is_refused(consortium):
+    sites = {site: str(path) for site, path in consortium.items()}
+    one = read("training.patch=64", sites=sites)
+    with pytest.raises(InputError, match=r"training\.patch 64 is more than the 32 pixels"):
+        check_experiment(one, open_sites(sites))
 
 
 def test_another_kind_keeps_what_every_kind_has():
@@ -149,6 +165,7 @@ def test_a_run_scores_against_zero_padding(trained, workspace):
     scores = read_scores(store.local_artifact(mscan.run_id, "scores.parquet"))
     assert set(scores["mask"]) == {"kspace-truncation"}
     assert set(scores["acceleration"]) == set(scores["measured_acceleration"]) == {4.0}
+    assert "zero-padded k-space" in store.local_artifact(mscan.run_id, "report.md").read_text()
     report = store.local_artifact(mscan.run_id, "report.md").read_text()
     assert "10.1007/s00530-024-01415-8" in report
 
@@ -187,6 +204,7 @@ def test_evaluate_under_other_degradations(trained, workspace):
         ({"accelerations": (4,)}, "--degradation and --scale, not --mask"),
         ({"mask": "random"}, "--degradation and --scale, not --mask"),
         ({"degradation": "bicubik"}, "Did you mean 'bicubic'"),
+        ({"scales": (9,)}, "built for scale 2"),
     ],
 )
 def test_evaluate_refuses_what_is_not_of_this_task(trained, workspace, options, message):
@@ -227,7 +245,19 @@ def test_k_space_of_low_resolution_is_enlarged_as_it_is(trained, workspace, cons
     half[..., ::2] = 0
     np.save(tmp_path / "half.npy", half)
     with pytest.raises(InputError, match="samples are missing"):
-        reconstruct(scan[0], tmp_path / "half.npy", tmp_path / "y.h5", as_is=True, workspace=workspace)
+        reconstruct(scan[0], tmp_path / "half.npy", tmp_path / "y.h5", workspace=workspace)
+
+
+def test_an_empty_slice_is_enlarged_to_an_empty_slice(trained, workspace, tmp_path):
+    source = volume(tmp_path / "scan.nii")
+    image = nibabel.load(source)
+    values = np.asarray(image.dataobj).copy()
+    values[..., 1] = 0
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), source)
+    reconstruct(trained["bicubic"].digest, source, tmp_path / "x.nii", workspace=workspace)
+    made = np.asarray(nibabel.load(tmp_path / "x.nii").dataobj)
+    assert made[..., 1].max() == 0
+    assert made[..., 0].max() > 0
 
 
 def volume(path, axes="LPS", shape=(20, 16, 3), zooms=(1.0, 1.5, 5.0)):
@@ -258,6 +288,8 @@ def test_enlarged_volumes_lie_where_the_small_ones_lay(axes, scale, tmp_path):
 
     np.testing.assert_allclose(centre(large), centre(small), atol=1e-4)
     assert np.prod(large.shape) == scale**2 * np.prod(small.shape)
+    assert large.header.get_xyzt_units() == small.header.get_xyzt_units()
+    assert int(large.header["sform_code"]) == int(small.header["sform_code"])
     assert sorted(np.round(large.header.get_zooms(), 4)) == pytest.approx([1 / scale, 1.5 / scale, 5], abs=1e-3)
 
 

@@ -48,9 +48,9 @@ def test_the_objective_by_hand():
     residual = torch.zeros(1, 1, 4, 4, dtype=torch.complex64)
     residual[0, 0, 1, 2] = 3 + 4j
     seen = torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    assert adaptation._rms(residual, seen).item() == pytest.approx(5 / 4)
+    assert adaptation._rms(residual, seen, 16).item() == pytest.approx(5 / 4)
     seen[0, 0, 1, 2] = False
-    assert adaptation._rms(residual, seen).item() == pytest.approx(0, abs=1e-5)
+    assert adaptation._rms(residual, seen, 16).item() == pytest.approx(0, abs=1e-5)
     step = torch.zeros(1, 4, 4, dtype=torch.complex64)
     step[0, :, 2:] = 2j
     assert adaptation._variation(step).item() == pytest.approx(4 * 2 / 16)
@@ -64,7 +64,7 @@ def test_neither_term_depends_on_the_number_of_coils():
         images = torch.rand(3, SIZE, SIZE, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
         residual = fft2c(one.operator.maps * images.unsqueeze(1))
         expected = images.abs().square().mean(dim=(1, 2)).sqrt()
-        torch.testing.assert_close(adaptation._rms(residual, seen), expected)
+        torch.testing.assert_close(adaptation._rms(residual, seen, SIZE * SIZE), expected)
 
 
 def test_the_published_objective_is_ours_times_a_constant():
@@ -73,7 +73,7 @@ def test_the_published_objective_is_ours_times_a_constant():
     mask = torch.rand(1, 1, 256, 256) < 0.3
     published = (mask * torch.fft.fft2(image - other)).abs().square().mean().sqrt()
     published += 1e-4 * (image.diff(dim=-1).abs().sum() + image.diff(dim=-2).abs().sum())
-    ours = adaptation._rms(fft2c(image - other), torch.fft.fftshift(mask, dim=(-2, -1)))
+    ours = adaptation._rms(fft2c(image - other), torch.fft.fftshift(mask, dim=(-2, -1)), 256 * 256)
     ours += Adaptation().tv * adaptation._variation(image[:, 0])
     assert (published / ours).item() == pytest.approx(256, rel=1e-4)
     assert (Adaptation().steps, Adaptation().rate) == (1200, 0.01)
@@ -172,8 +172,8 @@ def test_the_image_that_fits_the_held_out_samples_best_is_kept(prior, monkeypatc
     judged = []
     rms = adaptation._rms
 
-    def noting(residual, samples):
-        value = rms(residual, samples)
+    def noting(residual, samples, pixels):
+        value = rms(residual, samples, pixels)
         if not residual.requires_grad:
             judged.append(value)
         return value

@@ -189,6 +189,9 @@ def test_names_are_short_where_they_are_plain():
         "operator.noise": 1, "operator.per_site.a.noise": 2, "network": "unet",
     }  # fmt: skip
     assert [show(value) for value in (0.000123456, 4, "x", None, True)] == ["0.0001235", "4", "x", "None", "True"]
+    assert show({"a": "x/a.h5", "b": "y/b.h5"}) == "a+b"
+    assert show({"kind": "bicubic"}) == "kind=bicubic"
+    assert show({"name": "edsr", "blocks": 5}) == "name=edsr blocks=5"
 
 
 def test_a_trial_is_named_by_what_is_searched(consortium):

@@ -10,6 +10,7 @@ from small_sweeps import described
 from fedrecon.platform.experiment import Experiment
 from fedrecon.platform.overrides import apply_values
 from fedrecon.sites.errors import InputError
+from fedrecon.tune.conclude import view
 from fedrecon.tune.space import points, read_space
 from fedrecon.tune.spec import Sweep
 
@@ -195,3 +196,23 @@ def test_the_sweeps_that_are_there_make_experiments(path, monkeypatch):
     assert found
     for params in found:
         Experiment.read(apply_values(base, params))
+
+
+def test_the_saved_view_shows_the_keys_that_mlflow_has():
+    """Values of whole blocks are logged by their entries."""
+    search = {
+        "degradation": {"grid": [{"kind": "bicubic", "scale": 2}, {"kind": "kspace-truncation", "scale": 2}]},
+        "reconstructor": {"grid": ["network", "bicubic"]},
+        "training.loss": {"grid": ["l1", {"l1": 1, "gradient_profile": 0.1}]},
+        "training.learning_rate": {"grid": [0.1, 0.2]},
+    }
+    sweep = Sweep(name="x", experiment={"sites": "data"}, search=search, metric="mean/psnr")
+    assert [one for one in view(sweep)["selectedColumns"] if one.startswith("params")] == [
+        "params.`degradation.kind`",
+        "params.`degradation.scale`",
+        "params.`reconstructor.name`",
+        "params.`training.loss.l1`",
+        "params.`training.loss.gradient_profile`",
+        "params.`training.loss`",
+        "params.`training.learning_rate`",
+    ]

@@ -2,13 +2,17 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from test_networks import owners
 
 from fedrecon.sites.ensemble import self_ensemble
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.measurement import Images
+from fedrecon.sites.slices import cut
+from fedrecon.strategies import make_strategy
 from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.mscan import CrossScaleAttention
 from fedrecon.strategies.networks.network import NetworkChoice
@@ -90,6 +94,36 @@ def test_slices_do_not_see_each_other_and_empty_ones_stay_finite(name):
     image.abs().sum().backward()
     assert image.isfinite().all()
     assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ENLARGE)
+def test_a_patch_is_seen_as_it_is_within_its_slice(name):
+    """Away from its edges the network says the same of a patch as of the whole slice, but for means over the image."""
+    network, one = build(name), draw(shape=(64, 64), batch=3)
+    if name in ("mscan", "rcan"):
+        for module in network.modules():
+            if hasattr(module, "weigh"):  # attention looks at the whole image, on purpose
+                module.weigh[2].weight.data.zero_()
+    rng = np.random.default_rng(0)
+    patch = cut(one, 32, rng)
+    assert patch.low.shape == (3, 16, 16)
+    assert patch.zero_filled.shape == (3, 32, 32)
+    with torch.no_grad():
+        whole, part = network(one), network(patch)
+    inside = part[:, 14:18, 14:18]
+    places = whole.unfold(1, 4, 1).unfold(2, 4, 1)
+    for k in range(3):
+        gap = (places[k] - inside[k]).abs().amax(dim=(-2, -1))
+        assert float(gap.min()) < 1e-4 * float(whole.abs().max())
+        assert float(gap.median()) > 1e-2 * float(whole.abs().max())
+
+
+def test_what_has_no_parameters_is_no_part():
+    assert build("srcnn").parts["decoder"] == ()
+    with pytest.raises(InputError, match="no parameter in its part 'decoder'"):
+        make_strategy("fedmri", {}).shares("trunk.0.weight", build("srcnn"))
+    with pytest.raises(InputError, match="normalises nothing; unet"):
+        make_strategy("fedbn", {}).shares("trunk.0.weight", build("mscan"))
 
 
 @pytest.mark.parametrize("name", ENLARGE)

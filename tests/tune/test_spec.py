@@ -206,7 +206,7 @@ def test_the_saved_view_shows_the_keys_that_mlflow_has():
         "training.loss": {"grid": ["l1", {"l1": 1, "gradient_profile": 0.1}]},
         "training.learning_rate": {"grid": [0.1, 0.2]},
     }
-    sweep = Sweep(name="x", experiment={"sites": "data"}, search=search, metric="mean/psnr")
+    sweep = Sweep(name="x", experiment={"sites": "data"}, search=search, metric="mean/psnr", mode="max")
     assert [one for one in view(sweep)["selectedColumns"] if one.startswith("params")] == [
         "params.`degradation.kind`",
         "params.`degradation.scale`",

@@ -8,6 +8,7 @@ import torch
 
 from fedrecon.sites.classical import RECONSTRUCTORS, make_reconstructor
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.fourier import fft2c
 from fedrecon.sites.imaging.measurement import measure
 
@@ -21,7 +22,28 @@ def draw(n_coils, size, factor=1.0):
     return measure(factor * fft2c(maps * image), mask, maps)
 
 
+ANY = [name for name, one in RECONSTRUCTORS.items() if not one.needs_low]
+
+
 @pytest.mark.parametrize("name", RECONSTRUCTORS)
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+@pytest.mark.parametrize("n_coils", [1, 4])
+@pytest.mark.parametrize("size", [(16, 16), (18, 24)])
+def test_gives_an_image_of_the_high_resolution_from_a_low_one(name, kind, n_coils, size):
+    reconstructor = make_reconstructor(name)
+
+    def degraded(factor):
+        one = draw(n_coils, size, factor)
+        return DEGRADATIONS[kind](scale=2).measure(one.kspace, one.operator.maps)
+
+    image = reconstructor.reconstruct(degraded(1.0))
+    assert image.shape == (2, *size)
+    assert image.dtype == torch.complex64
+    scaled = reconstructor.reconstruct(degraded(2.0**13))
+    torch.testing.assert_close(scaled / 2.0**13, image, rtol=0, atol=1e-4 * float(image.abs().max()))
+
+
+@pytest.mark.parametrize("name", ANY)
 @pytest.mark.parametrize("n_coils", [1, 4])
 @pytest.mark.parametrize("size", [(16, 16), (13, 10)])
 def test_gives_an_image_of_that_size_at_the_scale_of_the_data(name, n_coils, size):

@@ -230,8 +230,14 @@ def test_style_mixing_gives_later_layers_another_latent(monkeypatch):
         ({"strategy": {"name": "fedgimp"}, "training": {"optimizer": "sgd"}}, "optimizer: fedgimp has its own"),
         ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["z", "w"]}}}, "w takes the place of z"),
         ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["w", "w"]}}}, "each variable once"),
-        ({"strategy": {"name": "fedgimp"}, "network": {"name": "unet"}}, r"'unet' is none. Choose: network.name=style"),
-        ({"strategy": {"name": "fedavg"}, "network": {"name": "style"}}, r"reconstruction.*'style'.*network.name=unet"),
+        (
+            {"strategy": {"name": "fedgimp"}, "network": {"name": "unet"}},
+            r"trains a prior network. Choose: network.name=style",
+        ),
+        (
+            {"strategy": {"name": "fedavg"}, "network": {"name": "style"}},
+            r"'style' is a prior network.*trains a reconstruction network.*=unet",
+        ),
         ({"strategy": {"name": "fedgimp", "adaptation": {"step": 3}}}, "adaptation.*Did you mean 'steps'"),
         (
             {"strategy": {"name": "fedgimp", "adaptation": {"variables": ["x"]}}},

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pictures import reconstructed
 
 from fedrecon.platform.aggregate import METRICS, volume_scores
 from fedrecon.platform.tables import read_rounds, read_scores
@@ -74,9 +75,11 @@ def spread(values: list[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f}{tail}"
 
 
-def ordered(found: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+def ordered(found: dict[str, dict[int, dict[str, Any]]], stage: str = "data_consistency") -> list[str]:
+    """Methods by their PSNR, the best first."""
+
     def key(name: str) -> float:
-        return -np.mean([by_site(one["scores"]["data_consistency"], "psnr")["mean"] for one in found[name].values()])
+        return -np.mean([by_site(one["scores"][stage], "psnr")["mean"] for one in found[name].values()])
 
     return sorted(found, key=key)
 
@@ -120,45 +123,42 @@ def holm(values: list[float]) -> list[float]:
     return corrected
 
 
-def tests(found: dict[str, dict[int, dict[str, Any]]], against: str) -> None:
+def compare(found: dict[str, dict[int, dict[str, Any]]], against: str, stage: str = "data_consistency") -> None:
     """Wilcoxon's signed-rank test, two-sided, paired over test subjects; Holm's correction over the rows."""
     from scipy.stats import wilcoxon
 
     if against not in found:
         raise SystemExit(f"'{against}' is no method here: {', '.join(found)}")
-    names = [name for name in ordered(found) if name != against]
-    base = averaged(found[against], "data_consistency")
-    rows = []
-    for name in names:
-        own = averaged(found[name], "data_consistency")
-        differences = np.array([own[who] - base[who] for who in base])
-        p = wilcoxon(differences).pvalue if differences.any() else 1.0
-        rows.append((name, float(np.median(differences)), float((differences > 0).mean()), float(p)))
+    base, rows = averaged(found[against], stage), []
+    for name in ordered(found, stage):
+        if name != against:
+            own = averaged(found[name], stage)
+            differences = np.array([own[who] - base[who] for who in base])
+            p = wilcoxon(differences).pvalue if differences.any() else 1.0
+            rows.append((name, float(np.median(differences)), float((differences > 0).mean()), float(p)))
     corrected = holm([p for *_, p in rows])
-    print(f"\n### Against {against}: PSNR with hard data consistency over {len(base)} test subjects\n")
+    print(f"\n### Against {against}: PSNR by {STAGES[stage]} over {len(base)} test subjects\n")
     print("| method | median difference (dB) | subjects better | p | p, Holm |\n|---|--:|--:|--:|--:|")
     for (name, median, better, p), adjusted in zip(rows, corrected, strict=True):
         print(f"| {name} | {median:+.2f} | {100 * better:.0f} % | {p:.2g} | {adjusted:.2g} |")
 
 
-def patients(found: dict[str, dict[int, dict[str, Any]]]) -> None:
-    each = {name: averaged(runs, "data_consistency") for name, runs in found.items()}
+def patients(found: dict[str, dict[int, dict[str, Any]]], stage: str = "data_consistency") -> None:
+    each = {name: averaged(runs, stage) for name, runs in found.items()}
     who = sorted(next(iter(each.values())))
-    print("\n### Every patient: PSNR (dB) with hard data consistency, mean over seeds\n")
+    print(f"\n### Every patient: PSNR (dB) by {STAGES[stage]}, mean over seeds\n")
     print(f"| method | {' | '.join(f'{site} {subject}' for site, subject in who)} |\n|---|{'--:|' * len(who)}")
-    for name in ordered(found):
+    for name in ordered(found, stage):
         print(f"| {name} | {' | '.join(f'{each[name][one]:.2f}' for one in who)} |")
 
 
 def panel(found: dict[str, dict[int, dict[str, Any]]], workspace: Path, out: Path) -> None:
     """The same test slice of every site under every method, with hard data consistency, and its PSNR."""
-    import torch
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
     from fedrecon.platform.trained import Trained
-    from fedrecon.sites.scoring import stages
 
     names = ordered(found)
     columns = ["reference", "zero-filled", *names]
@@ -167,22 +167,8 @@ def panel(found: dict[str, dict[int, dict[str, Any]]], workspace: Path, out: Pat
     figure = Figure(figsize=(1.25 * len(columns), 1.42 * len(sites)), dpi=80, facecolor="#101216")
     FigureCanvasAgg(figure)
     for i, site in enumerate(sites):
-        images: dict[str, Any] = {}
-        for name, one in trained.items():
-            path = one.experiment.sites
-            shard = f"{path}/{site}.h5" if isinstance(path, str) else path[site]
-            (model,) = one.models(site)
-            place = one.site(model, {site: shard}, {site: one.experiment.operator_at(site)})
-            slices = place.slices("test")
-            item = slices.items[len([x for x in slices.items if x.volume is slices.items[0].volume]) // 2]
-            place.private_parameters(one.order)
-            with torch.no_grad():
-                batch = slices.scoring([item], one.experiment.evaluation.mask_seed)
-                made = stages(batch, place._reconstruct(batch, [item]))
-            images[name] = made["data_consistency"][0].abs().numpy()
-            images["zero-filled"] = made["zero_filled"][0].abs().numpy()
-            images["reference"] = batch.reference[0].numpy()
-            maximum = item.volume.maximum
+        shown = {name: (one, one.experiment.operator_at(site), "data_consistency") for name, one in trained.items()}
+        images, maximum = reconstructed(shown, site, "zero-filled")
         white = np.percentile(images["reference"], 99)
         for j, column in enumerate(columns):
             axes = figure.add_subplot(len(sites), len(columns), i * len(columns) + j + 1)
@@ -211,7 +197,7 @@ def main() -> None:
     score_tables(found)
     bytes_table(found)
     for against in arguments.against:
-        tests(found, against)
+        compare(found, against)
     if arguments.patients:
         patients(found)
     if arguments.panel:

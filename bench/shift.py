@@ -153,7 +153,7 @@ def mismatched(shift: Shift) -> None:
         print(f"| zero-filled | {' | '.join(f'{value:.2f}' for value in zero.values())} | | |")
 
 
-def tests(shift: Shift) -> None:
+def compare(shift: Shift) -> None:
     """The adapted prior against conditional networks that were trained elsewhere: Wilcoxon, Holm over all rows."""
     from scipy.stats import wilcoxon
 
@@ -227,7 +227,7 @@ def main() -> None:
     shift = Shift(arguments.sweeps, arguments.workspace)
     matched(shift)
     mismatched(shift)
-    (patients if arguments.patients else tests)(shift)
+    (patients if arguments.patients else compare)(shift)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from methods import averaged, by_site, holm, spread, subjects
+from methods import by_site, compare, ordered, patients, spread, subjects
 from pictures import side_by_side
 
 from fedrecon.platform.experiment import Experiment
@@ -25,6 +24,8 @@ from fedrecon.platform.tracking import run_store
 from fedrecon.platform.trained import Trained
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.tune.driver import seen
+
+STAGE = "output"
 
 Runs = dict[int, dict[str, Any]]
 """By seed: scores, digest."""
@@ -58,13 +59,6 @@ def gathered(sweeps: list[str], workspace: Path) -> dict[str, dict[str, Runs]]:
     return found
 
 
-def ordered(methods: dict[str, Runs]) -> list[str]:
-    def mean(name: str) -> float:
-        return float(np.mean([by_site(one["scores"]["output"], "psnr")["mean"] for one in methods[name].values()]))
-
-    return sorted(methods, key=mean, reverse=True)
-
-
 def parameters(experiment: Experiment) -> str:
     from fedrecon.platform.cohort import images, open_sites
     from fedrecon.platform.model import network_choice
@@ -82,47 +76,19 @@ def tables(methods: dict[str, Runs]) -> None:
     for metric, digits, unit in (("psnr", 2, " (dB)"), ("ssim", 3, "")):
         print(f"\n{metric.upper()}{unit}:\n")
         print(f"| method | parameters | seeds | {' | '.join(sites)} |\n|---|--:|--:|{'--:|' * len(sites)}")
-        for name in ordered(methods):
-            runs = [by_site(one["scores"]["output"], metric) for one in methods[name].values()]
+        for name in ordered(methods, STAGE):
+            runs = [by_site(one["scores"][STAGE], metric) for one in methods[name].values()]
             cells = [spread([run[site] for run in runs], digits) for site in sites]
             print(f"| {name} | {sizes[name]} | {len(runs)} | {' | '.join(cells)} |")
         zero = by_site(first["scores"]["zero_filled"], metric)
         print(f"| zero-padded | | | {' | '.join(f'{zero[site]:.{digits}f}' for site in sites)} |")
 
 
-def tests(methods: dict[str, Runs], against: str) -> None:
-    """Wilcoxon's signed-rank test over test subjects, seeds averaged; Holm's correction over the rows."""
-    from scipy.stats import wilcoxon
-
-    if against not in methods:
-        return
-    base, rows = averaged(methods[against], "output"), []
-    for name in ordered(methods):
-        if name != against:
-            own = averaged(methods[name], "output")
-            differences = np.array([own[who] - base[who] for who in base])
-            p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
-            rows.append((name, float(np.median(differences)), float((differences > 0).mean()), p))
-    corrected = holm([p for *_, p in rows])
-    print(f"\nAgainst {against}, PSNR over {len(base)} test subjects:\n")
-    print("| method | median difference (dB) | subjects better | p, Holm |\n|---|--:|--:|--:|")
-    for (name, median, better, _), p in zip(rows, corrected, strict=True):
-        print(f"| {name} | {median:+.2f} | {100 * better:.0f} % | {p:.2g} |")
-
-
-def patients(methods: dict[str, Runs]) -> None:
-    each = {name: averaged(runs, "output") for name, runs in methods.items()}
-    who = sorted(next(iter(each.values())))
-    print(f"\n| PSNR (dB) | {' | '.join(f'{site} {one}' for site, one in who)} |\n|---|{'--:|' * len(who)}")
-    for name in ordered(methods):
-        print(f"| {name} | {' | '.join(f'{each[name][one]:.2f}' for one in who)} |")
-
-
 def panel(methods: dict[str, Runs], workspace: Path, out: Path, site: str) -> None:
     shown = {}
-    for name in ordered(methods):
+    for name in ordered(methods, STAGE):
         trained = Trained.load(workspace, next(iter(methods[name].values()))["digest"])
-        shown[name] = (trained, trained.experiment.operator_at(site), "output")
+        shown[name] = (trained, trained.experiment.operator_at(site), STAGE)
     side_by_side(shown, site, "zero-padded", out)
 
 
@@ -141,9 +107,9 @@ def main() -> None:
         print(f"\n### {degradation}")
         tables(methods)
         for against in arguments.against:
-            tests(methods, against)
+            compare(methods, against, STAGE)
         if arguments.patients:
-            patients(methods)
+            patients(methods, STAGE)
     if arguments.panel:
         methods = found[arguments.degradation]
         sites = {who[0] for who in next(iter(next(iter(methods.values())).values()))["scores"]["output"]}

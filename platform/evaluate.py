@@ -10,7 +10,7 @@ from fedrecon.platform.aggregate import METRICS, site_scores, volume_scores
 from fedrecon.platform.cohort import open_sites
 from fedrecon.platform.experiment import check_degradations
 from fedrecon.platform.scorer import Scorer
-from fedrecon.platform.tasks import TASKS
+from fedrecon.platform.tasks import BLOCKS, TASKS
 from fedrecon.platform.trained import GLOBAL, Trained
 from fedrecon.platform.unseen import RULES, Place, Unseen
 from fedrecon.platform.workspace import default_workspace
@@ -66,7 +66,7 @@ def evaluate(
     for name, shard in shards.items():
         shard.require_references("test")
         _refuse_leak(trained, name, shard)
-    asked = _asked(trained, mask, accelerations, degradation, scales)
+    asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
         _check_masks(shards, one)
@@ -139,27 +139,26 @@ def _sites(
         yield trained.site(model, {name: str(shard.path.resolve())}, {name: operator}), model
 
 
-def _asked(
-    trained: Trained, mask: str | None, accelerations: Sequence[float], kind: str | None, scales: Sequence[int]
-) -> list[dict[str, Any]]:
+def _asked(trained: Trained, options: Mapping[str, tuple[str | None, Sequence[float]]]) -> list[dict[str, Any]]:
     """The keys of the operator or degradation that each evaluation changes.
 
+    Args:
+        options: by the block that they belong to, a family or None, and how little is measured.
+
     Raises:
-        InputError: the task has no such keys, or the network cannot take another scale.
+        InputError: the run's task has no such block, or its network cannot take another scale.
     """
     experiment = trained.experiment
-    if experiment.task == "reconstruction":
-        if kind is not None or scales:
-            raise InputError("this run undoes undersampling: --mask and --acceleration, not --degradation and --scale")
-        named: dict[str, Any] = {} if mask is None else {"mask": mask}
-        return [{**named, **({} if one is None else {"acceleration": one})} for one in (accelerations or (None,))]
-    if mask is not None or accelerations:
-        raise InputError("this run is of super-resolution: --degradation and --scale, not --mask and --acceleration")
+    task = TASKS[experiment.task]
+    for block, (family, amounts) in options.items():
+        if block != task.block and (family is not None or amounts):
+            raise InputError(f"this run is of {experiment.task}: {task.flags}, not {BLOCKS[block].flags}")
+    family, amounts = options[task.block]
     own = trained.images.scale
-    if experiment.fixed_scale and any(scale != own for scale in scales):
+    if experiment.fixed_scale and any(scale != own for scale in amounts):
         raise InputError(f"the network '{experiment.network['name']}' of this run was built for scale {own}")
-    named = {} if kind is None else {"kind": kind}
-    return [{**named, **({} if one is None else {"scale": one})} for one in (scales or (None,))]
+    named: dict[str, Any] = {} if family is None else {task.acquisition.key: family}
+    return [{**named, task.measured: one} for one in amounts] or [named]
 
 
 def _operator(trained: Trained, site: str, changes: Mapping[str, Any]) -> Acquisition:
@@ -167,13 +166,11 @@ def _operator(trained: Trained, site: str, changes: Mapping[str, Any]) -> Acquis
     experiment = trained.experiment
     task = TASKS[experiment.task]
     block = task.acquisition.inherit(experiment.operator_at(site).flat(), changes)
-    flags = "--mask / --acceleration" if task.block == "operator" else "--degradation / --scale"
-    measured = task.acquisition.read(block, flags)
-    if experiment.trains and experiment.task == "super-resolution":
-        try:
-            check_degradations(experiment.network["name"], [measured])
-        except ValueError as error:
-            raise InputError(str(error)) from None
+    measured = task.acquisition.read(block, task.flags)
+    try:
+        check_degradations(experiment.network["name"], [measured] if experiment.trains else [])
+    except ValueError as error:
+        raise InputError(str(error)) from None
     return measured
 
 

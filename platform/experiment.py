@@ -20,7 +20,6 @@ from fedrecon.platform.tasks import TASKS
 from fedrecon.sites.acquisition import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, unknown
-from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.plugin import choose, parse
 from fedrecon.sites.settings import Evaluation, Settings, Training
 from fedrecon.strategies import STRATEGIES, Strategy, make_strategy
@@ -140,8 +139,8 @@ class Experiment(Settings):
                 f"'{info.data['strategy']['name']}' trains a {' or '.join(kinds)} network. "
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
-        if task == "super-resolution" and "degradation" in info.data:
-            check_degradations(choice.name, list(TASKS[task].all(info.data["degradation"])))
+        if TASKS[task].block in info.data:
+            check_degradations(choice.name, list(TASKS[task].all(info.data[TASKS[task].block])))
         return choice.as_dict()
 
     @field_validator("training")
@@ -161,7 +160,7 @@ class Experiment(Settings):
     @classmethod
     def _evaluation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
         known = {"network", "reconstructor"} <= info.data.keys()  # else they were refused, and say so themselves
-        fits = known and _on_low_resolution(info.data) and info.data["reconstructor"]["name"] == "network"
+        fits = known and _enlarges(info.data["network"]) and info.data["reconstructor"]["name"] == "network"
         if evaluation.self_ensemble and known and not fits:
             raise ValueError("self_ensemble: only a super-resolution network works on turned images")
         return evaluation
@@ -234,7 +233,7 @@ class Experiment(Settings):
     @property
     def fixed_scale(self) -> bool:
         """Whether the network enlarges by one scale alone."""
-        return self.trains and NETWORKS[self.network["name"]].kind == "super-resolution"
+        return self.trains and _enlarges(self.network)
 
     @property
     def rounds(self) -> int:
@@ -322,8 +321,8 @@ def _strategy_kind(info: ValidationInfo) -> type[Strategy]:
     return STRATEGIES[info.data["strategy"]["name"]] if "strategy" in info.data else Strategy
 
 
-def _on_low_resolution(data: Mapping[str, Any]) -> bool:
-    return NETWORKS[data["network"]["name"]].kind == "super-resolution"
+def _enlarges(network: Block) -> bool:
+    return NETWORKS[network["name"]].kind == "super-resolution"
 
 
 def check_degradations(network: str, all_of_them: Sequence[Acquisition]) -> None:
@@ -340,7 +339,7 @@ def check_degradations(network: str, all_of_them: Sequence[Acquisition]) -> None
             "fedrecon list networks take any"
         )
     for one in all_of_them:
-        if entry.in_kspace and not DEGRADATIONS[one.family].in_kspace:
+        if entry.in_kspace and not one.in_kspace:
             raise ValueError(
                 f"'{network}' works in k-space, of which '{one.family}' leaves none: kspace-truncation does"
             )
@@ -349,7 +348,7 @@ def check_degradations(network: str, all_of_them: Sequence[Acquisition]) -> None
 def _check_patch(patch: int | None, data: Mapping[str, Any]) -> None:
     if patch is None or "degradation" not in data:
         return
-    if not _on_low_resolution(data):
+    if not _enlarges(data["network"]):
         raise ValueError("patch: only a super-resolution network trains on patches, for they have no k-space")
     scale = TASKS["super-resolution"].at(data["degradation"], "").scale
     if patch % scale:

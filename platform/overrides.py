@@ -45,7 +45,7 @@ def _is_name(path: list[str]) -> bool:
 
 
 def _is_mask(path: list[str]) -> bool:
-    return path[0] in BLOCKS and path[-1] == BLOCKS[path[0]].family
+    return path[0] in BLOCKS and path[-1] == BLOCKS[path[0]].acquisition.key
 
 
 def _parse(text: str) -> tuple[list[str], Any]:
@@ -76,8 +76,8 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _set_measured(raw: dict[str, Any], task: Task, path: list[str], value: Any) -> None:
-    block = _block(raw, [task.block])
-    family = block.get(task.family, task.default[task.family])
+    block, kind = _block(raw, [task.block]), task.acquisition
+    family = block.get(kind.key, kind.default)
     sites = {} if block.get("per_site") is None and path[0] != "per_site" else _block(block, ["per_site"])
     if path[0] == "per_site" and len(path) < 3:
         _descend(block, path, value)
@@ -87,8 +87,8 @@ def _set_measured(raw: dict[str, Any], task: Task, path: list[str], value: Any) 
     else:
         owners = [block, *(entry for entry in sites.values() if isinstance(entry, dict))]
     for owner in owners:
-        if path == [task.family]:
-            kept = task.acquisition.inherit({task.family: family, **owner}, {task.family: value})
+        if path == [kind.key]:
+            kept = kind.inherit({kind.key: family, **owner}, {kind.key: value})
             owner.clear()
             owner.update(kept)
         else:

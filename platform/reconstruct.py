@@ -143,10 +143,9 @@ def _volume(trained: Trained, worker: Site, where: str, volume: VolumeData, name
         sampling = f"enlarged by {measured.scale} as it is" if low else "as measured"
     if low:
         volume = replace(volume, reference=None)  # of the low resolution, it is no reference
-    batches = _low_batches if low else _batches
     with threads(trained.experiment.resources.threads):
-        measurements = batches(trained, worker, where, volume, sampled if prospective else None)
-        parts = list(_reconstructed(trained, worker, where if named else "", volume, measurements))
+        batches = _batches(trained, worker, where, volume, sampled if prospective else None, low)
+        parts = list(_reconstructed(trained, worker, where if named else "", volume, batches))
     stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     return Images(volume, stages, np.concatenate([part[1] for part in parts]), prospective, sampling)
 
@@ -163,9 +162,8 @@ def _reconstructed(
 
     experiment = trained.experiment
     adapts = experiment.trains and experiment.method.network_kind == "prior"
-    site = code if adapts else code or trained.images.sites[0]
     for indices, batch in batches:
-        subject = Subject(site, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
+        subject = Subject(code, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
         image = worker.reconstruct(trained.order, batch, subject)
         if adapts:
             print(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted", file=sys.stderr, flush=True)
@@ -174,62 +172,38 @@ def _reconstructed(
 
 
 def _batches(
-    trained: Trained, worker: Site, where: str, volume: VolumeData, sampled: NDArray[np.bool_] | None
+    trained: Trained, worker: Site, where: str, volume: VolumeData, sampled: NDArray[np.bool_] | None, low: bool
 ) -> Batches:
-    """Batches of k-space, undersampled (or degraded) by the run's operator, or as it was ``sampled``."""
-    import torch
-
-    from fedrecon.sites.imaging.coils import estimate_maps
-    from fedrecon.sites.imaging.measurement import measure
-    from fedrecon.sites.seeding import seed
-
-    experiment = trained.experiment
-    operator = experiment.operator_at(where)
-    shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
-    if sampled is None:
-        operator.check(shape)
-    for indices in _ranges(len(volume.kspace), worker.scoring_batch):
-        kspace = torch.from_numpy(np.array(volume.kspace[indices.start : indices.stop], dtype=np.complex64))
-        kspace = kspace.to(worker.device)
-        if sampled is None:
-            box = operator.calibration(shape)
-            seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
-            drawn = [operator.sample(shape, one) for one in seeds]
-            masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
-            yield indices, operator.measure(kspace, masks, estimate_maps(kspace, box, phase=_phase(trained)), None)
-        else:
-            own = sampled[indices.start : indices.stop]
-            maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=_phase(trained))
-            yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
-
-
-def _low_batches(
-    trained: Trained, worker: Site, where: str, volume: VolumeData, _: NDArray[np.bool_] | None
-) -> Batches:
-    """Batches of k-space that is of low resolution already: its combined images are enlarged as they are."""
+    """Batches measured by the run's operator or degradation; or as ``sampled``; or of ``low`` resolution already."""
     import torch
 
     from fedrecon.sites.imaging.coils import combine, estimate_maps
     from fedrecon.sites.imaging.fourier import ifft2c
+    from fedrecon.sites.imaging.measurement import measure
+    from fedrecon.sites.seeding import seed
 
-    degradation = trained.experiment.operator_at(where).degradation  # type: ignore[attr-defined]
+    experiment, size, count = trained.experiment, worker.scoring_batch, len(volume.kspace)
+    operator = experiment.operator_at(where)
     shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
-    for indices in _ranges(len(volume.kspace), worker.scoring_batch):
-        kspace = torch.from_numpy(np.array(volume.kspace[indices.start : indices.stop], dtype=np.complex64))
-        kspace = kspace.to(worker.device)
-        maps = estimate_maps(kspace, shape, phase=_phase(trained))
-        yield indices, degradation.given(combine(ifft2c(kspace), maps))
-
-
-def _phase(trained: Trained) -> bool:
-    """Whether coil maps carry the low-resolution phase."""
-    experiment = trained.experiment
-    return bool(trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True))
-
-
-def _ranges(count: int, size: int) -> Iterator[range]:
+    if sampled is None and not low:
+        operator.check(shape)
+    phase = bool(trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True))
     for start in range(0, count, size):
-        yield range(start, min(start + size, count))
+        indices = range(start, min(start + size, count))
+        kspace = torch.from_numpy(np.array(volume.kspace[start : indices.stop], dtype=np.complex64)).to(worker.device)
+        if low:
+            image = combine(ifft2c(kspace), estimate_maps(kspace, shape, phase=phase))
+            yield indices, operator.plugin.given(image)
+        elif sampled is None:
+            maps = estimate_maps(kspace, operator.calibration(shape), phase=phase)
+            seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
+            drawn = [operator.sample(shape, one) for one in seeds]
+            masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
+            yield indices, operator.measure(kspace, masks, maps, None)
+        else:
+            own = sampled[start : indices.stop]
+            maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=phase)
+            yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
 
 
 def calibration_box(sampled: NDArray[np.bool_]) -> tuple[int, int]:

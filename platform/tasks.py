@@ -17,16 +17,26 @@ class Task:
     """One task.
 
     Attributes:
-        block: the experiment's key that says how sites measure; ``per_site`` in it differs from the rest.
-        acquisition: what reads the block. family: its key that names a family. default: the block where none is given.
+        acquisition: how sites measure: reads the experiment's block of that name, in which ``per_site`` differs from
+            the rest. default: the block where none is given. measured: the key in it that says how little is measured.
         networks: by the kind of network that a strategy trains, the kinds that do the task and the network by default.
     """
 
-    block: str
-    acquisition: type[Operator] | type[Degraded]
-    family: str
+    acquisition: type[Acquisition]
     default: Mapping[str, Any]
+    measured: str
     networks: Mapping[str, tuple[tuple[Kind, ...], str]]
+
+    @property
+    def block(self) -> str:
+        """The experiment's key that says how sites measure."""
+        return self.acquisition.block
+
+    @property
+    def flags(self) -> str:
+        """The options of ``evaluate`` that change it."""
+        family = self.block if self.acquisition.key == "kind" else self.acquisition.key
+        return f"--{family} and --{self.measured}"
 
     def completed(self, block: Mapping[str, Any]) -> Block:
         """The block with every default written out, at every site that it names.
@@ -58,17 +68,15 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "reconstruction": Task(
-        block="operator",
         acquisition=Operator,
-        family="mask",
         default={"mask": "random", "acceleration": 4},
+        measured="acceleration",
         networks={"reconstruction": (("reconstruction",), "unet"), "prior": (("prior",), "style")},
     ),
     "super-resolution": Task(
-        block="degradation",
         acquisition=Degraded,
-        family="kind",
         default={"kind": "kspace-truncation", "scale": 2},
+        measured="scale",
         networks={
             "reconstruction": (("super-resolution", "reconstruction"), "mscan"),
             "prior": (("prior",), "style"),

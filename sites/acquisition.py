@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from fedrecon.sites.errors import unknown
 from fedrecon.sites.imaging.degradations import DEGRADATIONS, Degradation
 from fedrecon.sites.imaging.masks import MASKS
 from fedrecon.sites.imaging.masks.mask import Mask
-from fedrecon.sites.plugin import Plugin, choose, parse
+from fedrecon.sites.plugin import choose, parse
 from fedrecon.sites.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,23 +21,71 @@ if TYPE_CHECKING:
 
 
 class Acquisition(Settings):
-    """How one site measures: :class:`Operator`, or for super-resolution :class:`Degraded`.
+    """How one site measures: a plug-in of a family (:class:`Operator`, :class:`Degraded`), and keys beside it.
 
     Attributes:
+        block: the experiment's key. key: names the family in it. default: the family where none is named.
+        registry: of the families. common: their base class, after which the field is named. own: the keys beside it.
+        turns: training slices may be turned by 90 degrees.
         noise: a multiple (>= 1) of the shard's own noise level. The data holds the noise of its scan already, so
             noise can only be added.
         fixed_mask: one training mask per slice for the whole run instead of a fresh one each epoch.
-        turns: training slices may be turned by 90 degrees.
     """
+
+    block: ClassVar[str]
+    key: ClassVar[str]
+    default: ClassVar[str]
+    registry: ClassVar[Mapping[str, type[Any]]]
+    common: ClassVar[type[Any]]
+    own: ClassVar[tuple[str, ...]]
+    turns: ClassVar[bool] = False
 
     noise: float = Field(1.0, ge=1.0, allow_inf_nan=False)
     fixed_mask: bool = False
-    turns: ClassVar[bool] = False
+
+    @classmethod
+    def read(cls, block: Mapping[str, Any], where: str | None = None) -> Self:
+        """From a YAML block: the family's name, its own keys, and the keys beside it.
+
+        Raises:
+            InputError: a name, key or value is wrong; says where.
+        """
+        where = where or cls.block
+        own = {key: block[key] for key in cls.own if key in block}
+        rest = {key: value for key, value in block.items() if key != cls.key and key not in own}
+        name = str(block.get(cls.key, cls.default))
+        if name in cls.registry:
+            fields = cls.registry[name].model_fields
+            for key in rest:
+                if key not in fields:
+                    allowed = [*fields, cls.key, *cls.own, "per_site"]
+                    raise unknown(f"key in {where} ({cls.key} '{name}'):", key, allowed)
+        kind = cls.common.__name__.lower()
+        return parse(cls, {kind: choose(kind, cls.registry, name, rest), **own}, where=where)
+
+    @classmethod
+    def inherit(cls, base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
+        """``block`` over ``base``; another family inherits only the keys that every family has."""
+        family = base.get(cls.key, cls.default)
+        if block.get(cls.key, family) == family:
+            return {**base, **block}
+        common = {"per_site", *cls.own, *cls.common.model_fields}
+        return {**{key: value for key, value in base.items() if key in common}, **block}
+
+    @property
+    def plugin(self) -> Any:
+        """The mask or degradation."""
+        return getattr(self, self.common.__name__.lower())
 
     @property
     def family(self) -> str:
-        """The name of the mask or degradation."""
-        raise NotImplementedError
+        """Its name."""
+        return {kind: name for name, kind in self.registry.items()}[type(self.plugin)]
+
+    @property
+    def paper(self) -> str:
+        """Its citation, or nothing."""
+        return str(self.plugin.paper)
 
     @property
     def acceleration(self) -> float:
@@ -50,9 +98,9 @@ class Acquisition(Settings):
         return 1
 
     @property
-    def paper(self) -> str:
-        """The citation, or nothing."""
-        raise NotImplementedError
+    def in_kspace(self) -> bool:
+        """Whether what is measured is k-space."""
+        return True
 
     def label(self) -> str:
         """In a few words, for captions: ``random R=4``, ``bicubic x2``."""
@@ -64,11 +112,12 @@ class Acquisition(Settings):
         Raises:
             InputError: says what would do.
         """
-        raise NotImplementedError
+        self.plugin.check(shape)
 
     def calibration(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Size (y, x) of the centred box of k-space that every measurement knows fully."""
-        raise NotImplementedError
+        box: tuple[int, int] = self.plugin.calibration(shape)
+        return box
 
     def group(self) -> tuple[Any, ...]:
         """Slices of different groups are never measured in one batch."""
@@ -84,7 +133,7 @@ class Acquisition(Settings):
 
     def flat(self) -> dict[str, Any]:
         """The block as it would stand in YAML, with every default written out."""
-        raise NotImplementedError
+        return {self.key: self.family, **self.plugin.model_dump(), **{key: getattr(self, key) for key in self.own}}
 
 
 class Operator(Acquisition):
@@ -94,47 +143,23 @@ class Operator(Acquisition):
         mask: the sampling mask family with its parameters, among them the acceleration.
     """
 
+    block: ClassVar[str] = "operator"
+    key: ClassVar[str] = "mask"
+    default: ClassVar[str] = "random"
+    registry: ClassVar[Mapping[str, type[Any]]] = MASKS
+    common: ClassVar[type[Any]] = Mask
+    own: ClassVar[tuple[str, ...]] = ("noise", "fixed_mask")
+
     mask: Mask
-
-    @classmethod
-    def read(cls, block: Mapping[str, Any], where: str = "operator") -> Operator:
-        """The operator of a YAML block: ``mask`` (a name), ``noise``, ``fixed_mask``, and the mask's own keys."""
-        own, rest = _parted(block, "mask")
-        name = block.get("mask", "random")
-        _refuse_keys(rest, MASKS.get(name), f"key in {where} (mask '{name}'):", "mask")
-        return parse(cls, {"mask": choose("mask", MASKS, str(name), rest), **own}, where=where)
-
-    @staticmethod
-    def inherit(base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-        """``block`` over ``base``; another mask family inherits only the keys that every family has."""
-        return _inherited(base, block, "mask", "random", {"per_site", "noise", "fixed_mask", *Mask.model_fields})
-
-    @property
-    def family(self) -> str:
-        """The name of the mask."""
-        return {kind: name for name, kind in MASKS.items()}[type(self.mask)]
 
     @property
     def acceleration(self) -> float:
         """Of the mask."""
         return float(self.mask.acceleration)
 
-    @property
-    def paper(self) -> str:
-        """Of the mask."""
-        return self.mask.paper
-
     def label(self) -> str:
         """The mask and its acceleration."""
         return f"{self.family} R={self.acceleration:g}"
-
-    def check(self, shape: tuple[int, int]) -> None:
-        """See :meth:`Mask.check`."""
-        self.mask.check(shape)
-
-    def calibration(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """See :meth:`Mask.calibration`."""
-        return self.mask.calibration(shape)
 
     def sample(self, shape: tuple[int, int], seed: int) -> Any:
         """See :meth:`Mask.sample`."""
@@ -147,11 +172,6 @@ class Operator(Acquisition):
         assert masks is not None
         return measure(kspace, masks, maps, reference=reference)
 
-    def flat(self) -> dict[str, Any]:
-        """The block as it would stand in YAML, with every default written out."""
-        own = {"noise": self.noise, "fixed_mask": self.fixed_mask}
-        return {"mask": self.family, **self.mask.model_dump(), **own}
-
 
 class Degraded(Acquisition):
     """A low-resolution image: the noise is added in k-space before the resolution is lost.
@@ -160,26 +180,15 @@ class Degraded(Acquisition):
         degradation: the way to lose resolution, with its scale.
     """
 
-    degradation: Degradation
+    block: ClassVar[str] = "degradation"
+    key: ClassVar[str] = "kind"
+    default: ClassVar[str] = "kspace-truncation"
+    registry: ClassVar[Mapping[str, type[Any]]] = DEGRADATIONS
+    common: ClassVar[type[Any]] = Degradation
+    own: ClassVar[tuple[str, ...]] = ("noise",)
     turns: ClassVar[bool] = True
 
-    @classmethod
-    def read(cls, block: Mapping[str, Any], where: str = "degradation") -> Degraded:
-        """The degradation of a YAML block: ``kind`` (a name), ``scale``, ``noise``, and the kind's own keys."""
-        own, rest = _parted(block, "kind")
-        name = block.get("kind", "kspace-truncation")
-        _refuse_keys(rest, DEGRADATIONS.get(name), f"key in {where} (kind '{name}'):", "kind")
-        return parse(cls, {"degradation": choose("degradation", DEGRADATIONS, str(name), rest), **own}, where=where)
-
-    @staticmethod
-    def inherit(base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-        """``block`` over ``base``; another kind inherits only the keys that every kind has."""
-        return _inherited(base, block, "kind", "kspace-truncation", {"per_site", "noise", *Degradation.model_fields})
-
-    @property
-    def family(self) -> str:
-        """The name of the degradation."""
-        return {kind: name for name, kind in DEGRADATIONS.items()}[type(self.degradation)]
+    degradation: Degradation
 
     @property
     def acceleration(self) -> float:
@@ -192,21 +201,13 @@ class Degraded(Acquisition):
         return int(self.degradation.scale)
 
     @property
-    def paper(self) -> str:
+    def in_kspace(self) -> bool:
         """Of the degradation."""
-        return self.degradation.paper
+        return self.degradation.in_kspace
 
     def label(self) -> str:
         """The degradation and its scale."""
         return f"{self.family} x{self.scale}"
-
-    def check(self, shape: tuple[int, int]) -> None:
-        """See :meth:`Degradation.check`."""
-        self.degradation.check(shape)
-
-    def calibration(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """See :meth:`Degradation.calibration`."""
-        return self.degradation.calibration(shape)
 
     def group(self) -> tuple[Any, ...]:
         """One degradation a batch."""
@@ -220,31 +221,3 @@ class Degraded(Acquisition):
         """The low-resolution measurement."""
         del masks
         return self.degradation.measure(kspace, maps, reference)
-
-    def flat(self) -> dict[str, Any]:
-        """The block as it would stand in YAML, with every default written out."""
-        return {"kind": self.family, **self.degradation.model_dump(), "noise": self.noise}
-
-
-_OWN = {"mask": ("noise", "fixed_mask"), "kind": ("noise",)}
-"""Keys beside a family's own, by the key that names the family."""
-
-
-def _parted(block: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    own = {key: block[key] for key in _OWN[name] if key in block}
-    return own, {key: value for key, value in block.items() if key != name and key not in own}
-
-
-def _refuse_keys(keys: Iterable[str], family: type[Plugin] | None, where: str, name: str) -> None:
-    for key in keys if family else ():
-        if key not in family.model_fields:  # type: ignore[union-attr]
-            raise unknown(where, key, [*family.model_fields, name, *_OWN[name], "per_site"])  # type: ignore[union-attr]
-
-
-def _inherited(
-    base: Mapping[str, Any], block: Mapping[str, Any], name: str, default: str, common: set[str]
-) -> dict[str, Any]:
-    family = base.get(name, default)
-    if block.get(name, family) == family:
-        return {**base, **block}
-    return {**{key: value for key, value in base.items() if key in common}, **block}

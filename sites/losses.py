@@ -103,7 +103,12 @@ def terms(loss: str | Mapping[str, float], image: Tensor, batch: Measurement) ->
     return {name: weight * LOSSES[name](image, batch) for name, weight in weights.items()}
 
 
+def total(parts: Mapping[str, Tensor]) -> Tensor:
+    """The sum of :func:`terms`."""
+    first, *others = parts.values()
+    return sum(others, start=first)
+
+
 def of(loss: str | Mapping[str, float], image: Tensor, batch: Measurement) -> Tensor:
     """The experiment's loss."""
-    first, *others = terms(loss, image, batch).values()
-    return sum(others, start=first)
+    return total(terms(loss, image, batch))

@@ -130,8 +130,7 @@ class Strategy(Plugin):
         terms = losses.terms(fit.training.loss, fit.model(batch), batch)
         if len(terms) > 1:
             fit.noted.update({name: value.detach() for name, value in terms.items()})
-        first, *others = terms.values()
-        return sum(others, start=first)
+        return losses.total(terms)
 
     def gradients(self, fit: Fit) -> None:
         """Called between ``backward`` and the optimiser's step: a control variate or a clip goes here."""

@@ -32,7 +32,8 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
             continue
         training = experiment.training
         kind = json.dumps([
-            experiment.network, experiment.strategy["name"], training.batch_size, training.patch, experiment.measured,
+            experiment.network, experiment.strategy["name"], training.batch_size, training.patch,
+            experiment.operator_at("").group(),
         ])  # fmt: skip
         if kind not in paces:
             known = list(paces.values())

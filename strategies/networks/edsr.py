@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
-from fedrecon.strategies.networks.enlarging import Enlarging, Skipped, shuffled
+from fedrecon.strategies.networks.enlarging import Enlarging, Skipped
 
 if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
@@ -37,9 +37,4 @@ class Network(Enlarging):
             )
             for _ in range(blocks)
         ]
-        self.trunk = nn.Sequential(
-            nn.Conv2d(self.n, channels, 3, padding=1), Skipped(*body, nn.Conv2d(channels, channels, 3, padding=1))
-        )
-        self.tail = shuffled(channels, self.scale)
-        self.last = nn.Conv2d(channels, self.n, 3, padding=1)
-        self.begin_small()
+        self.assemble(channels, body)

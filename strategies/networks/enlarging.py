@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,11 +44,22 @@ class Enlarging(nn.Module):
         held = {part: prefixes[part] if any(True for _ in one.parameters()) else () for part, one in owners.items()}
         return {**held, "norm": ()}
 
-    def begin_small(self, factor: float = 0.1) -> None:
-        """Makes the first corrections small."""
+    def assemble(self, channels: int, body: Sequence[nn.Module]) -> None:
+        """conv, body and conv with a long skip over both; sub-pixel convolutions; a last conv that begins small."""
+
+        def convolution(n_in: int, n_out: int) -> nn.Conv2d:
+            return nn.Conv2d(n_in, n_out, 3, padding=1)
+
+        self.trunk = nn.Sequential(convolution(self.n, channels), Skipped(*body, convolution(channels, channels)))
+        self.tail = shuffled(channels, self.scale)
+        self.last = convolution(channels, self.n)
+        self.begin_small()
+
+    def begin_small(self) -> None:
+        """Makes the first corrections small: a tenth of what the last layer would say."""
         with torch.no_grad():
             for one in self.last.parameters():
-                one.mul_(factor)
+                one.mul_(0.1)
 
     def correction(self, low: Tensor) -> Tensor:
         """(b, n, y / scale, x / scale) to (b, n, y, x), both GAIN times a slice's scale."""

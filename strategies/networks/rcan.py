@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from fedrecon.strategies.networks.enlarging import Enlarging, Skipped, shuffled
+from fedrecon.strategies.networks.enlarging import Enlarging, Skipped
 
 if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
@@ -40,11 +40,7 @@ class Network(Enlarging):
         def block() -> nn.Module:
             return Skipped(convolution(), nn.ReLU(inplace=True), convolution(), ChannelAttention(channels, reduction))
 
-        body = [Skipped(*(block() for _ in range(blocks)), convolution()) for _ in range(groups)]
-        self.trunk = nn.Sequential(nn.Conv2d(self.n, channels, 3, padding=1), Skipped(*body, convolution()))
-        self.tail = shuffled(channels, self.scale)
-        self.last = nn.Conv2d(channels, self.n, 3, padding=1)
-        self.begin_small()
+        self.assemble(channels, [Skipped(*(block() for _ in range(blocks)), convolution()) for _ in range(groups)])
 
 
 class ChannelAttention(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,3 +86,14 @@ TASKS: dict[str, Task] = {
 
 BLOCKS: dict[str, Task] = {task.block: task for task in TASKS.values()}
 """By the block that says how sites measure."""
+
+
+def check_kspace(name: str, all_of_them: Iterable[Acquisition]) -> None:
+    """Refuses what works in k-space where one of these measures none.
+
+    Raises:
+        ValueError: says which, and what does.
+    """
+    for one in all_of_them:
+        if not one.in_kspace:
+            raise ValueError(f"'{name}' works in k-space, of which '{one.family}' leaves none: kspace-truncation does")

@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from fedrecon.sites.classical.bicubic import Bicubic
+from fedrecon.sites.classical.cg_sense import CgSense
+from fedrecon.sites.classical.grappa import Grappa
+from fedrecon.sites.classical.low_rank import LowRank
 from fedrecon.sites.classical.reconstructor import Reconstructor
 from fedrecon.sites.classical.tv import TotalVariation
+from fedrecon.sites.classical.wavelet import Wavelet
 from fedrecon.sites.classical.zero_filled import ZeroFilled
 from fedrecon.sites.plugin import choose
 
 RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "zero_filled": ZeroFilled,
+    "cg_sense": CgSense,
     "tv": TotalVariation,
+    "wavelet": Wavelet,
+    "grappa": Grappa,
+    "low_rank": LowRank,
     "bicubic": Bicubic,
 }
 

@@ -37,8 +37,9 @@ class TotalVariation(Reconstructor):
     def reconstruct(self, measurement: Measurement) -> Tensor:
         """The minimiser; a slice without signal stays zero."""
         from fedrecon.sites.classical.fista import minimise
+        from fedrecon.sites.classical.variation import Variation
 
-        return minimise(measurement, self.weight, self.iterations, self.dual_iterations, real=self.real).image
+        return minimise(measurement, Variation(self.weight, self.dual_iterations, self.real), self.iterations).image
 
     def candidates(self) -> tuple[Self, ...]:
         """The same method with weights a factor of two apart."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fedrecon.sites.classical import make_reconstructor
-from fedrecon.sites.classical.fista import divergence, gradient, minimise, proximal, total_variation
+from fedrecon.sites.classical.fista import minimise
+from fedrecon.sites.classical.variation import Variation, divergence, gradient, proximal, total_variation
 from fedrecon.sites.imaging.fourier import fft2c
 from fedrecon.sites.imaging.masks import make_mask
 from fedrecon.sites.imaging.measurement import measure
@@ -82,7 +83,7 @@ def test_with_every_sample_the_minimiser_is_the_proximal_step():
     generator = torch.Generator().manual_seed(0)
     image = phantom(32) * torch.exp(1j * torch.rand(1, 32, 32, generator=generator))
     measurement = undersampled(image, n_coils=4, complete=True)
-    ours = minimise(measurement, 0.05, 40, 10, real=False).image
+    ours = minimise(measurement, Variation(0.05, 10), 40).image
     unit = measurement.scale[:, None, None]
     expected, _ = proximal(measurement.zero_filled / unit, 0.05, 400)
     torch.testing.assert_close(ours / unit, expected, rtol=0, atol=1e-3)
@@ -91,7 +92,7 @@ def test_with_every_sample_the_minimiser_is_the_proximal_step():
 def test_the_objective_is_the_stated_one_and_never_rises():
     image = torch.cat([phantom(), 100 * phantom().flip(-1)])
     measurement = undersampled(image, n_coils=4, noise=0.01)
-    found = minimise(measurement, 0.01, 50, 5, real=False)
+    found = minimise(measurement, Variation(0.01, 5), 50)
     x, k = (t / s for t, s in ((found.image, measurement.scale[:, None, None]),
                                (measurement.kspace, measurement.scale[:, None, None, None])))  # fmt: skip
     residual = measurement.operator.forward(x) - k
@@ -103,9 +104,9 @@ def test_the_objective_is_the_stated_one_and_never_rises():
 
 def test_the_default_iterations_are_close_to_the_minimum():
     measurement = undersampled(phantom(), noise=0.01)
-    long = minimise(measurement, 0.005, 300, 10, real=False)
+    long = minimise(measurement, Variation(0.005, 10), 300)
     default = make_reconstructor("tv", weight=0.005)
-    short = minimise(measurement, 0.005, default.iterations, default.dual_iterations, real=False)
+    short = minimise(measurement, Variation(0.005, default.dual_iterations), default.iterations)
     assert short.objective[-1].item() == pytest.approx(long.objective[-1].item(), rel=0.02)
     assert (short.image - long.image).abs().square().mean().sqrt() < 0.01 * phantom().max()
 

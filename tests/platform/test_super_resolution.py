@@ -56,6 +56,8 @@ def test_defaults_are_truncated_k_space_and_mscan():
         (["network.name=style"], "network.name=mscan"),
         (["task=reconstruction", "network.name=mscan"], "network.name=unet"),
         (["network.name=dual_domain", "degradation.kind=bicubic"], "works in k-space.*kspace-truncation does"),
+        (["reconstructor=low_rank", "degradation.kind=bicubic"], "'low_rank' works in k-space.*kspace-truncation does"),
+        (["reconstructor=grappa", "degradation.per_site={a: {kind: blur-downsample}}"], "'grappa' works in k-space"),
         (["strategy.name=fedgimp", "network.name=mscan"], "trains a prior network"),
         (["training.patch=15"], "a multiple of the scale 2 is needed, such as 16"),
         (["training.patch=16", "network.name=unet"], "only a super-resolution network trains on patches"),
@@ -83,6 +85,8 @@ def test_what_makes_sense_is_not():
     read("network.name=dual_domain")
     read("strategy.name=fedgimp")
     read("reconstructor=bicubic")
+    read("reconstructor=low_rank")
+    read("reconstructor=cg_sense", "degradation.kind=bicubic")
     read("training.patch=16", "evaluation.self_ensemble=true")
 
 
@@ -149,6 +153,7 @@ def trained(consortium, workspace):
         "mscan": base,
         "unet": {**base, "network": UNET},
         "bicubic": {**base, "reconstructor": "bicubic"},
+        "low_rank": {**base, "reconstructor": "low_rank"},
         "ensemble": {**base, "evaluation": {"every": 2, "self_ensemble": True}},
     }
     return {name: fedrecon.run(one, workspace=workspace, in_process=True) for name, one in made.items()}
@@ -195,6 +200,12 @@ def test_evaluate_under_other_degradations(trained, workspace):
     assert {row["acceleration"] for row in scales} == {4.0, 16.0}
     easy, hard = ([r["zero_filled"]["psnr"] for r in scales if r["acceleration"] == rate] for rate in (4.0, 16.0))
     assert all(a > b for a, b in zip(easy, hard, strict=True))
+
+
+def test_what_works_in_kspace_is_evaluated_where_there_is_some(trained, workspace):
+    assert evaluate(trained["low_rank"].digest, scales=(4,), workspace=workspace)["rows"]
+    with pytest.raises(InputError, match="'low_rank' works in k-space, of which 'bicubic' leaves none"):
+        evaluate(trained["low_rank"].digest, degradation="bicubic", workspace=workspace)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""CG-SENSE: least squares through the coil maps, min_x 1/2 |A x - y|^2 + weight / 2 |x|^2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field
+
+from fedrecon.sites.classical.reconstructor import Reconstructor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+
+
+class CgSense(Reconstructor):
+    """Conjugate gradients; few iterations regularise too. Of one coil it is the zero-filled image over 1 + weight.
+
+    As the eigenvalues of A^H A are at most 1, ``weight`` has no unit.
+    """
+
+    paper: ClassVar[str] = (
+        "Pruessmann KP, Weiger M, Boernert P, Boesiger P. Advances in sensitivity encoding with arbitrary k-space "
+        "trajectories. MRM 46(4):638-651, 2001."
+    )
+
+    weight: float = Field(default=0.001, ge=0.0, allow_inf_nan=False)
+    iterations: int = Field(default=30, ge=1)
+
+    def reconstruct(self, measurement: Measurement) -> Tensor:
+        """The solution; a slice without signal stays zero."""
+        from fedrecon.sites.classical.conjugate_gradients import solve
+
+        return solve(measurement, self.weight, self.iterations)
+
+    def candidates(self) -> tuple[Self, ...]:
+        """The same method with weights a factor of four apart."""
+        weights = (0.0001, 0.0004, 0.0016, 0.0064, 0.025, 0.1)
+        return tuple(self.model_copy(update={"weight": weight}) for weight in weights)

@@ -1,0 +1,39 @@
+"""Conjugate gradients for (A^H A + weight) x = A^H y, batched over slices, each with step sizes of its own.
+
+Hestenes and Stiefel, J. Res. NBS 49:409, 1952.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fedrecon.sites.classical.fista import dot, total
+
+if TYPE_CHECKING:
+    from fedrecon.sites.imaging.measurement import Measurement
+
+
+@torch.no_grad()
+def solve(measurement: Measurement, weight: float, iterations: int) -> Tensor:
+    """The image after at most so many iterations from zero, (b, y, x) complex64, at the data's scale."""
+    unit = measurement.scale[:, None, None]
+    residual = measurement.back_projected / unit
+    image = torch.zeros_like(residual)
+    direction, energy = residual, total(dot(residual, residual))
+    # what a residual of complex64 can tell from nothing; a slice that is there moves no more
+    floor = energy * torch.finfo(residual.dtype).eps ** 2
+    for _ in range(iterations):
+        product = measurement.operator.normal(direction) + weight * direction
+        step = _ratio(energy, total(dot(direction, product)), energy > floor).to(unit.dtype)[:, None, None]
+        image = image + step * direction
+        residual = residual - step * product
+        last, energy = energy, total(dot(residual, residual))
+        direction = residual + _ratio(energy, last, last > floor).to(unit.dtype)[:, None, None] * direction
+    return image * unit
+
+
+def _ratio(above: Tensor, below: Tensor, wanted: Tensor) -> Tensor:
+    return torch.where(wanted & (below > 0), above / torch.where(below > 0, below, 1.0), 0.0)

@@ -1,0 +1,50 @@
+"""GRAPPA for any sampling mask: missing samples as linear combinations of measured neighbours in all coils."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field, field_validator
+
+from fedrecon.sites.classical.completion import Completion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Grappa(Completion):
+    """Weights are fitted to all windows that are measured completely, those of the centre.
+
+    A window of ``kernel_y`` x ``kernel_x`` samples needs a centre of at least that size. ``weight`` regularises the
+    fit, in mean eigenvalues of its Gram matrix, so it has no unit. With one coil there is little to learn.
+    """
+
+    paper: ClassVar[str] = (
+        "Griswold MA, Jakob PM, Heidemann RM, et al. Generalized autocalibrating partially parallel acquisitions "
+        "(GRAPPA). MRM 47(6):1202-1210, 2002."
+    )
+
+    weight: float = Field(default=0.01, ge=1e-9, allow_inf_nan=False)
+    kernel_y: int = Field(default=5, ge=1, le=7, description="odd")
+    kernel_x: int = Field(default=5, ge=1, le=7, description="odd")
+
+    @field_validator("kernel_y", "kernel_x")
+    @classmethod
+    def _odd(cls, size: int) -> int:
+        if size % 2 == 0:
+            raise ValueError("an odd number is needed: the missing sample is in the middle")
+        return size
+
+    def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
+        """Interpolated k-space."""
+        from fedrecon.sites.classical.autocalibration import complete
+
+        return complete(kspace, mask, (self.kernel_y, self.kernel_x), self.weight)
+
+    def candidates(self) -> tuple[Self, ...]:
+        """The same method with windows for a small and for a large centre, and weights a factor of ten apart."""
+        return tuple(
+            self.model_copy(update={"kernel_y": size, "kernel_x": size, "weight": weight})
+            for size in (3, 5)
+            for weight in (0.0001, 0.001, 0.01, 0.1)
+        )

@@ -1,0 +1,39 @@
+"""Structured low-rank completion of k-space, calibrationless: SAKE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field
+
+from fedrecon.sites.classical.completion import Completion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LowRank(Completion):
+    """K-space windows of all coils lie in a space of few dimensions, for coil maps are smooth and images end.
+
+    ``rank`` is out of coils x kernel^2: with more coils, or less of the field of view filled, a smaller part of it.
+    """
+
+    paper: ClassVar[str] = (
+        "Shin PJ, Larson PEZ, Ohliger MA, et al. Calibrationless parallel imaging reconstruction based on structured "
+        "low-rank matrix completion. MRM 72(4):959-970, 2014; Haldar JP. Low-rank modeling of local k-space "
+        "neighborhoods (LORAKS) for constrained MRI. IEEE TMI 33(3):668-681, 2014."
+    )
+
+    rank: int = Field(default=30, ge=1)
+    kernel: int = Field(default=5, ge=2, le=11, description="side of the window")
+    iterations: int = Field(default=40, ge=1)
+
+    def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
+        """Alternating projections from zero-filled k-space."""
+        from fedrecon.sites.classical.hankel import complete
+
+        return complete(kspace, mask, self.kernel, self.rank, self.iterations)
+
+    def candidates(self) -> tuple[Self, ...]:
+        """The same method with ranks for one coil to many."""
+        return tuple(self.model_copy(update={"rank": rank}) for rank in (12, 17, 21, 25, 30, 40, 55))

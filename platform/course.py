@@ -64,12 +64,16 @@ def steps(chosen: Experiment, around: Surroundings) -> Generator[Committed, None
     Returns:
         the result.
     """
+    if chosen.test is not None:
+        from fedrecon.platform.transfer import tested
+
+        return (yield from tested(chosen, around))
     shards = open_sites(chosen.sites, None if around.crew == "in-process" else around.address)
     check_experiment(chosen, shards)
     check_network(chosen, shards)
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(around.workspace, chosen.digest(contents))
-    with _locked(folder):
+    with locked(folder):
         if around.rerun:
             folder.set_aside()
         elif (found := folder.result()) is not None:
@@ -211,19 +215,8 @@ class _Run:
         return state
 
     def _open_tracker(self) -> Tracker:
-        from fedrecon.platform.tracking import run_store
-
         experiment = self.experiment
-        tags = {
-            "fedrecon.training_digest": self.training_digest or "none",
-            "fedrecon.strategy": experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"],
-            **({"mlflow.source.git.commit": commit} if (commit := _git_commit()) else {}),
-            **({"fedrecon.moved_data": "true"} if experiment.trains and experiment.method.moves_data else {}),
-            **self.around.tags,
-        }
-        store = self.around.store or run_store(self.around.tracking_uri, self.folder.workspace)
-        name = self.around.name or _run_name(experiment)
-        tracker = store.open(TRACKING_EXPERIMENT, name, self.folder.digest, experiment.flat(), tags, self.around.rerun)
+        tracker = open_run(experiment, self.folder, self.training_digest, self.around)
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
@@ -311,6 +304,22 @@ class _Run:
         return environment
 
 
+def open_run(experiment: Experiment, folder: RunFolder, training_digest: str | None, around: Surroundings) -> Tracker:
+    """The experiment's run in the tracker, found by its digest or made."""
+    from fedrecon.platform.tracking import run_store
+
+    tags = {
+        "fedrecon.training_digest": training_digest or "none",
+        "fedrecon.strategy": experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"],
+        **({"mlflow.source.git.commit": commit} if (commit := _git_commit()) else {}),
+        **({"fedrecon.moved_data": "true"} if experiment.trains and experiment.method.moves_data else {}),
+        **around.tags,
+    }
+    store = around.store or run_store(around.tracking_uri, folder.workspace)
+    name = around.name or _run_name(experiment)
+    return store.open(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags, around.rerun)
+
+
 def _run_name(experiment: Experiment) -> str:
     """What tells runs apart in a list of them."""
     what = f"{experiment.strategy['name']} {experiment.network['name']}" if experiment.trains else ""
@@ -320,7 +329,7 @@ def _run_name(experiment: Experiment) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
+def locked(folder: RunFolder) -> Iterator[None]:
     """One driver per digest and workspace at a time."""
     folder.lock.parent.mkdir(parents=True, exist_ok=True)
     with folder.lock.open("w") as file:

@@ -26,7 +26,7 @@ from fedrecon.sites.errors import FedreconError, RunError
 from fedrecon.sites.wire import Order, Reply
 
 if TYPE_CHECKING:
-    from fedrecon.platform.experiment import Resources
+    from fedrecon.platform.resources import Resources
     from fedrecon.sites.acquisition import Acquisition
     from fedrecon.sites.settings import Plan
     from fedrecon.sites.site import Site

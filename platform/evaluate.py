@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.aggregate import METRICS, site_scores, volume_scores
 from fedrecon.platform.cohort import open_sites
 from fedrecon.platform.experiment import check_degradations
+from fedrecon.platform.places import check_masks, check_places
 from fedrecon.platform.scorer import Scorer
-from fedrecon.platform.tasks import BLOCKS, TASKS
+from fedrecon.platform.tasks import BLOCKS, TASKS, check_kspace
 from fedrecon.platform.trained import GLOBAL, Trained
 from fedrecon.platform.unseen import RULES, Place, Unseen
 from fedrecon.platform.workspace import default_workspace
@@ -63,15 +64,13 @@ def evaluate(
     trained = Trained.load(Path(workspace) if workspace else default_workspace(), run)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
     shards = open_sites(given)
-    for name, shard in shards.items():
-        shard.require_references("test")
-        _refuse_leak(trained, name, shard)
+    check_places(shards, trained.subjects)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
-        _check_masks(shards, one)
+        check_masks(shards, one)
     rule = Unseen.of(trained, unseen, published, fine_tune_epochs)
-    parts = [columns for one in operators for columns in _score(trained, shards, one, rule)]
+    parts = [columns for one in operators for columns in scored(trained, shards, one, rule)]
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "digest": trained.folder.digest,
@@ -95,18 +94,28 @@ def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
     return list(found.values())
 
 
-def _score(
-    trained: Trained, shards: Mapping[str, Shard], operators: Mapping[str, Acquisition], unseen: Unseen
-) -> Iterator[Mapping[str, Any]]:
+def scored(
+    trained: Trained,
+    shards: Mapping[str, Shard],
+    operators: Mapping[str, Acquisition],
+    unseen: Unseen,
+    parts: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Scores of the test subjects by site and network that reconstructs there: columns of ``scores.parquet``.
+
+    Args:
+        parts: keeps what a method that adapts has scored already, so that a crash loses one batch.
+    """
     from fedrecon.sites.training import threads
 
     with threads(trained.experiment.resources.threads):
         for name, shard in shards.items():
-            for site, model in _sites(trained, name, shard, operators[name], unseen):
+            for site, model in places(trained, name, shard, operators[name], unseen):
                 if trained.experiment.classical is not None and shard.split("validation"):
                     site.tune()
-                columns = dict(scorer(_One(site), trained)(trained.order, "test").columns)
-                columns["model"] = tuple(model for _ in columns["model"])
+                kept = None if parts is None else parts / f"{name}-{model}"
+                columns = dict(scorer(_One(site), trained, kept)(trained.order, "test").columns)
+                columns["model"] = [model for _ in columns["model"]]
                 yield columns
 
 
@@ -120,17 +129,21 @@ class _One:
         return [self.site.evaluate(order, split, part)]
 
 
-def scorer(one: _One, trained: Trained) -> Scorer:
+def scorer(one: _One, trained: Trained, parts: Path | None = None) -> Scorer:
     """Scores of one site; a method that adapts says on stderr how far it has come."""
     from fedrecon.platform.progress import Progress
 
-    return Scorer(one, trained.experiment.method, tell=Progress(0).say)
+    return Scorer(one, trained.experiment.method, parts, Progress(0).say)
 
 
-def _sites(
+def places(
     trained: Trained, name: str, shard: Shard, operator: Acquisition, unseen: Unseen
 ) -> Iterator[tuple[Site, str]]:
-    """The site with each network that reconstructs there, and that network's name."""
+    """The site with each network that reconstructs there, and that network's name.
+
+    Raises:
+        InputError: it did not train, and ``unseen`` does not say where its private part comes from.
+    """
     if unseen.rule is not None and name not in trained.members:
         site = RULES[unseen.rule](Place(trained, name, shard, operator, unseen))
         yield site, site.name
@@ -169,29 +182,11 @@ def _operator(trained: Trained, site: str, changes: Mapping[str, Any]) -> Acquis
     measured = task.acquisition.read(block, task.flags)
     try:
         check_degradations(experiment.network["name"], [measured] if experiment.trains else [])
+        if experiment.classical is not None and experiment.classical.needs_kspace:
+            check_kspace(experiment.reconstructor["name"], [measured])
     except ValueError as error:
         raise InputError(str(error)) from None
     return measured
-
-
-def _check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:
-    for name, shard in shards.items():
-        for shape in sorted({volume.shape for volume in shard.split("test")}):
-            try:
-                operators[name].check(shape)
-            except InputError as error:
-                raise InputError(f"site '{name}': {error}") from None
-
-
-def _refuse_leak(trained: Trained, name: str, shard: Shard) -> None:
-    tested = {volume.subject for volume in shard.split("test")}
-    for site, subjects in trained.subjects.items():
-        seen = sorted(s for s in tested if subjects.get(s, "test") != "test")
-        if seen:
-            raise InputError(
-                f"site '{name}' tests {', '.join(seen)}, who was in the split '{subjects[seen[0]]}' at site '{site}' "
-                "of this run: such a score says nothing about new patients."
-            )
 
 
 def _save(trained: Trained, parts: Sequence[Mapping[str, Any]]) -> str:

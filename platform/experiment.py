@@ -15,8 +15,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
+from fedrecon.platform.elsewhere import Elsewhere
 from fedrecon.platform.overrides import apply_overrides
-from fedrecon.platform.tasks import TASKS
+from fedrecon.platform.resources import Resources
+from fedrecon.platform.tasks import TASKS, check_kspace
 from fedrecon.sites.acquisition import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, unknown
@@ -30,37 +32,6 @@ SCIENCE_VERSION = 1
 """Raised on purpose when a fix changes results: older runs are then no longer resumed, nor taken for the same."""
 
 Block = dict[str, Any]
-
-
-class Resources(Settings):
-    """Where an experiment runs; no part of its digest.
-
-    Attributes:
-        gpus_per_site: GPUs of one site's actor, fractions allowed; auto shares what there is.
-        cpus_per_site: CPUs of one site's actor for the scheduler; auto shares what there is. It sets no thread count.
-        threads: torch threads of a site. One is the fastest where sites share a machine, and the number decides the
-            last bits, so it is the same everywhere and recorded.
-        crew: actors (Ray), in-process (the same contract and the same bits without Ray), or auto: in-process where one
-            device holds all sites anyway, actors where there are several GPUs or nodes.
-        max_restarts: how often a site may die in a run before it counts as dead.
-        min_sites: go on with so many sites when others stay dead; None stops the run then.
-        start_timeout: seconds after which a site that cannot be placed is named.
-    """
-
-    gpus_per_site: Literal["auto"] | float = Field("auto")
-    cpus_per_site: Literal["auto"] | float = Field("auto")
-    threads: int = Field(1, ge=1)
-    crew: Literal["auto", "actors", "in-process"] = "actors"
-    max_restarts: int = Field(10, ge=0)
-    min_sites: int | None = Field(None, ge=1)
-    start_timeout: float = Field(25.0, gt=0, allow_inf_nan=False)
-
-    @field_validator("gpus_per_site", "cpus_per_site")
-    @classmethod
-    def _not_negative(cls, value: Any) -> Any:
-        if value != "auto" and not 0 <= value < float("inf"):
-            raise ValueError("must be 'auto' or a number that is at least 0")
-        return value
 
 
 class Experiment(Settings):
@@ -79,6 +50,7 @@ class Experiment(Settings):
         allow_pooling: says that the data may be moved to one place (for ``pooled``).
         publish_private: sites that agreed that their private part of the network may leave them (``all``, or names),
             for ``evaluate`` at a site that did not train; no part of the digest.
+        test: where else, and how else, the finished run is tested; None tests at its own sites as they measure.
         seed: of everything random but the evaluation masks.
     """
 
@@ -98,6 +70,7 @@ class Experiment(Settings):
     resources: Resources = Resources()
     allow_pooling: bool = False
     publish_private: Literal["all"] | tuple[str, ...] = ()
+    test: Elsewhere | None = None
     seed: int = 0
 
     @field_validator("operator", "degradation")
@@ -139,8 +112,7 @@ class Experiment(Settings):
                 f"'{info.data['strategy']['name']}' trains a {' or '.join(kinds)} network. "
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
-        if TASKS[task].block in info.data:
-            check_degradations(choice.name, list(TASKS[task].all(info.data[TASKS[task].block])))
+        check_degradations(choice.name, _ways(info.data))
         return choice.as_dict()
 
     @field_validator("training")
@@ -179,7 +151,26 @@ class Experiment(Settings):
         chosen = _raised(lambda: choose("reconstructor", RECONSTRUCTORS, name, parameters))
         if chosen.needs_low and info.data.get("task") == "reconstruction":
             raise ValueError(f"'{name}' enlarges a low-resolution image; that needs task=super-resolution")
+        if chosen.needs_kspace:
+            check_kspace(name, _ways(info.data))
         return {"name": name, **chosen.model_dump()}
+
+    @field_validator("test")
+    @classmethod
+    def _test(cls, test: Elsewhere | None, info: ValidationInfo) -> Elsewhere | None:
+        if test is None or test == Elsewhere():
+            return None
+        known = {"task", "network", "reconstructor"} <= info.data.keys()  # else they say themselves what is wrong
+        if known and info.data["reconstructor"]["name"] != "network":
+            raise ValueError("a classical reconstructor learns nothing: say its own sites and operator instead")
+        if known and TASKS[info.data["task"]].block in info.data:
+            task = TASKS[info.data["task"]]
+            _raised(lambda: test.check(task))
+            sites = ("", *info.data[task.block].get("per_site", {}))
+            tested = [_raised(lambda site=site: test.at(task, info.data[task.block], site)) for site in sites]
+            own = [*tested, *task.all(info.data[task.block])] if _enlarges(info.data["network"]) else tested
+            check_degradations(info.data["network"]["name"], own)
+        return test
 
     @classmethod
     def read(cls, given: Any, overrides: Sequence[str] = ()) -> Experiment:
@@ -206,7 +197,8 @@ class Experiment(Settings):
 
     def shown(self) -> dict[str, Any]:
         """:meth:`as_dict` without what does not act: a classical reconstructor trains nothing."""
-        idle = () if self.trains else ("strategy", "network", "training", "allow_pooling", "publish_private")
+        idle = [] if self.trains else ["strategy", "network", "training", "allow_pooling", "publish_private"]
+        idle += [] if self.test else ["test"]
         return {key: value for key, value in self.as_dict().items() if key not in idle}
 
     def flat(self) -> dict[str, str]:
@@ -255,15 +247,25 @@ class Experiment(Settings):
         """How this site measures."""
         return TASKS[self.task].at(self.measured, site)
 
+    @property
+    def alone(self) -> Experiment:
+        """The experiment whose run is tested elsewhere: itself without :attr:`test`."""
+        return Experiment.read({**self.as_dict(), "test": None})
+
+    def tested_at(self, site: str) -> Acquisition:
+        """How this site measures when the finished run is tested."""
+        own = self.operator_at(site)
+        return own if self.test is None else self.test.at(TASKS[self.task], self.measured, site)
+
     def scores_due(self, round_number: int) -> bool:
         """Whether validation scores (of a prior before its last round: samples) are taken after this round."""
         return round_number % self.evaluation.every == 0 or round_number == self.rounds
 
-    def digest(self, contents: Mapping[str, str]) -> str:
+    def digest(self, contents: Mapping[str, str], tested: Mapping[str, str] | None = None) -> str:
         """The identity of the science: the same digest means resume, never rerun.
 
         Args:
-            contents: content hash of each site's shard.
+            contents: content hash of each site's shard. tested: of the shards of ``test.sites``; None has none.
         """
         science = self._training_part(contents, operators=True)
         science |= {
@@ -273,6 +275,16 @@ class Experiment(Settings):
         }
         if not self.trains:
             science |= {"strategy": None, "network": None, "training": None}
+        if self.test is not None:
+            places = contents if tested is None else tested
+            science["test"] = {
+                "sites": {name: [content, self.tested_at(name).flat()] for name, content in places.items()},
+                "unseen": [
+                    self.test.unseen,
+                    self.test.fine_tune_epochs,
+                    self.publish_private if self.test.unseen else (),
+                ],
+            }
         return _hash(science)
 
     def training_digest(self, contents: Mapping[str, str]) -> str | None:
@@ -298,24 +310,6 @@ class Experiment(Settings):
         }
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of an experiment file, for editors."""
-    schema = Experiment.model_json_schema()
-    registry = {"strategy": {name: kind.model_json_schema() for name, kind in STRATEGIES.items()}}
-    registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
-    for key, kinds in registry.items():
-        for one in kinds.values():
-            schema["$defs"] |= one.pop("$defs", {})
-        schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
-    schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
-    return schema
-
-
-def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    properties = {"name": {"const": name}, **schema.get("properties", {})}
-    return {**schema, "properties": properties, "required": ["name", *schema.get("required", [])]}
-
-
 def _strategy_kind(info: ValidationInfo) -> type[Strategy]:
     """The strategy's class; where the strategy itself was refused, any will do."""
     return STRATEGIES[info.data["strategy"]["name"]] if "strategy" in info.data else Strategy
@@ -338,11 +332,14 @@ def check_degradations(network: str, all_of_them: Sequence[Acquisition]) -> None
             f"'{network}' is built for one scale, and the sites have {', '.join(map(str, scales))}; the others of "
             "fedrecon list networks take any"
         )
-    for one in all_of_them:
-        if entry.in_kspace and not one.in_kspace:
-            raise ValueError(
-                f"'{network}' works in k-space, of which '{one.family}' leaves none: kspace-truncation does"
-            )
+    if entry.in_kspace:
+        check_kspace(network, all_of_them)
+
+
+def _ways(data: Mapping[str, Any]) -> list[Acquisition]:
+    """All ways to measure; none where their block was refused, and says so itself."""
+    task = TASKS.get(data.get("task", ""))
+    return list(task.all(data[task.block])) if task and task.block in data else []
 
 
 def _check_patch(patch: int | None, data: Mapping[str, Any]) -> None:

@@ -118,15 +118,21 @@ class Record:
 
 
 def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"sites": {NAME: scores}, "mean": scores}`` from one row per slice; the mean over sites is unweighted."""
-    by_site: dict[str, dict[str, Any]] = {}
+    """``{"sites": {NAME: scores}, "mean": scores}`` from one row per slice; the mean over sites is unweighted.
+
+    Where several networks reconstructed at a site (each hospital's own, at one that did not train), theirs is the
+    unweighted mean over them.
+    """
+    found: dict[tuple[str, str], list[Any]] = {}
     for row in site_scores(volume_scores(columns)):
-        scores = {metric: row[metric] for metric in METRICS}
-        entry = by_site.setdefault(row["site"], {})
-        if key := STAGE_KEYS[row["stage"]]:
-            entry[key] = scores
+        found.setdefault((row["site"], row["stage"]), []).append(row)
+    by_site: dict[str, dict[str, Any]] = {}
+    for (site, stage), rows in found.items():
+        entry = by_site.setdefault(site, {})
+        if key := STAGE_KEYS[stage]:
+            entry[key] = mean(rows)
         else:
-            entry |= {**scores, "n_volumes": row["n_volumes"], "n_slices": row["n_slices"]}
+            entry |= {**mean(rows), "n_volumes": rows[0]["n_volumes"], "n_slices": rows[0]["n_slices"]}
     return {"sites": by_site, "mean": _mean(list(by_site.values()))}
 
 

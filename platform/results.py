@@ -79,12 +79,7 @@ def write_artifacts(tracker: Tracker, folder: RunFolder, finished: Finished, cre
     """Writes the artifacts of a finished run."""
     with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
         place = Path(scratch)
-        atomic.write_json(place / "experiment.json", finished.experiment.as_dict())
-        tables.write_scores(place / "scores.parquet", finished.scores)
-        tables.write_rounds(place / "rounds.parquet", finished.rounds)
-        citations = cited(finished.experiment)
-        text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"])
-        atomic.write_text(place / "report.md", text)
+        write_tables(place, finished)
         if finished.layout is not None:
             _write_weights(place / "weights.safetensors", finished)
         for path in sorted(place.iterdir()):
@@ -92,6 +87,16 @@ def write_artifacts(tracker: Tracker, folder: RunFolder, finished: Finished, cre
         if finished.layout is not None:
             _write_private(tracker, place / "private", finished, crew)
     _write_panels(tracker, folder.path / "panels", finished, crew)
+
+
+def write_tables(place: Path, finished: Finished) -> None:
+    """The experiment, its scores, its rounds and the report, into a folder."""
+    atomic.write_json(place / "experiment.json", finished.experiment.as_dict())
+    tables.write_scores(place / "scores.parquet", finished.scores)
+    tables.write_rounds(place / "rounds.parquet", finished.rounds)
+    citations = cited(finished.experiment)
+    text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"])
+    atomic.write_text(place / "report.md", text)
 
 
 def _write_panels(tracker: Tracker, place: Path, finished: Finished, crew: Crew) -> None:

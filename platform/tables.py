@@ -51,12 +51,12 @@ def write_rounds(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         rows: the keys of :data:`ROUNDS`; ``losses`` as ``{site: {name: value}}``.
     """
     flat = [{**row, "losses": _flatten(row["losses"])} for row in rows]
-    _write(path, {name: [row[name] for row in flat] for name in ROUNDS}, ROUNDS)
+    write_table(path, {name: [row[name] for row in flat] for name in ROUNDS}, ROUNDS)
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:
     """What :func:`write_rounds` wrote."""
-    columns = _read(path)
+    columns = read_table(path)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [{**row, "losses": _nest(row["losses"])} for row in rows]
 
@@ -72,12 +72,12 @@ def write_scores(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
             f"scores need the columns {sorted(SCORES)}: missing {sorted(set(SCORES) - set(columns))}, "
             f"unknown {sorted(set(columns) - set(SCORES))}"
         )
-    _write(path, {name: list(columns[name]) for name in SCORES}, SCORES)
+    write_table(path, {name: list(columns[name]) for name in SCORES}, SCORES)
 
 
 def read_scores(path: Path) -> dict[str, list[Any]]:
     """The columns that :func:`write_scores` wrote."""
-    return _read(path)
+    return read_table(path)
 
 
 def join_scores(parts: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
@@ -86,7 +86,8 @@ def join_scores(parts: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, list[
     return {name: [value for part in parts for value in part[name]] for name in SCORES}
 
 
-def _write(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[str, str]) -> None:
+def write_table(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[str, str]) -> None:
+    """Columns of these types, whole or not at all."""
     import pyarrow
     import pyarrow.parquet
 
@@ -96,7 +97,8 @@ def _write(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[str, st
         pyarrow.parquet.write_table(table, temporary, compression="zstd")
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """All columns of one file."""
     import pyarrow.parquet
 
     columns: dict[str, list[Any]] = pyarrow.parquet.ParquetFile(path).read().to_pydict()
@@ -111,6 +113,7 @@ def _type(kind: str) -> pyarrow.DataType:
         "int64": pyarrow.int64(),
         "float64": pyarrow.float64(),
         "string": pyarrow.string(),
+        "bool": pyarrow.bool_(),
         "list<string>": pyarrow.list_(pyarrow.string()),
         "list<loss>": pyarrow.list_(pyarrow.struct(loss)),
     }

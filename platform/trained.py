@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,33 +42,41 @@ class Trained:
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> Trained:
-        """The run that ``reference`` names (run id, digest or ``latest``).
+        """The run that ``reference`` names (run id, digest or ``latest``); of a test elsewhere the run that was tested.
 
         Raises:
             InputError: no such run, or it is not finished. RunError: its checkpoint is lost.
+        """
+        folder = find_run_folder(workspace, reference)
+        by = (folder.noted() or {}).get("trained_by")
+        return cls.of(RunFolder(workspace, by) if by else folder)
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> Trained:
+        """The run whose folder this is; its last committed round is its end.
+
+        Raises:
+            RunError: its checkpoint is lost.
         """
         from fedrecon.platform.model import network_choice
         from fedrecon.sites.imaging.measurement import Images
         from fedrecon.sites.parameters import Parameters
         from fedrecon.sites.site import new_network
 
-        folder = find_run_folder(workspace, reference)
         noted, found = folder.noted(), folder.checkpoints.latest()
         if noted is None or found is None:
-            raise RunError(f"run '{reference}': its checkpoint in {folder.path} is lost")
+            raise RunError(f"run '{folder.digest}': its checkpoint in {folder.path} is lost")
         experiment = Experiment.read(noted["experiment"])
         given = noted["images"]
         images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
-        members: tuple[str, ...] = ()
-        n_shared = 0
+        layout = None
         if experiment.trains:
             method = experiment.method
             model = new_network(method, network_choice(experiment), images, experiment.seed)
-            parameters = Parameters(model, lambda name: method.shares(name, model))
-            n_shared = parameters.n_shared
-            if len(parameters.private) and method.private_reconstructs:
-                members = tuple(method.roster(list(images.sites)))
-        return cls(folder, experiment, found[0], noted["subjects"], images, members, bool(members) and n_shared == 0)
+            layout = Parameters(model, lambda name: method.shares(name, model))
+        return cls(
+            folder, experiment, found[0], noted["subjects"], images, *private_members(experiment, layout, images.sites)
+        )
 
     @property
     def order(self) -> Order:
@@ -143,3 +151,15 @@ class Trained:
         if private is not None:
             site.adopt(private)
         return site
+
+
+def private_members(experiment: Experiment, layout: Any, sites: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The members whose private parameters reconstruct, and whether nothing at all is shared.
+
+    Args:
+        layout: the network's :class:`Parameters`; None where nothing is trained. sites: that train.
+    """
+    if layout is None or not len(layout.private) or not experiment.method.private_reconstructs:
+        return (), False
+    members = tuple(experiment.method.roster(list(sites)))
+    return members, bool(members) and layout.n_shared == 0

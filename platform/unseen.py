@@ -48,8 +48,22 @@ class Unseen:
             raise InputError("--unseen: this run shares its whole network, so an unseen site needs no rule.")
         if epochs is not None and epochs < 1:
             raise InputError(f"--fine-tune-epochs must be at least 1, given {epochs}")
-        given = {*_names(trained.experiment.publish_private, trained.members), *_names(published, trained.members)}
+        given = cls.named(trained.experiment.publish_private, trained.members)
+        given += cls.named(published, trained.members)
         return cls(rule, tuple(one for one in trained.members if one in given), epochs or EPOCHS)
+
+    @staticmethod
+    def named(given: str | Sequence[str], members: Sequence[str]) -> tuple[str, ...]:
+        """The members that ``all`` or a list names.
+
+        Raises:
+            InputError: an unknown one.
+        """
+        names = members if given == "all" or list(given) == ["all"] else given
+        for name in names:
+            if name not in members:
+                raise unknown("site among those that publish their private part", name, members)
+        return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -73,18 +87,30 @@ class Place:
         return {one: self.trained.site(one, {}, {}).private_parameters(order) for one in self.unseen.published}
 
 
+def check_published(rule: str, members: Sequence[str], published: Sequence[str]) -> None:
+    """Refuses a rule for which too few sites agreed to publish their private part.
+
+    Raises:
+        InputError: says who did not, and how to say so.
+    """
+    how = "Say so in the experiment (publish_private: [NAME, ...] or all) or by --published."
+    missing = [one for one in members if one not in published]
+    if rule == "average" and missing:
+        raise InputError(
+            "the average of the private parts needs that every site agreed to publish its own; not so: "
+            f"{', '.join(missing)}. {how}"
+        )
+    if rule == "nearest" and not published:
+        raise InputError(f"the nearest site's private part needs that some site agreed to publish its own. {how}")
+
+
 def average(place: Place) -> Site:
     """The unweighted mean of all sites' private parts.
 
     Raises:
         InputError: a site did not agree to publish its own.
     """
-    missing = [one for one in place.trained.members if one not in place.unseen.published]
-    if missing:
-        raise InputError(
-            "the average of the private parts needs that every site agreed to publish its own; not so: "
-            f"{', '.join(missing)}. Say so in the experiment (publish_private: [NAME, ...] or all) or by --published."
-        )
+    check_published("average", place.trained.members, place.unseen.published)
     return place.site("average", _mean(list(place.parts().values())))
 
 
@@ -96,11 +122,7 @@ def nearest(place: Place) -> Site:
     """
     from fedrecon.platform.record import summarise
 
-    if not place.unseen.published:
-        raise InputError(
-            "the nearest site's private part needs that some site agreed to publish its own. Say so in the experiment "
-            "(publish_private: [NAME, ...] or all) or by --published."
-        )
+    check_published("nearest", place.trained.members, place.unseen.published)
     place.shard.require_references("validation")
     sites = {member: place.site(f"nearest: {member}", private) for member, private in place.parts().items()}
     scores = {
@@ -135,11 +157,3 @@ def _mean(parts: list[Private]) -> Private:
     import numpy as np
 
     return {name: np.mean([one[name] for one in parts], axis=0, dtype=np.float64) for name in parts[0]}
-
-
-def _names(given: str | Sequence[str], members: Sequence[str]) -> Sequence[str]:
-    names = members if given == "all" or list(given) == ["all"] else given
-    for name in names:
-        if name not in members:
-            raise unknown("site among those that publish their private part", name, members)
-    return names

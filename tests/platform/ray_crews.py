@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tiny import Commits, Federation, bits
 
 from fedrecon.platform.crew_ray import RayCrew
-from fedrecon.platform.experiment import Resources
+from fedrecon.platform.resources import Resources
 
 PATIENCE = 150.0
 """Seconds for a thing that takes one on a machine that is not busy."""

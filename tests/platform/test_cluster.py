@@ -10,7 +10,7 @@ from ray_crews import ray_crew
 from tiny import Federation
 
 from fedrecon.platform.crew_ray import RayCrew
-from fedrecon.platform.experiment import Resources
+from fedrecon.platform.resources import Resources
 from fedrecon.sites.errors import RunError
 from fedrecon.strategies.fedavg import FedAvg
 

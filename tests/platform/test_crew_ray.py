@@ -17,8 +17,8 @@ from tiny import Federation
 
 from fedrecon.platform.crew import InProcessCrew
 from fedrecon.platform.crew_ray import RayCrew
-from fedrecon.platform.experiment import Resources
 from fedrecon.platform.federation import refuse_unsound
+from fedrecon.platform.resources import Resources
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.wire import Reply
 from fedrecon.strategies.fedavg import FedAvg

@@ -1,0 +1,191 @@
+"""A finished run tested elsewhere: its own digest and run, the training of another, the scores of ``evaluate``."""
+
+import shutil
+
+import numpy as np
+import pytest
+from tiny import NETWORKS, UNET, make_volume
+
+import fedrecon
+from fedrecon.platform.evaluate import evaluate
+from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.places import Sites
+from fedrecon.platform.tables import read_scores
+from fedrecon.platform.tracking import run_store
+from fedrecon.platform.trained import Trained
+from fedrecon.platform.workspace import RunFolder
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.shard import write_shard
+
+FEDBN = {"strategy": {"name": "fedbn"}, "network": NETWORKS["fedbn"]}
+
+
+@pytest.fixture(scope="module")
+def workspace(mlflow_template, tmp_path_factory):
+    place = tmp_path_factory.mktemp("transfer")
+    shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
+    return place
+
+
+@pytest.fixture(scope="module")
+def paths(consortium):
+    return {site: str(path) for site, path in consortium.items()}
+
+
+def described(paths, strategy="fedavg", leave_out=(), **changes):
+    return {
+        "sites": {site: path for site, path in paths.items() if site not in leave_out},
+        "strategy": {"name": strategy},
+        "network": NETWORKS.get(strategy, UNET),
+        "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01},
+        "evaluation": {"every": 2, "panels": False},
+        **changes,
+    }
+
+
+def run(given, workspace):
+    return fedrecon.run(given, workspace=workspace, in_process=True)
+
+
+def test_it_takes_over_the_training_and_scores_as_evaluate_does(paths, workspace):
+    own = run(described(paths), workspace)
+    elsewhere = run(described(paths, test={"operator": {"acceleration": 2.5, "noise": 3.0}}), workspace)
+    assert (own.trained_rounds, elsewhere.trained_rounds) == (2, 0)
+    assert elsewhere.digest != own.digest
+    assert elsewhere.training_digest == own.training_digest
+    assert {**elsewhere.as_dict(), "resumed_from": 2} == run(
+        described(paths, test={"operator": {"acceleration": 2.5, "noise": 3.0}}), workspace
+    ).as_dict()
+    quieter = run(described(paths, test={"operator": {"acceleration": 2.5}}), workspace)
+    rows = {row["site"]: row for row in evaluate(own.digest, accelerations=[2.5], workspace=workspace)["rows"]}
+    for site, one in quieter.sites.items():
+        assert one["psnr"] == pytest.approx(rows[site]["psnr"], abs=1e-9)
+        assert elsewhere.sites[site]["zero_filled"]["psnr"] < one["zero_filled"]["psnr"]
+
+
+def test_without_a_training_to_take_over_it_trains_first_as_a_run_of_its_own(paths, workspace):
+    given = described(paths, seed=5, test={"operator": {"acceleration": 2.0}})
+    elsewhere = run(given, workspace)
+    assert elsewhere.trained_rounds == 2
+    base = Experiment.read(given).alone
+    own = run(base, workspace)
+    assert own.trained_rounds == 0
+    assert own.training_digest == elsewhere.training_digest
+    store = run_store(None, workspace)
+    assert store.find(elsewhere.run_id).run_id != store.find(own.run_id).run_id
+
+
+def test_what_is_done_with_it_is_done_with_the_run_that_was_tested(paths, workspace):
+    own = run(described(paths), workspace)
+    elsewhere = run(described(paths, test={"operator": {"acceleration": 2.0}}), workspace)
+    assert Trained.load(workspace, elsewhere.digest).folder.digest == own.digest
+    assert Trained.load(workspace, elsewhere.run_id).experiment.test is None
+
+
+def test_a_site_that_did_not_train_is_tested(paths, workspace):
+    result = run(described(paths, leave_out=["south"], test={"sites": {"south": paths["south"]}}), workspace)
+    assert list(result.sites) == ["south"]
+    again = evaluate(result.digest, sites={"south": paths["south"]}, workspace=workspace)["rows"]
+    assert result.sites["south"]["psnr"] == pytest.approx(again[0]["psnr"], abs=1e-9)
+
+
+def test_where_each_hospital_has_its_own_network_theirs_are_averaged(paths, workspace):
+    given = described(paths, "local", leave_out=["south"], test={"sites": {"south": paths["south"]}})
+    result = run(given, workspace)
+    columns = read_scores(run_store(None, workspace).local_artifact(result.run_id, "scores.parquet"))
+    assert sorted(set(columns["model"])) == ["middle", "north"]
+    by_model = {
+        row["model"]: row["psnr"]
+        for row in evaluate(result.digest, sites={"south": paths["south"]}, workspace=workspace)["rows"]
+    }
+    assert result.sites["south"]["psnr"] == pytest.approx(np.mean(list(by_model.values())), abs=1e-9)
+
+
+def test_a_published_private_part_is_used_at_a_site_that_did_not_train(paths, workspace):
+    shared = {"leave_out": ["south"], "publish_private": "all"}
+    test = {"sites": {"south": paths["south"]}, "unseen": "average"}
+    result = run(described(paths, "fedbn", **shared, test=test), workspace)
+    columns = read_scores(run_store(None, workspace).local_artifact(result.run_id, "scores.parquet"))
+    assert set(columns["model"]) == {"average"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (FEDBN, "site 'south' does not train"),
+        ({**FEDBN, "test.unseen": "average"}, "not so: middle, north"),
+        ({**FEDBN, "test.unseen": "nearest"}, "nearest site's private part needs"),
+        ({"test.unseen": "average"}, "shares its whole network"),
+        ({"test.operator": {"acceleration": 40}}, "site 'south'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_tested_is_refused_before_anything_is_trained(changes, message, paths, tmp_path):
+    from fedrecon.platform.overrides import apply_values
+
+    given = described(paths, leave_out=["south"], test={"sites": {"south": paths["south"]}})
+    with pytest.raises(InputError, match=message):
+        run(apply_values(given, changes), tmp_path)
+    assert not list(tmp_path.glob("runs/*/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reconstructor": "tv", "test": {"operator": {"acceleration": 2}}}, "learns nothing"),
+        ({"test": {"degradation": {"scale": 2}}}, "test.degradation: this task is described by 'operator'"),
+        ({"test": {"operator": {"per_site": {}}}}, "test.operator holds for all sites"),
+        ({"test": {"operator": {"aceleration": 2}}}, "Did you mean 'acceleration'"),
+        ({"test": {"unseen": "averag"}}, "test.unseen"),
+    ],
+)
+def test_a_test_that_cannot_be_is_refused_with_its_file(changes, message, paths):
+    with pytest.raises(InputError, match=message):
+        Experiment.read(described(paths, **changes))
+
+
+def test_a_test_subject_that_trained_is_refused(paths, tmp_path):
+    shard = tmp_path / "other.h5"
+    volumes = [make_volume("north-train", "test", 2, 1, 0)]
+    write_shard(shard, "other", volumes, simulated=True, phase="smooth", origin="phantom")
+    with pytest.raises(InputError, match="'other' tests north-train, who was in the split 'train' at site 'north'"):
+        run(described(paths, test={"sites": {"other": str(shard)}}), tmp_path)
+    assert not list(tmp_path.glob("runs/*/run.json"))
+
+
+def test_an_empty_test_is_none_and_older_digests_stand(paths):
+    one, other = Experiment.read(described(paths)), Experiment.read(described(paths, test={}))
+    sites = Sites.of(one)
+    assert other.test is None
+    assert sites.digest(one) == Sites.of(other).digest(other)
+    assert "test" not in one.shown()
+
+
+def test_the_digest_holds_where_and_how_it_is_tested_but_not_where_the_files_lie(paths, tmp_path):
+    def digest(test, **changes):
+        one = Experiment.read(described(paths, leave_out=["south"], test=test, **changes))
+        return Sites.of(one).digest(one)
+
+    moved = tmp_path / "moved.h5"
+    shutil.copy(paths["south"], moved)
+    south, north = {"south": paths["south"]}, {"north": paths["north"]}
+    base = digest({"sites": south})
+    assert digest({"sites": {"south": str(moved)}}) == base
+    others = [
+        digest({"sites": north}),
+        digest({"sites": south, "operator": {"noise": 2}}),
+        digest({"sites": south, "operator": {"acceleration": 2}}),
+        digest({"sites": south, "unseen": "average"}),
+        digest({"sites": south, "unseen": "average"}, publish_private="all"),
+    ]
+    assert len({base, *others}) == 6
+
+
+def test_a_killed_test_goes_on_and_is_tested_once(paths, workspace):
+    given = described(paths, seed=9, test={"operator": {"acceleration": 2.0}})
+    first = run(given, workspace)
+    folder = RunFolder(workspace, first.digest)
+    (folder.path / "result.json").unlink()  # as if it had died before the last write
+    again = run(given, workspace)
+    assert again.run_id == first.run_id
+    assert again.sites == first.sites
+    assert again.trained_rounds == 0

@@ -66,12 +66,13 @@ class Board:
     """The rows of a sweep, in the plan's order.
 
     Args:
-        workspace: of the runs. name: of the sweep; its verdicts lie in ``sweeps/NAME/trials``.
+        workspace: of the runs. name: of the sweep or study; its verdicts lie in ``sweeps/NAME/trials``.
+        folder: of all of its kind.
     """
 
-    def __init__(self, workspace: Path, name: str) -> None:
+    def __init__(self, workspace: Path, name: str, folder: str = "sweeps") -> None:
         self.workspace = workspace.resolve()
-        self.folder = self.workspace / "sweeps" / name
+        self.folder = self.workspace / folder / name
         self.rows: list[Row] = []
 
     def add(self, trial: Trial) -> Row:

@@ -65,7 +65,7 @@ def view(sweep: Sweep) -> dict[str, Any]:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": ["attributes.`Created`", *columns],
-        **_charts([*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse", *scores]),
+        **charts([*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse", *scores]),
     }
 
 
@@ -77,7 +77,7 @@ def _leaves(key: str, block: Mapping[str, Any]) -> list[str]:
     return own + (plain if listed else [key])
 
 
-def _charts(scores: Sequence[str]) -> dict[str, Any]:
+def charts(scores: Sequence[str]) -> dict[str, Any]:
     """The scores as the first charts of the page, test scores as bars; MLflow adds the other metrics below them."""
     section = {"uuid": "fedrecon-scores", "name": "scores", "display": True, "isReordered": True}
     charts = []

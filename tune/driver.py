@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.workspace import RunFolder, default_workspace
+from fedrecon.platform.workspace import default_workspace
 from fedrecon.sites.errors import InputError, RunError
-from fedrecon.tune.board import Board, Row
+from fedrecon.tune.board import Row
+from fedrecon.tune.campaign import Campaign, say
 from fedrecon.tune.plan import Planner, Shape, absolute
 from fedrecon.tune.spec import Sweep
 
@@ -98,7 +95,8 @@ def sweep(
         given = file
     chosen, base = Sweep.read(given, overrides)
     place = Path(workspace) if workspace else default_workspace()
-    return _Sweep(chosen, base, place, address, tracking_uri, rerun).go(dry_run)
+    one = _Sweep(chosen, base, place, address, tracking_uri, rerun)
+    return one.result("planned" if not one.go(dry_run) else one.status())
 
 
 def seen(name: str, workspace: Path) -> SweepResult:
@@ -115,16 +113,10 @@ def seen(name: str, workspace: Path) -> SweepResult:
         raise unknown("sweep", name, known)
     chosen, base = Sweep.read(folder / "sweep.yaml")
     one = _Sweep(chosen, base, workspace, None, None, rerun=False)
-    running = one.locked()
-    one.fill()
-    for row in one.board.rows:
-        row.trained_rounds = row.trained_before
-        if row.status == "WAITING" and running and _locked(RunFolder(workspace, row.trial.digest).lock):
-            row.status = "RUNNING"
-    return one.result("running" if running else one.status())
+    return one.result("running" if one.look() else one.status())
 
 
-class _Sweep:
+class _Sweep(Campaign):
     """The steps of one call, with what they share."""
 
     def __init__(
@@ -136,30 +128,8 @@ class _Sweep:
         tracking_uri: str | None,
         rerun: bool,
     ) -> None:
-        self.chosen, self.workspace = chosen, workspace.resolve()
-        self.address, self.tracking_uri, self.rerun = address, tracking_uri, rerun
-        self.planner = Planner.of(chosen, base, address)
-        self.base = base
-        self.board = Board(self.workspace, chosen.name)
-        self.url: str | None = None
-        self.over = False
-
-    def go(self, dry_run: bool) -> SweepResult:
-        self.fill()
-        shape = Shape.of([row.trial for row in self.board.rows])
-        self._announce(shape)
-        if dry_run:
-            return self.result("planned")
-        self.board.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock():
-            self._save()
-            if self.rerun:
-                self.board.forget(self.board.rows)
-            if self.board.count("WAITING") or self._asks_more():
-                self._run()
-            else:
-                self._conclude_alone()
-        return self.result(self.status())
+        super().__init__(Planner.of(chosen, base, address), "sweeps", workspace, address, tracking_uri, rerun)
+        self.chosen, self.base = chosen, base
 
     def fill(self) -> None:
         """The rows that are known before anything runs."""
@@ -173,34 +143,19 @@ class _Sweep:
         for trial in self.planner.trials():
             self.board.add(trial)
 
-    def status(self) -> str:
-        limited = self.board.rows[: self._limit]
-        if any(row.status in ("WAITING", "RUNNING") for row in limited) or (self._asks_more()):
-            return "budget" if self.over else "interrupted"
-        return "finished" if len(limited) == len(self.board.rows) else "budget"
-
     def result(self, status: str) -> SweepResult:
+        """What it came to."""
         best = self.board.best(self.chosen.metrics[0], self.chosen.modes[0])
         rows, keys = list(self.board.rows), list(self.chosen.search)
         return SweepResult(self.chosen.name, status, rows, best, self.board.folder, self.url, self.chosen.metrics, keys)
 
-    def locked(self) -> bool:
-        """Whether a driver is at work on this sweep."""
-        return _locked(self.board.folder / ".lock")
-
-    @property
-    def _limit(self) -> int:
-        return self.chosen.budget.trials or 10**9
-
-    def _asks_more(self) -> bool:
-        total = min(self.chosen.samples, self._limit)
-        return self.chosen.algorithm == "optuna" and len(self.board.rows) < total
-
-    def _announce(self, shape: Shape) -> None:
+    def announce(self) -> None:
+        """What is planned, and roughly how long it takes."""
         sweep, waiting = self.chosen, self.board.count("WAITING")
         if sweep.algorithm == "optuna":
-            _say(f"{sweep.name}: {sweep.samples} trials suggested by Optuna, {len(self.board.rows)} of them so far")
+            say(f"{sweep.name}: {sweep.samples} trials suggested by Optuna, {len(self.board.rows)} of them so far")
             return
+        shape = Shape.of([row.trial for row in self.board.rows])
         parts = [f"{shape.trials} trials", f"{shape.trainings} trainings of {shape.rounds} rounds in all"]
         if shape.evaluations:
             parts.append(f"{shape.evaluations} that only evaluate one of these")
@@ -208,87 +163,21 @@ class _Sweep:
             parts.append(f"{done} done already")
         if sweep.budget.trials and sweep.budget.trials < shape.trials:
             parts.append(f"of which the budget allows {sweep.budget.trials}")
-        _say(f"{sweep.name}: {', '.join(parts)}{self._duration()}")
+        say(f"{sweep.name}: {', '.join(parts)}{self.duration()}")
 
-    def _duration(self) -> str:
-        """Roughly how long what is left will take, on this machine's cores."""
-        left = [row.trial for row in self.board.rows[: self._limit] if row.status == "WAITING" or self.rerun]
-        if not left:
-            return ""
-        from fedrecon.tune.estimate import seconds
+    def content(self) -> tuple[str, dict[str, Any]]:
+        """The sweep's own file, in its folder."""
+        return "sweep.yaml", {**self.chosen.model_dump(mode="json"), "experiment": absolute(self.base)}
 
-        asked = self.chosen.concurrency
-        at_once = asked if isinstance(asked, int) else os.cpu_count() or 1
-        minutes = seconds(self.planner, left, min(at_once, len(left))) / 60
-        where = " on one machine like this" if self.address else ""
-        return f"; roughly {_rounded(minutes)}{where}"
-
-    def _save(self) -> None:
-        from fedrecon.platform import atomic
-
-        content = {**self.chosen.model_dump(mode="json"), "experiment": absolute(self.base)}
-        atomic.write_text(self.board.folder / "sweep.yaml", _yaml(content))
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        with (self.board.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(f"the sweep '{self.chosen.name}' is running in {self.workspace}") from None
-            yield
-
-    def _run(self) -> None:
-        from fedrecon.tune.engine import Engine
-        from fedrecon.tune.live import Live
-
-        allowed = min(len(self.board.rows) or self.chosen.samples, self._limit)
-        live = Live(self.chosen, self.board, allowed)
-        engine = Engine(self.planner, self.board, self.address, self.tracking_uri, self.rerun, self._tags)
-        self.over = engine.run(live, self._limit, self._conclude)
-
-    def _tags(self, number: int) -> dict[str, str]:
+    def tags(self, number: int) -> dict[str, str]:
+        """Of a trial's run."""
         return {"fedrecon.sweep": self.chosen.name, f"fedrecon.sweep.{self.chosen.name}": str(number)}
 
-    def _conclude(self, call: Any) -> None:
+    def conclude(self, call: Any) -> None:
+        """Writes the tables."""
         from fedrecon.tune.conclude import conclude
 
-        self.url = conclude(self.chosen, self.board, call, self._tags, self.tracking_uri)
-
-    def _conclude_alone(self) -> None:
-        """Nothing was left to run: no cluster is needed to write the tables again."""
-        from fedrecon.tune.writer import Writer
-
-        writer = Writer(self.tracking_uri, str(self.workspace))
-        self._conclude(lambda method, *arguments: getattr(writer, method)(*arguments))
-
-
-def _locked(path: Path) -> bool:
-    """Whether another process holds this lock."""
-    if not path.is_file():
-        return False
-    with path.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def _rounded(minutes: float) -> str:
-    if minutes < 1.5:
-        return "a minute"
-    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-
-
-def _yaml(content: Mapping[str, Any]) -> str:
-    import yaml
-
-    return str(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+        self.url = conclude(self.chosen, self.board, call, self.tags, self.tracking_uri)
 
 
 __all__ = ["InputError", "RunError", "SweepResult", "seen", "sweep"]

@@ -98,7 +98,7 @@ class Engine:
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
         packing = Packing.of(crew, self._planner.sweep.concurrency, nodes, ray.get_runtime_context().get_node_id())
         for row in self._board.rows:
-            packing.factory(asked(row.trial.experiment), self._members(row))
+            _group(packing, asked(row.trial.experiment), self._members(row))
         return packing
 
     def _trained(self, training: str) -> bool:
@@ -117,7 +117,7 @@ class Engine:
         shared = {"workspace": str(board.workspace), "crew": packing.crew, "writer": writer, "address": self._address}
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(SweepTrial, shared=shared),
-            lambda config: packing.factory(config["asked"], config["members"]),
+            lambda config: _group(packing, config["asked"], config["members"]),
         )
         scratch = tempfile.mkdtemp(prefix="fedrecon-sweep-")
         tuner = ray_tune.Tuner(
@@ -155,6 +155,9 @@ class Engine:
         return Alike(sweep.scheduler, sweep.metrics[0], sweep.modes[0], longest)
 
     def _members(self, row: Row) -> list[str]:
+        """Of the federation that a trial starts; none where it tests what another one trained."""
+        if row.trial.experiment.test is not None:
+            return []
         return roster(row.trial.experiment, list(self._planner.shards(row.trial.experiment)))
 
     def _config(self, row: Row) -> dict[str, Any]:
@@ -173,3 +176,7 @@ class Engine:
 
     def _over(self) -> bool:
         return time.monotonic() >= self._deadline
+
+
+def _group(packing: Packing, each: tuple[Any, Any], members: list[str]) -> ray_tune.PlacementGroupFactory:
+    return packing.factory(each, members) if members else packing.alone(each)

@@ -17,11 +17,14 @@ class Live:
     """Tells of a sweep on ``stream`` (stderr, never stdout).
 
     Args:
-        total: trials that this call may run.
+        total: trials that this call may run. ranks: they compete for the best validation score.
     """
 
-    def __init__(self, sweep: Sweep, board: Board, total: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, sweep: Sweep, board: Board, total: int, stream: TextIO | None = None, ranks: bool = True
+    ) -> None:
         self._sweep, self._board, self._total, self._stream = sweep, board, total, stream or sys.stderr
+        self._ranks = ranks
         self._spoken = time.monotonic()
         self._start: float | None = None
         self._view: Any = None
@@ -57,16 +60,19 @@ class Live:
     def summary(self) -> str:
         """How many run, wait, are done and failed, the best so far, and the time left."""
         counts = [f"{self._board.count(status)} {status.lower()}" for status in ("RUNNING", "WAITING", *ENDED)]
-        best = self._board.best(self._sweep.metrics[0], self._sweep.modes[0])
+        best = self._board.best(self._sweep.metrics[0], self._sweep.modes[0]) if self._ranks else None
         told = (
-            f"; best {self._sweep.metrics[0]} {_score(self._sweep, best)} (trial {best.trial.number})" if best else ""
+            f"; best {self._sweep.metrics[0]} {_score(best, self._sweep.metrics[0])} (trial {best.trial.number})"
+            if best
+            else ""
         )
         return f"{', '.join(counts)}{told}{self._left()}"
 
     def _verdict(self, row: Row) -> str:
         done = self._board.count(*ENDED)
         head = f"trial {row.trial.number} {row.status.lower()} ({done}/{max(self._total, len(self._board.rows))})"
-        score = f"  {self._sweep.metrics[0]} {_score(self._sweep, row)}" if row.status != "FAILED" else f"  {row.error}"
+        shown = self._sweep.metrics[0] if self._ranks else "test/mean/psnr"
+        score = f"  {shown} {_score(row, shown)}" if row.status != "FAILED" else f"  {row.error}"
         return f"{head}  {row.trial.name}{score}  {row.seconds:.1f} s{self._left()}"
 
     def _left(self) -> str:
@@ -110,10 +116,10 @@ class Live:
         for row in self._board.rows:
             if row.status == "RUNNING":
                 rounds = f"{row.round}/{row.trial.experiment.rounds}"
-                table.add_row(str(row.trial.number), row.trial.name, rounds, _score(self._sweep, row))
+                table.add_row(str(row.trial.number), row.trial.name, rounds, _score(row, self._sweep.metrics[0]))
         return Group(Text(f"{self._sweep.name}: {self.summary()}"), table)
 
 
-def _score(sweep: Sweep, row: Row) -> str:
-    value = row.metrics.get(sweep.metrics[0])
+def _score(row: Row, metric: str) -> str:
+    value = row.metrics.get(metric)
     return "-" if value is None else f"{value:.3f}"

@@ -64,6 +64,21 @@ class Packing:
         """
         return self._in_process() if self.crew == "in-process" else self._actors(*each, members)
 
+    def alone(self, each: tuple[Amount, Amount]) -> PlacementGroupFactory:
+        """The placement group of a trial that trains nothing: itself, on the workspace's node, with what a site has.
+
+        Raises:
+            RunError: the node cannot hold it.
+        """
+        if self.crew == "in-process":
+            return self._in_process()
+        here = [node for node in self.nodes if node.get("NodeID") == self.here]
+        gpus = each[1] if _total(here, "GPU") else 0.0  # a head without a GPU scores on its CPUs
+        (one,) = placement.demands(["test"], here, each[0], gpus, self.at_once or 1)
+        placement.check([one], here)
+        needs = {name: amount for name, amount in one.needs.items() if amount} or {"CPU": DRIVER_CPUS}
+        return PlacementGroupFactory([needs], bundle_label_selector=[{"ray.io/node-id": self.here}])
+
     def _in_process(self) -> PlacementGroupFactory:
         assert self.at_once is not None
         one = {"CPU": _share(_total(self.nodes, "CPU"), self.at_once)}

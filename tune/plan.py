@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.cohort import check_experiment, n_slices, open_sites
+from fedrecon.platform.cohort import n_slices, open_sites
 from fedrecon.platform.experiment import Experiment
-from fedrecon.platform.model import check_network
 from fedrecon.platform.overrides import apply_values
+from fedrecon.platform.places import Sites
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.shard import Shard
 from fedrecon.tune.space import KINDS, Dimension, Params, draw, points, read_space
@@ -28,6 +28,7 @@ class Trial:
         number: 0, 1, ... in the plan's order.
         params: the searched keys alone.
         digest, training_digest: of the experiment; the latter is None where nothing is trained.
+        label: what to call it; None says what was searched.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Trial:
     experiment: Experiment
     digest: str
     training_digest: str | None
+    label: str | None = None
 
     @property
     def training(self) -> str:
@@ -49,6 +51,8 @@ class Trial:
     @property
     def name(self) -> str:
         """For lists of runs, which are narrow: the searched values under short names, names by themselves."""
+        if self.label is not None:
+            return self.label
         shown = short_keys(self.params).items()
         return " ".join(_brief(short, show(value)) for short, value in shown) or "base"
 
@@ -88,10 +92,18 @@ class Planner:
         return planner
 
     def shards(self, experiment: Experiment) -> dict[str, Shard]:
-        """The experiment's shards."""
-        key = json.dumps(experiment.sites, sort_keys=True)
+        """The shards of the sites that train."""
+        return self._opened(experiment.sites)
+
+    def sites(self, experiment: Experiment) -> Sites:
+        """The shards of the sites that train, and of those that are tested."""
+        trained, elsewhere = self._opened(experiment.sites), experiment.test.sites if experiment.test else None
+        return Sites(trained, trained if elsewhere is None else self._opened(elsewhere))
+
+    def _opened(self, sites: str | Mapping[str, str]) -> dict[str, Shard]:
+        key = json.dumps(sites, sort_keys=True)
         if key not in self._shards:
-            self._shards[key] = open_sites(experiment.sites, self.address)
+            self._shards[key] = open_sites(sites, self.address)
         return self._shards[key]
 
     def value(self, key: str) -> Any:
@@ -109,20 +121,19 @@ class Planner:
         """
         try:
             experiment = Experiment.read(apply_values(self.base, params))
-            shards = self.shards(experiment)
-            parts = [experiment.measured, experiment.sites, experiment.strategy, experiment.allow_pooling]
+            sites = self.sites(experiment)
+            parts: list[Any] = [experiment.measured, experiment.sites, experiment.strategy, experiment.allow_pooling]
+            parts += [experiment.publish_private, experiment.test and experiment.test.model_dump()]
             problem = json.dumps([*parts, experiment.network, experiment.trains], sort_keys=True)
             if problem not in self._checked:
-                check_experiment(experiment, shards)
-                check_network(experiment, shards)
+                sites.check(experiment)
                 self._checked.add(problem)
             if self.sweep.scheduler is not None and experiment.trains and experiment.method.network_kind == "prior":
                 raise InputError("a prior is scored after its last round alone, so a scheduler would stop nothing")
         except InputError as error:
             hint = _hint(str(error), params)
             raise InputError(f"trial {number} ({json.dumps(params)}): {error}{hint}") from None
-        contents = {name: shard.content_hash for name, shard in shards.items()}
-        return Trial(number, params, experiment, experiment.digest(contents), experiment.training_digest(contents))
+        return Trial(number, params, experiment, sites.digest(experiment), sites.training_digest(experiment))
 
     def trials(self) -> list[Trial]:
         """All trials of a grid or random sweep; of an Optuna sweep none, as they follow from each other."""
@@ -136,9 +147,12 @@ class Planner:
         return [self.trial(number, params) for number, params in enumerate(found)]
 
     def slices(self, trial: Trial, split: str) -> int:
-        """Slices of one split that are scored, all sites together."""
-        limit = trial.experiment.evaluation.slices_of(split)
-        return sum(n_slices(shard, split, limit) for shard in self.shards(trial.experiment).values())
+        """Slices of one split that are scored, all sites together; a test elsewhere scores no validation subjects."""
+        limit, sites = trial.experiment.evaluation.slices_of(split), self.sites(trial.experiment)
+        if trial.experiment.test is not None and split != "test":
+            return 0
+        scored = sites.tested if split == "test" else sites.trained
+        return sum(n_slices(shard, split, limit) for shard in scored.values())
 
     def _check_corners(self, base: Mapping[str, Any]) -> None:
         """Every value that Optuna may suggest is tried once, where its conditions hold, and one between two bounds."""

@@ -153,14 +153,14 @@ class Sweep(Settings):
             InputError: a file, a key or a value is wrong; says what is allowed and the nearest right name.
         """
         where = str(given) if isinstance(given, str | Path) else "sweep"
-        raw = _load(Path(given)) if isinstance(given, str | Path) else given
+        raw = load(Path(given)) if isinstance(given, str | Path) else given
         if not isinstance(raw, Mapping):
             raise InputError(f"{where}: a mapping of keys is needed, got {type(raw).__name__}")
         base = [text.removeprefix("experiment.") for text in overrides if text.startswith("experiment.")]
         own = [text for text in overrides if not text.startswith("experiment.")]
         sweep = parse(cls, _overridden(dict(raw), own), where=where)
         folder = Path(given).parent if isinstance(given, str | Path) else Path()
-        return sweep, apply_overrides(_experiment(sweep.experiment, folder), base)
+        return sweep, apply_overrides(read_base(sweep.experiment, folder), base)
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -186,18 +186,23 @@ def _parsed(text: str, value: str) -> Any:
         raise InputError(f"'{text}': the value is not valid YAML: {error}") from None
 
 
-def _experiment(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The base's content; a path counts from the working directory or, if nothing is there, from the sweep's file."""
+def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The base; a path counts from the working directory, or else from the folder of the file that names it."""
     if isinstance(given, dict):
         return given
     path = next((one for one in (Path(given), folder / given) if one.is_file()), Path(given))
-    content = _load(path, "experiment")
+    content = load(path, "experiment")
     if not isinstance(content, dict):
         raise InputError(f"{path}: a mapping of keys is needed, got {type(content).__name__}")
     return content
 
 
-def _load(path: Path, kind: str = "sweep") -> Any:
+def load(path: Path, kind: str = "sweep") -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        InputError: no such file, or it is not YAML.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such {kind} file")
     try:

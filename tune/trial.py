@@ -79,7 +79,7 @@ class SweepTrial(ray_tune.Trainable):
         self._last, self._digest = {ROUND: 0}, config["digest"]
         around = Surroundings(
             workspace=Path(self._shared["workspace"]),
-            crew=self._shared["crew"],
+            crew=self._shared["crew"] if config["members"] else "in-process",
             address=self._shared["address"],
             rerun=config["rerun"] and ray.get(self._shared["writer"].first.remote(config["digest"])),
             tags=config["tags"],

@@ -116,6 +116,27 @@ def test_actors_have_a_bundle_for_the_trial_and_one_for_each_site():
 
 
 @pytest.mark.parametrize(
+    ("nodes", "each", "bundle"),
+    [
+        ([node(2)], AUTO, {"CPU": 1.0}),  # in process, as any other trial
+        ([node(8, 2)], AUTO, {"CPU": 1.0, "GPU": 1.0}),
+        ([node(8, 2)], (2, 0.5), {"CPU": 2.0, "GPU": 0.5}),
+        ([node(4), node(8, 2, name="b")], (1, 1), {"CPU": 1.0}),  # a head without a GPU
+    ],
+)
+def test_what_trains_nothing_is_one_bundle_where_the_workspace_is(nodes, each, bundle):
+    group = packed(*nodes).alone(each)
+    assert list(group.bundles) == [bundle]
+    if packed(*nodes).crew == "actors":
+        assert selectors(group) == [{"ray.io/node-id": "head"}]
+
+
+def test_what_trains_nothing_is_refused_where_it_cannot_be():
+    with pytest.raises(RunError, match="CPU: asked 3"):
+        packed(node(2), node(8, 2, name="b")).alone((3, 0))
+
+
+@pytest.mark.parametrize(
     ("nodes", "members", "gpu"),
     [
         ([node(8, 2)], 4, 0.5),

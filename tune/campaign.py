@@ -1,0 +1,183 @@
+"""Many trials from their plan to their record, in one call that can be made again: what a sweep and a study share."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedrecon.platform.workspace import RunFolder
+from fedrecon.sites.errors import RunError
+from fedrecon.tune.board import Board
+from fedrecon.tune.plan import Planner
+
+
+class Campaign(ABC):
+    """One call: what was planned runs on the cluster, packed by Ray Tune, as far as the workspace does not hold it.
+
+    Args:
+        planner: of its trials. folder: of all campaigns of this kind in the workspace.
+        workspace, address, tracking_uri, rerun: see :func:`fedrecon.tune.sweep`.
+
+    Attributes:
+        url: of its runs in MLflow, once it is concluded.
+        over: the time ended it.
+    """
+
+    ranks = True
+    """Whether its trials compete for the best validation score."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        folder: str,
+        workspace: Path,
+        address: str | None,
+        tracking_uri: str | None,
+        rerun: bool,
+    ) -> None:
+        self.planner, self.workspace = planner, workspace.resolve()
+        self.address, self.tracking_uri, self.rerun = address, tracking_uri, rerun
+        self.board = Board(self.workspace, planner.sweep.name, folder)
+        self.url: str | None = None
+        self.over = False
+
+    @abstractmethod
+    def fill(self) -> None:
+        """Gives the board the rows that are known before anything runs."""
+
+    @abstractmethod
+    def announce(self) -> None:
+        """Says what is planned."""
+
+    @abstractmethod
+    def content(self) -> tuple[str, dict[str, Any]]:
+        """The name and content of the file by which it is found again."""
+
+    @abstractmethod
+    def tags(self, number: int) -> dict[str, str]:
+        """Of a trial's run in MLflow, by the trial's number."""
+
+    @abstractmethod
+    def conclude(self, call: Any) -> None:
+        """Writes what it came to, through the methods of the :class:`Writer`."""
+
+    def go(self, dry_run: bool) -> bool:
+        """Runs what is left; whether it was more than a plan."""
+        self.fill()
+        self.announce()
+        if dry_run:
+            return False
+        self.board.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            self._save()
+            if self.rerun:
+                self.board.forget(self.board.rows)
+            if self.board.count("WAITING") or self._asks_more():
+                self._run()
+            else:
+                self._conclude_alone()
+        return True
+
+    def look(self) -> bool:
+        """Fills the board from outside, of trials at work too; whether a driver is at work on it."""
+        running = _locked(self.board.folder / ".lock")
+        self.fill()
+        for row in self.board.rows:
+            row.trained_rounds = row.trained_before
+            if row.status == "WAITING" and running and _locked(RunFolder(self.workspace, row.trial.digest).lock):
+                row.status = "RUNNING"
+        return running
+
+    def status(self) -> str:
+        """finished, interrupted or budget."""
+        limited = self.board.rows[: self._limit]
+        if any(row.status in ("WAITING", "RUNNING") for row in limited) or self._asks_more():
+            return "budget" if self.over else "interrupted"
+        return "finished" if len(limited) == len(self.board.rows) else "budget"
+
+    def duration(self) -> str:
+        """Roughly how long what is left will take, on this machine's cores, in words."""
+        left = [row.trial for row in self.board.rows[: self._limit] if row.status == "WAITING" or self.rerun]
+        if not left:
+            return ""
+        from fedrecon.tune.estimate import seconds
+
+        asked = self.planner.sweep.concurrency
+        at_once = asked if isinstance(asked, int) else os.cpu_count() or 1
+        minutes = seconds(self.planner, left, min(at_once, len(left))) / 60
+        where = " on one machine like this" if self.address else ""
+        return f"; roughly {_rounded(minutes)}{where}"
+
+    @property
+    def _limit(self) -> int:
+        return self.planner.sweep.budget.trials or 10**9
+
+    def _asks_more(self) -> bool:
+        sweep = self.planner.sweep
+        return sweep.algorithm == "optuna" and len(self.board.rows) < min(sweep.samples, self._limit)
+
+    def _save(self) -> None:
+        import yaml
+
+        from fedrecon.platform import atomic
+
+        name, content = self.content()
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        atomic.write_text(self.board.folder / name, str(text))
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        name = self.planner.sweep.name
+        with (self.board.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                kind = self.board.folder.parent.name.removesuffix("s").replace("studie", "study")
+                raise RunError(f"the {kind} '{name}' is running in {self.workspace}") from None
+            yield
+
+    def _run(self) -> None:
+        from fedrecon.tune.engine import Engine
+        from fedrecon.tune.live import Live
+
+        sweep = self.planner.sweep
+        allowed = min(len(self.board.rows) or sweep.samples, self._limit)
+        live = Live(sweep, self.board, allowed, ranks=self.ranks)
+        engine = Engine(self.planner, self.board, self.address, self.tracking_uri, self.rerun, self.tags)
+        self.over = engine.run(live, self._limit, self.conclude)
+
+    def _conclude_alone(self) -> None:
+        """Nothing was left to run: no cluster is needed to write the tables again."""
+        from fedrecon.tune.writer import Writer
+
+        writer = Writer(self.tracking_uri, str(self.workspace))
+        self.conclude(lambda method, *arguments: getattr(writer, method)(*arguments))
+
+
+def say(message: str) -> None:
+    """To a person, and never on stdout."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _locked(path: Path) -> bool:
+    """Whether another process holds this lock."""
+    if not path.is_file():
+        return False
+    with path.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _rounded(minutes: float) -> str:
+    if minutes < 1.5:
+        return "a minute"
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pictures import reconstructed
 
 from fedrecon.platform.aggregate import METRICS, volume_scores
+from fedrecon.platform.comparison import Shown, reconstructed
 from fedrecon.platform.tables import read_rounds, read_scores
 from fedrecon.platform.tracking import run_store
 from fedrecon.platform.workspace import default_workspace
@@ -167,7 +167,10 @@ def panel(found: dict[str, dict[int, dict[str, Any]]], workspace: Path, out: Pat
     figure = Figure(figsize=(1.25 * len(columns), 1.42 * len(sites)), dpi=80, facecolor="#101216")
     FigureCanvasAgg(figure)
     for i, site in enumerate(sites):
-        shown = {name: (one, one.experiment.operator_at(site), "data_consistency") for name, one in trained.items()}
+        shown = {
+            name: Shown.at(one, site, one.experiment.operator_at(site), "data_consistency")
+            for name, one in trained.items()
+        }
         images, maximum = reconstructed(shown, site, "zero-filled")
         white = np.percentile(images["reference"], 99)
         for j, column in enumerate(columns):

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from methods import Scores, Subject, by_site, holm, spread, subjects
-from pictures import side_by_side
 
+from fedrecon.platform.comparison import Shown, side_by_side
 from fedrecon.platform.evaluate import evaluate
 from fedrecon.platform.tables import read_scores
 from fedrecon.platform.tracking import run_store
@@ -207,8 +207,8 @@ def panel(sweeps: list[str], workspace: Path, out: Path, site: str) -> None:
             if row.status == "FINISHED" and operator(experiment) == (given if learned else tested):
                 prior = experiment.trains and experiment.method.network_kind == "prior"
                 trained = Trained.load(workspace, row.trial.digest)
-                shown.setdefault(name(experiment), (trained, measured, "output" if prior else STAGE))
-    side_by_side(shown, site, "zero-filled", out)
+                shown.setdefault(name(experiment), Shown.at(trained, site, measured, "output" if prior else STAGE))
+    out.write_bytes(side_by_side(shown, site, "zero-filled"))
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from methods import by_site, compare, ordered, patients, spread, subjects
-from pictures import side_by_side
 
+from fedrecon.platform.comparison import Shown, side_by_side
 from fedrecon.platform.experiment import Experiment
 from fedrecon.platform.tables import read_scores
 from fedrecon.platform.tracking import run_store
@@ -88,8 +88,8 @@ def panel(methods: dict[str, Runs], workspace: Path, out: Path, site: str) -> No
     shown = {}
     for name in ordered(methods, STAGE):
         trained = Trained.load(workspace, next(iter(methods[name].values()))["digest"])
-        shown[name] = (trained, trained.experiment.operator_at(site), STAGE)
-    side_by_side(shown, site, "zero-padded", out)
+        shown[name] = Shown.at(trained, site, trained.experiment.operator_at(site), STAGE)
+    out.write_bytes(side_by_side(shown, site, "zero-padded"))
 
 
 def main() -> None:

@@ -133,7 +133,7 @@ class Site:
         batches = list(slices.iterate(self.scoring_batch))
         chosen = batches if part is None else batches[part : part + 1]
         seed_ = self.plan.evaluation.mask_seed
-        return score(slices, chosen, split, self._reconstruct, seed_, self._model_name, self.name)
+        return score(slices, chosen, split, self.image, seed_, self._model_name, self.name)
 
     @torch.no_grad()
     def samples(self, order: Order) -> Samples:
@@ -154,7 +154,7 @@ class Site:
         from fedrecon.sites.picture import draw
 
         self._load(order)
-        return draw(self.slices(split), self._reconstruct, self.plan.evaluation.mask_seed, note)
+        return draw(self.slices(split), self.image, self.plan.evaluation.mask_seed, note)
 
     def private_parameters(self, order: Order) -> dict[str, Any]:
         """The private parameters by name, for the site's own file; they go to no other site."""
@@ -261,7 +261,8 @@ class Site:
         own = self.plan.network is not None and self.plan.method.private_reconstructs
         return self.name if own and len(self.parameters.private) else "global"
 
-    def _reconstruct(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
+    def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
+        """(b, y, x) complex64 of a scoring batch, by the network that is loaded or the classical reconstructor."""
         subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
         return self._apply(batch, Subject(items[0].site, subjects, indices, self.plan.seed))
 

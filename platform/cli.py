@@ -16,7 +16,7 @@ from fedrecon.sites.errors import FedreconError, InputError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
-UPSTAIRS = {"sweep": "fedrecon.tune.command"}
+UPSTAIRS = {"sweep": "fedrecon.tune.command", "study": "fedrecon.tune.study.command"}
 """Commands of the floor above, by the module that has them; it is loaded with the parser and is as light."""
 
 
@@ -180,7 +180,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _schema(_: argparse.Namespace) -> int:
-    from fedrecon.platform.experiment import json_schema
+    from fedrecon.platform.schema import json_schema
 
     _print_json(json_schema())
     return DONE

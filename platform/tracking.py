@@ -22,6 +22,7 @@ TAG_SUPERSEDED = "fedrecon.superseded_by"
 LATEST = "latest"
 MIN_PREFIX = 6
 SUMMARIES = "fedrecon-sweeps"
+STUDIES = "fedrecon-studies"
 """The experiment of the sweeps' own runs; those of their trials stand, flat, among all other runs."""
 
 Ended = Literal["FINISHED", "FAILED", "KILLED"]

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedrecon.platform.mlflow_tracker import ARTIFACTS, DATABASE, ENVIRONMENT
-from fedrecon.platform.tracking import SUMMARIES
+from fedrecon.platform.tracking import STUDIES, SUMMARIES
 from fedrecon.sites.errors import InputError, RunError
 
 PORT = 5000
@@ -97,7 +97,7 @@ def runs_page(host: str, port: int, experiment: str) -> str:
 
 
 def newest_experiment(workspace: Path) -> str:
-    """The id of the MLflow experiment with the newest run (not a sweep's own); read by sqlite3: MLflow takes 2 s.
+    """The id of the MLflow experiment with the newest run (no summary); read by sqlite3: MLflow takes 2 s.
 
     Raises:
         InputError: there is no workspace, or no run in it.
@@ -110,11 +110,11 @@ def newest_experiment(workspace: Path) -> str:
         )
     query = (
         "SELECT runs.experiment_id FROM runs JOIN experiments ON runs.experiment_id = experiments.experiment_id "
-        "WHERE runs.lifecycle_stage = 'active' ORDER BY experiments.name = ?, runs.start_time DESC LIMIT 1"
+        "WHERE runs.lifecycle_stage = 'active' ORDER BY experiments.name IN (?, ?), runs.start_time DESC LIMIT 1"
     )
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
-            row = database.execute(query, (SUMMARIES,)).fetchone()
+            row = database.execute(query, (SUMMARIES, STUDIES)).fetchone()
     except sqlite3.DatabaseError as error:
         raise InputError(f"'{path}' is not an MLflow database: {error}.") from error
     if row is None:

@@ -5,15 +5,14 @@ Test scores are only shown. Whatever is chosen here (the best per seed, a front,
 
 from __future__ import annotations
 
-import io
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrecon.tune.drawing import COLOURS, FAINT, GRID, TEXT, canvas, plain, png, style, tidy, upper
 from fedrecon.tune.reading import (
     ACCELERATION,
     SEED,
@@ -44,11 +43,6 @@ Curves = Mapping[int, Sequence[tuple[int, float]]]
 MIN_TRIALS = 8  # fewer say nothing about importance
 RELIABLE = 0.3  # out-of-bag R² below which an importance is called not reliable
 _LEGEND = 10
-# Okabe and Ito's palette without its yellow, which white paper swallows.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_TEXT, _FAINT, _GRID = "#22262d", "#626b78", "#e3e6ea"
-_WIDTH, _DPI = 12.0, 100
 
 
 def draw(
@@ -70,7 +64,7 @@ def draw(
         "importance": _importance(sweep),
         "pareto": _pareto(sweep),
     }
-    return {name: _png(figure) for name, figure in drawn.items() if figure is not None}
+    return {name: png(figure) for name, figure in drawn.items() if figure is not None}
 
 
 # --- score against acceleration ---
@@ -87,8 +81,8 @@ def _acceleration(sweep: Reading) -> Figure | None:
     panels = sweep.panels(rows, but=[hard])
     *path, last = score.split("/")
     floor = "/".join([*path, "zero_filled", last]) if score == test else ""
-    below = [("zero-filled", {"ls": "--", "color": _FAINT})] if any(row.get(floor) is not None for row in rows) else []
-    title = f"{_upper(label(score))} against {hard.split('.')[-1]}"
+    below = [("zero-filled", {"ls": "--", "color": FAINT})] if any(row.get(floor) is not None for row in rows) else []
+    title = f"{upper(label(score))} against {hard.split('.')[-1]}"
     figure, axes = _sheet(title, _what_is_shown(sweep, panels, hard) + sweep.lumped(panels, [hard]), len(panels))
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
         xs = sorted({number(row[hard]) or 0.0 for row in panel})
@@ -98,8 +92,8 @@ def _acceleration(sweep: Reading) -> Figure | None:
             aside = (i - (len(lines) - 1) / 2) * min(0.014, 0.08 / len(lines)) * (xs[-1] - xs[0])
             _line(ax, spread(own, hard, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
         if lowest := means(panel, hard, floor):
-            ax.plot(*zip(*lowest, strict=True), "--", color=_FAINT, lw=1.4, zorder=1)
-        ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
+            ax.plot(*zip(*lowest, strict=True), "--", color=FAINT, lw=1.4, zorder=1)
+        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
         ax.set_xticks(xs if len(xs) <= 10 else xs[:: len(xs) // 8], [])
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set_xlabel("nominal acceleration" if hard == ACCELERATION else "scale")
@@ -152,13 +146,13 @@ def _curves(sweep: Reading, curves: Curves) -> Figure | None:
         return None
     panels = sweep.panels(rows)
     notes: dict[str, tuple[str, dict[str, Any]]] = {
-        "STOPPED": ("stopped early", {"ls": "--", "color": _FAINT}),
-        "FAILED": ("failed", {"ls": "", "marker": "x", "ms": 8, "mew": 2, "color": _FAINT}),
+        "STOPPED": ("stopped early", {"ls": "--", "color": FAINT}),
+        "FAILED": ("failed", {"ls": "", "marker": "x", "ms": 8, "mew": 2, "color": FAINT}),
     }
     there = [note for status, note in notes.items() if any(row["status"] == status for row in rows)]
     told = f"{len(rows)} trials; after every round that was scored." if len(rows) > 1 else "One trial."
     figure, axes = _sheet(
-        f"{_upper(label(sweep.metric))} in the course of training", told + sweep.lumped(panels), len(panels)
+        f"{upper(label(sweep.metric))} in the course of training", told + sweep.lumped(panels), len(panels)
     )
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
         for row in panel:
@@ -169,7 +163,7 @@ def _curves(sweep: Reading, curves: Curves) -> Figure | None:
             ax.plot(x, y, line, color=colour, alpha=alpha, lw=1.5, marker=marker if len(x) == 1 else "", ms=5)
             if row["status"] == "FAILED":
                 ax.plot(x[-1], y[-1], "x", color=colour, ms=8, mew=2, zorder=4)
-        ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
+        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         ax.set_xlabel("round")
     axes[0].set_ylabel(label(sweep.metric))
@@ -204,11 +198,11 @@ def _parallel(sweep: Reading) -> Figure | None:
     for at, column in enumerate(columns):
         name = sweep.names.get(column, label(column).replace(" ", "\n", 1))
         high = 1.05 + (0.05 if stagger and at % 2 else 0.0)
-        ax.text(at, high, _plain(name), ha="center", va="bottom", fontsize=10, weight="bold", color=_TEXT)
+        ax.text(at, high, plain(name), ha="center", va="bottom", fontsize=10, weight="bold", color=TEXT)
     ax.set_xlim(-0.3, len(columns) - 0.7)
     ax.set_axis_off()
     bar = figure.colorbar(colours, ax=ax, pad=0.03, aspect=30)
-    bar.set_label(label(sweep.metric), color=_TEXT)
+    bar.set_label(label(sweep.metric), color=TEXT)
     bar.outline.set_visible(False)
     return figure
 
@@ -219,11 +213,11 @@ def _coordinate(ax: Axes, at: int, column: str, rows: Sequence[Row]) -> NDArray[
     if not column.startswith("params."):
         heights = np.array([math.nan if row[column] is None else h for row, h in zip(rows, heights, strict=True)])
         ticks = {name: h for name, h in ticks.items() if h >= 0}
-    ax.plot([at, at], [0, 1], color=_FAINT, lw=1, zorder=1)
+    ax.plot([at, at], [0, 1], color=FAINT, lw=1, zorder=1)
     for name, height in ticks.items():
         box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
-        ax.plot([at - 0.012, at + 0.012], [height, height], color=_FAINT, lw=1, zorder=1)
-        ax.text(at + 0.025, height, _plain(name, 18), va="center", fontsize=9, color=_TEXT, bbox=box, zorder=10_000)
+        ax.plot([at - 0.012, at + 0.012], [height, height], color=FAINT, lw=1, zorder=1)
+        ax.text(at + 0.025, height, plain(name, 18), va="center", fontsize=9, color=TEXT, bbox=box, zorder=10_000)
     return heights
 
 
@@ -246,17 +240,17 @@ def _importance(sweep: Reading) -> Figure | None:
     figure, axes = _sheet(f"What {label(sweep.metric)} depends on", told, 1, height=2.4 + 0.42 * len(keys))
     ax = axes[0]
     order = np.argsort(drop, kind="stable")
-    colours = [_GRID if keys[i] == SEED else _COLOURS[0] for i in order]
-    bars = {"ecolor": _FAINT, "capsize": 3, "lw": 1.2}
+    colours = [GRID if keys[i] == SEED else COLOURS[0] for i in order]
+    bars = {"ecolor": FAINT, "capsize": 3, "lw": 1.2}
     ax.barh(
-        [_plain(sweep.names[keys[i]]) for i in order],
+        [plain(sweep.names[keys[i]]) for i in order],
         drop[order],
         0.62,
         xerr=error[order],
         color=colours,
         error_kw=bars,
     )
-    ax.axvline(0, color=_FAINT, lw=1)
+    ax.axvline(0, color=FAINT, lw=1)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("permutation importance (drop in R²)")
     return figure
@@ -291,7 +285,7 @@ def _pareto(sweep: Reading) -> Figure | None:
         return None
     panels = sweep.panels(rows)
     told = "The line joins the trials that no other one beats in both, each with its number; of finished trials."
-    figure, axes = _sheet(f"{_upper(label(second))} against {label(first)}", told + sweep.lumped(panels), len(panels))
+    figure, axes = _sheet(f"{upper(label(second))} against {label(first)}", told + sweep.lumped(panels), len(panels))
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
         for group, own in sweep.lines(panel).items():
             colour, marker = _style(sweep, group)
@@ -299,16 +293,16 @@ def _pareto(sweep: Reading) -> Figure | None:
             ax.plot(x, y, ls="", marker=marker, color=colour, alpha=0.75, ms=6)
         points = [(row[first], row[second]) for row in panel]
         best = front(points, sweep.modes[:2])
-        ax.plot(*zip(*(points[i] for i in best), strict=True), "-", color=_TEXT, lw=1.2, alpha=0.7, zorder=1)
+        ax.plot(*zip(*(points[i] for i in best), strict=True), "-", color=TEXT, lw=1.2, alpha=0.7, zorder=1)
         for i in best[:12]:
             ax.annotate(
-                str(panel[i]["number"]), points[i], (5, 5), textcoords="offset points", fontsize=8.5, color=_TEXT
+                str(panel[i]["number"]), points[i], (5, 5), textcoords="offset points", fontsize=8.5, color=TEXT
             )
-        ax.set_title(_plain(name), loc="left", fontsize=10, color=_TEXT)
+        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
         ax.set_xlabel(label(first))
         ax.margins(0.08)
     axes[0].set_ylabel(label(second))
-    _legend(figure, sweep, rows, [("front", {"ls": "-", "color": _TEXT})])
+    _legend(figure, sweep, rows, [("front", {"ls": "-", "color": TEXT})])
     return figure
 
 
@@ -317,32 +311,15 @@ def _pareto(sweep: Reading) -> Figure | None:
 
 def _sheet(title: str, told: str, n: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
     """A figure with a title, what is to be known about it, and n axes that share their scales."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     columns = min(n, 4)
     lines = -(-n // columns)
-    height = height or (5.8 if lines == 1 else 7.6)
-    wrapped = textwrap.fill(told, 135)
-    top = 0.62 + 0.21 * (wrapped.count("\n") + 1)
-    figure = Figure((_WIDTH, height), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0.005, 0.01, 0.99, 1 - top / height - 0.01)))
-    figure.text(0.14 / _WIDTH, 1 - 0.16 / height, _plain(title), va="top", fontsize=14, weight="bold", color=_TEXT)
-    figure.text(0.14 / _WIDTH, 1 - 0.5 / height, _plain(wrapped), va="top", fontsize=10, color=_FAINT)
+    figure = canvas(title, told, height or (5.8 if lines == 1 else 7.6))
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     axes: list[Axes] = list(grid.flat)
     for ax in axes[n:]:
         ax.set_visible(False)
     for ax in axes:
-        ax.grid(color=_GRID, lw=0.8)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color(_FAINT)
-        ax.tick_params(colors=_TEXT, length=3, labelsize=9.5)
-        ax.xaxis.label.set_color(_TEXT)
-        ax.yaxis.label.set_color(_TEXT)
+        tidy(ax)
     return figure, axes[:n]
 
 
@@ -356,22 +333,21 @@ def _legend(figure: Figure, sweep: Reading, rows: Sequence[Row], notes: Sequence
     for group in groups[: room if len(groups) <= room else room - 1]:
         colour, marker = _style(sweep, group)
         handles.append(Line2D([], [], color=colour, marker=marker, lw=1.8))
-        labels.append(_plain(group, 24))
+        labels.append(plain(group, 24))
     if len(groups) > room:
         handles.append(Line2D([], [], ls=""))
         labels.append(f"and {len(groups) - room + 1} more")
     handles += [Line2D([], [], **style) for _, style in notes]
     labels += [name for name, _ in notes]
     if handles:
-        title = _plain(sweep.names[sweep.line]) if sweep.line else None
+        title = plain(sweep.names[sweep.line]) if sweep.line else None
         legend = figure.legend(handles, labels, loc="outside right upper", title=title, frameon=False, fontsize=10)
-        legend.get_title().set_color(_FAINT)
+        legend.get_title().set_color(FAINT)
 
 
 def _style(sweep: Reading, group: str) -> tuple[str, str]:
     """Colour and marker of a group, the same in every picture; the markers tell colours apart that come again."""
-    at = sweep.groups.index(group)
-    return _COLOURS[at % len(_COLOURS)], _MARKERS[(at + at // len(_COLOURS)) % len(_MARKERS)]
+    return style(sweep.groups.index(group))
 
 
 def _colour_map(name: str, low: float, high: float) -> ScalarMappable:
@@ -379,19 +355,3 @@ def _colour_map(name: str, low: float, high: float) -> ScalarMappable:
     from matplotlib.colors import Normalize
 
     return ScalarMappable(Normalize(low, high if high > low else low + 1e-9), name)
-
-
-def _plain(words: str, most: int = 600) -> str:
-    """Words as they are: no mathematics between dollars, and no leading underscore, which hides a legend's entry."""
-    cut = words if len(words) <= most else words[: most - 1] + "…"
-    return (" " + cut if cut.startswith("_") else cut).replace("$", r"\$")
-
-
-def _upper(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

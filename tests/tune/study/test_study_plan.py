@@ -1,0 +1,262 @@
+"""The matrix of a study, counted by hand: trainings once, tests apart, and each cell filled by the right trial."""
+
+import shutil
+from collections import Counter
+
+import pytest
+from tiny import NETWORKS, PARAMETERS, UNET, make_volume
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.shard import write_shard
+from fedrecon.tune.study.driver import StudyCampaign
+from fedrecon.tune.study.findings import UNTRAINED
+from fedrecon.tune.study.spec import Study, expanded
+
+SITES = ("middle", "north", "south")
+UNET_METHOD = {"strategy.name": "fedavg", "network": UNET}
+
+
+@pytest.fixture(scope="module")
+def paths(consortium):
+    return {site: str(path) for site, path in consortium.items()}
+
+
+def planned(paths, tmp_path, **changes):
+    given = {
+        "name": "one",
+        "experiment": {
+            "sites": paths,
+            "operator": {"mask": "random", "acceleration": 3},
+            "training": {"rounds": 1},
+            **changes.pop("experiment", {}),
+        },
+        "methods": {"unet": UNET_METHOD},
+        **changes,
+    }
+    return StudyCampaign(*Study.read(given), tmp_path, None, None, rerun=False).matrix
+
+
+def elsewhere(matrix):
+    return [trial for trial in matrix.trials if trial.experiment.test is not None]
+
+
+def trainings(matrix):
+    return {trial.training_digest for trial in matrix.trials if trial.training_digest}
+
+
+def test_by_default_everything_is_trained_and_tested_under_the_experiment_s_own_operator(paths, tmp_path):
+    matrix = planned(paths, tmp_path)
+    assert [len(matrix.trials), len(trainings(matrix)), len(elsewhere(matrix))] == [1, 1, 0]
+    assert [(cell.tested_on, cell.seen_site, cell.seen_operator) for cell in matrix.cells] == [
+        (site, True, True) for site in SITES
+    ]
+
+
+def test_leave_one_out_trains_each_fold_once_and_tests_the_site_that_was_left_out(paths, tmp_path):
+    operators = [{"mask": "random", "acceleration": [3, 2]}]
+    matrix = planned(paths, tmp_path, train={"sites": "leave-one-out"}, test={"operators": operators}, seeds=[0, 1])
+    assert len(trainings(matrix)) == 3 * 2
+    # of each training: the site that was left out at its own R=3, and all sites at R=2
+    assert len(elsewhere(matrix)) == 6 * 2
+    assert len(matrix.cells) == 3 * 2 * 3 * 2
+    for cell in matrix.cells:
+        assert cell.seen_site == (cell.learned.trained_on != f"all but {cell.tested_on}")
+        assert cell.seen_operator == (cell.acceleration == 3)
+        trial = next(one for one in matrix.trials if one.digest == cell.digest)
+        assert (trial.experiment.test is None) == (cell.seen_site and cell.seen_operator)
+        assert trial.experiment.seed == cell.learned.seed
+        assert trial.experiment.tested_at(cell.tested_on).acceleration == cell.acceleration
+        assert set(trial.experiment.sites) == set(cell.learned.sites)
+
+
+def test_trainings_stand_before_the_tests_that_take_them_over(paths, tmp_path):
+    matrix = planned(paths, tmp_path, train={"sites": "each"}, test={"operators": {"acceleration": [2, 3]}})
+    kinds = [trial.experiment.test is not None for trial in matrix.trials]
+    assert kinds == sorted(kinds)
+    assert [trial.number for trial in matrix.trials] == list(range(len(kinds)))
+    assert len({trial.digest for trial in matrix.trials}) == len(kinds)
+
+
+def test_what_trains_nothing_is_one_trial_for_each_operator_whatever_was_trained(paths, tmp_path):
+    matrix = planned(
+        paths,
+        tmp_path,
+        methods={"none": {"reconstructor": "zero_filled"}},
+        train={"sites": "leave-one-out", "operators": [{"acceleration": [2, 3]}]},
+        test={"operators": [{"acceleration": [2, 3, 2.5]}]},
+        seeds=[0, 1, 2],
+    )
+    assert len(matrix.trials) == 3
+    assert Counter(cell.acceleration for cell in matrix.cells) == {2: 3, 2.5: 3, 3: 3}
+    assert {(cell.learned.trained_on, cell.learned.seed) for cell in matrix.cells} == {(UNTRAINED, None)}
+    assert {cell.seen_operator for cell in matrix.cells} == {True}
+
+
+def test_operators_of_training_and_of_the_test_are_a_matrix(paths, tmp_path):
+    both = [{"acceleration": [2, 3]}]
+    matrix = planned(paths, tmp_path, train={"operators": both}, test={"operators": both})
+    assert len(trainings(matrix)) == 2
+    assert len(elsewhere(matrix)) == 2  # each training under the other's operator
+    found = {(cell.learned.trained_with, cell.acceleration, cell.seen_operator) for cell in matrix.cells}
+    assert found == {
+        ("random R=2", 2, True), ("random R=2", 3, False), ("random R=3", 2, False), ("random R=3", 3, True)
+    }  # fmt: skip
+
+
+def test_a_prior_is_trained_once_for_every_operator(paths, tmp_path):
+    prior = {"strategy.name": "fedgimp", "strategy.adaptation": PARAMETERS["fedgimp"]["adaptation"]}
+    matrix = planned(
+        paths,
+        tmp_path,
+        methods={"prior": {**prior, "network": NETWORKS["fedgimp"]}},
+        train={"operators": [{"acceleration": [2, 3]}]},
+        test={"operators": [{"acceleration": [2, 2.5, 3]}]},
+    )
+    assert len(trainings(matrix)) == 1
+    assert {(cell.learned.trained_with, cell.seen_operator) for cell in matrix.cells} == {("", True)}
+    assert Counter(cell.acceleration for cell in matrix.cells) == {2: 3, 2.5: 3, 3: 3}
+
+
+def test_without_test_operators_each_training_is_tested_under_its_own(paths, tmp_path):
+    matrix = planned(paths, tmp_path, train={"operators": [{"acceleration": [2, 3]}]})
+    assert not elsewhere(matrix)
+    assert {(cell.learned.trained_with, cell.acceleration) for cell in matrix.cells} == {
+        ("random R=2", 2), ("random R=3", 3)
+    }  # fmt: skip
+
+
+def test_a_method_may_have_seeds_of_its_own(paths, tmp_path):
+    methods = {"unet": UNET_METHOD, "wide": {**UNET_METHOD, "network": {**UNET, "channels": 3}}}
+    matrix = planned(paths, tmp_path, methods=methods, seeds=[0, 1], seeds_of={"wide": [4]})
+    assert {(cell.learned.method, cell.learned.seed) for cell in matrix.cells} == {
+        ("unet", 0),
+        ("unet", 1),
+        ("wide", 4),
+    }
+
+
+def test_noise_is_a_condition_of_its_own(paths, tmp_path):
+    matrix = planned(paths, tmp_path, test={"noise": [1.0, 2.0]})
+    assert {(cell.noise, cell.seen_operator) for cell in matrix.cells} == {(1.0, True), (2.0, False)}
+    assert [trial.experiment.test.operator["noise"] for trial in elsewhere(matrix)] == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("trained", {"north"}), ("untrained", {"middle", "south"}), (["south"], {"south"}), ("all", set(SITES))],
+)
+def test_where_it_is_tested(asked, expected, paths, tmp_path):
+    matrix = planned(paths, tmp_path, train={"sites": [["north"]]}, test={"sites": asked})
+    assert {cell.tested_on for cell in matrix.cells} == expected
+
+
+def test_sites_in_words(paths, tmp_path):
+    matrix = planned(paths, tmp_path, train={"sites": ["all", ["south", "north"], ["south"]]})
+    assert list(dict.fromkeys(cell.learned.trained_on for cell in matrix.cells)) == ["all", "north and south", "south"]
+
+
+def test_training_slices_are_a_dimension(paths, tmp_path):
+    matrix = planned(paths, tmp_path, train={"slices": [1, None]})
+    found = {(cell.learned.trained_on, cell.slices_per_site) for cell in matrix.cells}
+    assert found == {("all (1 slices a site)", 1.0), ("all (all slices a site)", 2.0)}  # 3, 1 and 2 slices
+    assert {trial.experiment.training.max_slices for trial in matrix.trials} == {1, None}
+
+
+def test_a_site_that_measures_in_its_own_way_does_so_where_it_did_not_train(paths, tmp_path):
+    operator = {"mask": "random", "acceleration": 3, "per_site": {"south": {"acceleration": 2}}}
+    matrix = planned(paths, tmp_path, experiment={"operator": operator}, train={"sites": "leave-one-out"})
+    assert {cell.tested_on: cell.acceleration for cell in matrix.cells} == {"middle": 3, "north": 3, "south": 2}
+    assert all(cell.seen_operator for cell in matrix.cells)
+    without = next(trial for trial in matrix.trials if "south" not in trial.experiment.sites)
+    assert not without.experiment.operator.get("per_site")
+
+
+def test_named_limits_and_marks(paths, tmp_path):
+    matrix = planned(
+        paths,
+        tmp_path,
+        experiment={"training": {"rounds": 1, "max_slices": {"south": 1}}, "publish_private": "all"},
+        methods={
+            "pooled": {"strategy.name": "pooled", "network": UNET},
+            "local": {"strategy.name": "local", "network": UNET},
+            "fedbn": {"strategy.name": "fedbn", "network": NETWORKS["fedbn"]},
+            "unet": UNET_METHOD,
+        },
+        train={"sites": "leave-one-out"},
+        test={"unseen": "average"},
+    )
+    marks = {one.name: (one.moved_data, one.published_private, one.personal) for one in matrix.methods}
+    assert marks == {
+        "pooled": (True, False, False),
+        "local": (False, True, True),
+        "fedbn": (False, True, True),
+        "unet": (False, False, False),
+    }
+    rules = {trial.name.split(" ")[0]: trial.experiment.test.unseen for trial in elsewhere(matrix)}
+    assert rules == {"pooled": None, "local": None, "fedbn": "average", "unet": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": {"tv": {"reconstructor": "tvv"}}}, "methods.tv: .*unknown reconstructor 'tvv'. Did you mean 'tv'"),
+        ({"methods": {"x": {"strategy.name": "fedavgg"}}}, "methods.x: .*Did you mean 'fedavg'"),
+        ({"methods": {"up": {"reconstructor": "bicubic"}}}, "methods.up: .*task=super-resolution"),
+        ({"methods": {"x": {"operator.acceleration": 2}}}, "'operator.acceleration' is no method's"),
+        ({"methods": {"a/b": {}}}, "letters, digits"),
+        ({"methods": {}}, "at least 1"),
+        ({"train": {"sites": [["nord"]]}}, "unknown site in the study 'nord'. Did you mean 'north'"),
+        ({"train": {"sites": "leave-one"}}, "train.sites"),
+        ({"train": {"operators": [{"mask": "randm"}]}}, "Did you mean 'random'"),
+        ({"test": {"operators": [{"acceleration": 60}]}}, "methods.unet: site 'middle'"),
+        ({"test": {"sites": "untrained"}}, "nothing is tested"),
+        ({"test": {"noise": [0.5]}}, "greater than or equal to 1"),
+        ({"references": ["unett"]}, "Did you mean 'unet'"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds_of": {"unett": [0]}}, "Did you mean 'unet'"),
+        ({"seeds_of": {"unet": []}}, "at least one seed"),
+        ({"traim": {}}, "Did you mean 'train'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(changes, message, paths, tmp_path):
+    with pytest.raises(InputError, match=message):
+        _ = planned(paths, tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_private_part_that_would_come_from_nowhere_is_refused(paths, tmp_path):
+    methods = {"fedbn": {"strategy.name": "fedbn", "network": NETWORKS["fedbn"]}}
+    with pytest.raises(InputError, match=r"methods\.fedbn: site 'middle' does not train"):
+        planned(paths, tmp_path, methods=methods, train={"sites": "leave-one-out"})
+
+
+def test_a_test_subject_that_trained_anything_is_refused(paths, tmp_path):
+    other = tmp_path / "other.h5"
+    splits = [make_volume(f"o-{split}", split, 1, 1, 5) for split in ("train", "validation")]
+    write_shard(
+        other, "other", [*splits, make_volume("north-train", "test", 1, 1, 0)],
+        simulated=True, phase="smooth", origin="phantom",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="north-train"):
+        planned({**paths, "other": str(other)}, tmp_path, train={"sites": "leave-one-out"})
+
+
+def test_values_in_lists_stand_for_each_of_them():
+    assert list(expanded([{"mask": "random", "acceleration": [2, 4]}, {"mask": ["a", "b"], "noise": [1, 2]}])) == [
+        {"mask": "random", "acceleration": 2},
+        {"mask": "random", "acceleration": 4},
+        {"mask": "a", "noise": 1},
+        {"mask": "a", "noise": 2},
+        {"mask": "b", "noise": 1},
+        {"mask": "b", "noise": 2},
+    ]
+
+
+def test_the_plan_does_not_know_where_the_files_lie(paths, tmp_path):
+    moved = {}
+    for site, path in paths.items():
+        moved[site] = str(tmp_path / f"{site}-moved.h5")
+        shutil.copy(path, moved[site])
+    asked = {"train": {"sites": "leave-one-out"}, "test": {"operators": [{"acceleration": [2, 3]}]}}
+    here, there = planned(paths, tmp_path, **asked), planned(moved, tmp_path, **asked)
+    assert [trial.digest for trial in here.trials] == [trial.digest for trial in there.trials]

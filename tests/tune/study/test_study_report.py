@@ -1,0 +1,268 @@
+import base64
+import io
+import random
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from small_studies import BIBTEX, PNG, found, operator_study, panel, score, tiny_study, untrained
+
+from fedrecon.tune.study.figures import draw
+from fedrecon.tune.study.findings import Method, shortened
+from fedrecon.tune.study.latex import escaped, tables
+from fedrecon.tune.study.page import page
+from fedrecon.tune.study.report import markdown
+from fedrecon.tune.study.statistics import statistics
+from fedrecon.tune.study.words import in_short, p_value
+
+
+@pytest.fixture(scope="module")
+def large():
+    findings = operator_study()
+    told = statistics(findings)
+    return findings, told, draw(findings, told)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    findings = tiny_study()
+    told = statistics(findings)
+    return findings, told, draw(findings, told)
+
+
+def every_sentence(findings, told):
+    return " ".join(line for lines in in_short(findings, told).values() for line in lines)
+
+
+class Seen(HTMLParser):
+    """What a browser would load, run and show."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.open, self.words, self.images, self.links = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "input", "br"):
+            self.open.append(tag)
+        self.images += [value for name, value in attrs if tag == "img" and name == "src"]
+        self.links += [value for name, value in attrs if tag == "a" and name == "href"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+
+# --- sentences ---
+
+
+def test_what_is_best_is_said_with_its_interval_lead_and_test(large):
+    findings, told, _ = large
+    text = every_sentence(findings, told)
+    group = next(iter(told.tables))
+    best = told.choices[group][0]
+    one, second = told.at(group, None, best.best), best.others[0]
+    assert f"{one.mean:.2f} dB (95 % interval {one.low:.2f} to {one.high:.2f}, mean of 3 operators)" in text
+    assert f"{-second.median:.2f} dB ahead of" in text
+    assert "p < .001 after Holm, n = 32 subjects" in text
+    assert "pooled† is the best" not in text
+    assert "1 cell is missing" in text
+    assert "simulated" in text
+
+
+def test_of_too_few_subjects_the_sentences_claim_nothing(tiny):
+    text = every_sentence(*tiny[:2])
+    assert "n = 6 subjects: no claim can be made" in text
+    assert "FLAIR 2, T1w 2, T2w 2" in text
+    for word in ("after Holm", "is the best", "95 % interval"):
+        assert word not in text
+
+
+def test_a_lead_that_is_not_significant_is_no_lead():
+    rows = [score("a", 30 + i % 2, f"s{i}") for i in range(8)] + [
+        score("b", 30 + (i + 1) % 2, f"s{i}") for i in range(8)
+    ]
+    findings = found(rows)
+    text = every_sentence(findings, statistics(findings))
+    assert "not to be told from" in text
+    assert "ahead of" not in text
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(None, "–"), (1e-9, "< .001"), (0.04, ".040"), (0.5, ".500"), (1.0, "1"), (0.9999, "1")]
+)
+def test_p_values_are_written_as_papers_do(p, shown):
+    assert p_value(p) == shown
+
+
+# --- Markdown ---
+
+
+def test_the_report_has_all_its_chapters_in_order(large):
+    text = markdown(*large)
+    assert re.findall(r"^## (.*)$", text, re.M) == [
+        "In short",
+        "Scores",
+        "Scores by site",
+        "Pictures",
+        "Tests",
+        "What is lost outside of the training",
+        "Does federation pay?",
+        "Missing cells",
+        "What ran",
+        "How to read the scores",
+        "Tables to paste",
+        "Cite what ran",
+    ]
+    assert BIBTEX in text
+    assert "out of &lt;memory> \\| &amp; more" in text
+    assert "| pooled† |" in text
+    assert "| fedmri‡ |" in text
+
+
+def test_every_row_of_scores_refers_to_its_runs(large):
+    text = markdown(*large)
+    known = set(re.findall(r"^\[(r\d+)\]: <http", text, re.M))
+    assert set(re.findall(r"\]\[(r\d+)\]", text)) == known
+    table = text.split("## Scores\n")[1].split("\n\n")[2].splitlines()
+    assert all("][r" in line for line in table[2:])
+    assert [line.split("|")[1].strip() for line in table[2:]][-1] == "zero-filled"
+
+
+def test_every_figure_that_is_shown_is_there(large):
+    shown = re.findall(r"\(figures/(.*?)\.png\)", markdown(*large))
+    assert sorted(shown) == sorted(large[2])
+    assert "panel-1" in shown
+
+
+def test_a_missing_mean_is_shown_as_missing(large):
+    text = markdown(*large)
+    row = next(line for line in text.splitlines() if line.startswith("| fedmri‡ | 32 |"))
+    assert row.split("|")[3].strip() == "missing"
+
+
+def test_the_differences_of_few_subjects_are_listed(tiny):
+    text = markdown(*tiny)
+    assert "n = 6 subjects: no claim can be made. Differences: FLAIR FLAIR-00 " in text
+
+
+# --- the page ---
+
+
+def test_the_page_is_whole_and_loads_nothing(large):
+    seen = Seen()
+    seen.feed(page(*large))
+    assert seen.open == []
+    assert len(seen.images) == len(large[2])
+    assert all(one.startswith("data:image/png;base64,") for one in seen.images)
+    assert base64.b64decode(seen.images[0].split(",")[1]) in large[2].values()
+    assert not {"link", "iframe", "object"} & set(seen.tags)
+    assert seen.tags.count("script") == 1
+    assert any(link.endswith("/fedmri-all-random_R=4-0") for link in seen.links)
+
+
+def test_everything_is_escaped():
+    evil = "<script>alert('x')</script>\"&$_{}|*"
+    method = Method(evil, evil, True, True, True, False)
+    findings = found(
+        [score(evil, tested_on=evil, mask=evil, subject=evil, trained_with=evil, run_id=evil)],
+        methods=[method],
+        facts={evil: evil},
+        citations=(evil,),
+        panels=(replace(panel(PNG), title=evil, caption=evil),),
+        run_url=lambda run_id: f"javascript:{run_id}",
+    )
+    told = statistics(findings)
+    html = page(findings, told, {"panel-1": PNG})
+    seen = Seen()
+    seen.feed(html)
+    assert seen.tags.count("script") == 1
+    assert evil in "".join(seen.words)
+    assert not any(link.startswith("javascript") for link in seen.links)
+    assert "<script" not in markdown(findings, told, {}).split("```")[0]
+    assert all(r"\_" in text for text in tables(findings, told).values())
+
+
+# --- LaTeX ---
+
+
+def test_latex_is_escaped():
+    assert escaped("a_b & 5 % † −1 ±2") == r"a\_b \& 5 \% \textsuperscript{\dag} $-$1 $\pm$2"
+
+
+def test_every_table_has_its_file_and_as_many_cells_as_columns(large):
+    files = tables(*large[:2])
+    assert {
+        "which.tex",
+        "psnr-1.tex",
+        "ssim-2.tex",
+        "psnr-by-site-1.tex",
+        "tests-1.tex",
+        "gap-1.tex",
+        "federation.tex",
+    } <= set(files)
+    for text in files.values():
+        columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1]
+        rows = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+        assert all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
+        assert text.count("{") == text.count("}")
+
+
+# --- pictures ---
+
+
+def test_pictures_are_drawn_where_they_make_sense(large, tiny):
+    assert [name.rstrip("0123456789") for name in large[2]] == [
+        *("map-sites", "map-operators", "curve-", "curve-", "gaps", "gains", "box-", "box-", "panel-")
+    ]
+    assert [name.rstrip("0123456789") for name in tiny[2]] == [
+        *("map-sites", "gaps", "gains", "gains-sites", "box-", "box-", "box-")
+    ]
+    assert sum(map(len, large[2].values())) < 1_000_000
+    for png in tiny[2].values():
+        assert Image.open(io.BytesIO(png)).size[0] == 1200
+
+
+def test_the_same_findings_in_another_order_give_the_same_bytes(tiny):
+    findings, told, figures = tiny
+    mixed = list(findings.scores)
+    random.Random(2).shuffle(mixed)
+    other = replace(findings, scores=mixed)
+    again = statistics(other)
+    assert draw(other, again) == figures
+    assert markdown(other, again, figures) == markdown(findings, told, figures)
+    assert page(other, again, figures) == page(findings, told, figures)
+    assert tables(other, again) == tables(findings, told)
+
+
+def test_a_study_without_training_is_reported_too():
+    findings = found([untrained("tv", 30.0), untrained("zero-filled", 20.0)])
+    told = statistics(findings)
+    assert "at all hospitals, without training" in markdown(findings, told, draw(findings, told))
+
+
+def test_a_study_in_which_everything_failed_is_reported_too():
+    findings = operator_study(scores=())
+    told = statistics(findings)
+    assert "out of &lt;memory>" in markdown(findings, told, draw(findings, told))
+    assert page(findings, told, {})
+
+
+def test_a_label_that_is_cut_keeps_its_marks():
+    assert shortened("a-very-long-name†‡", 10) == "a-very-…†‡"
+    assert shortened("short†", 10) == "short†"
+
+
+@pytest.mark.parametrize("module", ["statistics", "figures", "page", "report", "latex"])
+def test_importing_the_report_is_light(module):
+    heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'jinja2', 'scipy'}"
+    code = f"import fedrecon.tune.study.{module}, sys; print(*{heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

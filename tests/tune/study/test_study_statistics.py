@@ -1,0 +1,283 @@
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_studies import found, full_study, operator_study, part_of, score, tiny_study, untrained
+
+from fedrecon.tune.study import arithmetic
+from fedrecon.tune.study.arithmetic import (
+    MIN_SUBJECTS,
+    holm,
+    means_interval,
+    median_interval,
+    rank_biserial,
+    signed_rank,
+)
+from fedrecon.tune.study.conditions import Group, Operator, kind
+from fedrecon.tune.study.findings import Missing
+from fedrecon.tune.study.statistics import statistics
+
+R4 = Operator("random", 4.0)
+ALL = Group("all", "random R=4", 1.0, True)
+NAMES = [f"s{i}" for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def large():
+    return statistics(part_of(full_study(), (), [("random", 4.0), ("random", 8.0)]))
+
+
+def rows(method, values, site="A", **changes):
+    return [score(method, value, f"s{i}", tested_on=site, **changes) for i, value in enumerate(values)]
+
+
+# --- arithmetic, by hand ---
+
+
+def test_holm_multiplies_the_least_by_all_and_never_falls():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x .01, 2 x .03, max(.06, 1 x .04)
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_rank_biserial_is_the_share_of_positive_less_that_of_negative_ranks():
+    assert rank_biserial(np.array([1.0, 2.0, -3.0, 4.0])) == pytest.approx((7 - 3) / 10)
+    assert rank_biserial(np.array([0.5, 1.0])) == 1.0
+    assert rank_biserial(np.array([0.0, 1.0, -1.0])) == 0.0
+    assert rank_biserial(np.zeros(3)) == 0.0
+
+
+def test_eight_subjects_that_all_agree_have_the_least_p_value():
+    assert signed_rank(np.arange(1.0, 9.0)) == pytest.approx(2 / 2**8)
+    assert signed_rank(np.zeros(8)) == 1.0
+    assert 0 < signed_rank(np.array([1.0, 1.0, 1.0, 2.0, 2.0, -1.0, 3.0, 0.0])) < 1  # ties and a zero
+
+
+def test_the_interval_of_equal_values_is_a_point_and_of_two_halves_binomial():
+    assert means_interval((3.0,) * 8, ("A",) * 8) == (3.0, 3.0)
+    low, high = means_interval((0.0, 1.0) * 50, ("A",) * 100)
+    assert (low, high) == pytest.approx((0.4, 0.6), abs=0.021)  # 1.96 x 0.05
+    assert means_interval((0.0, 1.0) * 50, ("A",) * 100) == (low, high)
+    assert median_interval(np.array([1.0] * 50 + [2.0]), ["A"] * 51) == (1.0, 1.0)
+
+
+def test_subjects_are_drawn_within_their_sites():
+    assert means_interval((1.0,) * 4 + (5.0,) * 12, ("A",) * 4 + ("B",) * 12) == pytest.approx((3.0, 3.0))
+
+
+@pytest.mark.parametrize("strata", [("A",) * 7, ("A",) * 3 + ("B",) * 9])
+def test_too_few_subjects_have_no_interval(strata):
+    assert means_interval(tuple(map(float, range(len(strata)))), strata) is None
+
+
+# --- cells ---
+
+
+def test_seeds_subjects_and_sites_are_kept_apart():
+    values = rows("a", [30, 32], seed=0) + rows("a", [31, 35], seed=1)
+    values += rows("a", [20.0], "B", seed=0) + rows("a", [22.0], "B", seed=1)
+    one = statistics(found(values)).at(ALL, R4, "a", site="A")
+    assert one.mean == pytest.approx(32.0)  # subjects 30.5 and 33.5
+    assert one.seeds == pytest.approx(np.sqrt(2))  # seeds 31 and 33
+    assert one.subjects == pytest.approx(3 / np.sqrt(2))
+    assert (one.n, one.low) == (2, None)
+    both = statistics(found(values)).at(ALL, R4, "a")
+    assert both.mean == pytest.approx((32 + 21) / 2)  # the site of two counts as one
+    assert both.seeds == pytest.approx((27.5 - 25.5) / np.sqrt(2))
+
+
+def test_the_number_of_slices_weighs_nothing():
+    values = rows("a", [30, 31, 32]) + rows("b", [31, 31, 35])
+    doubled = [replace(row, n_slices=2 * row.n_slices) if row.subject == "s2" else row for row in values]
+    one, other = statistics(found(values)), statistics(found(doubled))
+    assert one.estimates == other.estimates
+    assert one.tests == other.tests
+
+
+def test_the_order_of_rows_changes_nothing():
+    findings = operator_study()
+    mixed = list(findings.scores)
+    random.Random(1).shuffle(mixed)
+    one, other = statistics(findings), statistics(replace(findings, scores=mixed, missing=findings.missing[::-1]))
+    assert list(one.tables) == list(other.tables)
+    for name in ("estimates", "references", "tests", "site_tests", "choices", "gaps", "payoffs"):
+        assert getattr(one, name) == getattr(other, name), name
+
+
+def test_two_scores_of_one_subject_are_refused():
+    with pytest.raises(ValueError, match="two scores of subject 's0'"):
+        statistics(found([score(), score(psnr=31.0)]))
+
+
+def test_names_that_are_no_methods_are_refused():
+    with pytest.raises(ValueError, match="'tv' is no method of this study: a"):
+        statistics(found([score()], references=["tv"]))
+
+
+# --- what is missing ---
+
+
+def test_a_mean_over_sites_with_a_missing_site_is_missing():
+    values = rows("a", [30, 31]) + rows("a", [30, 31], "B") + rows("b", [32, 33])
+    gone = Missing("b", "all", "B", "random", 4.0, 1.0, 0, "out of memory")
+    told = statistics(found(values, [gone]))
+    assert told.at(ALL, R4, "a").mean == 30.5
+    assert told.at(ALL, R4, "b").mean is None
+    assert (
+        told.at(ALL, R4, "b").reason == "B: seed 0: out of memory" or told.at(ALL, R4, "b").reason == "B: out of memory"
+    )
+    assert told.at(ALL, R4, "b", site="A").mean == 32.5
+    assert statistics(found(values)).at(ALL, R4, "b").reason == "B: not run"  # though nobody said so
+
+
+def test_a_mean_over_seeds_with_a_missing_seed_is_missing():
+    values = rows("a", [30, 31], seed=0) + rows("a", [30, 31], seed=1)
+    values += rows("a", [30, 31], "B", seed=0)
+    one = statistics(found(values)).at(ALL, R4, "a", site="B")
+    assert (one.mean, one.reason) == (None, "B: seed 1: not run")
+
+
+def test_a_missing_subject_makes_its_cell_missing():
+    values = rows("a", [30, 31]) + rows("b", [30])
+    assert statistics(found(values)).at(ALL, R4, "b").reason == "A: seed 0: 1 of 2 subjects lack"
+
+
+def test_a_score_that_is_not_finite_makes_its_cell_missing():
+    assert "not a finite number" in statistics(found(rows("a", [30, float("inf")]))).at(ALL, R4, "a").reason
+
+
+def test_a_mean_over_operators_needs_all_of_them():
+    values = [*rows("a", [30]), *rows("a", [20], acceleration=8.0), *rows("b", [30])]
+    told = statistics(found(values))
+    assert told.at(ALL, None, "a").mean == 25
+    assert told.at(ALL, None, "b").mean is None
+
+
+# --- tests ---
+
+
+def test_methods_are_compared_over_the_subjects_of_all_sites():
+    base, gain = np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0])
+    values = [row for site in "AB" for row in rows("a", base, site) + rows("b", base + gain + (site == "B") * 4, site)]
+    told = statistics(found(values, references=["a"]))
+    (one,) = told.tests[ALL]
+    assert (one.method, one.reference, one.n) == ("b", "a", 8)
+    assert one.median == 4.5
+    assert one.effect == 1.0
+    assert one.p == one.p_holm == pytest.approx(2 / 2**8)
+    assert all(test.p is None and test.n == 4 for test in told.site_tests[ALL])
+
+
+def test_a_left_out_subject_is_tested_by_the_training_that_left_its_site_out():
+    values = [
+        *rows("a", [10.0], "A", trained_on="all but A", seen_site=False),
+        *rows("a", [50.0], "B", trained_on="all but A"),
+        *rows("a", [20.0], "B", trained_on="all but B", seen_site=False),
+        *rows("a", [60.0], "A", trained_on="all but B"),
+        untrained("z", 1.0, tested_on="A"),
+        untrained("z", 2.0, tested_on="B"),
+    ]
+    told = statistics(found(values, references=["z"]))
+    unseen, seen = Group("all but one", "random R=4", 1.0, False), Group("all but one", "random R=4", 1.0, True)
+    assert dict(told.tests[unseen][0].differences) == {("A", "s0"): 9.0, ("B", "s0"): 18.0}
+    assert told.at(unseen, R4, "a").mean == 15
+    assert told.at(seen, R4, "a").mean == 55
+    gap = next(one for one in told.gaps if one.what == "site" and one.method == "a")
+    assert gap.overall.mean == 40
+    assert next(one for one in told.gaps if one.method == "z").reason == "does not train"
+
+
+def test_holm_is_over_all_comparisons_of_a_table():
+    base = np.arange(8.0)
+    values = [row for name, gain in (("a", 0), ("b", 1), ("c", 2)) for row in rows(name, base + gain * (1 + base))]
+    told = statistics(found(values, references=["a"]))
+    assert [one.p for one in told.tests[ALL]] == pytest.approx([2 / 2**8] * 2)
+    assert [one.p_holm for one in told.tests[ALL]] == pytest.approx([4 / 2**8] * 2)
+
+
+def test_each_pair_is_tested_once():
+    values = [row for i, name in enumerate("abc") for row in rows(name, [30 + i])]
+    pairs = [(one.method, one.reference) for one in statistics(found(values, references=["a", "b"])).tests[ALL]]
+    assert pairs == [("b", "a"), ("c", "a"), ("c", "b")]
+
+
+def test_of_too_few_subjects_nothing_is_claimed():
+    told = statistics(tiny_study())
+    tests = [one for own in (*told.tests.values(), *told.site_tests.values()) for one in own]
+    assert tests
+    assert all(one.p is None and one.p_holm is None and one.low is None for one in tests)
+    assert all(one.n == len(one.differences) < MIN_SUBJECTS for one in tests)
+    assert all(choice.level == () for own in told.choices.values() for choice in own)
+
+
+def test_without_references_the_best_untrained_and_the_best_of_all_are_taken():
+    values = rows("a", [30]) + rows("b", [31]) + [untrained("tv", 28.0), untrained("zero", 20.0)]
+    assert list(statistics(found(values)).references) == ["tv", "b"]
+
+
+def test_the_best_of_those_that_share_no_data(large):
+    told = large
+    assert all(choice.best != "pooled" for own in told.choices.values() for choice in own)
+    unseen = Group("all but one", "random R=4", 1.0, False)
+    assert told.choices[unseen][0].best == "fedgimp"
+    assert "pooled" not in [one.method for one in told.choices[unseen][0].others]
+
+
+# --- gaps and what federation pays ---
+
+
+def test_the_gap_of_operators_is_paired():
+    values = [
+        *rows("a", [30, 32], trained_with="random R=4", seen_operator=True),
+        *rows("a", [29, 30], trained_with="random R=8", seen_operator=False),
+        *rows("a", [28, 30], trained_with="random R=2", seen_operator=False),
+        *rows("p", [40, 40], trained_with=""),
+    ]
+    told = statistics(found(values))
+    gap = {one.method: one for one in told.gaps if one.what == "operator"}
+    assert gap["a"].overall.mean == pytest.approx(31 - (28.5 + 30) / 2)
+    assert "knows no operator" in gap["p"].reason
+
+
+def test_known_effects_are_found(large):
+    told = large
+    gaps = {(one.compared, one.method): one for one in told.gaps if one.what == "site"}
+    within = "all but one trained, with or without the tested site"
+    assert gaps[within, "fedavg-unrolled"].overall.mean == pytest.approx(0.6, abs=0.05)
+    assert "own network" in gaps[within, "local"].reason
+    assert gaps[within, "fedmri"].overall.mean is None
+    pays = {(one.group.kind, one.group.seen, one.method): one for one in told.payoffs}
+    gain = pays["all", True, "fedavg-unrolled"]
+    assert (gain.n_sites, gain.slices) == (4, 80.0)
+    assert next(iter(gain.mean.values())).mean == pytest.approx((6 - 5.2) * 0.7 + (0.9 - 1.0) / 2, abs=0.05)
+    # A hospital that did not train has its own network to compare with.
+    gain = pays["all but one", False, "fedgimp"]
+    assert next(iter(gain.mean.values())).mean == pytest.approx((5.4 - 5.2) * 0.7 + 0.9 / 2 - 0.1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "n_sites", "told"),
+    [
+        ("all", 4, "all"),
+        ("nothing", 0, "nothing"),
+        ("all but T1w", 3, "all but one"),
+        ("all but A, B and C", 0, "all but three"),
+        ("T1w", 1, "one site"),
+        ("T1w + T2w", 0, "two sites"),
+    ],
+)
+def test_the_kind_of_a_training_has_no_names(trained_on, n_sites, told):
+    assert kind(trained_on, n_sites) == told
+
+
+def test_a_prior_is_compared_with_every_training():
+    values = rows("a", [30]) + rows("a", [29], trained_with="random R=8") + rows("p", [31], trained_with="")
+    assert [list(table[R4]) for table in statistics(found(values)).tables.values()] == [["a", "p"], ["a", "p"]]
+
+
+def test_resamples_are_the_same_in_every_report():
+    arithmetic._draws.cache_clear()
+    first = arithmetic._draws(5, 0).copy()
+    arithmetic._draws.cache_clear()
+    assert (arithmetic._draws(5, 0) == first).all()

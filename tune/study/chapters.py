@@ -1,0 +1,151 @@
+"""What a study's report says, chapter by chapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from fedrecon.platform.report import DEFINITIONS
+from fedrecon.tune.study import tabular
+from fedrecon.tune.study.arithmetic import MIN_AT_A_SITE, MIN_SUBJECTS, RESAMPLES
+from fedrecon.tune.study.claims import Statistics
+from fedrecon.tune.study.document import Code, Document, Part, Picture, Section, Table, Words, grid, plain
+from fedrecon.tune.study.figures import caption
+from fedrecon.tune.study.findings import METRICS, MOVED, PUBLISHED, Findings
+from fedrecon.tune.study.latex import latex
+from fedrecon.tune.study.words import in_short
+
+HOW = f"""\
+- The unit is the subject, never the slice: of each subject the mean over seeds is taken, of each site the mean over
+  its subjects, and the mean over sites is unweighted, so a hospital with many patients counts as one.
+- ± is the standard deviation over seeds, σ that over subjects; they are never added up. The 95 % interval is a
+  percentile bootstrap over subjects ({RESAMPLES} resamples, drawn within sites, always the same ones). It is given from
+  {MIN_SUBJECTS} subjects on, of a mean over sites with at least {MIN_AT_A_SITE} at each. It does not hold the spread
+  over seeds.
+- Methods are compared over the subjects that both have, by Wilcoxon's signed-rank test, two-sided, with Holm's
+  correction over all comparisons of one table. With fewer than {MIN_SUBJECTS} subjects no p-value is given: with 6 a
+  test can just reach .05, with a correction never. The effect size is the matched-pairs rank-biserial correlation: 1
+  where the method is ahead for every subject, −1 where it is behind for every one.
+- The best of a condition is chosen by the same subjects that it is tested with, so its lead is a little too favourable.
+- Not significant does not mean equal: of few subjects and many comparisons nothing can be significant, and the table
+  says so.
+- A mean with a missing member is missing. A pooled test goes over the subjects that both methods have, and says who is
+  left out.
+- Where several trainings of one kind saw a site (those that left another one out), their mean counts."""
+PASTE = "Tables to paste"
+NO_LOCAL = "No method of this study is local training, so nothing can be said."
+
+
+def document(findings: Findings, told: Statistics, figures: Mapping[str, bytes]) -> Document:
+    """What the report says, chapter by chapter."""
+    pictures = {name: Picture(name, _caption(findings, name), png) for name, png in figures.items()}
+
+    def drawn(*kinds: str) -> list[Part]:
+        return [one for name, one in pictures.items() if name.startswith(kinds)]
+
+    groups = list(enumerate(told.tables, 1))
+    gaps = tabular.gaps(findings, told)
+    paid = tabular.payoffs(findings, told)
+    sections = [
+        Section("In short", _short(findings, told)),
+        Section("Scores", [Words(tabular.OF_SCORES), *_scores(findings, told)]),
+        Section(
+            "Scores by site",
+            [tabular.by_site(findings, told, group, metric, "") for _, group in groups for metric in METRICS],
+        ),
+        Section("Pictures", [*drawn("map", "curve", "box", "panel")]),
+        Section("Tests", [_references(findings, told), *_tests(findings, told)]),
+        Section("What is lost outside of the training", [*_why_gaps(gaps), *drawn("gaps"), *gaps]),
+        Section("Does federation pay?", [*drawn("gains"), paid] if paid else [Words(NO_LOCAL)]),
+        Section("Missing cells", _missing(findings)),
+        Section("What ran", [_methods(findings), *_facts(findings)]),
+        Section("How to read the scores", [*_marks(findings), _listed(DEFINITIONS), _listed(HOW)]),
+        Section(PASTE, list(_pasted(findings, told))),
+        Section("Cite what ran", [Code("BibTeX", "\n\n".join(dict.fromkeys(findings.citations)), "bibtex")]),
+    ]
+    facts = {"study": findings.study, "status": findings.status, "sites": _sites(told)}
+    return Document(findings.title, facts, sections if findings.citations else sections[:-1])
+
+
+def _caption(findings: Findings, name: str) -> str:
+    if not name.startswith("panel-"):
+        return caption(name)
+    panel = findings.panels[int(name.removeprefix("panel-")) - 1]
+    return f"{panel.title}. {panel.caption}"
+
+
+def _short(findings: Findings, told: Statistics) -> list[Part]:
+    several = any(told.overall(group) is None for group in told.tables)
+    choices: list[Part] = [tabular.use(findings, told, True)]
+    choices += [tabular.use(findings, told, False)] if several else []
+    short = [Words(title, lines, short=True) for title, lines in in_short(findings, told).items()]
+    return [*short, *choices]
+
+
+def _scores(findings: Findings, told: Statistics) -> list[Part]:
+    return [tabular.scores(findings, told, group, metric, "") for group in told.tables for metric in METRICS]
+
+
+def _tests(findings: Findings, told: Statistics) -> Iterable[Part]:
+    for group in told.tables:
+        yield tabular.tests(findings, told, group, "")
+        yield tabular.site_tests(findings, told, group, "")
+
+
+def _references(findings: Findings, told: Statistics) -> Words:
+    named = ", ".join(f"{findings.label(name)} ({told.why[name]})" for name in told.references)
+    return Words(f"Every method is compared with {named or 'nothing'}. Differences are method minus reference.")
+
+
+def _why_gaps(gaps: Sequence[Table]) -> list[Part]:
+    if not gaps:
+        return [Words("No method was tested both where its training fits and where it does not.")]
+    return [Words("PSNR where the training fits, less where it does not, of the same subjects: positive is lost.")]
+
+
+def _missing(findings: Findings) -> list[Part]:
+    if not findings.missing:
+        return [Words("None.")]
+    return [Words("Nothing is averaged over what is left of a missing cell."), tabular.missing(findings)]
+
+
+def _methods(findings: Findings) -> Table:
+    rows = [
+        [
+            plain(method.label),
+            plain(method.settings or "–"),
+            plain("yes" if method.trains else "no"),
+            plain("each site its own" if method.personal else "one for all" if method.trains else "–"),
+        ]
+        for method in findings.methods
+    ]
+    return Table("Methods", ("method", "settings", "trains", "network"), rows)
+
+
+def _facts(findings: Findings) -> list[Part]:
+    rows = [[plain(name), plain(text)] for name, text in findings.facts.items()]
+    return [Table("Facts", ("", ""), rows)] if rows else []
+
+
+def _marks(findings: Findings) -> list[Part]:
+    points = [
+        f"{MOVED}: data were moved to one place. It is a control, not federated, and never counts as the best here.",
+        f"{PUBLISHED}: private parts of networks left their sites.",
+    ]
+    if findings.synthetic:
+        points.append("Simulated data: k-space was made from a phantom or from magnitude images.")
+    return [Words(points=points)]
+
+
+def _listed(bullets: str) -> Words:
+    return Words(points=[" ".join(one.split()) for one in bullets.removeprefix("- ").split("\n- ")])
+
+
+def _pasted(findings: Findings, told: Statistics) -> Iterable[Part]:
+    for table in tabular.all_tables(findings, told):
+        if table.name and table.rows:
+            yield Code(f"{table.name}.tex: {table.title}", latex(table), "latex")
+            yield Code(f"{table.name}.md: {table.title}", grid(table), "markdown")
+
+
+def _sites(told: Statistics) -> str:
+    return ", ".join(f"{site} ({told.subjects.get(site, 0)} subjects)" for site in told.sites)

@@ -1,0 +1,181 @@
+"""The kinds of claims that a report makes, and how two methods are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedrecon.tune.study.arithmetic import ALPHA, holm, paired
+from fedrecon.tune.study.conditions import Grid, Group, Operator
+from fedrecon.tune.study.samples import Estimate, Sample, Subject
+
+Table = Mapping[Operator | None, Mapping[str, Sample]]
+"""Samples by operator and method; None is the mean over all operators, where there are several."""
+Place = tuple[Group, Operator | None, str, str]
+"""Group, operator, method, site; of the mean over sites the site is empty."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Method minus reference in dB, paired over the subjects that both have.
+
+    Attributes:
+        operator: None is the mean over all. site: empty where subjects of all sites are pooled.
+        differences: by subject. median, low, high: of them, with a 95 % bootstrap interval.
+        effect: matched-pairs rank-biserial correlation.
+        p, p_holm: Wilcoxon's signed-rank test, two-sided; None where subjects are too few for a claim.
+        missing: why subjects are left out. left_out: their sites.
+    """
+
+    group: Group
+    operator: Operator | None
+    site: str
+    method: str
+    reference: str
+    differences: tuple[tuple[Subject, float], ...]
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    effect: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    missing: str = ""
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Subjects."""
+        return len(self.differences)
+
+    @property
+    def significant(self) -> bool:
+        """After Holm's correction."""
+        return self.p_holm is not None and self.p_holm < ALPHA
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is best in a condition, of the methods that moved no data.
+
+    Attributes:
+        others: every other such method minus the best, tested; the best mean first.
+    """
+
+    group: Group
+    operator: Operator | None
+    best: str
+    others: tuple[Comparison, ...]
+
+    @property
+    def level(self) -> tuple[str, ...]:
+        """Methods that cannot be told from the best: only where a claim can be made about them."""
+        return tuple(one.method for one in self.others if one.p_holm is not None and not one.significant)
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """Methods about which no claim can be made: too few subjects in common."""
+        return tuple(one.method for one in self.others if one.p_holm is None)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How much a method loses outside of what it trained for: matched minus unmatched, in dB.
+
+    Attributes:
+        what: ``site`` or ``operator``. compared: which trainings, in words.
+        by_operator: None is the mean over all. reason: why the method has none.
+    """
+
+    what: str
+    compared: str
+    method: str
+    by_operator: Mapping[Operator | None, Estimate]
+    reason: str = ""
+
+    @property
+    def overall(self) -> Estimate:
+        """Over all operators."""
+        return next(iter(self.by_operator.values()), Estimate(None, reason=self.reason))
+
+
+@dataclass(frozen=True)
+class Payoff:
+    """What a training with others is worth: method minus ``local``, each site's network trained alone.
+
+    Attributes:
+        alone: which method is the local one. mean: over sites, of the same subjects.
+    """
+
+    group: Group
+    method: str
+    alone: str
+    n_sites: int
+    slices: float
+    mean: Mapping[Operator | None, Estimate]
+    tests: Mapping[Operator | None, Comparison]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Everything that a report says.
+
+    Attributes:
+        grid: the cells that all is made of.
+        tables: one a group. estimates: of each metric, by place.
+        references: methods that all others are compared with. why: a word on each.
+        tests, site_tests, choices: by group, each one family for Holm's correction.
+    """
+
+    grid: Grid
+    sites: Sequence[str]
+    subjects: Mapping[str, int]
+    tables: Mapping[Group, Table]
+    estimates: Mapping[str, Mapping[Place, Estimate]]
+    references: Sequence[str]
+    why: Mapping[str, str]
+    tests: Mapping[Group, Sequence[Comparison]]
+    site_tests: Mapping[Group, Sequence[Comparison]]
+    choices: Mapping[Group, Sequence[Choice]]
+    gaps: Sequence[Gap]
+    payoffs: Sequence[Payoff]
+
+    def at(
+        self, group: Group, operator: Operator | None, method: str, metric: str = "psnr", site: str = ""
+    ) -> Estimate:
+        """An estimate; of a method that the group does not have an empty one."""
+        return self.estimates[metric].get((group, operator, method, site), Estimate(None))
+
+    def overall(self, group: Group) -> Operator | None:
+        """What stands for all operators of a group: None, or the only one."""
+        return next(iter(self.tables[group]))
+
+    def operators(self, group: Group) -> list[Operator]:
+        """The test operators of a group."""
+        return [one for one in self.tables[group] if one is not None]
+
+
+def compared(
+    group: Group, operator: Operator | None, names: tuple[str, str], samples: tuple[Sample, Sample], site: str = ""
+) -> Comparison:
+    """One sample minus the other over the subjects common to both; without a p-value of too few.
+
+    Args:
+        names: of the method and the reference.
+    """
+    one, other = (sample.by_subject() for sample in samples)
+    shared = sorted(one.keys() & other.keys())
+    found = tuple((who, one[who] - other[who]) for who in shared)
+    missing = "; ".join(f"{name}: {part.reason}" for name, part in zip(names, samples, strict=True) if part.missing)
+    left_out = tuple(sorted({site for sample in samples for site in sample.missing}))
+    blank = Comparison(group, operator, site, *names, found, missing=missing, left_out=left_out)
+    if not shared:
+        return blank
+    told = paired(tuple(value for _, value in found), tuple(site for site, _ in shared))
+    return replace(blank, median=told.median, low=told.low, high=told.high, effect=told.effect, p=told.p)
+
+
+def corrected(family: Sequence[Comparison]) -> list[Comparison]:
+    """With Holm's correction over all comparisons of the family that have a p-value."""
+    raw = [one.p for one in family if one.p is not None]
+    adjusted = iter(holm(raw))
+    return [one if one.p is None else replace(one, p_holm=next(adjusted)) for one in family]

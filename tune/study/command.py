@@ -1,0 +1,98 @@
+"""``fedrecon study``: thin over :mod:`fedrecon.tune.study.driver`; importing it loads none of torch, ray and mlflow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrecon.platform.workspace import default_workspace
+from fedrecon.sites.errors import InputError
+from fedrecon.tune.study.driver import StudyResult, seen, study
+from fedrecon.tune.study.spec import Study
+
+HELP = "does it generalise: methods x trained on x tested on, with a report; 'study show NAME' prints its table"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``fedrecon study``."""
+    parser.add_argument("study", metavar="STUDY.yaml", help="a study's file; or: show STUDY")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="experiment.KEY=value for the base")
+    parser.add_argument("--address", metavar="A", help="of a running Ray cluster (default: one is started here)")
+    parser.add_argument("--tracking-uri", metavar="U", help="of an MLflow server (default: the workspace's mlflow.db)")
+    parser.add_argument("--rerun", action="store_true", help="run every trial again, though the workspace holds it")
+    parser.add_argument("--dry-run", action="store_true", help="plan the matrix and start nothing")
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Runs or shows a study; 0, or 130 where it was interrupted."""
+    place = Path(arguments.workspace) if arguments.workspace else default_workspace()
+    if arguments.study == "show":
+        if len(arguments.overrides) != 1:
+            raise InputError("fedrecon study show STUDY: the name of a study, or its file, is needed")
+        return _print(seen(_name(arguments.overrides[0]), place), arguments.json)
+    result = study(
+        arguments.study,
+        arguments.overrides,
+        workspace=place,
+        address=arguments.address,
+        tracking_uri=arguments.tracking_uri,
+        rerun=arguments.rerun,
+        dry_run=arguments.dry_run,
+    )
+    code = _print(result, arguments.json)
+    if result.status == "interrupted":
+        print("interrupted; the same command goes on from the last committed rounds", file=sys.stderr)
+        return 130
+    if result.status != "planned" and not arguments.json:
+        where = f" --workspace {arguments.workspace}" if arguments.workspace else ""
+        print(f"\nreport  {result.report / 'index.html'}\nMLflow  (fedrecon ui{where})\n{result.url}")
+    return code
+
+
+def _name(given: str) -> str:
+    """The name of a study, which may be given as its file."""
+    path = Path(given)
+    return Study.read(path)[0].name if path.suffix in (".yaml", ".yml") and path.is_file() else given
+
+
+def _print(result: StudyResult, as_json: bool) -> int:
+    if as_json:
+        json.dump(result.as_dict(), sys.stdout, indent=2, default=str)
+        print()
+        return 0
+    if result.cells:
+        print(_table(result.cells))
+    if result.status == "planned":
+        for number, (name, status) in enumerate(result.trials):
+            print(f"{number:4d}  {status.lower():8}  {name}")
+    for one in result.missing[:10] if result.status != "planned" else ():
+        place = f"{one['mask']} R={one['acceleration']:g}"
+        print(
+            f"missing: {one['method']} trained on {one['trained_on']}, at {one['tested_on']}, {place}: {one['reason']}"
+        )
+    if len(result.missing) > 10 and result.status != "planned":
+        print(f"missing: {len(result.missing) - 10} more cells")
+    print(f"\n{result.study}: {result.status}; {result.trainings} trainings, {result.evaluations} evaluations")
+    return 0
+
+
+def _table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """PSNR of each method by what it was trained on and how it was tested: over sites, seeds averaged."""
+    rows: dict[tuple[str, str], dict[str, list[float]]] = {}
+    columns: dict[str, None] = {}
+    for cell in cells:
+        noise = f" noise {cell['noise']:g}" if cell["noise"] != 1 else ""
+        column = f"{cell['mask']} R={cell['acceleration']:g}{noise}"
+        columns[column] = None
+        key = (cell["method"], f"{cell['trained_on']} > {cell['tested_on']}")
+        rows.setdefault(key, {}).setdefault(column, []).append(cell["psnr"])
+    lines = [["method", "trained on > tested on", *columns]]
+    for (method, place), found in rows.items():
+        shown = [f"{sum(found[one]) / len(found[one]):.2f}" if one in found else "-" for one in columns]
+        lines.append([method, place, *shown])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -1,0 +1,197 @@
+"""What a study leaves: its data set of scores, and the report, in its folder and in its own run in MLflow."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform import atomic, tables
+from fedrecon.platform.course import TRACKING_EXPERIMENT
+from fedrecon.platform.results import cited
+from fedrecon.platform.tracking import STUDIES, run_store
+from fedrecon.platform.workspace import RunFolder
+from fedrecon.tune.board import ENDED
+from fedrecon.tune.conclude import address, charts
+from fedrecon.tune.study import dataset
+from fedrecon.tune.study.findings import Findings, Score
+from fedrecon.tune.study.panels import panels
+
+if TYPE_CHECKING:
+    from fedrecon.tune.study.driver import StudyCampaign
+
+Call = Callable[..., Any]
+VERSIONS = ("torch", "numpy", "ray", "mlflow")
+
+
+def conclude(campaign: StudyCampaign, call: Call) -> str:
+    """Writes everything; the address of the MLflow page that shows the study's runs.
+
+    Args:
+        call: calls a method of the :class:`fedrecon.tune.writer.Writer`.
+    """
+    name, board = campaign.chosen.name, campaign.board
+    for row in board.rows:
+        if row.status in ENDED:
+            verdict = {"fedrecon.study.status": row.status, **({"fedrecon.error": row.error} if row.error else {})}
+            row.run_id = call("tag", row.trial.digest, {**campaign.tags(row.trial.number), **verdict}) or row.run_id
+    experiment = call("save_view", TRACKING_EXPERIMENT, f"fedrecon-study-{name}", view(name))
+    url = address(experiment, f"fedrecon-study-{name}", campaign.tracking_uri)
+    found = scores(campaign, keep=True)
+    _register(campaign, call, _report(campaign, findings(campaign, found, experiment)) if found else [])
+    return url
+
+
+def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
+    """One row a subject and cell of all trials that are finished.
+
+    Args:
+        keep: writes what the data set does not hold yet, from the trials' runs.
+    """
+    folder = campaign.board.folder / "scores"
+    done = {row.trial.digest: row.run_id for row in campaign.board.rows if row.status == "FINISHED"}
+    open_store = cache(lambda: run_store(campaign.tracking_uri, campaign.workspace))
+    found: list[Score] = []
+    for cells in dataset.by_file(campaign.matrix.cells):
+        run_id = done.get(cells[0].digest)
+        if run_id is None:
+            continue
+        path = dataset.place(folder, cells)
+        kept = tables.read_table(path) if path.is_file() else None
+        if kept is None or set(kept["run_id"]) != {run_id}:
+            if not keep:
+                continue
+            columns = tables.read_scores(open_store().local_artifact(run_id, "scores.parquet"))
+            kept = tables.read_table(dataset.write(folder, cells, run_id, columns))
+        found += dataset.subjects(cells, kept, campaign.chosen.test.stage)
+    return found
+
+
+def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) -> Findings:
+    """What the report is made of."""
+    study, matrix = campaign.chosen, campaign.matrix
+    host = address(experiment_id, "", campaign.tracking_uri).partition("#")[0]
+    experiments = [matrix.experiment(name) for name in study.methods]
+    simulated = [name for name, shard in matrix.shards.items() if shard.simulated]
+    return Findings(
+        study=study.name,
+        title=study.title or study.name,
+        status=campaign.status(),
+        methods=matrix.methods,
+        scores=found,
+        missing=campaign.missing(),
+        facts=facts(campaign),
+        citations=list(dict.fromkeys(paper for one in experiments for paper in cited(one))),
+        panels=panels(campaign),
+        run_url=lambda run_id: f"{host}#/experiments/{experiment_id}/runs/{run_id}",
+        references=study.references,
+        synthetic=len(simulated) == len(matrix.shards),
+    )
+
+
+def facts(campaign: StudyCampaign) -> dict[str, str]:
+    """What ran, where, on which data and with what."""
+    rows, matrix = campaign.board.rows, campaign.matrix
+    trainings = [row for row in rows if row.trial.experiment.trains and row.trial.experiment.test is None]
+    machines = [_machine(RunFolder(campaign.workspace, row.trial.digest)) for row in trainings]
+    return {
+        "trainings": str(len({row.trial.training_digest for row in trainings})),
+        "evaluations": str(len(rows) - len(trainings)),
+        "seconds of all trials together": f"{sum(row.seconds for row in rows):.0f}",
+        "seeds": ", ".join(map(str, campaign.chosen.seeds)),
+        "scored": {"output": "the methods' own output"}.get(
+            campaign.chosen.test.stage, "the output with the measured samples put back"
+        ),
+        "machines": "; ".join(sorted({one for one in machines if one})) or "one process",
+        "software": ", ".join(
+            [f"python {platform.python_version()}", *(f"{v} {metadata.version(v)}" for v in VERSIONS)]
+        ),
+        **{f"data of {name}": _data(shard) for name, shard in matrix.shards.items()},
+        **{f"method {one.name}": one.settings for one in matrix.methods},
+    }
+
+
+def view(name: str) -> dict[str, Any]:
+    """What the runs' page of MLflow shows of a study: its runs, with what was trained and how it was tested."""
+    keys = ["strategy.name", "network.name", "reconstructor.name", "seed", "operator.mask", "operator.acceleration"]
+    tested = ["test.operator.mask", "test.operator.acceleration", "test.operator.noise"]
+    scored = ["test/mean/psnr", "test/mean/ssim"]
+    return {
+        "searchFilter": f"tags.`fedrecon.study.{name}` LIKE '%'",
+        "orderByKey": "attributes.`Run Name`",
+        "orderByAsc": True,
+        "lifecycleFilter": "Active",
+        "startTime": "ALL",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": [
+            "attributes.`Created`",
+            *(f"params.`{key}`" for key in [*keys, *tested]),
+            *(f"metrics.`{key}`" for key in scored),
+        ],
+        **charts(scored),
+    }
+
+
+def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
+    """The files of the report, with the folder of the artifacts where each belongs."""
+    from fedrecon.tune.study.figures import draw
+    from fedrecon.tune.study.latex import tables as pasted
+    from fedrecon.tune.study.page import page
+    from fedrecon.tune.study.report import markdown
+    from fedrecon.tune.study.statistics import statistics
+
+    computed = statistics(found)
+    figures = draw(found, computed)
+    texts = {
+        "index.html": page(found, computed, figures),
+        "report.md": markdown(found, computed, figures),
+        "citations.bib": "\n\n".join(found.citations) + "\n",
+        **{f"tables/{name}": text for name, text in pasted(found, computed).items()},
+    }
+    folder = campaign.report
+    for old in ("figures", "tables"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for name, png in figures.items():
+        atomic.write_bytes(folder / "figures" / f"{name}.png", png)
+    for name, text in texts.items():
+        atomic.write_text(folder / name, text)
+    names = [*texts, *(f"figures/{name}.png" for name in figures)]
+    return [(folder / name, str(Path("report", name).parent)) for name in names]
+
+
+def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, str]]) -> None:
+    """The study's own run in MLflow."""
+    from fedrecon.tune.writer import Opening
+
+    study, board = campaign.chosen, campaign.board
+    params = {
+        "methods": ", ".join(study.methods),
+        "train.sites": str(study.train.sites),
+        "test.sites": str(study.test.sites),
+        "seeds": ", ".join(map(str, study.seeds)),
+    }
+    opening = Opening(STUDIES, study.name, f"study-{study.name}", params, {"fedrecon.study": study.name})
+    call("begin", opening, False)
+    values = {f"trials/{status.lower()}": float(board.count(status)) for status in (*ENDED, "WAITING")}
+    entries: list[Any] = [("metrics", (board.count(*ENDED), values))]
+    kept = sorted((board.folder / "scores").glob("*/*.parquet"))
+    entries += [("artifact", (path.name, path.read_bytes(), f"scores/{path.parent.name}")) for path in kept]
+    entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
+    done = not board.count("WAITING", "RUNNING")
+    call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
+
+
+def _machine(folder: RunFolder) -> str:
+    members: Mapping[str, Any] = (folder.environment() or {}).get("members", {})
+    kinds = {(one["device"], one["threads"], one["instruction_set"]) for one in members.values()}
+    return ", ".join(f"{device}, {threads} threads a site, {kind}" for device, threads, kind in sorted(kinds))
+
+
+def _data(shard: Any) -> str:
+    counts = ", ".join(f"{len({v.subject for v in shard.split(s)})} {s}" for s in ("train", "validation", "test"))
+    return f"{shard.content_hash[:12]}; subjects: {counts}{'; simulated k-space' if shard.simulated else ''}"

@@ -1,0 +1,77 @@
+"""The same test slice under every method of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fedrecon.tune.study.findings import Panel
+from fedrecon.tune.study.plan import Cell
+
+if TYPE_CHECKING:
+    from fedrecon.platform.comparison import Shown
+    from fedrecon.tune.study.driver import StudyCampaign
+
+SITES = 2
+"""Sites that are pictured: each picture is made again by every method."""
+
+
+def panels(campaign: StudyCampaign) -> list[Panel]:
+    """One picture at each of the first sites, under the first test operator; none where pictures are not allowed.
+
+    Of each method the training that did not see the site where there is one, and its first seed.
+    """
+    from fedrecon.platform.comparison import side_by_side
+    from fedrecon.sites.training import threads
+
+    if not campaign.matrix.whole.evaluation.panels:
+        return []
+    reasons, found = campaign.reasons(), []
+    cells = [cell for cell in campaign.matrix.cells if cell.digest not in reasons]
+    with threads(campaign.matrix.whole.resources.threads):
+        for site in list(dict.fromkeys(cell.tested_on for cell in cells))[:SITES]:
+            chosen = _chosen([cell for cell in cells if cell.tested_on == site])
+            shown = {campaign.matrix.method(name).label: _shown(campaign, cell) for name, cell in chosen.items()}
+            before = "zero-filled" if campaign.matrix.whole.task == "reconstruction" else "zero-padded"
+            first = next(iter(chosen.values()))
+            title = f"{site}, {first.mask} R={first.acceleration:g}"
+            caption = "Each image with its PSNR, a crop where the reference is sharpest, three times the error. " + (
+                "; ".join(
+                    f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.learned.seed is not None
+                )
+            )
+            found.append(Panel(title, caption, side_by_side(shown, site, before)))
+    return found
+
+
+def _chosen(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """By method a cell; all under the operator of the first one."""
+    first = cells[0]
+    alike = [
+        cell
+        for cell in cells
+        if (cell.mask, cell.acceleration, cell.noise) == (first.mask, first.acceleration, first.noise)
+    ]
+    found: dict[str, Cell] = {}
+    for cell in sorted(alike, key=lambda cell: cell.seen_site):
+        found.setdefault(cell.learned.method, cell)
+    order = list(dict.fromkeys(cell.learned.method for cell in cells))
+    return {name: found[name] for name in order if name in found}
+
+
+def _shown(campaign: StudyCampaign, cell: Cell) -> Shown:
+    from fedrecon.platform.comparison import Shown
+    from fedrecon.platform.evaluate import places
+    from fedrecon.platform.trained import Trained
+    from fedrecon.platform.transfer import rule_of
+
+    experiment = next(one.experiment for one in campaign.matrix.trials if one.digest == cell.digest)
+    trained = replace(Trained.load(campaign.workspace, cell.digest), experiment=experiment.alone)
+    shard, operator = campaign.matrix.shards[cell.tested_on], experiment.tested_at(cell.tested_on)
+    place, _ = next(places(trained, cell.tested_on, shard, operator, rule_of(experiment, trained)))
+    return Shown(place, trained, campaign.chosen.test.stage)
+
+
+def _training(cell: Cell) -> str:
+    return f"trained on {cell.learned.trained_on}"

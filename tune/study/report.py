@@ -1,0 +1,50 @@
+"""A study's report as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedrecon.tune.study.chapters import PASTE, document
+from fedrecon.tune.study.claims import Statistics
+from fedrecon.tune.study.document import Code, Part, Picture, Section, Words, flat, grid, runs
+from fedrecon.tune.study.findings import Findings
+
+
+def markdown(findings: Findings, told: Statistics, figures: Mapping[str, bytes]) -> str:
+    """The report as Markdown; figures are files ``figures/NAME.png`` beside it, tables ``tables/NAME.tex``."""
+    whole = document(findings, told, figures)
+    facts = [f"- {flat(key)}: {flat(text)}" for key, text in whole.facts.items()]
+    lines = [f"# {flat(whole.title)}", "", *facts, ""]
+    numbers = {run: at for at, run in enumerate(runs(whole), 1)}
+    for section in whole.sections:
+        lines += [f"## {section.title}", "", *_body(section, numbers)]
+    lines += [f"[r{at}]: <{findings.run_url(run)}>" for run, at in numbers.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _body(section: Section, numbers: Mapping[str, int]) -> list[str]:
+    if section.title != PASTE:
+        return [line for part in section.parts for line in (_part(part, numbers), "")]
+    files = [part.title for part in section.parts if isinstance(part, Code) and part.language == "latex"]
+    return ["LaTeX with booktabs, in `tables/`:", "", *(f"- {flat(one)}" for one in files), ""]
+
+
+def _part(part: Part, numbers: Mapping[str, int]) -> str:
+    if isinstance(part, Words):
+        text = [f"**{flat(part.text)}**" if part.points else flat(part.text), ""] if part.text else []
+        return "\n".join([*text, *(f"- {flat(one)}" for one in part.points)]).rstrip()
+    if isinstance(part, Picture):
+        return f"![{flat(part.caption)}](figures/{part.name}.png)\n\n*{flat(part.caption)}*"
+    if isinstance(part, Code):
+        return _folded(part.title, f"```{part.language}\n{part.text.strip()}\n```")
+    body = "\n\n".join(filter(None, [grid(part, lambda own: _links(own, numbers)), flat(part.note)]))
+    return _folded(part.title, body) if part.folded else f"**{flat(part.title)}**\n\n{body}"
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{flat(title)}</summary>\n\n{body}\n\n</details>"
+
+
+def _links(own: Sequence[str], numbers: Mapping[str, int]) -> str:
+    """Short references; the addresses stand once, at the end."""
+    return " ".join(f"[{at}][r{numbers[run]}]" for at, run in enumerate(own, 1)) or "–"

@@ -1,0 +1,130 @@
+"""All statistics of a study: means with intervals, paired tests over subjects, the best, gaps, what federation pays.
+
+A family of tests is one table; Holm's correction is over all its comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from fedrecon.tune.study.claims import Choice, Comparison, Place, Statistics, Table, compared, corrected
+from fedrecon.tune.study.conditions import Grid, Group, Operator
+from fedrecon.tune.study.findings import METRICS, Findings
+from fedrecon.tune.study.gaps import gaps, payoffs
+from fedrecon.tune.study.samples import Estimate, Sample, averaged, estimate
+
+
+def statistics(findings: Findings) -> Statistics:
+    """All statistics of a study; the order of its rows changes nothing."""
+    _check(findings)
+    grid = Grid(findings)
+    tables: dict[Group, Table] = {group: _with_mean(table) for group, table in grid.groups().items()}
+    estimates = {metric: dict(_estimates(tables, metric)) for metric in METRICS}
+    references, why = _references(findings, estimates["psnr"])
+    return Statistics(
+        grid,
+        grid.sites,
+        {site: len(own) for site, own in grid.subjects.items()},
+        tables,
+        estimates,
+        references,
+        why,
+        {group: corrected(_tests(group, table, references)) for group, table in tables.items()},
+        {group: corrected(_site_tests(group, table, references)) for group, table in tables.items()},
+        {group: _choices(findings, group, table, estimates["psnr"]) for group, table in tables.items()},
+        gaps(findings, grid, tables),
+        payoffs(findings, grid, tables),
+    )
+
+
+def _check(findings: Findings) -> None:
+    known = [method.name for method in findings.methods]
+    named = [*findings.references, *(row.method for row in findings.scores), *(one.method for one in findings.missing)]
+    for name in dict.fromkeys(named):
+        if name not in known:
+            raise ValueError(f"'{name}' is no method of this study: {', '.join(known)}")
+
+
+def _with_mean(table: Mapping[Operator, Mapping[str, Sample]]) -> Table:
+    found: dict[Operator | None, Mapping[str, Sample]] = {}
+    if len(table) > 1:
+        methods = next(iter(table.values()))
+        found[None] = {method: averaged([own[method] for own in table.values()]) for method in methods}
+    for operator, samples in table.items():
+        found[operator] = samples
+    return found
+
+
+def _estimates(tables: Mapping[Group, Table], metric: str) -> Iterable[tuple[Place, Estimate]]:
+    for group, table in tables.items():
+        for operator, samples in table.items():
+            for method, sample in samples.items():
+                yield (group, operator, method, ""), estimate(sample, metric)
+                for site in sorted({*sample.sites, *sample.missing}):
+                    yield (group, operator, method, site), estimate(sample.at([site]), metric)
+
+
+def _references(findings: Findings, means: Mapping[Place, Estimate]) -> tuple[list[str], dict[str, str]]:
+    """Those that are asked for; else the best untrained method and the best of all, among those with most cells."""
+    if findings.references:
+        return list(findings.references), dict.fromkeys(findings.references, "as the study asks")
+    scores: dict[str, list[float]] = {method.name: [] for method in findings.methods}
+    for (_, _, method, site), one in means.items():
+        if not site and one.mean is not None:
+            scores[method].append(one.mean)
+    ranked = sorted(
+        (name for name in scores if scores[name]), key=lambda name: (-len(scores[name]), -float(np.mean(scores[name])))
+    )
+    untrained = [name for name in ranked if not findings.method(name).trains]
+    why = {untrained[0]: "the best method without training"} if untrained else {}
+    if ranked:
+        why.setdefault(ranked[0], "the best mean PSNR over all conditions")
+    return list(why), why
+
+
+def _pairs(samples: Mapping[str, Sample], references: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """Every method with every reference, each pair once."""
+    for at, reference in enumerate(references):
+        for method in samples:
+            if reference in samples and method != reference and method not in references[:at]:
+                yield method, reference
+
+
+def _tests(group: Group, table: Table, references: Sequence[str]) -> list[Comparison]:
+    return [
+        compared(group, operator, pair, (samples[pair[0]], samples[pair[1]]))
+        for operator, samples in table.items()
+        for pair in _pairs(samples, references)
+    ]
+
+
+def _site_tests(group: Group, table: Table, references: Sequence[str]) -> list[Comparison]:
+    """By site, of the mean over operators alone: a site has too few subjects for a test under each."""
+    return [
+        compared(group, operator, pair, (samples[pair[0]].at([site]), samples[pair[1]].at([site])), site)
+        for operator, samples in list(table.items())[:1]
+        for site in sorted({site for sample in samples.values() for site in (*sample.sites, *sample.missing)})
+        for pair in _pairs(samples, references)
+    ]
+
+
+def _choices(findings: Findings, group: Group, table: Table, means: Mapping[Place, Estimate]) -> list[Choice]:
+    """The best of each condition; the comparisons with it are one family."""
+    best: dict[Operator | None, str] = {}
+    family: list[Comparison] = []
+    for operator, samples in table.items():
+        scores = {name: means[group, operator, name, ""].mean for name in samples}
+        own = [name for name in samples if not findings.method(name).moved_data]
+        ranked = sorted((name for name in own if scores[name] is not None), key=lambda name: -(scores[name] or 0.0))
+        if ranked:
+            best[operator] = ranked[0]
+            rest = ranked[1:] + [name for name in own if scores[name] is None]
+            pairs = [(name, ranked[0]) for name in rest]
+            family += [compared(group, operator, pair, (samples[pair[0]], samples[pair[1]])) for pair in pairs]
+    tested = corrected(family)
+    return [
+        Choice(group, operator, name, tuple(one for one in tested if one.operator == operator))
+        for operator, name in best.items()
+    ]

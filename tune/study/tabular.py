@@ -1,0 +1,288 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fedrecon.tune.study.arithmetic import MIN_SUBJECTS
+from fedrecon.tune.study.claims import Choice, Comparison, Gap, Statistics
+from fedrecon.tune.study.conditions import Group, Operator
+from fedrecon.tune.study.document import Table, Value, number, plain, signed
+from fedrecon.tune.study.findings import METRICS, Findings, Method
+from fedrecon.tune.study.samples import Estimate
+from fedrecon.tune.study.words import interval, p_value, subjects, under
+
+SHOWN = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}
+UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "nmse": "NMSE"}
+OF_SCORES = (
+    "Mean ± standard deviation over seeds (where there are two or more); below it the 95 % interval over subjects (of "
+    f"{MIN_SUBJECTS} or more) and "
+    "σ, the standard deviation over subjects. Bold: the best of those that moved no data."
+)
+
+
+def use(findings: Findings, told: Statistics, overall: bool) -> Table:
+    """Which method to use where."""
+    choices = [
+        choice
+        for group in told.tables
+        for choice in told.choices[group]
+        if (choice.operator == told.overall(group)) == overall
+    ]
+    rows = [_use(findings, told, choice) for choice in choices]
+    note = (
+        "Of the methods that moved no data. The best has the highest mean of the same subjects; the others are tested "
+        "against it by Wilcoxon's signed-rank test with Holm's correction over all tests of its training and place. "
+        "Level with it: not significantly different."
+    )
+    header = ("tested", "trained", "operator", "best", "PSNR (dB)", "level with it", "no claim about", "subjects")
+    title = "Which method to use where" + ("" if overall else ", by operator")
+    name = "which" if overall else "which-by-operator"
+    runs = [told.tables[one.group][one.operator][one.best].runs for one in choices]
+    return Table(title, header, rows, 0, note, name, runs, not overall)
+
+
+def _use(findings: Findings, told: Statistics, choice: Choice) -> list[Value]:
+    one = told.at(choice.group, choice.operator, choice.best)
+    level, untold = (", ".join(map(findings.label, names)) or "–" for names in (choice.level, choice.untold))
+    return [
+        plain(choice.group.where),
+        plain(choice.group.how),
+        plain(under(choice.operator, told, choice.group)),
+        Value(findings.label(choice.best), key=choice.best, bold=True),
+        _score(one, "psnr", False),
+        plain(level),
+        plain(untold),
+        Value(str(one.n), key=str(one.n)),
+    ]
+
+
+def scores(findings: Findings, told: Statistics, group: Group, metric: str, name: str) -> Table:
+    """The mean over sites of every method under every operator."""
+    table = told.tables[group]
+    best = {operator: _top(findings, told, group, operator, metric) for operator in table}
+    rows = []
+    methods = list(next(iter(table.values())))
+    for method in methods:
+        own = [told.at(group, operator, method, metric) for operator in table]
+        cells = [_score(one, metric, method == best[at]) for at, one in zip(table, own, strict=True)]
+        rows.append([_named(findings, method), number(max(one.n for one in own), ".0f"), *cells])
+    header = ["method", "subjects", *(under(operator, told, group) for operator in table)]
+    runs = [_runs(told, group, method) for method in methods]
+    note = _absent(findings, told, group)
+    return Table(f"{UNITS[metric]}, {group}", header, rows, len(header) - 1, note, name, runs, metric != "psnr")
+
+
+def by_site(findings: Findings, told: Statistics, group: Group, metric: str, name: str) -> Table:
+    """The same, of each site."""
+    table = told.tables[group]
+    rows, runs = [], []
+    for method in next(iter(table.values())):
+        for site in told.sites:
+            own = [told.at(group, operator, method, metric, site) for operator in table]
+            if any(one.n or one.reason for one in own):
+                cells = [_score(one, metric, False) for one in own]
+                rows.append([_named(findings, method), plain(site), number(max(one.n for one in own), ".0f"), *cells])
+                runs.append(_runs(told, group, method))
+    header = ["method", "site", "subjects", *(under(operator, told, group) for operator in table)]
+    return Table(f"{UNITS[metric]} by site, {group}", header, rows, len(header) - 2, "", name, runs, True)
+
+
+def _named(findings: Findings, method: str) -> Value:
+    return Value(findings.label(method), key=method, title=findings.method(method).settings)
+
+
+def _score(one: Estimate, metric: str, bold: bool) -> Value:
+    if one.mean is None:
+        return Value("missing" if one.reason else "–", title=one.reason)
+    shown = SHOWN[metric]
+    text = format(one.mean, shown) + ("" if one.seeds is None else f" ± {one.seeds:{shown}}")
+    small = [f"[{interval(one, shown)}]"] if one.low is not None else []
+    small += [f"σ {one.subjects:{shown}}"] if one.subjects is not None else []
+    return Value(text, "; ".join(small), f"{one.mean:.9g}", subjects(one.n), bold)
+
+
+def _top(findings: Findings, told: Statistics, group: Group, operator: Operator | None, metric: str) -> str | None:
+    sign = -1 if metric == "nmse" else 1
+    means = {
+        name: sign * mean
+        for name in told.tables[group][operator]
+        if not findings.method(name).moved_data
+        if (mean := told.at(group, operator, name, metric).mean) is not None
+    }
+    return max(means, key=lambda name: means[name]) if means else None
+
+
+def _runs(told: Statistics, group: Group, method: str) -> list[str]:
+    return sorted({run for samples in told.tables[group].values() for run in samples[method].runs})
+
+
+def _absent(findings: Findings, told: Statistics, group: Group) -> str:
+    """Why methods of the study are not in a table."""
+    there = next(iter(told.tables[group].values()))
+    gone = [method for method in findings.methods if method.name not in there and method.trains]
+    return " ".join(f"{method.label} is not here: {_why(method, group)}." for method in gone)
+
+
+def _why(method: Method, group: Group) -> str:
+    if method.personal and not group.seen:
+        return "each site has its own network, and a hospital that did not train has none"
+    return "it was not trained so"
+
+
+# --- tests, gaps, federation ---
+
+
+def tests(findings: Findings, told: Statistics, group: Group, name: str) -> Table:
+    """Every method against the references, under every operator."""
+    return _compared(findings, told, told.tests[group], f"Tests {group}", name)
+
+
+def site_tests(findings: Findings, told: Statistics, group: Group, name: str) -> Table:
+    """The same at each site."""
+    return _compared(findings, told, told.site_tests[group], f"Tests by site, {group}", name, True)
+
+
+def _compared(
+    findings: Findings, told: Statistics, family: Sequence[Comparison], title: str, name: str, sites: bool = False
+) -> Table:
+    header = ["method", "against", *["site"] * sites, "operator", "subjects", "median difference (dB)", "rank-biserial"]
+    header += ["p", "p, Holm", "verdict"]
+    rows = []
+    for one in family:
+        where = [plain(one.site)] * sites + [plain(under(one.operator, told, one.group))]
+        rows.append([_named(findings, one.method), _named(findings, one.reference), *where, *_tested(one)])
+    runs = [_of_both(told, one) for one in family]
+    return Table(title, header, rows, 0, _family(family), name, runs, True)
+
+
+def _of_both(told: Statistics, one: Comparison) -> list[str]:
+    samples = told.tables[one.group][one.operator]
+    return sorted({*samples[one.method].runs, *samples[one.reference].runs})
+
+
+def _tested(one: Comparison) -> list[Value]:
+    verdict = ("ahead" if (one.median or 0.0) > 0 else "behind") if one.significant else "not significant"
+    if one.p is None:
+        verdict = "not run" if not one.n else subjects(one.n) + ". " + _each(one)
+    known = interval(one, "+.2f")
+    median = number(one.median, "+.2f")
+    return [
+        Value(str(one.n), key=str(one.n), title=one.missing),
+        Value(median.text, f"[{known}]" if known else "", median.key),
+        number(one.effect, "+.2f"),
+        Value(p_value(one.p), key="" if one.p is None else f"{one.p:.9g}"),
+        Value(p_value(one.p_holm), key="" if one.p_holm is None else f"{one.p_holm:.9g}"),
+        plain(verdict + (f" (left out: {one.missing})" if one.missing and one.n else "")),
+    ]
+
+
+def _each(one: Comparison) -> str:
+    """The differences of all subjects."""
+    return "Differences: " + ", ".join(f"{site} {who} {signed(by, '+.2f')}" for (site, who), by in one.differences)
+
+
+def _family(family: Sequence[Comparison]) -> str:
+    """Which comparisons the correction is over, and whether any of them could reach significance."""
+    tested = [one for one in family if one.p is not None]
+    if not tested:
+        return f"No p-value is given: fewer than {MIN_SUBJECTS} subjects."
+    words = f"Holm's correction is over the {len(tested)} comparisons of this table."
+    most = max(one.n for one in tested)
+    least = 2 / 2**most * len(tested)
+    if least >= 0.05:
+        words += f" With {most} subjects none can be significant: the least p after Holm is {min(least, 1):.2f}."
+    return words
+
+
+def gaps(findings: Findings, told: Statistics) -> list[Table]:
+    """One table for each kind of gap: methods by operators."""
+    found: list[Table] = []
+    for what, compared in dict.fromkeys((gap.what, gap.compared) for gap in told.gaps):
+        own = [gap for gap in told.gaps if (gap.what, gap.compared) == (what, compared)]
+        columns = max((list(gap.by_operator) for gap in own), key=len)
+        rows = [[_named(findings, gap.method), *_gap(gap, columns)] for gap in own]
+        header = ["method", *("mean of all" if one is None else str(one) for one in columns)]
+        title = f"PSNR lost (dB): {compared}"
+        runs = [_all_runs(told, gap.method) for gap in own]
+        found.append(Table(title, header, rows, len(columns), "", f"gap-{len(found) + 1}", runs))
+    return found
+
+
+def _all_runs(told: Statistics, method: str) -> list[str]:
+    return sorted({run for cell, one in told.grid.cells.items() if cell.method == method for run in one.runs})
+
+
+def _gap(gap: Gap, columns: Sequence[Operator | None]) -> list[Value]:
+    if gap.reason:
+        return [plain(gap.reason), *[Value("–")] * (len(columns) - 1)]
+    return [_difference(gap.by_operator.get(operator, Estimate(None))) for operator in columns]
+
+
+def _difference(one: Estimate, mark: str = "") -> Value:
+    if one.mean is None:
+        return Value("missing" if one.reason else "–", title=one.reason)
+    known = interval(one, "+.2f")
+    return Value(signed(one.mean, "+.2f") + mark, f"[{known}]" if known else "", f"{one.mean:.9g}", subjects(one.n))
+
+
+def payoffs(findings: Findings, told: Statistics) -> Table | None:
+    """Every trained method less local training."""
+    if not told.payoffs:
+        return None
+    several = any(len(pay.mean) > 1 for pay in told.payoffs)
+    operators = sorted({one for pay in told.payoffs for one in pay.mean if one is not None})
+    columns: list[Operator | None] = [*([None] if several else []), *operators]
+    rows, runs = [], []
+    for pay in told.payoffs:
+        marks = {at: "*" if test.significant else "" for at, test in pay.tests.items()}
+        cells = [_difference(pay.mean.get(at, Estimate(None)), marks.get(at, "")) for at in columns]
+        head = [_named(findings, pay.method), plain(pay.alone), plain(pay.group.where), plain(pay.group.how)]
+        rows.append([*head, number(pay.n_sites, ".0f"), number(pay.slices, ".0f"), *cells])
+        runs.append(_runs(told, pay.group, pay.method))
+    header = ["method", "less", "tested", "trained", "sites", "slices a site"]
+    header += ["mean of all" if one is None else str(one) for one in columns]
+    n = sum(test.p is not None for pay in told.payoffs for test in pay.tests.values())
+    note = f"* significant after Holm's correction over the {n} comparisons of this table."
+    note = note if n else f"No claim can be made with fewer than {MIN_SUBJECTS} subjects."
+    return Table("PSNR gained over local training (dB)", header, rows, 2 + len(columns), note, "federation", runs)
+
+
+def missing(findings: Findings) -> Table:
+    """The cells that are missing, with the reason."""
+    order = [method.name for method in findings.methods]
+    rows = [
+        [
+            _named(findings, one.method),
+            plain(one.trained_on),
+            plain(one.tested_on),
+            plain(str(Operator(one.mask, one.acceleration))),
+            plain(f"{one.noise:g}"),
+            plain("all" if one.seed is None else str(one.seed)),
+            plain(one.reason),
+        ]
+        for one in sorted(
+            findings.missing,
+            key=lambda one: (
+                order.index(one.method),
+                (one.trained_on, one.tested_on, one.mask, one.acceleration, one.noise),
+                (-1 if one.seed is None else one.seed, one.reason),
+            ),
+        )
+    ]
+    return Table("Missing cells", ("method", "trained on", "tested on", "operator", "noise", "seed", "reason"), rows)
+
+
+def all_tables(findings: Findings, told: Statistics) -> Iterable[Table]:
+    """Those that are ready to paste."""
+    yield use(findings, told, True)
+    for at, group in enumerate(told.tables, 1):
+        for metric in METRICS:
+            table = scores(findings, told, group, metric, f"{metric}-{at}")
+            yield replace(table, note=f"{OF_SCORES} {table.note}".strip())
+        yield by_site(findings, told, group, "psnr", f"psnr-by-site-{at}")
+        yield tests(findings, told, group, f"tests-{at}")
+    yield from gaps(findings, told)
+    if (paid := payoffs(findings, told)) is not None:
+        yield paid

@@ -1,0 +1,179 @@
+"""What the statistics say, in sentences; nothing is said that they do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fedrecon.tune.study.arithmetic import MIN_SUBJECTS
+from fedrecon.tune.study.claims import Choice, Comparison, Gap, Payoff, Statistics
+from fedrecon.tune.study.conditions import Group, Operator
+from fedrecon.tune.study.document import signed
+from fedrecon.tune.study.findings import Findings
+from fedrecon.tune.study.samples import Estimate
+
+MANY = 6
+"""Conditions that are told in sentences; of more, the table tells."""
+
+
+def p_value(p: float | None) -> str:
+    """As papers write it."""
+    if p is None:
+        return "–"
+    return "< .001" if p < 0.001 else "1" if p > 0.9995 else f"{p:.3f}".removeprefix("0")
+
+
+def subjects(n: int) -> str:
+    """A number of subjects, and whether they allow a claim."""
+    return f"n = {n} subject{'s' * (n != 1)}" + ("" if n >= MIN_SUBJECTS else ": no claim can be made")
+
+
+def under(operator: Operator | None, told: Statistics, group: Group) -> str:
+    """A test operator, or the mean over how many."""
+    return str(operator) if operator is not None else f"mean of {len(told.operators(group))} operators"
+
+
+def interval(one: Estimate | Comparison, shown: str = ".2f") -> str:
+    """The interval, or nothing."""
+    if one.low is None or one.high is None:
+        return ""
+    return f"{signed(one.low, shown)} to {signed(one.high, shown)}"
+
+
+def in_short(findings: Findings, told: Statistics) -> dict[str, list[str]]:
+    """The report in sentences, by question."""
+    found = {
+        "Which method is best": list(_best(findings, told)),
+        "What is lost outside of the training": list(_gaps(findings, told)),
+        "Does federation pay": list(_pays(findings, told)),
+        "What cannot be said": [*_no_claims(told), *_missing(findings), *_simulated(findings)],
+    }
+    return {title: lines for title, lines in found.items() if lines}
+
+
+def _best(findings: Findings, told: Statistics) -> Iterable[str]:
+    groups = [group for group in told.tables if told.choices[group]]
+    for group in groups[:MANY]:
+        choices = {choice.operator: choice for choice in told.choices[group]}
+        if (overall := choices.get(told.overall(group))) is not None:
+            yield _choice(findings, told, overall) + _elsewhere(findings, told, group, overall.best)
+    if len(groups) > MANY:
+        yield f"{len(groups) - MANY} more conditions are in the table below."
+
+
+def _choice(findings: Findings, told: Statistics, choice: Choice) -> str:
+    one = told.at(choice.group, choice.operator, choice.best)
+    where = choice.group.where[0].upper() + choice.group.where[1:]
+    known = ", ".join(filter(None, [_between(one), under(choice.operator, told, choice.group)]))
+    scores = [told.at(choice.group, choice.operator, other.method).mean for other in choice.others]
+    rivals = [other for other, mean in zip(choice.others, scores, strict=True) if mean is not None]
+    best = "has the highest mean" if not rivals or rivals[0].p is None else "is the best"
+    text = f"{where} ({choice.group.how}), {findings.label(choice.best)} {best} of the methods that moved no data: "
+    text += f"{one.mean:.2f} dB ({known})"
+    if rivals:
+        text += f", {_ahead(findings, rivals[0])}"
+        text += _of_untrained(findings, told, rivals)
+    return text + "."
+
+
+def _between(one: Estimate) -> str:
+    return f"95 % interval {interval(one)}" if one.low is not None else ""
+
+
+def _ahead(findings: Findings, other: Comparison) -> str:
+    """How far the best is ahead of another."""
+    name, by = findings.label(other.method), -(other.median or 0.0)
+    if other.p_holm is None:
+        return f"{signed(by, '+.2f')} dB from {name} in the median ({subjects(other.n)})"
+    how = f"p {_equals(other.p_holm)} after Holm, n = {other.n} subjects"
+    how += _without(other)
+    if other.significant:
+        return f"{signed(by, '.2f')} dB {'ahead of' if by > 0 else 'behind'} {name} in the median ({how})"
+    return f"not to be told from {name} (median difference {signed(by, '+.2f')} dB, {how})"
+
+
+def _equals(p: float) -> str:
+    return p_value(p) if p < 0.001 else f"= {p_value(p)}"
+
+
+def _of_untrained(findings: Findings, told: Statistics, rivals: Sequence[Comparison]) -> str:
+    """The first rival without training, where it is another one."""
+    own = [one for one in rivals[1:] if not findings.method(one.method).trains and one.method in told.references]
+    return f", and {_ahead(findings, own[0])}" if own and findings.method(rivals[0].method).trains else ""
+
+
+def _elsewhere(findings: Findings, told: Statistics, group: Group, best: str) -> str:
+    """Operators under which another method has the highest mean."""
+    others = [one for one in told.choices[group] if one.operator is not None and one.best != best]
+    if not others:
+        return ""
+    listed = ", ".join(f"{findings.label(one.best)} ({one.operator})" for one in others[:4])
+    more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+    return f" Another method has the highest mean under some operators: {listed}{more}."
+
+
+def _gaps(findings: Findings, told: Statistics) -> Iterable[str]:
+    for what, compared in dict.fromkeys((gap.what, gap.compared) for gap in told.gaps):
+        own = [gap for gap in told.gaps if (gap.what, gap.compared) == (what, compared)]
+        known = sorted((gap for gap in own if gap.overall.mean is not None), key=lambda gap: -(gap.overall.mean or 0.0))
+        if known:
+            name = "At another hospital" if what == "site" else "Under another operator"
+            words = f"{name} ({compared}), {_lost(findings, known[0])}"
+            yield words + (f"; {_lost(findings, known[-1])}." if len(known) > 1 else ".")
+
+
+def _lost(findings: Findings, gap: Gap) -> str:
+    one, extent = gap.overall, interval(gap.overall)
+    verb = "loses" if (one.mean or 0.0) >= 0 else "gains"
+    known = f" ({extent})" if extent else f" ({subjects(one.n)})"
+    return f"{findings.label(gap.method)} {verb} {abs(one.mean or 0.0):.2f} dB{known}"
+
+
+def _pays(findings: Findings, told: Statistics) -> Iterable[str]:
+    groups: dict[tuple[Group, str], list[Payoff]] = {}
+    for pay in told.payoffs:
+        groups.setdefault((pay.group, pay.alone), []).append(pay)
+    for (group, alone), own in list(groups.items())[:MANY]:
+        tests = [next(iter(pay.tests.values())) for pay in own if pay.tests]
+        name = "local training" if alone == "local" else alone
+        where = f"{group.where[0].upper()}{group.where[1:]} ({group.how})"
+        yield f"{where}, against {name} (median differences): {_counted(findings, tests)}."
+
+
+def _counted(findings: Findings, tests: Sequence[Comparison]) -> str:
+    def listed(which: Iterable[Comparison]) -> str:
+        return ", ".join(
+            f"{findings.label(one.method)} ({signed(one.median or 0.0, '+.2f')} dB{_without(one)})" for one in which
+        )
+
+    kinds = {
+        "ahead": [one for one in tests if one.significant and (one.median or 0.0) > 0],
+        "behind": [one for one in tests if one.significant and (one.median or 0.0) < 0],
+        "not to be told apart": [one for one in tests if one.p_holm is not None and not one.significant],
+        "no claim can be made": [one for one in tests if one.p_holm is None],
+    }
+    return "; ".join(f"{name}: {listed(which)}" for name, which in kinds.items() if which) or "nothing to compare"
+
+
+def _without(one: Comparison) -> str:
+    """Which sites a paired difference had to leave out."""
+    return f", without {', '.join(one.left_out)}" if one.left_out else ""
+
+
+def _no_claims(told: Statistics) -> Iterable[str]:
+    few = sorted(site for site, n in told.subjects.items() if n < MIN_SUBJECTS)
+    if few:
+        counts = ", ".join(f"{site} {told.subjects[site]}" for site in few)
+        yield (
+            f"Too few subjects for a claim about one site alone: {counts}. Below {MIN_SUBJECTS} subjects the report "
+            "gives neither a p-value nor an interval, and lists the differences of the subjects instead."
+        )
+
+
+def _missing(findings: Findings) -> Iterable[str]:
+    if n := len(findings.missing):
+        yield f"{n} cell{'s are' if n > 1 else ' is'} missing: a mean that needs one is missing too."
+
+
+def _simulated(findings: Findings) -> Iterable[str]:
+    if findings.synthetic:
+        yield "The data are simulated: scores on measured raw data will differ."

@@ -24,8 +24,8 @@ from torch import nn
 
 from fedrecon.platform.checkpoint import Checkpoints
 from fedrecon.platform.crew import InProcessCrew
-from fedrecon.platform.experiment import Resources
 from fedrecon.platform.federation import Round, federate
+from fedrecon.platform.resources import Resources
 from fedrecon.sites.parameters import Parameters, to_vector
 from fedrecon.sites.settings import Evaluation
 from fedrecon.sites.wire import State

@@ -14,6 +14,8 @@ from fedrecon.platform.run import run
 from fedrecon.platform.workspace import RunFolder
 from fedrecon.tune import SweepResult, sweep
 
+pytestmark = pytest.mark.ray
+
 BASE: dict[str, Any] = {
     "name": "tiny",
     "operator": {"mask": "random", "acceleration": 3},

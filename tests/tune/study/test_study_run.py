@@ -13,7 +13,7 @@ from fedrecon.platform.tables import read_table
 from fedrecon.platform.tracking import STUDIES, run_store
 from fedrecon.tune.study.driver import seen, study
 
-TIMES = ("seconds of all trials together",)
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

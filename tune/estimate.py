@@ -82,7 +82,7 @@ def _pace(planner: Planner, trial: Trial) -> float:
                 method=experiment.method,
                 network=network_choice(experiment),
                 images=images(shards, experiment.scale),
-                training=experiment.training.model_copy(update={"local_epochs": 1}),
+                training=experiment.training.model_copy(update={"local_epochs": 1, "local_steps": None}),
                 evaluation=experiment.evaluation,
                 seed=experiment.seed,
                 threads=experiment.resources.threads,

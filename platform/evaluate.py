@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,10 @@ def evaluate(
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
         check_masks(shards, one)
+    from fedrecon.platform.progress import Progress
+
     rule = Unseen.of(trained, unseen, published, fine_tune_epochs)
-    parts = [columns for one in operators for columns in scored(trained, shards, one, rule)]
+    parts = [columns for one in operators for columns in scored(trained, shards, one, rule, Progress(0).say)]
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "digest": trained.folder.digest,
@@ -99,11 +101,13 @@ def scored(
     shards: Mapping[str, Shard],
     operators: Mapping[str, Acquisition],
     unseen: Unseen,
+    tell: Callable[[str], None],
     parts: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Scores of the test subjects by site and network that reconstructs there: columns of ``scores.parquet``.
 
     Args:
+        tell: is told how far a method has come that adapts to each slice.
         parts: keeps what a method that adapts has scored already, so that a crash loses one batch.
     """
     from fedrecon.sites.training import threads
@@ -114,7 +118,7 @@ def scored(
                 if trained.experiment.classical is not None and shard.split("validation"):
                     site.tune()
                 kept = None if parts is None else parts / f"{name}-{model}"
-                columns = dict(scorer(_One(site), trained, kept)(trained.order, "test").columns)
+                columns = dict(Scorer(_One(site), trained.experiment.method, kept, tell)(trained.order, "test").columns)
                 columns["model"] = [model for _ in columns["model"]]
                 yield columns
 
@@ -127,13 +131,6 @@ class _One:
 
     def evaluate(self, order: Order, split: str, part: int | None = None) -> list[Scores]:
         return [self.site.evaluate(order, split, part)]
-
-
-def scorer(one: _One, trained: Trained, parts: Path | None = None) -> Scorer:
-    """Scores of one site; a method that adapts says on stderr how far it has come."""
-    from fedrecon.platform.progress import Progress
-
-    return Scorer(one, trained.experiment.method, parts, Progress(0).say)
 
 
 def places(

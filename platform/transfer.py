@@ -86,11 +86,15 @@ class _Test:
         })  # fmt: skip
 
     def _score(self, tracker: Tracker, training_digest: str, trained_rounds: int) -> Result:
+        from fedrecon.platform.progress import Progress
         from fedrecon.platform.tables import join_scores
 
         experiment, places = self.experiment, self.sites.tested
         operators = {name: experiment.tested_at(name) for name in places}
-        columns = join_scores(scored(self._applied, places, operators, rule_of(experiment, self.trained), self._parts))
+        progress = (self.around.progress or Progress)(0, 0)
+        rule = rule_of(experiment, self.trained)
+        columns = join_scores(scored(self._applied, places, operators, rule, progress.going, self._parts))
+        progress.close()
         summary = summarise(columns)
         rounds = self.trained.state.round
         tracker.metrics(rounds, flat_metrics(summary, prefix="test/"))

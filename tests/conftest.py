@@ -10,11 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the n
 from tiny import write_consortium
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray come first: a worker that is left with one of them at the end works alone for minutes."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-
-
 @pytest.fixture(scope="session")
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The shards of three tiny sites (see ``tiny.py``), written once; nobody may change them."""

@@ -86,6 +86,7 @@ class Matrix:
     trials: list[Trial] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     _known: dict[str, Trial] = field(default_factory=dict)
+    _measured: dict[tuple[Any, ...], Block] = field(default_factory=dict)
     _parts: dict[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def plan(self) -> Matrix:
@@ -305,6 +306,9 @@ class Matrix:
         for site in sites:
             measured = self._acquisition(site, learned.operator, condition)
             knows = not trains or not learned.trained_with
+            place = (learned.method, learned.trained_on, learned.trained_with, learned.seed, site)
+            if not self._new((*place, measured.family, measured.acceleration, measured.noise), measured):
+                continue
             self.cells.append(
                 Cell(
                     learned=learned,
@@ -318,6 +322,23 @@ class Matrix:
                     seen_operator=knows or _same(measured, self._acquisition(site, learned.operator)),
                 )
             )
+
+    def _new(self, key: tuple[Any, ...], measured: Acquisition) -> bool:
+        """Whether a cell is not planned yet.
+
+        Raises:
+            InputError: it is, but of another operator that would stand under the same name.
+        """
+        known = self._measured.get(key)
+        if known is None:
+            self._measured[key] = measured.flat()
+            return True
+        if known != measured.flat():
+            raise InputError(
+                f"test.operators: two are {measured.label()} at noise {measured.noise:g}, and no table could tell "
+                "them apart; make two studies of it"
+            )
+        return False
 
     def _slices(self, learned: Learned) -> float:
         limits = self.experiment(learned.method).training

@@ -135,6 +135,14 @@ def test_a_method_may_have_seeds_of_its_own(paths, tmp_path):
     }
 
 
+def test_an_operator_that_stands_there_twice_is_tested_once(paths, tmp_path):
+    twice = [{"acceleration": 3}, {"mask": "random", "acceleration": [3, 3]}]
+    matrix = planned(paths, tmp_path, test={"operators": twice})
+    assert len(matrix.cells) == 3
+    with pytest.raises(InputError, match="two are random R=3 at noise 1"):
+        planned(paths, tmp_path, test={"operators": [{"acceleration": 3}, {"center_fraction": 0.2}]})
+
+
 def test_noise_is_a_condition_of_its_own(paths, tmp_path):
     matrix = planned(paths, tmp_path, test={"noise": [1.0, 2.0]})
     assert {(cell.noise, cell.seen_operator) for cell in matrix.cells} == {(1.0, True), (2.0, False)}

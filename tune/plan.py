@@ -54,7 +54,7 @@ class Trial:
         if self.label is not None:
             return self.label
         shown = short_keys(self.params).items()
-        return " ".join(_brief(short, show(value)) for short, value in shown) or "base"
+        return " ".join(_brief(short, value) for short, value in shown) or "base"
 
 
 @dataclass
@@ -236,11 +236,17 @@ def show(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _brief(short: str, value: str) -> str:
+FAMILIES = ("name", "mask", "kind")
+"""Keys that say which one of a registry is meant: its name needs no other word before it."""
+
+
+def _brief(short: str, value: Any) -> str:
+    if isinstance(value, Mapping) and (named := next((value[key] for key in FAMILIES if key in value), None)):
+        return " ".join([str(named), *(_brief(key, one) for key, one in value.items() if key not in FAMILIES)])
     if short in ("strategy", "network", "mask", "reconstructor"):
-        return value
+        return show(value)
     known = {"acceleration": "R", "learning_rate": "lr"}
-    return f"{known.get(short, short)}={value}"
+    return f"{known.get(short, short)}={show(value)}"
 
 
 def _short(key: str) -> str:

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 from small_sweeps import base, planned, planner
-from tiny import make_volume
+from tiny import UNET, make_volume
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.shard import write_shard
@@ -284,3 +284,10 @@ def test_trials_decide_themselves_where_their_sites_run_unless_told_otherwise(co
     assert trial.experiment.resources.crew == "auto"
     (trial,) = planned(base(consortium, resources={"crew": "actors"}), {"seed": {"grid": [0]}})
     assert trial.experiment.resources.crew == "actors"
+
+
+def test_a_whole_block_is_named_by_its_family(consortium):
+    operator = {"mask": "equispaced", "acceleration": 3}
+    network = {**UNET, "norm": "batch"}
+    (trial,) = planned(base(consortium), {"operator": {"grid": [operator]}, "network": {"grid": [network]}})
+    assert trial.name == "equispaced R=3 unet channels=2 pools=1 norm=batch"

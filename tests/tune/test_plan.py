@@ -287,7 +287,7 @@ def test_trials_decide_themselves_where_their_sites_run_unless_told_otherwise(co
 
 
 def test_a_whole_block_is_named_by_its_family(consortium):
-    operator = {"mask": "equispaced", "acceleration": 3}
+    operator = {"mask": "equispaced_fraction", "acceleration": 3}
     network = {**UNET, "norm": "batch"}
     (trial,) = planned(base(consortium), {"operator": {"grid": [operator]}, "network": {"grid": [network]}})
-    assert trial.name == "equispaced R=3 unet channels=2 pools=1 norm=batch"
+    assert trial.name == "equispaced_fraction R=3 unet channels=2 pools=1 norm=batch"

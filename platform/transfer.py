@@ -39,7 +39,7 @@ def tested(chosen: Experiment, around: Surroundings) -> Generator[Committed, Non
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None
         trained_rounds, source = 0, find_trained(around.workspace, training_digest)
-        if source is None:
+        if source is None or not _at_its_end(source, chosen.rounds):
             base = yield from steps(chosen.alone, replace(around, name=None, rerun=False))
             trained_rounds, source = base.trained_rounds, RunFolder(around.workspace, base.digest)
         return _Test(chosen, sites, folder, Trained.of(source), around).go(training_digest, trained_rounds)
@@ -92,7 +92,7 @@ class _Test:
         experiment, places = self.experiment, self.sites.tested
         operators = {name: experiment.tested_at(name) for name in places}
         progress = (self.around.progress or Progress)(0, 0)
-        rule = rule_of(experiment, self.trained)
+        rule = rule_of(experiment, self._applied)
         columns = join_scores(scored(self._applied, places, operators, rule, progress.going, self._parts))
         progress.close()
         summary = summarise(columns)
@@ -127,6 +127,12 @@ class _Test:
             write_tables(place, finished)
             for path in sorted(place.iterdir()):
                 tracker.artifact(path)
+
+
+def _at_its_end(source: RunFolder, rounds: int) -> bool:
+    """Whether its last committed round is the last of all; one that is trained again, or lost a checkpoint, is not."""
+    found = source.checkpoints.latest()
+    return found is not None and found[0].round == rounds
 
 
 def rule_of(experiment: Experiment, trained: Trained) -> Unseen:

@@ -124,6 +124,9 @@ class RunFolder:
         if self.path.exists():
             number = sum(1 for _ in self.path.parent.glob(f"{self.digest}.before-*")) + 1
             self.path.rename(self.path.with_name(f"{self.digest}.before-{number}"))
+        for path in self.workspace.glob("trained/*.json"):
+            if json.loads(path.read_text(encoding="utf-8"))["digest"] == self.digest:
+                path.unlink()
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

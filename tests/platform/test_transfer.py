@@ -180,6 +180,39 @@ def test_the_digest_holds_where_and_how_it_is_tested_but_not_where_the_files_lie
     assert len({base, *others}) == 6
 
 
+def test_a_training_that_has_not_come_to_its_end_is_not_taken_over(paths, workspace):
+    """As a rerun that was killed leaves it: a note of the training, and a checkpoint of its first round."""
+    given = described(paths, seed=11)
+    own = run(given, workspace)
+    checkpoints = RunFolder(workspace, own.digest).checkpoints
+    last = max(checkpoints.paths(), key=lambda path: path.name)
+    shutil.rmtree(last) if last.is_dir() else last.unlink()
+    (RunFolder(workspace, own.digest).path / "result.json").unlink()
+    elsewhere = run({**given, "test": {"operator": {"acceleration": 2.0}}}, workspace)
+    again = run(given, workspace)
+    assert again.rounds == elsewhere.rounds == 2
+    assert again.sites == own.sites
+
+
+def test_what_is_set_aside_is_taken_over_by_nobody(paths, workspace):
+    from fedrecon.platform.workspace import find_trained
+
+    own = run(described(paths, seed=12), workspace)
+    assert find_trained(workspace, own.training_digest) is not None
+    RunFolder(workspace, own.digest).set_aside()
+    assert find_trained(workspace, own.training_digest) is None
+
+
+def test_who_agrees_to_publish_is_said_by_the_test_and_not_by_the_training(paths, workspace):
+    """Trained without a word of it, tested with everybody's consent."""
+    shared = {"leave_out": ["south"], "seed": 13}
+    run(described(paths, "fedbn", **shared), workspace)
+    test = {"sites": {"south": paths["south"]}, "unseen": "average"}
+    result = run(described(paths, "fedbn", **shared, publish_private="all", test=test), workspace)
+    assert result.trained_rounds == 0
+    assert list(result.sites) == ["south"]
+
+
 def test_a_killed_test_goes_on_and_is_tested_once(paths, workspace):
     given = described(paths, seed=9, test={"operator": {"acceleration": 2.0}})
     first = run(given, workspace)

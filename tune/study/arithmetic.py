@@ -82,9 +82,9 @@ def means_interval(scores: tuple[float, ...], strata: tuple[str, ...]) -> tuple[
 
 def median_interval(values: Array, strata: Sequence[str]) -> tuple[float, float] | None:
     """The same of the median over all subjects, drawn within strata."""
-    if len(values) < MIN_SUBJECTS:
-        return None
     groups = _strata(strata)
+    if len(values) < MIN_SUBJECTS or min(map(len, groups)) < MIN_AT_A_SITE:
+        return None
     drawn = [values[own][_draws(len(own), at)] for at, own in enumerate(groups)]
     return _percentiles(np.median(np.concatenate(drawn, axis=1), axis=1))
 

@@ -164,14 +164,26 @@ def compared(
     """
     one, other = (sample.by_subject() for sample in samples)
     shared = sorted(one.keys() & other.keys())
-    found = tuple((who, one[who] - other[who]) for who in shared)
+    found = people([(who, one[who] - other[who]) for who in shared])
     missing = "; ".join(f"{name}: {part.reason}" for name, part in zip(names, samples, strict=True) if part.missing)
     left_out = tuple(sorted({site for sample in samples for site in sample.missing}))
     blank = Comparison(group, operator, site, *names, found, missing=missing, left_out=left_out)
     if not shared:
         return blank
-    told = paired(tuple(value for _, value in found), tuple(site for site, _ in shared))
+    told = paired(tuple(value for _, value in found), tuple(site for (site, _), _ in found))
     return replace(blank, median=told.median, low=told.low, high=told.high, effect=told.effect, p=told.p)
+
+
+def people(found: Sequence[tuple[Subject, float]]) -> tuple[tuple[Subject, float], ...]:
+    """One value a person: who was scanned at several sites counts once, with the mean over them."""
+    by_name: dict[str, list[tuple[str, float]]] = {}
+    for (site, name), value in found:
+        by_name.setdefault(name, []).append((site, value))
+    merged = {
+        ("+".join(site for site, _ in own), name): sum(value for _, value in own) / len(own)
+        for name, own in by_name.items()
+    }
+    return tuple(sorted(merged.items()))
 
 
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.sites.errors import InputError
@@ -15,6 +13,8 @@ from fedrecon.tune.study.driver import StudyResult, seen, study
 from fedrecon.tune.study.spec import Study
 
 HELP = "does it generalise: methods x trained on x tested on, with a report; 'study show NAME' prints its table"
+
+PLACE = ("method", "trained_on", "tested_on", "mask", "acceleration", "noise")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def _print(result: StudyResult, as_json: bool) -> int:
         print()
         return 0
     if result.cells:
-        print(_table(result.cells))
+        print(_table(result))
     if result.status == "planned":
         for number, (name, status) in enumerate(result.trials):
             print(f"{number:4d}  {status.lower():8}  {name}")
@@ -80,11 +80,15 @@ def _print(result: StudyResult, as_json: bool) -> int:
     return 0
 
 
-def _table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """PSNR of each method by what it was trained on and how it was tested: over sites, seeds averaged."""
+def _table(result: StudyResult) -> str:
+    """PSNR of each method by training, tested site and operator: seeds averaged, where none is missing."""
+    cells, marks = result.cells, result.marks
+    lacking = {tuple(one[key] for key in PLACE) for one in result.missing}
     rows: dict[tuple[str, str], dict[str, list[float]]] = {}
     columns: dict[str, None] = {}
     for cell in cells:
+        if tuple(cell[key] for key in PLACE) in lacking:
+            continue
         noise = f" noise {cell['noise']:g}" if cell["noise"] != 1 else ""
         column = f"{cell['mask']} R={cell['acceleration']:g}{noise}"
         columns[column] = None
@@ -93,6 +97,6 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> str:
     lines = [["method", "trained on > tested on", *columns]]
     for (method, place), found in rows.items():
         shown = [f"{sum(found[one]) / len(found[one]):.2f}" if one in found else "-" for one in columns]
-        lines.append([method, place, *shown])
+        lines.append([method + marks.get(method, ""), place, *shown])
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform import atomic, tables
+from fedrecon.platform.cohort import n_slices
 from fedrecon.platform.course import TRACKING_EXPERIMENT
 from fedrecon.platform.results import cited
 from fedrecon.platform.tracking import STUDIES, run_store
@@ -50,12 +51,13 @@ def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
     """One row a subject and cell of all trials that are finished.
 
     Args:
-        keep: writes what the data set does not hold yet, from the trials' runs.
+        keep: writes what the data set does not hold yet, and takes away what is in the plan no more.
     """
     folder = campaign.board.folder / "scores"
     done = {row.trial.digest: row.run_id for row in campaign.board.rows if row.status == "FINISHED"}
     open_store = cache(lambda: run_store(campaign.tracking_uri, campaign.workspace))
     found: list[Score] = []
+    planned = set[Path]()
     for cells in dataset.by_file(campaign.matrix.cells):
         run_id = done.get(cells[0].digest)
         if run_id is None:
@@ -63,11 +65,14 @@ def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
         path = dataset.place(folder, cells)
         kept = tables.read_table(path) if path.is_file() else None
         if kept is None or set(kept["run_id"]) != {run_id}:
-            if not keep:
-                continue
             columns = tables.read_scores(open_store().local_artifact(run_id, "scores.parquet"))
-            kept = tables.read_table(dataset.write(folder, cells, run_id, columns))
+            kept = dataset.columns_of(cells, run_id, columns)
+            if keep:
+                tables.write_table(path, kept, dataset.SCHEMA)
+        planned.add(path)
         found += dataset.subjects(cells, kept, campaign.chosen.test.stage)
+    for path in set(folder.glob("*/*.parquet")) - planned if keep else ():
+        path.unlink()
     return found
 
 
@@ -75,7 +80,6 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
     """What the report is made of."""
     study, matrix = campaign.chosen, campaign.matrix
     host = address(experiment_id, "", campaign.tracking_uri).partition("#")[0]
-    experiments = [matrix.experiment(name) for name in study.methods]
     simulated = [name for name, shard in matrix.shards.items() if shard.simulated]
     return Findings(
         study=study.name,
@@ -85,7 +89,7 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
         scores=found,
         missing=campaign.missing(),
         facts=facts(campaign),
-        citations=list(dict.fromkeys(paper for one in experiments for paper in cited(one))),
+        citations=citations(campaign),
         panels=panels(campaign),
         run_url=lambda run_id: f"{host}#/experiments/{experiment_id}/runs/{run_id}",
         references=study.references,
@@ -102,7 +106,14 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         "trainings": str(len({row.trial.training_digest for row in trainings})),
         "evaluations": str(len(rows) - len(trainings)),
         "seconds of all trials together": f"{sum(row.seconds for row in rows):.0f}",
-        "seeds": ", ".join(map(str, campaign.chosen.seeds)),
+        "seeds": _seeds(campaign),
+        "slices": _slices(campaign),
+        "training of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.training.science().items()),
+        "private part at sites that did not train": campaign.chosen.test.unseen or "none asked for",
+        "methods without training": "tuned on validation subjects of each tested site, whether it trained or not",
+        "pooled": "as many updates as each site takes; with local_steps it sees fewer slices than all sites together",
+        "what the tests speak of": "these trained networks, over subjects; another seed may order close methods anew",
+        "commits": ", ".join(_commits(campaign)) or "unknown",
         "scored": {"output": "the methods' own output"}.get(
             campaign.chosen.test.stage, "the output with the measured samples put back"
         ),
@@ -113,6 +124,16 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         **{f"data of {name}": _data(shard) for name, shard in matrix.shards.items()},
         **{f"method {one.name}": one.settings for one in matrix.methods},
     }
+
+
+def citations(campaign: StudyCampaign) -> list[str]:
+    """Whom to cite for the methods, and for the masks of training and test."""
+    found: dict[str, None] = {}
+    for trial in campaign.matrix.trials:
+        one = trial.experiment
+        papers = [*cited(one), one.tested_at("").paper]
+        found |= dict.fromkeys(paper for paper in papers if paper)
+    return list(found)
 
 
 def view(name: str) -> dict[str, Any]:
@@ -184,6 +205,29 @@ def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, s
     entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
     done = not board.count("WAITING", "RUNNING")
     call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
+
+
+def _seeds(campaign: StudyCampaign) -> str:
+    study = campaign.chosen
+    own = [f"{name}: {', '.join(map(str, seeds))}" for name, seeds in study.seeds_of.items()]
+    return "; ".join([", ".join(map(str, study.seeds)), *own])
+
+
+def _slices(campaign: StudyCampaign) -> str:
+    """How many slices stand behind the subjects of each site."""
+    limit = campaign.matrix.whole.evaluation.slices_of("test")
+    told = []
+    for name, shard in campaign.matrix.shards.items():
+        people = len({volume.subject for volume in shard.split("test")})
+        told.append(f"{name}: {n_slices(shard, 'test', limit)} of {people} subjects")
+    return "; ".join(told)
+
+
+def _commits(campaign: StudyCampaign) -> list[str]:
+    """Of the working directories that the trials ran in, as their runs say."""
+    store = run_store(campaign.tracking_uri, campaign.workspace)
+    runs = [row.run_id for row in campaign.board.rows if row.run_id][:1]
+    return sorted({tag[:12] for run in runs if (tag := store.find(run).tags.get("mlflow.source.git.commit"))})
 
 
 def _machine(folder: RunFolder) -> str:

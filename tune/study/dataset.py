@@ -39,8 +39,8 @@ SCHEMA = {**CELL, **{name: kind for name, kind in tables.SCORES.items() if name 
 Columns = Mapping[str, Sequence[Any]]
 
 
-def write(folder: Path, cells: Sequence[Cell], run_id: str, scores: Columns) -> Path:
-    """One training's cells that one trial fills, as one file of the data set.
+def columns_of(cells: Sequence[Cell], run_id: str, scores: Columns) -> dict[str, list[Any]]:
+    """One training's cells that one trial fills: one file of the data set.
 
     Args:
         cells: of one method and training, all of this trial. scores: columns of the trial's ``scores.parquet``.
@@ -53,9 +53,7 @@ def write(folder: Path, cells: Sequence[Cell], run_id: str, scores: Columns) -> 
                 columns[name] += [scores[name][k] for k in own]
         for name, value in _cell(cell, run_id).items():
             columns[name] += [value] * len(own)
-    path = place(folder, cells)
-    tables.write_table(path, columns, SCHEMA)
-    return path
+    return columns
 
 
 def place(folder: Path, cells: Sequence[Cell]) -> Path:

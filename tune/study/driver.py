@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class StudyResult:
         missing: planned cells without a score, each with its reason.
         cells: one for each method, training, site, operator and seed: means over the site's subjects.
         report: the folder with the page. url: of the study's runs in MLflow.
-        trials: by name and status, in the plan's order; no part of the JSON.
+        trials: by name and status, in the plan's order. marks: of methods that moved data or published private parts.
+            Both are no part of the JSON.
     """
 
     study: str
@@ -43,13 +44,14 @@ class StudyResult:
     report: Path
     url: str | None = None
     trials: Sequence[tuple[str, str]] = ()
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
         own = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("url", "trials")
+            one.name: getattr(self, one.name)
+            for one in dataclasses.fields(self)
+            if one.name not in ("url", "trials", "marks")
         }
         return {**own, "missing": list(self.missing), "cells": list(self.cells), "report": str(self.report)}
 
@@ -191,11 +193,12 @@ class StudyCampaign(Campaign):
         shape = Shape.of(self.matrix.trials)
         several = len({cell.learned.trained_with for cell in self.matrix.cells if cell.learned.trained_with}) > 1
         cells = means(scores(self), several)
-        missing = [dataclasses.asdict(one) for one in self.missing()]
+        missing = [{**dataclasses.asdict(one), "trained_on": _on(one, several)} for one in self.missing()]
         evaluations = len(self.matrix.trials) - shape.trainings
         return StudyResult(
             self.chosen.name, status, shape.trainings, evaluations, missing, cells, self.report, self.url,
             [(row.trial.name, row.status) for row in self.board.rows],
+            {one.name: one.label.removeprefix(one.name) for one in self.matrix.methods},
         )  # fmt: skip
 
 
@@ -209,8 +212,7 @@ def means(scores: Sequence[Score], several_operators: bool) -> list[dict[str, An
 
     found: dict[tuple[Any, ...], list[Score]] = {}
     for one in scores:
-        on = f"{one.trained_on} with {one.trained_with}" if several_operators and one.trained_with else one.trained_on
-        key = (one.method, on, one.tested_on, one.mask, one.acceleration, one.noise, one.seed)
+        key = (one.method, _on(one, several_operators), one.tested_on, one.mask, one.acceleration, one.noise, one.seed)
         found.setdefault(key, []).append(one)
     names = ("method", "trained_on", "tested_on", "mask", "acceleration", "noise", "seed")
     return [
@@ -221,6 +223,11 @@ def means(scores: Sequence[Score], several_operators: bool) -> list[dict[str, An
         }
         for key, own in found.items()
     ]
+
+
+def _on(one: Score | Missing, several_operators: bool) -> str:
+    """What it was trained on, and with which operator where trainings differ in that."""
+    return f"{one.trained_on} with {one.trained_with}" if several_operators and one.trained_with else one.trained_on
 
 
 def _missing(cell: Cell, reason: str) -> Missing:

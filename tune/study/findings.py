@@ -61,7 +61,7 @@ class Method:
         settings: how it differs from the study's base, in words.
         moved_data: data were pooled: it is not federated.
         published_private: private parts of networks left their sites.
-        personal: each site has its own network.
+        personal: each site has its own network, or its own part of it. alone: nothing of it is shared (local training).
     """
 
     name: str
@@ -70,6 +70,7 @@ class Method:
     moved_data: bool
     published_private: bool
     personal: bool
+    alone: bool = False
 
     @property
     def label(self) -> str:

@@ -131,7 +131,8 @@ def _trained(group: Group) -> bool:
 def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
     """Each trained method minus ``local``; one family of tests."""
     names = [method.name for method in findings.methods if method.trains]
-    alone = [name for name in names if name == "local"] or [name for name in names if name.startswith("local")]
+    alone = [method.name for method in findings.methods if method.alone]
+    alone = alone or [name for name in names if name == "local"]
     found = [
         _payoff(grid, tables, group, method, single)
         for single in alone

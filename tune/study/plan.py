@@ -101,6 +101,7 @@ class Matrix:
         for name in self.study.references:
             if name not in self.study.methods:
                 raise unknown("method in references", name, self.study.methods)
+        self._check_base()
         learned = [one for name in self.study.methods for one in self._learned(name)]
         for one in learned:
             self._plan(one)
@@ -146,6 +147,26 @@ class Matrix:
         except InputError as error:
             raise InputError(f"methods.{method}: {error}") from None
 
+    def _check_base(self) -> None:
+        """Refuses what would make two cells look alike, or leave subjects out without a word."""
+        if self.whole.test is not None:
+            raise InputError("experiment.test: a study says itself where and how it tests, under test:")
+        named: dict[str, Block] = {}
+        for operator in expanded(self.study.train.operators):
+            one = self._acquisition("", operator)
+            if named.setdefault(_named(one), one.flat()) != one.flat():
+                raise InputError(
+                    f"train.operators: two are {_named(one)}, and no table could tell them apart; make it two studies"
+                )
+        limit = self.whole.evaluation.slices_of("test")
+        for name, shard in self.shards.items():
+            people = len({volume.subject for volume in shard.split("test")})
+            if limit is not None and limit < people:
+                raise InputError(
+                    f"experiment.evaluation.max_slices: {limit} test slices leave out some of the {people} "
+                    f"test subjects of site '{name}', and a study is about subjects"
+                )
+
     def _method(self, name: str, patch: Mapping[str, Any]) -> Method:
         one = self.experiment(name)
         personal, alone = self._private(name)
@@ -160,6 +181,7 @@ class Matrix:
             moved_data=one.trains and one.method.moves_data,
             published_private=personal and travels and published,
             personal=personal,
+            alone=alone,
         )
 
     def _private(self, method: str) -> tuple[bool, bool]:
@@ -203,7 +225,7 @@ class Matrix:
         for (label, sites), operator, slices, seed in itertools.product(
             self._site_sets(), operators, train.slices, self.study.seeds_of.get(method, self.study.seeds)
         ):
-            with_what = self._acquisition("", operator, {}).label() if one.method.trains_on_operator else ""
+            with_what = _named(self._acquisition("", operator)) if one.method.trains_on_operator else ""
             several = f" ({slices or 'all'} slices a site)" if len(train.slices) > 1 else ""
             yield Learned(method, sites, label + several, operator, with_what, slices, seed)
 
@@ -266,8 +288,11 @@ class Matrix:
         if left := set(everywhere) - set(sites):
             kept = {name: inherit(block, operator) for name, block in everywhere.items() if name not in left}
             params[f"{self.task.block}.per_site"] = kept
-        if isinstance(limits := self.whole.training.max_slices, dict):
+        own = self.experiment(learned.method)
+        if isinstance(limits := own.training.max_slices, dict):
             params["training.max_slices"] = {name: limits[name] for name in limits if name in sites} or None
+        if own.publish_private != "all":
+            params["publish_private"] = [name for name in own.publish_private if name in sites]
         if learned.slices is not None:
             params["training.max_slices"] = learned.slices
         return params if learned.seed is None else {**params, "seed": learned.seed}
@@ -346,6 +371,11 @@ class Matrix:
             n_slices(self.shards[site], "train", learned.slices or limits.slices_at(site)) for site in learned.sites
         ]
         return sum(counts) / len(counts)
+
+
+def _named(one: Acquisition) -> str:
+    """An operator in words, with its noise where that is not the data's own."""
+    return one.label() + (f" noise {one.noise:g}" if one.noise != 1 else "")
 
 
 def _same(one: Acquisition, other: Acquisition) -> bool:

@@ -12,7 +12,7 @@ from fedrecon.tune.study.arithmetic import Array, means_interval
 from fedrecon.tune.study.findings import METRICS
 
 Subject = tuple[str, str]
-"""Site and subject: two hospitals may use one name."""
+"""Site and subject. One name at two sites is one person, as the splits of a consortium have it."""
 Seed = int | None
 
 
@@ -121,7 +121,7 @@ class Estimate:
         seeds: standard deviation of the seeds' means; None of one seed.
         subjects: standard deviation over all subjects of their means over seeds.
         low, high: 95 % bootstrap interval over subjects; None of too few.
-        n: subjects.
+        n: subjects, each counted once.
     """
 
     mean: float | None
@@ -140,14 +140,16 @@ def estimate(sample: Sample, metric: str = "psnr") -> Estimate:
     strata = tuple(site for site, _ in sample.subjects)
     each = sample.values[metric].mean(axis=0)
     of_seeds = [over_sites(row, strata) for row in sample.values[metric]]
-    low, high = means_interval(tuple(each.tolist()), strata) or (None, None)
+    people = len({name for _, name in sample.subjects})
+    once = people == len(each)  # who was scanned at several sites is no independent draw
+    low, high = (means_interval(tuple(each.tolist()), strata) if once else None) or (None, None)
     return Estimate(
         over_sites(each, strata),
         statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,
         float(np.std(each, ddof=1)) if len(each) > 1 else None,
         low,
         high,
-        len(each),
+        people,
     )
 
 

@@ -20,8 +20,9 @@ Block = dict[str, Any]
 Patch = dict[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-MATRIX = ("sites", "operator", "degradation", "seed", "test", "task")
-"""Keys of an experiment that the matrix says, and so no method."""
+MATRIX = ("sites", "operator", "degradation", "seed", "test", "task", "evaluation")
+"""Keys of an experiment that the matrix says, or that must be equal for all, and so no method's."""
+ALLOWED = ("evaluation.self_ensemble",)
 
 
 def _listed(given: Any) -> Any:
@@ -97,7 +98,7 @@ class Study(Settings):
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     seeds_of: dict[str, list[int]] = Field(default_factory=dict)
     references: list[str] = Field(default_factory=list)
-    concurrency: Literal["auto"] | int = "auto"
+    concurrency: Literal["auto"] | Count = "auto"
     max_failures: int = Field(2, ge=0)
 
     @field_validator("name")
@@ -114,8 +115,11 @@ class Study(Settings):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"'{name}': letters, digits, '.', '_' and '-' only, as it names a folder")
             for key in patch:
-                if key.split(".")[0] in MATRIX:
-                    raise ValueError(f"{name}: '{key}' is no method's: train, test and seeds say what is varied")
+                if key.split(".")[0] in MATRIX and key not in ALLOWED:
+                    raise ValueError(
+                        f"{name}: '{key}' is no method's: train, test and seeds say what is varied, and the "
+                        "rest of the task is the same for all"
+                    )
         return methods
 
     @field_validator("seeds")

@@ -66,7 +66,7 @@ def _choice(findings: Findings, told: Statistics, choice: Choice) -> str:
     known = ", ".join(filter(None, [_between(one), under(choice.operator, told, choice.group)]))
     scores = [told.at(choice.group, choice.operator, other.method).mean for other in choice.others]
     rivals = [other for other, mean in zip(choice.others, scores, strict=True) if mean is not None]
-    best = "has the highest mean" if not rivals or rivals[0].p is None else "is the best"
+    best = "is the best" if rivals and all(other.significant for other in choice.others) else "has the highest mean"
     text = f"{where} ({choice.group.how}), {findings.label(choice.best)} {best} of the methods that moved no data: "
     text += f"{one.mean:.2f} dB ({known})"
     if rivals:

@@ -143,6 +143,31 @@ def test_an_operator_that_stands_there_twice_is_tested_once(paths, tmp_path):
         planned(paths, tmp_path, test={"operators": [{"acceleration": 3}, {"center_fraction": 0.2}]})
 
 
+def test_trainings_that_differ_in_noise_are_told_apart(paths, tmp_path):
+    matrix = planned(paths, tmp_path, train={"operators": [{"noise": [1, 2]}]}, test={"noise": [1.0]})
+    assert {(cell.learned.trained_with, cell.seen_operator) for cell in matrix.cells} == {
+        ("random R=3", True), ("random R=3 noise 2", False)
+    }  # fmt: skip
+
+
+def test_who_agreed_to_publish_is_named_among_those_that_train(paths, tmp_path):
+    methods = {"fedbn": {"strategy.name": "fedbn", "network": NETWORKS["fedbn"]}}
+    asked = {"methods": methods, "train": {"sites": "leave-one-out"}, "test": {"unseen": "nearest"}}
+    matrix = planned(paths, tmp_path, experiment={"publish_private": ["north", "south"]}, **asked)
+    found = {tuple(trial.experiment.sites): trial.experiment.publish_private for trial in matrix.trials}
+    assert found[("middle", "north")] == ("north",)
+
+
+def test_a_limit_that_leaves_test_subjects_out_is_refused(tmp_path):
+    shard = tmp_path / "one.h5"
+    splits = [("train", 1), ("validation", 1), ("test", 1), ("test", 1)]
+    volumes = [make_volume(f"p{k}", split, n, 1, k) for k, (split, n) in enumerate(splits)]
+    write_shard(shard, "one", volumes, simulated=True, phase="smooth", origin="phantom")
+    planned({"one": str(shard)}, tmp_path, experiment={"evaluation": {"max_slices": 2}})
+    with pytest.raises(InputError, match=r"leave out some of the 2 test subjects of site 'one'"):
+        planned({"one": str(shard)}, tmp_path, experiment={"evaluation": {"max_slices": 1}})
+
+
 def test_noise_is_a_condition_of_its_own(paths, tmp_path):
     matrix = planned(paths, tmp_path, test={"noise": [1.0, 2.0]})
     assert {(cell.noise, cell.seen_operator) for cell in matrix.cells} == {(1.0, True), (2.0, False)}
@@ -220,6 +245,11 @@ def test_named_limits_and_marks(paths, tmp_path):
         ({"test": {"sites": "untrained"}}, "nothing is tested"),
         ({"test": {"noise": [0.5]}}, "greater than or equal to 1"),
         ({"references": ["unett"]}, "Did you mean 'unet'"),
+        ({"train": {"operators": [{"center_fraction": [0.1, 0.2]}]}}, "train.operators: two are random R=3"),
+        ({"experiment": {"test": {"operator": {"noise": 3}}}}, "experiment.test: a study says itself"),
+        ({"experiment": {"evaluation": {"max_slices": {"test": 0}}}}, "max_slices"),
+        ({"methods": {"x": {"evaluation.mask_seed": 2}}}, "'evaluation.mask_seed' is no method's"),
+        ({"concurrency": 0}, "concurrency"),
         ({"seeds": [1, 1]}, "twice"),
         ({"seeds_of": {"unett": [0]}}, "Did you mean 'unet'"),
         ({"seeds_of": {"unet": []}}, "at least one seed"),

@@ -127,6 +127,17 @@ def test_the_same_command_runs_nothing_and_writes_the_same_report(result, descri
     assert (shown.status, shown.cells) == ("finished", result.cells)
 
 
+def test_the_table_averages_over_no_missing_seed(result):
+    from dataclasses import replace
+
+    from fedrecon.tune.study.command import _table
+
+    cell = {**result.cells[0], "seed": 1}
+    shown = _table(replace(result, cells=[cell], missing=[{**cell, "seed": 0, "reason": "x"}], marks={}))
+    assert "unet" not in shown
+    assert "unet†" in _table(replace(result, cells=[cell], missing=[], marks={"unet": "†"}))
+
+
 def test_a_study_with_one_more_operator_trains_nothing_again(result, described, workspace, on_ray):
     methods = {name: described["methods"][name] for name in ("unet", "zero-filled")}
     operators = [{"mask": "random", "acceleration": [3, 2, 2.5]}]

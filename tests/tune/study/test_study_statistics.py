@@ -29,7 +29,8 @@ def large():
 
 
 def rows(method, values, site="A", **changes):
-    return [score(method, value, f"s{i}", tested_on=site, **changes) for i, value in enumerate(values)]
+    people = [f"s{i}" if site == "A" else f"s{i}-{site}" for i in range(len(values))]
+    return [score(method, value, who, tested_on=site, **changes) for who, value in zip(people, values, strict=True)]
 
 
 # --- arithmetic, by hand ---
@@ -157,6 +158,29 @@ def test_a_mean_over_operators_needs_all_of_them():
 # --- tests ---
 
 
+def test_who_was_scanned_at_several_sites_counts_once():
+    """Four people at two sites: four differences, each the mean of two; no interval, no p-value."""
+    base, gain = np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0])
+    values = [
+        score(method, base[i] + (method == "b") * (gain[i] + 2 * (site == "B")), f"s{i}", tested_on=site)
+        for site in "AB" for i in range(4) for method in "ab"
+    ]  # fmt: skip
+    told = statistics(found(values, references=["a"]))
+    (one,) = told.tests[ALL]
+    assert (one.n, one.p, one.low) == (4, None, None)
+    assert dict(one.differences) == {("A+B", f"s{i}"): gain[i] + 1 for i in range(4)}
+    assert told.at(ALL, told.overall(ALL), "a").n == 4
+
+
+def test_a_median_has_no_interval_where_sites_have_few_subjects():
+    """Eight sites of one subject: drawing within a site draws nothing."""
+    sites = "ABCDEFGH"
+    values = [row for k, site in enumerate(sites) for row in rows("a", [0.0], site) + rows("b", [float(k)], site)]
+    (one,) = statistics(found(values, references=["a"])).tests[ALL]
+    assert (one.median, one.low, one.high) == (3.5, None, None)
+    assert one.p is not None
+
+
 def test_methods_are_compared_over_the_subjects_of_all_sites():
     base, gain = np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0])
     values = [row for site in "AB" for row in rows("a", base, site) + rows("b", base + gain + (site == "B") * 4, site)]
@@ -176,11 +200,11 @@ def test_a_left_out_subject_is_tested_by_the_training_that_left_its_site_out():
         *rows("a", [20.0], "B", trained_on="all but B", seen_site=False),
         *rows("a", [60.0], "A", trained_on="all but B"),
         untrained("z", 1.0, tested_on="A"),
-        untrained("z", 2.0, tested_on="B"),
+        untrained("z", 2.0, "s0-B", tested_on="B"),
     ]
     told = statistics(found(values, references=["z"]))
     unseen, seen = Group("all but one", "random R=4", 1.0, False), Group("all but one", "random R=4", 1.0, True)
-    assert dict(told.tests[unseen][0].differences) == {("A", "s0"): 9.0, ("B", "s0"): 18.0}
+    assert dict(told.tests[unseen][0].differences) == {("A", "s0"): 9.0, ("B", "s0-B"): 18.0}
     assert told.at(unseen, R4, "a").mean == 15
     assert told.at(seen, R4, "a").mean == 55
     gap = next(one for one in told.gaps if one.what == "site" and one.method == "a")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fedrecon.platform import atomic
 from fedrecon.tune.study.findings import Panel
 from fedrecon.tune.study.plan import Cell
 
@@ -22,7 +24,6 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
 
     Of each method the training that did not see the site where there is one, and its first seed.
     """
-    from fedrecon.platform.comparison import side_by_side
     from fedrecon.sites.training import threads
 
     if not campaign.matrix.whole.evaluation.panels:
@@ -32,8 +33,6 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
     with threads(campaign.matrix.whole.resources.threads):
         for site in list(dict.fromkeys(cell.tested_on for cell in cells))[:SITES]:
             chosen = _chosen([cell for cell in cells if cell.tested_on == site])
-            shown = {campaign.matrix.method(name).label: _shown(campaign, cell) for name, cell in chosen.items()}
-            before = "zero-filled" if campaign.matrix.whole.task == "reconstruction" else "zero-padded"
             first = next(iter(chosen.values()))
             title = f"{site}, {first.mask} R={first.acceleration:g}"
             caption = "Each image with its PSNR, a crop where the reference is sharpest, three times the error. " + (
@@ -41,8 +40,22 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
                     f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.learned.seed is not None
                 )
             )
-            found.append(Panel(title, caption, side_by_side(shown, site, before)))
+            found.append(Panel(title, caption, _drawn(campaign, site, chosen)))
     return found
+
+
+def _drawn(campaign: StudyCampaign, site: str, chosen: Mapping[str, Cell]) -> bytes:
+    """The picture, drawn once: some methods take long for a slice."""
+    from fedrecon.platform.comparison import side_by_side
+
+    labels = {name: campaign.matrix.method(name).label for name in chosen}
+    what = repr([site, campaign.chosen.test.stage, *((labels[name], cell.digest) for name, cell in chosen.items())])
+    path = campaign.board.folder / "panels" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.png"
+    if not path.is_file():
+        before = "zero-filled" if campaign.matrix.whole.task == "reconstruction" else "zero-padded"
+        shown = {labels[name]: _shown(campaign, cell) for name, cell in chosen.items()}
+        atomic.write_bytes(path, side_by_side(shown, site, before))
+    return path.read_bytes()
 
 
 def _chosen(cells: Sequence[Cell]) -> dict[str, Cell]:

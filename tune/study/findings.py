@@ -62,6 +62,7 @@ class Method:
         moved_data: data were pooled: it is not federated.
         published_private: private parts of networks left their sites.
         personal: each site has its own network, or its own part of it. alone: nothing of it is shared (local training).
+        network: what it trains: only methods that train the same are compared with local training.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Method:
     published_private: bool
     personal: bool
     alone: bool = False
+    network: str = ""
 
     @property
     def label(self) -> str:

@@ -129,7 +129,7 @@ def _trained(group: Group) -> bool:
 
 
 def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
-    """Each trained method minus ``local``; one family of tests."""
+    """Each method that trains the same network minus ``local``; one family of tests."""
     names = [method.name for method in findings.methods if method.trains]
     alone = [method.name for method in findings.methods if method.alone]
     alone = alone or [name for name in names if name == "local"]
@@ -138,7 +138,8 @@ def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
         for single in alone
         for group in tables
         for method in names
-        if method not in alone and _trained(group) and method in next(iter(tables[group].values()))
+        if method not in alone and findings.method(method).network == findings.method(single).network
+        if _trained(group) and method in next(iter(tables[group].values()))
         if _home(tables, group, single) is not None
     ]
     tested = iter(corrected([test for one in found for test in one.tests.values()]))

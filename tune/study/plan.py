@@ -182,6 +182,7 @@ class Matrix:
             published_private=personal and travels and published,
             personal=personal,
             alone=alone,
+            network=one.network["name"] if one.trains else "",
         )
 
     def _private(self, method: str) -> tuple[bool, bool]:

@@ -305,3 +305,12 @@ def test_resamples_are_the_same_in_every_report():
     first = arithmetic._draws(5, 0).copy()
     arithmetic._draws.cache_clear()
     assert (arithmetic._draws(5, 0) == first).all()
+
+
+def test_only_the_same_network_is_compared_with_local_training():
+    """Another architecture is no federation."""
+    values = [*rows("local", [20.0] * 8), *rows("a", [21.0] * 8), *rows("b", [29.0] * 8)]
+    plain = found(values)
+    networks = {"local": "unet", "a": "unet", "b": "unrolled"}
+    methods = [replace(one, network=networks[one.name], alone=one.name == "local") for one in plain.methods]
+    assert [pay.method for pay in statistics(replace(plain, methods=methods)).payoffs] == ["a"]

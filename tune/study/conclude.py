@@ -23,6 +23,7 @@ from fedrecon.tune.study.findings import Findings, Score
 from fedrecon.tune.study.panels import panels
 
 if TYPE_CHECKING:
+    from fedrecon.sites.shard import Shard
     from fedrecon.tune.study.driver import StudyCampaign
 
 Call = Callable[..., Any]
@@ -104,11 +105,12 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
     machines = [_machine(RunFolder(campaign.workspace, row.trial.digest)) for row in trainings]
     return {
         "trainings": str(len({row.trial.training_digest for row in trainings})),
-        "evaluations": str(len(rows) - len(trainings)),
+        "evaluations": f"{len(rows) - len(trainings)} beside the trainings' own, {len(rows)} runs in all",
         "seconds of all trials together": f"{sum(row.seconds for row in rows):.0f}",
         "seeds": _seeds(campaign),
-        "slices": _slices(campaign),
-        "training of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.training.science().items()),
+        "test slices": _slices(campaign),
+        "training, where a method says no other": _training(campaign),
+        "operator of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.measured.items()),
         "private part at sites that did not train": campaign.chosen.test.unseen or "none asked for",
         "methods without training": "tuned on validation subjects of each tested site, whether it trained or not",
         "pooled": "as many updates as each site takes; with local_steps it sees fewer slices than all sites together",
@@ -122,7 +124,7 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
             [f"python {platform.python_version()}", *(f"{v} {metadata.version(v)}" for v in VERSIONS)]
         ),
         **{f"data of {name}": _data(shard) for name, shard in matrix.shards.items()},
-        **{f"method {one.name}": one.settings for one in matrix.methods},
+        **{f"method {one.name}": f"{one.settings}{_size(campaign, one.name)}" for one in matrix.methods},
     }
 
 
@@ -171,7 +173,7 @@ def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
     texts = {
         "index.html": page(found, computed, figures),
         "report.md": markdown(found, computed, figures),
-        "citations.bib": "\n\n".join(found.citations) + "\n",
+        "citations.bib": "\n\n".join(_bibtex(paper, k) for k, paper in enumerate(found.citations, 1)) + "\n",
         **{f"tables/{name}": text for name, text in pasted(found, computed).items()},
     }
     folder = campaign.report
@@ -207,6 +209,26 @@ def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, s
     call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
 
 
+def _bibtex(paper: str, number: int) -> str:
+    """A citation that is no BibTeX entry as one."""
+    return paper if paper.lstrip().startswith("@") else f"@misc{{fedrecon{number},\n  note = {{{paper}}}\n}}"
+
+
+def _training(campaign: StudyCampaign) -> str:
+    science = campaign.matrix.whole.training.science()
+    if science.get("local_steps") is not None:
+        science.pop("local_epochs", None)
+    return ", ".join(f"{key} {value}" for key, value in science.items())
+
+
+def _size(campaign: StudyCampaign, method: str) -> str:
+    """How many parameters a method trains."""
+    from fedrecon.platform.model import network_layout
+
+    layout = network_layout(campaign.matrix.experiment(method), campaign.matrix.shards)
+    return "" if layout is None else f" ({layout.n_shared + len(layout.private):,} parameters)"
+
+
 def _seeds(campaign: StudyCampaign) -> str:
     study = campaign.chosen
     own = [f"{name}: {', '.join(map(str, seeds))}" for name, seeds in study.seeds_of.items()]
@@ -236,6 +258,9 @@ def _machine(folder: RunFolder) -> str:
     return ", ".join(f"{device}, {threads} threads a site, {kind}" for device, threads, kind in sorted(kinds))
 
 
-def _data(shard: Any) -> str:
+def _data(shard: Shard) -> str:
     counts = ", ".join(f"{len({v.subject for v in shard.split(s)})} {s}" for s in ("train", "validation", "test"))
-    return f"{shard.content_hash[:12]}; subjects: {counts}{'; simulated k-space' if shard.simulated else ''}"
+    kinds = sorted({f"{v.shape[0]} x {v.shape[1]}, {v.n_coils} coil{'s' * (v.n_coils > 1)}" for v in shard.volumes})
+    origin = f"{shard.attributes.get('origin', 'unknown origin')}, phase {shard.phase}"
+    simulated = "; simulated k-space" if shard.simulated else "; measured k-space"
+    return f"{'; '.join(kinds)}; {origin}{simulated}; subjects: {counts}; content {shard.content_hash[:12]}"

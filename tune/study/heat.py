@@ -42,7 +42,7 @@ def sites(findings: Findings, told: Statistics) -> Figure | None:
     """Sites that trained against the tested site."""
     grid = told.grid
     trained = sorted({cell.trained_on for cell in grid.cells} - {UNTRAINED}, key=lambda one: (one != "all", one))
-    if not trained or len(grid.sites) < 2:
+    if len(trained) < 2 or len(grid.sites) < 2:  # one row says no more than the tables by site
         return None
     maps = [
         Map(method.label, trained, grid.sites, _tiles(grid, {one: (method.name, one) for one in trained}))

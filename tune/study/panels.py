@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 SITES = 2
 """Sites that are pictured: each picture is made again by every method."""
 
+CAPTION = (
+    "The middle slice of the first test volume: the image with its PSNR, a crop where the reference is sharpest, three "
+    "times the error."
+)
+
 
 def panels(campaign: StudyCampaign) -> list[Panel]:
     """One picture at each of the first sites, under the first test operator; none where pictures are not allowed.
@@ -35,11 +40,8 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
             chosen = _chosen([cell for cell in cells if cell.tested_on == site])
             first = next(iter(chosen.values()))
             title = f"{site}, {first.mask} R={first.acceleration:g}"
-            caption = "Each image with its PSNR, a crop where the reference is sharpest, three times the error. " + (
-                "; ".join(
-                    f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.learned.seed is not None
-                )
-            )
+            trained = [f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.learned.seed is not None]
+            caption = f"{CAPTION} {'; '.join(trained)}"
             found.append(Panel(title, caption, _drawn(campaign, site, chosen)))
     return found
 
@@ -87,4 +89,5 @@ def _shown(campaign: StudyCampaign, cell: Cell) -> Shown:
 
 
 def _training(cell: Cell) -> str:
-    return f"trained on {cell.learned.trained_on}"
+    with_what = f" with {cell.learned.trained_with}" if cell.learned.trained_with else ""
+    return f"trained on {cell.learned.trained_on}{with_what}, seed {cell.learned.seed}"

@@ -45,7 +45,7 @@ def in_short(findings: Findings, told: Statistics) -> dict[str, list[str]]:
         "Which method is best": list(_best(findings, told)),
         "What is lost outside of the training": list(_gaps(findings, told)),
         "Does federation pay": list(_pays(findings, told)),
-        "What cannot be said": [*_no_claims(told), *_missing(findings), *_simulated(findings)],
+        "What cannot be said": [*_no_claims(told), *_missing(findings), *_scope(findings), *_simulated(findings)],
     }
     return {title: lines for title, lines in found.items() if lines}
 
@@ -172,6 +172,27 @@ def _no_claims(told: Statistics) -> Iterable[str]:
 def _missing(findings: Findings) -> Iterable[str]:
     if n := len(findings.missing):
         yield f"{n} cell{'s are' if n > 1 else ' is'} missing: a mean that needs one is missing too."
+
+
+def _scope(findings: Findings) -> Iterable[str]:
+    """What tests over subjects do not reach."""
+    if not any(method.trains for method in findings.methods):
+        return
+    seeds: dict[str, set[int]] = {}
+    for row in findings.scores:
+        if row.seed is not None:
+            seeds.setdefault(row.method, set()).add(row.seed)
+    counts = sorted({len(own) for own in seeds.values()})
+    how_many = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
+    yield (
+        f"Tests are over subjects, of these very networks ({how_many} seed{'s' * (how_many != '1')} a method): trained "
+        "again, close methods may change places. They are of PSNR; SSIM and NMSE are in the tables."
+    )
+    if moved := [method.label for method in findings.methods if method.moved_data]:
+        yield (
+            f"{', '.join(moved)}: where it is behind, that does not say that moving data hurts; 'pooled' under What "
+            "ran says how much it trained."
+        )
 
 
 def _simulated(findings: Findings) -> Iterable[str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedrecon.tune.study.driver import StudyCampaign
 
 Call = Callable[..., Any]
+POOLED = "as many updates as each site takes; with local_steps it sees fewer slices than all sites together"
 VERSIONS = ("torch", "numpy", "ray", "mlflow")
 
 
@@ -113,7 +114,7 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         "operator of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.measured.items()),
         "private part at sites that did not train": campaign.chosen.test.unseen or "none asked for",
         "methods without training": "tuned on validation subjects of each tested site, whether it trained or not",
-        "pooled": "as many updates as each site takes; with local_steps it sees fewer slices than all sites together",
+        **({"pooled": POOLED} if any(one.moved_data for one in matrix.methods) else {}),
         "what the tests speak of": "these trained networks, over subjects; another seed may order close methods anew",
         "commits": ", ".join(_commits(campaign)) or "unknown",
         "scored": {"output": "the methods' own output"}.get(
@@ -124,7 +125,7 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
             [f"python {platform.python_version()}", *(f"{v} {metadata.version(v)}" for v in VERSIONS)]
         ),
         **{f"data of {name}": _data(shard) for name, shard in matrix.shards.items()},
-        **{f"method {one.name}": f"{one.settings}{_size(campaign, one.name)}" for one in matrix.methods},
+        **{f"parameters of {one.name}": _size(campaign, one.name) for one in matrix.methods if one.trains},
     }
 
 
@@ -226,7 +227,7 @@ def _size(campaign: StudyCampaign, method: str) -> str:
     from fedrecon.platform.model import network_layout
 
     layout = network_layout(campaign.matrix.experiment(method), campaign.matrix.shards)
-    return "" if layout is None else f" ({layout.n_shared + len(layout.private):,} parameters)"
+    return "" if layout is None else f"{layout.n_shared + len(layout.private):,}"
 
 
 def _seeds(campaign: StudyCampaign) -> str:

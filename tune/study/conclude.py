@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -81,6 +82,7 @@ def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
 def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) -> Findings:
     """What the report is made of."""
     study, matrix = campaign.chosen, campaign.matrix
+    runs = {one.digest: one.run_id for one in found}
     host = address(experiment_id, "", campaign.tracking_uri).partition("#")[0]
     simulated = [name for name, shard in matrix.shards.items() if shard.simulated]
     return Findings(
@@ -88,12 +90,12 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
         title=study.title or study.name,
         status=campaign.status(),
         methods=matrix.methods,
-        scores=found,
+        scores=[replace(one, run_id=one.digest) for one in found],  # digests keep their order in every workspace
         missing=campaign.missing(),
         facts=facts(campaign),
         citations=citations(campaign),
         panels=panels(campaign),
-        run_url=lambda run_id: f"{host}#/experiments/{experiment_id}/runs/{run_id}",
+        run_url=lambda digest: f"{host}#/experiments/{experiment_id}/runs/{runs[digest]}",
         references=study.references,
         synthetic=len(simulated) == len(matrix.shards),
     )

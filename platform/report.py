@@ -22,6 +22,11 @@ DEFINITIONS = """\
 - *output* is the method's own result, *with data consistency* is that result after the measured k-space
   samples were put back, *zero-filled* is no reconstruction at all."""
 
+SSIM_PAPER = (
+    "Wang Z, Bovik AC, Sheikh HR, Simoncelli EP. Image quality assessment: from error visibility to structural "
+    "similarity. IEEE TIP 13(4):600-612, 2004."
+)
+
 LOW_RESOLUTION = """\
 - What was measured is an image of low resolution: *with data consistency* puts its samples back, into k-space or,
   where it was made in the image, by the pseudo-inverse of the degradation; *zero-filled* is zero-padded k-space, sinc

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.experiment import Experiment
     from fedrecon.platform.tracking import Tracker
     from fedrecon.platform.workspace import RunFolder
+    from fedrecon.sites.acquisition import Acquisition
     from fedrecon.sites.wire import State
 
 
@@ -113,6 +114,12 @@ def _write_panels(tracker: Tracker, place: Path, finished: Finished, crew: Crew)
 
 def cited(experiment: Experiment) -> list[str]:
     """BibTeX of the strategy, the network or reconstructor, and the masks that ran."""
+    papers = [one.paper for one in operators(experiment)]
+    return [paper for paper in dict.fromkeys([*method_papers(experiment), *papers]) if paper]
+
+
+def method_papers(experiment: Experiment) -> list[str]:
+    """BibTeX of the strategy and the network, or of the reconstructor."""
     from fedrecon.strategies.networks import NETWORKS
 
     if experiment.trains:
@@ -120,8 +127,12 @@ def cited(experiment: Experiment) -> list[str]:
     else:
         assert experiment.classical is not None
         papers = [experiment.classical.paper]
-    papers += [experiment.operator_at(site).paper for site in ("", *experiment.measured.get("per_site", {}))]
-    return [paper for paper in dict.fromkeys(papers) if paper]
+    return [paper for paper in papers if paper]
+
+
+def operators(experiment: Experiment) -> list[Acquisition]:
+    """How its sites measure: those that are not named, and each that is."""
+    return [experiment.operator_at(site) for site in ("", *experiment.measured.get("per_site", {}))]
 
 
 def _write_weights(path: Path, finished: Finished) -> None:

@@ -24,6 +24,7 @@ class CgSense(Reconstructor):
         "Pruessmann KP, Weiger M, Boernert P, Boesiger P. Advances in sensitivity encoding with arbitrary k-space "
         "trajectories. MRM 46(4):638-651, 2001."
     )
+    needs_coils: ClassVar[bool] = True
 
     weight: float = Field(default=0.001, ge=0.0, allow_inf_nan=False)
     iterations: int = Field(default=30, ge=1)

@@ -23,6 +23,7 @@ class Grappa(Completion):
         "Griswold MA, Jakob PM, Heidemann RM, et al. Generalized autocalibrating partially parallel acquisitions "
         "(GRAPPA). MRM 47(6):1202-1210, 2002."
     )
+    needs_coils: ClassVar[bool] = True
 
     weight: float = Field(default=0.01, ge=1e-9, allow_inf_nan=False)
     kernel_y: int = Field(default=5, ge=1, le=7, description="odd")

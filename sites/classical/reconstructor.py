@@ -18,11 +18,13 @@ class Reconstructor(Plugin, ABC):
 
     Attributes:
         needs_low: it enlarges the low-resolution image, so it is for super-resolution alone.
+        needs_coils: with one coil it has nothing to go by.
         needs_kspace: it fills in k-space, so it is not for images of low resolution that are no part of k-space.
     """
 
     paper: ClassVar[str] = ""
     needs_low: ClassVar[bool] = False
+    needs_coils: ClassVar[bool] = False
     needs_kspace: ClassVar[bool] = False
     phase: bool = True
 

@@ -51,7 +51,7 @@ def signed_rank(differences: Array) -> float:
 class Paired:
     """What differences of subjects say; None where subjects are too few for a claim."""
 
-    median: float
+    mean: float
     effect: float
     low: float | None
     high: float | None
@@ -60,11 +60,11 @@ class Paired:
 
 @cache
 def paired(differences: tuple[float, ...], strata: tuple[str, ...]) -> Paired:
-    """Median, effect and test of paired differences; the same pairs come again in many tables."""
+    """Mean over strata, effect and test of paired differences; the same pairs come again in many tables."""
     values = np.array(differences)
-    low, high = median_interval(values, strata) or (None, None)
+    low, high = means_interval(differences, strata) or (None, None)
     p = signed_rank(values) if len(values) >= MIN_SUBJECTS else None
-    return Paired(float(np.median(values)), rank_biserial(values), low, high, p)
+    return Paired(over_strata(values, strata), rank_biserial(values), low, high, p)
 
 
 @cache
@@ -80,13 +80,9 @@ def means_interval(scores: tuple[float, ...], strata: tuple[str, ...]) -> tuple[
     return _percentiles(np.asarray(drawn))
 
 
-def median_interval(values: Array, strata: Sequence[str]) -> tuple[float, float] | None:
-    """The same of the median over all subjects, drawn within strata."""
-    groups = _strata(strata)
-    if len(values) < MIN_SUBJECTS or min(map(len, groups)) < MIN_AT_A_SITE:
-        return None
-    drawn = [values[own][_draws(len(own), at)] for at, own in enumerate(groups)]
-    return _percentiles(np.median(np.concatenate(drawn, axis=1), axis=1))
+def over_strata(values: Array, strata: Sequence[str]) -> float:
+    """The unweighted mean over strata of the means over their values."""
+    return float(np.mean([values[own].mean() for own in _strata(strata)]))
 
 
 def _strata(strata: Sequence[str]) -> list[list[int]]:

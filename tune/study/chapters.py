@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from fedrecon.platform.report import DEFINITIONS
 from fedrecon.tune.study import tabular
 from fedrecon.tune.study.arithmetic import MIN_AT_A_SITE, MIN_SUBJECTS, RESAMPLES
+from fedrecon.tune.study.citing import bibtex, cited
 from fedrecon.tune.study.claims import Statistics
 from fedrecon.tune.study.document import Code, Document, Part, Picture, Section, Table, Words, grid, plain
-from fedrecon.tune.study.figures import caption
 from fedrecon.tune.study.findings import METRICS, MOVED, PUBLISHED, Findings
 from fedrecon.tune.study.latex import latex
 from fedrecon.tune.study.words import in_short
 
+TERMS = """\
+- *Scanned with*: how the test subjects were measured: the mask that undersamples k-space and its acceleration R.
+  *Trained with*: the same of the training. A method without training, or a prior, knows no such operator.
+- *At hospitals that trained*: the test subjects are new, but other subjects of their hospital trained. *At hospitals
+  that did not train*: nobody of that hospital did.
+- *The base*: what all methods share; each method's settings under What ran are what differs from it.
+- *Level with the best*: the test finds no difference, which is no proof that there is none."""
 HOW = f"""\
 - The unit is the subject, never the slice: of each subject the mean over seeds is taken, of each site the mean over
   its subjects, and the mean over sites is unweighted, so a hospital with many patients counts as one.
@@ -24,7 +31,8 @@ HOW = f"""\
 - Methods are compared over the subjects that both have, by Wilcoxon's signed-rank test, two-sided, with Holm's
   correction over all comparisons of one table. With fewer than {MIN_SUBJECTS} subjects no p-value is given: with 6 a
   test can just reach .05, with a correction never. The effect size is the matched-pairs rank-biserial correlation: 1
-  where the method is ahead for every subject, −1 where it is behind for every one.
+  where the method is ahead for every subject, −1 where it is behind for every one. The difference shown with it is
+  the mean over sites, as in the tables; the test is about ranks, and where the two disagree the table says so.
 - The best of a condition is chosen by the same subjects that it is tested with, so its lead is a little too favourable.
 - Not significant does not mean equal: of few subjects and many comparisons nothing can be significant, and the table
   says so.
@@ -35,18 +43,17 @@ PASTE = "Tables to paste"
 NO_LOCAL = "No method of this study is local training, so nothing can be said."
 
 
-def document(findings: Findings, told: Statistics, figures: Mapping[str, bytes]) -> Document:
+def document(findings: Findings, told: Statistics, figures: Sequence[Picture]) -> Document:
     """What the report says, chapter by chapter."""
-    pictures = {name: Picture(name, _caption(findings, name), png) for name, png in figures.items()}
 
     def drawn(*kinds: str) -> list[Part]:
-        return [one for name, one in pictures.items() if name.startswith(kinds)]
+        return [one for one in figures if one.name.startswith(kinds)]
 
     groups = list(enumerate(told.tables, 1))
     gaps = tabular.gaps(findings, told)
     paid = tabular.payoffs(findings, told)
     sections = [
-        Section("In short", _short(findings, told)),
+        Section("In short", [*_short(findings, told), *_reading(findings)]),
         Section("Scores", [Words(tabular.OF_SCORES), *_scores(findings, told)]),
         Section(
             "Scores by site",
@@ -58,27 +65,32 @@ def document(findings: Findings, told: Statistics, figures: Mapping[str, bytes])
         Section("Does federation pay?", [*drawn("gains"), paid] if paid else [Words(NO_LOCAL)]),
         Section("Missing cells", _missing(findings)),
         Section("What ran", [_methods(findings), *_facts(findings)]),
-        Section("How to read the scores", [*_marks(findings), _listed(DEFINITIONS), _listed(HOW)]),
         Section(PASTE, list(_pasted(findings, told))),
-        Section("Cite what ran", [Code("BibTeX", "\n\n".join(dict.fromkeys(findings.citations)), "bibtex")]),
+        Section("Cite what ran", _cited(findings)),
     ]
     facts = {"study": findings.study, "status": findings.status, "sites": _sites(told)}
     return Document(findings.title, facts, sections if findings.citations else sections[:-1])
 
 
-def _caption(findings: Findings, name: str) -> str:
-    if not name.startswith("panel-"):
-        return caption(name)
-    panel = findings.panels[int(name.removeprefix("panel-")) - 1]
-    return f"{panel.title}. {panel.caption}"
-
-
 def _short(findings: Findings, told: Statistics) -> list[Part]:
-    several = any(told.overall(group) is None for group in told.tables)
-    choices: list[Part] = [tabular.use(findings, told, True)]
-    choices += [tabular.use(findings, told, False)] if several else []
     short = [Words(title, lines, short=True) for title, lines in in_short(findings, told).items()]
-    return [*short, *choices]
+    return [*short, tabular.use(findings, told)]
+
+
+def _reading(findings: Findings) -> list[Part]:
+    """What the words and numbers mean."""
+    kinds = {
+        "The words of this report": [*_listed(TERMS), *_marks(findings)],
+        "The scores": _listed(DEFINITIONS),
+        "Means, spreads and tests": _listed(HOW),
+    }
+    return [Words(title, points, folded=True) for title, points in kinds.items()]
+
+
+def _cited(findings: Findings) -> list[Part]:
+    rows = [[plain(cited(paper)), plain(", ".join(used))] for paper, used in findings.citations.items()]
+    entries = "\n\n".join(bibtex(paper, at) for at, paper in enumerate(findings.citations, 1))
+    return [Table("What to cite for what", ("work", "for"), rows), Code("BibTeX", entries, "bibtex")]
 
 
 def _scores(findings: Findings, told: Statistics) -> list[Part]:
@@ -126,18 +138,18 @@ def _facts(findings: Findings) -> list[Part]:
     return [Table("Facts", ("", ""), rows)] if rows else []
 
 
-def _marks(findings: Findings) -> list[Part]:
+def _marks(findings: Findings) -> list[str]:
     points = [
         f"{MOVED}: data were moved to one place. It is a control, not federated, and never counts as the best here.",
         f"{PUBLISHED}: private parts of networks left their sites.",
     ]
     if findings.synthetic:
         points.append("Simulated data: k-space was made from a phantom or from magnitude images.")
-    return [Words(points=points)]
+    return points
 
 
-def _listed(bullets: str) -> Words:
-    return Words(points=[" ".join(one.split()) for one in bullets.removeprefix("- ").split("\n- ")])
+def _listed(bullets: str) -> list[str]:
+    return [" ".join(one.split()).replace("*", "") for one in bullets.removeprefix("- ").split("\n- ")]
 
 
 def _pasted(findings: Findings, told: Statistics) -> Iterable[Part]:
@@ -148,4 +160,5 @@ def _pasted(findings: Findings, told: Statistics) -> Iterable[Part]:
 
 
 def _sites(told: Statistics) -> str:
-    return ", ".join(f"{site} ({told.subjects.get(site, 0)} subjects)" for site in told.sites)
+    counts = {site: told.subjects.get(site, 0) for site in told.sites}
+    return ", ".join(f"{site} ({n} subject{'s' * (n != 1)})" for site, n in counts.items())

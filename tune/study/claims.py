@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedrecon.tune.study.arithmetic import ALPHA, holm, paired
+import numpy as np
+
+from fedrecon.tune.study.arithmetic import ALPHA, holm, over_strata, paired
 from fedrecon.tune.study.conditions import Grid, Group, Operator
 from fedrecon.tune.study.samples import Estimate, Sample, Subject
 
@@ -21,7 +23,8 @@ class Comparison:
 
     Attributes:
         operator: None is the mean over all. site: empty where subjects of all sites are pooled.
-        differences: by subject. median, low, high: of them, with a 95 % bootstrap interval.
+        differences: by subject. mean, low, high: over sites of the means over their subjects, with a 95 % bootstrap
+            interval.
         effect: matched-pairs rank-biserial correlation.
         p, p_holm: Wilcoxon's signed-rank test, two-sided; None where subjects are too few for a claim.
         missing: why subjects are left out. left_out: their sites.
@@ -33,7 +36,7 @@ class Comparison:
     method: str
     reference: str
     differences: tuple[tuple[Subject, float], ...]
-    median: float | None = None
+    mean: float | None = None
     low: float | None = None
     high: float | None = None
     effect: float | None = None
@@ -52,29 +55,63 @@ class Comparison:
         """After Holm's correction."""
         return self.p_holm is not None and self.p_holm < ALPHA
 
+    @property
+    def ahead(self) -> bool:
+        """Whether the method is ahead by ranks, which is what is tested; its mean can say otherwise."""
+        return (self.effect or 0.0) > 0
+
+    @property
+    def split(self) -> bool:
+        """Whether ranks and mean disagree about who is ahead."""
+        return self.ahead != ((self.mean or 0.0) > 0)
+
 
 @dataclass(frozen=True)
-class Choice:
-    """What is best in a condition, of the methods that moved no data.
+class Candidate:
+    """What can be chosen: a method, and where trainings differ in their operator one of these.
 
     Attributes:
-        others: every other such method minus the best, tested; the best mean first.
+        group: whose table has its scores. trained_with: empty where there is nothing to tell apart.
     """
 
     group: Group
+    method: str
+    trained_with: str = ""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A candidate minus the best, tested."""
+
+    candidate: Candidate
+    test: Comparison
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is best where and for the operator that is scanned with, of the methods that moved no data.
+
+    Attributes:
+        place: a group without its training's operator: all trainings of this kind are candidates.
+        best: the highest mean PSNR. others: every other such candidate, the best mean first.
+        in_ssim: the highest mean SSIM.
+    """
+
+    place: Group
     operator: Operator | None
-    best: str
-    others: tuple[Comparison, ...]
+    best: Candidate
+    others: tuple[Rival, ...]
+    in_ssim: Candidate
 
     @property
-    def level(self) -> tuple[str, ...]:
-        """Methods that cannot be told from the best: only where a claim can be made about them."""
-        return tuple(one.method for one in self.others if one.p_holm is not None and not one.significant)
+    def level(self) -> tuple[Candidate, ...]:
+        """Those that cannot be told from the best: only where a claim can be made about them."""
+        return tuple(one.candidate for one in self.others if one.test.p_holm is not None and not one.test.significant)
 
     @property
-    def untold(self) -> tuple[str, ...]:
-        """Methods about which no claim can be made: too few subjects in common."""
-        return tuple(one.method for one in self.others if one.p_holm is None)
+    def untold(self) -> tuple[Candidate, ...]:
+        """Those about which no claim can be made: too few subjects in common."""
+        return tuple(one.candidate for one in self.others if one.test.p_holm is None)
 
 
 @dataclass(frozen=True)
@@ -123,7 +160,7 @@ class Statistics:
         grid: the cells that all is made of.
         tables: one a group. estimates: of each metric, by place.
         references: methods that all others are compared with. why: a word on each.
-        tests, site_tests, choices: by group, each one family for Holm's correction.
+        tests, site_tests: by group, each one family for Holm's correction; choices: the same by place.
     """
 
     grid: Grid
@@ -149,6 +186,12 @@ class Statistics:
         """What stands for all operators of a group: None, or the only one."""
         return next(iter(self.tables[group]))
 
+    def own_operators(self, group: Group) -> bool:
+        """Whether sites are tested under different operators, each under its own."""
+        tables = [table for operator, table in self.tables[group].items() if operator is not None]
+        sites = {frozenset(site for one in table.values() for site in (*one.sites, *one.missing)) for table in tables}
+        return len(sites) > 1
+
     def operators(self, group: Group) -> list[Operator]:
         """The test operators of a group."""
         return [one for one in self.tables[group] if one is not None]
@@ -170,8 +213,12 @@ def compared(
     blank = Comparison(group, operator, site, *names, found, missing=missing, left_out=left_out)
     if not shared:
         return blank
-    told = paired(tuple(value for _, value in found), tuple(site for (site, _), _ in found))
-    return replace(blank, median=told.median, low=told.low, high=told.high, effect=told.effect, p=told.p)
+    tested = paired(tuple(value for _, value in found), tuple(site for (site, _), _ in found))
+    blank = replace(blank, effect=tested.effect, p=tested.p)
+    if len(found) < len(shared):  # who was scanned at several sites is no independent draw
+        each = np.array([one[who] - other[who] for who in shared])
+        return replace(blank, mean=over_strata(each, [site for site, _ in shared]))
+    return replace(blank, mean=tested.mean, low=tested.low, high=tested.high)
 
 
 def people(found: Sequence[tuple[Subject, float]]) -> tuple[tuple[Subject, float], ...]:

@@ -70,10 +70,8 @@ def _print(result: StudyResult, as_json: bool) -> int:
         for number, (name, status) in enumerate(result.trials):
             print(f"{number:4d}  {status.lower():8}  {name}")
     for one in result.missing[:10] if result.status != "planned" else ():
-        place = f"{one['mask']} R={one['acceleration']:g}"
-        print(
-            f"missing: {one['method']} trained on {one['trained_on']}, at {one['tested_on']}, {place}: {one['reason']}"
-        )
+        where = f"trained on {one['trained_on']}, at {one['tested_on']}, {one['operator']}"
+        print(f"missing: {one['method']} {where}: {one['reason']}")
     if len(result.missing) > 10 and result.status != "planned":
         print(f"missing: {len(result.missing) - 10} more cells")
     print(f"\n{result.study}: {result.status}; {result.trainings} trainings, {result.evaluations} evaluations")
@@ -90,7 +88,7 @@ def _table(result: StudyResult) -> str:
         if tuple(cell[key] for key in PLACE) in lacking:
             continue
         noise = f" noise {cell['noise']:g}" if cell["noise"] != 1 else ""
-        column = f"{cell['mask']} R={cell['acceleration']:g}{noise}"
+        column = result.operators[cell["mask"], cell["acceleration"]] + noise
         columns[column] = None
         key = (cell["method"], f"{cell['trained_on']} > {cell['tested_on']}")
         rows.setdefault(key, {}).setdefault(column, []).append(cell["psnr"])

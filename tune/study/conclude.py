@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform import atomic, tables
 from fedrecon.platform.cohort import n_slices
 from fedrecon.platform.course import TRACKING_EXPERIMENT
-from fedrecon.platform.results import cited
 from fedrecon.platform.tracking import STUDIES, run_store
 from fedrecon.platform.workspace import RunFolder
 from fedrecon.tune.board import ENDED
 from fedrecon.tune.conclude import address, charts
 from fedrecon.tune.study import dataset
+from fedrecon.tune.study.citing import bibtex, citations
 from fedrecon.tune.study.findings import Findings, Score
 from fedrecon.tune.study.panels import panels
 
 if TYPE_CHECKING:
     from fedrecon.sites.shard import Shard
     from fedrecon.tune.study.driver import StudyCampaign
+    from fedrecon.tune.study.plan import Matrix
 
 Call = Callable[..., Any]
 POOLED = "as many updates as each site takes; with local_steps it sees fewer slices than all sites together"
@@ -93,12 +94,22 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
         scores=[replace(one, run_id=one.digest) for one in found],  # digests keep their order in every workspace
         missing=campaign.missing(),
         facts=facts(campaign),
-        citations=citations(campaign),
+        citations=citations(matrix),
         panels=panels(campaign),
         run_url=lambda digest: f"{host}#/experiments/{experiment_id}/runs/{runs[digest]}",
         references=study.references,
+        notes=list(notes(matrix)),
         synthetic=len(simulated) == len(matrix.shards),
     )
+
+
+def notes(matrix: Matrix) -> Iterator[str]:
+    """What a reader must know of these methods at these sites."""
+    experiments = {one.name: matrix.experiment(one.name) for one in matrix.methods}
+    coils = [name for name, one in experiments.items() if one.classical is not None and one.classical.needs_coils]
+    single = [name for name, shard in matrix.shards.items() if {volume.n_coils for volume in shard.volumes} == {1}]
+    if coils and single:
+        yield f"At {', '.join(single)} there is one coil: {', '.join(coils)} have nothing to go by there."
 
 
 def facts(campaign: StudyCampaign) -> dict[str, str]:
@@ -129,16 +140,6 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         **{f"data of {name}": _data(shard) for name, shard in matrix.shards.items()},
         **{f"parameters of {one.name}": _size(campaign, one.name) for one in matrix.methods if one.trains},
     }
-
-
-def citations(campaign: StudyCampaign) -> list[str]:
-    """Whom to cite for the methods, and for the masks of training and test."""
-    found: dict[str, None] = {}
-    for trial in campaign.matrix.trials:
-        one = trial.experiment
-        papers = [*cited(one), one.tested_at("").paper]
-        found |= dict.fromkeys(paper for paper in papers if paper)
-    return list(found)
 
 
 def view(name: str) -> dict[str, Any]:
@@ -176,17 +177,17 @@ def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
     texts = {
         "index.html": page(found, computed, figures),
         "report.md": markdown(found, computed, figures),
-        "citations.bib": "\n\n".join(_bibtex(paper, k) for k, paper in enumerate(found.citations, 1)) + "\n",
+        "citations.bib": "\n\n".join(bibtex(paper, k) for k, paper in enumerate(found.citations, 1)) + "\n",
         **{f"tables/{name}": text for name, text in pasted(found, computed).items()},
     }
     folder = campaign.report
     for old in ("figures", "tables"):
         shutil.rmtree(folder / old, ignore_errors=True)
-    for name, png in figures.items():
-        atomic.write_bytes(folder / "figures" / f"{name}.png", png)
+    for one in figures:
+        atomic.write_bytes(folder / "figures" / f"{one.name}.png", one.png)
     for name, text in texts.items():
         atomic.write_text(folder / name, text)
-    names = [*texts, *(f"figures/{name}.png" for name in figures)]
+    names = [*texts, *(f"figures/{one.name}.png" for one in figures)]
     return [(folder / name, str(Path("report", name).parent)) for name in names]
 
 
@@ -210,11 +211,6 @@ def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, s
     entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
     done = not board.count("WAITING", "RUNNING")
     call("write", opening, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
-
-
-def _bibtex(paper: str, number: int) -> str:
-    """A citation that is no BibTeX entry as one."""
-    return paper if paper.lstrip().startswith("@") else f"@misc{{fedrecon{number},\n  note = {{{paper}}}\n}}"
 
 
 def _training(campaign: StudyCampaign) -> str:

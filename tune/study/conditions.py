@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedrecon.tune.study.findings import METRICS, UNTRAINED, Findings, Missing, Score
+from fedrecon.tune.study.findings import LEFT_OUT, METRICS, UNTRAINED, Findings, Missing, Score
 from fedrecon.tune.study.samples import Sample, Seed, absent, averaged, joined
 
 _COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -17,13 +17,19 @@ _COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 
 @dataclass(frozen=True, order=True)
 class Operator:
-    """A test operator."""
+    """A test operator; ``label`` is its name in words."""
 
     mask: str
     acceleration: float
+    label: str
 
     def __str__(self) -> str:
-        return f"{self.mask} R={self.acceleration:g}"
+        return self.label
+
+    @classmethod
+    def of(cls, one: Score | Missing) -> Operator:
+        """That a score, or a missing one, is of."""
+        return cls(one.mask, one.acceleration, one.operator)
 
 
 @dataclass(frozen=True, order=True)
@@ -60,29 +66,20 @@ class Group:
         return f"{self.where} ({self.how})"
 
 
-def kind(trained_on: str, n_sites: int = 0) -> str:
+def kind(trained_on: str, n_sites: int) -> str:
     """The kind of a training: how many sites, whichever they are."""
     base, limit = parted(trained_on)
     if base in (UNTRAINED, "all"):
         return base + limit
-    if base.startswith("all but "):
-        return f"all but {_counted(len(named(base)))}{limit}"
-    n = n_sites or len(named(base))
-    return f"one site{limit}" if n == 1 else f"{_counted(n)} sites{limit}"
+    if base.startswith(LEFT_OUT):
+        return f"all but one{limit}"
+    return f"one site{limit}" if n_sites == 1 else f"{_counted(n_sites)} sites{limit}"
 
 
 def parted(trained_on: str) -> tuple[str, str]:
     """Which sites trained, and `` (8 slices a site)`` where the study varies how much each gives."""
     base, opened, limit = trained_on.partition(" (")
     return base, opened + limit
-
-
-def named(trained_on: str) -> list[str]:
-    """The sites that ``trained_on`` names."""
-    text = parted(trained_on)[0].removeprefix("all but ")
-    for joint in (" and ", " + ", "+", ";"):
-        text = text.replace(joint, ",")
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _counted(n: int) -> str:
@@ -109,8 +106,11 @@ class Grid:
         self.methods = [method.name for method in findings.methods]
         self.sites = sorted({row.tested_on for row in findings.scores} | {one.tested_on for one in findings.missing})
         self.first = {cell: own[0] for cell, own in rows.items()}
-        self._kinds = {row.trained_on: kind(row.trained_on, row.n_sites) for row in findings.scores}
-        gone = _missing(findings.missing, rows)
+        planned: list[Score | Missing] = [*findings.missing, *findings.scores]
+        self._of = {_cell(one): one for one in planned}
+        gone = _missing(findings.missing)
+        self.schooled = {cell.method for cell in self._of if cell.trained_with}
+        """Methods whose training knows an operator."""
         self.subjects = _subjects(findings.scores)
         seeds = _seeds(findings.scores)
         self.cells = {
@@ -123,19 +123,15 @@ class Grid:
 
     def seen(self, cell: Cell) -> bool:
         """Whether the tested site trained."""
-        if cell in self.first:
-            return self.first[cell].seen_site
-        if parted(cell.trained_on)[0] == "all":
-            return True
-        return (cell.tested_on in named(cell.trained_on)) != cell.trained_on.startswith("all but ")
+        return self._of[cell].seen_site
 
     def kind(self, cell: Cell) -> str:
         """The kind of its training."""
-        return self._kinds.get(cell.trained_on) or kind(cell.trained_on)
+        return kind(cell.trained_on, self._of[cell].n_sites)
 
     def seen_operator(self, cell: Cell) -> bool:
         """Whether it is tested under its training's own operator."""
-        return self.first[cell].seen_operator if cell in self.first else str(cell.operator) == cell.trained_with
+        return self._of[cell].seen_operator
 
     def groups(self) -> dict[Group, dict[Operator, dict[str, Sample]]]:
         """Of each group and operator the sample of every method that has any; over the same sites for all."""
@@ -144,7 +140,7 @@ class Grid:
         for cell in trained:
             found[self._group(cell)].append(cell)
         for group in [one for one in found if not one.trained_with]:
-            twins = [one for one in found if one.trained_with and _bare(one) == group]
+            twins = [one for one in found if one.trained_with and bare(one) == group]
             for twin in twins:  # a prior knows no operator: it is compared with each training that does
                 found[twin] += found[group]
             if twins:
@@ -189,12 +185,15 @@ class Grid:
         return averaged([self.cells[cell] for cell in here])
 
 
+def _cell(one: Score | Missing) -> Cell:
+    return Cell(one.method, one.trained_on, one.trained_with, one.tested_on, Operator.of(one), one.noise)
+
+
 def _by_cell(scores: Iterable[Score]) -> dict[Cell, list[Score]]:
     rows: dict[Cell, list[Score]] = defaultdict(list)
     known: set[tuple[Cell, Seed, str]] = set()
     for row in sorted(scores, key=lambda row: (row.subject, -1 if row.seed is None else row.seed)):
-        operator = Operator(row.mask, row.acceleration)
-        cell = Cell(row.method, row.trained_on, row.trained_with, row.tested_on, operator, row.noise)
+        cell = _cell(row)
         if (cell, row.seed, row.subject) in known:
             raise ValueError(f"two scores of subject '{row.subject}', seed {row.seed}, in {cell}")
         known.add((cell, row.seed, row.subject))
@@ -242,20 +241,11 @@ def _subjects(scores: Iterable[Score]) -> dict[str, list[str]]:
     return {site: sorted(names) for site, names in found.items()}
 
 
-def _missing(missing: Iterable[Missing], rows: Iterable[Cell]) -> dict[Cell, dict[Seed, str]]:
-    """Reasons by cell and seed; a training's operator that is not told is any that others were tested with."""
-    rows = list(rows)
-    schemes: dict[str, set[str]] = defaultdict(set)
-    for cell in rows:
-        schemes[cell.method].add(cell.trained_with)
-    tested = {(cell.trained_on, cell.trained_with, cell.tested_on, cell.operator, cell.noise) for cell in rows}
+def _missing(missing: Iterable[Missing]) -> dict[Cell, dict[Seed, str]]:
+    """Reasons by cell and seed."""
     found: dict[Cell, dict[Seed, str]] = defaultdict(dict)
     for one in sorted(missing, key=lambda one: (one.reason, -1 if one.seed is None else one.seed)):
-        where = (one.tested_on, Operator(one.mask, one.acceleration), one.noise)
-        known = sorted(schemes[one.method]) or [""]
-        told = known if one.trained_with is None else [one.trained_with]
-        for scheme in [scheme for scheme in told if (one.trained_on, scheme, *where) in tested] or told:
-            found[Cell(one.method, one.trained_on, scheme, *where)].setdefault(one.seed, one.reason)
+        found[_cell(one)].setdefault(one.seed, one.reason)
     return found
 
 
@@ -263,7 +253,8 @@ def _told(reasons: dict[Seed, str]) -> str:
     return "; ".join(dict.fromkeys(reasons.values()))
 
 
-def _bare(group: Group) -> Group:
+def bare(group: Group) -> Group:
+    """A group without its training's operator."""
     return Group(group.kind, "", group.noise, group.seen)
 
 

@@ -43,20 +43,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph, or with ``points`` a list; ``short`` is what a reader sees first."""
+    """A paragraph, or with ``points`` a list; ``short`` is what a reader sees first, ``folded`` shown on demand."""
 
     text: str = ""
     points: Sequence[str] = ()
     short: bool = False
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure by its name, or a panel."""
+    """A figure by its name, or a panel, and the runs that it is from."""
 
     name: str
     caption: str
     png: bytes
+    runs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,11 @@ def signed(value: float, shown: str) -> str:
 
 
 def runs(whole: Document) -> list[str]:
-    """All runs that any table is from, sorted: rows name them by their place here."""
-    tables = [part for section in whole.sections for part in section.parts if isinstance(part, Table)]
-    return sorted({run for table in tables for row in table.runs for run in row})
+    """All runs that any table or figure is from, sorted: these name them by their place here."""
+    parts = [part for section in whole.sections for part in section.parts]
+    own = [row for part in parts if isinstance(part, Table) for row in part.runs]
+    own += [part.runs for part in parts if isinstance(part, Picture)]
+    return sorted({run for one in own for run in one})
 
 
 def grid(table: Table, links: Callable[[Sequence[str]], str] | None = None) -> str:

@@ -32,7 +32,7 @@ class StudyResult:
         cells: one for each method, training, site, operator and seed: means over the site's subjects.
         report: the folder with the page. url: of the study's runs in MLflow.
         trials: by name and status, in the plan's order. marks: of methods that moved data or published private parts.
-            Both are no part of the JSON.
+        operators: in words, by mask and acceleration. These three are no part of the JSON.
     """
 
     study: str
@@ -45,13 +45,14 @@ class StudyResult:
     url: str | None = None
     trials: Sequence[tuple[str, str]] = ()
     marks: Mapping[str, str] = field(default_factory=dict)
+    operators: Mapping[tuple[str, float], str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types."""
         own = {
             one.name: getattr(self, one.name)
             for one in dataclasses.fields(self)
-            if one.name not in ("url", "trials", "marks")
+            if one.name not in ("url", "trials", "marks", "operators")
         }
         return {**own, "missing": list(self.missing), "cells": list(self.cells), "report": str(self.report)}
 
@@ -199,6 +200,7 @@ class StudyCampaign(Campaign):
             self.chosen.name, status, shape.trainings, evaluations, missing, cells, self.report, self.url,
             [(row.trial.name, row.status) for row in self.board.rows],
             {one.name: one.label.removeprefix(one.name) for one in self.matrix.methods},
+            {(cell.mask, cell.acceleration): cell.operator for cell in self.matrix.cells},
         )  # fmt: skip
 
 
@@ -233,8 +235,10 @@ def _on(one: Score | Missing, several_operators: bool) -> str:
 def _missing(cell: Cell, reason: str) -> Missing:
     one = cell.learned
     return Missing(
-        one.method, one.trained_on, cell.tested_on, cell.mask, cell.acceleration, cell.noise, one.seed, reason,
-        one.trained_with,
+        method=one.method, trained_on=one.trained_on, trained_with=one.trained_with, n_sites=one.n_sites,
+        seed=one.seed, tested_on=cell.tested_on, mask=cell.mask, acceleration=cell.acceleration,
+        operator=cell.operator, noise=cell.noise, seen_site=cell.seen_site, seen_operator=cell.seen_operator,
+        reason=reason,
     )  # fmt: skip
 
 

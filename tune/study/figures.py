@@ -14,6 +14,7 @@ from fedrecon.tune.study.arithmetic import MIN_SUBJECTS
 from fedrecon.tune.study.bars import legend
 from fedrecon.tune.study.claims import Statistics
 from fedrecon.tune.study.conditions import Group, Operator
+from fedrecon.tune.study.document import Picture
 from fedrecon.tune.study.findings import MARKS, Findings, shortened
 
 if TYPE_CHECKING:
@@ -30,34 +31,48 @@ CAPTIONS = {
     "gains-sites": "The gain over local training against the number of sites that trained.",
     "gains-slices": "The gain over local training against the training slices of a site.",
 }
+BARS = {
+    "gaps": bars.gaps,
+    "gains": bars.gains,
+    "gains-sites": bars.against_sites,
+    "gains-slices": bars.against_slices,
+}
 BUDGET = 900_000
 """Bytes of all figures: boxes of further conditions are left out where they would be more."""
 _COLUMNS = 4
 
 
-def draw(findings: Findings, told: Statistics) -> dict[str, bytes]:
-    """PNGs by name, in the report's order, with the panels; the same findings give the same bytes."""
-    drawn: dict[str, Figure | None] = {
-        "map-sites": heat.sites(findings, told),
-        "map-operators": heat.operators(findings, told),
-    }
+def draw(findings: Findings, told: Statistics) -> list[Picture]:
+    """All pictures in the report's order, with the panels; the same findings give the same bytes."""
+    everything = sorted({run for one in told.grid.cells.values() for run in one.runs})
+    trained = sorted({row.run_id for row in findings.scores if findings.method(row.method).trains})
+    drawn: list[tuple[str, str, Sequence[str], Figure | None]] = [
+        ("map-sites", CAPTIONS["map-sites"], everything, heat.sites(findings, told)),
+        ("map-operators", CAPTIONS["map-operators"], everything, heat.operators(findings, told)),
+    ]
     for at, (words, groups) in enumerate(_alike(told), 1):
-        drawn[f"curve-{at}"] = _curve(findings, told, words, groups)
-    drawn["gaps"] = bars.gaps(findings, told)
-    drawn["gains"] = bars.gains(findings, told)
-    drawn["gains-sites"] = bars.against_sites(findings, told)
-    drawn["gains-slices"] = bars.against_slices(findings, told)
-    small = {name: _small(png(figure)) for name, figure in drawn.items() if figure is not None}
+        runs = sorted({run for group in groups for run in group_runs(told, group)})
+        drawn.append((f"curve-{at}", f"{CAPTIONS['curve']} {words}.", runs, _curve(findings, told, words, groups)))
+    for name, draws in BARS.items():
+        drawn.append((name, CAPTIONS[name], trained, draws(findings, told)))
+    found = [
+        Picture(name, words, _small(png(figure)), runs) for name, words, runs, figure in drawn if figure is not None
+    ]
     for at, group in enumerate(told.tables, 1):
-        if sum(map(len, small.values())) < BUDGET:
-            small[f"box-{at}"] = _small(png(_boxes(findings, told, group)))
-    return small | {f"panel-{at}": panel.png for at, panel in enumerate(findings.panels, 1)}
+        if sum(len(one.png) for one in found) < BUDGET:
+            boxes = _small(png(_boxes(findings, told, group)))
+            words = f"{CAPTIONS['box']} {str(group)[0].upper()}{str(group)[1:]}."
+            found.append(Picture(f"box-{at}", words, boxes, group_runs(told, group)))
+    return found + [
+        Picture(f"panel-{at}", f"{panel.title}. {panel.caption}", panel.png, panel.runs)
+        for at, panel in enumerate(findings.panels, 1)
+    ]
 
 
-def caption(name: str) -> str:
-    """What a figure shows."""
-    kind = name.rstrip("0123456789").rstrip("-")
-    return CAPTIONS.get(name, CAPTIONS.get(kind, name))
+def group_runs(told: Statistics, group: Group) -> list[str]:
+    """All runs behind a group's table."""
+    tables = told.tables[group].values()
+    return sorted({run for samples in tables for sample in samples.values() for run in sample.runs})
 
 
 def _small(picture: bytes) -> bytes:
@@ -98,7 +113,10 @@ def _alike(told: Statistics) -> list[tuple[str, list[Group]]]:
     found: dict[tuple[object, ...], list[Group]] = {}
     for group in told.tables:
         found.setdefault((group.kind, group.trained_with, group.seen), []).append(group)
-    return [(f"{own[0].where}: {own[0].how.split(', noise')[0]}", own) for own in found.values()]
+    return [
+        (f"{own[0].where[0].upper()}{own[0].where[1:]} ({own[0].how.split(', noise')[0]})", own)
+        for own in found.values()
+    ]
 
 
 def _curve(findings: Findings, told: Statistics, words: str, groups: Sequence[Group]) -> Figure | None:
@@ -113,7 +131,7 @@ def _curve(findings: Findings, told: Statistics, words: str, groups: Sequence[Gr
         return None
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
-    text = f"PSNR, {words}. Mean over sites; bands: 95 % interval over subjects.{marks(findings)}"
+    text = f"PSNR. {words}. Mean over sites; bands: 95 % interval over subjects.{marks(findings)}"
     figure = canvas("PSNR against acceleration", text, 1.0 + 3.9 * lines)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for ax in list(grid.flat)[len(panels) :]:
@@ -129,7 +147,7 @@ def _curve(findings: Findings, told: Statistics, words: str, groups: Sequence[Gr
         ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
         ax.set_xticks([operator.acceleration for operator in own])
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.set_xlabel("acceleration")
+        ax.set_xlabel("acceleration" if " R=" in str(own[0]) else "scale")
     grid[0, 0].set_ylabel("PSNR (dB)")
     legend(figure, findings, there)
     return figure

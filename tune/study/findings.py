@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 UNTRAINED = "nothing"
 """``trained_on`` of a method without training."""
+LEFT_OUT = "all but "
+"""How ``trained_on`` begins where one site did not train."""
 METRICS = ("psnr", "ssim", "nmse")
 MOVED, PUBLISHED = "†", "‡"
 MARKS = {
@@ -25,7 +27,9 @@ class Score:
             training knows no operator.
         n_sites: sites that trained, 0 without training. slices_per_site: training slices a site, the mean.
         seed: None where nothing random was trained.
-        tested_on: a site. noise: a multiple of the data's own level.
+        tested_on: a site. mask, acceleration: of the test; of super-resolution the degradation and its scale.
+        operator: the test's in words, such as ``random R=4`` or ``bicubic x2``.
+        noise: a multiple of the data's own level.
         psnr: of the whole subject, in dB, like the other two metrics; ``n_slices`` weighs nothing.
         seen_site: whether the tested site trained.
         seen_operator: whether it is tested under the training's own operator; True too for methods without training
@@ -41,6 +45,7 @@ class Score:
     tested_on: str
     mask: str
     acceleration: float
+    operator: str
     noise: float
     subject: str
     psnr: float
@@ -89,30 +94,35 @@ def shortened(label: str, most: int) -> str:
 
 @dataclass(frozen=True)
 class Missing:
-    """A cell whose trial failed or was not run.
+    """A cell whose trial failed or was not run; see :class:`Score`.
 
     Attributes:
-        seed: None: of every seed. trained_with: None: of every training operator for which no scores are there.
+        seed: None: of every seed.
     """
 
     method: str
     trained_on: str
+    trained_with: str
+    n_sites: int
+    seed: int | None
     tested_on: str
     mask: str
     acceleration: float
+    operator: str
     noise: float
-    seed: int | None
+    seen_site: bool
+    seen_operator: bool
     reason: str
-    trained_with: str | None = None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of reconstructions."""
+    """A picture of reconstructions, and the runs that it is from."""
 
     title: str
     caption: str
     png: bytes
+    runs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,8 @@ class Findings:
     Attributes:
         methods: in the plan's order.
         facts: what ran: trainings, evaluations, seconds, machines, versions, commits, hashes of the data.
-        citations: BibTeX entries or plain text.
+        citations: BibTeX entries or plain text, each with what it is for.
+        notes: what a reader must know of these methods at these sites.
         run_url: the address of a run's page.
         references: methods to compare with; none: the best untrained method and the best of all.
         synthetic: whether the data are simulated.
@@ -135,10 +146,11 @@ class Findings:
     scores: Sequence[Score]
     missing: Sequence[Missing]
     facts: Mapping[str, str]
-    citations: Sequence[str]
+    citations: Mapping[str, Sequence[str]]
     panels: Sequence[Panel]
     run_url: Callable[[str], str]
     references: Sequence[str] = ()
+    notes: Sequence[str] = ()
     synthetic: bool = False
 
     def method(self, name: str) -> Method:

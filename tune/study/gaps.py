@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,8 +15,30 @@ from fedrecon.tune.study.samples import Estimate, Sample, averaged, difference, 
 
 Tables = Mapping[Group, Table]
 OWN_NETWORK = "each site has its own network: a hospital that did not train has none"
-Sides = tuple[Sequence[Group], Sequence[Group]]
-"""Groups whose mean is the matched side, and the unmatched one."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Groups whose mean is the matched side, and the unmatched one; at which sites, None: at all."""
+
+    matched: tuple[Group, ...]
+    unmatched: tuple[Group, ...]
+    sites: frozenset[str] | None = None
+
+    def of(self, name: str, operator: Operator, tables: Tables) -> Sides | None:
+        """The groups that a method is in; None where a side has none."""
+        matched, unmatched = (
+            tuple(group for group in side if name in tables[group][operator]) for side in (self.matched, self.unmatched)
+        )
+        return Sides(matched, unmatched, self.sites) if matched and unmatched else None
+
+    def lost(self, name: str, operator: Operator, tables: Tables) -> Sample:
+        """Matched less unmatched."""
+        matched, unmatched = (
+            averaged([tables[group][operator][name] for group in side]) for side in (self.matched, self.unmatched)
+        )
+        whole = difference(matched, unmatched)
+        return whole if self.sites is None else whole.at(self.sites)
 
 
 def gaps(findings: Findings, grid: Grid, tables: Tables) -> list[Gap]:
@@ -43,7 +65,7 @@ def _gap(
         reason = OWN_NETWORK if method.personal else "one side of the comparison was not run"
         return Gap(what, words, method.name, {}, reason)
     samples = {
-        operator: averaged([_lost(method.name, operator, pair, tables) for pair in pairs])
+        operator: averaged([pair.lost(method.name, operator, tables) for pair in pairs])
         for operator, pairs in own.items()
     }
     means: dict[Operator | None, Estimate] = {}
@@ -57,15 +79,9 @@ def _own(name: str, sides: Mapping[Operator, Sequence[Sides]], tables: Tables) -
     """The comparisons of which a method has both sides."""
     found: dict[Operator, Sequence[Sides]] = {}
     for operator, pairs in sides.items():
-        kept = [tuple([group for group in side if name in tables[group][operator]] for side in pair) for pair in pairs]
-        if both := [(matched, unmatched) for matched, unmatched in kept if matched and unmatched]:
-            found[operator] = both
+        if own := [one for pair in pairs if (one := pair.of(name, operator, tables)) is not None]:
+            found[operator] = own
     return found
-
-
-def _lost(name: str, operator: Operator, sides: Sides, tables: Tables) -> Sample:
-    matched, unmatched = (averaged([tables[group][operator][name] for group in side]) for side in sides)
-    return difference(matched, unmatched)
 
 
 def _why_none(method: Method, what: str, grid: Grid) -> str:
@@ -94,7 +110,7 @@ def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[Operator, list[
                     twin = replace(group, kind=matched, seen=True)
                     for operator in tables.get(twin, {}):
                         if operator is not None and operator in tables[group]:
-                            pairs[operator].append(([twin], [group]))
+                            pairs[operator].append(Sides((twin,), (group,)))
             if pairs:
                 yield "site", words, dict(sorted(pairs.items()))
 
@@ -102,7 +118,7 @@ def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[Operator, list[
 def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict[Operator, list[Sides]]]]:
     """Trained with the tested operator, and trained with others; of one kind of training each."""
     own = {
-        (cell.trained_with, cell.operator, cell.noise)
+        (cell.trained_with, cell.operator, cell.noise, cell.tested_on)
         for cell in grid.cells
         if cell.trained_with and grid.seen_operator(cell)
     }
@@ -114,10 +130,14 @@ def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict
                 for operator in filter(None, table):
                     alike[operator, group.noise].append(group)
         for (operator, noise), groups in alike.items():
-            matched = [group for group in groups if (group.trained_with, operator, noise) in own]
-            unmatched = [group for group in groups if group not in matched]
-            if matched and unmatched:
-                pairs[operator].append((matched, unmatched))
+            at: dict[tuple[Group, ...], set[str]] = {}  # sites by which groups are matched there
+            for site in grid.sites:
+                there = tuple(group for group in groups if (group.trained_with, operator, noise, site) in own)
+                at.setdefault(there, set()).add(site)
+            for matched, sites in at.items():
+                unmatched = tuple(group for group in groups if group not in matched)
+                if matched and unmatched:
+                    pairs[operator].append(Sides(matched, unmatched, frozenset(sites)))
         if pairs:
             where = "at hospitals that trained" if seen else "at hospitals that did not train"
             words = f"{'all sites' if kind == 'all' else kind} trained, with the tested operator or another; {where}"

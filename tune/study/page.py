@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from fedrecon.tune.study.chapters import document
 from fedrecon.tune.study.claims import Statistics
@@ -11,7 +11,7 @@ from fedrecon.tune.study.document import Code, Part, Picture, Table, runs
 from fedrecon.tune.study.findings import Findings
 
 
-def page(findings: Findings, told: Statistics, figures: Mapping[str, bytes]) -> str:
+def page(findings: Findings, told: Statistics, figures: Sequence[Picture]) -> str:
     """The report as HTML; everything that comes from the study is escaped."""
     from jinja2 import Environment
 
@@ -131,7 +131,9 @@ pre { background: var(--card); border-radius: 8px; padding: 12px; overflow: auto
 <h2 id="part-{{ loop.index }}">{{ section.title }}</h2>
 {% for part in section.parts %}
 {% if kind(part) == "words" %}
-{% if part.text %}
+{% if part.folded %}
+<details><summary>{{ part.text }}</summary>
+{% elif part.text %}
 <p>{% if part.points %}<strong>{{ part.text }}</strong>{% else %}{{ part.text }}{% endif %}</p>
 {% endif %}
 {% if part.points %}
@@ -141,9 +143,14 @@ pre { background: var(--card); border-radius: 8px; padding: 12px; overflow: auto
 {% endfor %}
 </ul>
 {% endif %}
+{% if part.folded %}
+</details>
+{% endif %}
 {% elif kind(part) == "picture" %}
 <figure><img alt="{{ part.caption }}" src="data:image/png;base64,{{ embedded(part.png) }}">\
-<figcaption>{{ part.caption }}</figcaption></figure>
+<figcaption>{{ part.caption }}\
+{% if part.runs %}<span class="runs" data-runs="{% for run in part.runs %}{{ place[run] }} {% endfor %}"></span>\
+{% endif %}</figcaption></figure>
 {% elif kind(part) == "code" %}
 <details><summary>{{ part.title }}</summary><pre>{{ part.text }}</pre></details>
 {% elif part.folded %}
@@ -156,7 +163,8 @@ pre { background: var(--card); border-radius: 8px; padding: 12px; overflow: auto
 {% endfor %}
 {% endfor %}
 {% if urls %}
-<details id="runs"><summary>All {{ urls | length }} runs in MLflow</summary><ol>
+<details id="runs"><summary>All {{ urls | length }} runs in MLflow (links open while <code>fedrecon ui</code> or your \
+MLflow server runs)</summary><ol>
 {% for run, address in urls %}
 <li id="run-{{ loop.index }}"><a href="{{ address }}">{{ run }}</a></li>
 {% endfor %}
@@ -164,7 +172,7 @@ pre { background: var(--card); border-radius: 8px; padding: 12px; overflow: auto
 {% endif %}
 <script>
 const runs = [...document.querySelectorAll("#runs a")];
-for (const cell of document.querySelectorAll("td.runs")) {  // the addresses are in the page once
+for (const cell of document.querySelectorAll(".runs")) {  // the addresses are in the page once
   const own = cell.dataset.runs.split(" ").filter(Boolean).map(at => runs[at - 1]);
   if (!own.length) continue;
   const details = document.createElement("details"), summary = document.createElement("summary");

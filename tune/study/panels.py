@@ -39,7 +39,7 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
         for site in list(dict.fromkeys(cell.tested_on for cell in cells))[:SITES]:
             chosen = _chosen([cell for cell in cells if cell.tested_on == site])
             first = next(iter(chosen.values()))
-            title = f"{site}, {first.mask} R={first.acceleration:g}"
+            title = f"{site}, {first.operator}"
             trained = [f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.learned.seed is not None]
             caption = f"{CAPTION} {'; '.join(trained)}"
             found.append(Panel(title, caption, _drawn(campaign, site, chosen)))

@@ -17,7 +17,7 @@ from fedrecon.sites.acquisition import Acquisition
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.shard import Shard
 from fedrecon.tune.plan import Planner, Trial
-from fedrecon.tune.study.findings import UNTRAINED, Method
+from fedrecon.tune.study.findings import LEFT_OUT, UNTRAINED, Method
 from fedrecon.tune.study.spec import Study, expanded
 
 Block = dict[str, Any]
@@ -40,6 +40,11 @@ class Learned:
     trained_with: str
     slices: int | None
     seed: int | None
+
+    @property
+    def n_sites(self) -> int:
+        """That train."""
+        return 0 if self.seed is None else len(self.sites)
 
     @property
     def label(self) -> str:
@@ -65,6 +70,7 @@ class Cell:
     tested_on: str
     mask: str
     acceleration: float
+    operator: str
     noise: float
     digest: str
     slices_per_site: float
@@ -213,7 +219,7 @@ class Matrix:
         if asked == "leave-one-out":
             if len(names) < 2:
                 raise InputError("train.sites: leave-one-out needs at least two sites")
-            return [(f"all but {out}", tuple(name for name in names if name != out)) for out in names]
+            return [(LEFT_OUT + out, tuple(name for name in names if name != out)) for out in names]
         sets = [names if one == "all" else tuple(name for name in names if name in one) for one in asked]
         return [("all" if one == names else " and ".join(one), one) for one in dict.fromkeys(sets)]
 
@@ -341,6 +347,7 @@ class Matrix:
                     tested_on=site,
                     mask=measured.family,
                     acceleration=measured.acceleration,
+                    operator=measured.label(),
                     noise=measured.noise,
                     digest=trial.digest,
                     slices_per_site=self._slices(learned) if trains else 0.0,

@@ -10,7 +10,7 @@ from fedrecon.tune.study.document import Code, Part, Picture, Section, Words, fl
 from fedrecon.tune.study.findings import Findings
 
 
-def markdown(findings: Findings, told: Statistics, figures: Mapping[str, bytes]) -> str:
+def markdown(findings: Findings, told: Statistics, figures: Sequence[Picture]) -> str:
     """The report as Markdown; figures are files ``figures/NAME.png`` beside it, tables ``tables/NAME.tex``."""
     whole = document(findings, told, figures)
     facts = [f"- {flat(key)}: {flat(text)}" for key, text in whole.facts.items()]
@@ -31,10 +31,14 @@ def _body(section: Section, numbers: Mapping[str, int]) -> list[str]:
 
 def _part(part: Part, numbers: Mapping[str, int]) -> str:
     if isinstance(part, Words):
+        points = "\n".join(f"- {flat(one)}" for one in part.points)
+        if part.folded:
+            return _folded(part.text, points)
         text = [f"**{flat(part.text)}**" if part.points else flat(part.text), ""] if part.text else []
-        return "\n".join([*text, *(f"- {flat(one)}" for one in part.points)]).rstrip()
+        return "\n".join([*text, points]).rstrip()
     if isinstance(part, Picture):
-        return f"![{flat(part.caption)}](figures/{part.name}.png)\n\n*{flat(part.caption)}*"
+        shown = f"![{flat(part.caption)}](figures/{part.name}.png)\n\n*{flat(part.caption)}*"
+        return shown + (f"\n\n{_folded('Its runs', _links(part.runs, numbers))}" if part.runs else "")
     if isinstance(part, Code):
         return _folded(part.title, f"```{part.language}\n{part.text.strip()}\n```")
     body = "\n\n".join(filter(None, [grid(part, lambda own: _links(own, numbers)), flat(part.note)]))

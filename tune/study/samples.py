@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedrecon.tune.study.arithmetic import Array, means_interval
+from fedrecon.tune.study.arithmetic import Array, means_interval, over_strata
 from fedrecon.tune.study.findings import METRICS
 
 Subject = tuple[str, str]
@@ -76,14 +76,18 @@ def joined(samples: Sequence[Sample]) -> Sample:
 def averaged(samples: Sequence[Sample]) -> Sample:
     """The mean of one method's samples, such as one operator each; a site that one of them misses is missing.
 
-    Of the sites that all of them are about.
+    Of each site over those that are about it: where every site has an operator of its own, that is one.
     """
-    shared = set[str].intersection(*({*sample.sites, *sample.missing} for sample in samples))
-    missing: dict[str, str] = {}
+    own: dict[str, list[Sample]] = {}
     for sample in samples:
-        for site in sorted(shared & sample.missing.keys()):
-            missing.setdefault(site, sample.missing[site])
-    return _combined([sample.at(shared - missing.keys()) for sample in samples], missing, _mean)
+        for site in (*sample.sites, *sample.missing):
+            own.setdefault(site, []).append(sample.at([site]))
+    return joined([_average(site, own[site]) for site in sorted(own)])
+
+
+def _average(site: str, samples: Sequence[Sample]) -> Sample:
+    missing = dict([pair for sample in samples for pair in sample.missing.items()][:1])
+    return absent(site, missing[site]) if missing else _combined(samples, {}, _mean)
 
 
 def difference(one: Sample, other: Sample) -> Sample:
@@ -139,21 +143,15 @@ def estimate(sample: Sample, metric: str = "psnr") -> Estimate:
         return Estimate(None, n=len(sample.subjects), reason=sample.reason or "not run")
     strata = tuple(site for site, _ in sample.subjects)
     each = sample.values[metric].mean(axis=0)
-    of_seeds = [over_sites(row, strata) for row in sample.values[metric]]
+    of_seeds = [over_strata(row, strata) for row in sample.values[metric]]
     people = len({name for _, name in sample.subjects})
     once = people == len(each)  # who was scanned at several sites is no independent draw
     low, high = (means_interval(tuple(each.tolist()), strata) if once else None) or (None, None)
     return Estimate(
-        over_sites(each, strata),
+        over_strata(each, strata),
         statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,
         float(np.std(each, ddof=1)) if len(each) > 1 else None,
         low,
         high,
         people,
     )
-
-
-def over_sites(values: Array, strata: Sequence[str]) -> float:
-    """The mean over sites of the means over their subjects."""
-    names = np.asarray(strata)
-    return float(np.mean([values[names == site].mean() for site in sorted(set(strata))]))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fedrecon.tune.study.claims import Choice, Comparison, Place, Statistics, Table, compared, corrected
+from fedrecon.tune.study.choosing import choices
+from fedrecon.tune.study.claims import Comparison, Place, Statistics, Table, compared, corrected
 from fedrecon.tune.study.conditions import Grid, Group, Operator
 from fedrecon.tune.study.findings import METRICS, Findings
 from fedrecon.tune.study.gaps import gaps, payoffs
@@ -33,7 +34,7 @@ def statistics(findings: Findings) -> Statistics:
         why,
         {group: corrected(_tests(group, table, references)) for group, table in tables.items()},
         {group: corrected(_site_tests(group, table, references)) for group, table in tables.items()},
-        {group: _choices(findings, group, table, estimates["psnr"]) for group, table in tables.items()},
+        choices(findings, grid, tables, estimates),
         gaps(findings, grid, tables),
         payoffs(findings, grid, tables),
     )
@@ -107,24 +108,4 @@ def _site_tests(group: Group, table: Table, references: Sequence[str]) -> list[C
         for operator, samples in list(table.items())[:1]
         for site in sorted({site for sample in samples.values() for site in (*sample.sites, *sample.missing)})
         for pair in _pairs(samples, references)
-    ]
-
-
-def _choices(findings: Findings, group: Group, table: Table, means: Mapping[Place, Estimate]) -> list[Choice]:
-    """The best of each condition; the comparisons with it are one family."""
-    best: dict[Operator | None, str] = {}
-    family: list[Comparison] = []
-    for operator, samples in table.items():
-        scores = {name: means[group, operator, name, ""].mean for name in samples}
-        own = [name for name in samples if not findings.method(name).moved_data]
-        ranked = sorted((name for name in own if scores[name] is not None), key=lambda name: -(scores[name] or 0.0))
-        if ranked:
-            best[operator] = ranked[0]
-            rest = ranked[1:] + [name for name in own if scores[name] is None]
-            pairs = [(name, ranked[0]) for name in rest]
-            family += [compared(group, operator, pair, (samples[pair[0]], samples[pair[1]])) for pair in pairs]
-    tested = corrected(family)
-    return [
-        Choice(group, operator, name, tuple(one for one in tested if one.operator == operator))
-        for operator, name in best.items()
     ]

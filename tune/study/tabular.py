@@ -11,7 +11,7 @@ from fedrecon.tune.study.conditions import Group, Operator
 from fedrecon.tune.study.document import Table, Value, number, plain, signed
 from fedrecon.tune.study.findings import METRICS, Findings, Method
 from fedrecon.tune.study.samples import Estimate
-from fedrecon.tune.study.words import interval, p_value, subjects, under
+from fedrecon.tune.study.words import candidate, interval, p_value, subjects, under
 
 SHOWN = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}
 UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "nmse": "NMSE"}
@@ -22,38 +22,38 @@ OF_SCORES = (
 )
 
 
-def use(findings: Findings, told: Statistics, overall: bool) -> Table:
-    """Which method to use where."""
-    choices = [
-        choice
-        for group in told.tables
-        for choice in told.choices[group]
-        if (choice.operator == told.overall(group)) == overall
-    ]
-    rows = [_use(findings, told, choice) for choice in choices]
+def use(findings: Findings, told: Statistics) -> Table:
+    """Which method to use where, by the operator that is scanned with."""
+    chosen = [choice for own in told.choices.values() for choice in (*own[1:], *own[:1])]  # the mean is the last
+    rows = [_use(findings, told, choice) for choice in chosen]
+    header = ["tested", "trained", "scanned with", "best in PSNR", "PSNR (dB)", "level with it", "no claim about"]
+    header += ["best in SSIM", "subjects"]
     note = (
         "Of the methods that moved no data. The best has the highest mean of the same subjects; the others are tested "
-        "against it by Wilcoxon's signed-rank test with Holm's correction over all tests of its training and place. "
-        "Level with it: not significantly different."
+        "against it in PSNR by Wilcoxon's signed-rank test with Holm's correction over all tests of its place. Level "
+        "with it: not significantly different. SSIM: the highest mean, not tested."
     )
-    header = ("tested", "trained", "operator", "best", "PSNR (dB)", "level with it", "no claim about", "subjects")
-    title = "Which method to use where" + ("" if overall else ", by operator")
-    name = "which" if overall else "which-by-operator"
-    runs = [told.tables[one.group][one.operator][one.best].runs for one in choices]
-    return Table(title, header, rows, 0, note, name, runs, not overall)
+    runs = [told.tables[one.best.group][one.operator][one.best.method].runs for one in chosen]
+    return Table("Which method to use where", header, rows, 0, note, "which", runs)
 
 
 def _use(findings: Findings, told: Statistics, choice: Choice) -> list[Value]:
-    one = told.at(choice.group, choice.operator, choice.best)
-    level, untold = (", ".join(map(findings.label, names)) or "–" for names in (choice.level, choice.untold))
+    best = choice.best
+    one = told.at(best.group, choice.operator, best.method)
+    level, untold = (
+        "all others" if len(names) == len(choice.others) > 1
+        else ", ".join(candidate(findings, each) for each in names) or "–"
+        for names in (choice.level, choice.untold)
+    )  # fmt: skip
     return [
-        plain(choice.group.where),
-        plain(choice.group.how),
-        plain(under(choice.operator, told, choice.group)),
-        Value(findings.label(choice.best), key=choice.best, bold=True),
+        plain(choice.place.where),
+        plain(choice.place.how),
+        plain(under(choice.operator, told, best.group)),
+        Value(candidate(findings, best), key=best.method, bold=True),
         _score(one, "psnr", False),
         plain(level),
         plain(untold),
+        plain(candidate(findings, choice.in_ssim)),
         Value(str(one.n), key=str(one.n)),
     ]
 
@@ -147,7 +147,7 @@ def site_tests(findings: Findings, told: Statistics, group: Group, name: str) ->
 def _compared(
     findings: Findings, told: Statistics, family: Sequence[Comparison], title: str, name: str, sites: bool = False
 ) -> Table:
-    header = ["method", "against", *["site"] * sites, "operator", "subjects", "median difference (dB)", "rank-biserial"]
+    header = ["method", "against", *["site"] * sites, "operator", "subjects", "mean difference (dB)", "rank-biserial"]
     header += ["p", "p, Holm", "verdict"]
     rows = []
     for one in family:
@@ -163,14 +163,15 @@ def _of_both(told: Statistics, one: Comparison) -> list[str]:
 
 
 def _tested(one: Comparison) -> list[Value]:
-    verdict = ("ahead" if (one.median or 0.0) > 0 else "behind") if one.significant else "not significant"
+    verdict = ("ahead" if one.ahead else "behind") if one.significant else "not significant"
+    verdict += " for most subjects, not in the mean" if one.significant and one.split else ""
     if one.p is None:
         verdict = "not run" if not one.n else subjects(one.n) + ". " + _each(one)
     known = interval(one, "+.2f")
-    median = number(one.median, "+.2f")
+    mean = number(one.mean, "+.2f")
     return [
         Value(str(one.n), key=str(one.n), title=one.missing),
-        Value(median.text, f"[{known}]" if known else "", median.key),
+        Value(mean.text, f"[{known}]" if known else "", mean.key),
         number(one.effect, "+.2f"),
         Value(p_value(one.p), key="" if one.p is None else f"{one.p:.9g}"),
         Value(p_value(one.p_holm), key="" if one.p_holm is None else f"{one.p_holm:.9g}"),
@@ -257,7 +258,7 @@ def missing(findings: Findings) -> Table:
             _named(findings, one.method),
             plain(one.trained_on),
             plain(one.tested_on),
-            plain(str(Operator(one.mask, one.acceleration))),
+            plain(one.operator),
             plain(f"{one.noise:g}"),
             plain("all" if one.seed is None else str(one.seed)),
             plain(one.reason),
@@ -276,7 +277,7 @@ def missing(findings: Findings) -> Table:
 
 def all_tables(findings: Findings, told: Statistics) -> Iterable[Table]:
     """Those that are ready to paste."""
-    yield use(findings, told, True)
+    yield use(findings, told)
     for at, group in enumerate(told.tables, 1):
         for metric in METRICS:
             table = scores(findings, told, group, metric, f"{metric}-{at}")

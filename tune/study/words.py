@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fedrecon.tune.study.arithmetic import MIN_SUBJECTS
-from fedrecon.tune.study.claims import Choice, Comparison, Gap, Payoff, Statistics
+from fedrecon.tune.study.claims import Candidate, Choice, Comparison, Gap, Payoff, Rival, Statistics
 from fedrecon.tune.study.conditions import Group, Operator
 from fedrecon.tune.study.document import signed
 from fedrecon.tune.study.findings import Findings
@@ -29,7 +29,14 @@ def subjects(n: int) -> str:
 
 def under(operator: Operator | None, told: Statistics, group: Group) -> str:
     """A test operator, or the mean over how many."""
-    return str(operator) if operator is not None else f"mean of {len(told.operators(group))} operators"
+    if operator is not None:
+        return str(operator)
+    return "each site's own" if told.own_operators(group) else f"mean of {len(told.operators(group))} operators"
+
+
+def candidate(findings: Findings, one: Candidate) -> str:
+    """A method, with its training's operator where that tells it apart."""
+    return findings.label(one.method) + (f" trained with {one.trained_with}" if one.trained_with else "")
 
 
 def interval(one: Estimate | Comparison, shown: str = ".2f") -> str:
@@ -45,33 +52,42 @@ def in_short(findings: Findings, told: Statistics) -> dict[str, list[str]]:
         "Which method is best": list(_best(findings, told)),
         "What is lost outside of the training": list(_gaps(findings, told)),
         "Does federation pay": list(_pays(findings, told)),
-        "What cannot be said": [*_no_claims(told), *_missing(findings), *_scope(findings), *_simulated(findings)],
+        "What cannot be said": [
+            *_no_claims(told),
+            *_missing(findings),
+            *findings.notes,
+            *_scope(findings),
+            *_simulated(findings),
+        ],
     }
     return {title: lines for title, lines in found.items() if lines}
 
 
 def _best(findings: Findings, told: Statistics) -> Iterable[str]:
-    groups = [group for group in told.tables if told.choices[group]]
-    for group in groups[:MANY]:
-        choices = {choice.operator: choice for choice in told.choices[group]}
-        if (overall := choices.get(told.overall(group))) is not None:
-            yield _choice(findings, told, overall) + _elsewhere(findings, told, group, overall.best)
-    if len(groups) > MANY:
-        yield f"{len(groups) - MANY} more conditions are in the table below."
+    places = [own for own in told.choices.values() if own]
+    for own in places[:MANY]:
+        overall, *others = own
+        yield _choice(findings, told, overall) + _elsewhere(findings, overall, others)
+    if len(places) > MANY:
+        yield f"{len(places) - MANY} more conditions are in the table below."
 
 
 def _choice(findings: Findings, told: Statistics, choice: Choice) -> str:
-    one = told.at(choice.group, choice.operator, choice.best)
-    where = choice.group.where[0].upper() + choice.group.where[1:]
-    known = ", ".join(filter(None, [_between(one), under(choice.operator, told, choice.group)]))
-    scores = [told.at(choice.group, choice.operator, other.method).mean for other in choice.others]
+    best = choice.best
+    one = told.at(best.group, choice.operator, best.method)
+    where = choice.place.where[0].upper() + choice.place.where[1:]
+    known = ", ".join(filter(None, [_between(one), under(choice.operator, told, best.group)]))
+    scores = [told.at(other.candidate.group, choice.operator, other.candidate.method).mean for other in choice.others]
     rivals = [other for other, mean in zip(choice.others, scores, strict=True) if mean is not None]
-    best = "is the best" if rivals and all(other.significant for other in choice.others) else "has the highest mean"
-    text = f"{where} ({choice.group.how}), {findings.label(choice.best)} {best} of the methods that moved no data: "
+    sure = rivals and all(other.test.significant for other in choice.others)
+    has = "has the best PSNR" if sure else "has the highest mean PSNR"
+    text = f"{where} ({choice.place.how}), {candidate(findings, best)} {has} of the methods that moved no data: "
     text += f"{one.mean:.2f} dB ({known})"
     if rivals:
         text += f", {_ahead(findings, rivals[0])}"
         text += _of_untrained(findings, told, rivals)
+    if choice.in_ssim != best:
+        text += f". The highest mean SSIM is that of {candidate(findings, choice.in_ssim)}"
     return text + "."
 
 
@@ -79,36 +95,43 @@ def _between(one: Estimate) -> str:
     return f"95 % interval {interval(one)}" if one.low is not None else ""
 
 
-def _ahead(findings: Findings, other: Comparison) -> str:
+def _ahead(findings: Findings, rival: Rival) -> str:
     """How far the best is ahead of another."""
-    name, by = findings.label(other.method), -(other.median or 0.0)
+    other, name = rival.test, candidate(findings, rival.candidate)
+    by = -(other.mean or 0.0)
     if other.p_holm is None:
-        return f"{signed(by, '+.2f')} dB from {name} in the median ({subjects(other.n)})"
-    how = f"p {_equals(other.p_holm)} after Holm, n = {other.n} subjects"
-    how += _without(other)
-    if other.significant:
-        return f"{signed(by, '.2f')} dB {'ahead of' if by > 0 else 'behind'} {name} in the median ({how})"
-    return f"not to be told from {name} (median difference {signed(by, '+.2f')} dB, {how})"
+        return f"{signed(by, '+.2f')} dB from {name} ({subjects(other.n)})"
+    how = f"p {_equals(other.p_holm)} after Holm, n = {other.n} subjects{_without(other)}"
+    if not other.significant:
+        return f"not to be told from {name} (difference {signed(by, '+.2f')} dB, {how})"
+    if other.split:
+        return f"{signed(by, '+.2f')} dB from {name} in the mean, though behind it for most subjects ({how})"
+    return f"{signed(by, '.2f')} dB ahead of {name} ({how})"
 
 
 def _equals(p: float) -> str:
     return p_value(p) if p < 0.001 else f"= {p_value(p)}"
 
 
-def _of_untrained(findings: Findings, told: Statistics, rivals: Sequence[Comparison]) -> str:
+def _of_untrained(findings: Findings, told: Statistics, rivals: Sequence[Rival]) -> str:
     """The first rival without training, where it is another one."""
-    own = [one for one in rivals[1:] if not findings.method(one.method).trains and one.method in told.references]
-    return f", and {_ahead(findings, own[0])}" if own and findings.method(rivals[0].method).trains else ""
+    own = [
+        one
+        for one in rivals[1:]
+        if not findings.method(one.candidate.method).trains and one.candidate.method in told.references
+    ]
+    first = findings.method(rivals[0].candidate.method)
+    return f", and {_ahead(findings, own[0])}" if own and first.trains else ""
 
 
-def _elsewhere(findings: Findings, told: Statistics, group: Group, best: str) -> str:
-    """Operators under which another method has the highest mean."""
-    others = [one for one in told.choices[group] if one.operator is not None and one.best != best]
-    if not others:
-        return ""
-    listed = ", ".join(f"{findings.label(one.best)} ({one.operator})" for one in others[:4])
-    more = f" and {len(others) - 4} more" if len(others) > 4 else ""
-    return f" Another method has the highest mean under some operators: {listed}{more}."
+def _elsewhere(findings: Findings, overall: Choice, others: Sequence[Choice]) -> str:
+    """Operators under which another candidate has the highest mean."""
+    best: dict[str, list[str]] = {}
+    for one in others:
+        if one.best != overall.best:
+            best.setdefault(candidate(findings, one.best), []).append(str(one.operator))
+    listed = "; ".join(f"{name} ({', '.join(where)})" for name, where in best.items())
+    return f" Another has the highest mean under some operators: {listed}." if listed else ""
 
 
 def _gaps(findings: Findings, told: Statistics) -> Iterable[str]:
@@ -117,8 +140,7 @@ def _gaps(findings: Findings, told: Statistics) -> Iterable[str]:
         known = sorted((gap for gap in own if gap.overall.mean is not None), key=lambda gap: -(gap.overall.mean or 0.0))
         if known:
             name = "At another hospital" if what == "site" else "Under another operator"
-            words = f"{name} ({compared}), {_lost(findings, known[0])}"
-            yield words + (f"; {_lost(findings, known[-1])}." if len(known) > 1 else ".")
+            yield f"{name} ({compared}): {'; '.join(_lost(findings, gap) for gap in known)}."
 
 
 def _lost(findings: Findings, gap: Gap) -> str:
@@ -135,19 +157,20 @@ def _pays(findings: Findings, told: Statistics) -> Iterable[str]:
     for (group, alone), own in list(groups.items())[:MANY]:
         tests = [next(iter(pay.tests.values())) for pay in own if pay.tests]
         name = "local training" if alone == "local" else alone
+        name += "" if group.seen else " of the tested hospital"
         where = f"{group.where[0].upper()}{group.where[1:]} ({group.how})"
-        yield f"{where}, against {name} (median differences): {_counted(findings, tests)}."
+        yield f"{where}, against {name} (mean differences): {_counted(findings, tests)}."
 
 
 def _counted(findings: Findings, tests: Sequence[Comparison]) -> str:
     def listed(which: Iterable[Comparison]) -> str:
         return ", ".join(
-            f"{findings.label(one.method)} ({signed(one.median or 0.0, '+.2f')} dB{_without(one)})" for one in which
+            f"{findings.label(one.method)} ({signed(one.mean or 0.0, '+.2f')} dB{_without(one)})" for one in which
         )
 
     kinds = {
-        "ahead": [one for one in tests if one.significant and (one.median or 0.0) > 0],
-        "behind": [one for one in tests if one.significant and (one.median or 0.0) < 0],
+        "ahead": [one for one in tests if one.significant and one.ahead],
+        "behind": [one for one in tests if one.significant and not one.ahead],
         "not to be told apart": [one for one in tests if one.p_holm is not None and not one.significant],
         "no claim can be made": [one for one in tests if one.p_holm is None],
     }

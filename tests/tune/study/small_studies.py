@@ -1,7 +1,7 @@
 """Scores of studies with known effects; nothing is trained."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -52,6 +52,7 @@ def score(method: str = "a", psnr: float = 30.0, subject: str = "s0", **changes:
         "tested_on": "A",
         "mask": "random",
         "acceleration": 4.0,
+        "operator": "",
         "noise": 1.0,
         "subject": subject,
         "psnr": psnr,
@@ -63,7 +64,15 @@ def score(method: str = "a", psnr: float = 30.0, subject: str = "s0", **changes:
         "run_id": f"run-{method}",
         "digest": "d",
     }
-    return Score(**{**row, **changes})
+    row |= changes
+    return Score(**{**row, "operator": row["operator"] or f"{row['mask']} R={row['acceleration']:g}"})
+
+
+def gone(method: str, reason: str, **changes: Any) -> Missing:
+    """A cell without scores; what is not told is of one site that trained, of every seed."""
+    like = score(method, **{"seed": None, **changes})
+    given = {one.name: getattr(like, one.name) for one in fields(Missing) if one.name != "reason"}
+    return Missing(**given, reason=reason)
 
 
 def untrained(method: str, psnr: float, subject: str = "s0", **changes: Any) -> Score:
@@ -79,7 +88,7 @@ def found(scores: Sequence[Score], missing: Sequence[Missing] = (), **changes: A
     methods = changes.pop("methods", None) or [
         Method(name, "", name in trains, False, False, name == "local") for name in names
     ]
-    given: dict[str, Any] = {"facts": {}, "citations": (), "panels": (), "run_url": url}
+    given: dict[str, Any] = {"facts": {}, "citations": {}, "panels": (), "run_url": url}
     return Findings("s", "A study", "FINISHED", methods, scores, missing, **{**given, **changes})
 
 
@@ -90,11 +99,20 @@ def url(run_id: str) -> str:
 def full_study(**changes: Any) -> Findings:
     """Nine methods, four sites, all sites and leave-one-out, two trainings' operators, eight tested, two seeds."""
     missing = [
-        Missing("fedmri", "all but T2w", "T2w", "random", 8.0, 1.0, 1, "out of memory after 3 of 8 subjects"),
-        Missing("fedavg-unet", "all", "PDw", "equispaced", 6.0, 1.0, None, "killed: <wall clock> of 2 h was spent"),
-    ]
-    gone = {(one.method, one.trained_on, one.tested_on, one.mask, one.acceleration) for one in missing}
-    rows = [row for row in _rows(changes.pop("subjects", 8), changes.pop("seeds", (0, 1))) if _cell(row) not in gone]
+        *(
+            gone("fedmri", "out of memory after 3 of 8 subjects", trained_on="all but T2w", trained_with=with_what,
+                 n_sites=3, seed=1, tested_on="T2w", acceleration=8.0, seen_site=False,
+                 seen_operator=False)
+            for with_what in ("random R=4", "equispaced R=4")
+        ),
+        *(
+            gone("fedavg-unet", "killed: <wall clock> of 2 h was spent", trained_with=with_what, n_sites=4,
+                 tested_on="PDw", mask="equispaced", acceleration=6.0, seen_operator=False)
+            for with_what in ("random R=4", "equispaced R=4")
+        ),
+    ]  # fmt: skip
+    lost = {(one.method, one.trained_on, one.tested_on, one.mask, one.acceleration) for one in missing}
+    rows = [row for row in _rows(changes.pop("subjects", 8), changes.pop("seeds", (0, 1))) if _cell(row) not in lost]
     facts = {
         "trainings": "62, 41 h in all",
         "evaluations": "1 824",
@@ -105,7 +123,7 @@ def full_study(**changes: Any) -> Findings:
     }
     given: dict[str, Any] = {
         "facts": facts,
-        "citations": (BIBTEX, "Zbontar et al., fastMRI, arXiv:1811.08839"),
+        "citations": {BIBTEX: ["fedavg-unet"], "Zbontar et al., fastMRI, arXiv:1811.08839": ["random"]},
         "panels": (),
         "run_url": url,
         "synthetic": True,
@@ -125,9 +143,13 @@ def part_of(findings: Findings, trained_on: Sequence[str], operators: Sequence[t
 def operator_study(**changes: Any) -> Findings:
     """All sites trained, with two operators, tested under three; text that must be escaped."""
     part = part_of(full_study(), ("all",), [("random", 4.0), ("random", 8.0), ("equispaced", 4.0)])
-    gone = [Missing("fedmri", "all", "T2w", "random", 8.0, 1.0, 1, "out of <memory> | & more")]
+    lost = [
+        gone("fedmri", "out of <memory> | & more", trained_with=with_what, n_sites=4, seed=1, tested_on="T2w",
+             acceleration=8.0, seen_operator=False)
+        for with_what in ("random R=4", "equispaced R=4")
+    ]  # fmt: skip
     rows = [row for row in part.scores if _cell(row) != ("fedmri", "all", "T2w", "random", 8.0)]
-    given: dict[str, Any] = {"title": "R < 8 & more", "panels": (panel(PNG),), "missing": gone, "scores": rows}
+    given: dict[str, Any] = {"title": "R < 8 & more", "panels": (panel(PNG),), "missing": lost, "scores": rows}
     return replace(part, **{**given, **changes})
 
 
@@ -138,7 +160,7 @@ def tiny_study() -> Findings:
     rows = [row for row in rows if "PDw" not in row.trained_on and row.trained_with in ("", "random R=4")]
     methods = [method for method in METHODS if method.name in {row.method for row in rows}]
     return Findings(
-        "real-three-sites", "Three real sites", "FINISHED", methods, rows, (), {"trainings": "4"}, (), (), url
+        "real-three-sites", "Three real sites", "FINISHED", methods, rows, (), {"trainings": "4"}, {}, (), url
     )
 
 
@@ -207,6 +229,7 @@ def _row(
         site,
         mask,
         r,
+        f"{mask} R={r:g}",
         1.0,
         f"{site}-{i:02d}",
         psnr,

@@ -9,12 +9,15 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fedrecon.platform.workspace import RunFolder
 from fedrecon.sites.errors import RunError
-from fedrecon.tune.board import Board
+from fedrecon.tune.board import Board, Row
 from fedrecon.tune.plan import Planner
+
+Rerun = bool | Literal["failed"]
+"""Which trials run again, though the workspace holds their end: all, those that failed, or none."""
 
 
 class Campaign(ABC):
@@ -39,7 +42,7 @@ class Campaign(ABC):
         workspace: Path,
         address: str | None,
         tracking_uri: str | None,
-        rerun: bool,
+        rerun: Rerun,
     ) -> None:
         self.planner, self.workspace = planner, workspace.resolve()
         self.address, self.tracking_uri, self.rerun = address, tracking_uri, rerun
@@ -76,8 +79,7 @@ class Campaign(ABC):
         self.board.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
             self._save()
-            if self.rerun:
-                self.board.forget(self.board.rows)
+            self.board.forget([row for row in self.board.rows if self._again(row)])
             if self.board.count("WAITING") or self._asks_more():
                 self._run()
             else:
@@ -103,7 +105,7 @@ class Campaign(ABC):
 
     def duration(self) -> str:
         """Roughly how long what is left will take, on this machine's cores, in words."""
-        left = [row.trial for row in self.board.rows[: self._limit] if row.status == "WAITING" or self.rerun]
+        left = [row.trial for row in self.board.rows[: self._limit] if row.status == "WAITING" or self._again(row)]
         if not left:
             return ""
         from fedrecon.tune.estimate import seconds
@@ -113,6 +115,10 @@ class Campaign(ABC):
         minutes = seconds(self.planner, left, min(at_once, len(left))) / 60
         where = " on one machine like this" if self.address else ""
         return f"; roughly {_rounded(minutes)}{where}"
+
+    def _again(self, row: Row) -> bool:
+        """Whether a trial that came to an end runs once more; one that failed goes on from its last round."""
+        return self.rerun is True or (self.rerun == "failed" and row.status == "FAILED")
 
     @property
     def _limit(self) -> int:
@@ -149,7 +155,7 @@ class Campaign(ABC):
         sweep = self.planner.sweep
         allowed = min(len(self.board.rows) or sweep.samples, self._limit)
         live = Live(sweep, self.board, allowed, ranks=self.ranks)
-        engine = Engine(self.planner, self.board, self.address, self.tracking_uri, self.rerun, self.tags)
+        engine = Engine(self.planner, self.board, self.address, self.tracking_uri, self.rerun is True, self.tags)
         self.over = engine.run(live, self._limit, self.conclude)
 
     def _conclude_alone(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.tune.board import Row
-from fedrecon.tune.campaign import Campaign, say
+from fedrecon.tune.campaign import Campaign, Rerun, say
 from fedrecon.tune.plan import Planner, Shape, absolute
 from fedrecon.tune.spec import Sweep
 
@@ -66,7 +66,7 @@ def sweep(
     workspace: Path | str | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
-    rerun: bool = False,
+    rerun: Rerun = False,
     dry_run: bool = False,
     **keys: Any,
 ) -> SweepResult:
@@ -79,7 +79,7 @@ def sweep(
         workspace: default FEDRECON_WORKSPACE or ./workspace.
         address: of a running Ray cluster; None starts one on this machine.
         tracking_uri: of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
-        rerun: run every trial again, though the workspace holds it.
+        rerun: run every trial again, though the workspace holds it; ``"failed"``: those that failed.
         dry_run: plan only.
         keys: the other keys of a sweep: name, metric, mode, samples, ...
 
@@ -126,7 +126,7 @@ class _Sweep(Campaign):
         workspace: Path,
         address: str | None,
         tracking_uri: str | None,
-        rerun: bool,
+        rerun: Rerun,
     ) -> None:
         super().__init__(Planner.of(chosen, base, address), "sweeps", workspace, address, tracking_uri, rerun)
         self.chosen, self.base = chosen, base
@@ -159,7 +159,7 @@ class _Sweep(Campaign):
         parts = [f"{shape.trials} trials", f"{shape.trainings} trainings of {shape.rounds} rounds in all"]
         if shape.evaluations:
             parts.append(f"{shape.evaluations} that only evaluate one of these")
-        if (done := len(self.board.rows) - waiting) and not self.rerun:
+        if (done := len(self.board.rows) - waiting) and self.rerun is not True:
             parts.append(f"{done} done already")
         if sweep.budget.trials and sweep.budget.trials < shape.trials:
             parts.append(f"of which the budget allows {sweep.budget.trials}")

@@ -13,6 +13,7 @@ from clusters import local_cluster
 from fedrecon.platform.run import run
 from fedrecon.platform.workspace import RunFolder
 from fedrecon.tune import SweepResult, sweep
+from fedrecon.tune.board import Board
 
 pytestmark = pytest.mark.ray
 
@@ -127,6 +128,23 @@ def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(
     assert {one.info.status for one in runs(workspace)} == {"FINISHED", "FAILED"}
     again = sweep(base, search, name="failing", workspace=workspace, max_failures=1)
     assert [row.error for row in again.trials] == [row.error for row in result.trials]
+
+
+def test_trials_that_failed_run_again_when_they_are_asked_to(
+    base: dict[str, Any], workspace: Path, on_ray: None
+) -> None:
+    """As after a node that was lost more often than is allowed."""
+    search = {"training.learning_rate": {"grid": [0.002]}}
+    (planned,) = sweep(base, search, name="lost", workspace=workspace, dry_run=True).trials
+    board = Board(workspace, "lost")
+    board.add(planned.trial)
+    board.ended(planned.trial.digest, "FAILED", "its node was lost")
+    (row,) = sweep(base, search, name="lost", workspace=workspace).trials
+    assert (row.status, row.error) == ("FAILED", "its node was lost")
+    (row,) = sweep(base, search, name="lost", workspace=workspace, rerun="failed", dry_run=True).trials
+    assert row.status == "FAILED"
+    (row,) = sweep(base, search, name="lost", workspace=workspace, rerun="failed").trials
+    assert (row.status, row.error) == ("FINISHED", None)
 
 
 def test_halving_stops_like_with_like_and_what_finishes_is_what_it_is_alone(

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="experiment.KEY=value for the base")
     parser.add_argument("--address", metavar="A", help="of a running Ray cluster (default: one is started here)")
     parser.add_argument("--tracking-uri", metavar="U", help="of an MLflow server (default: the workspace's mlflow.db)")
-    parser.add_argument("--rerun", action="store_true", help="run every trial again, though the workspace holds it")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--rerun", action="store_true", help="run every trial again, though the workspace holds it")
+    again.add_argument("--rerun-failed", action="store_true", help="run the trials again that failed")
     parser.add_argument("--dry-run", action="store_true", help="plan the matrix and start nothing")
 
 
@@ -40,7 +42,7 @@ def command(arguments: argparse.Namespace) -> int:
         workspace=place,
         address=arguments.address,
         tracking_uri=arguments.tracking_uri,
-        rerun=arguments.rerun,
+        rerun="failed" if arguments.rerun_failed else arguments.rerun,
         dry_run=arguments.dry_run,
     )
     code = _print(result, arguments.json)

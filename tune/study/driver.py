@@ -11,7 +11,7 @@ from typing import Any
 
 from fedrecon.platform.workspace import default_workspace
 from fedrecon.sites.errors import unknown
-from fedrecon.tune.campaign import Campaign, say
+from fedrecon.tune.campaign import Campaign, Rerun, say
 from fedrecon.tune.plan import Planner, Shape, absolute
 from fedrecon.tune.spec import Sweep
 from fedrecon.tune.study.findings import Missing, Score
@@ -64,7 +64,7 @@ def study(
     workspace: Path | str | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
-    rerun: bool = False,
+    rerun: Rerun = False,
     dry_run: bool = False,
 ) -> StudyResult:
     """Runs a study, or goes on where it was interrupted, or writes its report again if it is finished.
@@ -75,7 +75,7 @@ def study(
         workspace: default FEDRECON_WORKSPACE or ./workspace.
         address: of a running Ray cluster; None starts one on this machine.
         tracking_uri: of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
-        rerun: run every trial again, though the workspace holds it.
+        rerun: run every trial again, though the workspace holds it; ``"failed"``: those that failed.
         dry_run: plan only.
 
     Raises:
@@ -114,7 +114,7 @@ class StudyCampaign(Campaign):
         workspace: Path,
         address: str | None,
         tracking_uri: str | None,
-        rerun: bool,
+        rerun: Rerun,
     ) -> None:
         packed = {"crew": "auto", **(base["resources"] if isinstance(base.get("resources"), dict) else {})}
         runs = Sweep(
@@ -155,7 +155,7 @@ class StudyCampaign(Campaign):
             f"{shape.trainings} trainings of {shape.rounds} rounds in all",
             f"{len(trials) - shape.trainings} evaluations",
         ]
-        if done and not self.rerun:
+        if done and self.rerun is not True:
             parts.append(f"{done} of these {len(trials)} done already")
         say(f"{self.chosen.name}: {', '.join(parts)}{self.duration()}")
 

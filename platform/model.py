@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from fedrecon.platform.cohort import images
 if TYPE_CHECKING:
     from fedrecon.platform.experiment import Experiment
     from fedrecon.sites.shard import Shard
+
+_KNOWN: set[str] = set()
+"""Strategies and networks that fit each other."""
 
 
 def network_choice(experiment: Experiment) -> Any:
@@ -29,11 +33,15 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
         return
     import torch
 
-    method = experiment.method
+    method, shapes = experiment.method, images(shards, experiment.scale)
+    key = json.dumps([experiment.strategy, experiment.network, repr(shapes)], sort_keys=True)
+    if key in _KNOWN:  # hundreds of trials of a plan differ in other things
+        return
     with torch.device("meta"):
-        model = method.build(network_choice(experiment), images(shards, experiment.scale))
+        model = method.build(network_choice(experiment), shapes)
     for name, _ in model.named_parameters():
         method.shares(name, model)
+    _KNOWN.add(key)
 
 
 def network_layout(experiment: Experiment, shards: Mapping[str, Shard]) -> Any:

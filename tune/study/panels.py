@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedrecon.platform import atomic
+from fedrecon.platform.cohort import is_here
 from fedrecon.tune.study.findings import Panel
 from fedrecon.tune.study.plan import Cell
 
@@ -27,6 +28,8 @@ CAPTION = (
 def panels(campaign: StudyCampaign) -> list[Panel]:
     """One picture at each of the first sites, under the first test operator; none where pictures are not allowed.
 
+    A site whose shard lies on another node is left out: its images stay there.
+
     Of each method the training that did not see the site where there is one, and its first seed.
     """
     from fedrecon.sites.training import threads
@@ -34,7 +37,11 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
     if not campaign.matrix.whole.evaluation.panels:
         return []
     reasons, found = campaign.reasons(), []
-    cells = [cell for cell in campaign.matrix.cells if cell.digest not in reasons]
+    cells = [
+        cell
+        for cell in campaign.matrix.cells
+        if cell.digest not in reasons and is_here(campaign.matrix.shards[cell.tested_on])
+    ]
     with threads(campaign.matrix.whole.resources.threads):
         for site in list(dict.fromkeys(cell.tested_on for cell in cells))[:SITES]:
             chosen = _chosen([cell for cell in cells if cell.tested_on == site])

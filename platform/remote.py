@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 TIMEOUT = 60.0
 """Seconds for a node to read a shard's labels, or a member's private part of the network."""
 
+PATIENCE = 5.0
+"""Seconds between two looks at whether a site's node is still there."""
+
 OUTSIDE = {"scheduling_strategy": "DEFAULT"}
 """Ray's option that keeps a task out of its caller's placement group, whose bundles may be on other nodes."""
 
@@ -180,7 +183,7 @@ class _Tests:
     def _wait(self, name: str) -> None:
         """Until the answer is there; a task whose node is lost waits for another that may be the site's."""
         seen = time.monotonic()
-        while not ray.wait([self.running[name]], timeout=5.0)[0]:
+        while not ray.wait([self.running[name]], timeout=PATIENCE)[0]:
             if _fits(self.homes[name]):
                 seen = time.monotonic()
             elif time.monotonic() - seen > RESTART_TIMEOUT:

@@ -38,8 +38,13 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
         from fedrecon.platform.remote import remote_shards
 
         opened |= remote_shards(elsewhere, address)
-    _check_subjects(opened)
+    check_subjects(opened)
     return dict(sorted(opened.items()))
+
+
+def is_here(shard: Shard) -> bool:
+    """Whether this process sees the shard's file; of one on another node of the cluster it knows the labels alone."""
+    return shard.path.exists()
 
 
 def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
@@ -108,18 +113,12 @@ def n_slices(shard: Shard, split: str, limit: int | None = None) -> int:
     return total if limit is None else min(total, limit)
 
 
-def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
-    if experiment.allow_pooling or experiment.strategy.get("allow_pooling"):
-        return
-    real = [name for name, shard in shards.items() if shard.attributes.get("origin") != "phantom"]
-    if real:
-        raise InputError(
-            f"strategy '{experiment.strategy['name']}' needs the raw data of all sites in one place, and "
-            f"{', '.join(real)} hold data of patients. If it may be moved, say so: allow_pooling=true."
-        )
+def check_subjects(shards: Mapping[str, Shard]) -> None:
+    """Refuses sites of which two hold a subject in different splits.
 
-
-def _check_subjects(shards: Mapping[str, Shard]) -> None:
+    Raises:
+        InputError: names the subject and the two sites.
+    """
     places: dict[str, tuple[str, str]] = {}
     for name, shard in shards.items():
         for subject, split in shard.subjects.items():
@@ -129,3 +128,14 @@ def _check_subjects(shards: Mapping[str, Shard]) -> None:
                     f"the subject '{subject}' is in the split '{other}' at site '{where}' and in '{split}' at site "
                     f"'{name}': a subject is in one split at all sites."
                 )
+
+
+def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
+    if experiment.allow_pooling or experiment.strategy.get("allow_pooling"):
+        return
+    real = [name for name, shard in shards.items() if shard.attributes.get("origin") != "phantom"]
+    if real:
+        raise InputError(
+            f"strategy '{experiment.strategy['name']}' needs the raw data of all sites in one place, and "
+            f"{', '.join(real)} hold data of patients. If it may be moved, say so: allow_pooling=true."
+        )

@@ -42,6 +42,7 @@ class Surroundings:
         store: of the tracker; None opens the one at ``tracking_uri``.
         progress: whom to tell; None tells the terminal.
         name: of the run in the tracker; None says what it is.
+        bundles: for whom the placement group of the Tune trial that this process is holds a bundle each, after its own.
     """
 
     workspace: Path
@@ -53,6 +54,7 @@ class Surroundings:
     store: Store | None = None
     progress: Callable[[int, int], Progress] | None = None
     name: str | None = None
+    bundles: Sequence[str] = ()
 
 
 def steps(chosen: Experiment, around: Surroundings) -> Generator[Committed, None, Result]:
@@ -242,7 +244,7 @@ class _Run:
             return InProcessCrew(plans)
         from fedrecon.platform.crew_ray import RayCrew
 
-        return RayCrew(plans, self.experiment.resources, self.around.address)
+        return RayCrew(plans, self.experiment.resources, self.around.address, self.around.bundles)
 
     def _plan(self, member: str, held: Sequence[str]) -> Plan:
         from fedrecon.sites.settings import Plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -143,3 +144,13 @@ def at(member: str, round_number: int | None, message: str) -> str:
     """A message with where it happened in front."""
     when = f", round {round_number}" if round_number is not None else ""
     return f"site '{member}'{when}: {message}"
+
+
+def cause_of(error: BaseException) -> str:
+    """Our own errors speak for themselves; of the others the kind, and of a long text its last line."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, FedreconError):
+        return str(cause)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = " ".join(lines[-1:] if len(lines) > 6 else lines)
+    return f"{type(cause).__name__}: {textwrap.shorten(text, 240, placeholder=' ...')}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import textwrap
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,9 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform import placement
-from fedrecon.platform.crew import at
+from fedrecon.platform.crew import at, cause_of
 from fedrecon.platform.lane import Buffer, Ends, LaneError, Lanes, Lost, Parcel, unpack
-from fedrecon.sites.errors import FedreconError, RunError
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import Order, Reply
 
 if TYPE_CHECKING:
@@ -94,9 +93,12 @@ class RayCrew:
         resources: of the experiment.
         address: of a running cluster; None starts one on this machine. A cluster that this process is connected to
             already (a notebook, a Tune trial) is used as it is and left running.
+        bundles: for whom this process's placement group holds a bundle each, after its own; none: there is no group.
     """
 
-    def __init__(self, plans: Sequence[Plan], resources: Resources, address: str | None = None) -> None:
+    def __init__(
+        self, plans: Sequence[Plan], resources: Resources, address: str | None = None, bundles: Sequence[str] = ()
+    ) -> None:
         self.resources, self.restarts = resources, 0
         self.dead: dict[str, str] = {}
         self.actors: dict[str, Any] = {}
@@ -110,7 +112,7 @@ class RayCrew:
         self._node = ray.get_runtime_context().get_node_id()
         self.lanes = Lanes(_store_size(self._node))
         try:
-            self._start(plans)
+            self._start(plans, bundles)
         except BaseException:
             self.close()
             raise
@@ -165,27 +167,17 @@ class RayCrew:
         if self._owns and ray.is_initialized():
             ray.shutdown()
 
-    def _start(self, plans: Sequence[Plan]) -> None:
+    def _start(self, plans: Sequence[Plan], bundles: Sequence[str]) -> None:
         """Makes the actors, and waits until each has a place and has opened its shard."""
-        asked, nodes = self.resources, _nodes()
-        members = [plan.member for plan in plans]
-        group = None if self._owns else _reserved(len(members))
-        if group is not None:
-            demanded = placement.bundled(members, group.bundle_specs[1:])
-        else:
-            demanded = placement.demands(members, nodes, asked.cpus_per_site, asked.gpus_per_site)
-            placement.check(demanded, nodes)
+        demanded = seats([plan.member for plan in plans], self.resources, bundles)
         remote, by_member = ray.remote(SiteActor), {plan.member: plan for plan in plans}
+        restarts = {"max_restarts": self.resources.max_restarts, "max_task_retries": 0}
         made = {}
         for one in placement.first_bound(demanded):
-            options = {"max_restarts": asked.max_restarts, "max_task_retries": 0, **one.options()}
-            if group is not None:
-                options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                    group, placement_group_bundle_index=members.index(one.member) + 1
-                )
+            options = {**restarts, **one.options(), **seated(one.member, bundles)}
             made[one.member] = remote.options(**options).remote(by_member[one.member])
-        self.actors = {member: made[member] for member in members}
-        self._await_places({one.member: one for one in demanded}, group is not None)
+        self.actors = {plan.member: made[plan.member] for plan in plans}
+        self._await_places({one.member: one for one in demanded}, bool(bundles))
         self.describe()
 
     def _await_places(self, demanded: Mapping[str, placement.Demand], reserved: bool) -> None:
@@ -196,7 +188,7 @@ class RayCrew:
             _, left = ray.wait(list(waiting), num_returns=len(waiting), timeout=patience)
             waiting, waited = {one: waiting[one] for one in left}, time.monotonic() - start
             homeless = [demanded[m] for m in waiting.values() if not reserved and not _has_place(self.actors[m])]
-            placement.check(homeless, _free(), waited)
+            placement.check(homeless, free(), waited)
             patience = 2.0
             if waiting and waited > READY_TIMEOUT:
                 member = next(iter(waiting.values()))
@@ -229,9 +221,9 @@ class RayCrew:
             try:
                 process, node, result = ray.get(reference)
             except RayTaskError as error:
-                raise RunError(at(name, round_number, _cause(error))) from error
+                raise RunError(at(name, round_number, cause_of(error))) from error
             except ActorDiedError as error:
-                raise _StaysDeadError(_cause(error)) from error
+                raise _StaysDeadError(cause_of(error)) from error
             except DIED:
                 self.restarts, self._processes[name] = self.restarts + 1, None
                 self._await_return(name)
@@ -261,7 +253,7 @@ class RayCrew:
             except (ActorUnavailableError, GetTimeoutError):
                 time.sleep(0.2)
             except ActorDiedError as error:
-                raise _StaysDeadError(_cause(error)) from error
+                raise _StaysDeadError(cause_of(error)) from error
             else:
                 return
         raise _StaysDeadError(f"did not come back within {RESTART_TIMEOUT:.0f} s")
@@ -326,10 +318,26 @@ class _StaysDeadError(Exception):
     """A member used up its restarts."""
 
 
-def _reserved(n_members: int) -> Any:
-    """The placement group of the Tune trial that this process is, with a bundle for itself and one a member."""
-    group = get_current_placement_group()
-    return group if group is not None and len(group.bundle_specs) == n_members + 1 else None
+def seats(members: Sequence[str], resources: Resources, bundles: Sequence[str]) -> list[placement.Demand]:
+    """What each member asks for: what its bundle holds, or where there are none its share of the nodes.
+
+    Raises:
+        RunError: no node can hold a member.
+    """
+    if bundles:
+        group: Any = get_current_placement_group()
+        return placement.bundled(members, [group.bundle_specs[bundles.index(member) + 1] for member in members])
+    demanded = placement.demands(members, nodes(), resources.cpus_per_site, resources.gpus_per_site)
+    placement.check(demanded, nodes())
+    return demanded
+
+
+def seated(member: str, bundles: Sequence[str]) -> dict[str, Any]:
+    """Ray's option that puts a member into its bundle."""
+    if not bundles:
+        return {}
+    group: Any = get_current_placement_group()
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, bundles.index(member) + 1)}
 
 
 def _has_place(actor: Any) -> bool:
@@ -342,17 +350,18 @@ def _has_place(actor: Any) -> bool:
 
 def _store_size(node: str) -> int:
     """Bytes of Ray's object store on a node: what lanes take instead of it, they may take."""
-    return sum(int(one["Resources"].get("object_store_memory", 0)) for one in _nodes() if one["NodeID"] == node)
+    return sum(int(one["Resources"].get("object_store_memory", 0)) for one in nodes() if one["NodeID"] == node)
 
 
-def _nodes() -> list[dict[str, Any]]:
+def nodes() -> list[dict[str, Any]]:
+    """Ray's node table."""
     return list(ray.nodes())  # type: ignore[no-untyped-call]
 
 
-def _free() -> list[dict[str, Any]]:
+def free() -> list[dict[str, Any]]:
     """Ray's node table with what is free now instead of what there is."""
-    free = ray_state.available_resources_per_node()  # type: ignore[no-untyped-call]
-    return [{**node, "Resources": free.get(node["NodeID"], {})} for node in _nodes()]
+    left = ray_state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return [{**node, "Resources": left.get(node["NodeID"], {})} for node in nodes()]
 
 
 def connect(address: str | None) -> None:
@@ -383,13 +392,3 @@ def _check_answers(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
         raise RunError(f"no Ray cluster answers at '{address}': {error}") from error
-
-
-def _cause(error: BaseException) -> str:
-    """Our own errors speak for themselves; of the others the kind, and of a long text its last line."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, FedreconError):
-        return str(cause)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    text = " ".join(lines[-1:] if len(lines) > 6 else lines)
-    return f"{type(cause).__name__}: {textwrap.shorten(text, 240, placeholder=' ...')}"

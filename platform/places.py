@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedrecon.platform.cohort import check_experiment, open_sites
+from fedrecon.platform.cohort import check_experiment, is_here, open_sites
 from fedrecon.platform.model import check_network, network_layout
 from fedrecon.platform.trained import private_members
 from fedrecon.platform.unseen import Unseen, check_published
@@ -29,10 +29,20 @@ class Sites:
 
     @classmethod
     def of(cls, experiment: Experiment, address: str | None = None) -> Sites:
-        """Opened; where nothing else is said those that train are tested."""
+        """Opened; where nothing else is said those that train are tested.
+
+        Args:
+            address: see :func:`open_sites`.
+        """
         trained = open_sites(experiment.sites, address)
         elsewhere = experiment.test.sites if experiment.test else None
-        return cls(trained, trained if elsewhere is None else open_sites(elsewhere))
+        return cls(trained, trained if elsewhere is None else open_sites(elsewhere, address))
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """The sites whose shards lie on other nodes; where there are any, every site is scored on its own node."""
+        both = [*self.trained.items(), *self.tested.items()]
+        return tuple(dict.fromkeys(name for name, shard in both if not is_here(shard)))
 
     def check(self, experiment: Experiment) -> None:
         """Refuses what cannot be trained, drawn or scored, and a test subject that trained or validated anything.
@@ -40,6 +50,11 @@ class Sites:
         Raises:
             InputError: says where, and what would do.
         """
+        if self.away and experiment.resources.crew == "in-process":
+            raise InputError(
+                "resources.crew: in-process opens every shard itself, and on other nodes of the cluster lie those of "
+                f"{', '.join(self.away)}. Allowed there: actors."
+            )
         check_experiment(experiment, self.trained)
         check_network(experiment, self.trained)
         if experiment.test is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class Trained:
         images: what the network was built for.
         members: with private parameters; empty where all parameters are shared.
         all_private: nothing is shared (``local``): there is one network per member.
+        private: private parts by member that came along to another node; those of others are read from the folder.
     """
 
     folder: RunFolder
@@ -39,6 +40,7 @@ class Trained:
     images: Any
     members: tuple[str, ...]
     all_private: bool
+    private: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> Trained:
@@ -132,9 +134,10 @@ class Trained:
         from fedrecon.sites.settings import Plan
         from fedrecon.sites.site import Site
 
-        experiment = self.experiment
+        experiment, standing = self.experiment, self.state.standing
+        private = self.private.get(model) if private is None else private
         plan = Plan(
-            member=model if model != GLOBAL else next(iter(self.state.standing), GLOBAL),
+            member=model if model != GLOBAL else next(iter(standing), GLOBAL),
             shards=shards,
             operators=operators,
             method=experiment.method,
@@ -149,8 +152,22 @@ class Trained:
         )
         site = Site(plan)
         if private is not None:
-            site.adopt(private)
+            site.adopt(private, standing.get(model, 0))
         return site
+
+    def private_part(self, member: str) -> Mapping[str, Any]:
+        """The member's private parameters by name, after the last round.
+
+        Raises:
+            RunError: they are not seen from here.
+        """
+        return self.site(member, {}, {}).private_parameters(self.order)
+
+    def holds(self, member: str) -> bool:
+        """Whether :meth:`private_part` will find the member's."""
+        from fedrecon.sites.memory import Memory
+
+        return Memory(self.folder.memory(member)).holds(self.state.standing.get(member, 0))
 
 
 def private_members(experiment: Experiment, layout: Any, sites: Sequence[str]) -> tuple[tuple[str, ...], bool]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.course import Surroundings, locked, open_run, steps
 from fedrecon.platform.evaluate import scored
@@ -19,6 +19,7 @@ from fedrecon.platform.workspace import RunFolder, find_trained
 
 if TYPE_CHECKING:
     from fedrecon.platform.experiment import Experiment
+    from fedrecon.platform.progress import Progress
     from fedrecon.platform.tracking import Ended, Tracker
 
 
@@ -38,8 +39,8 @@ def tested(chosen: Experiment, around: Surroundings) -> Generator[Committed, Non
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None
-        trained_rounds, source = 0, find_trained(around.workspace, training_digest)
-        if source is None or not _at_its_end(source, chosen.rounds):
+        trained_rounds, source = 0, find_ended(around.workspace, training_digest, chosen.rounds)
+        if source is None:
             base = yield from steps(chosen.alone, replace(around, name=None, rerun=False))
             trained_rounds, source = base.trained_rounds, RunFolder(around.workspace, base.digest)
         return _Test(chosen, sites, folder, Trained.of(source), around).go(training_digest, trained_rounds)
@@ -90,10 +91,8 @@ class _Test:
         from fedrecon.platform.tables import join_scores
 
         experiment, places = self.experiment, self.sites.tested
-        operators = {name: experiment.tested_at(name) for name in places}
         progress = (self.around.progress or Progress)(0, 0)
-        rule = rule_of(experiment, self._applied)
-        columns = join_scores(scored(self._applied, places, operators, rule, progress.going, self._parts))
+        columns = join_scores(self._columns(progress))
         progress.close()
         summary = summarise(columns)
         rounds = self.trained.state.round
@@ -116,6 +115,18 @@ class _Test:
         self._write(tracker, Finished(experiment, result.as_dict(), self.trained.state, [], columns, None))
         return result
 
+    def _columns(self, progress: Progress) -> Iterable[dict[str, Any]]:
+        """Of the scores: of shards that are all here in this process, else of each site on its own node."""
+        places, rule = self.sites.tested, rule_of(self.experiment, self._applied)
+        operators = {name: self.experiment.tested_at(name) for name in places}
+        if not self.sites.away:
+            return scored(self._applied, places, operators, rule, progress.going, self._parts)
+        from fedrecon.platform.remote import Errand, scored_there
+
+        progress.going(f"scoring the test subjects of {', '.join(places)} on their nodes")
+        errand = Errand(self._applied, operators, rule, self._parts)
+        return scored_there(errand, places, self.experiment.resources, self.around.address, self.around.bundles)
+
     @property
     def _applied(self) -> Trained:
         """The trained network under this experiment's own evaluation, and what acts at inference alone."""
@@ -129,10 +140,11 @@ class _Test:
                 tracker.artifact(path)
 
 
-def _at_its_end(source: RunFolder, rounds: int) -> bool:
-    """Whether its last committed round is the last of all; one that is trained again, or lost a checkpoint, is not."""
-    found = source.checkpoints.latest()
-    return found is not None and found[0].round == rounds
+def find_ended(workspace: Path, training_digest: str, rounds: int) -> RunFolder | None:
+    """A run with this training whose last committed round is the last of all; one that lost a checkpoint is none."""
+    source = find_trained(workspace, training_digest)
+    found = None if source is None else source.checkpoints.latest()
+    return source if found is not None and found[0].round == rounds else None
 
 
 def rule_of(experiment: Experiment, trained: Trained) -> Unseen:

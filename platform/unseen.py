@@ -66,6 +66,17 @@ class Unseen:
         return tuple(names)
 
 
+def needed(trained: Trained, name: str, unseen: Unseen) -> tuple[str, ...]:
+    """The members whose private parts reconstruct at a site: its own, those that a rule takes, or one after the other.
+
+    Raises:
+        InputError: see :meth:`Trained.models`.
+    """
+    if unseen.rule is not None and name not in trained.members:
+        return unseen.published
+    return trained.models(name) if trained.members else ()
+
+
 @dataclass(frozen=True)
 class Place:
     """An unseen site, and the run whose network is to reconstruct there."""
@@ -83,8 +94,7 @@ class Place:
 
     def parts(self) -> dict[str, Private]:
         """The private parts that were published, by member."""
-        order = self.trained.order
-        return {one: self.trained.site(one, {}, {}).private_parameters(order) for one in self.unseen.published}
+        return {one: self.trained.private_part(one) for one in self.unseen.published}
 
 
 def check_published(rule: str, members: Sequence[str], published: Sequence[str]) -> None:

@@ -50,6 +50,11 @@ class Memory:
             raise RunError(f"the private memory of round {number} is lost: {path} does not exist")
         self.values = load_file(path)
 
+    def holds(self, number: int) -> bool:
+        """Whether :meth:`load` will find the memory of round ``number``; of round 0 there is none to be found."""
+        path = self._path(number)
+        return number == self.round or (path is not None and path.is_file())
+
     def save(self, number: int, values: Mapping[str, Vector]) -> None:
         """Keeps ``values`` as the memory of round ``number``: in the process, and on disk under its own name."""
         path = self._path(number)

@@ -161,11 +161,16 @@ class Site:
         self._load(order)
         return self.parameters.named(self._private(), shared=False)
 
-    def adopt(self, private: Mapping[str, Any]) -> None:
-        """Begins with these private parameters, by name, instead of the network's first values; empty keeps those."""
+    def adopt(self, private: Mapping[str, Any], number: int = 0) -> None:
+        """Begins with these private parameters, by name, instead of the network's first values; empty keeps those.
+
+        Args:
+            number: the round that they stand for, of which there is no memory then.
+        """
         parameters = self.parameters
         if private:
             self._first_private = parameters.joined(private, shared=False)
+        self.memory.round = number
 
     def fine_tune(self, order: Order, epochs: int) -> None:
         """Trains the private part alone on this site's training subjects, and adopts it."""

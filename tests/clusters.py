@@ -24,6 +24,13 @@ def local_cluster(**options: Any) -> Iterator[None]:
             ray.shutdown()
 
 
+HERE = "/proc/self/cwd"
+"""A folder that each process takes for its own working directory: of a node that was started in another one, another.
+
+So a shard ``HERE/NAME.h5`` is seen by the processes of one node alone, though all nodes are on one machine.
+"""
+
+
 @contextmanager
 def ray_warnings() -> Iterator[None]:
     """Ray leaves sockets, pipes and processes to the garbage collector, and warns of its own future."""

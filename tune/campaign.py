@@ -104,7 +104,7 @@ class Campaign(ABC):
         return "finished" if len(limited) == len(self.board.rows) else "budget"
 
     def duration(self) -> str:
-        """Roughly how long what is left will take, on this machine's cores, in words."""
+        """Roughly how long what is left will take on this machine's cores, in words; nothing where no shard is here."""
         left = [row.trial for row in self.board.rows[: self._limit] if row.status == "WAITING" or self._again(row)]
         if not left:
             return ""
@@ -112,9 +112,11 @@ class Campaign(ABC):
 
         asked = self.planner.sweep.concurrency
         at_once = asked if isinstance(asked, int) else os.cpu_count() or 1
-        minutes = seconds(self.planner, left, min(at_once, len(left))) / 60
+        found = seconds(self.planner, left, min(at_once, len(left)))
+        if found is None:
+            return ""
         where = " on one machine like this" if self.address else ""
-        return f"; roughly {_rounded(minutes)}{where}"
+        return f"; roughly {_rounded(found / 60)}{where}"
 
     def _again(self, row: Row) -> bool:
         """Whether a trial that came to an end runs once more; one that failed goes on from its last round."""

@@ -34,7 +34,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.sweep == "show":
         if len(arguments.overrides) != 1:
             raise InputError("fedrecon sweep show SWEEP: the name of a sweep, or its file, is needed")
-        return _print(seen(_name(arguments.overrides[0]), place), arguments.json)
+        return _print(seen(_name(arguments.overrides[0]), place, arguments.address), arguments.json)
     result = sweep(
         file=arguments.sweep,
         overrides=arguments.overrides,

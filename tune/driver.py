@@ -99,8 +99,11 @@ def sweep(
     return one.result("planned" if not one.go(dry_run) else one.status())
 
 
-def seen(name: str, workspace: Path) -> SweepResult:
+def seen(name: str, workspace: Path, address: str | None = None) -> SweepResult:
     """A sweep of a workspace as it stands, running or not.
+
+    Args:
+        address: of a cluster, where its nodes hold shards.
 
     Raises:
         InputError: no such sweep; says which there are.
@@ -112,7 +115,7 @@ def seen(name: str, workspace: Path) -> SweepResult:
         known = sorted(path.parent.name for path in folder.parent.glob("*/sweep.yaml"))
         raise unknown("sweep", name, known)
     chosen, base = Sweep.read(folder / "sweep.yaml")
-    one = _Sweep(chosen, base, workspace, None, None, rerun=False)
+    one = _Sweep(chosen, base, workspace, address, None, rerun=False)
     return one.result("running" if one.look() else one.status())
 
 

@@ -18,13 +18,14 @@ from ray import tune as ray_tune
 
 from fedrecon.platform.crew_ray import connect
 from fedrecon.platform.progress import quiet
+from fedrecon.platform.transfer import find_ended
 from fedrecon.platform.workspace import find_trained
 from fedrecon.tune.board import Board, Row
 from fedrecon.tune.dispatch import Dispatcher, Optuna, Planned, Source, Watch
 from fedrecon.tune.halving import Alike
 from fedrecon.tune.live import Live
 from fedrecon.tune.packing import Packing, asked, roster
-from fedrecon.tune.plan import Planner, absolute
+from fedrecon.tune.plan import Planner, Trial, absolute
 from fedrecon.tune.trial import SweepTrial
 from fedrecon.tune.writer import start_writer
 
@@ -98,7 +99,7 @@ class Engine:
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
         packing = Packing.of(crew, self._planner.sweep.concurrency, nodes, ray.get_runtime_context().get_node_id())
         for row in self._board.rows:
-            _group(packing, asked(row.trial.experiment), self._members(row))
+            _group(packing, asked(row.trial.experiment), self._members(row.trial))
         return packing
 
     def _trained(self, training: str) -> bool:
@@ -154,11 +155,22 @@ class Engine:
         longest = max((row.trial.experiment.rounds for row in self._board.rows), default=1)
         return Alike(sweep.scheduler, sweep.metrics[0], sweep.modes[0], longest)
 
-    def _members(self, row: Row) -> list[str]:
-        """Of the federation that a trial starts; none where it tests what another one trained."""
-        if row.trial.experiment.test is not None:
+    def _members(self, trial: Trial, now: bool = False) -> list[str]:
+        """For whom a trial's group holds a bundle: the federation; of a test whom it tests, and trains if it has to.
+
+        A test whose shards are all here has none: it does everything in its own process.
+
+        Args:
+            now: the trial starts now, so it is known whether its training is there; else it may have to train.
+        """
+        experiment, sites = trial.experiment, self._planner.sites(trial.experiment)
+        members = roster(experiment, list(sites.trained))
+        if experiment.test is None:
+            return members
+        if not sites.away:
             return []
-        return roster(row.trial.experiment, list(self._planner.shards(row.trial.experiment)))
+        there = now and find_ended(self._board.workspace, trial.training, experiment.rounds) is not None
+        return list(dict.fromkeys([*(() if there else members), *sites.tested]))
 
     def _config(self, row: Row) -> dict[str, Any]:
         trial = row.trial
@@ -166,7 +178,7 @@ class Engine:
             "number": trial.number,
             "digest": trial.digest,
             "problem": trial.problem,
-            "members": self._members(row),
+            "members": self._members(trial, now=True),
             "asked": asked(trial.experiment),
             "experiment": json.dumps(absolute(trial.experiment.as_dict())),
             "name": trial.name,

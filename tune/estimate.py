@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fedrecon.platform.cohort import n_slices
+from fedrecon.platform.cohort import is_here, n_slices
 from fedrecon.tune.plan import Planner, Trial
 
 KINDS = 6
@@ -17,11 +17,11 @@ TRIAL = 1.5
 """Seconds of a trial besides: opening shards, recording, pictures."""
 
 
-def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
+def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float | None:
     """Wall seconds of the trials on this machine, ``at_once`` of them side by side, one thread each.
 
     Whole networks are trained on few slices for it, so it takes a second or two for each kind of training; what is
-    measured first (loading torch, the first step) is left out.
+    measured first (loading torch, the first step) is left out. None where the shards for it lie on other nodes.
     """
     paces: dict[str, float] = {}
     total, trained = 0.0, set[str]()
@@ -37,7 +37,10 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float:
         ])  # fmt: skip
         if kind not in paces:
             known = list(paces.values())
-            paces[kind] = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
+            pace = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
+            if pace is None:
+                return None
+            paces[kind] = pace
         slices = _per_round(planner, trial)
         times = 1 if experiment.method.network_kind == "prior" else experiment.rounds // experiment.evaluation.every
         scored = planner.slices(trial, "validation") * times + planner.slices(trial, "test")
@@ -60,8 +63,8 @@ def _per_round(planner: Planner, trial: Trial) -> int:
     )
 
 
-def _pace(planner: Planner, trial: Trial) -> float:
-    """Seconds of training per slice."""
+def _pace(planner: Planner, trial: Trial) -> float | None:
+    """Seconds of training per slice, at the first member whose shards are here."""
     import torch
 
     from fedrecon.platform.cohort import images
@@ -70,7 +73,10 @@ def _pace(planner: Planner, trial: Trial) -> float:
     from fedrecon.sites.site import Site
 
     experiment, shards = trial.experiment, planner.shards(trial.experiment)
-    member, held = next(iter(experiment.method.roster(list(shards)).items()))
+    roster = experiment.method.roster(list(shards)).items()
+    member, held = next((one for one in roster if all(is_here(shards[name]) for name in one[1])), (None, ()))
+    if member is None:
+        return None
     before = torch.get_num_threads()
     torch.set_num_threads(experiment.resources.threads)
     try:

@@ -65,7 +65,7 @@ class Packing:
         return self._in_process() if self.crew == "in-process" else self._actors(*each, members)
 
     def alone(self, each: tuple[Amount, Amount]) -> PlacementGroupFactory:
-        """The placement group of a trial that trains nothing: itself, on the workspace's node, with what a site has.
+        """The placement group of a test of shards that are here: itself, on the workspace's node, with what a site has.
 
         Raises:
             RunError: the node cannot hold it.

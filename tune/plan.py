@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.cohort import n_slices, open_sites
+from fedrecon.platform.cohort import check_subjects, n_slices, open_sites
 from fedrecon.platform.experiment import Experiment
 from fedrecon.platform.overrides import apply_values
 from fedrecon.platform.places import Sites
@@ -66,6 +66,7 @@ class Planner:
     space: tuple[Dimension, ...]
     address: str | None = None
     _shards: dict[str, dict[str, Shard]] = field(default_factory=dict)
+    _known: dict[tuple[str, str], Shard] = field(default_factory=dict)
     _checked: set[str] = field(default_factory=set)
 
     @classmethod
@@ -103,8 +104,17 @@ class Planner:
     def _opened(self, sites: str | Mapping[str, str]) -> dict[str, Shard]:
         key = json.dumps(sites, sort_keys=True)
         if key not in self._shards:
-            self._shards[key] = open_sites(sites, self.address)
+            self._shards[key] = open_sites(sites, self.address) if isinstance(sites, str) else self._named(sites)
         return self._shards[key]
+
+    def _named(self, sites: Mapping[str, str]) -> dict[str, Shard]:
+        """Each is opened once, whatever it is opened with: to ask another node for labels takes seconds."""
+        fresh = {name: path for name, path in sites.items() if (name, path) not in self._known}
+        if fresh or not sites:
+            self._known |= {(name, fresh[name]): shard for name, shard in open_sites(fresh, self.address).items()}
+        found = {name: self._known[name, path] for name, path in sorted(sites.items())}
+        check_subjects(found)
+        return found
 
     def value(self, key: str) -> Any:
         """The base experiment's value of a dotted key."""
@@ -222,10 +232,12 @@ def short_keys(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment with paths that hold from any working directory."""
+    test = experiment.get("test")
+    elsewhere = {"test": absolute(test)} if test and test.get("sites") else {}
     sites = experiment["sites"]
     if isinstance(sites, dict):
-        return {**experiment, "sites": {name: str(Path(path).absolute()) for name, path in sites.items()}}
-    return {**experiment, "sites": str(Path(sites).absolute())}
+        return {**experiment, **elsewhere, "sites": {name: str(Path(path).absolute()) for name, path in sites.items()}}
+    return {**experiment, **elsewhere, "sites": str(Path(sites).absolute())}
 
 
 def show(value: Any) -> str:

@@ -86,6 +86,7 @@ class SweepTrial(ray_tune.Trainable):
             store=RelayStore(self._shared["writer"]),
             progress=Silent,
             name=config["name"],
+            bundles=config["members"],
         )
         self._course = steps(Experiment.read(json.loads(config["experiment"])), around)
 

@@ -1,24 +1,39 @@
 """Several nodes: each site on the node that carries its name."""
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from clusters import ray_warnings
+from clusters import HERE, ray_warnings
 from ray_crews import ray_crew
-from tiny import Federation
+from tiny import NETWORKS, Federation
 
+import fedrecon
 from fedrecon.platform.crew_ray import RayCrew
 from fedrecon.platform.resources import Resources
-from fedrecon.sites.errors import RunError
+from fedrecon.platform.tables import read_scores
+from fedrecon.platform.tracking import run_store
+from fedrecon.platform.workspace import RunFolder
+from fedrecon.sites.errors import InputError, RunError
 from fedrecon.strategies.fedavg import FedAvg
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[dict[str, str]]:
+def north(tmp_path_factory: pytest.TempPathFactory, consortium: dict[str, Path]) -> Path:
+    """The folder that north's node takes for :data:`HERE`; north's shard is in it."""
+    folder = tmp_path_factory.mktemp("north")
+    (folder / "north.h5").symlink_to(consortium["north"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nodes(north: Path) -> Iterator[dict[str, str]]:
     """Node ids: a head that could hold everybody, one node labelled north, one with the resource site:south."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with ray_warnings():
@@ -27,11 +42,12 @@ def nodes() -> Iterator[dict[str, str]]:
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
         try:
-            north = cluster.add_node(num_cpus=1, num_gpus=1, labels={"site": "north"})
+            with contextlib.chdir(north):
+                labelled = cluster.add_node(num_cpus=1, num_gpus=1, labels={"site": "north"})
             south = cluster.add_node(num_cpus=1, resources={"site:south": 1})
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
             cluster.wait_for_nodes()
-            yield {"north": north.node_id, "south": south.node_id, "head": cluster.head_node.node_id}
+            yield {"north": labelled.node_id, "south": south.node_id, "head": cluster.head_node.node_id}
         finally:
             ray.shutdown()
             cluster.shutdown()
@@ -61,10 +77,88 @@ def test_a_site_whose_node_is_too_small_goes_nowhere_else(
 
 def test_a_shard_on_another_node_is_read_by_that_node(nodes: dict[str, str], consortium: dict[str, Path]) -> None:
     from fedrecon.platform.remote import remote_shards
-    from fedrecon.sites.errors import InputError
     from fedrecon.sites.shard import Shard
 
     found = remote_shards({"north": str(consortium["north"])}, "auto")
     assert found["north"] == Shard.open(consortium["north"])
     with pytest.raises(InputError, match=r"site 'south', on its own node: .*nowhere\.h5: there is no such file"):
         remote_shards({"south": str(consortium["south"].with_name("nowhere.h5"))}, "auto")
+
+
+def described(paths: dict[str, str]) -> dict[str, Any]:
+    """Trained at two sites, tested at one of them and at another, each hospital with a part of its own."""
+    return {
+        "sites": {name: paths[name] for name in ("middle", "north")},
+        "strategy": {"name": "fedbn"},
+        "network": NETWORKS["fedbn"],
+        "training": {"rounds": 2, "batch_size": 2},
+        "evaluation": {"every": 2, "panels": False},
+        "resources": {"cpus_per_site": 0.5},
+        "publish_private": "all",
+        "test": {
+            "sites": {name: paths[name] for name in ("north", "south")},
+            "operator": {"acceleration": 2},
+            "unseen": "average",
+        },
+    }
+
+
+def test_a_test_elsewhere_is_scored_on_the_nodes_of_the_sites_with_the_same_bits(
+    nodes: dict[str, str], consortium: dict[str, Path], north: Path, mlflow_template: Path, tmp_path: Path
+) -> None:
+    """North's shard and its part of the network are seen by its node alone; south gets the average of the parts."""
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
+    paths = {name: str(path) for name, path in consortium.items()}
+    here = fedrecon.run(described(paths), workspace=tmp_path, in_process=True)
+    expected = scores(tmp_path, here.run_id)
+    (private,) = tmp_path.glob("runs/*/private/north")
+    private.rename(north / "private")
+    private.symlink_to(f"{HERE}/private")
+    with pytest.raises(InputError, match=r"north\.h5: there is no such file"):
+        fedrecon.run(described({**paths, "north": f"{HERE}/north.h5"}), workspace=tmp_path, in_process=True)
+    hidden = described({**paths, "north": f"{HERE}/north.h5"})
+    there = fedrecon.run(hidden, workspace=tmp_path, address="auto", rerun=True)
+    assert (there.digest, there.trained_rounds) == (here.digest, 0)
+    assert there.run_id != here.run_id
+    assert scores(tmp_path, there.run_id) == expected
+    assert not list(RunFolder(tmp_path, there.digest).path.glob("parts"))
+
+
+def scores(workspace: Path, run_id: str) -> dict[str, Any]:
+    return read_scores(run_store(None, workspace).local_artifact(run_id, "scores.parquet"))
+
+
+def test_a_site_that_dies_while_it_is_tested_is_asked_again_so_often_and_not_more(
+    nodes: dict[str, str], consortium: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from fedrecon.platform import placement, remote
+    from fedrecon.sites.shard import Shard
+
+    def dies(folder: Path, name: str, shard: Shard, private: Any) -> list[Any]:
+        (folder / f"{len(list(folder.iterdir()))}").touch()
+        if len(list(folder.iterdir())) <= len(private):
+            os._exit(1)
+        return [name]
+
+    def tests(times: int, home: dict[str, str], **options: Any) -> remote._Tests:
+        (folder := tmp_path / f"{times}").mkdir()
+        shards, private = {"south": Shard.open(consortium["south"])}, {"south": dict.fromkeys(map(str, range(times)))}
+        asked = remote._Tests(
+            ray.remote(max_retries=0)(dies), folder, shards, private, {"south": {"num_cpus": 0, **options}},
+            {"south": placement.Demand("south", 0.0, 0.0, home)},
+        )  # fmt: skip
+        asked.start("south")
+        return asked
+
+    assert tests(1, {}).result("south", restarts=1) == ["south"]
+    with pytest.raises(RunError, match="site 'south': died while it was tested, and again after 1 restarts"):
+        tests(2, {}).result("south", restarts=1)
+    monkeypatch.setattr(remote, "PATIENCE", 0.1)
+    monkeypatch.setattr(remote, "RESTART_TIMEOUT", 0.3)
+    nowhere = {"site": "nowhere"}
+    gone = tests(0, nowhere, label_selector=nowhere)
+    with pytest.raises(RunError, match="site 'south': its node is lost, and none came back within 0 s"):
+        gone.result("south", restarts=1)
+    gone.cancel()

@@ -1,5 +1,8 @@
 """A sweep planned: what its trials are, which of them share a training, and what is refused before anything starts."""
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -10,7 +13,7 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.shard import write_shard
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.fedavg import FedAvg
-from fedrecon.tune.plan import Shape, short_keys, show
+from fedrecon.tune.plan import Shape, absolute, short_keys, show
 
 RATES = {"operator.acceleration": {"grid": [2, 3, 4]}}
 
@@ -291,3 +294,60 @@ def test_a_whole_block_is_named_by_its_family(consortium):
     network = {**UNET, "norm": "batch"}
     (trial,) = planned(base(consortium), {"operator": {"grid": [operator]}, "network": {"grid": [network]}})
     assert trial.name == "equispaced_fraction R=3 unet channels=2 pools=1 norm=batch"
+
+
+def leaving_out(consortium, site, **changes):
+    """One trial that trains at the other sites, and its planner."""
+    paths = {name: str(path) for name, path in consortium.items() if name != site}
+    one = planner(
+        base(paths, test={"sites": {site: str(consortium[site])}}, **changes),
+        {"seed": {"grid": [0]}},
+        metric="mean/ssim",
+    )
+    return one, one.trials()[0]
+
+
+def hide(planner, site):
+    """As if the shard lay on another node: its labels are known, its file is not here."""
+    for shards in planner._shards.values():
+        if site in shards:
+            shards[site] = replace(shards[site], path=Path(f"nowhere/{site}.h5"))
+
+
+def test_a_test_asks_for_bundles_where_a_shard_lies_on_another_node(consortium, tmp_path, monkeypatch):
+    from fedrecon.tune import engine
+
+    planner, trial = leaving_out(consortium, "north")
+    one = engine.Engine(planner, SimpleNamespace(workspace=tmp_path), None, None, False, lambda _: {})
+    assert one._members(trial) == []
+    hide(planner, "north")
+    assert one._members(trial) == one._members(trial, now=True) == ["middle", "south", "north"]
+    monkeypatch.setattr(engine, "find_ended", lambda *_: "a folder")
+    assert one._members(trial) == ["middle", "south", "north"]
+    assert one._members(trial, now=True) == ["north"]
+
+
+def test_one_process_does_not_open_what_lies_on_another_node(consortium):
+    planner, trial = leaving_out(consortium, "north", resources={"crew": "in-process"})
+    hide(planner, "north")
+    planner._checked.clear()
+    with pytest.raises(
+        InputError, match=r"in-process opens every shard itself, .* those of north. Allowed there: actors"
+    ):
+        planner.trial(0, trial.params)
+
+
+def test_how_long_it_takes_is_not_guessed_without_a_shard(consortium):
+    from fedrecon.tune.estimate import seconds
+
+    one = planner(base({"north": consortium["north"]}), {"seed": {"grid": [0]}})
+    trials = one.trials()
+    hide(one, "north")
+    assert seconds(one, trials, 1) is None
+
+
+def test_paths_of_a_test_hold_from_any_working_directory_too():
+    moved = absolute({"sites": "shards", "test": {"sites": {"a": "a.h5"}, "unseen": None}})
+    assert moved["sites"] == str(Path("shards").absolute())
+    assert moved["test"] == {"sites": {"a": str(Path("a.h5").absolute())}, "unseen": None}
+    assert absolute({"sites": "shards", "test": {"sites": None}})["test"] == {"sites": None}

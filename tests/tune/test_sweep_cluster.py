@@ -1,5 +1,6 @@
 """A sweep on several nodes: sites on the nodes that carry their names, two trials on the halves of each GPU."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import ray_warnings
+from clusters import HERE, ray_warnings
 
 from fedrecon.platform.run import run
 from fedrecon.platform.workspace import RunFolder
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import InputError, RunError
 from fedrecon.tune import sweep
+from fedrecon.tune.study.driver import seen, study
 
 pytestmark = pytest.mark.ray
 
@@ -20,8 +22,11 @@ SITES = ("north", "south")
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[dict[str, str]]:
-    """Node ids: a head without a GPU, and a node with one logical GPU for each site."""
+def nodes(tmp_path_factory: pytest.TempPathFactory, consortium: dict[str, Path]) -> Iterator[dict[str, str]]:
+    """Node ids: a head without a GPU, and a node with one logical GPU for each site.
+
+    The node of each site alone sees its shard as ``HERE/NAME.h5``.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
     with ray_warnings():
@@ -30,7 +35,11 @@ def nodes() -> Iterator[dict[str, str]]:
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
         try:
-            own = {site: cluster.add_node(num_cpus=1, num_gpus=1, labels={"site": site}).node_id for site in SITES}
+            own = {}
+            for site in SITES:
+                (folder := tmp_path_factory.mktemp(site)).joinpath(f"{site}.h5").symlink_to(consortium[site])
+                with contextlib.chdir(folder):
+                    own[site] = cluster.add_node(num_cpus=1, num_gpus=1, labels={"site": site}).node_id
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
             cluster.wait_for_nodes()
             yield {**own, "head": cluster.head_node.node_id}
@@ -78,3 +87,37 @@ def test_a_trial_that_no_node_can_hold_is_refused_at_once(
     large = {**base, "resources": {"gpus_per_site": 2}}
     with pytest.raises(RunError, match=r"site 'north' cannot be placed .*GPU: asked 2, its largest node has 1"):
         sweep(large, {"seed": {"grid": [0, 1]}}, name="large", workspace=tmp_path)
+
+
+def test_a_study_of_a_shard_that_its_own_node_alone_sees(
+    nodes: dict[str, str], base: dict[str, Any], tmp_path: Path, mlflow_template: Path
+) -> None:
+    """North is tested by what south trained, and by what trains nothing; no picture of it is drawn."""
+    spaces = {name: tmp_path / name for name in ("there", "here")}
+    for place in spaces.values():
+        place.mkdir()
+        shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
+    hidden = {**base["sites"], "north": f"{HERE}/north.h5"}
+    described = {
+        "name": "hidden",
+        "experiment": {**base, "sites": hidden, "evaluation": {"panels": True}},
+        "methods": {"unet": {}, "zero-filled": {"reconstructor": "zero_filled"}},
+        "train": {"sites": [["south"]]},
+        "max_failures": 0,
+    }
+    result = study(described, workspace=spaces["there"], address="auto")
+    assert (result.status, result.missing) == ("finished", [])
+    found = {(one["method"], one["tested_on"]): one["psnr"] for one in result.cells}
+    for method, changes in {
+        "unet": {"sites": {"south": base["sites"]["south"]}, "test": {"sites": {"north": base["sites"]["north"]}}},
+        "zero-filled": {"reconstructor": "zero_filled"},
+    }.items():
+        alone = run({**base, **changes}, workspace=spaces["here"], in_process=True)
+        assert found[method, "north"] == pytest.approx(alone.sites["north"]["psnr"], abs=1e-12)
+    assert len(found) == 4
+    assert len(list((spaces["there"] / "studies" / "hidden" / "panels").iterdir())) == 1
+    assert seen("hidden", spaces["there"], "auto").cells == result.cells
+    with pytest.raises(InputError, match="in-process opens every shard itself"):
+        study(
+            {**described, "experiment": {**base, "sites": hidden, "resources": {"crew": "in-process"}}}, address="auto"
+        )

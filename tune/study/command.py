@@ -35,7 +35,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.study == "show":
         if len(arguments.overrides) != 1:
             raise InputError("fedrecon study show STUDY: the name of a study, or its file, is needed")
-        return _print(seen(_name(arguments.overrides[0]), place), arguments.json)
+        return _print(seen(_name(arguments.overrides[0]), place, arguments.address), arguments.json)
     result = study(
         arguments.study,
         arguments.overrides,

@@ -88,8 +88,11 @@ def study(
     return one.result("planned" if not one.go(dry_run) else one.status())
 
 
-def seen(name: str, workspace: Path) -> StudyResult:
+def seen(name: str, workspace: Path, address: str | None = None) -> StudyResult:
     """A study of a workspace as it stands, running or not.
+
+    Args:
+        address: of a cluster, where its nodes hold shards.
 
     Raises:
         InputError: no such study; says which there are.
@@ -98,7 +101,7 @@ def seen(name: str, workspace: Path) -> StudyResult:
     if not (folder / "study.yaml").is_file():
         raise unknown("study", name, sorted(path.parent.name for path in folder.parent.glob("*/study.yaml")))
     chosen, base = Study.read(folder / "study.yaml")
-    one = StudyCampaign(chosen, base, workspace, None, None, rerun=False)
+    one = StudyCampaign(chosen, base, workspace, address, None, rerun=False)
     return one.result("running" if one.look() else one.status())
 
 

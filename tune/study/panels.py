@@ -8,11 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedrecon.platform import atomic
+from fedrecon.platform.cohort import is_here
 from fedrecon.tune.study.findings import Panel
 from fedrecon.tune.study.plan import Cell
 
 if TYPE_CHECKING:
     from fedrecon.platform.comparison import Shown
+    from fedrecon.platform.experiment import Experiment
+    from fedrecon.platform.trained import Trained
+    from fedrecon.platform.unseen import Unseen
     from fedrecon.tune.study.driver import StudyCampaign
 
 SITES = 2
@@ -27,6 +31,8 @@ CAPTION = (
 def panels(campaign: StudyCampaign) -> list[Panel]:
     """One picture at each of the first sites, under the first test operator; none where pictures are not allowed.
 
+    A site whose shard lies on another node is left out, for its images stay there; and a method of which a part does.
+
     Of each method the training that did not see the site where there is one, and its first seed.
     """
     from fedrecon.sites.training import threads
@@ -34,15 +40,23 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
     if not campaign.matrix.whole.evaluation.panels:
         return []
     reasons, found = campaign.reasons(), []
-    cells = [cell for cell in campaign.matrix.cells if cell.digest not in reasons]
+    cells = [
+        cell
+        for cell in campaign.matrix.cells
+        if cell.digest not in reasons and is_here(campaign.matrix.shards[cell.tested_on])
+    ]
     with threads(campaign.matrix.whole.resources.threads):
         for site in list(dict.fromkeys(cell.tested_on for cell in cells))[:SITES]:
             chosen = _chosen([cell for cell in cells if cell.tested_on == site])
+            chosen = {name: cell for name, cell in chosen.items() if _is_whole(campaign, cell)}
+            if not chosen:
+                continue
             first = next(iter(chosen.values()))
             title = f"{site}, {first.operator}"
             trained = [f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.learned.seed is not None]
             caption = f"{CAPTION} {'; '.join(trained)}"
-            found.append(Panel(title, caption, _drawn(campaign, site, chosen)))
+            runs = sorted({cell.digest for cell in chosen.values()})
+            found.append(Panel(title, caption, _drawn(campaign, site, chosen), runs))
     return found
 
 
@@ -78,14 +92,31 @@ def _chosen(cells: Sequence[Cell]) -> dict[str, Cell]:
 def _shown(campaign: StudyCampaign, cell: Cell) -> Shown:
     from fedrecon.platform.comparison import Shown
     from fedrecon.platform.evaluate import places
+
+    experiment, trained, rule = _tested(campaign, cell)
+    shard, operator = campaign.matrix.shards[cell.tested_on], experiment.tested_at(cell.tested_on)
+    place, _ = next(places(trained, cell.tested_on, shard, operator, rule))
+    return Shown(place, trained, campaign.chosen.test.stage)
+
+
+def _is_whole(campaign: StudyCampaign, cell: Cell) -> bool:
+    """Whether all of the network that reconstructs there is seen from here: private parts may lie on other nodes."""
+    from fedrecon.platform.unseen import needed
+
+    if not campaign.matrix.method(cell.learned.method).personal:
+        return True
+    _, trained, rule = _tested(campaign, cell)
+    return all(trained.holds(member) for member in needed(trained, cell.tested_on, rule))
+
+
+def _tested(campaign: StudyCampaign, cell: Cell) -> tuple[Experiment, Trained, Unseen]:
+    """The experiment that fills a cell, what it trained, and what it says of sites that did not."""
     from fedrecon.platform.trained import Trained
     from fedrecon.platform.transfer import rule_of
 
     experiment = next(one.experiment for one in campaign.matrix.trials if one.digest == cell.digest)
     trained = replace(Trained.load(campaign.workspace, cell.digest), experiment=experiment.alone)
-    shard, operator = campaign.matrix.shards[cell.tested_on], experiment.tested_at(cell.tested_on)
-    place, _ = next(places(trained, cell.tested_on, shard, operator, rule_of(experiment, trained)))
-    return Shown(place, trained, campaign.chosen.test.stage)
+    return experiment, trained, rule_of(experiment, trained)
 
 
 def _training(cell: Cell) -> str:

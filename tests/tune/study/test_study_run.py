@@ -127,6 +127,21 @@ def test_the_same_command_runs_nothing_and_writes_the_same_report(result, descri
     assert (shown.status, shown.cells) == ("finished", result.cells)
 
 
+def test_a_method_of_which_a_part_lies_on_another_node_is_in_no_picture(result, described, workspace, monkeypatch):
+    from fedrecon.platform.trained import Trained
+    from fedrecon.tune.study.driver import StudyCampaign
+    from fedrecon.tune.study.panels import _is_whole
+    from fedrecon.tune.study.spec import Study
+
+    campaign = StudyCampaign(*Study.read(described), workspace, None, None, rerun=False)
+    campaign.fill()
+    cells = {cell.learned.method: cell for cell in campaign.matrix.cells}
+    whole = [name for name in ("unet", "local", "zero-filled") if _is_whole(campaign, cells[name])]
+    monkeypatch.setattr(Trained, "holds", lambda self, member: member != "north")
+    seen = [name for name in ("unet", "local", "zero-filled") if _is_whole(campaign, cells[name])]
+    assert (whole, seen) == (["unet", "local", "zero-filled"], ["unet", "zero-filled"])
+
+
 def test_the_table_averages_over_no_missing_seed(result):
     from dataclasses import replace
 

@@ -29,8 +29,9 @@ HOW = f"""\
   {MIN_SUBJECTS} subjects on, of a mean over sites with at least {MIN_AT_A_SITE} at each. It does not hold the spread
   over seeds.
 - Methods are compared over the subjects that both have, by Wilcoxon's signed-rank test, two-sided, with Holm's
-  correction over all comparisons of one table. With fewer than {MIN_SUBJECTS} subjects no p-value is given: with 6 a
-  test can just reach .05, with a correction never. The effect size is the matched-pairs rank-biserial correlation: 1
+  correction over all different comparisons of one place: its tables of tests and its choice of the best together.
+  With fewer than {MIN_SUBJECTS} subjects no p-value is given: with 6 a test can just reach .05, with a correction
+  never. The effect size is the matched-pairs rank-biserial correlation: 1
   where the method is ahead for every subject, −1 where it is behind for every one. The difference shown with it is
   the mean over sites, as in the tables; the test is about ranks, and where the two disagree the table says so.
 - The best of a condition is chosen by the same subjects that it is tested with, so its lead is a little too favourable.

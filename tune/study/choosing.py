@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fedrecon.tune.study.claims import Candidate, Choice, Comparison, Place, Rival, Table, compared, corrected
+from fedrecon.tune.study.claims import Candidate, Choice, Comparison, Place, Rival, Table, compared
 from fedrecon.tune.study.conditions import Grid, Group, Operator, bare
 from fedrecon.tune.study.findings import Findings
 from fedrecon.tune.study.samples import Estimate, Sample
@@ -17,7 +17,7 @@ Means = Mapping[str, Mapping[Place, Estimate]]
 def choices(findings: Findings, grid: Grid, tables: Tables, means: Means) -> dict[Group, list[Choice]]:
     """The best under every operator, by place: groups that differ in the training's operator alone are one place.
 
-    The comparisons with the best of a place are one family for Holm's correction.
+    Comparisons are not corrected yet.
     """
     own: dict[Group, dict[Group, Table]] = {}
     for group, table in tables.items():
@@ -36,9 +36,7 @@ class _Chooser:
     tables: Tables
 
     def choices(self) -> list[Choice]:
-        found = [one for operator in self._operators() if (one := self._choice(operator)) is not None]
-        tested = iter(corrected([rival.test for one in found for rival in one.others]))
-        return [replace(one, others=tuple(replace(rival, test=next(tested)) for rival in one.others)) for one in found]
+        return [one for operator in self._operators() if (one := self._choice(operator)) is not None]
 
     def _operators(self) -> list[Operator | None]:
         """Those of all groups; their mean only where all groups have the same."""

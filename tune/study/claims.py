@@ -27,6 +27,7 @@ class Comparison:
             interval.
         effect: matched-pairs rank-biserial correlation.
         p, p_holm: Wilcoxon's signed-rank test, two-sided; None where subjects are too few for a claim.
+        family: how many comparisons the correction is over.
         missing: why subjects are left out. left_out: their sites.
     """
 
@@ -42,6 +43,7 @@ class Comparison:
     effect: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    family: int = 0
     missing: str = ""
     left_out: tuple[str, ...] = ()
 
@@ -160,7 +162,8 @@ class Statistics:
         grid: the cells that all is made of.
         tables: one a group. estimates: of each metric, by place.
         references: methods that all others are compared with. why: a word on each.
-        tests, site_tests: by group, each one family for Holm's correction; choices: the same by place.
+        tests: by group. choices: by place. All of a place are one family for Holm's correction.
+        site_tests: by group, each one family.
     """
 
     grid: Grid
@@ -234,7 +237,16 @@ def people(found: Sequence[tuple[Subject, float]]) -> tuple[tuple[Subject, float
 
 
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
-    """With Holm's correction over all comparisons of the family that have a p-value."""
-    raw = [one.p for one in family if one.p is not None]
-    adjusted = iter(holm(raw))
-    return [one if one.p is None else replace(one, p_holm=next(adjusted)) for one in family]
+    """With Holm's correction over all different comparisons of the family that have a p-value.
+
+    Two of the same differences, or of the same the other way round, are one: a prior stands in the tables of several
+    trainings, and the best is compared with a reference in two tables.
+    """
+    raw = {_pair(one): one.p for one in family if one.p is not None}
+    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
+    return [one if one.p is None else replace(one, p_holm=adjusted[_pair(one)], family=len(raw)) for one in family]
+
+
+def _pair(one: Comparison) -> tuple[object, ...]:
+    turned = tuple((who, -by) for who, by in one.differences)
+    return one.operator, one.site, frozenset((one.differences, turned))

@@ -1,20 +1,25 @@
 """All statistics of a study: means with intervals, paired tests over subjects, the best, gaps, what federation pays.
 
-A family of tests is one table; Holm's correction is over all its comparisons.
+A family of tests, over which Holm's correction goes, is all comparisons of a place: where was tested what was trained
+how, whatever it was trained with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fedrecon.tune.study.choosing import choices
-from fedrecon.tune.study.claims import Comparison, Place, Statistics, Table, compared, corrected
-from fedrecon.tune.study.conditions import Grid, Group, Operator
+from fedrecon.tune.study.claims import Choice, Comparison, Place, Statistics, Table, compared, corrected
+from fedrecon.tune.study.conditions import Grid, Group, Operator, bare
 from fedrecon.tune.study.findings import METRICS, Findings
 from fedrecon.tune.study.gaps import gaps, payoffs
 from fedrecon.tune.study.samples import Estimate, Sample, averaged, estimate
+
+Tests = dict[Group, list[Comparison]]
+Choices = dict[Group, list[Choice]]
 
 
 def statistics(findings: Findings) -> Statistics:
@@ -24,6 +29,8 @@ def statistics(findings: Findings) -> Statistics:
     tables: dict[Group, Table] = {group: _with_mean(table) for group, table in grid.groups().items()}
     estimates = {metric: dict(_estimates(tables, metric)) for metric in METRICS}
     references, why = _references(findings, estimates["psnr"])
+    tests = {group: _tests(group, table, references) for group, table in tables.items()}
+    tests, chosen = _corrected(tests, choices(findings, grid, tables, estimates))
     return Statistics(
         grid,
         grid.sites,
@@ -32,9 +39,9 @@ def statistics(findings: Findings) -> Statistics:
         estimates,
         references,
         why,
-        {group: corrected(_tests(group, table, references)) for group, table in tables.items()},
+        tests,
         {group: corrected(_site_tests(group, table, references)) for group, table in tables.items()},
-        choices(findings, grid, tables, estimates),
+        chosen,
         gaps(findings, grid, tables),
         payoffs(findings, grid, tables),
     )
@@ -99,6 +106,22 @@ def _tests(group: Group, table: Table, references: Sequence[str]) -> list[Compar
         for operator, samples in table.items()
         for pair in _pairs(samples, references)
     ]
+
+
+def _corrected(tests: Mapping[Group, list[Comparison]], chosen: Mapping[Group, list[Choice]]) -> tuple[Tests, Choices]:
+    """Both with Holm's correction over all of each place."""
+    found_tests, found_choices = {**tests}, {**chosen}
+    for place, own in chosen.items():
+        groups = [group for group in tests if bare(group) == place]
+        family = [one for group in groups for one in tests[group]]
+        family += [rival.test for one in own for rival in one.others]
+        known = iter(corrected(family))
+        for group in groups:
+            found_tests[group] = [next(known) for _ in tests[group]]
+        found_choices[place] = [
+            replace(one, others=tuple(replace(rival, test=next(known)) for rival in one.others)) for one in own
+        ]
+    return found_tests, found_choices
 
 
 def _site_tests(group: Group, table: Table, references: Sequence[str]) -> list[Comparison]:

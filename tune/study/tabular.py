@@ -15,6 +15,7 @@ from fedrecon.tune.study.words import candidate, interval, p_value, subjects, un
 
 SHOWN = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}
 UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "nmse": "NMSE"}
+WHOLE = "its place (tested where, trained how), in the tables of tests and in the choice of the best"
 OF_SCORES = (
     "Mean ± standard deviation over seeds (where there are two or more); below it the 95 % interval over subjects (of "
     f"{MIN_SUBJECTS} or more) and "
@@ -30,8 +31,8 @@ def use(findings: Findings, told: Statistics) -> Table:
     header += ["best in SSIM", "subjects"]
     note = (
         "Of the methods that moved no data. The best has the highest mean of the same subjects; the others are tested "
-        "against it in PSNR by Wilcoxon's signed-rank test with Holm's correction over all tests of its place. Level "
-        "with it: not significantly different. SSIM: the highest mean, not tested."
+        f"against it in PSNR by Wilcoxon's signed-rank test with Holm's correction over all comparisons of {WHOLE}. "
+        "Level with it: not significantly different. SSIM: the highest mean, not tested."
     )
     runs = [told.tables[one.best.group][one.operator][one.best.method].runs for one in chosen]
     return Table("Which method to use where", header, rows, 0, note, "which", runs)
@@ -154,7 +155,7 @@ def _compared(
         where = [plain(one.site)] * sites + [plain(under(one.operator, told, one.group))]
         rows.append([_named(findings, one.method), _named(findings, one.reference), *where, *_tested(one)])
     runs = [_of_both(told, one) for one in family]
-    return Table(title, header, rows, 0, _family(family), name, runs, True)
+    return Table(title, header, rows, 0, _family(family, "this table" if sites else WHOLE), name, runs, True)
 
 
 def _of_both(told: Statistics, one: Comparison) -> list[str]:
@@ -184,14 +185,15 @@ def _each(one: Comparison) -> str:
     return "Differences: " + ", ".join(f"{site} {who} {signed(by, '+.2f')}" for (site, who), by in one.differences)
 
 
-def _family(family: Sequence[Comparison]) -> str:
+def _family(family: Sequence[Comparison], whole: str) -> str:
     """Which comparisons the correction is over, and whether any of them could reach significance."""
     tested = [one for one in family if one.p is not None]
     if not tested:
         return f"No p-value is given: fewer than {MIN_SUBJECTS} subjects."
-    words = f"Holm's correction is over the {len(tested)} comparisons of this table."
+    size = tested[0].family
+    words = f"Holm's correction is over the {size} different comparisons of {whole}."
     most = max(one.n for one in tested)
-    least = 2 / 2**most * len(tested)
+    least = 2 / 2**most * size
     if least >= 0.05:
         words += f" With {most} subjects none can be significant: the least p after Holm is {min(least, 1):.2f}."
     return words

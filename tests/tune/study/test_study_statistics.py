@@ -13,7 +13,7 @@ from fedrecon.tune.study.arithmetic import (
     rank_biserial,
     signed_rank,
 )
-from fedrecon.tune.study.conditions import Group, Operator, kind
+from fedrecon.tune.study.conditions import Group, Operator, bare, kind
 from fedrecon.tune.study.statistics import statistics
 
 R4 = Operator("random", 4.0, "random R=4")
@@ -259,8 +259,24 @@ def test_trainings_with_other_operators_are_candidates_of_one_choice():
     four = next(one for one in own if str(one.operator) == "random R=4")
     others = [(one.candidate.method, one.candidate.trained_with, one.test.mean) for one in four.others]
     assert others == [("a", "random R=8", -1.0), ("p", "", -3.0), ("z", "", -3.0)]
-    assert len({one.test.p_holm for one in four.others}) == 1  # all agree in all subjects: one family of nine
-    assert four.others[0].test.p_holm == pytest.approx(9 * 2 / 2**8)
+
+
+def test_one_comparison_has_one_corrected_p_value(large):
+    """The choice of the best and the tables of tests are one family, and what is the same is counted once."""
+    told = large
+    for place, choices in told.choices.items():
+        family = [one for group, own in told.tests.items() if bare(group) == place for one in own]
+        family += [rival.test for choice in choices for rival in choice.others]
+        known = {}
+        for one in family:
+            by = dict(one.differences)
+            same = frozenset((who, abs(value)) for who, value in by.items())
+            known.setdefault((one.operator, same), set()).add((one.p_holm, one.family))
+        assert {len(values) for values in known.values()} == {1}
+        assert {one.family for one in family if one.p is not None} == {
+            len([1 for values in known.values() if next(iter(values))[0] is not None])
+        }
+        assert len(family) > len(known)
 
 
 def test_each_site_under_its_own_operator_has_a_mean_of_its_own():

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COLOURS = 64
 """Greys of a picture: enough for the eye, and a third of the bytes."""
+WIDE = 7
+"""Columns of a strip, the reference among them."""
 GAIN = 3
 BACK, TEXT = "#101216", "#f2f2f2"
 
@@ -74,25 +76,32 @@ def sharpest(image: NDArray[Any]) -> tuple[slice, slice]:
 
 
 def draw(images: Mapping[str, NDArray[Any]], crop: tuple[slice, slice], maximum: float, site: str) -> bytes:
-    """Three rows: images with their PSNR, crops, errors; one grey window, taken from the reference."""
+    """Strips of three rows: images with their PSNR, crops, errors; one grey window, taken from the reference."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
     reference = images["reference"]
     white = np.percentile(reference, 99)
-    figure = Figure(figsize=(1.3 * len(images), 4.2), dpi=80, facecolor=BACK)
+    others = [name for name in images if name != "reference"]
+    n_strips = -(-len(others) // (WIDE - 1))
+    wide = -(-len(others) // n_strips) + 1  # each strip begins with the reference
+    strips = [["reference", *others[at : at + wide - 1]] for at in range(0, len(others), wide - 1)]
+    figure = Figure(figsize=(1.3 * wide, 4.4 * n_strips), dpi=100, facecolor=BACK)
     FigureCanvasAgg(figure)
-    for j, (name, image) in enumerate(images.items()):
-        error = float(np.mean((image - reference) ** 2))
-        score = f"{20 * np.log10(maximum) - 10 * np.log10(error):.1f} dB" if error else site
-        for i, shot in enumerate((image, image[crop], GAIN * np.abs(image - reference))):
-            axes = figure.add_subplot(3, len(images), i * len(images) + j + 1)
-            axes.imshow(shot, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
-            axes.set_axis_off()
-            if i == 0:
-                axes.set_title(f"{name}\n{score}", color=TEXT, fontsize=6.5, pad=2)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 0.93, 0.03, 0.03)
+    for part, names in zip(figure.subfigures(n_strips, 1, squeeze=False).flat, strips, strict=True):
+        part.set_facecolor(BACK)
+        for j, name in enumerate(names):
+            image = images[name]
+            error = float(np.mean((image - reference) ** 2))
+            score = f"{20 * np.log10(maximum) - 10 * np.log10(error):.1f} dB" if error else site
+            for i, shot in enumerate((image, image[crop], GAIN * np.abs(image - reference))):
+                axes = part.add_subplot(3, wide, i * wide + j + 1)
+                axes.imshow(shot, cmap="gray", vmin=0, vmax=white, interpolation="nearest")
+                axes.set_axis_off()
+                if i == 0:
+                    axes.set_title(f"{name}\n{score}", color=TEXT, fontsize=8, pad=2)
+        part.subplots_adjust(0.005, 0.01, 0.995, 0.91, 0.03, 0.03)
     file, small = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", facecolor=figure.get_facecolor())
     Image.open(file).convert("L").quantize(COLOURS).save(small, "PNG", optimize=True)

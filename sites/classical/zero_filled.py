@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ZeroFilled(Reconstructor):
-    """No parameters, nothing to tune."""
+    """The image of the measured samples, with zeros for the others: no parameters, nothing to tune."""
 
     def reconstruct(self, measurement: Measurement) -> Tensor:
         """The zero-filled image itself."""

@@ -20,6 +20,8 @@ TERMS = """\
 - *At hospitals that trained*: the test subjects are new, but other subjects of their hospital trained. *At hospitals
   that did not train*: nobody of that hospital did.
 - *The base*: what all methods share; each method's settings under What ran are what differs from it.
+- *Local*: each hospital trains its own network and nothing is shared. *Private part*: what of a network a hospital
+  keeps. *Update*: one step of the optimiser, on one batch of slices.
 - *Level with the best*: the test finds no difference, which is no proof that there is none."""
 HOW = f"""\
 - The unit is the subject, never the slice: of each subject the mean over seeds is taken, of each site the mean over
@@ -33,7 +35,8 @@ HOW = f"""\
   With fewer than {MIN_SUBJECTS} subjects no p-value is given: with 6 a test can just reach .05, with a correction
   never. The effect size is the matched-pairs rank-biserial correlation: 1
   where the method is ahead for every subject, −1 where it is behind for every one. The difference shown with it is
-  the mean over sites, as in the tables; the test is about ranks, and where the two disagree the table says so.
+  the mean over sites, as in the tables; the test is about ranks, and where a significant one
+  disagrees with the mean the table says so.
 - The best of a condition is chosen by the same subjects that it is tested with, so its lead is a little too favourable.
 - Not significant does not mean equal: of few subjects and many comparisons nothing can be significant, and the table
   says so.
@@ -125,18 +128,19 @@ def _methods(findings: Findings) -> Table:
     rows = [
         [
             plain(method.label),
+            plain(method.about or "–"),
             plain(method.settings or "–"),
             plain("yes" if method.trains else "no"),
             plain("each site its own" if method.personal else "one for all" if method.trains else "–"),
         ]
         for method in findings.methods
     ]
-    return Table("Methods", ("method", "settings", "trains", "network"), rows)
+    return Table("Methods", ("method", "what it is", "settings", "trains", "network"), rows)
 
 
 def _facts(findings: Findings) -> list[Part]:
     rows = [[plain(name), plain(text)] for name, text in findings.facts.items()]
-    return [Table("Facts", ("", ""), rows)] if rows else []
+    return [Table("Facts", ("what", "how it was"), rows)] if rows else []
 
 
 def _marks(findings: Findings) -> list[str]:
@@ -162,4 +166,4 @@ def _pasted(findings: Findings, told: Statistics) -> Iterable[Part]:
 
 def _sites(told: Statistics) -> str:
     counts = {site: told.subjects.get(site, 0) for site in told.sites}
-    return ", ".join(f"{site} ({n} subject{'s' * (n != 1)})" for site, n in counts.items())
+    return ", ".join(f"{site} ({n} test subject{'s' * (n != 1)})" for site, n in counts.items())

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 Call = Callable[..., Any]
 POOLED = "as many updates as each site takes; with local_steps it sees fewer slices than all sites together"
+UNSEEN = {
+    "average": "the average of the others' weights",
+    "nearest": "that of the hospital whose images are most alike",
+    "fine-tune": "trained on its own training subjects",
+    None: "none",
+}
 VERSIONS = ("torch", "numpy", "ray", "mlflow")
 
 
@@ -106,10 +112,25 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
 def notes(matrix: Matrix) -> Iterator[str]:
     """What a reader must know of these methods at these sites."""
     experiments = {one.name: matrix.experiment(one.name) for one in matrix.methods}
-    coils = [name for name, one in experiments.items() if one.classical is not None and one.classical.needs_coils]
+    classical = {name: one.classical for name, one in experiments.items() if one.classical is not None}
+    coils = [name for name, one in classical.items() if one.needs_coils]
     single = [name for name, shard in matrix.shards.items() if {volume.n_coils for volume in shard.volumes} == {1}]
     if coils and single:
         yield f"At {', '.join(single)} there is one coil: {', '.join(coils)} have nothing to go by there."
+    if tuned := [
+        name for name, one in experiments.items() if one.classical is not None and one.classical.candidates()[1:]
+    ]:
+        yield (
+            f"{', '.join(tuned)}: tuned on validation subjects of the tested hospital, for each operator, whether it "
+            "trained or not. A network knows nothing of a hospital that did not train."
+        )
+    away = {cell.learned.method for cell in matrix.cells if cell.learned.seed is not None and not cell.seen_site}
+    if alone := [one.label for one in matrix.methods if one.alone and one.name in away]:
+        yield f"{', '.join(alone)} at a hospital that did not train: the mean of the scores of the others' networks."
+    parts = [one.label for one in matrix.methods if one.personal and not one.alone and one.name in away]
+    if parts:
+        rule = UNSEEN[matrix.study.test.unseen]
+        yield f"{', '.join(parts)} at a hospital that did not train: its private part is {rule}."
 
 
 def facts(campaign: StudyCampaign) -> dict[str, str]:
@@ -125,8 +146,6 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         "test slices": _slices(campaign),
         "training, where a method says no other": _training(campaign),
         "operator of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.measured.items()),
-        "private part at sites that did not train": campaign.chosen.test.unseen or "none asked for",
-        "methods without training": "tuned on validation subjects of each tested site, whether it trained or not",
         **({"pooled": POOLED} if any(one.moved_data for one in matrix.methods) else {}),
         "what the tests speak of": "these trained networks, over subjects; another seed may order close methods anew",
         "commits": ", ".join(_commits(campaign)) or "unknown",
@@ -240,7 +259,7 @@ def _slices(campaign: StudyCampaign) -> str:
     told = []
     for name, shard in campaign.matrix.shards.items():
         people = len({volume.subject for volume in shard.split("test")})
-        told.append(f"{name}: {n_slices(shard, 'test', limit)} of {people} subjects")
+        told.append(f"{name}: {n_slices(shard, 'test', limit)} slices of {people} subjects")
     return "; ".join(told)
 
 
@@ -254,7 +273,9 @@ def _commits(campaign: StudyCampaign) -> list[str]:
 def _machine(folder: RunFolder) -> str:
     members: Mapping[str, Any] = (folder.environment() or {}).get("members", {})
     kinds = {(one["device"], one["threads"], one["instruction_set"]) for one in members.values()}
-    return ", ".join(f"{device}, {threads} threads a site, {kind}" for device, threads, kind in sorted(kinds))
+    return ", ".join(
+        f"{device}, {threads} thread{'s' * (threads != 1)} a site, {kind}" for device, threads, kind in sorted(kinds)
+    )
 
 
 def _data(shard: Shard) -> str:

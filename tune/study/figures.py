@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CAPTIONS = {
     "map-sites": "What trained (rows) and where it is tested (columns), a panel for each method, one scale for all.",
     "map-operators": "What was trained with (rows) and what is tested (columns), a panel for each method.",
-    "curve": "PSNR against acceleration, mean over sites; bands: 95 % interval over subjects.",
+    "curve": "PSNR against acceleration, of masks with several; mean over sites; bands: 95 % interval over subjects.",
     "box": "Each point is a subject (mean over seeds), coloured by site.",
     "gaps": "What each method loses where it did not train; the line is the 95 % interval over subjects.",
     "gains": "What training together is worth over each site's own network.",

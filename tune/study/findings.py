@@ -63,7 +63,7 @@ class Method:
     """A method of the study.
 
     Attributes:
-        settings: how it differs from the study's base, in words.
+        settings: how it differs from the study's base, in words. about: what it is.
         moved_data: data were pooled: it is not federated.
         published_private: private parts of networks left their sites.
         personal: each site has its own network, or its own part of it. alone: nothing of it is shared (local training).
@@ -78,11 +78,18 @@ class Method:
     personal: bool
     alone: bool = False
     network: str = ""
+    about: str = ""
 
     @property
     def label(self) -> str:
         """The name with its marks."""
         return self.name + MOVED * self.moved_data + PUBLISHED * self.published_private
+
+
+def described(plugin: object) -> str:
+    """What a strategy or reconstructor is, in its own words."""
+    text = (type(plugin).__doc__ or "").strip().split("\n\n")[0]
+    return " ".join(text.replace("``", "").split())
 
 
 def shortened(label: str, most: int) -> str:

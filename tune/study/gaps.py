@@ -101,7 +101,7 @@ def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[Operator, list[
     kinds = sorted({group.kind for group in tables if not group.seen and _trained(group)})
     for kind in kinds:
         for matched, words in (
-            (kind, f"{kind} trained, with or without the tested site"),
+            (kind, f"{kind} trained, the tested site among them or not"),
             ("all", f"all trained, or {kind}"),
         ):
             pairs = defaultdict[Operator, list[Sides]](list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +52,8 @@ def sites(findings: Findings, told: Statistics) -> Figure | None:
     if plain_ones := {method.label: (method.name, UNTRAINED) for method in findings.methods if not method.trains}:
         maps.append(Map("without training", list(plain_ones), grid.sites, _tiles(grid, plain_ones)))
     n = len({(cell.operator, cell.noise) for cell in grid.cells})
-    over = f"the mean over {n} test operators and noise levels" if n > 1 else "one test operator"
+    levels = len({cell.noise for cell in grid.cells}) > 1
+    over = f"the mean over {n} test operators{' and noise levels' * levels}" if n > 1 else "one test operator"
     told_of = (
         f"PSNR (dB), {over}. Rows: what trained; columns: where it is tested. Framed: the tested site did not train."
     )
@@ -63,8 +64,8 @@ def _tiles(grid: Grid, rows: Mapping[str, tuple[str, str]]) -> dict[tuple[str, s
     found = {}
     for row, (method, trained_on) in rows.items():
         own = [cell for cell in grid.cells if cell.method == method]
-        wanted = {_scheme(cell) for cell in own}
         for site in grid.sites:
+            wanted = {_scheme(cell) for cell in own if cell.tested_on == site}
             here = [cell for cell in own if (cell.trained_on, cell.tested_on) == (trained_on, site)]
             if here:
                 whole = {_scheme(cell) for cell in here} == wanted
@@ -89,11 +90,20 @@ def operators(findings: Findings, told: Statistics) -> Figure | None:
         for cell in told.grid.cells
         if cell.trained_with and told.grid.seen_operator(cell)
     }
-    maps = []
-    for method in findings.methods:
-        if method.trains and any(method.name in told.tables[group][told.overall(group)] for group in groups):
-            tiles = _of_groups(told, method.name, groups, columns, own)
-            maps.append(Map(method.label, [group.trained_with for group in groups], list(map(str, columns)), tiles))
+    names, rows = list(map(str, columns)), [group.trained_with for group in groups]
+    there = [one for one in findings.methods if any(one.name in told.tables[at][told.overall(at)] for at in groups)]
+    maps = [
+        Map(method.label, rows, names, _of_groups(told, method.name, groups, columns, own))
+        for method in there
+        if method.name in told.grid.schooled
+    ]
+    if others := [method for method in there if method.name not in told.grid.schooled]:
+        tiles = {
+            (method.label, column): replace(tile, framed=False)
+            for method in others
+            for (_, column), tile in _of_groups(told, method.name, groups[:1], columns, own).items()
+        }
+        maps.append(Map("trained with no operator", [method.label for method in others], names, tiles))
     words = f"PSNR (dB), mean over sites, {first.where}. Rows: what was trained with; columns: what is tested. "
     return _figure("Trained with this, tested with that", words + "Framed: another operator than the training's.", maps)
 
@@ -101,10 +111,9 @@ def operators(findings: Findings, told: Statistics) -> Figure | None:
 def _of_groups(
     told: Statistics, method: str, groups: Sequence[Group], columns: Sequence[Operator], own: set[tuple[str, Operator]]
 ) -> dict[tuple[str, str], Tile]:
-    knows = any(cell.method == method and cell.trained_with for cell in told.grid.cells)
     return {
         (group.trained_with, str(operator)): Tile(
-            told.at(group, operator, method).mean, knows and (group.trained_with, operator) not in own
+            told.at(group, operator, method).mean, (group.trained_with, operator) not in own
         )
         for group in groups
         for operator in columns

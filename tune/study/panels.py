@@ -24,7 +24,7 @@ SITES = 2
 
 CAPTION = (
     "The middle slice of the first test volume: the image with its PSNR, a crop where the reference is sharpest, three "
-    "times the error."
+    "times the error; one grey window for all, from 0 to the 99th percentile of the reference."
 )
 
 
@@ -46,7 +46,8 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
         if cell.digest not in reasons and is_here(campaign.matrix.shards[cell.tested_on])
     ]
     with threads(campaign.matrix.whole.resources.threads):
-        for site in list(dict.fromkeys(cell.tested_on for cell in cells))[:SITES]:
+        there = {cell.tested_on for cell in cells}
+        for site in [site for site in campaign.matrix.shards if site in there][:SITES]:
             chosen = _chosen([cell for cell in cells if cell.tested_on == site])
             chosen = {name: cell for name, cell in chosen.items() if _is_whole(campaign, cell)}
             if not chosen:
@@ -62,10 +63,12 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
 
 def _drawn(campaign: StudyCampaign, site: str, chosen: Mapping[str, Cell]) -> bytes:
     """The picture, drawn once: some methods take long for a slice."""
-    from fedrecon.platform.comparison import side_by_side
+    from fedrecon.platform.comparison import WIDE, side_by_side
 
     labels = {name: campaign.matrix.method(name).label for name in chosen}
-    what = repr([site, campaign.chosen.test.stage, *((labels[name], cell.digest) for name, cell in chosen.items())])
+    what = repr(
+        [WIDE, site, campaign.chosen.test.stage, *((labels[name], cell.digest) for name, cell in chosen.items())]
+    )
     path = campaign.board.folder / "panels" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.png"
     if not path.is_file():
         before = "zero-filled" if campaign.matrix.whole.task == "reconstruction" else "zero-padded"

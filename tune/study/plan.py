@@ -17,7 +17,7 @@ from fedrecon.sites.acquisition import Acquisition
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.shard import Shard
 from fedrecon.tune.plan import Planner, Trial
-from fedrecon.tune.study.findings import LEFT_OUT, UNTRAINED, Method
+from fedrecon.tune.study.findings import LEFT_OUT, UNTRAINED, Method, described
 from fedrecon.tune.study.spec import Study, expanded
 
 Block = dict[str, Any]
@@ -189,6 +189,7 @@ class Matrix:
             personal=personal,
             alone=alone,
             network=one.network["name"] if one.trains else "",
+            about=described(one.method if one.trains else one.classical),
         )
 
     def _private(self, method: str) -> tuple[bool, bool]:

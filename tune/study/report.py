@@ -9,6 +9,9 @@ from fedrecon.tune.study.claims import Statistics
 from fedrecon.tune.study.document import Code, Part, Picture, Section, Words, flat, grid, runs
 from fedrecon.tune.study.findings import Findings
 
+LINKS = 4
+"""Of a row; the page has all of them."""
+
 
 def markdown(findings: Findings, told: Statistics, figures: Sequence[Picture]) -> str:
     """The report as Markdown; figures are files ``figures/NAME.png`` beside it, tables ``tables/NAME.tex``."""
@@ -51,4 +54,5 @@ def _folded(title: str, body: str) -> str:
 
 def _links(own: Sequence[str], numbers: Mapping[str, int]) -> str:
     """Short references; the addresses stand once, at the end."""
-    return " ".join(f"[{at}][r{numbers[run]}]" for at, run in enumerate(own, 1)) or "–"
+    shown = " ".join(f"[{at}][r{numbers[run]}]" for at, run in enumerate(own[:LINKS], 1)) or "–"
+    return shown + (f" and {len(own) - LINKS} more in index.html" if len(own) > LINKS else "")

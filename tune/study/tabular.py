@@ -19,7 +19,8 @@ WHOLE = "its place (tested where, trained how), in the tables of tests and in th
 OF_SCORES = (
     "Mean ± standard deviation over seeds (where there are two or more); below it the 95 % interval over subjects (of "
     f"{MIN_SUBJECTS} or more) and "
-    "σ, the standard deviation over subjects. Bold: the best of those that moved no data."
+    "σ, the standard deviation over subjects. Bold: the highest mean of those that moved no data, level with others or "
+    "not."
 )
 
 
@@ -29,6 +30,9 @@ def use(findings: Findings, told: Statistics) -> Table:
     rows = [_use(findings, told, choice) for choice in chosen]
     header = ["tested", "trained", "scanned with", "best in PSNR", "PSNR (dB)", "level with it", "no claim about"]
     header += ["best in SSIM", "subjects"]
+    if not any(choice.untold for choice in chosen):
+        at = header.index("no claim about")
+        header, rows = [*header[:at], *header[at + 1 :]], [[*row[:at], *row[at + 1 :]] for row in rows]
     note = (
         "Of the methods that moved no data. The best has the highest mean of the same subjects; the others are tested "
         f"against it in PSNR by Wilcoxon's signed-rank test with Holm's correction over all comparisons of {WHOLE}. "
@@ -244,11 +248,12 @@ def payoffs(findings: Findings, told: Statistics) -> Table | None:
         head = [_named(findings, pay.method), plain(pay.alone), plain(pay.group.where), plain(pay.group.how)]
         rows.append([*head, number(pay.n_sites, ".0f"), number(pay.slices, ".0f"), *cells])
         runs.append(_runs(told, pay.group, pay.method))
-    header = ["method", "less", "tested", "trained", "sites", "slices a site"]
+    header = ["method", "minus", "tested", "trained", "sites", "slices a site"]
     header += ["mean of all" if one is None else str(one) for one in columns]
     n = sum(test.p is not None for pay in told.payoffs for test in pay.tests.values())
     note = f"* significant after Holm's correction over the {n} comparisons of this table."
     note = note if n else f"No claim can be made with fewer than {MIN_SUBJECTS} subjects."
+    note += " The local network is the tested hospital's own, also where others trained without it."
     return Table("PSNR gained over local training (dB)", header, rows, 2 + len(columns), note, "federation", runs)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fedrecon.tune.study.arithmetic import MIN_SUBJECTS
+from fedrecon.tune.study.arithmetic import ALPHA, MIN_SUBJECTS
 from fedrecon.tune.study.claims import Candidate, Choice, Comparison, Gap, Payoff, Rival, Statistics
 from fedrecon.tune.study.conditions import Group, Operator
 from fedrecon.tune.study.document import signed
@@ -19,7 +19,10 @@ def p_value(p: float | None) -> str:
     """As papers write it."""
     if p is None:
         return "–"
-    return "< .001" if p < 0.001 else "1" if p > 0.9995 else f"{p:.3f}".removeprefix("0")
+    if p < 0.001 or p > 0.9995:
+        return "< .001" if p < 0.001 else "1"
+    near = round(p, 3) == ALPHA and p != ALPHA  # which side it is on must be seen
+    return f"{p:.{4 if near else 3}f}".removeprefix("0")
 
 
 def subjects(n: int) -> str:
@@ -49,14 +52,14 @@ def interval(one: Estimate | Comparison, shown: str = ".2f") -> str:
 def in_short(findings: Findings, told: Statistics) -> dict[str, list[str]]:
     """The report in sentences, by question."""
     found = {
-        "Which method is best": list(_best(findings, told)),
+        "Which method is best?": list(_best(findings, told)),
         "What is lost outside of the training": list(_gaps(findings, told)),
-        "Does federation pay": list(_pays(findings, told)),
+        "Does federation pay?": list(_pays(findings, told)),
         "What cannot be said": [
             *_no_claims(told),
             *_missing(findings),
             *findings.notes,
-            *_scope(findings),
+            *_scope(findings, told),
             *_simulated(findings),
         ],
     }
@@ -102,11 +105,21 @@ def _ahead(findings: Findings, rival: Rival) -> str:
     if other.p_holm is None:
         return f"{signed(by, '+.2f')} dB from {name} ({subjects(other.n)})"
     how = f"p {_equals(other.p_holm)} after Holm, n = {other.n} subjects{_without(other)}"
+    how += _by_site(other)
     if not other.significant:
-        return f"not to be told from {name} (difference {signed(by, '+.2f')} dB, {how})"
+        return f"not distinguishable from {name} (difference {signed(by, '+.2f')} dB, {how})"
     if other.split:
         return f"{signed(by, '+.2f')} dB from {name} in the mean, though behind it for most subjects ({how})"
     return f"{signed(by, '.2f')} dB ahead of {name} ({how})"
+
+
+def _by_site(other: Comparison) -> str:
+    """The lead of the best at each hospital."""
+    found: dict[str, list[float]] = {}
+    for (site, _), by in other.differences:
+        found.setdefault(site, []).append(-by)
+    each = [f"{site} {signed(sum(own) / len(own), '+.2f')}" for site, own in sorted(found.items())]
+    return f"; {', '.join(each)}" if len(each) > 1 else ""
 
 
 def _equals(p: float) -> str:
@@ -131,7 +144,7 @@ def _elsewhere(findings: Findings, overall: Choice, others: Sequence[Choice]) ->
         if one.best != overall.best:
             best.setdefault(candidate(findings, one.best), []).append(str(one.operator))
     listed = "; ".join(f"{name} ({', '.join(where)})" for name, where in best.items())
-    return f" Another has the highest mean under some operators: {listed}." if listed else ""
+    return f" Under some operators the highest mean is that of {listed}." if listed else ""
 
 
 def _gaps(findings: Findings, told: Statistics) -> Iterable[str]:
@@ -160,6 +173,11 @@ def _pays(findings: Findings, told: Statistics) -> Iterable[str]:
         name += "" if group.seen else " of the tested hospital"
         where = f"{group.where[0].upper()}{group.where[1:]} ({group.how})"
         yield f"{where}, against {name} (mean differences): {_counted(findings, tests)}."
+    paid = {pay.method for pay in told.payoffs}
+    if paid and (
+        left := [one.label for one in findings.methods if one.trains and one.name not in paid and not one.alone]
+    ):
+        yield f"Nothing is said of {', '.join(left)}: no local training of the same network ran."
 
 
 def _counted(findings: Findings, tests: Sequence[Comparison]) -> str:
@@ -171,7 +189,7 @@ def _counted(findings: Findings, tests: Sequence[Comparison]) -> str:
     kinds = {
         "ahead": [one for one in tests if one.significant and one.ahead],
         "behind": [one for one in tests if one.significant and not one.ahead],
-        "not to be told apart": [one for one in tests if one.p_holm is not None and not one.significant],
+        "not distinguishable": [one for one in tests if one.p_holm is not None and not one.significant],
         "no claim can be made": [one for one in tests if one.p_holm is None],
     }
     return "; ".join(f"{name}: {listed(which)}" for name, which in kinds.items() if which) or "nothing to compare"
@@ -197,7 +215,7 @@ def _missing(findings: Findings) -> Iterable[str]:
         yield f"{n} cell{'s are' if n > 1 else ' is'} missing: a mean that needs one is missing too."
 
 
-def _scope(findings: Findings) -> Iterable[str]:
+def _scope(findings: Findings, told: Statistics) -> Iterable[str]:
     """What tests over subjects do not reach."""
     if not any(method.trains for method in findings.methods):
         return
@@ -211,6 +229,21 @@ def _scope(findings: Findings) -> Iterable[str]:
         f"Tests are over subjects, of these very networks ({how_many} seed{'s' * (how_many != '1')} a method): trained "
         "again, close methods may change places. They are of PSNR; SSIM and NMSE are in the tables."
     )
+    if (n := len(told.sites)) > 1:
+        yield (
+            f"Intervals and tests are about new subjects of these {n} hospitals; they do not say how far one more "
+            "hospital would differ."
+        )
+    networks: dict[str, list[str]] = {}
+    for method in findings.methods:
+        if method.network:
+            networks.setdefault(method.network, []).append(method.label)
+    if len(networks) > 1:
+        listed = "; ".join(f"{name}: {', '.join(own)}" for name, own in networks.items())
+        yield (
+            f"Networks differ ({listed}), and with them what they know of the measurement and how long they train: a "
+            "difference between two of them is none of the federation alone."
+        )
     if moved := [method.label for method in findings.methods if method.moved_data]:
         yield (
             f"{', '.join(moved)}: where it is behind, that does not say that moving data hurts; 'pooled' under What "

@@ -321,7 +321,7 @@ def test_the_gap_of_operators_is_paired():
 def test_known_effects_are_found(large):
     told = large
     gaps = {(one.compared, one.method): one for one in told.gaps if one.what == "site"}
-    within = "all but one trained, with or without the tested site"
+    within = "all but one trained, the tested site among them or not"
     assert gaps[within, "fedavg-unrolled"].overall.mean == pytest.approx(0.6, abs=0.05)
     assert "own network" in gaps[within, "local"].reason
     assert gaps[within, "fedmri"].overall.mean is None

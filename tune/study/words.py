@@ -55,7 +55,7 @@ def in_short(findings: Findings, told: Statistics) -> dict[str, list[str]]:
         "Which method is best?": list(_best(findings, told)),
         "What is lost outside of the training": list(_gaps(findings, told)),
         "Does federation pay?": list(_pays(findings, told)),
-        "What cannot be said": [
+        "What to know before it is quoted": [
             *_no_claims(told),
             *_missing(findings),
             *findings.notes,

@@ -259,7 +259,7 @@ def _slices(campaign: StudyCampaign) -> str:
     told = []
     for name, shard in campaign.matrix.shards.items():
         people = len({volume.subject for volume in shard.split("test")})
-        told.append(f"{name}: {n_slices(shard, 'test', limit)} slices of {people} subjects")
+        told.append(f"{name}: {n_slices(shard, 'test', limit)} slices of {people} subject{'s' * (people != 1)}")
     return "; ".join(told)
 
 

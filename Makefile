@@ -29,7 +29,7 @@ demo: install  ## simulate four hospitals, train them federatedly on Ray, print 
 	@echo "Browse runs, curves and picture panels in MLflow:  make ui   (or: $(BIN)/fedrecon ui)"
 
 test: install  ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: install  ## ruff, mypy --strict and the layout guards
 	$(BIN)/ruff check .

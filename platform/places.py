@@ -119,11 +119,11 @@ def _check_rule(experiment: Experiment, sites: Sites) -> None:
     members, all_private = private_members(experiment, network_layout(experiment, sites.trained), list(sites.trained))
     unseen = [name for name in sites.tested if name not in sites.trained]
     rule = experiment.test.unseen
-    if not unseen or not members or (all_private and rule is None):
-        if rule is not None and not members:
-            raise InputError("test.unseen: this method shares its whole network, so an unseen site needs no rule")
+    if rule is not None and not members:
+        raise InputError("test.unseen: this method shares its whole network, so an unseen site needs no rule")
+    if not unseen or not members:
         return
-    if rule is None:
+    if rule is None and not all_private:
         raise InputError(
             f"site '{unseen[0]}' does not train, so it has no private part of the network of '"
             f"{experiment.strategy['name']}'. Say where it shall come from: test.unseen=average, nearest or fine-tune"

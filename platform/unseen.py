@@ -97,18 +97,21 @@ class Place:
         return {one: self.trained.private_part(one) for one in self.unseen.published}
 
 
-def check_published(rule: str, members: Sequence[str], published: Sequence[str]) -> None:
+def check_published(rule: str | None, members: Sequence[str], published: Sequence[str]) -> None:
     """Refuses a rule for which too few sites agreed to publish their private part.
+
+    Args:
+        rule: None where each site has a network of its own, and each of them reconstructs.
 
     Raises:
         InputError: says who did not, and how to say so.
     """
     how = "Say so in the experiment (publish_private: [NAME, ...] or all) or by --published."
     missing = [one for one in members if one not in published]
-    if rule == "average" and missing:
+    wanted = {"average": "the average of the private parts", None: "a test of each site's own network elsewhere"}
+    if rule in wanted and missing:
         raise InputError(
-            "the average of the private parts needs that every site agreed to publish its own; not so: "
-            f"{', '.join(missing)}. {how}"
+            f"{wanted[rule]} needs that every site agreed to publish its own; not so: {', '.join(missing)}. {how}"
         )
     if rule == "nearest" and not published:
         raise InputError(f"the nearest site's private part needs that some site agreed to publish its own. {how}")

@@ -90,7 +90,8 @@ def test_a_site_that_did_not_train_is_tested(paths, workspace):
 
 
 def test_where_each_hospital_has_its_own_network_theirs_are_averaged(paths, workspace):
-    given = described(paths, "local", leave_out=["south"], test={"sites": {"south": paths["south"]}})
+    test = {"sites": {"south": paths["south"]}}
+    given = described(paths, "local", leave_out=["south"], publish_private="all", test=test)
     result = run(given, workspace)
     columns = read_scores(run_store(None, workspace).local_artifact(result.run_id, "scores.parquet"))
     assert sorted(set(columns["model"])) == ["middle", "north"]
@@ -115,6 +116,8 @@ def test_a_published_private_part_is_used_at_a_site_that_did_not_train(paths, wo
         (FEDBN, "site 'south' does not train"),
         ({**FEDBN, "test.unseen": "average"}, "not so: middle, north"),
         ({**FEDBN, "test.unseen": "nearest"}, "nearest site's private part needs"),
+        ({"strategy": {"name": "local"}}, "each site's own network elsewhere needs .* not so: middle, north"),
+        ({"strategy": {"name": "local"}, "publish_private": ["north"]}, "not so: middle"),
         ({"test.unseen": "average"}, "shares its whole network"),
         ({"test.operator": {"acceleration": 40}}, "site 'south'"),
     ],

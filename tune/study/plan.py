@@ -179,7 +179,7 @@ class Matrix:
         travels = any(
             cell.learned.method == name and cell.learned.seed is not None and not cell.seen_site for cell in self.cells
         )
-        published = alone or (bool(one.publish_private) and self.study.test.unseen is not None)
+        published = bool(one.publish_private) and (alone or self.study.test.unseen is not None)
         return Method(
             name=name,
             settings=", ".join(f"{key}={json.dumps(value)}" for key, value in patch.items()) or "the base experiment",

@@ -40,6 +40,7 @@ def described(consortium):
             "network": UNET,
             "training": {"rounds": 2, "batch_size": 2},
             "evaluation": {"every": 2, "panels": True},
+            "publish_private": "all",
         },
         "methods": {
             "unet": {"strategy.name": "fedavg"},

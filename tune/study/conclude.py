@@ -116,7 +116,8 @@ def notes(matrix: Matrix) -> Iterator[str]:
     coils = [name for name, one in classical.items() if one.needs_coils]
     single = [name for name, shard in matrix.shards.items() if {volume.n_coils for volume in shard.volumes} == {1}]
     if coils and single:
-        yield f"At {', '.join(single)} there is one coil: {', '.join(coils)} {'has' if len(coils) == 1 else 'have'} nothing to go by."
+        have = "has" if len(coils) == 1 else "have"
+        yield f"At {', '.join(single)} there is one coil: {', '.join(coils)} {have} nothing to go by there."
     if tuned := [
         name for name, one in experiments.items() if one.classical is not None and one.classical.candidates()[1:]
     ]:

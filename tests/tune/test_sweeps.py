@@ -14,6 +14,7 @@ from fedrecon.platform.run import run
 from fedrecon.platform.workspace import RunFolder
 from fedrecon.tune import SweepResult, sweep
 from fedrecon.tune.board import Board
+from fedrecon.tune.campaign import Campaign
 
 pytestmark = pytest.mark.ray
 
@@ -131,7 +132,7 @@ def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(
 
 
 def test_trials_that_failed_run_again_when_they_are_asked_to(
-    base: dict[str, Any], workspace: Path, on_ray: None
+    base: dict[str, Any], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a node that was lost more often than is allowed."""
     search = {"training.learning_rate": {"grid": [0.002]}}
@@ -143,8 +144,11 @@ def test_trials_that_failed_run_again_when_they_are_asked_to(
     assert (row.status, row.error) == ("FAILED", "its node was lost")
     (row,) = sweep(base, search, name="lost", workspace=workspace, rerun="failed", dry_run=True).trials
     assert row.status == "FAILED"
+    begun: list[Campaign] = []
+    monkeypatch.setattr(Campaign, "_run", lambda self: begun.append(self))
     (row,) = sweep(base, search, name="lost", workspace=workspace, rerun="failed").trials
-    assert (row.status, row.error) == ("FINISHED", None)
+    assert (row.status, row.error) == ("WAITING", None)
+    assert len(begun) == 1
 
 
 def test_halving_stops_like_with_like_and_what_finishes_is_what_it_is_alone(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from fedrecon.platform.trained import Trained
-from fedrecon.platform.workspace import default_workspace
-from fedrecon.sites.method import Subject
-from fedrecon.sites.training import threads
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.sites.training.local_loop import threads
+from fedrecon.sites.training.method import Subject
 from fedrecon.strategies.adaptation import Adaptation, adapt
 
 
@@ -28,13 +28,13 @@ def main() -> None:
     parser.add_argument("--slices", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    trained = Trained.load(arguments.workspace, arguments.run)
+    trained = TrainedRun.load(arguments.workspace, arguments.run)
     site_name = trained.images.sites[0]
     folder = trained.experiment.sites
     path = f"{folder}/{site_name}.h5" if isinstance(folder, str) else folder[site_name]
     site = trained.site("global", {site_name: path}, {site_name: trained.experiment.operator_at(site_name)})
     site.plan = replace(site.plan, evaluation=site.plan.evaluation.model_copy(update={"max_slices": None}))
-    site.private_parameters(trained.order)  # loads the weights
+    site.private_parameters(trained.request)  # loads the weights
     slices = site.slices("test")
     settings = Adaptation(steps=arguments.steps, patience=10 * arguments.steps, prior="trained")
     first = None

@@ -22,12 +22,13 @@ import jobs
 import torch
 from torch import nn
 
-from fedrecon.platform.checkpoint import Checkpoints
-from fedrecon.platform.crew import InProcessCrew
-from fedrecon.platform.federation import Round, federate
-from fedrecon.platform.resources import Resources
-from fedrecon.sites.parameters import Parameters, to_vector
-from fedrecon.sites.settings import Evaluation
+from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.execution.executor import InProcessExecutor
+from fedrecon.platform.federation.recorder import Round
+from fedrecon.platform.federation.round_loop import federate
+from fedrecon.platform.storage.checkpoint import Checkpoints
+from fedrecon.sites.scoring.settings import Evaluation
+from fedrecon.sites.training.parameters import Parameters, to_vector
 from fedrecon.sites.wire import State
 
 Ended = Callable[[], None]
@@ -86,25 +87,25 @@ def fedrecon(job: jobs.Job, rounds: int, clock: Clock, on_ray: bool) -> nn.Modul
     model = job.model()
     layout = Parameters(model, lambda name: job.strategy.shares(name, model))
     state = job.strategy.begin(to_vector(layout.shared))
-    crew: Any
+    executor: Any
     if on_ray:
-        from fedrecon.platform.crew_ray import RayCrew
+        from fedrecon.platform.execution.ray_executor import RayExecutor
 
-        crew = RayCrew(job.plans(), Resources(start_timeout=300))
+        executor = RayExecutor(job.plans(), Resources(start_timeout=300))
     else:
-        crew = InProcessCrew(job.plans())
+        executor = InProcessExecutor(job.plans())
     try:
-        state = federate(Rounds(job.strategy, rounds), crew, clock, state, job.n_slices)  # type: ignore[arg-type]
+        state = federate(Rounds(job.strategy, rounds), executor, clock, state, job.n_slices)  # type: ignore[arg-type]
     finally:
-        crew.close()
+        executor.close()
     layout.load_shared(state.shared)
     return model
 
 
-def run(job: jobs.Job, crew: str, rounds: int, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
+def run(job: jobs.Job, executor: str, rounds: int, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
     """The column's report."""
     clock = Clock(checkpoints)
-    model = bare(job, rounds, clock) if crew == "bare" else fedrecon(job, rounds, clock, crew == "ray")
+    model = bare(job, rounds, clock) if executor == "bare" else fedrecon(job, rounds, clock, executor == "ray")
     return {"round_end": clock.ends, "check": job.check(model)}
 
 

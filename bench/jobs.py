@@ -21,20 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedrecon.sites import losses
-from fedrecon.sites.acquisition import Operator
+from fedrecon.sites.acquisition.undersampling import Undersampling
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.shard_writer import write_shard
+from fedrecon.sites.data.volume import VolumeData
 from fedrecon.sites.imaging.fourier import fft2c_numpy
 from fedrecon.sites.imaging.measurement import Images
-from fedrecon.sites.method import Fit
+from fedrecon.sites.member.site import new_network
+from fedrecon.sites.member.site_plan import SitePlan
+from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.seeding import generator
-from fedrecon.sites.settings import Evaluation, Plan, Training
-from fedrecon.sites.shard import Shard
-from fedrecon.sites.shard_writer import write_shard
-from fedrecon.sites.site import new_network
-from fedrecon.sites.slices import Slices
-from fedrecon.sites.volume import VolumeData
+from fedrecon.sites.training import losses
+from fedrecon.sites.training.batches import Slices
+from fedrecon.sites.training.method import LocalFit
+from fedrecon.sites.training.settings import Training
 from fedrecon.strategies.fedavg import FedAvg
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.strategy import Strategy
 
 SEED = 1
@@ -66,11 +68,11 @@ class Train(FedAvg):
         module: nn.Module = work().build(network)
         return module
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Makes the site's images in the first round."""
         fit.scratch["images"] = site_data(fit.sites.index(fit.site))
 
-    def step(self, fit: Fit, batch: Any) -> Mapping[str, Tensor]:
+    def step(self, fit: LocalFit, batch: Any) -> Mapping[str, Tensor]:
         """Plain gradient steps through all images of the site."""
         (optimizer,) = fit.optimizers
         return {"loss": epoch(fit.model, optimizer, *fit.scratch["images"])}
@@ -79,14 +81,14 @@ class Train(FedAvg):
 class Comm(Train):
     """FedAvg without training: what is left is the round."""
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Nothing to prepare."""
 
-    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]:
+    def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
         """None: no step is taken."""
         return []
 
-    def step(self, fit: Fit, batch: Any) -> Mapping[str, Tensor]:
+    def step(self, fit: LocalFit, batch: Any) -> Mapping[str, Tensor]:
         """Nothing."""
         return {}
 
@@ -116,7 +118,7 @@ class Job:
         self.strategy: Strategy = {"train": Train, "comm": Comm}.get(variant, FedAvg)()
         self.network: Any = variant
         self.training = Training(optimizer="sgd", learning_rate=synthetic.LR, batch_size=synthetic.BATCH)
-        self.operator = Operator.read({"mask": "random", "acceleration": 4})
+        self.operator = Undersampling.read({"mask": "random", "acceleration": 4})
         side = synthetic.SIDE
         self.images = Images(complex_valued=False, size=(side, side), n_coils=1, sites=self.names)
         self.shards = {name: str(folder / f"{name}.h5") for name in self.names}
@@ -124,10 +126,10 @@ class Job:
             if not Path(path).is_file():
                 write_site(Path(path), name, n_train)
 
-    def plans(self) -> list[Plan]:
+    def plans(self) -> list[SitePlan]:
         """What each member is started with, as ``fedrecon run`` would make it."""
         return [
-            Plan(
+            SitePlan(
                 member=name,
                 shards={name: path},
                 operators={name: self.operator},

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.platform.aggregate import METRICS, volume_scores
-from fedrecon.platform.comparison import Shown, reconstructed
-from fedrecon.platform.tables import read_rounds, read_scores
-from fedrecon.platform.tracking import run_store
-from fedrecon.platform.workspace import default_workspace
-from fedrecon.tune.driver import seen
+from fedrecon.platform.federation.aggregate import METRICS, volume_scores
+from fedrecon.platform.inference.comparison import ComparedMethod, reconstructed
+from fedrecon.platform.storage.parquet import read_rounds, read_scores
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.tune.sweep.run import load_sweep
 
 STAGES = {"output": "own output", "data_consistency": "hard data consistency"}
 
@@ -41,7 +41,7 @@ def method(params: dict[str, Any]) -> str:
 def gathered(sweep: str, workspace: Path) -> dict[str, dict[int, dict[str, Any]]]:
     """Of each finished trial: subject scores, bytes of its last round and its digest, by method and seed."""
     store, found = run_store(None, workspace), defaultdict[str, dict[int, dict[str, Any]]](dict)
-    for row in seen(sweep, workspace).trials:
+    for row in load_sweep(sweep, workspace).trials:
         if row.status != "FINISHED" or row.run_id is None:
             print(f"left out: trial {row.trial.number} ({row.trial.name}) is {row.status}")
             continue
@@ -158,17 +158,17 @@ def panel(found: dict[str, dict[int, dict[str, Any]]], workspace: Path, out: Pat
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from fedrecon.platform.trained import Trained
+    from fedrecon.platform.inference.trained_run import TrainedRun
 
     names = ordered(found)
     columns = ["reference", "zero-filled", *names]
-    trained = {name: Trained.load(workspace, next(iter(found[name].values()))["digest"]) for name in names}
+    trained = {name: TrainedRun.load(workspace, next(iter(found[name].values()))["digest"]) for name in names}
     sites = list(trained[names[0]].images.sites)
     figure = Figure(figsize=(1.25 * len(columns), 1.42 * len(sites)), dpi=80, facecolor="#101216")
     FigureCanvasAgg(figure)
     for i, site in enumerate(sites):
         shown = {
-            name: Shown.at(one, site, one.experiment.operator_at(site), "data_consistency")
+            name: ComparedMethod.at(one, site, one.experiment.operator_at(site), "data_consistency")
             for name, one in trained.items()
         }
         images, maximum = reconstructed(shown, site, "zero-filled")

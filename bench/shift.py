@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from methods import Scores, Subject, by_site, holm, spread, subjects
 
-from fedrecon.platform.comparison import Shown, side_by_side
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.tables import read_scores
-from fedrecon.platform.tracking import run_store
-from fedrecon.platform.trained import Trained
-from fedrecon.platform.workspace import default_workspace
-from fedrecon.sites import acquisition
-from fedrecon.tune.driver import seen
+from fedrecon.platform.inference.comparison import ComparedMethod, side_by_side
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.parquet import read_scores
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.sites.acquisition import setting as acquisition
+from fedrecon.tune.sweep.run import load_sweep
 
 Operator = tuple[str, float]
 Runs = dict[int, Scores]
@@ -69,7 +69,7 @@ class Shift:
         store = run_store(None, workspace)
         self.cells: dict[tuple[str, Operator | None, Operator], Runs] = {}
         for sweep in sweeps:
-            for row in seen(sweep, workspace).trials:
+            for row in load_sweep(sweep, workspace).trials:
                 if row.status != "FINISHED" or row.run_id is None:
                     print(f"left out: trial {row.trial.number} ({row.trial.name}) is {row.status}")
                     continue
@@ -201,13 +201,15 @@ def panel(sweeps: list[str], workspace: Path, out: Path, site: str) -> None:
     measured = acquisition.Operator.read({"mask": tested[0], "acceleration": tested[1]})
     shown = {}
     for sweep in sweeps:
-        for row in seen(sweep, workspace).trials:
+        for row in load_sweep(sweep, workspace).trials:
             experiment = row.trial.experiment
             learned = experiment.trains and experiment.method.trains_on_operator
             if row.status == "FINISHED" and operator(experiment) == (given if learned else tested):
                 prior = experiment.trains and experiment.method.network_kind == "prior"
-                trained = Trained.load(workspace, row.trial.digest)
-                shown.setdefault(name(experiment), Shown.at(trained, site, measured, "output" if prior else STAGE))
+                trained = TrainedRun.load(workspace, row.trial.digest)
+                shown.setdefault(
+                    name(experiment), ComparedMethod.at(trained, site, measured, "output" if prior else STAGE)
+                )
     out.write_bytes(side_by_side(shown, site, "zero-filled"))
 
 

@@ -17,13 +17,13 @@ from typing import Any
 
 from methods import by_site, compare, ordered, patients, spread, subjects
 
-from fedrecon.platform.comparison import Shown, side_by_side
-from fedrecon.platform.experiment import Experiment
-from fedrecon.platform.tables import read_scores
-from fedrecon.platform.tracking import run_store
-from fedrecon.platform.trained import Trained
-from fedrecon.platform.workspace import default_workspace
-from fedrecon.tune.driver import seen
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.inference.comparison import ComparedMethod, side_by_side
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.parquet import read_scores
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.tune.sweep.run import load_sweep
 
 STAGE = "output"
 
@@ -48,7 +48,7 @@ def gathered(sweeps: list[str], workspace: Path) -> dict[str, dict[str, Runs]]:
     """By degradation and method the finished trials."""
     store, found = run_store(None, workspace), defaultdict[str, dict[str, Runs]](lambda: defaultdict(dict))
     for sweep in sweeps:
-        for row in seen(sweep, workspace).trials:
+        for row in load_sweep(sweep, workspace).trials:
             experiment = row.trial.experiment
             if row.status != "FINISHED" or row.run_id is None:
                 print(f"left out: trial {row.trial.number} of {sweep} is {row.status}")
@@ -60,8 +60,8 @@ def gathered(sweeps: list[str], workspace: Path) -> dict[str, dict[str, Runs]]:
 
 
 def parameters(experiment: Experiment) -> str:
-    from fedrecon.platform.cohort import images, open_sites
-    from fedrecon.platform.model import network_choice
+    from fedrecon.platform.consortium.network import images, network_choice
+    from fedrecon.platform.consortium.shards import open_sites
 
     if not experiment.trains:
         return ""
@@ -87,8 +87,8 @@ def tables(methods: dict[str, Runs]) -> None:
 def panel(methods: dict[str, Runs], workspace: Path, out: Path, site: str) -> None:
     shown = {}
     for name in ordered(methods, STAGE):
-        trained = Trained.load(workspace, next(iter(methods[name].values()))["digest"])
-        shown[name] = Shown.at(trained, site, trained.experiment.operator_at(site), STAGE)
+        trained = TrainedRun.load(workspace, next(iter(methods[name].values()))["digest"])
+        shown[name] = ComparedMethod.at(trained, site, trained.experiment.operator_at(site), STAGE)
     out.write_bytes(side_by_side(shown, site, "zero-padded"))
 
 

@@ -34,13 +34,13 @@ def base(arguments: argparse.Namespace, data: Path) -> dict[str, Any]:
 
 def prepare(place: Path) -> None:
     """The store and the Python caches are made before the clock starts: they are no cost of a trial."""
-    from fedrecon.platform.tracking import run_store
+    from fedrecon.platform.storage.tracking.store import run_store
 
     run_store(None, place)
 
 
 def as_a_sweep(given: dict[str, Any], n: int, place: Path) -> None:
-    from fedrecon.tune import sweep
+    from fedrecon.tune.sweep.run import sweep
 
     sweep(given, {"seed": {"grid": list(range(n))}}, name="bench", workspace=place)
 

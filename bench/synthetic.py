@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedrecon.sites.parameters import initialise
 from fedrecon.sites.seeding import torch_generator
+from fedrecon.sites.training.parameters import initialise
 from fedrecon.strategies.networks.unet import UNet
 
 IMAGES, SIDE, BATCH, LR = 128, 64, 8, 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -24,3 +25,23 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return InputError(f"unknown {kind} '{given}'.{hint} Allowed: {', '.join(names) or '(none)'}.")
+
+
+def at_site(member: str, round_number: int | None, message: str) -> str:
+    """The message with the site, and the round if there is one, in front of it."""
+    when = f", round {round_number}" if round_number is not None else ""
+    return f"site '{member}'{when}: {message}"
+
+
+def cause_of(error: BaseException) -> str:
+    """Why something failed, in one line.
+
+    An error of fedrecon explains itself. Of any other error the line holds its type and its text; of a text with more
+    than six lines (a traceback) the last line only. Ray wraps the error of a task: its ``cause`` is taken then.
+    """
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, FedreconError):
+        return str(cause)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = " ".join(lines[-1:] if len(lines) > 6 else lines)
+    return f"{type(cause).__name__}: {textwrap.shorten(text, 240, placeholder=' ...')}"

@@ -1,19 +1,34 @@
-"""What every plug-in is: a frozen set of parameters with a name in its folder's registry."""
+"""Plug-ins and blocks of an experiment: frozen sets of parameters, and what of them a digest holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrecon.sites.errors import InputError, unknown
+
+Count = Annotated[int, Field(ge=1)]
+"""A key that counts: at least 1."""
+
+ADDED_LATER = "added later"
+"""Marks a key that an experiment did not have at first: ``key: Annotated[int, ADDED_LATER] = 3``.
+
+Such a key enters a digest only where it is set away from its default. So the digests of older runs stay good.
+"""
 
 
 class Plugin(BaseModel):
     """A plug-in's parameters are its fields; unknown ones are refused, and an instance never changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class Settings(BaseModel):
+    """A block of an experiment: frozen, and an unknown key is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 P = TypeVar("P", bound=Plugin)
@@ -28,6 +43,18 @@ def choose(kind: str, registry: Mapping[str, type[P]], name: str, parameters: Ma
     if name not in registry:
         raise unknown(kind, name, registry)
     return parse(registry[name], parameters, where=f"{kind} '{name}'")
+
+
+def science_of(model: BaseModel) -> dict[str, Any]:
+    """The parameters that a digest holds: all of them, but an :data:`ADDED_LATER` one only away from its default."""
+    values = model.model_dump()
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if ADDED_LATER in field.metadata and value == field.get_default(call_default_factory=True):
+            del values[name]
+        elif isinstance(value, BaseModel):
+            values[name] = science_of(value)
+    return values
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -57,7 +57,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainRequest:
     """What the server sends to every site, once a round.
 
     Attributes:
@@ -79,7 +79,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Reply:
+class TrainReply:
     """What a site sends back after a local fit.
 
     Attributes:
@@ -113,8 +113,8 @@ class Scores:
     """Scores of one site's slices: a column of numbers or names each, one row per slice and stage.
 
     ``stage`` is ``output`` (the method's own), ``data_consistency`` (after hard data consistency) or ``zero_filled``.
-    The columns are those of ``fedrecon.sites.scoring.COLUMNS``; volume scores follow from them exactly. ``seconds``
-    went into reconstructing.
+    The columns are those of ``fedrecon.sites.scoring.columns.SCORES``; volume scores follow from them exactly.
+    ``seconds`` is the time that reconstructing took.
     """
 
     site: str
@@ -130,7 +130,7 @@ class Samples:
     Attributes:
         site: the member that compared them with its own slices.
         round: of the state that drew them.
-        numbers: distances by name (see ``fedrecon.sites.sampling``).
+        numbers: distances by name (see ``fedrecon.sites.scoring.prior_distance``).
         pictures: a grid of them (PNG) by site; empty where ``evaluation.panels`` forbids pictures.
     """
 

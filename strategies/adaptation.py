@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
+from fedrecon.sites.plugin import Settings
 from fedrecon.sites.seeding import seed, torch_generator
-from fedrecon.sites.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fedrecon.sites.imaging.measurement import Measurement
-    from fedrecon.sites.method import Subject
+    from fedrecon.sites.training.method import Subject
 
 FEWEST = 16
 """Samples held out of a slice at least, if any."""

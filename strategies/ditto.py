@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedrecon.sites.imaging.measurement import Images, Measurement
-    from fedrecon.sites.method import Fit
+    from fedrecon.sites.training.method import LocalFit
 
 
 class Ditto(FedAvg):
@@ -49,23 +49,23 @@ class Ditto(FedAvg):
         """The shared network."""
         return name.startswith("shared.")
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Keeps w_t for each parameter of the personal network."""
         model: Any = fit.model
         pairs = zip(model.personal.parameters(), model.shared.parameters(), strict=True)
         fit.scratch["w_t"] = [(v, w.detach().clone()) for v, w in pairs]
 
-    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]:
+    def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
         """One for each network."""
-        from fedrecon.sites.training import optimizer
+        from fedrecon.sites.training.local_loop import optimizer
 
         model: Any = fit.model
         parts = (model.shared, model.personal)
         return [optimizer(fit.training.optimizer, part.parameters(), fit.rate) for part in parts]
 
-    def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
+    def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
         """One step of the shared network, then one of the personal network on the same batch."""
-        from fedrecon.sites import losses
+        from fedrecon.sites.training import losses
 
         model: Any = fit.model
         shared = losses.of(fit.training.loss, model.shared(batch), batch)

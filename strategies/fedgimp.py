@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fedrecon.sites.wire import Order, Reply, State, Vector
+from fedrecon.sites.wire import State, TrainReply, TrainRequest, Vector
 from fedrecon.strategies.adaptation import Adaptation, adapt
 from fedrecon.strategies.strategy import Strategy
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedrecon.sites.imaging.measurement import Measurement
-    from fedrecon.sites.method import Fit, Subject
-    from fedrecon.sites.settings import Training
+    from fedrecon.sites.training.method import LocalFit, Subject
+    from fedrecon.sites.training.settings import Training
 
 AVERAGE = "moving_average"
 """The generator's moving average, in the server's state."""
@@ -96,15 +96,15 @@ class FedGIMP(Strategy):
         """Uniform, as published."""
         return {member: 1 / len(n_slices) for member in n_slices}
 
-    def order(self, state: State) -> Order:
+    def request(self, state: State) -> TrainRequest:
         """The last mean; the moving average is the server's own."""
-        return replace(super().order(state), extra={})
+        return replace(super().request(state), extra={})
 
-    def order_to_score(self, state: State) -> Order:
+    def scoring_request(self, state: State) -> TrainRequest:
         """The moving average where there is one."""
-        return replace(self.order(state), shared=state.extra.get(AVERAGE, state.shared))
+        return replace(self.request(state), shared=state.extra.get(AVERAGE, state.shared))
 
-    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+    def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """The mean, and the moving average of it, whose decay grows to ``moving_average`` over the first rounds."""
         after = super().merge(state, replies, n_slices)
         if not self.moving_average:
@@ -123,7 +123,7 @@ class FedGIMP(Strategy):
         if self.anchor_rounds and not self.anchor:
             raise ValueError("strategy.anchor_rounds without strategy.anchor would train nothing in these rounds")
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Takes the latents of the training slices from memory; the first ones are drawn."""
         import torch
 
@@ -138,7 +138,7 @@ class FedGIMP(Strategy):
             values = torch.from_numpy(kept.copy()).view(-1, latent)
         fit.scratch[ANCHORS] = values.to(fit.parameters.flat.device).requires_grad_()
 
-    def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
+    def reply(self, fit: LocalFit, steps: int) -> Mapping[str, Vector]:
         """Nothing beside the generator; the latents go to memory."""
         if self.anchor:
             fit.memory[ANCHORS] = fit.scratch[ANCHORS].detach().cpu().numpy().reshape(-1).copy()
@@ -148,7 +148,7 @@ class FedGIMP(Strategy):
         """The generator: mapper with the sites' codes, synthesizer, mean of w."""
         return name.startswith("generator.")
 
-    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]:
+    def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
         """Adam(0, 0.99) of the generator, of the discriminator and of the anchors."""
         import torch
 
@@ -161,7 +161,7 @@ class FedGIMP(Strategy):
         ]
         return [torch.optim.Adam(some, rate, betas=(0.0, 0.99)) for some, rate in made if some]
 
-    def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
+    def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
         """One step of the discriminator, then one of the generator, on the same fakes."""
         from torch.nn import functional as F
 
@@ -196,7 +196,7 @@ class FedGIMP(Strategy):
             **({PROBABILITY: on_real.new_tensor(self._probability(fit))} if self.augmentation != "none" else {}),
         }
 
-    def _anchor(self, fit: Fit, real: Tensor, label: Tensor) -> Tensor:
+    def _anchor(self, fit: LocalFit, real: Tensor, label: Tensor) -> Tensor:
         """Mean absolute difference of the slices and the images of their latents, over four scales."""
         import torch
         from torch.nn import functional as F
@@ -214,7 +214,7 @@ class FedGIMP(Strategy):
             scales.append(difference.abs().mean())
         return torch.stack(scales).mean()
 
-    def _fakes(self, fit: Fit, count: int) -> Tensor:
+    def _fakes(self, fit: LocalFit, count: int) -> Tensor:
         """Images under the site's own label; some of two latents, the second from a random layer on."""
         import torch
 
@@ -236,7 +236,7 @@ class FedGIMP(Strategy):
         image: Tensor = generator.synthesizer(w, noise)
         return image
 
-    def _penalty(self, fit: Fit, real: Tensor, label: Tensor) -> Tensor | None:
+    def _penalty(self, fit: LocalFit, real: Tensor, label: Tensor) -> Tensor | None:
         """(gamma / 2) |grad_x D(x)|^2 at real images."""
         import torch
 
@@ -250,7 +250,7 @@ class FedGIMP(Strategy):
         squares: Tensor = gradient.square().sum(dim=(1, 2, 3)).mean()
         return self.r1_every * self.r1 / 2 * squares
 
-    def _augmented(self, fit: Fit, images: Tensor) -> Tensor:
+    def _augmented(self, fit: LocalFit, images: Tensor) -> Tensor:
         if self.augmentation == "none":
             return images
         from fedrecon.strategies.augmentation import augmented
@@ -258,10 +258,10 @@ class FedGIMP(Strategy):
         magnitude = getattr(fit.model, "content", "") == "magnitude"
         return augmented(images, self._probability(fit), fit.generator, empty=-1.0 if magnitude else 0.0)
 
-    def _probability(self, fit: Fit) -> float:
+    def _probability(self, fit: LocalFit) -> float:
         return float(fit.memory[PROBABILITY][0]) if PROBABILITY in fit.memory else 0.0
 
-    def _adjust(self, fit: Fit, logits: Tensor) -> None:
+    def _adjust(self, fit: LocalFit, logits: Tensor) -> None:
         """More augmentation while the real logits are positive more often than the target says, less otherwise."""
         if self.augmentation == "none":
             return

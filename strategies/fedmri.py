@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedrecon.sites.imaging.measurement import Measurement
-    from fedrecon.sites.method import Fit
-    from fedrecon.sites.wire import Reply, State, Vector
+    from fedrecon.sites.training.method import LocalFit
+    from fedrecon.sites.wire import State, TrainReply, Vector
 
 PUBLISHED_SIZE = 4_709_664
 """Parameters of the published encoder of images: one channel in, 32 to 512 features."""
@@ -100,13 +100,13 @@ class FedMRI(Partial):
 
     # On the server
 
-    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+    def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """The mean encoder, and beside it every site's own, which the next round contrasts with."""
         if self.contrastive_weight == 0:
             return super().merge(state, replies, n_slices)
         previous: dict[str, Vector] = {}
 
-        def kept() -> Iterator[Reply]:
+        def kept() -> Iterator[TrainReply]:
             for reply in replies:
                 previous[f"{PREVIOUS}{reply.site}"] = reply.shared.copy()
                 yield reply
@@ -116,14 +116,14 @@ class FedMRI(Partial):
 
     # At the site
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Keeps the server's encoder (the positive) and every site's of the round before (the negatives)."""
-        previous = [one for name, one in sorted(fit.order.extra.items()) if name.startswith(PREVIOUS)]
+        previous = [one for name, one in sorted(fit.request.extra.items()) if name.startswith(PREVIOUS)]
         if previous:
-            fit.scratch["server"] = _cut(fit, fit.order.shared)
+            fit.scratch["server"] = _cut(fit, fit.request.shared)
             fit.scratch["previous"] = [_cut(fit, one) for one in previous]
 
-    def loss(self, fit: Fit, batch: Measurement) -> Tensor:
+    def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
         """L_rec, and L_con but in the first round and on the first batch of a pass; both are noted for MLflow."""
         loss = super().loss(fit, batch)
         if self.contrastive_weight == 0:
@@ -160,7 +160,7 @@ def _distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return distance  # type: ignore[no-any-return]
 
 
-def _cut(fit: Fit, values: Vector) -> list[Tensor]:
+def _cut(fit: LocalFit, values: Vector) -> list[Tensor]:
     """A vector from the wire, tensor by tensor."""
     import torch
 

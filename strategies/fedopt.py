@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedrecon.sites.wire import Order, State
+from fedrecon.sites.wire import State, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 
 if TYPE_CHECKING:
-    from fedrecon.sites.wire import Reply, Vector
+    from fedrecon.sites.wire import TrainReply, Vector
 
 
 class FedOpt(FedAvg):
@@ -51,11 +51,11 @@ class FedOpt(FedAvg):
         moments = {"m": np.zeros_like(weights), "v": np.full_like(weights, self.tau**2)}
         return replace(super().begin(weights), extra=moments)
 
-    def order(self, state: State) -> Order:
+    def request(self, state: State) -> TrainRequest:
         """The parameters alone."""
-        return replace(super().order(state), extra={})
+        return replace(super().request(state), extra={})
 
-    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+    def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """One server step along the mean change."""
         mean = super().merge(state, replies, n_slices)
         change = mean.shared - state.shared

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedrecon.sites.imaging.measurement import Measurement
-    from fedrecon.sites.method import Fit
+    from fedrecon.sites.training.method import LocalFit
 
 
 class FedProx(FedAvg):
@@ -31,11 +31,11 @@ class FedProx(FedAvg):
 
     mu: float = Field(0.01, ge=0, allow_inf_nan=False)
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Keeps w_t, the shared parameters as they came down."""
         fit.scratch["w_t"] = list(zip(fit.shared(), fit.cut(fit.parameters.shared.clone()), strict=True))
 
-    def loss(self, fit: Fit, batch: Measurement) -> Tensor:
+    def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
         """The experiment's loss plus the proximal term."""
         loss = super().loss(fit, batch)
         if self.mu == 0:

@@ -13,8 +13,8 @@ from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.strategy import Mean
 
 if TYPE_CHECKING:
-    from fedrecon.sites.method import Fit
-    from fedrecon.sites.wire import Reply, Vector
+    from fedrecon.sites.training.method import LocalFit
+    from fedrecon.sites.wire import TrainReply, Vector
 
 
 class Scaffold(FedAvg):
@@ -44,11 +44,11 @@ class Scaffold(FedAvg):
         """c = 0."""
         return replace(super().begin(weights), extra={"c": np.zeros_like(weights)})
 
-    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+    def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """The mean of the parameters, and c + (1 / N) sum_i (change of c_i) over all N sites, absent ones as 0."""
         change = Mean({member: 1 / len(n_slices) for member in n_slices}, len(state.shared))
 
-        def folded() -> Iterator[Reply]:
+        def folded() -> Iterator[TrainReply]:
             for reply in replies:
                 change.fold(reply.site, reply.extra["change"])
                 yield reply
@@ -58,25 +58,25 @@ class Scaffold(FedAvg):
 
     # At the site
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Forms c - c_i and begins to add up the gradients."""
         import torch
 
-        c = np.array(fit.order.extra["c"])
+        c = np.array(fit.request.extra["c"])
         device = fit.parameters.flat.device
         correction = torch.from_numpy(c - fit.memory.get("c_i", np.zeros_like(c))).to(device)
         total = torch.zeros(len(c), device=device)
         fit.scratch["total"] = total
         fit.scratch["each"] = list(zip(fit.shared(), fit.cut(correction), fit.cut(total), strict=True))
 
-    def gradients(self, fit: Fit) -> None:
+    def gradients(self, fit: LocalFit) -> None:
         """Adds up the gradient of this step, then corrects it."""
         for parameter, correction, total in fit.scratch["each"]:
             if parameter.grad is not None:
                 total += parameter.grad
                 parameter.grad += correction
 
-    def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
+    def reply(self, fit: LocalFit, steps: int) -> Mapping[str, Vector]:
         """Keeps the new c_i at the site and sends its change."""
         mean: Vector = (fit.scratch["total"] / max(steps, 1)).cpu().numpy()
         before = fit.memory.get("c_i", np.zeros_like(mean))

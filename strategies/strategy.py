@@ -1,7 +1,7 @@
 """The contract of a strategy: every hook defaults to FedAvg, so a method's file is its difference and nothing else.
 
 On the server (pure, explicit :class:`State`): ``roster``, ``begin``, ``weights``, ``order``, ``merge``;
-``order_to_score`` for scoring.
+``scoring_request`` for scoring.
 At the site, within THE local loop: ``build``, ``shares``, ``receive``, ``optimizers``, ``loss`` or ``step``, ``reply``.
 At inference: ``reconstruct``; of a prior also ``draw``.
 
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fedrecon.sites.plugin import Plugin
-from fedrecon.sites.wire import Order, Reply, State, Vector
+from fedrecon.sites.wire import State, TrainReply, TrainRequest, Vector
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from fedrecon.sites.imaging.measurement import Images, Measurement
-    from fedrecon.sites.method import Fit, Subject
-    from fedrecon.sites.settings import Training
+    from fedrecon.sites.training.method import LocalFit, Subject
+    from fedrecon.sites.training.settings import Training
 
 
 class Strategy(Plugin):
@@ -73,15 +73,15 @@ class Strategy(Plugin):
         total = sum(n_slices.values())
         return {member: count / total for member, count in n_slices.items()}
 
-    def order(self, state: State) -> Order:
+    def request(self, state: State) -> TrainRequest:
         """What goes down to train the round after ``state``."""
-        return Order(state.round + 1, state.shared, state.extra, state.standing)
+        return TrainRequest(state.round + 1, state.shared, state.extra, state.standing)
 
-    def order_to_score(self, state: State) -> Order:
+    def scoring_request(self, state: State) -> TrainRequest:
         """What goes down to score ``state``; by default without what only training needs."""
-        return replace(self.order(state), extra={})
+        return replace(self.request(state), extra={})
 
-    def merge(self, state: State, replies: Iterable[Reply], n_slices: Mapping[str, int]) -> State:
+    def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """The state after the round. Replies come in the roster's order, each folded as it arrives.
 
         Args:
@@ -114,28 +114,28 @@ class Strategy(Plugin):
         """Whether the parameter of this name crosses the wall; what does not is private memory of the site."""
         return True
 
-    def receive(self, fit: Fit) -> None:
+    def receive(self, fit: LocalFit) -> None:
         """Called when an order has been loaded, before the local epochs."""
 
-    def optimizers(self, fit: Fit) -> list[torch.optim.Optimizer]:
+    def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
         """The optimisers of this fit; by default one over all parameters."""
-        from fedrecon.sites.training import optimizer
+        from fedrecon.sites.training.local_loop import optimizer
 
         return [optimizer(fit.training.optimizer, fit.model.parameters(), fit.rate)]
 
-    def loss(self, fit: Fit, batch: Measurement) -> Tensor:
+    def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
         """The loss of one batch; by default the experiment's, between reconstruction and reference."""
-        from fedrecon.sites import losses
+        from fedrecon.sites.training import losses
 
         terms = losses.terms(fit.training.loss, fit.model(batch), batch)
         if len(terms) > 1:
             fit.noted.update({name: value.detach() for name, value in terms.items()})
         return losses.total(terms)
 
-    def gradients(self, fit: Fit) -> None:
+    def gradients(self, fit: LocalFit) -> None:
         """Called between ``backward`` and the optimiser's step: a control variate or a clip goes here."""
 
-    def step(self, fit: Fit, batch: Measurement) -> Mapping[str, Tensor]:
+    def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
         """One optimiser step on one batch; returns the losses to record, ``loss`` first, then what ``loss`` noted."""
         (optimizer,) = fit.optimizers
         optimizer.zero_grad(set_to_none=True)
@@ -145,7 +145,7 @@ class Strategy(Plugin):
         optimizer.step()
         return {"loss": loss.detach(), **fit.noted}
 
-    def reply(self, fit: Fit, steps: int) -> Mapping[str, Vector]:
+    def reply(self, fit: LocalFit, steps: int) -> Mapping[str, Vector]:
         """What goes up beside the shared parameters, flat vectors by name."""
         return {}
 

@@ -2,7 +2,7 @@
 
 import json
 
-from fedrecon.platform.cli import main
+from fedrecon.cli import main
 
 
 class Called:

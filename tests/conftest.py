@@ -19,7 +19,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workspace with an empty MLflow store, to be copied from: a fresh one costs seconds of migrations."""
-    from fedrecon.platform.tracking import run_store
+    from fedrecon.platform.storage.tracking.store import run_store
 
     workspace = tmp_path_factory.mktemp("mlflow-template")
     with pytest.MonkeyPatch.context() as patch:

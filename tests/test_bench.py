@@ -35,7 +35,9 @@ def job(bench: dict[str, Any], variant: str, folder: Path) -> Any:
 
 @pytest.mark.parametrize("variant", ["train", "comm", "mri"])
 def test_bare_and_in_process_do_the_same_work(bench: dict[str, Any], variant: str, tmp_path: Path) -> None:
-    bare, ours = (bench["column"].run(job(bench, variant, tmp_path), crew, rounds=2) for crew in ("bare", "in-process"))
+    bare, ours = (
+        bench["column"].run(job(bench, variant, tmp_path), executor, rounds=2) for executor in ("bare", "in-process")
+    )
     assert len(bare["round_end"]) == len(ours["round_end"]) == 2
     assert f"{bare['check']:.6f}" == f"{ours['check']:.6f}"
     if variant != "comm":

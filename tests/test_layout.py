@@ -62,12 +62,105 @@ def platform_shadow(root: Path) -> Iterator[str]:
 
 
 def upward_imports(root: Path) -> Iterator[str]:
+    """The front door, ``fedrecon`` itself, and the command line are above every floor."""
     for name, tree in python_files(root, *FLOORS):
         floor = FLOORS[Path(name).parts[0]]
-        for module in imports(name, tree):
-            room = module.split(".")[1] if is_of(module, "fedrecon") and "." in module else ""
-            if room and FLOORS.get(room, 9) > floor and room != "__version__":
+        for module in [*imports(name, tree), *module_strings(root, tree)]:
+            room = module.split(".")[1] if "." in module else ""
+            if is_of(module, "fedrecon") and FLOORS.get(room, 9) > floor:
                 yield f"{name} imports {module}: an import goes down only"
+
+
+def module_strings(root: Path, tree: ast.Module) -> Iterator[str]:
+    """Strings that name a module or package of the library: an import could hide in one."""
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        if re.fullmatch(r"fedrecon(\.\w+)+", text):
+            below = Path(*text.split(".")[1:])
+            if any(
+                (root / place / below).with_suffix(end).exists()
+                for place in ("", "src/fedrecon")
+                for end in ("", ".py")
+            ):
+                yield text
+
+
+def import_graph(root: Path) -> dict[str, set[str]]:
+    """The files of the library, by name, with the files that each imports, at any depth."""
+    trees = dict(python_files(root, *FLOORS, "src"))
+    modules = {module_name(name): name for name in trees}
+    graph: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        found = set()
+        for module in imports(name, tree):
+            file = modules.get(module) or modules.get(module.rpartition(".")[0])
+            found |= {file} if file and file != name else set()
+        graph[name] = found
+    return graph
+
+
+def module_name(name: str) -> str:
+    parts = [part for part in Path(name).with_suffix("").parts if part not in ("src", "fedrecon")]
+    return ".".join(["fedrecon", *parts]).removesuffix(".__init__")
+
+
+def circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    """The strongly connected parts of a graph that have more than one member (Tarjan)."""
+    numbers: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(one: str) -> None:
+        numbers[one] = lowest[one] = len(numbers)
+        stack.append(one)
+        for other in sorted(graph.get(one, ())):
+            if other not in numbers:
+                visit(other)
+            if other in stack:
+                lowest[one] = min(lowest[one], lowest[other])
+        if lowest[one] == numbers[one]:
+            at = stack.index(one)
+            found.append(stack[at:])
+            del stack[at:]
+
+    for one in sorted(graph):
+        if one not in numbers:
+            visit(one)
+    yield from (sorted(part) for part in found if len(part) > 1)
+
+
+def circles_of_files(root: Path) -> Iterator[str]:
+    for circle in circles(import_graph(root)):
+        yield f"these files import each other in a circle: {', '.join(circle)}"
+
+
+def circles_of_rooms(root: Path) -> Iterator[str]:
+    rooms: dict[str, set[str]] = {}
+    for name, imported in import_graph(root).items():
+        room = Path(name).parent.as_posix()
+        rooms.setdefault(room, set()).update({Path(one).parent.as_posix() for one in imported} - {room})
+    for circle in circles(rooms):
+        yield f"these rooms import each other in a circle: {', '.join(circle)}"
+
+
+REGISTRIES = ("strategies", "networks", "classical", "masks", "formats", "degradations")
+"""Folders that hold one file for each plug-in, so that they grow with the plug-ins."""
+
+
+def crowded_rooms(root: Path) -> Iterator[str]:
+    counts: dict[Path, int] = {}
+    for name, _ in python_files(root, *FLOORS):
+        counts[Path(name).parent] = counts.get(Path(name).parent, 0) + 1
+    for folder, count in counts.items():
+        if count > 14 and folder.name not in REGISTRIES:
+            yield f"{folder} holds {count} Python files side by side, more than 14"
+
+
+def names_said_twice(root: Path) -> Iterator[str]:
+    for name, _ in python_files(root, *FLOORS):
+        if Path(name).stem == Path(name).parent.name:
+            yield f"{name} repeats the name of its folder"
 
 
 def bare_imports(root: Path) -> Iterator[str]:
@@ -85,10 +178,10 @@ def mlflow_in_one_file(root: Path) -> Iterator[str]:
         yield f"mlflow is imported by {', '.join(files)}: one file of platform/ only"
 
 
-def ray_in_the_crew(root: Path) -> Iterator[str]:
+def ray_in_the_execution_room(root: Path) -> Iterator[str]:
     files = [name for name in importers(root, "ray") if not name.startswith("tune/")]
-    if len(files) > 2 or any(not name.startswith("platform/") for name in files):
-        yield f"ray is imported by {', '.join(files)}: two files of platform/ at most, and tune/"
+    if any(not name.startswith("platform/execution/") for name in files):
+        yield f"ray is imported by {', '.join(files)}: only platform/execution/ and tune/ do"
 
 
 def ray_tune_in_tune(root: Path) -> Iterator[str]:
@@ -157,12 +250,23 @@ Guard = Callable[[Path], Iterator[str]]
 BROKEN: dict[Guard, dict[str, str]] = {
     platform_shadow: {"platform/__init__.py": ""},
     upward_imports: {"sites/a.py": "def f():\n    from ..strategies import fedavg"},
+    circles_of_files: {
+        "sites/a.py": "from fedrecon.sites.b import x",
+        "sites/b.py": "def f():\n    from fedrecon.sites import a",
+    },
+    circles_of_rooms: {
+        "sites/a.py": "from fedrecon.sites.data import b",
+        "sites/data/b.py": "if TYPE_CHECKING:\n    from fedrecon.sites.c import x",
+        "sites/c.py": "",
+    },
+    crowded_rooms: {f"platform/room/f{number}.py": "" for number in range(15)},
+    names_said_twice: {"tune/sweep/sweep.py": ""},
     bare_imports: {"tests/a.py": "from platform import cli", "platform/cli.py": ""},
     mlflow_in_one_file: {
         "platform/a.py": "import mlflow",
         "platform/b.py": "from mlflow import Run",
     },
-    ray_in_the_crew: {"sites/a.py": "import ray"},
+    ray_in_the_execution_room: {"sites/a.py": "import ray"},
     ray_tune_in_tune: {"platform/a.py": "from ray import tune"},
     long_files: {"platform/a.py": "x = 1\n" * 401},
     machine_paths: {"docs/a.md": "see " + "/" + "home/me/data"},
@@ -187,11 +291,27 @@ def test_a_broken_tree_is_caught_by(guard: Guard, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "import fedrecon",
+        "from fedrecon import run",
+        "from fedrecon.cli import main",
+        'ROOM = "fedrecon.tune.sweep"',
+    ],
+)
+def test_nothing_inside_uses_the_front_door_or_a_string_to_look_up(source: str, tmp_path: Path) -> None:
+    (tmp_path / "platform").mkdir()
+    (tmp_path / "tune" / "sweep").mkdir(parents=True)
+    (tmp_path / "platform" / "a.py").write_text(source)
+    assert list(upward_imports(tmp_path))
+
+
+@pytest.mark.parametrize(
     ("source", "module"),
     [
         ("from fedrecon import platform", "fedrecon.platform"),
         ("import fedrecon.tune.sweep", "fedrecon.tune.sweep"),
-        ("from ...platform.crew import Crew", "fedrecon.platform.crew.Crew"),
+        ("from ...platform.execution.executor import Executor", "fedrecon.platform.execution.executor.Executor"),
         ("if TYPE_CHECKING:\n    from fedrecon.platform import run", "fedrecon.platform.run"),
     ],
 )
@@ -224,7 +344,7 @@ def test_a_checkout_without_its_links_is_told_before_an_empty_wheel_is_built(tmp
     assert "symbolic links" in done.stderr
 
 
-LIGHT = ["fedrecon", "fedrecon.strategies", "fedrecon.platform.cli", "fedrecon.platform.experiment"]
+LIGHT = ["fedrecon", "fedrecon.strategies", "fedrecon.cli", "fedrecon.platform.config.experiment"]
 
 
 @pytest.mark.parametrize("module", LIGHT)

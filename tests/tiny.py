@@ -10,18 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.platform.checkpoint import Checkpoints
-from fedrecon.platform.cohort import images
-from fedrecon.platform.crew import InProcessCrew
-from fedrecon.platform.federation import Round, federate
-from fedrecon.sites.acquisition import Acquisition, Degraded, Operator
-from fedrecon.sites.parameters import Parameters, to_vector
-from fedrecon.sites.settings import Evaluation, Plan, Training
-from fedrecon.sites.shard import Shard, VolumeData, write_shard
-from fedrecon.sites.site import new_network
+from fedrecon.platform.consortium.network import images
+from fedrecon.platform.execution.executor import InProcessExecutor
+from fedrecon.platform.federation.recorder import Round
+from fedrecon.platform.federation.round_loop import federate
+from fedrecon.platform.storage.checkpoint import Checkpoints
+from fedrecon.sites.acquisition.degraded import Degraded
+from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.acquisition.undersampling import Undersampling
+from fedrecon.sites.data.shard import Shard, VolumeData, write_shard
+from fedrecon.sites.member.site import new_network
+from fedrecon.sites.member.site_plan import SitePlan
+from fedrecon.sites.scoring.settings import Evaluation
+from fedrecon.sites.training.parameters import Parameters, to_vector
+from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import State
 from fedrecon.strategies import STRATEGIES
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.strategy import Strategy
 
 SIZE = 32
@@ -133,11 +138,11 @@ class Federation:
     def n_slices(self) -> dict[str, int]:
         return {m: sum(N_TRAIN.get(site, 0) for site in held) for m, held in self.roster.items()}
 
-    def plans(self) -> list[Plan]:
+    def plans(self) -> list[SitePlan]:
         settings = {"rounds": self.rounds, "batch_size": 2, "learning_rate": 0.01, **self.training}
         kinds = images(self.shards, (self.degradation or {}).get("scale", 1))
         return [
-            Plan(
+            SitePlan(
                 member=member,
                 shards={site: str(self.paths[site]) for site in held},
                 operators={site: self.acquisition(site) for site in held},
@@ -155,10 +160,10 @@ class Federation:
     def acquisition(self, site: str) -> Acquisition:
         if self.degradation is not None:
             return Degraded.read({**self.degradation, **self.per_site.get(site, {})})
-        return Operator.read({**self.operator, **self.per_site.get(site, {})})
+        return Undersampling.read({**self.operator, **self.per_site.get(site, {})})
 
-    def crew(self) -> InProcessCrew:
-        return InProcessCrew(self.plans())
+    def executor(self) -> InProcessExecutor:
+        return InProcessExecutor(self.plans())
 
     def layout(self) -> Parameters:
         plan = self.plans()[0]
@@ -168,7 +173,7 @@ class Federation:
     def begin(self) -> State:
         return self.method.begin(to_vector(self.layout().shared))
 
-    def train(self, crew: Any = None, record: Any = None, state: State | None = None) -> State:
+    def train(self, executor: Any = None, record: Any = None, state: State | None = None) -> State:
         experiment = SimpleNamespace(
             method=self.method,
             rounds=self.rounds,
@@ -177,7 +182,7 @@ class Federation:
         )
         return federate(
             experiment,  # type: ignore[arg-type]
-            crew or self.crew(),
+            executor or self.executor(),
             record or Commits(None),
             state or self.begin(),
             self.n_slices,
@@ -192,11 +197,11 @@ def bits(state: State) -> dict[str, bytes]:
     }
 
 
-def private_bits(crew: InProcessCrew) -> dict[str, dict[str, bytes]]:
+def private_bits(executor: InProcessExecutor) -> dict[str, dict[str, bytes]]:
     """The private memory of every member."""
     return {
         member: {name: value.tobytes() for name, value in sorted(site.memory.values.items())}
-        for member, site in crew.sites.items()
+        for member, site in executor.sites.items()
     }
 
 

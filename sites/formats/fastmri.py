@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from fedrecon.sites.data.volume import Complex, VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
-from fedrecon.sites.volume import Complex, VolumeData, check_layout
 
 _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 

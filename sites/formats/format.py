@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_volume
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import Plugin
-from fedrecon.sites.volume import Complex, Real, VolumeData, check_volume
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedrecon.sites import seeding
+from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise
-from fedrecon.sites.volume import Complex, Real, VolumeData
 
 FOREGROUND = 0.1  # of the volume's 99th percentile: a voxel above it is anatomy
 ANATOMY_SHARE = 0.5  # of the best slice's foreground: a slice with less is an end slice

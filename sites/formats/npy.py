@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedrecon.sites.data.volume import VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
-from fedrecon.sites.volume import VolumeData, check_layout
 
 _LEADING = {2: (1, 1), 3: (1,), 4: ()}  # axes that the shape leaves out
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedrecon.sites.imaging.coils import combine, rss
 from fedrecon.sites.imaging.fourier import ifft2c
-from fedrecon.sites.imaging.operator import Cartesian, Operator
+from fedrecon.sites.imaging.operator import Cartesian, LinearOperator
 from fedrecon.sites.imaging.resampling import low_resolution
 
 
@@ -28,7 +28,7 @@ class Measurement:
     """
 
     kspace: Tensor
-    operator: Operator
+    operator: LinearOperator
     zero_filled: Tensor
     scale: Tensor
     target: Tensor | None = None

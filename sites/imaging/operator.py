@@ -14,7 +14,7 @@ from fedrecon.sites.imaging.fourier import fft2c, ifft2c
 from fedrecon.sites.imaging.resampling import zero_padded
 
 
-class Operator(Protocol):
+class LinearOperator(Protocol):
     """A, of which the largest singular value is at most 1."""
 
     @property

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedrecon.sites.data.shard_writer import write_shard
+from fedrecon.sites.data.volume import VolumeData, check_name
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.phantom.protocol import PROTOCOLS, Protocol
 from fedrecon.sites.phantom.scanner import scan
 from fedrecon.sites.seeding import generator
-from fedrecon.sites.shard_writer import write_shard
-from fedrecon.sites.volume import VolumeData, check_name
 
 DEFAULT_SITES = tuple(PROTOCOLS)
 DEFAULT_SUBJECTS = 24

@@ -14,20 +14,16 @@ A network's file is ``<module>.py`` in this folder and holds a class ``Network``
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
-from fedrecon.sites.errors import InputError, unknown
-from fedrecon.sites.plugin import Plugin, parse
+from fedrecon.sites.plugin import Plugin
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from fedrecon.sites.imaging.measurement import Images
+    pass
 
 
 Kind = Literal["reconstruction", "super-resolution", "prior"]
@@ -69,43 +65,3 @@ def one_of(default: str | int, *others: str | int) -> FieldInfo:
 
 def _type(field: FieldInfo) -> Any:
     return field.annotation or type(field.default)
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """A network as an experiment names it, defaults filled in; made by :meth:`parse`; hashable, picklable."""
-
-    name: str
-    parameters: tuple[tuple[str, Any], ...]
-
-    @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> NetworkChoice:
-        """The choice that ``{"name": ..., **parameters}`` describes.
-
-        Raises:
-            InputError: no name, an unknown name or parameter (with the nearest right one), or a refused value.
-        """
-        parameters = dict(given)
-        name = parameters.pop("name", None)
-        found = _registry()
-        if not isinstance(name, str):
-            raise InputError(f"network: 'name' is missing or no word. Allowed: {', '.join(sorted(found))}.")
-        if name not in found:
-            raise unknown("network", name, found)
-        model = parse(found[name].parameters, parameters, where=f"network '{name}'")
-        return cls(name, tuple(model.model_dump().items()))
-
-    def as_dict(self) -> dict[str, Any]:
-        """``{"name": ..., **parameters}`` with every default written out; :meth:`parse` reads it back."""
-        return {"name": self.name, **dict(self.parameters)}
-
-    def build(self, images: Images) -> nn.Module:
-        """A new network for such images, its weights drawn from torch's generator; this imports torch."""
-        network: nn.Module = _registry()[self.name].load()(images, **dict(self.parameters))
-        return network
-
-
-def _registry() -> dict[str, NetworkEntry]:
-    from fedrecon.strategies.networks import NETWORKS  # the registry's file imports this one
-
-    return NETWORKS

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.parameters import initialise
+from fedrecon.sites.training.parameters import initialise
 from fedrecon.strategies.networks.equalised import Convolution, Dense, channelwise, doubled, matrix
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_volumes import make_volume
 
-from fedrecon.sites.shard import VolumeData, write_shard
+from fedrecon.sites.data.shard import VolumeData, write_shard
 
 
 @pytest.fixture

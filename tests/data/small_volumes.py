@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrecon.sites.shard import VolumeData
+from fedrecon.sites.data.shard import VolumeData
 
 
 def centred_fft(image: NDArray[np.complex64]) -> NDArray[np.complex64]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from small_volumes import make_volume
 
+from fedrecon.sites.data.inspect import inspect
+from fedrecon.sites.data.shard import Shard, write_shard
+from fedrecon.sites.data.splits import check_consortium
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.inspect import inspect
-from fedrecon.sites.shard import Shard, write_shard
-from fedrecon.sites.splits import check_consortium
 
 PLAIN = {"simulated": True, "phase": "none"}
 

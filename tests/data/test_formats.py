@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from small_volumes import centred_fft, make_kspace
 
+from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats import FORMATS
-from fedrecon.sites.importing import import_data, read_input
-from fedrecon.sites.shard import Shard
+from fedrecon.sites.formats.importing import import_data, read_input
 
 HEADER = """<?xml version="1.0"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">

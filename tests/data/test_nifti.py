@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from small_volumes import centred_fft
 
+from fedrecon.sites.data.inspect import inspect
+from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.importing import import_data
 from fedrecon.sites.formats.nifti import anatomy, centre, load_magnitude, low_pass, smooth_phase
-from fedrecon.sites.importing import import_data
-from fedrecon.sites.inspect import inspect
-from fedrecon.sites.shard import Shard
 
 ZOOMS = np.array([1.0, 1.0, 4.0])
 

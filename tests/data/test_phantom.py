@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
 from fedrecon.sites.phantom import DEFAULT_SITES, PROTOCOLS, simulate, split_of, volumes
@@ -18,7 +19,6 @@ from fedrecon.sites.phantom.contrast import TISSUES, GradientEcho, InversionReco
 from fedrecon.sites.phantom.fields import smooth_field, spline_basis
 from fedrecon.sites.phantom.scanner import coil_maps, crop, scan
 from fedrecon.sites.seeding import generator
-from fedrecon.sites.shard import Shard
 
 LOG2 = float(np.log(2))
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_volumes import make_volume
 
+from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.shard import Shard, write_shard
 
 PLAIN = {"simulated": True, "phase": "none"}
 

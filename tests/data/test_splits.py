@@ -2,8 +2,8 @@
 
 import pytest
 
+from fedrecon.sites.data.splits import assign_splits, subject_of
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.splits import assign_splits, subject_of
 
 
 def test_subject_is_the_name_up_to_its_first_underscore():

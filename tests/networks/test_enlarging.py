@@ -7,15 +7,15 @@ import pytest
 import torch
 from test_networks import owners
 
-from fedrecon.sites.ensemble import self_ensemble
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.measurement import Images
-from fedrecon.sites.slices import cut
+from fedrecon.sites.scoring.ensemble import self_ensemble
+from fedrecon.sites.training.batches import cut
 from fedrecon.strategies import make_strategy
 from fedrecon.strategies.networks import NETWORKS
+from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.networks.mscan import CrossScaleAttention
-from fedrecon.strategies.networks.network import NetworkChoice
 
 ENLARGE = [name for name, one in NETWORKS.items() if one.kind == "super-resolution"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedrecon.sites.errors import InputError
 from fedrecon.strategies.networks import NETWORKS
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -55,7 +55,7 @@ def test_what_is_wrong_is_refused_with_what_is_allowed(given, said):
 
 def test_choosing_loads_no_torch():
     code = (
-        "import sys; from fedrecon.strategies.networks.network import NetworkChoice as C;"
+        "import sys; from fedrecon.strategies.networks.choice import NetworkChoice as C;"
         "C.parse({'name': 'unrolled', 'cascades': 2}).as_dict(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

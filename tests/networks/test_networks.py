@@ -8,7 +8,7 @@ import torch
 from fedrecon.sites.imaging.fourier import fft2c
 from fedrecon.sites.imaging.measurement import Images, measure
 from fedrecon.strategies.networks import NETWORKS
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 
 RECONSTRUCT = [name for name, one in NETWORKS.items() if one.kind == "reconstruction"]
 

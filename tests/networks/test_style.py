@@ -6,8 +6,8 @@ from torch.func import functional_call
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.measurement import Images
+from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.networks.equalised import Convolution, Dense, doubled
-from fedrecon.strategies.networks.network import NetworkChoice
 from fedrecon.strategies.networks.style import _spread
 
 SMALL = {"name": "style", "latent": 8, "layers": 2, "channel_base": 256, "channel_max": 8}

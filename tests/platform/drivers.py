@@ -63,14 +63,14 @@ def _while_the_database_is_made(workspace: Path) -> None:
 
 
 def _after_the_commit_of_round_1(workspace: Path) -> None:
-    from fedrecon.platform.progress import Progress
+    from fedrecon.platform.federation.progress import Progress
 
     _before(Progress, "round", lambda self, number, *rest: number == 1)
 
 
 def _before_the_commit_of_round_2(workspace: Path) -> None:
     """The tracker has the round's metrics, the checkpoint is not there yet."""
-    from fedrecon.platform.checkpoint import Checkpoints
+    from fedrecon.platform.storage.checkpoint import Checkpoints
 
     _before(Checkpoints, "save", lambda self, state, record: state.round == 2)
 
@@ -79,45 +79,45 @@ def _in_a_fit_of_round(number: int, act: Callable[[], None] = _die) -> Callable[
     def install(workspace: Path) -> None:
         from fedrecon.strategies.strategy import Strategy
 
-        due = lambda self, fit, batch: (fit.order.round, fit.site) == (number, "middle")  # noqa: E731
+        due = lambda self, fit, batch: (fit.request.round, fit.site) == (number, "middle")  # noqa: E731
         _before(Strategy, "step", due, act)
 
     return install
 
 
 def _at_the_final_evaluation(workspace: Path) -> None:
-    from fedrecon.sites.site import Site
+    from fedrecon.sites.member.site import Site
 
-    _before(Site, "evaluate", lambda self, order, split, part: (split, self.name) == ("test", "middle"))
+    _before(Site, "evaluate", lambda self, request, split, part: (split, self.name) == ("test", "middle"))
 
 
 def _in_a_fit_of_a_prior(workspace: Path) -> None:
     from fedrecon.strategies.fedgimp import FedGIMP
 
-    _before(FedGIMP, "step", lambda self, fit, batch: (fit.order.round, fit.site) == (3, "middle"))
+    _before(FedGIMP, "step", lambda self, fit, batch: (fit.request.round, fit.site) == (3, "middle"))
 
 
 def _in_stage_two(split: str) -> Callable[[Path], None]:
     """The first batch of slices is adapted everywhere, the second one at the first site."""
 
     def install(workspace: Path) -> None:
-        from fedrecon.sites.site import Site
+        from fedrecon.sites.member.site import Site
 
-        due = lambda self, order, of, part: (of, part, self.name) == (split, 1, "middle")  # noqa: E731
+        due = lambda self, request, of, part: (of, part, self.name) == (split, 1, "middle")  # noqa: E731
         _before(Site, "evaluate", due)
 
     return install
 
 
 def _among_the_artifacts(workspace: Path) -> None:
-    from fedrecon.platform.mlflow_tracker import MlflowTracker
+    from fedrecon.platform.storage.tracking.mlflow_store import MlflowTracker
 
     _before(MlflowTracker, "artifact", lambda self, path, folder="": path.name == "scores.parquet")
 
 
 def _before_the_result(workspace: Path) -> None:
     """MLflow calls the run finished, the folder does not yet."""
-    from fedrecon.platform.workspace import RunFolder
+    from fedrecon.platform.storage.workspace import RunFolder
 
     _before(RunFolder, "save_result", lambda self, result: True)
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedrecon.platform import atomic
-from fedrecon.platform.checkpoint import Checkpoints
+from fedrecon.platform.storage.checkpoint import Checkpoints
+from fedrecon.sites import atomic
 from fedrecon.sites.wire import State
 
 RECORD = {"history": [{"round": 1, "seconds": 0.25, "losses": {"a": {"loss": 1e-3}}}], "run_id": "abc"}

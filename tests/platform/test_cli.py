@@ -11,10 +11,10 @@ from command_line import Called
 from safetensors.numpy import load_file
 from tiny import UNET, write_consortium
 
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.reconstruct import calibration_box
-from fedrecon.platform.tables import read_rounds, read_scores
-from fedrecon.platform.tracking import run_store
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.reconstruct import calibration_box
+from fedrecon.platform.storage.parquet import read_rounds, read_scores
+from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.sites.errors import InputError
 
 RUN_KEYS = {"run_id", "digest", "status", "rounds", "resumed_from", "trained_rounds", "bytes_up", "bytes_down"}
@@ -149,7 +149,7 @@ def test_evaluate_says_whose_network_it_was(trained, tmp_path):
 def test_evaluate_refuses_a_subject_that_the_run_trained_on(trained, tmp_path):
     from tiny import make_volume
 
-    from fedrecon.sites.shard import write_shard
+    from fedrecon.sites.data.shard import write_shard
 
     _, workspace, results = trained
     write_shard(tmp_path / "x.h5", "x", [make_volume("north-train", "test", 1, 1, 0)], simulated=True, phase="smooth")
@@ -229,7 +229,7 @@ WRONG = {
 def test_wrong_input_is_one_message_and_exit_code_2(call, trained, consortium, tmp_path, monkeypatch, what):
     from tiny import make_volume
 
-    from fedrecon.sites.shard import write_shard
+    from fedrecon.sites.data.shard import write_shard
 
     path, workspace, results = trained
     monkeypatch.chdir(tmp_path)
@@ -274,7 +274,7 @@ def test_simulate_and_inspect(call, tmp_path):
 
 @pytest.mark.parametrize("kind", ["strategies", "networks", "masks", "formats", "reconstructors"])
 def test_list_names_the_whole_registry(call, kind):
-    from fedrecon.platform.show import registry
+    from fedrecon.platform.terminal.tables import registry
 
     listed = call("list", kind)
     assert listed.code == 0

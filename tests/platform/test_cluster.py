@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from clusters import HERE, ray_warnings
-from ray_crews import ray_crew
+from ray_executors import ray_executor
 from tiny import NETWORKS, Federation
 
 import fedrecon
-from fedrecon.platform.crew_ray import RayCrew
-from fedrecon.platform.resources import Resources
-from fedrecon.platform.tables import read_scores
-from fedrecon.platform.tracking import run_store
-from fedrecon.platform.workspace import RunFolder
+from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.execution.ray_executor import RayExecutor
+from fedrecon.platform.storage.parquet import read_scores
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.strategies.fedavg import FedAvg
 
@@ -56,9 +56,9 @@ def nodes(north: Path) -> Iterator[dict[str, str]]:
 def test_each_site_runs_on_its_own_node(nodes: dict[str, str], consortium: dict[str, Path], tmp_path: Path) -> None:
     fed = Federation(FedAvg(), consortium, tmp_path)
     here, record = fed.train(), None
-    with ray_crew(fed, cpus_per_site=1) as crew:
-        found = crew.describe()
-        there = fed.train(crew, record)
+    with ray_executor(fed, cpus_per_site=1) as executor:
+        found = executor.describe()
+        there = fed.train(executor, record)
     assert found["north"]["node"] == nodes["north"]
     assert found["south"]["node"] == nodes["south"]
     assert found["middle"]["node"] == nodes["head"]
@@ -72,12 +72,12 @@ def test_a_site_whose_node_is_too_small_goes_nowhere_else(
 ) -> None:
     fed = Federation(FedAvg(), consortium, tmp_path)
     with pytest.raises(RunError, match=r"site 'north' cannot be placed \(2 CPU.*label site=north\).*node has 1"):
-        RayCrew(fed.plans(), Resources(cpus_per_site=2))
+        RayExecutor(fed.plans(), Resources(cpus_per_site=2))
 
 
 def test_a_shard_on_another_node_is_read_by_that_node(nodes: dict[str, str], consortium: dict[str, Path]) -> None:
-    from fedrecon.platform.remote import remote_shards
-    from fedrecon.sites.shard import Shard
+    from fedrecon.platform.execution.remote_shards import remote_shards
+    from fedrecon.sites.data.shard import Shard
 
     found = remote_shards({"north": str(consortium["north"])}, "auto")
     assert found["north"] == Shard.open(consortium["north"])
@@ -133,20 +133,18 @@ def test_a_site_that_dies_while_it_is_tested_is_asked_again_so_often_and_not_mor
 ) -> None:
     import ray
 
-    from fedrecon.platform import placement, remote
-    from fedrecon.sites.shard import Shard
+    from fedrecon.platform.execution import placement, site_tasks
 
-    def dies(folder: Path, name: str, shard: Shard, private: Any) -> list[Any]:
+    def dies(folder: Path, name: str, times: int) -> list[Any]:
         (folder / f"{len(list(folder.iterdir()))}").touch()
-        if len(list(folder.iterdir())) <= len(private):
+        if len(list(folder.iterdir())) <= times:
             os._exit(1)
         return [name]
 
-    def tests(times: int, home: dict[str, str], **options: Any) -> remote._Tests:
+    def tests(times: int, home: dict[str, str], **options: Any) -> site_tasks.SiteTasks:
         (folder := tmp_path / f"{times}").mkdir()
-        shards, private = {"south": Shard.open(consortium["south"])}, {"south": dict.fromkeys(map(str, range(times)))}
-        asked = remote._Tests(
-            ray.remote(max_retries=0)(dies), folder, shards, private, {"south": {"num_cpus": 0, **options}},
+        asked = site_tasks.SiteTasks(
+            ray.remote(max_retries=0)(dies), folder, {"south": ("south", times)}, {"south": {"num_cpus": 0, **options}},
             {"south": placement.Demand("south", 0.0, 0.0, home)},
         )  # fmt: skip
         asked.start("south")
@@ -155,8 +153,8 @@ def test_a_site_that_dies_while_it_is_tested_is_asked_again_so_often_and_not_mor
     assert tests(1, {}).result("south", restarts=1) == ["south"]
     with pytest.raises(RunError, match="site 'south': died while it was tested, and again after 1 restarts"):
         tests(2, {}).result("south", restarts=1)
-    monkeypatch.setattr(remote, "PATIENCE", 0.1)
-    monkeypatch.setattr(remote, "RESTART_TIMEOUT", 0.3)
+    monkeypatch.setattr(site_tasks, "PATIENCE", 0.1)
+    monkeypatch.setattr(site_tasks, "RESTART_TIMEOUT", 0.3)
     nowhere = {"site": "nowhere"}
     gone = tests(0, nowhere, label_selector=nowhere)
     with pytest.raises(RunError, match="site 'south': its node is lost, and none came back within 0 s"):

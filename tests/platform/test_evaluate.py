@@ -7,9 +7,9 @@ from safetensors.numpy import load_file
 from tiny import NETWORKS, PARAMETERS, UNET
 
 import fedrecon
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.tracking import run_store
-from fedrecon.platform.trained import Trained
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.strategies import STRATEGIES
 
 CASES = {**{name: {} for name in STRATEGIES}, "fedavg, moments kept": {"optimizer_state": "keep"}}
@@ -37,12 +37,12 @@ def test_scored_again_it_has_the_run_s_own_scores(case, consortium, workspace):
     assert {row["site"]: row["psnr"] for row in rows} == pytest.approx(
         {site: one["psnr"] for site, one in result.sites.items()}, abs=1e-9
     )
-    trained = Trained.load(workspace, result.digest)
+    trained = TrainedRun.load(workspace, result.digest)
     assert [row["model"] for row in rows] == [row["site"] if trained.members else "global" for row in rows]
     store = run_store(None, workspace)
     for member in trained.members:
         kept = load_file(store.local_artifact(result.run_id, f"private/{member}.safetensors"))
-        used = trained.site(member, {}, {}).private_parameters(trained.order)
+        used = trained.site(member, {}, {}).private_parameters(trained.request)
         assert {key: values.tobytes() for key, values in kept.items()} == {
             key: values.tobytes() for key, values in used.items()
         }

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedrecon.platform.experiment import Experiment
-from fedrecon.platform.schema import json_schema
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.schema import json_schema
 from fedrecon.sites.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -309,8 +309,8 @@ def test_the_schema_accepts_the_files_that_are_there_and_refuses_others():
 
 def test_reading_an_experiment_loads_no_torch_ray_or_mlflow():
     code = (
-        "import sys; from fedrecon.platform.experiment import Experiment\n"
-        "from fedrecon.platform.schema import json_schema\n"
+        "import sys; from fedrecon.platform.config.experiment import Experiment\n"
+        "from fedrecon.platform.config.schema import json_schema\n"
         f"one = Experiment.read({BASE!r}, ['strategy.mu=1', 'operator.mask=poisson2d'])\n"
         "one.digest({'a': '1'}); one.method; one.operator_at('b').mask.check((64, 64)); json_schema()\n"
         "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tiny import Commits
 
-from fedrecon.platform.federation import federate, refuse_unsound
+from fedrecon.platform.federation.round_loop import federate, refuse_unsound
 from fedrecon.sites.errors import RunError
-from fedrecon.sites.scoring import COLUMNS
-from fedrecon.sites.wire import Reply, Scores, State
+from fedrecon.sites.scoring.columns import SCORES as COLUMNS
+from fedrecon.sites.wire import Scores, State, TrainReply
 from fedrecon.strategies import make_strategy
 
 N_SLICES = {"a": 6, "b": 2, "c": 4}
@@ -21,22 +21,24 @@ class Members:
     restarts, dead, members = 0, {}, ("a", "b", "c")
 
     def __init__(self, away=(), spoil=lambda reply: reply):
-        self.away, self.spoil, self.orders, self.scored = away, spoil, [], []
+        self.away, self.spoil, self.requests, self.scored = away, spoil, [], []
 
-    def fit(self, order):
-        self.orders.append(order)
+    def fit(self, request):
+        self.requests.append(request)
         for number, name in enumerate(N_SLICES, start=1):
             if name not in self.away:
                 self.restarts += name == "b"
                 yield self.spoil(
-                    Reply(name, order.round, N_SLICES[name], order.shared + np.float32(number), {}, {"loss": 0.5})
+                    TrainReply(
+                        name, request.round, N_SLICES[name], request.shared + np.float32(number), {}, {"loss": 0.5}
+                    )
                 )
 
-    def evaluate(self, order, split):
-        self.scored.append((order.round, split, dict(order.standing)))
+    def evaluate(self, request, split):
+        self.scored.append((request.round, split, dict(request.standing)))
         return [Scores("a", split, dict.fromkeys(COLUMNS, ("a",)))]
 
-    def panels(self, order, split, note):
+    def panels(self, request, split, note):
         return {"a": note.encode()}
 
 
@@ -96,8 +98,8 @@ def test_what_is_no_number_is_refused_by_name_and_never_committed(value, where):
             return reply
         vector = np.array([1, value, 3], np.float32)
         if where == "losses":
-            return Reply("b", 2, 2, reply.shared, {}, {"loss": float(value)})
-        return Reply("b", 2, 2, **{"shared": reply.shared, "extra": {}, where: vector_of(where, vector)})
+            return TrainReply("b", 2, 2, reply.shared, {}, {"loss": float(value)})
+        return TrainReply("b", 2, 2, **{"shared": reply.shared, "extra": {}, where: vector_of(where, vector)})
 
     def vector_of(where, vector):
         return {"control": vector} if where == "extra" else vector
@@ -113,9 +115,9 @@ def test_what_is_no_number_is_refused_by_name_and_never_committed(value, where):
 def test_opposite_infinities_and_great_but_finite_values():
     bad = np.array([np.inf, -np.inf], np.float32)
     with pytest.raises(RunError, match="2 of 2"):
-        refuse_unsound(Reply("a", 1, 1, bad))
-    refuse_unsound(Reply("a", 1, 1, np.full(9, 3e38, np.float32)))  # their sum overflows, they do not
-    refuse_unsound(Reply("a", 1, 1, np.zeros(0, np.float32)))
+        refuse_unsound(TrainReply("a", 1, 1, bad))
+    refuse_unsound(TrainReply("a", 1, 1, np.full(9, 3e38, np.float32)))  # their sum overflows, they do not
+    refuse_unsound(TrainReply("a", 1, 1, np.zeros(0, np.float32)))
 
 
 def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
@@ -146,6 +148,6 @@ def test_it_goes_on_from_the_state_it_is_given():
     record = Commits(None)
     start = State(3, np.zeros(3, np.float32), {}, {"a": 3, "b": 2, "c": 3})
     state = federate(experiment(rounds=5), members, record, start, N_SLICES)
-    assert [order.round for order in members.orders] == [4, 5]
-    assert members.orders[0].standing == {"a": 3, "b": 2, "c": 3}
+    assert [request.round for request in members.requests] == [4, 5]
+    assert members.requests[0].standing == {"a": 3, "b": 2, "c": 3}
     assert state.round == 5

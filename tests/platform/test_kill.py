@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from clusters import local_cluster
 from drivers import ROUNDS, experiment
-from ray_crews import killed_in_fit, memory_bits, outcome, ray_crew, title, wait_for
+from ray_executors import killed_in_fit, memory_bits, outcome, ray_executor, title, wait_for
 from tiny import Commits, Federation, bits
 
-from fedrecon.platform.run import run
+from fedrecon.platform.runs.run import run
 from fedrecon.sites.errors import RunError
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.local import Local
@@ -42,22 +42,22 @@ def test_a_site_that_dies_comes_back_with_the_same_bits(
     training = {**training, "local_epochs": 20}
     sites = {name: consortium[name] for name in ("north", "middle")}
     here, there = (Federation(method, sites, tmp_path / name, training=training) for name in ("here", "there"))
-    _, expected = outcome(here, here.crew())
+    _, expected = outcome(here, here.executor())
     record = Commits(None)
-    with ray_crew(there, cpus_per_site="auto") as crew:
+    with ray_executor(there, cpus_per_site="auto") as executor:
         state = there.begin()
         for number in (1, 2, 3):
             there = replace(there, rounds=number)
-            process = crew.describe()["middle"]["pid"]
+            process = executor.describe()["middle"]["pid"]
             if number == 2:
                 with killed_in_fit(process):
-                    state = there.train(crew, record, state)
-                assert crew.describe()["middle"]["pid"] != process
+                    state = there.train(executor, record, state)
+                assert executor.describe()["middle"]["pid"] != process
             else:
                 if number == 3:
                     os.kill(process, signal.SIGKILL)
-                state = there.train(crew, record, state)
-        scores = crew.evaluate(there.method.order(state), "test")
+                state = there.train(executor, record, state)
+        scores = executor.evaluate(there.method.request(state), "test")
     assert [one.restarts for one in record.rounds] == [0, 1, 1]
     assert {one.replied for one in record.rounds} == {tuple(sites)}
     assert bits(state) == expected["state"]
@@ -71,15 +71,15 @@ def test_a_site_that_stays_dead_stops_the_run_by_name(consortium: dict[str, Path
     sites = {name: consortium[name] for name in ("north", "middle")}
     fed = Federation(FedAvg(), sites, tmp_path, training={"local_epochs": 20})
     record = Commits(None)
-    with ray_crew(fed, max_restarts=0) as crew:
-        process = crew.describe()["middle"]["pid"]
+    with ray_executor(fed, max_restarts=0) as executor:
+        process = executor.describe()["middle"]["pid"]
         with (
             killed_in_fit(process),
             pytest.raises(
                 RunError, match=r"site 'middle', round 1: stays dead.*resources\.min_sites is not set"
             ) as error,
         ):
-            fed.train(crew, record)
+            fed.train(executor, record)
     assert record.rounds == []
     assert len(str(error.value)) < 600
 
@@ -112,7 +112,7 @@ def test_with_min_sites_the_run_goes_on_and_says_who_replied(
     assert result.missing_sites == ("middle",)
     assert set(result.sites) == {"north", "south"}
     assert result.rounds == ROUNDS
-    from fedrecon.platform.checkpoint import Checkpoints
+    from fedrecon.platform.storage.checkpoint import Checkpoints
 
     found = Checkpoints(next(workspace.glob("runs/*/checkpoints"))).latest()
     assert found is not None

@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 from drivers import MOMENTS, PRIOR_MOMENTS, ROUNDS, drive, experiment
-from ray_crews import title, wait_for
+from ray_executors import title, wait_for
 from tiny import STYLE
 
-from fedrecon.platform.run import run
+from fedrecon.platform.runs.run import run
 from fedrecon.sites.errors import RunError
 
 COMMAND = (
@@ -32,7 +32,7 @@ class Drivers:
 
     def __init__(self, folder: Path) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch", "mlflow", "fedrecon.sites.site"])
+        self.context.set_forkserver_preload(["torch", "mlflow", "fedrecon.sites.member.site"])
         self.out = folder / "result.json"
 
     def __call__(self, given: dict[str, Any], workspace: Path, moment: str = "", **options: Any) -> Any:
@@ -63,7 +63,7 @@ def prepared(workspace: Path, template: Path) -> Path:
 def client(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of a workspace's store."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    from fedrecon.platform.tracking import run_store
+    from fedrecon.platform.storage.tracking.store import run_store
 
     return lambda workspace: run_store(None, workspace).client  # type: ignore[attr-defined]
 

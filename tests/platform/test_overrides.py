@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from fedrecon.platform.overrides import apply_overrides
+from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.sites.errors import InputError
 
 RAW = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedrecon.sites.panel import montage, panel
+from fedrecon.sites.scoring.panel import montage, panel
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from fedrecon.platform.placement import Demand, check, demands, first_bound
+from fedrecon.platform.execution.placement import Demand, check, demands, first_bound
 from fedrecon.sites.errors import InputError, RunError
 
 

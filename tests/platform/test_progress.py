@@ -2,7 +2,7 @@
 
 import io
 
-from fedrecon.platform.progress import Progress
+from fedrecon.platform.federation.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -12,7 +12,7 @@ class Terminal(io.StringIO):
 
 def test_one_line_a_round_when_piped(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("fedrecon.platform.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedrecon.platform.federation.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = Progress(40, stream=stream)
     progress.say("begun")
@@ -35,7 +35,7 @@ def test_one_line_a_round_when_piped(monkeypatch):
 
 def test_after_a_resume_the_time_left_follows_from_the_rounds_of_this_call(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("fedrecon.platform.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedrecon.platform.federation.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = Progress(1000, start=400, stream=stream)
     now[0] += 60

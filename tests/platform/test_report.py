@@ -1,4 +1,4 @@
-from fedrecon.platform.report import flat, report, scores_table
+from fedrecon.platform.runs.report import flat, report, scores_table
 
 
 def scores(psnr):

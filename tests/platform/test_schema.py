@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from fedrecon.platform.schema import json_schema
+from fedrecon.platform.config.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cases import CASES
 
-from fedrecon.platform.scorer import Scorer, forget
-from fedrecon.sites.scoring import COLUMNS
+from fedrecon.platform.federation.scorer import Scorer, forget
+from fedrecon.sites.scoring.columns import SCORES as COLUMNS
 from fedrecon.sites.wire import Samples, Scores, State
 
 STATE = State(4, np.zeros(1, np.float32))
@@ -29,7 +29,7 @@ class Members:
         self.members, self.dies = ("a", "b"), dies
         self.asked, self.drawn, self.pictured, self.fails = [], 0, 0, fails
 
-    def evaluate(self, order, split, part=None):
+    def evaluate(self, request, split, part=None):
         if len(self.asked) == self.fails:
             raise KeyboardInterrupt
         self.asked.append(part)
@@ -38,11 +38,11 @@ class Members:
         some = slice(None) if part is None else slice(2 * part, 2 * part + 2)
         return [rows(site, split, list(range(n))[some]) for site, n in self.slices.items() if site in self.members]
 
-    def samples(self, order):
+    def samples(self, request):
         self.drawn += 1
-        return [Samples("a", order.round, {"kernel_distance": 0.25}, {"a": b"png"})]
+        return [Samples("a", request.round, {"kernel_distance": 0.25}, {"a": b"png"})]
 
-    def panels(self, order, split, note):
+    def panels(self, request, split, note):
         self.pictured += 1
         return {"a": note.encode()}
 
@@ -55,7 +55,7 @@ def method(name):
 def test_a_method_that_adapts_is_asked_for_a_batch_at_a_time(tmp_path):
     told = []
     scorer = Scorer(members := Members(), method("fedgimp"), tmp_path / "parts", told.append)
-    scored = scorer(method("fedgimp").order(STATE), "test")
+    scored = scorer(method("fedgimp").request(STATE), "test")
     assert members.asked == [0, 1, 2, 3]  # the last one finds nothing
     assert scored.n_slices == 7
     assert (scored.seconds, scored.seconds_per_slice) == (14.0, 2.0)
@@ -72,23 +72,23 @@ def test_a_method_that_adapts_is_asked_for_a_batch_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("fails", [0, 1, 2, 3])
 def test_what_was_scored_before_a_crash_is_not_asked_again(tmp_path, fails):
-    order = method("fedgimp").order(STATE)
-    expected = Scorer(Members(), method("fedgimp"))(order, "test")
+    request = method("fedgimp").request(STATE)
+    expected = Scorer(Members(), method("fedgimp"))(request, "test")
     with pytest.raises(KeyboardInterrupt):
-        Scorer(Members(fails), method("fedgimp"), tmp_path / "parts")(order, "test")
+        Scorer(Members(fails), method("fedgimp"), tmp_path / "parts")(request, "test")
     second = Members()
     scorer = Scorer(second, method("fedgimp"), tmp_path / "parts")
-    assert scorer(order, "test") == expected
+    assert scorer(request, "test") == expected
     assert second.asked == list(range(fails, 4))
     other = Members()
-    Scorer(other, method("fedgimp"), tmp_path / "parts")(order, "validation")
+    Scorer(other, method("fedgimp"), tmp_path / "parts")(request, "validation")
     assert other.asked == [0, 1, 2, 3]  # another split has parts of its own
     forget(tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
 
 
 def test_a_part_is_whole_or_not_there(tmp_path):
-    Scorer(Members(), method("fedgimp"), tmp_path)(method("fedgimp").order(STATE), "test")
+    Scorer(Members(), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
     files = sorted(path.name for path in tmp_path.iterdir())
     assert [name[-7:] for name in files] == ["-0.json", "-1.json", "-2.json"]  # not of the end: another may go further
     assert json.loads((tmp_path / files[0]).read_text())["seconds"] == 8.0
@@ -96,22 +96,22 @@ def test_a_part_is_whole_or_not_there(tmp_path):
 
 def test_parts_are_of_one_state(tmp_path):
     """The last round is trained again after a crash before its commit, and may come out otherwise."""
-    Scorer(Members(), method("fedgimp"), tmp_path)(method("fedgimp").order(STATE), "test")
+    Scorer(Members(), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
     other = Scorer(members := Members(), method("fedgimp"), tmp_path)
-    other(method("fedgimp").order(State(4, np.ones(1, np.float32))), "test")
+    other(method("fedgimp").request(State(4, np.ones(1, np.float32))), "test")
     assert members.asked == [0, 1, 2, 3]
 
 
 def test_of_a_member_that_dies_amid_the_parts_nothing_counts(tmp_path):
-    scored = Scorer(Members(dies=1), method("fedgimp"), tmp_path)(method("fedgimp").order(STATE), "test")
+    scored = Scorer(Members(dies=1), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
     assert set(scored.columns["site"]) == {"b"}
-    healthy = Scorer(members := Members(), method("fedgimp"), tmp_path)(method("fedgimp").order(STATE), "test")
-    assert healthy == Scorer(Members(), method("fedgimp"))(method("fedgimp").order(STATE), "test")
+    healthy = Scorer(members := Members(), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
+    assert healthy == Scorer(Members(), method("fedgimp"))(method("fedgimp").request(STATE), "test")
     assert members.asked == [1, 2, 3]  # the first part is of both
 
 
 def test_other_methods_are_asked_once(tmp_path):
-    scored = Scorer(members := Members(), method("fedavg"), tmp_path)(method("fedavg").order(STATE), "test")
+    scored = Scorer(members := Members(), method("fedavg"), tmp_path)(method("fedavg").request(STATE), "test")
     assert members.asked == [None]
     assert scored.n_slices == 7
     assert list(tmp_path.iterdir()) == []

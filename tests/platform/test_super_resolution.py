@@ -10,16 +10,17 @@ import pytest
 from tiny import MSCAN, UNET
 
 import fedrecon
-from fedrecon.platform.cohort import check_experiment, open_sites
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.experiment import Experiment
-from fedrecon.platform.overrides import apply_overrides
-from fedrecon.platform.reconstruct import reconstruct
-from fedrecon.platform.tables import read_scores
-from fedrecon.platform.tracking import run_store
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.overrides import apply_overrides
+from fedrecon.platform.consortium.checks import check_experiment
+from fedrecon.platform.consortium.shards import open_sites
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.reconstruct import reconstruct
+from fedrecon.platform.storage.parquet import read_scores
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.nifti import load_magnitude, save_enlarged
-from fedrecon.sites.shard import Shard
 
 CONTENTS = {"a": "0123", "b": "4567"}
 BASE = {"name": "x", "sites": "data", "task": "super-resolution"}
@@ -176,7 +177,7 @@ def test_a_run_scores_against_zero_padding(trained, workspace):
 
 
 def test_the_terms_of_the_loss_are_recorded(trained, workspace):
-    from fedrecon.platform.tables import read_rounds
+    from fedrecon.platform.storage.parquet import read_rounds
 
     last = read_rounds(run_store(None, workspace).local_artifact(trained["mscan"].run_id, "rounds.parquet"))[-1]
     for losses in last["losses"].values():

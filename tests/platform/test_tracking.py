@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedrecon.platform import tracking
-from fedrecon.platform.memory_tracker import MemoryStore
-from fedrecon.platform.mlflow_tracker import DATABASE, create_database, tracking_uri
-from fedrecon.platform.tracking import TAG_DIGEST, TAG_SUPERSEDED, find_run, open_tracker, run_store
+from fedrecon.platform.storage.tracking import tracker as tracking
+from fedrecon.platform.storage.tracking.memory_store import MemoryStore
+from fedrecon.platform.storage.tracking.mlflow_store import DATABASE, create_database, tracking_uri
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.tracking.tracker import TAG_DIGEST, TAG_SUPERSEDED, RunRecord
 from fedrecon.sites.errors import InputError, RunError
 
 NUMBER = count()
@@ -35,7 +36,8 @@ def name():
 
 
 def start(store, name, digest="", params=None, tags=None, fresh=False):
-    return store.open(name, "run", digest or f"digest-of-{name[11:]}", params or {}, tags or {}, fresh)
+    record = RunRecord(name, "run", digest or f"digest-of-{name[11:]}", params or {}, tags or {})
+    return store.open(record, fresh)
 
 
 def points(store, run_id):
@@ -269,11 +271,11 @@ def test_a_deleted_experiment_is_the_users_error(mlflow_workspace, name):
 
 def test_the_functions_keep_everything_in_the_workspace(mlflow_workspace, name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    tracker = open_tracker(None, mlflow_workspace, name, "run", f"digest-{name}".replace(" ", "-"), {}, {})
+    tracker = run_store(None, mlflow_workspace).open(RunRecord(name, "run", f"digest-{name}".replace(" ", "-")))
     path = tmp_path / "note.txt"
     path.write_text("hello")
     tracker.artifact(path)
-    found = find_run(None, mlflow_workspace, tracker.run_id)
+    found = run_store(None, mlflow_workspace).find(tracker.run_id)
     local = run_store(None, mlflow_workspace).local_artifact(found.run_id, "note.txt")
     assert local.is_relative_to(mlflow_workspace / "artifacts")
     assert (mlflow_workspace / DATABASE).is_file()
@@ -318,7 +320,7 @@ def test_a_creation_that_is_killed_leaves_no_database(monkeypatch, tmp_path):
 
 
 def open_in_process(workspace, results):
-    results.put(open_tracker(None, workspace, "race", "run", "digest-race", {}, {}).run_id)
+    results.put(run_store(None, workspace).open(RunRecord("race", "run", "digest-race")).run_id)
 
 
 def test_processes_that_open_one_digest_together_share_one_run(tmp_path):
@@ -327,7 +329,7 @@ def test_processes_that_open_one_digest_together_share_one_run(tmp_path):
     results = context.Queue()
     other = context.Process(target=open_in_process, args=(tmp_path, results))
     other.start()
-    here = open_tracker(None, tmp_path, "race", "run", "digest-race", {}, {}).run_id
+    here = run_store(None, tmp_path).open(RunRecord("race", "run", "digest-race")).run_id
     assert results.get(timeout=200) == here
     other.join()
     assert len(run_store(None, tmp_path).client.search_runs(["1"])) == 1
@@ -336,6 +338,7 @@ def test_processes_that_open_one_digest_together_share_one_run(tmp_path):
 def test_importing_the_contract_loads_no_mlflow():
     import subprocess
 
-    code = f"import sys, {tracking.__name__}, fedrecon.platform.mlflow_tracker, fedrecon.platform.ui; "
+    store = "fedrecon.platform.storage.tracking.mlflow_store"
+    code = f"import sys, {tracking.__name__}, {store}, fedrecon.platform.terminal.mlflow_ui; "
     code += "raise SystemExit(int(any(name in sys.modules for name in ('mlflow', 'torch', 'pyarrow'))))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

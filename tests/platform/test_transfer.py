@@ -7,15 +7,15 @@ import pytest
 from tiny import NETWORKS, UNET, make_volume
 
 import fedrecon
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.experiment import Experiment
-from fedrecon.platform.places import Sites
-from fedrecon.platform.tables import read_scores
-from fedrecon.platform.tracking import run_store
-from fedrecon.platform.trained import Trained
-from fedrecon.platform.workspace import RunFolder
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.parquet import read_scores
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.shard import write_shard
 
 FEDBN = {"strategy": {"name": "fedbn"}, "network": NETWORKS["fedbn"]}
 
@@ -78,8 +78,8 @@ def test_without_a_training_to_take_over_it_trains_first_as_a_run_of_its_own(pat
 def test_what_is_done_with_it_is_done_with_the_run_that_was_tested(paths, workspace):
     own = run(described(paths), workspace)
     elsewhere = run(described(paths, test={"operator": {"acceleration": 2.0}}), workspace)
-    assert Trained.load(workspace, elsewhere.digest).folder.digest == own.digest
-    assert Trained.load(workspace, elsewhere.run_id).experiment.test is None
+    assert TrainedRun.load(workspace, elsewhere.digest).folder.digest == own.digest
+    assert TrainedRun.load(workspace, elsewhere.run_id).experiment.test is None
 
 
 def test_a_site_that_did_not_train_is_tested(paths, workspace):
@@ -123,7 +123,7 @@ def test_a_published_private_part_is_used_at_a_site_that_did_not_train(paths, wo
     ],
 )  # fmt: skip
 def test_what_cannot_be_tested_is_refused_before_anything_is_trained(changes, message, paths, tmp_path):
-    from fedrecon.platform.overrides import apply_values
+    from fedrecon.platform.config.overrides import apply_values
 
     given = described(paths, leave_out=["south"], test={"sites": {"south": paths["south"]}})
     with pytest.raises(InputError, match=message):
@@ -157,16 +157,16 @@ def test_a_test_subject_that_trained_is_refused(paths, tmp_path):
 
 def test_an_empty_test_is_none_and_older_digests_stand(paths):
     one, other = Experiment.read(described(paths)), Experiment.read(described(paths, test={}))
-    sites = Sites.of(one)
+    sites = ConsortiumShards.of(one)
     assert other.test is None
-    assert sites.digest(one) == Sites.of(other).digest(other)
+    assert sites.digest(one) == ConsortiumShards.of(other).digest(other)
     assert "test" not in one.shown()
 
 
 def test_the_digest_holds_where_and_how_it_is_tested_but_not_where_the_files_lie(paths, tmp_path):
     def digest(test, **changes):
         one = Experiment.read(described(paths, leave_out=["south"], test=test, **changes))
-        return Sites.of(one).digest(one)
+        return ConsortiumShards.of(one).digest(one)
 
     moved = tmp_path / "moved.h5"
     shutil.copy(paths["south"], moved)
@@ -198,7 +198,7 @@ def test_a_training_that_has_not_come_to_its_end_is_not_taken_over(paths, worksp
 
 
 def test_what_is_set_aside_is_taken_over_by_nobody(paths, workspace):
-    from fedrecon.platform.workspace import find_trained
+    from fedrecon.platform.storage.workspace import find_trained
 
     own = run(described(paths, seed=12), workspace)
     assert find_trained(workspace, own.training_digest) is not None

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fedrecon.platform import ui
-from fedrecon.platform.tracking import SUMMARIES, open_tracker, run_store
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.tracking.tracker import SUMMARIES, RunRecord
+from fedrecon.platform.terminal import mlflow_ui as ui
 from fedrecon.sites.errors import InputError, RunError
 
 
@@ -80,7 +81,7 @@ def test_a_taken_port_is_the_users_error_and_the_default_moves(tmp_path, mlflow_
 
 
 def test_a_server_that_ends_at_once_shows_its_log(mlflow_workspace, monkeypatch):
-    started = open_tracker(None, mlflow_workspace, "ui", "a run", "digest-ui", {}, {})
+    started = run_store(None, mlflow_workspace).open(RunRecord("ui", "a run", "digest-ui"))
     monkeypatch.setattr(ui, "command", lambda *_: ["sh", "-c", "echo the reason; exit 3"])
     with pytest.raises(RunError, match="the reason"), ui.serving(mlflow_workspace):
         pass
@@ -88,7 +89,7 @@ def test_a_server_that_ends_at_once_shows_its_log(mlflow_workspace, monkeypatch)
 
 
 def test_a_live_server_shows_the_run_and_leaves_nothing(mlflow_workspace: Path, monkeypatch):
-    tracker = open_tracker(None, mlflow_workspace, "ui", "a run", "digest-ui", {}, {})
+    tracker = run_store(None, mlflow_workspace).open(RunRecord("ui", "a run", "digest-ui"))
     tracker.metrics(1, {"mean/psnr": 21.5})
     tracker.finish("FINISHED")
     started = []

@@ -6,13 +6,14 @@ from safetensors.numpy import load_file
 from tiny import UNET, make_volume
 
 import fedrecon
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.record import summarise
-from fedrecon.platform.tracking import run_store
-from fedrecon.platform.trained import Trained
-from fedrecon.platform.unseen import RULES, Place, Unseen
+from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.federation.aggregate import summarise
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.shard import Shard, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +85,16 @@ def test_a_run_that_shares_everything_needs_no_rule(workspace, newcomer):
 
 def at_newcomer(workspace, newcomer, rule, published=(), epochs=None):
     place, runs = workspace
-    trained = Trained.load(place, runs["fedper"])
+    trained = TrainedRun.load(place, runs["fedper"])
     shard = Shard.open(next(iter(newcomer().values())))
-    unseen = Unseen.of(trained, rule, published, epochs)
+    unseen = UnseenPolicy.of(trained.members, trained.experiment.publish_private, rule, published, epochs)
     operator = trained.experiment.operator_at("newcomer")
-    return trained, RULES[rule](Place(trained, "newcomer", shard, operator, unseen))
+    return trained, RULES[rule](UnseenSite(trained, "newcomer", shard, operator, unseen))
 
 
 def test_the_average_is_the_mean_of_the_published_files(workspace, newcomer):
     trained, site = at_newcomer(workspace, newcomer, "average", ["all"])
-    found = site.private_parameters(trained.order)
+    found = site.private_parameters(trained.request)
     place, runs = workspace
     store = run_store(None, place)
     run = store.find(runs["fedper"])
@@ -110,11 +111,11 @@ def test_the_nearest_has_the_best_validation_score_and_bears_its_name(workspace,
     for one in ("north", "south"):
         _, alone = at_newcomer(workspace, newcomer, "nearest", [one])
         assert alone.name == f"nearest: {one}"
-        published[one] = summarise(alone.evaluate(trained.order, "validation").columns)["mean"]["psnr"]
+        published[one] = summarise(alone.evaluate(trained.request, "validation").columns)["mean"]["psnr"]
     best = max(published, key=published.get)
     assert site.name == f"nearest: {best}"
-    own = trained.site(best, {}, {}).private_parameters(trained.order)
-    got = site.private_parameters(trained.order)
+    own = trained.site(best, {}, {}).private_parameters(trained.request)
+    got = site.private_parameters(trained.request)
     assert all(np.array_equal(got[name], own[name]) for name in own)
 
 
@@ -125,7 +126,7 @@ def test_a_fine_tune_moves_the_private_part_alone_and_is_repeatable(workspace, n
     np.testing.assert_array_equal(shared, trained.state.shared)
     _, again = at_newcomer(workspace, newcomer, "fine-tune", epochs=2)
     _, longer = at_newcomer(workspace, newcomer, "fine-tune", epochs=4)
-    first, same, other = (one.private_parameters(trained.order) for one in (site, again, longer))
+    first, same, other = (one.private_parameters(trained.request) for one in (site, again, longer))
     assert all(np.array_equal(first[name], same[name]) for name in first)
     assert any(not np.array_equal(first[name], other[name]) for name in first)
     _, informed = at_newcomer(workspace, newcomer, "fine-tune", ["all"], 1)
@@ -140,8 +141,9 @@ def test_a_rule_needs_the_data_that_it_uses(workspace, newcomer):
 
 
 def test_the_experiment_can_say_who_publishes(consortium):
-    from fedrecon.platform.cohort import check_experiment, open_sites
-    from fedrecon.platform.experiment import Experiment
+    from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.platform.consortium.checks import check_experiment
+    from fedrecon.platform.consortium.shards import open_sites
 
     paths = {name: str(path) for name, path in consortium.items()}
     shards = open_sites(paths)

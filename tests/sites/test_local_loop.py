@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.method import Fit
 from fedrecon.sites.plugin import parse
-from fedrecon.sites.settings import Evaluation, Training
-from fedrecon.sites.training import (
+from fedrecon.sites.scoring.settings import Evaluation
+from fedrecon.sites.training.local_loop import (
     OPTIMIZERS,
     autocast,
     load_optimizer_vectors,
@@ -20,7 +19,9 @@ from fedrecon.sites.training import (
     threads,
     train,
 )
-from fedrecon.sites.wire import Order
+from fedrecon.sites.training.method import LocalFit
+from fedrecon.sites.training.settings import Training
+from fedrecon.sites.wire import TrainRequest
 
 
 def network():
@@ -154,8 +155,8 @@ class Counted:
     def __len__(self):
         return 7
 
-    def batches(self, size, order=None):
-        items = list(range(7)) if order is None else [int(i) for i in order.permutation(7)]
+    def batches(self, size, request=None):
+        items = list(range(7)) if request is None else [int(i) for i in request.permutation(7)]
         return [items[i : i + size] for i in range(0, 7, size)]
 
     def training(self, items, seed, epoch, augment, patch):
@@ -178,8 +179,8 @@ def noted(rounds=3, **settings):
     method, slices = Noting(), Counted()
     training = Training(rounds=rounds, batch_size=3, **settings)
     for number in range(1, rounds + 1):
-        order = Order(number, np.zeros(0, np.float32))
-        fit = Fit("a", order, network(), None, training, 0.1, torch.Generator(), {}, ("a",))
+        request = TrainRequest(number, np.zeros(0, np.float32))
+        fit = LocalFit("a", request, network(), None, training, 0.1, torch.Generator(), {}, ("a",))
         steps, losses = train(method, fit, slices, seed=5)
         assert losses == {"loss": 1.0}
         assert steps == sum(one[0] == number for one in method.seen)
@@ -203,9 +204,9 @@ def test_steps_that_make_whole_passes_are_epochs():
 def test_a_site_with_few_slices_passes_over_them_as_often_as_it_takes():
     few = noted(rounds=1, local_steps=12)
     assert [one[3] for one in few] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    orders = [[i for one in few if one[3] == k for i in one[4]] for k in range(4)]
-    assert all(sorted(one) == list(range(7)) for one in orders)
-    assert len({tuple(one) for one in orders}) == 4
+    requests = [[i for one in few if one[3] == k for i in one[4]] for k in range(4)]
+    assert all(sorted(one) == list(range(7)) for one in requests)
+    assert len({tuple(one) for one in requests}) == 4
 
 
 def test_keys_that_came_later_leave_older_digests_alone():

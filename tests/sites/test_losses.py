@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedrecon.sites import losses
 from fedrecon.sites.imaging.measurement import Measurement
 from fedrecon.sites.imaging.operator import Cartesian
-from fedrecon.sites.losses import LOSSES
+from fedrecon.sites.training import losses
+from fedrecon.sites.training.losses import LOSSES
 
 
 def batch(reference=True, target=True):

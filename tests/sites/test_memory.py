@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedrecon.sites.errors import RunError
-from fedrecon.sites.memory import Memory
+from fedrecon.sites.training.memory import Memory
 
 
 def values(number):
@@ -46,11 +46,11 @@ def test_after_missed_rounds_the_round_that_stands_stays(tmp_path):
 
 def test_what_a_dead_writer_left_goes_with_its_round(tmp_path):
     memory = Memory(tmp_path)
-    (tmp_path / "round-000001.4242.tmp").write_bytes(b"half")
+    (tmp_path / ".round-000001.safetensors.4242.tmp").write_bytes(b"half")
     for number in (1, 2, 3):
         memory.load(number - 1)
         memory.save(number, values(number))
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_restart_takes_the_committed_round_and_not_the_newest(tmp_path):
@@ -93,7 +93,7 @@ def test_without_a_folder_it_lives_in_the_process():
 
 
 def test_nothing_half_written_counts(tmp_path):
-    (tmp_path / "round-000002.4242.tmp").write_bytes(b"half")
+    (tmp_path / ".round-000002.safetensors.4242.tmp").write_bytes(b"half")
     memory = Memory(tmp_path)
     memory.save(1, values(1))
     memory.load(1)

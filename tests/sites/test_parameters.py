@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedrecon.sites.parameters import Parameters, initialise, to_vector
+from fedrecon.sites.training.parameters import Parameters, initialise, to_vector
 
 
 class Net(nn.Module):

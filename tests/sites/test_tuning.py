@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedrecon.sites.acquisition import Operator
+from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.classical import make_reconstructor
 from fedrecon.sites.classical.reconstructor import Reconstructor
-from fedrecon.sites.shard import Shard
-from fedrecon.sites.slices import Slices
-from fedrecon.sites.tuning import tune
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.scoring.tuning import tune
+from fedrecon.sites.training.batches import Slices
 
 
 class Gain(Reconstructor):
@@ -26,7 +26,7 @@ class Gain(Reconstructor):
 
 @pytest.fixture
 def validation(consortium):
-    operators = {"north": Operator.read({"mask": "random", "acceleration": 1})}
+    operators = {"north": Undersampling.read({"mask": "random", "acceleration": 1})}
     return Slices({"north": Shard.open(consortium["north"])}, operators, "validation", torch.device("cpu"))
 
 
@@ -52,6 +52,6 @@ def test_it_looks_at_few_slices(validation, monkeypatch):
     monkeypatch.setattr(
         Slices, "scoring", lambda self, batch, seed: looked.append(batch) or original(self, batch, seed)
     )
-    monkeypatch.setattr("fedrecon.sites.tuning.MAX_SLICES", 1)
+    monkeypatch.setattr("fedrecon.sites.scoring.tuning.MAX_SLICES", 1)
     tune(Gain(), validation, 0)
     assert {item.index for batch in looked for item in batch} == {0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrecon.sites import wire
-from fedrecon.sites.wire import Order, Reply, Samples, Scores, State, vector
+from fedrecon.sites.wire import Samples, Scores, State, TrainReply, TrainRequest, vector
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_a_flat_float32_vector_passes_as_it_is():
 
 def test_the_wire_has_five_frozen_types():
     kinds = {name for name, one in vars(wire).items() if isinstance(one, type) and one.__module__ == wire.__name__}
-    assert kinds == {"State", "Order", "Reply", "Scores", "Samples"}
-    for kind in (State, Order, Reply, Scores, Samples):
+    assert kinds == {"State", "TrainRequest", "TrainReply", "Scores", "Samples"}
+    for kind in (State, TrainRequest, TrainReply, Scores, Samples):
         assert kind.__dataclass_params__.frozen
     hints = {
         (kind.__name__, f.name): str(f.type)
-        for kind in (State, Order, Reply, Samples)
+        for kind in (State, TrainRequest, TrainReply, Samples)
         for f in dataclasses.fields(kind)
     }
     room = {"int", "float", "str", "Vector", "Mapping[str, Vector]", "Mapping[str, float]", "Mapping[str, int]"}
@@ -49,9 +49,9 @@ def test_the_wire_has_five_frozen_types():
 
 def test_bytes_are_those_of_the_vectors():
     extra = {"c": np.zeros(3, np.float32)}
-    assert Order(1, np.zeros(5, np.float32), extra).nbytes == 32
-    assert Reply("a", 1, 2, np.zeros(5, np.float32), extra).nbytes == 32
-    assert Order(1, np.zeros(0, np.float32)).nbytes == 0
+    assert TrainRequest(1, np.zeros(5, np.float32), extra).nbytes == 32
+    assert TrainReply("a", 1, 2, np.zeros(5, np.float32), extra).nbytes == 32
+    assert TrainRequest(1, np.zeros(0, np.float32)).nbytes == 0
 
 
 def test_the_next_state_keeps_who_stood_where():

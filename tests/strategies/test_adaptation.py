@@ -5,10 +5,10 @@ import torch
 
 from fedrecon.sites.imaging.fourier import fft2c
 from fedrecon.sites.imaging.measurement import Images, measure
-from fedrecon.sites.method import Subject
+from fedrecon.sites.training.method import Subject
 from fedrecon.strategies import adaptation
 from fedrecon.strategies.adaptation import Adaptation, adapt
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 
 SIZE = 16
 DEFAULT = Adaptation().variables

@@ -7,10 +7,10 @@ from tiny import UNET, Commits, Federation, bits, private_bits
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.measurement import Images
-from fedrecon.sites.wire import Reply, State
+from fedrecon.sites.wire import State, TrainReply
 from fedrecon.strategies import make_strategy
 from fedrecon.strategies.networks import NETWORKS
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.partial import Partial
 
 IMAGES = Images(True, (32, 32), 1, ("a",))
@@ -91,10 +91,12 @@ def scaffold(consortium, **training):
 def test_with_sgd_the_variates_are_those_of_option_two(consortium):
     """c_i - c + (x - y_i) / (K eta) over two rounds, from what crossed the wall alone."""
     one = scaffold(consortium, learning_rate=0.1)
-    crew, state = one.crew(), one.begin()
+    executor, state = one.executor(), one.begin()
     own = {site: np.zeros_like(state.shared) for site in one.paths}
     for _ in range(2):
-        replies = [Reply(**{**r.__dict__, "shared": r.shared.copy()}) for r in crew.fit(one.method.order(state))]
+        replies = [
+            TrainReply(**{**r.__dict__, "shared": r.shared.copy()}) for r in executor.fit(one.method.request(state))
+        ]
         c = state.extra["c"]
         for reply in replies:
             drift = (state.shared - reply.shared) / np.float32(reply.steps * 0.1)
@@ -107,7 +109,7 @@ def test_with_sgd_the_variates_are_those_of_option_two(consortium):
         mean = np.mean(list(own.values()), axis=0)
         np.testing.assert_allclose(state.extra["c"], mean, rtol=0, atol=1e-5 * np.abs(mean).max())
     for site, values in own.items():
-        np.testing.assert_allclose(crew.sites[site].memory.values["c_i"], values, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(executor.sites[site].memory.values["c_i"], values, rtol=0, atol=1e-9)
 
 
 def test_the_first_round_of_scaffold_is_fedavg_s_and_the_second_is_not(consortium):
@@ -122,7 +124,7 @@ def test_the_first_round_of_scaffold_is_fedavg_s_and_the_second_is_not(consortiu
 def test_an_absent_site_s_variate_stays_in_c():
     method = make_strategy("scaffold", {})
     state = State(1, f32(0), {"c": f32(8)})
-    reply = Reply("a", 2, 1, f32(4), {"change": f32(6)})
+    reply = TrainReply("a", 2, 1, f32(4), {"change": f32(6)})
     merged = method.merge(state, [reply], {"a": 1, "b": 1, "c": 2})
     assert merged.shared.tolist() == [4]
     assert merged.extra["c"].tolist() == [10]  # 8 + 6 / 3
@@ -142,7 +144,7 @@ def test_scaffold_sends_twice_as_much_both_ways(consortium):
 def test_fedadam_and_fedyogi_by_hand():
     """beta1 1/2, beta2 3/4, tau 1/2, rate 1: the mean change is (2, -1); v_0 = 1/4."""
     values = {"server_rate": 1, "beta1": 0.5, "beta2": 0.75, "tau": 0.5}
-    replies = [Reply("a", 1, 1, f32(13, 8)), Reply("b", 1, 1, f32(11, 10))]
+    replies = [TrainReply("a", 1, 1, f32(13, 8)), TrainReply("b", 1, 1, f32(11, 10))]
     seconds = {"fedadam": (0.75 * 0.25 + 0.25 * 4, 0.75 * 0.25 + 0.25 * 1), "fedyogi": (0.25 + 0.25 * 4, 0.25 + 0.25)}
     for name, v in seconds.items():
         method = make_strategy(name, values)
@@ -151,7 +153,7 @@ def test_fedadam_and_fedyogi_by_hand():
         assert state.extra["v"] == pytest.approx(v)
         expected = [10 + 1 / (v[0] ** 0.5 + 0.5), 10 - 0.5 / (v[1] ** 0.5 + 0.5)]
         assert state.shared == pytest.approx(expected)
-        assert method.order(state).extra == {}
+        assert method.request(state).extra == {}
     shrinking = make_strategy("fedyogi", values).second(f32(4), f32(1))  # v above the square: it falls by 1/4
     assert shrinking.tolist() == [3.75]
 
@@ -164,7 +166,7 @@ def test_ten_rounds_of_fedadam_follow_the_recurrence_in_double_precision():
     rng = np.random.default_rng(0)
     for _ in range(10):
         change = rng.standard_normal(5).astype(np.float32)
-        state = method.merge(state, [Reply("a", 1, 1, state.shared + change)], {"a": 1})
+        state = method.merge(state, [TrainReply("a", 1, 1, state.shared + change)], {"a": 1})
         m.lerp_(torch.from_numpy(change).double(), 0.1)
         v.mul_(0.99).addcmul_(torch.from_numpy(change).double(), torch.from_numpy(change).double(), value=0.01)
         weights += 0.1 * m / (v.sqrt() + 1e-3)
@@ -178,9 +180,9 @@ def test_ditto_s_shared_network_is_fedavg_and_its_personal_one_goes_from_local_t
     def train(name, **parameters):
         folder = tmp_path / f"{name}{parameters.get('lam', '')}"
         one = Federation(make_strategy(name, parameters), consortium, folder)
-        crew = one.crew()
-        state = one.train(crew)
-        return bits(state)["shared"], {m: kept.get("parameters") for m, kept in private_bits(crew).items()}
+        executor = one.executor()
+        state = one.train(executor)
+        return bits(state)["shared"], {m: kept.get("parameters") for m, kept in private_bits(executor).items()}
 
     fedavg, _ = train("fedavg")
     _, local = train("local")

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny import NETWORKS, RECONSTRUCTS, UNET, Federation
 
-from fedrecon.sites.acquisition import Operator
+from fedrecon.sites.acquisition.undersampling import Undersampling
+from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.seeding import generator, seed
-from fedrecon.sites.shard import Shard
-from fedrecon.sites.slices import Slices
-from fedrecon.sites.wire import Reply, State
+from fedrecon.sites.training.batches import Slices
+from fedrecon.sites.wire import State, TrainReply
 from fedrecon.strategies import STRATEGIES, make_strategy, strategy_name
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.strategy import CHUNK, Mean
 
 
@@ -32,7 +32,7 @@ def test_mean_of_two_sites_by_hand():
 
 def test_merge_of_two_sites_by_hand():
     fedavg = make_strategy("fedavg", {})
-    replies = [Reply("a", 1, 6, f32(4, -8)), Reply("b", 1, 2, f32(8, 4))]
+    replies = [TrainReply("a", 1, 6, f32(4, -8)), TrainReply("b", 1, 2, f32(8, 4))]
     state = fedavg.merge(State(0, f32(0, 0)), replies, {"a": 6, "b": 2})
     assert state.shared.tolist() == [5.0, -5.0]
     assert (state.round, state.standing) == (1, {"a": 1, "b": 1})
@@ -100,7 +100,7 @@ def test_rosters():
 
 def plain(path, kinds, rounds, seed_, member, network):
     """Adam on a network of its own: no Site, no Parameters, no strategy."""
-    operators = {"north": Operator.read({"mask": "random", "acceleration": 3})}
+    operators = {"north": Undersampling.read({"mask": "random", "acceleration": 3})}
     slices = Slices({"north": Shard.open(path)}, operators, "train", torch.device("cpu"))
     torch.manual_seed(seed(seed_, "weights"))
     network = NetworkChoice.parse(network).build(kinds)
@@ -109,9 +109,9 @@ def plain(path, kinds, rounds, seed_, member, network):
         optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
         losses.append([])
         for epoch in (2 * number - 2, 2 * number - 1):
-            order = generator(seed_, "order", member, epoch).permutation(len(slices.items))
-            for start in range(0, len(order), 2):
-                batch = slices.training([slices.items[i] for i in order[start : start + 2]], seed_, epoch, True)
+            shuffled = generator(seed_, "order", member, epoch).permutation(len(slices.items))
+            for start in range(0, len(shuffled), 2):
+                batch = slices.training([slices.items[i] for i in shuffled[start : start + 2]], seed_, epoch, True)
                 error = (network(batch).abs() - batch.reference).abs() / batch.scale[:, None, None]
                 optimizer.zero_grad()
                 error.mean().backward()
@@ -133,17 +133,17 @@ def test_one_site_alone_is_plain_training(name, consortium):
     method = make_strategy(name, {"mu": 0} if name == "fedprox" else {})
     settings = {"network": network, "training": {"local_epochs": 2}, "seed": 7, "rounds": 2}
     one = Federation(method, {"north": consortium["north"]}, **settings)
-    crew, (member,) = one.crew(), one.roster
+    executor, (member,) = one.executor(), one.roster
     state = one.begin()
     losses = []
     while state.round < 2:
-        (reply,) = crew.fit(one.method.order(state))
+        (reply,) = executor.fit(one.method.request(state))
         losses.append(
             next(reply.losses[key] for key in ("shared_loss", "reconstruction", "loss") if key in reply.losses)
         )
         state = one.method.merge(state, [reply], one.n_slices)
     expected, steps = plain(consortium["north"], one.plans()[0].images, 2, 7, member, network)
-    model = crew.sites[member].model
+    model = executor.sites[member].model
     found = {n: p.detach().numpy() for n, p in getattr(model, "shared", model).named_parameters()}
     if name in SERVER_STEPS:
         assert any(not np.array_equal(found[key], values) for key, values in expected.items())

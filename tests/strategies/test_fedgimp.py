@@ -7,20 +7,20 @@ from cases import EVERY_OPTION
 from tiny import STYLE, Federation, make_volume
 from torch.nn import functional as F
 
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.experiment import Experiment
-from fedrecon.platform.run import run
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.runs.run import run
+from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.measurement import Images
-from fedrecon.sites.method import Fit
-from fedrecon.sites.parameters import Parameters
 from fedrecon.sites.seeding import torch_generator
-from fedrecon.sites.settings import Training
-from fedrecon.sites.shard import write_shard
-from fedrecon.sites.wire import Order, Reply, State
+from fedrecon.sites.training.method import LocalFit
+from fedrecon.sites.training.parameters import Parameters
+from fedrecon.sites.training.settings import Training
+from fedrecon.sites.wire import State, TrainReply, TrainRequest
 from fedrecon.strategies import make_strategy
 from fedrecon.strategies.fedgimp import ANCHORS, AVERAGE, PROBABILITY
-from fedrecon.strategies.networks.network import NetworkChoice
+from fedrecon.strategies.networks.choice import NetworkChoice
 
 
 def f32(*values):
@@ -37,11 +37,11 @@ def built():
 
 
 def fit_of(method, network, round_number=1, rate=0.01):
-    order = Order(round_number, f32())
+    request = TrainRequest(round_number, f32())
     parameters = Parameters(network, lambda name: method.shares(name, network))
     training = Training(augment=False, batch_size=4)
     draws = torch_generator(1, "fit", round_number, "north")
-    fit = Fit("north", order, network, parameters, training, rate, draws, {}, ("north", "south"), n_slices=6)
+    fit = LocalFit("north", request, network, parameters, training, rate, draws, {}, ("north", "south"), n_slices=6)
     network.train()
     method.receive(fit)
     fit.optimizers = method.optimizers(fit)
@@ -175,7 +175,7 @@ def test_the_mean_is_uniform_and_its_moving_average_stays_on_the_server():
     assert gimp().weights(n_slices) == {"a": 0.5, "b": 0.5}
 
     def replies(a, b):
-        return [Reply("a", 1, 6, f32(a)), Reply("b", 1, 2, f32(b))]
+        return [TrainReply("a", 1, 6, f32(a)), TrainReply("b", 1, 2, f32(b))]
 
     method, state = gimp(moving_average=0.05), State(0, f32(0))
     first = method.merge(state, replies(2, 4), n_slices)
@@ -183,12 +183,12 @@ def test_the_mean_is_uniform_and_its_moving_average_stays_on_the_server():
     second = method.merge(first, replies(5, 9), n_slices)
     assert second.shared.tolist() == [7.0]
     assert second.extra[AVERAGE].tolist() == pytest.approx([0.05 * 3 + 0.95 * 7])  # 0.05 < 1 / 11
-    assert method.order(second).extra == {}
-    assert method.order(second).shared.tolist() == [7.0]
-    assert method.order_to_score(second).shared.tolist() == second.extra[AVERAGE].tolist()
+    assert method.request(second).extra == {}
+    assert method.request(second).shared.tolist() == [7.0]
+    assert method.scoring_request(second).shared.tolist() == second.extra[AVERAGE].tolist()
     plain = gimp().merge(state, replies(2, 4), n_slices)
     assert plain.extra == {}
-    assert gimp().order_to_score(plain).shared.tolist() == [3.0]
+    assert gimp().scoring_request(plain).shared.tolist() == [3.0]
 
 
 def test_augmentation_follows_how_sure_the_discriminator_is():
@@ -296,7 +296,7 @@ def finished(consortium, mlflow_template, tmp_path_factory):
 
 
 def test_between_rounds_a_prior_is_seen_by_what_it_draws(finished):
-    from fedrecon.platform.tracking import run_store
+    from fedrecon.platform.storage.tracking.store import run_store
 
     _, result, place = finished
     client = run_store(None, place).client
@@ -339,9 +339,9 @@ def test_it_is_evaluated_at_any_operator_and_at_a_site_that_never_trained_withou
 
 def test_scores_do_not_depend_on_the_discriminator(consortium):
     one = Federation(gimp(**EVERY_OPTION), consortium, None, STYLE, {"augment": False})
-    crew = one.crew()
-    order = one.method.order_to_score(one.begin())
-    before = [scores.columns for scores in crew.evaluate(order, "validation")]
-    for site in crew.sites.values():
+    executor = one.executor()
+    request = one.method.scoring_request(one.begin())
+    before = [scores.columns for scores in executor.evaluate(request, "validation")]
+    for site in executor.sites.values():
         site._first_private = site._first_private + 1
-    assert [scores.columns for scores in crew.evaluate(order, "validation")] == before
+    assert [scores.columns for scores in executor.evaluate(request, "validation")] == before

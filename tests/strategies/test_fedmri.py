@@ -6,10 +6,10 @@ import torch
 from tiny import Federation, bits
 from torch import nn
 
-from fedrecon.sites.method import Fit
-from fedrecon.sites.parameters import Parameters
-from fedrecon.sites.settings import Training
-from fedrecon.sites.wire import Order, Reply, State
+from fedrecon.sites.training.method import LocalFit
+from fedrecon.sites.training.parameters import Parameters
+from fedrecon.sites.training.settings import Training
+from fedrecon.sites.wire import State, TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.fedmri import PUBLISHED_SIZE, FedMRI, contrastive
 from fedrecon.strategies.networks.unet import Encoder, UNet
@@ -75,8 +75,8 @@ def prepare(monkeypatch, batch=1, sent=True, **weights):
     method, model = FedMRI(**weights), Halves()
     parameters = Parameters(model, lambda name: method.shares(name, model))
     extra = {f"previous/{site}": np.array(one[0], np.float32) for site, one in PREVIOUS.items()}
-    order = Order(2, np.array(SERVER[0], np.float32), extra if sent else {})
-    fit = Fit("a", order, model, parameters, Training(), 0.1, torch.Generator(), {}, ("a",), batch=batch)
+    request = TrainRequest(2, np.array(SERVER[0], np.float32), extra if sent else {})
+    fit = LocalFit("a", request, model, parameters, Training(), 0.1, torch.Generator(), {}, ("a",), batch=batch)
     method.receive(fit)
     loss = method.loss(fit, torch.tensor([3.0, -1.0])).item()
     assert loss == pytest.approx(total(method, fit))
@@ -112,13 +112,13 @@ def test_the_shared_part_of_the_published_unet_has_the_published_size():
 def test_scoring_needs_no_negatives():
     state = State(1, np.ones(2, np.float32), {"previous/a": np.ones(2, np.float32)}, {"a": 1})
     method = FedMRI()
-    assert set(method.order(state).extra) == {"previous/a"}
-    order = method.order_to_score(state)
-    assert (order.extra, order.standing, order.shared.tolist()) == ({}, {"a": 1}, [1, 1])
+    assert set(method.request(state).extra) == {"previous/a"}
+    request = method.scoring_request(state)
+    assert (request.extra, request.standing, request.shared.tolist()) == ({}, {"a": 1}, [1, 1])
 
 
 def test_the_server_keeps_every_encoder_of_the_round_and_only_that():
-    replies = [Reply("a", 1, 1, np.array([2, 4], np.float32)), Reply("b", 1, 3, np.array([4, 0], np.float32))]
+    replies = [TrainReply("a", 1, 1, np.array([2, 4], np.float32)), TrainReply("b", 1, 3, np.array([4, 0], np.float32))]
     state = State(0, np.zeros(2, np.float32), {"previous/gone": np.ones(2, np.float32)})
     merged = FedMRI().merge(state, replies, {"a": 1, "b": 3})
     assert merged.shared.tolist() == [3, 2]  # uniform, whatever the sites hold
@@ -177,12 +177,12 @@ def test_batch_statistics_are_averaged_with_the_encoder_and_stay_out_of_the_term
 
 def test_a_site_of_one_batch_never_feels_the_term_and_an_absent_one_is_no_negative(consortium, tmp_path):
     one = Federation(FedMRI(), consortium, tmp_path, rounds=3)
-    crew = one.crew()
-    first = one.method.merge(one.begin(), crew.fit(one.method.order(one.begin())), one.n_slices)
+    executor = one.executor()
+    first = one.method.merge(one.begin(), executor.fit(one.method.request(one.begin())), one.n_slices)
     assert set(first.extra) == {f"previous/{site}" for site in consortium}
-    replies = {reply.site: reply for reply in crew.fit(one.method.order(first))}
+    replies = {reply.site: reply for reply in executor.fit(one.method.request(first))}
     terms = {site: reply.losses["contrastive"] for site, reply in replies.items()}
     assert terms["north"] > 0  # three slices in batches of two
     assert terms["middle"] == terms["south"] == 0  # one batch each
-    again = [reply for reply in crew.fit(one.method.order(first)) if reply.site != "south"]
+    again = [reply for reply in executor.fit(one.method.request(first)) if reply.site != "south"]
     assert set(one.method.merge(first, again, one.n_slices).extra) == {"previous/middle", "previous/north"}

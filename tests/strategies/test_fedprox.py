@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedrecon.sites.method import Fit
-from fedrecon.sites.parameters import Parameters
-from fedrecon.sites.settings import Training
-from fedrecon.sites.wire import Order
+from fedrecon.sites.training.method import LocalFit
+from fedrecon.sites.training.parameters import Parameters
+from fedrecon.sites.training.settings import Training
+from fedrecon.sites.wire import TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.fedprox import FedProx
 
@@ -26,8 +26,8 @@ def prepare(monkeypatch, mu):
     monkeypatch.setattr(FedAvg, "loss", lambda self, fit, batch: (fit.model.shared * batch).sum())
     model = Scale()
     parameters = Parameters(model, lambda name: name != "own")
-    order = Order(1, np.array([1, 2, 9], np.float32))
-    fit = Fit("a", order, model, parameters, Training(), 0.1, torch.Generator(), {}, ("a",))
+    request = TrainRequest(1, np.array([1, 2, 9], np.float32))
+    fit = LocalFit("a", request, model, parameters, Training(), 0.1, torch.Generator(), {}, ("a",))
     method = FedProx(mu=mu)
     method.receive(fit)
     return method, fit, model

@@ -8,10 +8,10 @@ import torch
 from cases import CASES, fedavg_like, federation
 from tiny import N_TRAIN, Commits, bits, freeze, private_bits
 
-from fedrecon.platform.checkpoint import Checkpoints
+from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.errors import RunError
-from fedrecon.sites.site import Site
-from fedrecon.sites.wire import Order, Reply
+from fedrecon.sites.member.site import Site
+from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.strategy import Strategy
 
@@ -21,8 +21,8 @@ every = pytest.mark.parametrize("name", CASES)
 WITH_NEUTRAL = [name for name, case in CASES.items() if case.kind.neutral]
 
 
-def all_scores(crew, order):
-    return [one.columns for one in crew.evaluate(order, "validation")]
+def all_scores(executor, request):
+    return [one.columns for one in executor.evaluate(request, "validation")]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def trained(consortium, tmp_path_factory):
         if name not in done:
             folder = tmp_path_factory.mktemp(name)
             one = federation(name, consortium, folder / "memory")
-            crew, record = one.crew(), Commits(folder / "commits")
-            state = one.train(crew, record)
-            scores = all_scores(crew, one.method.order(state))
-            done[name] = (one, crew, record, state, private_bits(crew), scores)
+            executor, record = one.executor(), Commits(folder / "commits")
+            state = one.train(executor, record)
+            scores = all_scores(executor, one.method.request(state))
+            done[name] = (one, executor, record, state, private_bits(executor), scores)
         return done[name]
 
     return get
@@ -45,14 +45,14 @@ def trained(consortium, tmp_path_factory):
 
 @every
 def test_training_moves_what_it_should(name, trained):
-    one, crew, record, state, private, _ = trained(name)
+    one, executor, record, state, private, _ = trained(name)
     assert state.round == 3
     assert state.standing == dict.fromkeys(one.roster, 3)
     first = one.begin()
     assert first.shared.size == state.shared.size
     assert state.shared.size == 0 or (first.shared != state.shared).mean() > 0.5
     assert all(np.isfinite(values).all() for values in (state.shared, *state.extra.values()))
-    for member, site in crew.sites.items():
+    for member, site in executor.sites.items():
         if len(site.parameters.private):
             start = site._first_private.tobytes()
             assert private[member]["parameters"] != start
@@ -68,34 +68,34 @@ def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, consortium
     for number in (1, 2, 3, 4):
         found, _ = Checkpoints(commits).latest()
         assert found.round == max(number - 2, 0)
-        next(one.crew().fit(one.method.order(found)))
-        crew = one.crew()
+        next(one.executor().fit(one.method.request(found)))
+        executor = one.executor()
         if number < 4:
             with pytest.raises(KeyboardInterrupt):
-                one.train(crew, Commits(commits, dies_at=number), found)
-    resumed = one.train(crew, Commits(commits), found)
+                one.train(executor, Commits(commits, dies_at=number), found)
+    resumed = one.train(executor, Commits(commits), found)
     assert bits(resumed) == bits(state)
     assert resumed.standing == state.standing
-    assert private_bits(crew) == private
-    assert all_scores(crew, one.method.order(resumed)) == scores
+    assert private_bits(executor) == private
+    assert all_scores(executor, one.method.request(resumed)) == scores
 
 
 @every
 def test_a_restarted_site_loads_its_committed_memory_alone(name, trained):
     """A new crew, from the state and the memory on disk, scores to the bit as the one that trained."""
     one, _, _, state, private, scores = trained(name)
-    crew = one.crew()
-    assert all_scores(crew, one.method.order(state)) == scores
-    assert all(kept == private[member] for member, kept in private_bits(crew).items() if kept)
+    executor = one.executor()
+    assert all_scores(executor, one.method.request(state)) == scores
+    assert all(kept == private[member] for member, kept in private_bits(executor).items() if kept)
 
 
 @every
 def test_a_fit_asked_twice_gives_the_same_reply(name, consortium, tmp_path):
     one = federation(name, consortium, tmp_path, rounds=1)
-    crew = one.crew()
-    state = one.train(crew)
-    order = one.method.order(state)
-    first, second = list(crew.fit(order)), list(crew.fit(order))
+    executor = one.executor()
+    state = one.train(executor)
+    request = one.method.request(state)
+    first, second = list(executor.fit(request)), list(executor.fit(request))
     for a, b in zip(first, second, strict=True):
         assert a.shared.tobytes() == b.shared.tobytes()
         assert a.losses == b.losses
@@ -110,7 +110,7 @@ def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be
     _, _, _, state, private, _ = trained(name)
     torch.manual_seed(99)  # no global generator has a say
     one = federation(name, consortium, tmp_path)
-    crew, now = one.crew(), one.begin()
+    executor, now = one.executor(), one.begin()
 
     def frozen(replies):
         for reply in replies:
@@ -119,22 +119,22 @@ def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be
 
     while now.round < one.rounds:
         freeze(now.shared, *now.extra.values())
-        order = one.method.order(now)
-        freeze(order.shared, *order.extra.values())
-        crew.evaluate(order, "validation")
-        now = one.method.merge(now, frozen(crew.fit(order)), one.n_slices)
+        request = one.method.request(now)
+        freeze(request.shared, *request.extra.values())
+        executor.evaluate(request, "validation")
+        now = one.method.merge(now, frozen(executor.fit(request)), one.n_slices)
     assert bits(now) == bits(state)
-    assert private_bits(crew) == private
+    assert private_bits(executor) == private
 
 
 def test_pictures_change_nothing_and_are_one_a_site(consortium, tmp_path, trained):
-    one, crew, _, state, private, scores = trained("fedgimp")
-    order = one.method.order(state)
-    pictures = crew.panels(order, "test", "round 3")
+    one, executor, _, state, private, scores = trained("fedgimp")
+    request = one.method.request(state)
+    pictures = executor.panels(request, "test", "round 3")
     assert list(pictures) == list(N_TRAIN)
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())
-    assert private_bits(crew) == private
-    assert all_scores(crew, order) == scores
+    assert private_bits(executor) == private
+    assert all_scores(executor, request) == scores
 
 
 @every
@@ -142,17 +142,17 @@ def test_a_private_value_is_in_no_reply(name, consortium, tmp_path):
     """Private parameters and memory are set to numbers that occur nowhere else; no reply then holds one."""
     still = {"learning_rate": 1e-30, "optimizer_state": "reset"}
     one = federation(name, consortium, tmp_path, rounds=1, training=still)
-    crew = one.crew()
-    state = one.train(crew)
+    executor = one.executor()
+    state = one.train(executor)
     marks = {}
-    for k, (member, site) in enumerate(crew.sites.items()):
+    for k, (member, site) in enumerate(executor.sites.items()):
         n = len(site.parameters.private)
         marks[member] = (np.float32(0.4242) + np.float32(1e-6) * np.arange(k * n, (k + 1) * n)).astype(np.float32)
         if n:
             site.memory.save(1, {**site.memory.values, "parameters": marks[member]})
     secret = np.concatenate([np.zeros(0, np.float32), *marks.values()])
-    for reply in crew.fit(one.method.order(state)):
-        site = crew.sites[reply.site]
+    for reply in executor.fit(one.method.request(state)):
+        site = executor.sites[reply.site]
         assert len(reply.shared) == site.parameters.n_shared == len(state.shared)
         assert set(site.parameters.names(shared=True)).isdisjoint(site.parameters.names(shared=False))
         for vector in (reply.shared, *reply.extra.values()):
@@ -166,8 +166,8 @@ def test_a_private_value_is_in_no_reply(name, consortium, tmp_path):
 @every
 def test_a_reply_holds_flat_float32_vectors_and_numbers(name, consortium, tmp_path):
     one = federation(name, consortium, tmp_path, rounds=1)
-    for reply in one.crew().fit(one.method.order(one.begin())):
-        assert isinstance(reply, Reply)
+    for reply in one.executor().fit(one.method.request(one.begin())):
+        assert isinstance(reply, TrainReply)
         for vector in (reply.shared, *reply.extra.values()):
             assert isinstance(vector, np.ndarray)
             assert (vector.ndim, vector.dtype) == (1, np.float32)
@@ -183,7 +183,7 @@ def test_missing_members_leave_a_state_over_those_that_replied(name, consortium,
     if len(one.roster) == 1:
         pytest.skip("one member holds all data")
     state = one.begin()
-    replies = list(one.crew().fit(one.method.order(state)))
+    replies = list(one.executor().fit(one.method.request(state)))
     after = one.method.merge(state, replies[1:], one.n_slices)
     assert after.standing == {reply.site: 1 for reply in replies[1:]}
     assert after.round == 1
@@ -226,8 +226,8 @@ def test_a_strategy_without_neutral_parameters_says_why(name):
 def test_a_strategy_that_says_so_trains_the_same_under_every_operator(name, consortium, trained):
     _, _, _, state, _, _ = trained(name)
     other = federation(name, consortium, operator={"mask": "gaussian2d", "acceleration": 5, "noise": 3})
-    crew = other.crew()
-    assert bits(other.train(crew)) == bits(state)
+    executor = other.executor()
+    assert bits(other.train(executor)) == bits(state)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind.trains_on_operator])
@@ -236,16 +236,16 @@ def test_the_others_do_not(name, consortium, trained):
     noisier = {**(CASES[name].degradation or {}), "noise": 3}
     changed = {"degradation": noisier} if CASES[name].degradation else {}
     other = federation(name, consortium, operator={"mask": "random", "acceleration": 5}, **changed)
-    crew = other.crew()
-    assert bits(other.train(crew)) != bits(state) or private_bits(crew) != private
+    executor = other.executor()
+    assert bits(other.train(executor)) != bits(state) or private_bits(executor) != private
 
 
 @every
 def test_what_must_go_on_is_kept_and_nothing_else(name, trained):
     """Who has private parameters, remembers or keeps moments has a memory of the committed round on disk."""
-    one, crew, _, _, private, _ = trained(name)
+    one, executor, _, _, private, _ = trained(name)
     keeps = one.training.get("optimizer_state") == "keep"
-    for member, site in crew.sites.items():
+    for member, site in executor.sites.items():
         needs = len(site.parameters.private) > 0 or one.method.remembers or keeps
         files = sorted(path.name for path in (one.memory / member).glob("*"))
         assert bool(files) == needs == bool(private[member])
@@ -265,30 +265,30 @@ def test_members_that_miss_rounds_go_on_from_their_own_memory(name, consortium, 
     """South is away in round 2: in round 3 it takes its memory of round 1, before and after a restart."""
     one = federation(name, consortium, tmp_path / "memory")
 
-    def rounds(crew, now, until, away=()):
+    def rounds(executor, now, until, away=()):
         while now.round < until:
-            present = (r for r in _fit(crew, one.method.order(now), away))
+            present = (r for r in _fit(executor, one.method.request(now), away))
             now = one.method.merge(now, present, one.n_slices)
         return now
 
-    crew = one.crew()
-    second = rounds(crew, rounds(crew, one.begin(), 1), 2, away=("south",))
+    executor = one.executor()
+    second = rounds(executor, rounds(executor, one.begin(), 1), 2, away=("south",))
     assert second.standing == {"north": 2, "middle": 2, "south": 1}
-    crew_after = one.crew()  # everything restarts; what is in memory is on disk
-    third = rounds(crew_after, second, 3)
+    executor_after = one.executor()  # everything restarts; what is in memory is on disk
+    third = rounds(executor_after, second, 3)
     assert third.standing == {"north": 3, "middle": 3, "south": 3}
     again = federation(name, consortium, tmp_path / "again")
-    crew = again.crew()
-    expected = rounds(crew, rounds(crew, rounds(crew, again.begin(), 1), 2, away=("south",)), 3)
+    executor = again.executor()
+    expected = rounds(executor, rounds(executor, rounds(executor, again.begin(), 1), 2, away=("south",)), 3)
     assert bits(third) == bits(expected)
-    assert private_bits(crew_after) == private_bits(crew)
+    assert private_bits(executor_after) == private_bits(executor)
 
 
-def _fit(crew, order, away):
-    for member in crew.sites:
+def _fit(executor, request, away):
+    for member in executor.sites:
         if member not in away:
-            reply = crew.sites[member].fit(order)
-            yield Reply(**{**reply.__dict__, "shared": reply.shared.copy()})
+            reply = executor.sites[member].fit(request)
+            yield TrainReply(**{**reply.__dict__, "shared": reply.shared.copy()})
 
 
 def test_lost_memory_is_an_error_and_no_new_start(consortium, tmp_path):
@@ -296,12 +296,12 @@ def test_lost_memory_is_an_error_and_no_new_start(consortium, tmp_path):
     state = one.train()
     (tmp_path / "memory" / "south" / "round-000001.safetensors").unlink()
     with pytest.raises(RunError, match=r"site 'south'.*round 1 is lost"):
-        list(one.crew().fit(one.method.order(state)))
+        list(one.executor().fit(one.method.request(state)))
 
 
 def test_replies_come_in_the_order_of_the_roster(consortium):
     one = federation("fedavg", consortium)
-    replies = one.crew().fit(one.method.order(one.begin()))
+    replies = one.executor().fit(one.method.request(one.begin()))
     assert [reply.site for reply in replies] == list(N_TRAIN)
 
 
@@ -309,7 +309,7 @@ def test_replies_come_in_the_order_of_the_roster(consortium):
 def test_the_order_of_replies_changes_no_more_than_rounding(name, consortium, tmp_path):
     one = federation(name, consortium, tmp_path, rounds=1)
     state = one.begin()
-    replies = list(one.crew().fit(one.method.order(state)))
+    replies = list(one.executor().fit(one.method.request(state)))
     forward = one.method.merge(state, replies, one.n_slices)
     backward = one.method.merge(state, replies[::-1], one.n_slices)
     assert forward.standing == backward.standing
@@ -322,7 +322,7 @@ def test_the_order_of_replies_changes_no_more_than_rounding(name, consortium, tm
 def test_weights_go_by_name_whatever_the_order(consortium):
     one = federation("fedavg", consortium, rounds=1)
     state = one.begin()
-    replies = list(one.crew().fit(one.method.order(state)))
+    replies = list(one.executor().fit(one.method.request(state)))
     merge = partial(one.method.merge, state, n_slices=one.n_slices)
     forward, backward = merge(replies=replies).shared, merge(replies=replies[::-1]).shared
     np.testing.assert_allclose(forward, backward, rtol=1e-5, atol=1e-7)
@@ -334,20 +334,20 @@ def test_weights_go_by_name_whatever_the_order(consortium):
 def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consortium, tmp_path, trained):
     """A site alone in its process replies the same bits as among others in one."""
     one = trained("fedmri")[0]
-    order = one.method.order(one.begin())
-    together = {reply.site: reply for reply in federation("fedmri", consortium, tmp_path).crew().fit(order)}
+    request = one.method.request(one.begin())
+    together = {reply.site: reply for reply in federation("fedmri", consortium, tmp_path).executor().fit(request)}
     for plan in federation("fedmri", consortium, tmp_path / "alone").plans()[::-1]:
-        assert Site(plan).fit(order).shared.tobytes() == together[plan.member].shared.tobytes()
+        assert Site(plan).fit(request).shared.tobytes() == together[plan.member].shared.tobytes()
 
 
 @every
 def test_the_federation_counts_the_bytes_that_moved(name, trained):
     one, _, record, _, _, _ = trained(name)
     last = record.states[-2]
-    order = one.method.order(last)
-    assert isinstance(order, Order)
-    assert record.rounds[-1].bytes_down == len(one.roster) * order.nbytes
-    replies = list(one.crew().fit(one.method.order(one.begin())))
+    request = one.method.request(last)
+    assert isinstance(request, TrainRequest)
+    assert record.rounds[-1].bytes_down == len(one.roster) * request.nbytes
+    replies = list(one.executor().fit(one.method.request(one.begin())))
     assert record.rounds[-1].bytes_up == sum(reply.nbytes for reply in replies)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from tiny import UNET
 
-from fedrecon.tune.plan import Planner, Trial
-from fedrecon.tune.spec import Sweep
+from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.trials.planner import Planner, Trial
 
 
 def base(paths: Mapping[str, Path], **changes: Any) -> dict[str, Any]:

@@ -182,27 +182,27 @@ def test_show_by_name_or_by_file(call, written, workspace, consortium):
 def test_show_counts_what_was_trained_and_names_the_best(call, workspace, consortium):
     from small_sweeps import planned
 
-    from fedrecon.platform.workspace import RunFolder
-    from fedrecon.tune.board import Board
+    from fedrecon.platform.storage.workspace import RunFolder
+    from fedrecon.tune.trials.trial_table import TrialTable
 
     experiment = base(consortium)
     saved(workspace, "tiny-sweep", described(SEARCH, experiment=experiment))
-    board = Board(workspace, "tiny-sweep")
+    trial_table = TrialTable(workspace, "tiny-sweep")
     for trial in planned(experiment, SEARCH):
-        board.add(trial)
+        trial_table.add(trial)
     scores = {"psnr": 19.0, "ssim": 0.5, "nmse": 0.25}
     for number, (validation, trained) in enumerate([(20.0, 2), (22.0, 0)]):
-        row = board.rows[number]
-        told = {
+        row = trial_table.rows[number]
+        trial_ended = {
             "run_id": f"run-{number}", "digest": row.trial.digest, "rounds": 2, "resumed_from": 2 - trained,
             "trained_rounds": trained, "validation": {"mean/psnr": validation}, "sites": {}, "mean": scores,
         }  # fmt: skip
-        board.began(row.trial.digest)
+        trial_table.began(row.trial.digest)
         RunFolder(workspace, row.trial.digest).path.mkdir(parents=True)
-        RunFolder(workspace, row.trial.digest).save_result(told)
-        board.finished(row.trial.digest, trained)
-    board.began(board.rows[2].trial.digest)
-    board.ended(board.rows[2].trial.digest, "FAILED", "out of memory")
+        RunFolder(workspace, row.trial.digest).save_result(trial_ended)
+        trial_table.finished(row.trial.digest, trained)
+    trial_table.began(trial_table.rows[2].trial.digest)
+    trial_table.ended(trial_table.rows[2].trial.digest, "FAILED", "out of memory")
 
     found = call("show", "tiny-sweep", "--workspace", workspace, "--json").json
     assert [one["status"] for one in found["trials"]] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
@@ -218,18 +218,9 @@ def test_show_counts_what_was_trained_and_names_the_best(call, workspace, consor
 
 def test_the_parser_loads_none_of_the_heavy_libraries():
     program = (
-        "import sys; from fedrecon.platform.cli import _parser; _parser(); import fedrecon.tune.command; "
-        "from fedrecon.tune.spec import Sweep; import fedrecon.tune; "
+        "import sys; from fedrecon.cli import _parser; _parser(); import fedrecon.tune.sweep.command; "
+        "from fedrecon.tune.search.config import Sweep; import fedrecon.tune; "
         "print(sorted({'torch', 'ray', 'mlflow', 'pyarrow', 'optuna', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_what_the_room_offers_is_there_by_name():
-    import fedrecon.tune
-
-    assert callable(fedrecon.tune.sweep)
-    assert fedrecon.tune.SweepResult.__name__ == "SweepResult"
-    with pytest.raises(AttributeError, match="no attribute 'swep'"):
-        fedrecon.tune.swep  # noqa: B018

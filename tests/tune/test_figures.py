@@ -7,9 +7,19 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from fedrecon.tune.figures import draw, importance
-from fedrecon.tune.page import best_by_problem, page
-from fedrecon.tune.reading import ACCELERATION, Reading, best, coordinate, front, label, means, read, spread
+from fedrecon.tune.sweep.figures import draw, importance
+from fedrecon.tune.sweep.grouping import (
+    ACCELERATION,
+    GroupedTrials,
+    best,
+    coordinate,
+    front,
+    label,
+    means,
+    read,
+    spread,
+)
+from fedrecon.tune.sweep.html import best_by_problem, page
 
 LEARNING_RATE, STRATEGY = "params.training.learning_rate", "params.strategy.name"
 
@@ -127,15 +137,15 @@ def test_each_problem_has_its_own_best():
 
 def test_lines_stand_for_the_strategy_and_panels_for_the_problem():
     rows, _ = sweep()
-    reading = Reading.of(rows, ["mean/psnr"], ["max"])
+    reading = GroupedTrials.of(rows, ["mean/psnr"], ["max"])
     assert (reading.line, reading.groups) == (STRATEGY, ["fedavg", "fedprox"])
     assert list(reading.panels(rows)) == ["acceleration 2", "acceleration 4", "acceleration 8"]
     assert list(reading.panels(rows, but=[ACCELERATION])) == [""]
-    assert reading.lumped(reading.panels(rows)) == ""
+    assert reading.mixed_problems(reading.panels(rows)) == ""
     many = [trial(i, 2 + i, 0, 30.0) for i in range(9)]
-    reading = Reading.of(many, ["mean/psnr"], ["max"])
+    reading = GroupedTrials.of(many, ["mean/psnr"], ["max"])
     assert list(reading.panels(many)) == [""]
-    assert "different in acceleration" in reading.lumped(reading.panels(many))
+    assert "different in acceleration" in reading.mixed_problems(reading.panels(many))
 
 
 def test_importance_finds_the_key_that_matters_and_the_same_each_time():

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fedrecon.platform.experiment import Experiment
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.sites.errors import RunError
-from fedrecon.tune.packing import DRIVER_CPUS, PER_GPU, Packing, asked, roster
+from fedrecon.tune.engine.packing import DRIVER_CPUS, PER_GPU, Packing, asked, roster
 
 TWO = ["north", "south"]
 AUTO = ("auto", "auto")
@@ -19,8 +19,8 @@ def node(cpus: float, gpus: float = 0, name: str = "head", site: str | None = No
     return {"Alive": True, "NodeID": name, "Resources": resources, "Labels": labels, **more}
 
 
-def packed(*nodes: dict[str, Any], crew: str = "auto", concurrency: int | str = "auto") -> Packing:
-    return Packing.of(crew, concurrency, nodes, "head")
+def packed(*nodes: dict[str, Any], executor: str = "auto", concurrency: int | str = "auto") -> Packing:
+    return Packing.of(executor, concurrency, nodes, "head")
 
 
 def bundles(packing: Packing, each: Any = AUTO, members: Any = TWO) -> list[dict[str, float]]:
@@ -43,13 +43,13 @@ def selectors(group: Any) -> list[dict[str, str]]:
     ],
     ids=["2 CPU", "1 GPU", "2 GPU", "2 nodes", "a dead node"],
 )
-def test_auto_is_in_process_where_one_device_holds_all_sites(nodes, crew):
-    assert packed(*nodes).crew == crew
+def test_auto_is_in_process_where_one_device_holds_all_sites(nodes, executor):
+    assert packed(*nodes).executor == executor
 
 
 @pytest.mark.parametrize(("asks", "nodes"), [("actors", [node(2)]), ("in-process", [node(8, 2), node(8, name="b")])])
 def test_what_is_asked_for_is_done(asks, nodes):
-    assert packed(*nodes, crew=asks).crew == asks
+    assert packed(*nodes, executor=asks).executor == asks
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_trial_in_process_is_one_bundle_of_its_share(nodes, concurrency, bundl
 
 
 def test_more_gpus_hold_more_trials_in_process():
-    packing = packed(node(64, 2), crew="in-process")
+    packing = packed(node(64, 2), executor="in-process")
     assert packing.at_once == 2 * PER_GPU
     assert bundles(packing) == [{"CPU": 1.0, "GPU": 0.25}]
 
@@ -96,7 +96,7 @@ def test_more_gpus_hold_more_trials_in_process():
 @pytest.mark.parametrize(("nodes", "at_once"), [([node(8, 2)], 3), ([node(3), node(3, name="b")], 4)])
 def test_as_many_as_are_wanted_at_once_do_fit(nodes, at_once):
     """A fraction of a GPU is one of a single GPU, and a bundle lies on a single node."""
-    packing = packed(*nodes, crew="in-process", concurrency=at_once)
+    packing = packed(*nodes, executor="in-process", concurrency=at_once)
     (bundle,) = bundles(packing)
     room = 0
     for one in nodes:
@@ -127,7 +127,7 @@ def test_actors_have_a_bundle_for_the_trial_and_one_for_each_site():
 def test_what_trains_nothing_is_one_bundle_where_the_workspace_is(nodes, each, bundle):
     group = packed(*nodes).alone(each)
     assert list(group.bundles) == [bundle]
-    if packed(*nodes).crew == "actors":
+    if packed(*nodes).executor == "actors":
         assert selectors(group) == [{"ray.io/node-id": "head"}]
 
 
@@ -166,9 +166,9 @@ def test_auto_shares_the_gpus_among_the_trials_too(nodes, concurrency, gpu):
 
 
 def test_auto_shares_the_cpus_among_the_trials_too():
-    _, *sites = bundles(packed(node(2), crew="actors", concurrency=2), AUTO)
+    _, *sites = bundles(packed(node(2), executor="actors", concurrency=2), AUTO)
     assert [one["CPU"] for one in sites] == [pytest.approx(0.5, abs=0.01)] * 2
-    _, *sites = bundles(packed(node(2), crew="actors", concurrency=4), AUTO)
+    _, *sites = bundles(packed(node(2), executor="actors", concurrency=4), AUTO)
     assert [one["CPU"] for one in sites] == [pytest.approx(0.25, abs=0.01)] * 2
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrecon.sites.errors import InputError
-from fedrecon.tune.space import KINDS, Dimension, points, read_space, suggest
+from fedrecon.tune.search.space import KINDS, Dimension, points, read_space, suggest
 
 METHODS = {"strategy.name": {"grid": ["fedavg", "fedprox"]}}
 MU = {"strategy.mu": {"loguniform": [1e-4, 1.0], "when": {"strategy.name": "fedprox"}}}

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from clusters import HERE, ray_warnings
 
-from fedrecon.platform.run import run
-from fedrecon.platform.workspace import RunFolder
+from fedrecon.platform.runs.run import run
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError
-from fedrecon.tune import sweep
-from fedrecon.tune.study.driver import seen, study
+from fedrecon.tune.study.run import load_study, study
+from fedrecon.tune.sweep.run import sweep
 
 pytestmark = pytest.mark.ray
 
@@ -116,7 +116,7 @@ def test_a_study_of_a_shard_that_its_own_node_alone_sees(
         assert found[method, "north"] == pytest.approx(alone.sites["north"]["psnr"], abs=1e-12)
     assert len(found) == 4
     assert len(list((spaces["there"] / "studies" / "hidden" / "panels").iterdir())) == 1
-    assert seen("hidden", spaces["there"], "auto").cells == result.cells
+    assert load_study("hidden", spaces["there"], "auto").cells == result.cells
     with pytest.raises(InputError, match="in-process opens every shard itself"):
         study(
             {**described, "experiment": {**base, "sites": hidden, "resources": {"crew": "in-process"}}}, address="auto"

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from fedrecon.platform.run import run
-from fedrecon.tune.plan import Planner
-from fedrecon.tune.spec import Sweep
+from fedrecon.platform.runs.run import run
+from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.trials.planner import Planner
 
 pytestmark = pytest.mark.ray
 
@@ -29,7 +29,7 @@ TRIALS = [(strategy, seed) for strategy in ("fedavg", "local") for seed in SEEDS
 def start(file: Path, workspace: Path, out: Path) -> subprocess.Popen[bytes]:
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from fedrecon.platform.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from fedrecon.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "sweep", str(file), "--workspace", str(workspace), "--json"]
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
@@ -107,7 +107,7 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
         assert row["metrics"]["test/mean/psnr"] == alone.mean["psnr"]
         assert row["metrics"]["mean/psnr"] == alone.validation["mean/psnr"]
 
-    from fedrecon.platform.tracking import run_store
+    from fedrecon.platform.storage.tracking.store import run_store
 
     client = run_store(None, stormy).client  # type: ignore[attr-defined]
     found = list(client.search_runs([one.experiment_id for one in client.search_experiments()]))

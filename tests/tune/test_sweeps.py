@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from clusters import local_cluster
 
-from fedrecon.platform.run import run
-from fedrecon.platform.workspace import RunFolder
-from fedrecon.tune import SweepResult, sweep
-from fedrecon.tune.board import Board
-from fedrecon.tune.campaign import Campaign
+from fedrecon.platform.runs.run import run
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.tune.engine.campaign import Campaign
+from fedrecon.tune.sweep.run import SweepResult, sweep
+from fedrecon.tune.trials.trial_table import TrialTable
 
 pytestmark = pytest.mark.ray
 
@@ -47,7 +47,7 @@ def base(consortium: dict[str, Path]) -> dict[str, Any]:
 
 
 def runs(workspace: Path) -> list[Any]:
-    from fedrecon.platform.tracking import run_store
+    from fedrecon.platform.storage.tracking.store import run_store
 
     client = run_store(None, workspace).client  # type: ignore[attr-defined]
     return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
@@ -137,9 +137,9 @@ def test_trials_that_failed_run_again_when_they_are_asked_to(
     """As after a node that was lost more often than is allowed."""
     search = {"training.learning_rate": {"grid": [0.002]}}
     (planned,) = sweep(base, search, name="lost", workspace=workspace, dry_run=True).trials
-    board = Board(workspace, "lost")
-    board.add(planned.trial)
-    board.ended(planned.trial.digest, "FAILED", "its node was lost")
+    trial_table = TrialTable(workspace, "lost")
+    trial_table.add(planned.trial)
+    trial_table.ended(planned.trial.digest, "FAILED", "its node was lost")
     (row,) = sweep(base, search, name="lost", workspace=workspace).trials
     assert (row.status, row.error) == ("FAILED", "its node was lost")
     (row,) = sweep(base, search, name="lost", workspace=workspace, rerun="failed", dry_run=True).trials

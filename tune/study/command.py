@@ -1,4 +1,4 @@
-"""``fedrecon study``: thin over :mod:`fedrecon.tune.study.driver`; importing it loads none of torch, ray and mlflow."""
+"""``fedrecon study``: thin over :mod:`fedrecon.tune.study.run`; importing it loads none of torch, ray and mlflow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from fedrecon.platform.workspace import default_workspace
+from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites.errors import InputError
-from fedrecon.tune.study.driver import StudyResult, seen, study
-from fedrecon.tune.study.spec import Study
+from fedrecon.tune.study.config import Study
+from fedrecon.tune.study.results import StudyResult
+from fedrecon.tune.study.run import load_study, study
 
 HELP = "does it generalise: methods x trained on x tested on, with a report; 'study show NAME' prints its table"
 
@@ -31,15 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Runs or shows a study; 0, or 130 where it was interrupted."""
-    place = Path(arguments.workspace) if arguments.workspace else default_workspace()
+    workspace_folder = Path(arguments.workspace) if arguments.workspace else default_workspace()
     if arguments.study == "show":
         if len(arguments.overrides) != 1:
             raise InputError("fedrecon study show STUDY: the name of a study, or its file, is needed")
-        return _print(seen(_name(arguments.overrides[0]), place, arguments.address), arguments.json)
+        return _print(load_study(_name(arguments.overrides[0]), workspace_folder, arguments.address), arguments.json)
     result = study(
         arguments.study,
         arguments.overrides,
-        workspace=place,
+        workspace=workspace_folder,
         address=arguments.address,
         tracking_uri=arguments.tracking_uri,
         rerun="failed" if arguments.rerun_failed else arguments.rerun,
@@ -95,8 +96,8 @@ def _table(result: StudyResult) -> str:
         key = (cell["method"], f"{cell['trained_on']} > {cell['tested_on']}")
         rows.setdefault(key, {}).setdefault(column, []).append(cell["psnr"])
     lines = [["method", "trained on > tested on", *columns]]
-    for (method, place), found in rows.items():
+    for (method, workspace_folder), found in rows.items():
         shown = [f"{sum(found[one]) / len(found[one]):.2f}" if one in found else "-" for one in columns]
-        lines.append([method + marks.get(method, ""), place, *shown])
+        lines.append([method + marks.get(method, ""), workspace_folder, *shown])
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fedrecon.platform import atomic
-from fedrecon.platform.cohort import is_here
-from fedrecon.tune.study.findings import Panel
-from fedrecon.tune.study.plan import Cell
+from fedrecon.platform.consortium.shards import is_here
+from fedrecon.sites import atomic
+from fedrecon.tune.study.analysis.inputs import Panel
+from fedrecon.tune.study.matrix import Cell
 
 if TYPE_CHECKING:
-    from fedrecon.platform.comparison import Shown
-    from fedrecon.platform.experiment import Experiment
-    from fedrecon.platform.trained import Trained
-    from fedrecon.platform.unseen import Unseen
-    from fedrecon.tune.study.driver import StudyCampaign
+    from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.platform.consortium.consent import UnseenPolicy
+    from fedrecon.platform.inference.comparison import ComparedMethod
+    from fedrecon.platform.inference.trained_run import TrainedRun
+    from fedrecon.tune.study.campaign import StudyCampaign
 
 SITES = 2
 """Sites that are pictured: each picture is made again by every method."""
@@ -35,7 +35,7 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
 
     Of each method the training that did not see the site where there is one, and its first seed.
     """
-    from fedrecon.sites.training import threads
+    from fedrecon.sites.training.local_loop import threads
 
     if not campaign.matrix.whole.evaluation.panels:
         return []
@@ -63,13 +63,13 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
 
 def _drawn(campaign: StudyCampaign, site: str, chosen: Mapping[str, Cell]) -> bytes:
     """The picture, drawn once: some methods take long for a slice."""
-    from fedrecon.platform.comparison import WIDE, side_by_side
+    from fedrecon.platform.inference.comparison import WIDE, side_by_side
 
     labels = {name: campaign.matrix.method(name).label for name in chosen}
     what = repr(
         [WIDE, site, campaign.chosen.test.stage, *((labels[name], cell.digest) for name, cell in chosen.items())]
     )
-    path = campaign.board.folder / "panels" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.png"
+    path = campaign.trial_table.folder / "panels" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.png"
     if not path.is_file():
         before = "zero-filled" if campaign.matrix.whole.task == "reconstruction" else "zero-padded"
         shown = {labels[name]: _shown(campaign, cell) for name, cell in chosen.items()}
@@ -92,19 +92,19 @@ def _chosen(cells: Sequence[Cell]) -> dict[str, Cell]:
     return {name: found[name] for name in order if name in found}
 
 
-def _shown(campaign: StudyCampaign, cell: Cell) -> Shown:
-    from fedrecon.platform.comparison import Shown
-    from fedrecon.platform.evaluate import places
+def _shown(campaign: StudyCampaign, cell: Cell) -> ComparedMethod:
+    from fedrecon.platform.inference.comparison import ComparedMethod
+    from fedrecon.platform.inference.scoring import networks_at
 
     experiment, trained, rule = _tested(campaign, cell)
     shard, operator = campaign.matrix.shards[cell.tested_on], experiment.tested_at(cell.tested_on)
-    place, _ = next(places(trained, cell.tested_on, shard, operator, rule))
-    return Shown(place, trained, campaign.chosen.test.stage)
+    hospital, _ = next(networks_at(trained, cell.tested_on, shard, operator, rule))
+    return ComparedMethod(hospital, trained, campaign.chosen.test.stage)
 
 
 def _is_whole(campaign: StudyCampaign, cell: Cell) -> bool:
     """Whether all of the network that reconstructs there is seen from here: private parts may lie on other nodes."""
-    from fedrecon.platform.unseen import needed
+    from fedrecon.platform.inference.unseen_sites import needed
 
     if not campaign.matrix.method(cell.learned.method).personal:
         return True
@@ -112,14 +112,14 @@ def _is_whole(campaign: StudyCampaign, cell: Cell) -> bool:
     return all(trained.holds(member) for member in needed(trained, cell.tested_on, rule))
 
 
-def _tested(campaign: StudyCampaign, cell: Cell) -> tuple[Experiment, Trained, Unseen]:
+def _tested(campaign: StudyCampaign, cell: Cell) -> tuple[Experiment, TrainedRun, UnseenPolicy]:
     """The experiment that fills a cell, what it trained, and what it says of sites that did not."""
-    from fedrecon.platform.trained import Trained
-    from fedrecon.platform.transfer import rule_of
+    from fedrecon.platform.inference.trained_run import TrainedRun
+    from fedrecon.platform.runs.transfer_run import unseen_policy
 
     experiment = next(one.experiment for one in campaign.matrix.trials if one.digest == cell.digest)
-    trained = replace(Trained.load(campaign.workspace, cell.digest), experiment=experiment.alone)
-    return experiment, trained, rule_of(experiment, trained)
+    trained = replace(TrainedRun.load(campaign.workspace, cell.digest), experiment=experiment.alone)
+    return experiment, trained, unseen_policy(experiment, trained)
 
 
 def _training(cell: Cell) -> str:

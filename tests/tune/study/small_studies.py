@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.tune.study.findings import UNTRAINED, Findings, Method, Missing, Panel, Score
+from fedrecon.tune.study.analysis.inputs import UNTRAINED, Findings, Method, Missing, Panel, Score
 
 SITES = ("FLAIR", "PDw", "T1w", "T2w")
 # dB above zero-filled, lost at an unseen site, lost under an unseen operator

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 from tiny import NETWORKS, PARAMETERS, UNET, make_volume
 
+from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.shard import write_shard
-from fedrecon.tune.study.driver import StudyCampaign
-from fedrecon.tune.study.findings import UNTRAINED
-from fedrecon.tune.study.spec import Study, expanded
+from fedrecon.tune.study.analysis.inputs import UNTRAINED
+from fedrecon.tune.study.campaign import StudyCampaign
+from fedrecon.tune.study.config import Study, expanded
 
 SITES = ("middle", "north", "south")
 UNET_METHOD = {"strategy.name": "fedavg", "network": UNET}

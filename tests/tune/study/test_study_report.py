@@ -11,32 +11,32 @@ import pytest
 from PIL import Image
 from small_studies import BIBTEX, PNG, found, operator_study, panel, score, tiny_study, untrained
 
-from fedrecon.tune.study.document import Picture
-from fedrecon.tune.study.figures import draw
-from fedrecon.tune.study.findings import Method, shortened
-from fedrecon.tune.study.latex import escaped, tables
-from fedrecon.tune.study.page import page
-from fedrecon.tune.study.report import markdown
-from fedrecon.tune.study.statistics import statistics
-from fedrecon.tune.study.words import in_short, p_value
+from fedrecon.tune.study.analysis.analyse import analyse
+from fedrecon.tune.study.analysis.inputs import Method, shortened
+from fedrecon.tune.study.report.document import Picture
+from fedrecon.tune.study.report.figures import draw
+from fedrecon.tune.study.report.html import page
+from fedrecon.tune.study.report.latex import escaped, tables
+from fedrecon.tune.study.report.markdown import markdown
+from fedrecon.tune.study.report.sentences import in_short, p_value
 
 
 @pytest.fixture(scope="module")
 def large():
     findings = operator_study()
-    told = statistics(findings)
-    return findings, told, draw(findings, told)
+    statistics = analyse(findings)
+    return findings, statistics, draw(findings, statistics)
 
 
 @pytest.fixture(scope="module")
 def tiny():
     findings = tiny_study()
-    told = statistics(findings)
-    return findings, told, draw(findings, told)
+    statistics = analyse(findings)
+    return findings, statistics, draw(findings, statistics)
 
 
-def every_sentence(findings, told):
-    return " ".join(line for lines in in_short(findings, told).values() for line in lines)
+def every_sentence(findings, statistics):
+    return " ".join(line for lines in in_short(findings, statistics).values() for line in lines)
 
 
 class Seen(HTMLParser):
@@ -65,10 +65,10 @@ class Seen(HTMLParser):
 
 
 def test_what_is_best_is_said_with_its_interval_lead_and_test(large):
-    findings, told, _ = large
-    text = every_sentence(findings, told)
-    best = next(iter(told.choices.values()))[0]
-    one, second = told.at(best.best.group, None, best.best.method), best.others[0].test
+    findings, statistics, _ = large
+    text = every_sentence(findings, statistics)
+    best = next(iter(statistics.choices.values()))[0]
+    one, second = statistics.at(best.best.group, None, best.best.method), best.others[0].test
     assert f"{one.mean:.2f} dB (95 % interval {one.low:.2f} to {one.high:.2f}, mean of 3 operators)" in text
     assert f"{-second.mean:.2f} dB ahead of" in text
     assert "p < .001 after Holm, n = 32 subjects" in text
@@ -90,7 +90,7 @@ def test_a_lead_that_is_not_significant_is_no_lead():
         score("b", 30 + (i + 1) % 2, f"s{i}") for i in range(8)
     ]
     findings = found(rows)
-    text = every_sentence(findings, statistics(findings))
+    text = every_sentence(findings, analyse(findings))
     assert "not distinguishable from" in text
     assert "ahead of" not in text
 
@@ -143,17 +143,17 @@ def test_every_figure_that_is_shown_is_there(large):
 
 
 def test_every_figure_refers_to_its_runs(tiny):
-    findings, told, figures = tiny
+    findings, statistics, figures = tiny
     runs = {row.run_id for row in findings.scores}
     known = {one.name: set(one.runs) for one in figures}
     assert all(known.values())
     assert known["map-sites"] == runs
     assert known["gaps"] == {run for run in runs if "nothing" not in run}
-    unseen = next(iter(told.tables))
+    unseen = next(iter(statistics.tables))
     assert known["box-1"] == {
-        run for samples in told.tables[unseen].values() for one in samples.values() for run in one.runs
+        run for samples in statistics.tables[unseen].values() for one in samples.values() for run in one.runs
     }
-    assert all(f"{run.rsplit('-', 1)[0]}" in markdown(findings, told, figures) for run in known["box-1"])
+    assert all(f"{run.rsplit('-', 1)[0]}" in markdown(findings, statistics, figures) for run in known["box-1"])
 
 
 def test_works_are_cited_with_what_they_are_for(large):
@@ -166,7 +166,7 @@ def test_works_are_cited_with_what_they_are_for(large):
 def test_an_operator_is_named_as_its_task_does():
     rows = [score("a", 30 + i, f"s{i}", mask="bicubic", acceleration=2.0, operator="bicubic x2") for i in range(8)]
     findings = found(rows)
-    text = markdown(findings, statistics(findings), [])
+    text = markdown(findings, analyse(findings), [])
     assert "bicubic x2" in text
     assert "R=2" not in text
 
@@ -208,15 +208,15 @@ def test_everything_is_escaped():
         panels=(replace(panel(PNG), title=evil, caption=evil),),
         run_url=lambda run_id: f"javascript:{run_id}",
     )
-    told = statistics(findings)
-    html = page(findings, told, [Picture("panel-1", evil, PNG, [evil])])
+    statistics = analyse(findings)
+    html = page(findings, statistics, [Picture("panel-1", evil, PNG, [evil])])
     seen = Seen()
     seen.feed(html)
     assert seen.tags.count("script") == 1
     assert evil in "".join(seen.words)
     assert not any(link.startswith("javascript") for link in seen.links)
-    assert "<script" not in markdown(findings, told, []).split("```")[0]
-    assert all(r"\_" in text for text in tables(findings, told).values())
+    assert "<script" not in markdown(findings, statistics, []).split("```")[0]
+    assert all(r"\_" in text for text in tables(findings, statistics).values())
 
 
 # --- LaTeX ---
@@ -260,28 +260,28 @@ def test_pictures_are_drawn_where_they_make_sense(large, tiny):
 
 
 def test_the_same_findings_in_another_order_give_the_same_bytes(tiny):
-    findings, told, figures = tiny
+    findings, statistics, figures = tiny
     mixed = list(findings.scores)
     random.Random(2).shuffle(mixed)
     other = replace(findings, scores=mixed)
-    again = statistics(other)
+    again = analyse(other)
     assert draw(other, again) == figures
-    assert markdown(other, again, figures) == markdown(findings, told, figures)
-    assert page(other, again, figures) == page(findings, told, figures)
-    assert tables(other, again) == tables(findings, told)
+    assert markdown(other, again, figures) == markdown(findings, statistics, figures)
+    assert page(other, again, figures) == page(findings, statistics, figures)
+    assert tables(other, again) == tables(findings, statistics)
 
 
 def test_a_study_without_training_is_reported_too():
     findings = found([untrained("tv", 30.0), untrained("zero-filled", 20.0)])
-    told = statistics(findings)
-    assert "at all hospitals, without training" in markdown(findings, told, draw(findings, told))
+    statistics = analyse(findings)
+    assert "at all hospitals, without training" in markdown(findings, statistics, draw(findings, statistics))
 
 
 def test_a_study_in_which_everything_failed_is_reported_too():
     findings = operator_study(scores=())
-    told = statistics(findings)
-    assert "out of &lt;memory>" in markdown(findings, told, draw(findings, told))
-    assert page(findings, told, [])
+    statistics = analyse(findings)
+    assert "out of &lt;memory>" in markdown(findings, statistics, draw(findings, statistics))
+    assert page(findings, statistics, [])
 
 
 def test_a_label_that_is_cut_keeps_its_marks():
@@ -289,7 +289,7 @@ def test_a_label_that_is_cut_keeps_its_marks():
     assert shortened("short†", 10) == "short†"
 
 
-@pytest.mark.parametrize("module", ["statistics", "figures", "page", "report", "latex"])
+@pytest.mark.parametrize("module", ["analysis.analyse", "report.figures", "report.html", "report.markdown", "report.latex"])
 def test_importing_the_report_is_light(module):
     heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'jinja2', 'scipy'}"
     code = f"import fedrecon.tune.study.{module}, sys; print(*{heavy} & sys.modules.keys())"

@@ -8,10 +8,11 @@ import pytest
 from clusters import local_cluster
 from tiny import UNET
 
-from fedrecon.platform.evaluate import evaluate
-from fedrecon.platform.tables import read_table
-from fedrecon.platform.tracking import STUDIES, run_store
-from fedrecon.tune.study.driver import seen, study
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.storage.parquet import read_table
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.tracking.tracker import STUDIES
+from fedrecon.tune.study.run import load_study, study
 
 pytestmark = pytest.mark.ray
 
@@ -24,10 +25,10 @@ def on_ray():
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, mlflow_template):
-    place = tmp_path_factory.mktemp("study") / "workspace"
-    place.mkdir()
-    shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
-    return place
+    path_of = tmp_path_factory.mktemp("study") / "workspace"
+    path_of.mkdir()
+    shutil.copy(mlflow_template / "mlflow.db", path_of / "mlflow.db")
+    return path_of
 
 
 @pytest.fixture(scope="module")
@@ -124,21 +125,21 @@ def test_the_same_command_runs_nothing_and_writes_the_same_report(result, descri
     assert again.cells == result.cells
     assert again.missing == result.missing
     assert texts(again.report) == before
-    shown = seen("tiny", workspace)
+    shown = load_study("tiny", workspace)
     assert (shown.status, shown.cells) == ("finished", result.cells)
 
 
 def test_a_method_of_which_a_part_lies_on_another_node_is_in_no_picture(result, described, workspace, monkeypatch):
-    from fedrecon.platform.trained import Trained
-    from fedrecon.tune.study.driver import StudyCampaign
+    from fedrecon.platform.inference.trained_run import TrainedRun
+    from fedrecon.tune.study.campaign import StudyCampaign
+    from fedrecon.tune.study.config import Study
     from fedrecon.tune.study.panels import _is_whole
-    from fedrecon.tune.study.spec import Study
 
     campaign = StudyCampaign(*Study.read(described), workspace, None, None, rerun=False)
     campaign.fill()
     cells = {cell.learned.method: cell for cell in campaign.matrix.cells}
     whole = [name for name in ("unet", "local", "zero-filled") if _is_whole(campaign, cells[name])]
-    monkeypatch.setattr(Trained, "holds", lambda self, member: member != "north")
+    monkeypatch.setattr(TrainedRun, "holds", lambda self, member: member != "north")
     seen = [name for name in ("unet", "local", "zero-filled") if _is_whole(campaign, cells[name])]
     assert (whole, seen) == (["unet", "local", "zero-filled"], ["unet", "zero-filled"])
 

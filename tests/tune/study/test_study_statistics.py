@@ -5,25 +5,19 @@ import numpy as np
 import pytest
 from small_studies import found, full_study, gone, operator_study, part_of, score, tiny_study, untrained
 
-from fedrecon.tune.study import arithmetic
-from fedrecon.tune.study.arithmetic import (
-    MIN_SUBJECTS,
-    holm,
-    means_interval,
-    rank_biserial,
-    signed_rank,
-)
-from fedrecon.tune.study.conditions import Group, Operator, bare, kind
-from fedrecon.tune.study.statistics import statistics
+from fedrecon.tune.study.analysis import significance as arithmetic
+from fedrecon.tune.study.analysis.analyse import analyse
+from fedrecon.tune.study.analysis.grid import Group, TestOperator, bare, kind
+from fedrecon.tune.study.analysis.significance import MIN_SUBJECTS, holm, means_interval, rank_biserial, signed_rank
 
-R4 = Operator("random", 4.0, "random R=4")
+R4 = TestOperator("random", 4.0, "random R=4")
 ALL = Group("all", "random R=4", 1.0, True)
 NAMES = [f"s{i}" for i in range(8)]
 
 
 @pytest.fixture(scope="module")
 def large():
-    return statistics(part_of(full_study(), (), [("random", 4.0), ("random", 8.0)]))
+    return analyse(part_of(full_study(), (), [("random", 4.0), ("random", 8.0)]))
 
 
 def rows(method, values, site="A", **changes):
@@ -75,12 +69,12 @@ def test_too_few_subjects_have_no_interval(strata):
 def test_seeds_subjects_and_sites_are_kept_apart():
     values = rows("a", [30, 32], seed=0) + rows("a", [31, 35], seed=1)
     values += rows("a", [20.0], "B", seed=0) + rows("a", [22.0], "B", seed=1)
-    one = statistics(found(values)).at(ALL, R4, "a", site="A")
+    one = analyse(found(values)).at(ALL, R4, "a", site="A")
     assert one.mean == pytest.approx(32.0)  # subjects 30.5 and 33.5
     assert one.seeds == pytest.approx(np.sqrt(2))  # seeds 31 and 33
     assert one.subjects == pytest.approx(3 / np.sqrt(2))
     assert (one.n, one.low) == (2, None)
-    both = statistics(found(values)).at(ALL, R4, "a")
+    both = analyse(found(values)).at(ALL, R4, "a")
     assert both.mean == pytest.approx((32 + 21) / 2)  # the site of two counts as one
     assert both.seeds == pytest.approx((27.5 - 25.5) / np.sqrt(2))
 
@@ -88,7 +82,7 @@ def test_seeds_subjects_and_sites_are_kept_apart():
 def test_the_number_of_slices_weighs_nothing():
     values = rows("a", [30, 31, 32]) + rows("b", [31, 31, 35])
     doubled = [replace(row, n_slices=2 * row.n_slices) if row.subject == "s2" else row for row in values]
-    one, other = statistics(found(values)), statistics(found(doubled))
+    one, other = analyse(found(values)), analyse(found(doubled))
     assert one.estimates == other.estimates
     assert one.tests == other.tests
 
@@ -97,7 +91,7 @@ def test_the_order_of_rows_changes_nothing():
     findings = operator_study()
     mixed = list(findings.scores)
     random.Random(1).shuffle(mixed)
-    one, other = statistics(findings), statistics(replace(findings, scores=mixed, missing=findings.missing[::-1]))
+    one, other = analyse(findings), analyse(replace(findings, scores=mixed, missing=findings.missing[::-1]))
     assert list(one.tables) == list(other.tables)
     for name in ("estimates", "references", "tests", "site_tests", "choices", "gaps", "payoffs"):
         assert getattr(one, name) == getattr(other, name), name
@@ -105,12 +99,12 @@ def test_the_order_of_rows_changes_nothing():
 
 def test_two_scores_of_one_subject_are_refused():
     with pytest.raises(ValueError, match="two scores of subject 's0'"):
-        statistics(found([score(), score(psnr=31.0)]))
+        analyse(found([score(), score(psnr=31.0)]))
 
 
 def test_names_that_are_no_methods_are_refused():
     with pytest.raises(ValueError, match="'tv' is no method of this study: a"):
-        statistics(found([score()], references=["tv"]))
+        analyse(found([score()], references=["tv"]))
 
 
 # --- what is missing ---
@@ -118,35 +112,35 @@ def test_names_that_are_no_methods_are_refused():
 
 def test_a_mean_over_sites_with_a_missing_site_is_missing():
     values = rows("a", [30, 31]) + rows("a", [30, 31], "B") + rows("b", [32, 33])
-    told = statistics(found(values, [gone("b", "out of memory", tested_on="B", seed=0)]))
-    assert told.at(ALL, R4, "a").mean == 30.5
-    assert told.at(ALL, R4, "b").mean is None
-    assert told.at(ALL, R4, "b").reason == "B: out of memory"
-    assert told.at(ALL, R4, "b", site="A").mean == 32.5
-    assert statistics(found(values)).at(ALL, R4, "b").reason == "B: not run"  # though nobody said so
+    statistics = analyse(found(values, [gone("b", "out of memory", tested_on="B", seed=0)]))
+    assert statistics.at(ALL, R4, "a").mean == 30.5
+    assert statistics.at(ALL, R4, "b").mean is None
+    assert statistics.at(ALL, R4, "b").reason == "B: out of memory"
+    assert statistics.at(ALL, R4, "b", site="A").mean == 32.5
+    assert analyse(found(values)).at(ALL, R4, "b").reason == "B: not run"  # though nobody said so
 
 
 def test_a_mean_over_seeds_with_a_missing_seed_is_missing():
     values = rows("a", [30, 31], seed=0) + rows("a", [30, 31], seed=1)
     values += rows("a", [30, 31], "B", seed=0)
-    one = statistics(found(values)).at(ALL, R4, "a", site="B")
+    one = analyse(found(values)).at(ALL, R4, "a", site="B")
     assert (one.mean, one.reason) == (None, "B: seed 1: not run")
 
 
 def test_a_missing_subject_makes_its_cell_missing():
     values = rows("a", [30, 31]) + rows("b", [30])
-    assert statistics(found(values)).at(ALL, R4, "b").reason == "A: seed 0: 1 of 2 subjects lack"
+    assert analyse(found(values)).at(ALL, R4, "b").reason == "A: seed 0: 1 of 2 subjects lack"
 
 
 def test_a_score_that_is_not_finite_makes_its_cell_missing():
-    assert "not a finite number" in statistics(found(rows("a", [30, float("inf")]))).at(ALL, R4, "a").reason
+    assert "not a finite number" in analyse(found(rows("a", [30, float("inf")]))).at(ALL, R4, "a").reason
 
 
 def test_a_mean_over_operators_needs_all_of_them():
     values = [*rows("a", [30]), *rows("a", [20], acceleration=8.0), *rows("b", [30])]
-    told = statistics(found(values))
-    assert told.at(ALL, None, "a").mean == 25
-    assert told.at(ALL, None, "b").mean is None
+    statistics = analyse(found(values))
+    assert statistics.at(ALL, None, "a").mean == 25
+    assert statistics.at(ALL, None, "b").mean is None
 
 
 # --- tests ---
@@ -159,19 +153,19 @@ def test_who_was_scanned_at_several_sites_counts_once():
         score(method, base[i] + (method == "b") * (gain[i] + 2 * (site == "B")), f"s{i}", tested_on=site)
         for site in "AB" for i in range(4) for method in "ab"
     ]  # fmt: skip
-    told = statistics(found(values, references=["a"]))
-    (one,) = told.tests[ALL]
+    statistics = analyse(found(values, references=["a"]))
+    (one,) = statistics.tests[ALL]
     assert (one.n, one.p, one.low) == (4, None, None)
     assert dict(one.differences) == {("A+B", f"s{i}"): gain[i] + 1 for i in range(4)}
     assert one.mean == 3.5
-    assert told.at(ALL, told.overall(ALL), "a").n == 4
+    assert statistics.at(ALL, statistics.overall(ALL), "a").n == 4
 
 
 def test_a_difference_has_no_interval_where_sites_have_few_subjects():
     """Eight sites of one subject: drawing within a site draws nothing."""
     sites = "ABCDEFGH"
     values = [row for k, site in enumerate(sites) for row in rows("a", [0.0], site) + rows("b", [float(k)], site)]
-    (one,) = statistics(found(values, references=["a"])).tests[ALL]
+    (one,) = analyse(found(values, references=["a"])).tests[ALL]
     assert (one.mean, one.low, one.high) == (3.5, None, None)
     assert one.p is not None
 
@@ -179,13 +173,13 @@ def test_a_difference_has_no_interval_where_sites_have_few_subjects():
 def test_methods_are_compared_over_the_subjects_of_all_sites():
     base, gain = np.arange(4.0), np.array([1.0, 2.0, 3.0, 4.0])
     values = [row for site in "AB" for row in rows("a", base, site) + rows("b", base + gain + (site == "B") * 4, site)]
-    told = statistics(found(values, references=["a"]))
-    (one,) = told.tests[ALL]
+    statistics = analyse(found(values, references=["a"]))
+    (one,) = statistics.tests[ALL]
     assert (one.method, one.reference, one.n) == ("b", "a", 8)
     assert one.mean == 4.5
     assert one.effect == 1.0
     assert one.p == one.p_holm == pytest.approx(2 / 2**8)
-    assert all(test.p is None and test.n == 4 for test in told.site_tests[ALL])
+    assert all(test.p is None and test.n == 4 for test in statistics.site_tests[ALL])
 
 
 def test_a_left_out_subject_is_tested_by_the_training_that_left_its_site_out():
@@ -197,50 +191,50 @@ def test_a_left_out_subject_is_tested_by_the_training_that_left_its_site_out():
         untrained("z", 1.0, tested_on="A"),
         untrained("z", 2.0, "s0-B", tested_on="B"),
     ]
-    told = statistics(found(values, references=["z"]))
+    statistics = analyse(found(values, references=["z"]))
     unseen, seen = Group("all but one", "random R=4", 1.0, False), Group("all but one", "random R=4", 1.0, True)
-    assert dict(told.tests[unseen][0].differences) == {("A", "s0"): 9.0, ("B", "s0-B"): 18.0}
-    assert told.at(unseen, R4, "a").mean == 15
-    assert told.at(seen, R4, "a").mean == 55
-    gap = next(one for one in told.gaps if one.what == "site" and one.method == "a")
+    assert dict(statistics.tests[unseen][0].differences) == {("A", "s0"): 9.0, ("B", "s0-B"): 18.0}
+    assert statistics.at(unseen, R4, "a").mean == 15
+    assert statistics.at(seen, R4, "a").mean == 55
+    gap = next(one for one in statistics.gaps if one.what == "site" and one.method == "a")
     assert gap.overall.mean == 40
-    assert next(one for one in told.gaps if one.method == "z").reason == "does not train"
+    assert next(one for one in statistics.gaps if one.method == "z").reason == "does not train"
 
 
 def test_holm_is_over_all_comparisons_of_a_table():
     base = np.arange(8.0)
     values = [row for name, gain in (("a", 0), ("b", 1), ("c", 2)) for row in rows(name, base + gain * (1 + base))]
-    told = statistics(found(values, references=["a"]))
-    assert [one.p for one in told.tests[ALL]] == pytest.approx([2 / 2**8] * 2)
-    assert [one.p_holm for one in told.tests[ALL]] == pytest.approx([4 / 2**8] * 2)
+    statistics = analyse(found(values, references=["a"]))
+    assert [one.p for one in statistics.tests[ALL]] == pytest.approx([2 / 2**8] * 2)
+    assert [one.p_holm for one in statistics.tests[ALL]] == pytest.approx([4 / 2**8] * 2)
 
 
 def test_each_pair_is_tested_once():
     values = [row for i, name in enumerate("abc") for row in rows(name, [30 + i])]
-    pairs = [(one.method, one.reference) for one in statistics(found(values, references=["a", "b"])).tests[ALL]]
+    pairs = [(one.method, one.reference) for one in analyse(found(values, references=["a", "b"])).tests[ALL]]
     assert pairs == [("b", "a"), ("c", "a"), ("c", "b")]
 
 
 def test_of_too_few_subjects_nothing_is_claimed():
-    told = statistics(tiny_study())
-    tests = [one for own in (*told.tests.values(), *told.site_tests.values()) for one in own]
+    statistics = analyse(tiny_study())
+    tests = [one for own in (*statistics.tests.values(), *statistics.site_tests.values()) for one in own]
     assert tests
     assert all(one.p is None and one.p_holm is None and one.low is None for one in tests)
     assert all(one.n == len(one.differences) < MIN_SUBJECTS for one in tests)
-    assert all(choice.level == () for own in told.choices.values() for choice in own)
+    assert all(choice.level == () for own in statistics.choices.values() for choice in own)
 
 
 def test_without_references_the_best_untrained_and_the_best_of_all_are_taken():
     values = rows("a", [30]) + rows("b", [31]) + [untrained("tv", 28.0), untrained("zero", 20.0)]
-    assert list(statistics(found(values)).references) == ["tv", "b"]
+    assert list(analyse(found(values)).references) == ["tv", "b"]
 
 
 def test_the_best_of_those_that_share_no_data(large):
-    told = large
-    assert all(choice.best.method != "pooled" for own in told.choices.values() for choice in own)
+    statistics = large
+    assert all(choice.best.method != "pooled" for own in statistics.choices.values() for choice in own)
     unseen = Group("all but one", "", 1.0, False)
-    assert told.choices[unseen][0].best.method == "fedgimp"
-    assert "pooled" not in [one.candidate.method for one in told.choices[unseen][0].others]
+    assert statistics.choices[unseen][0].best.method == "fedgimp"
+    assert "pooled" not in [one.candidate.method for one in statistics.choices[unseen][0].others]
 
 
 def test_trainings_with_other_operators_are_candidates_of_one_choice():
@@ -253,7 +247,7 @@ def test_trainings_with_other_operators_are_candidates_of_one_choice():
         *rows("p", base, trained_with=""), *rows("p", base, trained_with="", acceleration=8.0),
         *(untrained("z", base[i] + 9 * (r == 8), f"s{i}", acceleration=r) for i in range(8) for r in (4.0, 8.0)),
     ]  # fmt: skip
-    (own,) = statistics(found(values)).choices.values()
+    (own,) = analyse(found(values)).choices.values()
     best = {str(one.operator): (one.best.method, one.best.trained_with) for one in own}
     assert best == {"None": ("z", ""), "random R=4": ("a", "random R=4"), "random R=8": ("z", "")}
     four = next(one for one in own if str(one.operator) == "random R=4")
@@ -263,9 +257,9 @@ def test_trainings_with_other_operators_are_candidates_of_one_choice():
 
 def test_one_comparison_has_one_corrected_p_value(large):
     """The choice of the best and the tables of tests are one family, and what is the same is counted once."""
-    told = large
-    for place, choices in told.choices.items():
-        family = [one for group, own in told.tests.items() if bare(group) == place for one in own]
+    statistics = large
+    for path_of, choices in statistics.choices.items():
+        family = [one for group, own in statistics.tests.items() if bare(group) == path_of for one in own]
         family += [rival.test for choice in choices for rival in choice.others]
         known = {}
         for one in family:
@@ -285,10 +279,10 @@ def test_each_site_under_its_own_operator_has_a_mean_of_its_own():
         *rows("a", [30, 32], "A"), *rows("a", [20, 22], "B", acceleration=8.0),
         *rows("b", [31, 33], "A"), *rows("b", [20, 20], "B", acceleration=8.0),
     ]  # fmt: skip
-    told = statistics(found(values))
-    assert told.own_operators(ALL)
-    assert (told.at(ALL, None, "a").mean, told.at(ALL, None, "a").n) == (26, 4)
-    assert told.at(ALL, None, "b", site="B").mean == 20
+    statistics = analyse(found(values))
+    assert statistics.own_operators(ALL)
+    assert (statistics.at(ALL, None, "a").mean, statistics.at(ALL, None, "a").n) == (26, 4)
+    assert statistics.at(ALL, None, "b", site="B").mean == 20
 
 
 def test_an_operator_is_matched_where_the_site_trained_with_it():
@@ -298,7 +292,7 @@ def test_an_operator_is_matched_where_the_site_trained_with_it():
         *rows("a", [29], "A", trained_with="random R=8", seen_operator=False),
         *rows("a", [25], "B", trained_with="random R=8", seen_operator=False),
     ]  # fmt: skip
-    (gap,) = (one for one in statistics(found(values)).gaps if one.what == "operator")
+    (gap,) = (one for one in analyse(found(values)).gaps if one.what == "operator")
     assert (gap.overall.mean, gap.overall.n) == (2, 1)
 
 
@@ -312,20 +306,20 @@ def test_the_gap_of_operators_is_paired():
         *rows("a", [28, 30], trained_with="random R=2", seen_operator=False),
         *rows("p", [40, 40], trained_with=""),
     ]
-    told = statistics(found(values))
-    gap = {one.method: one for one in told.gaps if one.what == "operator"}
+    statistics = analyse(found(values))
+    gap = {one.method: one for one in statistics.gaps if one.what == "operator"}
     assert gap["a"].overall.mean == pytest.approx(31 - (28.5 + 30) / 2)
     assert "knows no operator" in gap["p"].reason
 
 
 def test_known_effects_are_found(large):
-    told = large
-    gaps = {(one.compared, one.method): one for one in told.gaps if one.what == "site"}
+    statistics = large
+    gaps = {(one.compared, one.method): one for one in statistics.gaps if one.what == "site"}
     within = "all but one trained, the tested site among them or not"
     assert gaps[within, "fedavg-unrolled"].overall.mean == pytest.approx(0.6, abs=0.05)
     assert "own network" in gaps[within, "local"].reason
     assert gaps[within, "fedmri"].overall.mean is None
-    pays = {(one.group.kind, one.group.seen, one.method): one for one in told.payoffs}
+    pays = {(one.group.kind, one.group.seen, one.method): one for one in statistics.payoffs}
     gain = pays["all", True, "fedavg-unrolled"]
     assert (gain.n_sites, gain.slices) == (4, 80.0)
     assert next(iter(gain.mean.values())).mean == pytest.approx((6 - 5.2) * 0.7 + (0.9 - 1.0) / 2, abs=0.05)
@@ -335,7 +329,7 @@ def test_known_effects_are_found(large):
 
 
 @pytest.mark.parametrize(
-    ("trained_on", "n_sites", "told"),
+    ("trained_on", "n_sites", "words"),
     [
         ("all", 4, "all"),
         ("nothing", 0, "nothing"),
@@ -344,13 +338,13 @@ def test_known_effects_are_found(large):
         ("T1w and T2w", 2, "two sites"),
     ],
 )
-def test_the_kind_of_a_training_has_no_names(trained_on, n_sites, told):
-    assert kind(trained_on, n_sites) == told
+def test_the_kind_of_a_training_has_no_names(trained_on, n_sites, words):
+    assert kind(trained_on, n_sites) == words
 
 
 def test_a_prior_is_compared_with_every_training():
     values = rows("a", [30]) + rows("a", [29], trained_with="random R=8") + rows("p", [31], trained_with="")
-    assert [list(table[R4]) for table in statistics(found(values)).tables.values()] == [["a", "p"], ["a", "p"]]
+    assert [list(table[R4]) for table in analyse(found(values)).tables.values()] == [["a", "p"], ["a", "p"]]
 
 
 def test_resamples_are_the_same_in_every_report():
@@ -366,4 +360,4 @@ def test_only_the_same_network_is_compared_with_local_training():
     plain = found(values)
     networks = {"local": "unet", "a": "unet", "b": "unrolled"}
     methods = [replace(one, network=networks[one.name], alone=one.name == "local") for one in plain.methods]
-    assert [pay.method for pay in statistics(replace(plain, methods=methods)).payoffs] == ["a"]
+    assert [pay.method for pay in analyse(replace(plain, methods=methods)).payoffs] == ["a"]

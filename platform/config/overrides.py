@@ -1,0 +1,111 @@
+"""``key.path=value`` on a raw experiment, as the command line, a sweep and a study give it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from fedrecon.platform.config.tasks import BLOCKS, Task
+from fedrecon.sites.errors import InputError
+
+NAMED_BLOCKS = ("strategy", "network", "reconstructor")
+"""Blocks whose other keys belong to their name."""
+
+
+def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of ``raw`` with every override in place; names come first, whatever the order given.
+
+    Another ``strategy.name`` or ``network.name`` replaces that block: its other keys fall back to the new one's
+    defaults. ``operator.X`` applies to every entry of ``operator.per_site`` too; another ``mask`` keeps the keys that
+    every mask family has. ``degradation`` and its ``kind`` likewise.
+
+    Raises:
+        InputError: an override without '=', or a path through a value that has no keys.
+    """
+    return _applied(raw, [_parse(text) for text in overrides])
+
+
+def apply_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`apply_overrides` for values that are no text: dotted keys to values."""
+    return _applied(raw, [(key.split("."), value) for key, value in values.items()])
+
+
+def _applied(raw: Mapping[str, Any], changes: Sequence[tuple[list[str], Any]]) -> dict[str, Any]:
+    changed = copy.deepcopy(dict(raw))
+    for path, value in sorted(changes, key=lambda item: not (_is_name(item[0]) or _is_mask(item[0]))):
+        _set(changed, path, copy.deepcopy(value))
+    return changed
+
+
+def _is_name(path: list[str]) -> bool:
+    return path[0] in NAMED_BLOCKS and path[1:] in ([], ["name"])
+
+
+def _is_mask(path: list[str]) -> bool:
+    return path[0] in BLOCKS and path[-1] == BLOCKS[path[0]].acquisition.key
+
+
+def _parse(text: str) -> tuple[list[str], Any]:
+    key, equals, value = text.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise InputError(f"'{text}' is no override: key.path=value is needed, such as training.rounds=20")
+    try:
+        return path, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"'{text}': the value is not valid YAML: {error}") from None
+
+
+def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    if path[0] in NAMED_BLOCKS and _is_name(path):
+        block = raw.get(path[0])
+        name = value.get("name") if isinstance(value, dict) else value
+        old = block.get("name") if isinstance(block, dict) else block
+        if name != old or isinstance(value, dict):
+            raw[path[0]] = value if isinstance(value, dict) else {"name": value}
+        return
+    if path[0] in NAMED_BLOCKS and isinstance(raw.get(path[0]), str):
+        raw[path[0]] = {"name": raw[path[0]]}
+    if path[0] in BLOCKS and len(path) > 1:
+        _set_measured(raw, BLOCKS[path[0]], path[1:], value)
+        return
+    _descend(raw, path, value)
+
+
+def _set_measured(raw: dict[str, Any], task: Task, path: list[str], value: Any) -> None:
+    block, kind = _block(raw, [task.block]), task.acquisition
+    family = block.get(kind.key, kind.default)
+    sites = {} if block.get("per_site") is None and path[0] != "per_site" else _block(block, ["per_site"])
+    if path[0] == "per_site" and len(path) < 3:
+        _descend(block, path, value)
+        return
+    if path[0] == "per_site":
+        owners, path = [_block(sites, [path[1]])], path[2:]
+    else:
+        owners = [block, *(entry for entry in sites.values() if isinstance(entry, dict))]
+    for owner in owners:
+        if path == [kind.key]:
+            kept = kind.inherit({kind.key: family, **owner}, {kind.key: value})
+            owner.clear()
+            owner.update(kept)
+        else:
+            _descend(owner, path, value)
+
+
+def _block(owner: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """The keys under ``path``, made where there is nothing yet."""
+    for depth, part in enumerate(path):
+        inner = owner.setdefault(part, {})
+        if inner is None:
+            inner = owner[part] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"'{'.'.join(path[: depth + 1])}' is a value ({inner!r}) and has no keys")
+        owner = inner
+    return owner
+
+
+def _descend(owner: dict[str, Any], path: list[str], value: Any) -> None:
+    _block(owner, path[:-1])[path[-1]] = value

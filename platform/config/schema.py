@@ -1,0 +1,28 @@
+"""The JSON schema of an experiment file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.sites.classical import RECONSTRUCTORS
+from fedrecon.strategies import STRATEGIES
+from fedrecon.strategies.networks import NETWORKS
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of an experiment file, for editors."""
+    schema = Experiment.model_json_schema()
+    registry = {"strategy": {name: kind.model_json_schema() for name, kind in STRATEGIES.items()}}
+    registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
+    for key, kinds in registry.items():
+        for one in kinds.values():
+            schema["$defs"] |= one.pop("$defs", {})
+        schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
+    schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
+    return schema
+
+
+def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    properties = {"name": {"const": name}, **schema.get("properties", {})}
+    return {**schema, "properties": properties, "required": ["name", *schema.get("required", [])]}

@@ -1,0 +1,192 @@
+"""The sites of an experiment, those that train and those that are tested: opened, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedrecon.platform.config.tasks import TASKS
+from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.consortium.network import check_network, network_layout, private_members
+from fedrecon.platform.consortium.shards import is_here, open_sites
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.sites.acquisition.setting import Acquisition
+
+
+Shards = Mapping[str, "Shard"]
+
+
+@dataclass(frozen=True)
+class ConsortiumShards:
+    """The sites of an experiment: those that train, and those that are tested."""
+
+    trained: Shards
+    tested: Shards
+
+    @classmethod
+    def of(cls, experiment: Experiment, address: str | None = None) -> ConsortiumShards:
+        """Opened; where nothing else is said those that train are tested.
+
+        Args:
+            address: see :func:`open_sites`.
+        """
+        trained = open_sites(experiment.sites, address)
+        test_sites = experiment.test.sites if experiment.test else None
+        return cls(trained, trained if test_sites is None else open_sites(test_sites, address))
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """The sites whose shards lie on other nodes; where there are any, every site is scored on its own node."""
+        both = [*self.trained.items(), *self.tested.items()]
+        return tuple(dict.fromkeys(name for name, shard in both if not is_here(shard)))
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuses what cannot be trained, drawn or scored, and a test subject that trained or validated anything.
+
+        Raises:
+            InputError: says where, and what would do.
+        """
+        if self.away and experiment.resources.crew == "in-process":
+            raise InputError(
+                "resources.crew: in-process opens every shard itself, and on other nodes of the cluster lie those of "
+                f"{', '.join(self.away)}. Allowed there: actors."
+            )
+        check_experiment(experiment, self.trained)
+        check_network(experiment, self.trained)
+        if experiment.test is None:
+            return
+        check_test_sites(self.tested, {name: shard.subjects for name, shard in self.trained.items()})
+        check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
+        _check_rule(experiment, self)
+
+    def digest(self, experiment: Experiment) -> str:
+        """The experiment's."""
+        return experiment.digest(_contents(self.trained), _contents(self.tested))
+
+    def training_digest(self, experiment: Experiment) -> str | None:
+        """The experiment's."""
+        return experiment.training_digest(_contents(self.trained))
+
+
+def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:
+    """Refuses a mask that cannot be drawn for a test volume.
+
+    Raises:
+        InputError: names the site.
+    """
+    for name, shard in shards.items():
+        for shape in sorted({volume.shape for volume in shard.split("test")}):
+            try:
+                operators[name].check(shape)
+            except InputError as error:
+                raise InputError(f"site '{name}': {error}") from None
+
+
+def check_test_sites(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses sites that cannot be scored, or whose test subjects a run trained or validated on.
+
+    Args:
+        subjects: by site the split of every subject that the run saw.
+
+    Raises:
+        InputError: names the subjects and where they were seen.
+    """
+    for name, shard in shards.items():
+        shard.require_references("test")
+        tested = {volume.subject for volume in shard.split("test")}
+        for site, splits in subjects.items():
+            seen = sorted(s for s in tested if splits.get(s, "test") != "test")
+            if seen:
+                raise InputError(
+                    f"site '{name}' tests {', '.join(seen)}, who was in the split '{splits[seen[0]]}' at site '{site}' "
+                    "of this run: such a score says nothing about new patients."
+                )
+
+
+def _contents(shards: Shards) -> dict[str, str]:
+    return {name: shard.content_hash for name, shard in shards.items()}
+
+
+def _check_rule(experiment: Experiment, sites: ConsortiumShards) -> None:
+    """Refuses, before anything is trained, a site whose private part of the network would come from nowhere."""
+    assert experiment.test is not None
+    if experiment.test.unseen is None and sites.tested.keys() <= sites.trained.keys():
+        return
+    members, all_private = private_members(experiment, network_layout(experiment, sites.trained), list(sites.trained))
+    unseen = [name for name in sites.tested if name not in sites.trained]
+    rule = experiment.test.unseen
+    if rule is not None and not members:
+        raise InputError("test.unseen: this method shares its whole network, so an unseen site needs no rule")
+    if not unseen or not members:
+        return
+    if rule is None and not all_private:
+        raise InputError(
+            f"site '{unseen[0]}' does not train, so it has no private part of the network of '"
+            f"{experiment.strategy['name']}'. Say where it shall come from: test.unseen=average, nearest or fine-tune"
+        )
+    check_published(rule, members, UnseenPolicy.named(experiment.publish_private, members))
+    if rule == "fine-tune":
+        for name in unseen:
+            sites.tested[name].require_training()
+
+
+def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
+    """Refuses a site that cannot train or be scored, a mask out of reach, data that must not move.
+
+    Raises:
+        InputError: says which site, and what would do.
+    """
+    for name in experiment.measured.get("per_site", {}):
+        if name not in shards:
+            raise unknown(f"site in {TASKS[experiment.task].block}.per_site", name, shards)
+    for name, shard in shards.items():
+        if experiment.trains:
+            shard.require_training()
+        shard.require_references("validation")
+        shard.require_references("test")
+        operator = experiment.operator_at(name)
+        for shape in sorted({volume.shape for volume in shard.volumes}):
+            try:
+                operator.check(shape)
+            except InputError as error:
+                raise InputError(f"site '{name}': {error}") from None
+        if experiment.trains:
+            check_patch(experiment, name, shard)
+    limits = experiment.training.max_slices
+    named = {
+        "publish_private": () if experiment.publish_private == "all" else experiment.publish_private,
+        "training.max_slices": limits if isinstance(limits, dict) else (),
+    }
+    for key, names in named.items():
+        for name in names:
+            if name not in shards:
+                raise unknown(f"site in {key}", name, shards)
+    if experiment.trains and experiment.method.moves_data:
+        _check_pooling(experiment, shards)
+
+
+def check_patch(experiment: Experiment, name: str, shard: Shard) -> None:
+    """Refuses patches that are larger than a training slice.
+
+    Raises:
+        InputError: names the site and its smallest side.
+    """
+    patch, sides = experiment.training.patch, [min(volume.shape) for volume in shard.split("train")]
+    if patch is not None and sides and patch > min(sides):
+        raise InputError(f"site '{name}': training.patch {patch} is more than the {min(sides)} pixels of its slices")
+
+
+def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
+    if experiment.allow_pooling or experiment.strategy.get("allow_pooling"):
+        return
+    real = [name for name, shard in shards.items() if shard.attributes.get("origin") != "phantom"]
+    if real:
+        raise InputError(
+            f"strategy '{experiment.strategy['name']}' needs the raw data of all sites in one place, and "
+            f"{', '.join(real)} hold data of patients. If it may be moved, say so: allow_pooling=true."
+        )

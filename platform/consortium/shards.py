@@ -1,0 +1,68 @@
+"""The sites of an experiment: found, opened and checked before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedrecon.sites.data.inspect import find_shards
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.splits import check_consortium
+from fedrecon.sites.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> dict[str, Shard]:
+    """The shards by site name, in the order of the names: a folder of NAME.h5, or {NAME: PATH}.
+
+    Args:
+        address: of a cluster; a PATH that is not here is then looked for on the site's own node.
+
+    Raises:
+        InputError: a path that is missing, a broken shard, a site name used twice, a subject in two splits.
+    """
+    if isinstance(sites, str):
+        shards = [Shard.open(path) for path in find_shards(sites)]
+        check_consortium(shards)
+        return {shard.site: shard for shard in sorted(shards, key=lambda one: one.site)}
+    if not sites:
+        raise InputError("sites: at least one site is needed")
+    remote = {name: path for name, path in sites.items() if address and not Path(path).exists()}
+    opened = {name: Shard.open(Path(path)) for name, path in sites.items() if name not in remote}
+    if remote and address:
+        from fedrecon.platform.execution.remote_shards import remote_shards
+
+        opened |= remote_shards(remote, address)
+    check_subjects(opened)
+    return dict(sorted(opened.items()))
+
+
+def is_here(shard: Shard) -> bool:
+    """Whether this process sees the shard's file; of one on another node of the cluster it knows the labels alone."""
+    return shard.path.exists()
+
+
+def n_slices(shard: Shard, split: str, limit: int | None = None) -> int:
+    """Slices of one split, as many as ``limit`` lets a site take."""
+    total = sum(volume.n_slices for volume in shard.split(split))
+    return total if limit is None else min(total, limit)
+
+
+def check_subjects(shards: Mapping[str, Shard]) -> None:
+    """Refuses sites of which two hold a subject in different splits.
+
+    Raises:
+        InputError: names the subject and the two sites.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for name, shard in shards.items():
+        for subject, split in shard.subjects.items():
+            other, where = known.setdefault(subject, (split, name))
+            if other != split:
+                raise InputError(
+                    f"the subject '{subject}' is in the split '{other}' at site '{where}' and in '{split}' at site "
+                    f"'{name}': a subject is in one split at all sites."
+                )

@@ -1,0 +1,174 @@
+"""How requests travel to the members of a federation, and how their replies come back.
+
+:class:`RayStoreTransport` puts a request into Ray's object store once for all members. :class:`SharedMemoryTransport`
+writes it into memory that the driver shares with the sites on its own node, and uses Ray's store for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import ray
+
+from fedrecon.platform.execution.shared_memory import Buffer, PackedMessage, SharedBuffers, unpack
+from fedrecon.sites.wire import TrainReply, TrainRequest
+
+Arguments = tuple[Any, ...]
+"""What a site's method is called with. At most one of them is a request."""
+
+
+class Delivery(Protocol):
+    """The arguments of one call, made at every member."""
+
+    def arguments(self, member: str) -> Arguments:
+        """What is sent to the member, for the first time or again."""
+        ...
+
+    def received(self, member: str, answer: Any) -> Any:
+        """The member's answer. Its vectors may be views that are good until the member's next fit."""
+        ...
+
+    def close(self) -> None:
+        """Every member has answered."""
+        ...
+
+
+class Transport(Protocol):
+    """Sends requests to members and takes their answers."""
+
+    def send(self, method: str, arguments: Arguments) -> Delivery:
+        """Prepares one call of a site's method."""
+        ...
+
+    def note_node(self, member: str, node: str, unreachable: bool) -> None:
+        """The member answered from this Ray node; ``unreachable`` says that it could not open what was sent."""
+        ...
+
+    def drop(self, member: str) -> None:
+        """The member stays dead."""
+        ...
+
+    def close(self) -> None:
+        """Gives all memory back."""
+        ...
+
+
+MakeTransport = Callable[[str, int], Transport]
+"""Makes a transport from the driver's Ray node id and the size of that node's object store in bytes."""
+
+
+class RayStoreTransport:
+    """Every request goes through Ray's object store, and so does every reply."""
+
+    def __init__(self, node: str = "", store_size: int = 0) -> None:
+        del node, store_size
+
+    def send(self, method: str, arguments: Arguments) -> Delivery:
+        """See :class:`Transport`."""
+        del method
+        return _StoreDelivery(arguments)
+
+    def note_node(self, member: str, node: str, unreachable: bool) -> None:
+        """See :class:`Transport`."""
+
+    def drop(self, member: str) -> None:
+        """See :class:`Transport`."""
+
+    def close(self) -> None:
+        """See :class:`Transport`."""
+
+
+class _StoreDelivery:
+    """One object in Ray's store for all members."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._given = arguments
+
+    @cached_property
+    def _stored(self) -> Arguments:
+        return tuple(ray.put(one) if isinstance(one, TrainRequest) else one for one in self._given)
+
+    def arguments(self, member: str) -> Arguments:
+        del member
+        return self._stored
+
+    def received(self, member: str, answer: Any) -> Any:
+        del member
+        return answer
+
+    def close(self) -> None:
+        pass
+
+
+class SharedMemoryTransport:
+    """Requests and replies of sites on the driver's node go through shared memory, all others through Ray's store.
+
+    Args:
+        node: the driver's Ray node. store_size: bytes that the buffers may take together.
+    """
+
+    def __init__(self, node: str, store_size: int) -> None:
+        self.node, self.buffers = node, SharedBuffers(store_size)
+        self.near = set[str]()
+        """Members that shared memory reaches now."""
+        self._refused = set[str]()
+
+    def send(self, method: str, arguments: Arguments) -> Delivery:
+        """See :class:`Transport`."""
+        return _SharedDelivery(self, method, arguments)
+
+    def note_node(self, member: str, node: str, unreachable: bool) -> None:
+        """See :class:`Transport`. A member that could not open a buffer is served by Ray's store from then on."""
+        if unreachable:
+            self._refused.add(member)
+        near = node == self.node and member not in self._refused
+        (self.near.add if near else self.near.discard)(member)
+
+    def drop(self, member: str) -> None:
+        """See :class:`Transport`."""
+        self.near.discard(member)
+        self.buffers.drop(member)
+
+    def close(self) -> None:
+        """See :class:`Transport`."""
+        self.buffers.close()
+
+
+class _SharedDelivery:
+    """One buffer for the request, and for a fit one buffer for each member's reply."""
+
+    def __init__(self, transport: SharedMemoryTransport, method: str, arguments: Arguments) -> None:
+        self._transport, self._method, self._given = transport, method, arguments
+        self._by_store = _StoreDelivery(arguments)
+        self._request = next((one for one in arguments if isinstance(one, TrainRequest)), None)
+        self._reply_buffers: dict[str, Buffer] = {}
+        if self._request is None or not transport.near:
+            self._posted = None
+        else:
+            self._posted = transport.buffers.post(self._request)
+
+    def arguments(self, member: str) -> Arguments:
+        if self._posted is None or member not in self._transport.near:
+            return self._by_store.arguments(member)
+        packed = self._posted[0]
+        if self._method == "fit" and member not in self._reply_buffers and self._request is not None:
+            buffer = self._transport.buffers.reply_buffer(member, self._request)
+            if buffer is not None:
+                self._reply_buffers[member] = buffer
+        if member in self._reply_buffers:
+            packed = replace(packed, back=self._reply_buffers[member].handle)
+        return tuple(packed if isinstance(one, TrainRequest) else one for one in self._given)
+
+    def received(self, member: str, answer: Any) -> Any:
+        if isinstance(answer, PackedMessage):
+            answer = unpack(answer, self._reply_buffers[member].memory)
+        if isinstance(answer, TrainReply):
+            self._transport.buffers.replied(member, answer)
+        return answer
+
+    def close(self) -> None:
+        if self._posted is not None:
+            self._transport.buffers.done(self._posted[1])

@@ -1,0 +1,96 @@
+"""What a person sees while a run goes on: a live bar on a terminal, one line per committed round when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+
+class Progress:
+    """Tells of committed rounds on ``stream`` (stderr, never stdout).
+
+    Args:
+        total: rounds of the experiment. start: rounds that were there already.
+    """
+
+    def __init__(self, total: int, start: int = 0, stream: TextIO | None = None) -> None:
+        self.total, self.begun, self.stream = total, start, stream or sys.stderr
+        self._clock: float | None = None
+        self._bar: Any = None
+        self._task: Any = None
+        self._psnr = ""
+        if self.stream.isatty() and total:
+            self._start_bar(start)
+
+    def say(self, message: str) -> None:
+        """A line of its own."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False)
+        else:
+            print(message, file=self.stream, flush=True)
+
+    def waiting(self, message: str) -> None:
+        """What is going on between two rounds; on a terminal only."""
+        if self._bar is not None:
+            self._bar.update(self._task, note=message)
+
+    def going(self, message: str) -> None:
+        """How far a long work between two rounds has come; a line of its own where there is no bar."""
+        if self._bar is not None:
+            self.waiting(message)
+        else:
+            self.say(message)
+
+    def round(self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float) -> None:
+        """Round ``number`` was committed.
+
+        Args:
+            losses: by site. psnr: by site, empty where no validation scores were due. seconds: of this round.
+        """
+        mean = sum(losses.values()) / len(losses) if losses else float("nan")
+        if psnr:
+            shown = ", ".join(f"{site} {value:.2f}" for site, value in psnr.items())
+            self._psnr = f"  validation PSNR {sum(psnr.values()) / len(psnr):.2f} dB ({shown})"
+        left = self._pace(number, seconds) * (self.total - number)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=number, note=f"loss {mean:.4f}{self._psnr}  {_clock(left)} left")
+            return
+        scores = self._psnr if psnr else ""
+        self.say(f"round {number}/{self.total}  loss {mean:.4f}{scores}  {seconds:.1f} s  {_clock(left)} left")
+
+    def _pace(self, number: int, seconds: float) -> float:
+        """Seconds a round, scoring included, since the first one that was seen; start-up does not count."""
+        now = time.monotonic()
+        if self._clock is None:
+            self._clock, self.begun = now, number
+            return seconds
+        return (now - self._clock) / (number - self.begun)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _start_bar(self, start: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(24),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bar = Bar(*columns, console=Console(file=self.stream))
+        self._task = self._bar.add_task("", total=self.total, completed=start, note="")
+        self._bar.start()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,167 @@
+"""A trained run under other operators and at other sites: no training, only scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from fedrecon.platform.config.experiment import check_degradations
+from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
+from fedrecon.platform.consortium.checks import check_masks, check_test_sites
+from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.consortium.shards import open_sites
+from fedrecon.platform.federation.aggregate import site_scores, volume_scores
+from fedrecon.platform.inference.scoring import scored
+from fedrecon.platform.inference.trained_run import GLOBAL, TrainedRun
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.scoring.columns import METRICS
+
+if TYPE_CHECKING:
+    pass
+
+Row = dict[str, Any]
+
+
+class EvaluationResult(TypedDict):
+    """What an evaluation came to: the JSON of ``fedrecon evaluate --json``.
+
+    Attributes:
+        run_id: of the run that was evaluated. digest: of its experiment.
+        rows: one for each site, operator and model: site, mask, acceleration, measured_acceleration, model, psnr (dB),
+            ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled.
+        scores: path of the table with one row a slice, ``scores.parquet`` of this evaluation.
+    """
+
+    run_id: str | None
+    digest: str
+    rows: list[Row]
+    scores: str
+
+
+def evaluate(
+    run: str,
+    *,
+    sites: str | Path | Mapping[str, str] | None = None,
+    mask: str | None = None,
+    accelerations: Sequence[float] = (),
+    degradation: str | None = None,
+    scales: Sequence[int] = (),
+    unseen: str | None = None,
+    published: Sequence[str] = (),
+    fine_tune_epochs: int | None = None,
+    workspace: Path | str | None = None,
+) -> EvaluationResult:
+    """Scores of a finished run's test subjects under other masks and accelerations, or at other sites.
+
+    Args:
+        run: run id, digest or ``latest``.
+        sites: a folder of shards or {NAME: PATH}; None takes the run's own sites.
+        mask: a mask family; None keeps the experiment's.
+        accelerations: one evaluation each; none keeps the experiment's.
+        degradation, scales: of super-resolution, in their place.
+        unseen: where a site that did not train gets its private part from, if the method has one: ``average``,
+            ``nearest`` or ``fine-tune`` (see :mod:`fedrecon.platform.inference.unseen_sites`). The row names
+            it as ``model``.
+        published: sites that agreed to publish their private part, beside those that the experiment names.
+        fine_tune_epochs: of a fine-tune; None takes 5.
+
+    Returns:
+        ``{"run_id", "digest", "rows": [...]}``; a row has site, mask, acceleration, measured_acceleration, model, psnr,
+        ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled. ``scores.parquet`` of the evaluation
+        lies in the run's folder under ``evaluations/``.
+
+    Raises:
+        InputError: no such run, a wrong operator, a test subject that the run trained or validated on, or an unseen
+            site without a rule that can be followed.
+    """
+    trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
+    given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
+    shards = open_sites(given)
+    check_test_sites(shards, trained.subjects)
+    asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
+    operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
+    for one in operators:
+        check_masks(shards, one)
+    from fedrecon.platform.federation.progress import Progress
+
+    rule = UnseenPolicy.of(trained.members, trained.experiment.publish_private, unseen, published, fine_tune_epochs)
+    parts = [columns for one in operators for columns in scored(trained, shards, one, rule, Progress(0).say)]
+    return {
+        "run_id": (trained.folder.noted() or {}).get("run_id"),
+        "digest": trained.folder.digest,
+        "rows": [row for columns in parts for row in rows(columns)],
+        "scores": _save(trained, parts),
+    }
+
+
+def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+    """One row per site, operator and model from one row per slice."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for one in site_scores(volume_scores(columns)):
+        key = tuple(one[name] for name in ("site", "mask", "acceleration", "model"))
+        scores = {metric: one[metric] for metric in METRICS}
+        row = found.setdefault(key, dict(zip(("site", "mask", "acceleration", "model"), key, strict=True)))
+        if one["stage"] == "output":
+            counts = {name: one[name] for name in ("measured_acceleration", "n_slices", "n_volumes")}
+            row |= {**scores, **counts}
+        else:
+            row["with_data_consistency" if one["stage"] == "data_consistency" else one["stage"]] = scores
+    return list(found.values())
+
+
+def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence[float]]]) -> list[dict[str, Any]]:
+    """The keys of the operator or degradation that each evaluation changes.
+
+    Args:
+        options: by the block that they belong to, a family or None, and how little is measured.
+
+    Raises:
+        InputError: the run's task has no such block, or its network cannot take another scale.
+    """
+    experiment = trained.experiment
+    task = TASKS[experiment.task]
+    for block, (family, amounts) in options.items():
+        if block != task.block and (family is not None or amounts):
+            raise InputError(f"this run is of {experiment.task}: {task.flags}, not {BLOCKS[block].flags}")
+    family, amounts = options[task.block]
+    own = trained.images.scale
+    if experiment.fixed_scale and any(scale != own for scale in amounts):
+        raise InputError(f"the network '{experiment.network['name']}' of this run was built for scale {own}")
+    named: dict[str, Any] = {} if family is None else {task.acquisition.key: family}
+    return [{**named, task.measured: one} for one in amounts] or [named]
+
+
+def _operator(trained: TrainedRun, site: str, changes: Mapping[str, Any]) -> Acquisition:
+    """How the run measures at this site (an unseen site: the run's common way) with what was asked for."""
+    experiment = trained.experiment
+    task = TASKS[experiment.task]
+    block = task.acquisition.inherit(experiment.operator_at(site).flat(), changes)
+    measured = task.acquisition.read(block, task.flags)
+    try:
+        check_degradations(experiment.network["name"], [measured] if experiment.trains else [])
+        if experiment.classical is not None and experiment.classical.needs_kspace:
+            check_kspace(experiment.reconstructor["name"], [measured])
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return measured
+
+
+def _save(trained: TrainedRun, parts: Sequence[Mapping[str, Any]]) -> str:
+    import hashlib
+    import json
+
+    from fedrecon.platform.storage import parquet
+
+    columns = parquet.join_scores(parts)
+    key = [columns[name] for name in ("site", "volume", "slice", "mask", "acceleration", "model")]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    path = trained.folder.path / "evaluations" / f"{name}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    parquet.write_scores(path, columns)
+    return str(path)
+
+
+__all__ = ["GLOBAL", "evaluate", "rows"]

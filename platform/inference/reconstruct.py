@@ -1,0 +1,289 @@
+"""Images from one shard or k-space file with a trained run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from fedrecon.platform.config.tasks import TASKS
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.sites import atomic
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.importing import read_input
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedrecon.sites.data.volume import VolumeData
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.member.site import Site
+
+SUFFIXES = (".h5", ".hdf5", ".png", ".nii", ".nii.gz")
+NIFTI = (".nii", ".nii.gz")
+
+
+class ReconstructionResult(TypedDict):
+    """What a reconstruction came to: the JSON of ``fedrecon reconstruct --json``.
+
+    Attributes:
+        output: the file that was written. digest: of the run. model: whose network reconstructed.
+        volumes: one for each volume of the input: name, n_slices, sampling and measured_acceleration.
+    """
+
+    output: str
+    digest: str
+    model: str
+    volumes: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Magnitude images (slices, y, x) of one volume by stage, and where it was measured.
+
+    Attributes:
+        mask: (slices, y, x); of super-resolution by an image operator (slices, y / scale, x / scale).
+        sampling: where the measurement comes from, in words. factor: grid points over samples.
+    """
+
+    volume: VolumeData
+    stages: dict[str, NDArray[np.float32]]
+    mask: NDArray[np.bool_]
+    prospective: bool
+    sampling: str
+
+    @property
+    def factor(self) -> float:
+        """Grid points over samples."""
+        return float(self.stages["output"].size / max(int(self.mask.sum()), 1))
+
+
+def reconstruct(
+    run: str,
+    source: Path | str,
+    output: Path | str,
+    *,
+    site: str | None = None,
+    as_is: bool = False,
+    workspace: Path | str | None = None,
+) -> ReconstructionResult:
+    """Reconstructs every volume of ``source`` and writes the images.
+
+    K-space with samples left out is taken as measured so; fully sampled k-space is undersampled by the run's operator.
+    With a run of super-resolution, fully sampled k-space is degraded first as in the run, to compare with; a NIfTI
+    volume, and with ``as_is`` anything, is of low resolution already and enlarged, slice by slice.
+
+    Args:
+        run: run id, digest or ``latest``.
+        source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
+        output: .h5 (one group a volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``, and
+            ``reference`` where there is one) or .png (zero-filled, reconstruction and reference of up to four slices);
+            from a NIfTI volume also .nii or .nii.gz, in the same space.
+        site: whose operator and, where each site has its own, whose network.
+        as_is: of super-resolution, enlarge what is given.
+
+    Raises:
+        InputError: no such run, an input that cannot be read, or an output of another kind.
+    """
+    output, source = Path(output), Path(source)
+    if not output.name.lower().endswith(SUFFIXES):
+        raise InputError(f"{output}: images are written as {', '.join(SUFFIXES)}, not '{output.suffix}'")
+    from_nifti, to_nifti = (path.name.lower().endswith(NIFTI) for path in (source, output))
+    if to_nifti and not from_nifti:
+        raise InputError(f"{output}: NIfTI is written from a NIfTI volume alone, whose space it takes")
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist")
+    trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
+    model = trained.one_model(site)
+    where = site or trained.images.sites[0]
+    worker = trained.site(model, {}, {})
+    enlarges = trained.experiment.task == "super-resolution"
+    if as_is and not enlarges:
+        raise InputError("--as-is enlarges low-resolution images, and this run is of reconstruction")
+    volumes = low_volumes(source) if from_nifti and enlarges else read_input(source)
+    low = enlarges and (as_is or from_nifti)
+    done = [_volume(trained, worker, where, volume, site is not None, low) for volume in volumes]
+    if to_nifti:
+        _write_nifti(output, done[0], source)
+    else:
+        write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
+        write(output, done, trained.folder.digest)
+    return {
+        "output": str(output),
+        "digest": trained.folder.digest,
+        "model": model,
+        "volumes": [
+            {
+                "name": one.volume.name,
+                "n_slices": len(one.mask),
+                "sampling": one.sampling,
+                "measured_acceleration": one.factor,
+            }
+            for one in done
+        ],
+    }
+
+
+def low_volumes(source: Path) -> Iterator[VolumeData]:
+    """A NIfTI volume as k-space of one coil without a reference: what there is to enlarge."""
+    from fedrecon.sites.data.volume import VolumeData
+    from fedrecon.sites.formats.nifti import load_magnitude
+    from fedrecon.sites.imaging.fourier import fft2c_numpy
+
+    if not source.is_file():
+        raise InputError(f"{source}: there is no such file.")
+    images, voxel_mm = load_magnitude(source)
+    name = source.name[: source.name.lower().rindex(".nii")]
+    kspace = fft2c_numpy(images.astype(np.complex64))[:, None]
+    yield VolumeData(name, name, "test", kspace, None, 0.0, voxel_mm=voxel_mm)
+
+
+def _volume(trained: TrainedRun, worker: Site, where: str, volume: VolumeData, named: bool, low: bool) -> Images:
+    from fedrecon.sites.training.local_loop import threads
+
+    sampled = np.any(volume.kspace != 0, axis=1)
+    enlarges = trained.experiment.task == "super-resolution"
+    if enlarges and not low and volume.reference is None and not sampled.all():
+        raise InputError(f"'{volume.name}': samples are missing, and only whole images are degraded and enlarged")
+    prospective = low or (volume.reference is None and not sampled.all())
+    measured = trained.experiment.operator_at(where)
+    sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}'"
+    if prospective:
+        sampling = f"enlarged by {measured.scale} as it is" if low else "as measured"
+    if low:
+        volume = replace(volume, reference=None)  # of the low resolution, it is no reference
+    with threads(trained.experiment.resources.threads):
+        batches = _batches(trained, worker, where, volume, sampled if prospective else None, low)
+        parts = list(_reconstructed(trained, worker, where if named else "", volume, batches))
+    stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    return Images(volume, stages, np.concatenate([part[1] for part in parts]), prospective, sampling)
+
+
+Batches = Iterator[tuple[range, "Measurement"]]
+
+
+def _reconstructed(
+    trained: TrainedRun, worker: Site, code: str, volume: VolumeData, batches: Batches
+) -> Iterator[tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]]:
+    """Stages and masks of each batch; ``code`` is the site that a prior draws for, or none: the mean of all codes."""
+    from fedrecon.sites.scoring.slice_scores import stages
+    from fedrecon.sites.training.method import Subject
+
+    experiment = trained.experiment
+    adapts = experiment.trains and experiment.method.network_kind == "prior"
+    for indices, batch in batches:
+        subject = Subject(code, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
+        image = worker.reconstruct(trained.request, batch, subject)
+        if adapts:
+            print(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted", file=sys.stderr, flush=True)
+        shown = {name: x.float().cpu().numpy() for name, x in stages(batch, image).items()}
+        yield shown, batch.operator.mask[:, 0].cpu().numpy()
+
+
+def _batches(
+    trained: TrainedRun, worker: Site, where: str, volume: VolumeData, sampled: NDArray[np.bool_] | None, low: bool
+) -> Batches:
+    """Batches measured by the run's operator or degradation; or as ``sampled``; or of ``low`` resolution already."""
+    import torch
+
+    from fedrecon.sites.imaging.coils import combine, estimate_maps
+    from fedrecon.sites.imaging.fourier import ifft2c
+    from fedrecon.sites.imaging.measurement import measure
+    from fedrecon.sites.seeding import seed
+
+    experiment, size, count = trained.experiment, worker.scoring_batch, len(volume.kspace)
+    operator = experiment.operator_at(where)
+    shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
+    if sampled is None and not low:
+        operator.check(shape)
+    phase = bool(trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True))
+    for start in range(0, count, size):
+        indices = range(start, min(start + size, count))
+        kspace = torch.from_numpy(np.array(volume.kspace[start : indices.stop], dtype=np.complex64)).to(worker.device)
+        if low:
+            image = combine(ifft2c(kspace), estimate_maps(kspace, shape, phase=phase))
+            yield indices, operator.plugin.given(image)
+        elif sampled is None:
+            maps = estimate_maps(kspace, operator.calibration(shape), phase=phase)
+            seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
+            drawn = [operator.sample(shape, one) for one in seeds]
+            masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
+            yield indices, operator.measure(kspace, masks, maps, None)
+        else:
+            own = sampled[start : indices.stop]
+            maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=phase)
+            yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
+
+
+def calibration_box(sampled: NDArray[np.bool_]) -> tuple[int, int]:
+    """Size (y, x) of the largest centred box of the mask (y, x) that is fully sampled, grown side by side.
+
+    Raises:
+        InputError: DC itself was not measured.
+    """
+    from fedrecon.sites.imaging.masks.mask import centred
+
+    def full(size: tuple[int, int]) -> bool:
+        rows, columns = (centred(n, s) for n, s in zip(sampled.shape, size, strict=True))
+        return bool(sampled[rows, columns].all())
+
+    size = (1, 1)
+    if not full(size):
+        raise InputError("the centre of k-space (DC at N//2) was not measured: is the k-space centred?")
+    grown = True
+    while grown:
+        grown = False
+        for larger in ((size[0] + 1, size[1]), (size[0], size[1] + 1)):
+            if larger[0] <= sampled.shape[0] and larger[1] <= sampled.shape[1] and full(larger):
+                size, grown = (max(size[0], larger[0]), max(size[1], larger[1])), True
+    return size
+
+
+def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
+    import h5py
+
+    with atomic.replacing(output) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["fedrecon_digest"] = digest
+        for one in done:
+            group = file.create_group(one.volume.name)
+            group.attrs["subject"] = one.volume.subject
+            group.attrs["sampling"] = "measured" if one.prospective else "simulated"
+            names = {"output": "reconstruction"}
+            for name, image in one.stages.items():
+                group.create_dataset(names.get(name, name), data=image.astype(np.float32))
+            group.create_dataset("mask", data=one.mask)
+            if one.volume.reference is not None:
+                group.create_dataset("reference", data=one.volume.reference)
+
+
+def _write_nifti(output: Path, one: Images, source: Path) -> None:
+    from fedrecon.sites.formats.nifti import save_enlarged
+
+    made = one.stages["output"]
+    # atomic's temporary name would hide the suffix by which nibabel knows the format
+    with atomic.replacing(output) as temporary:
+        beside = temporary.with_name(f"{temporary.name}{''.join(output.suffixes[-2:])}")
+        try:
+            save_enlarged(beside, source, made, made.shape[-1] // one.volume.kspace.shape[-1])
+            beside.replace(temporary)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _write_png(output: Path, done: list[Images], _: str) -> None:
+    from matplotlib.image import imsave
+
+    rows = []
+    for one in done[:1]:
+        columns = [one.stages["zero_filled"], one.stages["output"]]
+        columns += [one.volume.reference] if one.volume.reference is not None else []
+        white = float(np.quantile(one.stages["output"], 0.999)) or 1.0
+        picks = np.unique(np.linspace(0, len(one.mask) - 1, min(4, len(one.mask)) + 2).round().astype(int)[1:-1])
+        rows = [np.hstack([column[index] for column in columns]) / white for index in picks]
+    with atomic.replacing(output) as temporary:
+        imsave(temporary, np.clip(np.vstack(rows), 0, 1), cmap="gray", vmin=0, vmax=1, format="png")

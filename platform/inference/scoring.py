@@ -1,0 +1,73 @@
+"""The engine that scores the networks of a finished run at sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.federation.scorer import Scorer
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
+from fedrecon.sites.acquisition.setting import Acquisition
+
+if TYPE_CHECKING:
+    from fedrecon.sites.data.shard import Shard
+    from fedrecon.sites.member.site import Site
+    from fedrecon.sites.wire import Scores, TrainRequest
+
+
+def scored(
+    trained: TrainedRun,
+    shards: Mapping[str, Shard],
+    operators: Mapping[str, Acquisition],
+    unseen: UnseenPolicy,
+    tell: Callable[[str], None],
+    parts: Path | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Scores of the test subjects by site and network that reconstructs there: columns of ``scores.parquet``.
+
+    Args:
+        tell: is told how far a method has come that adapts to each slice.
+        parts: keeps what a method that adapts has scored already, so that a crash loses one batch.
+    """
+    from fedrecon.sites.training.local_loop import threads
+
+    with threads(trained.experiment.resources.threads):
+        for name, shard in shards.items():
+            for site, model in networks_at(trained, name, shard, operators[name], unseen):
+                if trained.experiment.classical is not None and shard.split("validation"):
+                    site.tune_reconstructor()
+                kept = None if parts is None else parts / f"{name}-{model}"
+                columns = dict(
+                    Scorer(_OneSite(site), trained.experiment.method, kept, tell)(trained.request, "test").columns
+                )
+                columns["model"] = [model for _ in columns["model"]]
+                yield columns
+
+
+class _OneSite:
+    """A crew of one site, as far as scores go."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.members = site, (site.name,)
+
+    def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
+        return [self.site.evaluate(request, split, part)]
+
+
+def networks_at(
+    trained: TrainedRun, name: str, shard: Shard, operator: Acquisition, unseen: UnseenPolicy
+) -> Iterator[tuple[Site, str]]:
+    """The site with each network that reconstructs there, and that network's name.
+
+    Raises:
+        InputError: it did not train, and ``unseen`` does not say where its private part comes from.
+    """
+    if unseen.rule is not None and name not in trained.members:
+        site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen))
+        yield site, site.name
+        return
+    for model in trained.models(name):
+        yield trained.site(model, {name: str(shard.path.resolve())}, {name: operator}), model

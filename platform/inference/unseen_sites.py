@@ -1,0 +1,105 @@
+"""Which private part reconstructs at a site that never trained: rules that are named in the result, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.consortium.checks import check_patch
+from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+
+if TYPE_CHECKING:
+    from fedrecon.platform.inference.trained_run import TrainedRun
+    from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.data.shard import Shard
+    from fedrecon.sites.member.site import Site
+
+
+Private = Mapping[str, Any]
+
+
+def needed(trained: TrainedRun, name: str, unseen: UnseenPolicy) -> tuple[str, ...]:
+    """The members whose private parts reconstruct at a site: its own, those that a rule takes, or one after the other.
+
+    Raises:
+        InputError: see :meth:`TrainedRun.models`.
+    """
+    if unseen.rule is not None and name not in trained.members:
+        return unseen.published
+    return trained.models(name) if trained.members else ()
+
+
+@dataclass(frozen=True)
+class UnseenSite:
+    """An unseen site, and the run whose network is to reconstruct there."""
+
+    trained: TrainedRun
+    name: str
+    shard: Shard
+    operator: Acquisition
+    unseen: UnseenPolicy
+
+    def site(self, label: str, private: Private | None) -> Site:
+        """The run's network at this site with such a private part; None takes the network's first weights."""
+        shards = {self.name: str(self.shard.path.resolve())}
+        return self.trained.site(label, shards, {self.name: self.operator}, {} if private is None else private)
+
+    def parts(self) -> dict[str, Private]:
+        """The private parts that were published, by member."""
+        return {one: self.trained.private_part(one) for one in self.unseen.published}
+
+
+def average(unseen_site: UnseenSite) -> Site:
+    """The unweighted mean of all sites' private parts.
+
+    Raises:
+        InputError: a site did not agree to publish its own.
+    """
+    check_published("average", unseen_site.trained.members, unseen_site.unseen.published)
+    return unseen_site.site("average", _mean(list(unseen_site.parts().values())))
+
+
+def nearest(unseen_site: UnseenSite) -> Site:
+    """The published private part that scores best (PSNR) on this site's validation subjects.
+
+    Raises:
+        InputError: none was published, or the site has no validation subjects.
+    """
+    from fedrecon.platform.federation.aggregate import summarise
+
+    check_published("nearest", unseen_site.trained.members, unseen_site.unseen.published)
+    unseen_site.shard.require_references("validation")
+    sites = {member: unseen_site.site(f"nearest: {member}", private) for member, private in unseen_site.parts().items()}
+    scores = {
+        member: summarise(site.evaluate(unseen_site.trained.request, "validation").columns)["mean"]["psnr"]
+        for member, site in sites.items()
+    }
+    return sites[max(scores, key=lambda member: scores[member])]
+
+
+def fine_tune(unseen_site: UnseenSite) -> Site:
+    """The private part trained for a few epochs on this site's own training subjects, beside the shared part.
+
+    It starts from the average where every site published its part, else from the network's first weights.
+
+    Raises:
+        InputError: the site has no training subjects.
+    """
+    unseen_site.shard.require_training()
+    check_patch(unseen_site.trained.experiment, unseen_site.name, unseen_site.shard)
+    everyone = set(unseen_site.unseen.published) == set(unseen_site.trained.members)
+    start = _mean(list(unseen_site.parts().values())) if everyone else None
+    source = "the average" if everyone else "the first weights"
+    site = unseen_site.site(f"fine-tuned {unseen_site.unseen.epochs} epochs from {source}", start)
+    site.fine_tune(unseen_site.trained.request, unseen_site.unseen.epochs)
+    return site
+
+
+RULES: dict[str, Callable[[UnseenSite], Site]] = {"average": average, "nearest": nearest, "fine-tune": fine_tune}
+
+
+def _mean(parts: list[Private]) -> Private:
+    import numpy as np
+
+    return {name: np.mean([one[name] for one in parts], axis=0, dtype=np.float64) for name in parts[0]}

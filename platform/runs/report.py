@@ -1,0 +1,133 @@
+"""``report.md``: the scores of a run, what ran, how the scores are defined, and whom to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedrecon.sites.scoring.columns import METRICS
+
+_OUTPUTS = {
+    "output": (),
+    "with data consistency": ("with_data_consistency",),
+    "zero-filled": ("zero_filled",),
+}
+
+DEFINITIONS = """\
+- Every score is of a whole test VOLUME of magnitude images, as fastMRI defines it (arXiv:1811.08839): NMSE is
+  ‖x − y‖² / ‖x‖², PSNR is 10 log₁₀(max(x)² / mean squared error) in dB and SSIM is the mean over slices with
+  a 7 × 7 uniform window; x is the fully sampled reference, and the data range is the maximum of its volume.
+  No image is rescaled.
+- A site's score is the mean over its test volumes; *mean* is the unweighted mean over sites. No test subject
+  was trained or validated on at any site.
+- *output* is the method's own result, *with data consistency* is that result after the measured k-space
+  samples were put back, *zero-filled* is no reconstruction at all."""
+
+SSIM_PAPER = (
+    "Wang Z, Bovik AC, Sheikh HR, Simoncelli EP. Image quality assessment: from error visibility to structural "
+    "similarity. IEEE TIP 13(4):600-612, 2004."
+)
+
+LOW_RESOLUTION = """\
+- What was measured is an image of low resolution: *with data consistency* puts its samples back, into k-space or,
+  where it was made in the image, by the pseudo-inverse of the degradation; *zero-filled* is zero-padded k-space, sinc
+  interpolation."""
+
+
+def report(
+    result: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    citations: Sequence[str],
+    environment: Mapping[str, Any],
+) -> str:
+    """The report of a finished run as Markdown.
+
+    Args:
+        result: what ``fedrecon run --json`` prints: run_id, digest, rounds, bytes_up, sites, mean, ...
+        experiment: the experiment as a plain dict; ``name`` and ``strategy.name`` are read.
+        citations: BibTeX entries of what ran.
+        environment: what it ran on, as (nested) text and numbers; all of it is shown. ``simulated`` names the
+            sites whose k-space was simulated.
+    """
+    sections = [
+        f"# {experiment.get('name', 'experiment')}",
+        _marks(experiment, environment),
+        "## Test scores\n\n" + scores_table(result),
+        "## How to read them\n\n" + "\n".join([DEFINITIONS, *_of_the_task(experiment)]),
+        "## What ran\n\n" + _table(("", ""), _ran(result, environment)),
+        "## The experiment\n\n" + _table(("key", "value"), flat(experiment)),
+        _cited(citations),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _of_the_task(experiment: Mapping[str, Any]) -> list[str]:
+    return [LOW_RESOLUTION] if experiment.get("task") == "super-resolution" else []
+
+
+def scores_table(result: Mapping[str, Any]) -> str:
+    """A Markdown table: a row per site and one for the mean, per output the three metrics."""
+    header = ["site", "volumes", "slices"]
+    header += [f"{name}: {metric.upper()}" for name in _OUTPUTS for metric in METRICS]
+    rows = [_score_row(site, scores) for site, scores in result["sites"].items()]
+    return _table(header, [*rows, [f"**{cell}**" for cell in _score_row("mean", result["mean"])]])
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as (dotted key, text) pairs, in order."""
+    pairs: list[tuple[str, str]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            pairs += flat(item, f"{prefix}{key}.")
+        else:
+            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+            pairs.append((f"{prefix}{key}", text))
+    return pairs
+
+
+def _score_row(name: str, scores: Mapping[str, Any]) -> list[str]:
+    cells = [name, str(scores.get("n_volumes", "")), str(scores.get("n_slices", ""))]
+    for path in _OUTPUTS.values():
+        part = scores
+        for key in path:
+            part = part.get(key) or {}
+        cells += [_number(part.get(metric), shown) for metric, shown in METRICS.items()]
+    return cells
+
+
+def _number(value: float | None, shown: str) -> str:
+    return "–" if value is None else format(value, shown)
+
+
+def _marks(experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """What a reader must not overlook, each as a quotation."""
+    marks = []
+    simulated = list(environment.get("simulated", ()))
+    if simulated:
+        marks.append(
+            f"> **Simulated k-space** at {', '.join(simulated)}: made from magnitude images or a phantom by "
+            "the FFT. Scores on measured raw data will differ."
+        )
+    if experiment.get("strategy", {}).get("name") == "pooled":
+        marks.append("> **Pooled data**: all data were moved to one place for this control. It is not federated.")
+    return "\n>\n".join(marks)
+
+
+def _ran(result: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    traffic = {key: f"{result[key] / 1e6:.1f} MB" for key in ("bytes_up", "bytes_down") if key in result}
+    names = [key for key in ("run_id", "digest", "status", "rounds") if key in result]
+    return [*((key, str(result[key])) for key in names), *traffic.items(), *flat(environment)]
+
+
+def _cited(citations: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(entry.strip() for entry in citations if entry.strip()))
+    return "## Cite what ran\n\n```bibtex\n" + "\n\n".join(unique) + "\n```" if unique else ""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,158 @@
+"""What a run comes to, and what it leaves in MLflow: weights, private parts, tables, the report, the experiment."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.runs.report import report
+from fedrecon.platform.storage import parquet
+from fedrecon.sites import atomic
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.platform.execution.executor import Executor
+    from fedrecon.platform.storage.tracking.tracker import Tracker
+    from fedrecon.platform.storage.workspace import RunFolder
+    from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.wire import State
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; :meth:`as_dict` is the JSON of ``fedrecon run --json``.
+
+    Attributes:
+        run_id: of the tracker. digest: of the experiment. status: ``finished``.
+        rounds: committed rounds. resumed_from: the round after which this call went on, 0 for a new run.
+        trained_rounds: rounds that this call itself trained.
+        bytes_up, bytes_down: parameters over all rounds and members.
+        sites: by name psnr (dB), ssim, nmse, n_volumes, n_slices, with_data_consistency and zero_filled (test
+            subjects). mean: the same keys, unweighted over the sites.
+        validation: the last validation scores, by their names in MLflow.
+        seconds_per_slice: to reconstruct a test slice, of one member's time.
+        missing_sites: members that stayed dead, where ``min_sites`` let the run go on without them.
+    """
+
+    run_id: str
+    digest: str
+    status: str
+    rounds: int
+    resumed_from: int
+    trained_rounds: int
+    bytes_up: int
+    bytes_down: int
+    sites: Mapping[str, Any]
+    mean: Mapping[str, Any]
+    seconds_per_slice: float = 0.0
+    missing_sites: Sequence[str] = ()
+    name: str = ""
+    training_digest: str | None = None
+    validation: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is done but for its artifacts.
+
+    Attributes:
+        rounds: rows of ``rounds.parquet``. scores: columns of ``scores.parquet`` (test subjects).
+        layout: the network's :class:`Parameters`, or None where nothing was trained.
+    """
+
+    experiment: Experiment
+    result: Mapping[str, Any]
+    state: State
+    rounds: Sequence[Mapping[str, Any]]
+    scores: Mapping[str, Any]
+    layout: Any
+
+
+def write_artifacts(tracker: Tracker, folder: RunFolder, finished: FinishedRun, executor: Executor) -> None:
+    """Writes the artifacts of a finished run."""
+    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
+        into = Path(scratch)
+        write_tables(into, finished)
+        if finished.layout is not None:
+            _write_weights(into / "weights.safetensors", finished)
+        for path in sorted(into.iterdir()):
+            tracker.artifact(path)
+        if finished.layout is not None:
+            _write_private(tracker, into / "private", finished, executor)
+    _write_panels(tracker, folder.path / "panels", finished, executor)
+
+
+def write_tables(into: Path, finished: FinishedRun) -> None:
+    """The experiment, its scores, its rounds and the report, into a folder."""
+    atomic.write_json(into / "experiment.json", finished.experiment.as_dict())
+    parquet.write_scores(into / "scores.parquet", finished.scores)
+    parquet.write_rounds(into / "rounds.parquet", finished.rounds)
+    citations = cited(finished.experiment)
+    text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"])
+    atomic.write_text(into / "report.md", text)
+
+
+def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor: Executor) -> None:
+    """One picture a site of a test slice, in the run's folder and in MLflow, if the experiment allows pictures."""
+    experiment = finished.experiment
+    if not experiment.evaluation.panels:
+        return
+    note = f"test, {experiment.strategy['name'] if experiment.trains else experiment.reconstructor['name']}"
+    for site, png in executor.panels(experiment.method.scoring_request(finished.state), "test", note).items():
+        path = into / f"{site}.png"
+        atomic.write_bytes(path, png)
+        tracker.artifact(path, "panels")
+
+
+def cited(experiment: Experiment) -> list[str]:
+    """BibTeX of the strategy, the network or reconstructor, and the masks that ran."""
+    papers = [one.paper for one in operators(experiment)]
+    return [paper for paper in dict.fromkeys([*method_papers(experiment), *papers]) if paper]
+
+
+def method_papers(experiment: Experiment) -> list[str]:
+    """BibTeX of the strategy and the network, or of the reconstructor."""
+    from fedrecon.strategies.networks import NETWORKS
+
+    if experiment.trains:
+        papers = [experiment.method.paper, NETWORKS[experiment.network["name"]].load().paper]
+    else:
+        assert experiment.classical is not None
+        papers = [experiment.classical.paper]
+    return [paper for paper in papers if paper]
+
+
+def operators(experiment: Experiment) -> list[Acquisition]:
+    """How its sites measure: those that are not named, and each that is."""
+    return [experiment.operator_at(site) for site in ("", *experiment.measured.get("per_site", {}))]
+
+
+def _write_weights(path: Path, finished: FinishedRun) -> None:
+    from safetensors.numpy import save_file
+
+    shared = finished.experiment.method.scoring_request(finished.state).shared
+    named = finished.layout.named(shared, shared=True)
+    with atomic.replacing(path) as temporary:
+        save_file({name: value.copy() for name, value in named.items()}, temporary)
+
+
+def _write_private(tracker: Tracker, into: Path, finished: FinishedRun, executor: Executor) -> None:
+    from safetensors.numpy import save_file
+
+    method = finished.experiment.method
+    if not method.private_reconstructs:
+        return
+    into.mkdir()
+    for member, named in executor.private(method.scoring_request(finished.state)).items():
+        path = into / f"{member}.safetensors"
+        save_file({name: value.copy() for name, value in named.items()}, path)
+        tracker.artifact(path, "private")

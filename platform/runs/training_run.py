@@ -1,0 +1,270 @@
+"""The course of one experiment, round by round, from its data to its result and record."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.consortium.checks import check_experiment
+from fedrecon.platform.consortium.network import check_network, images, network_layout, site_plan
+from fedrecon.platform.consortium.shards import n_slices, open_sites
+from fedrecon.platform.federation.recorder import CommittedRound
+from fedrecon.platform.runs.context import RunContext, locked, open_run
+from fedrecon.platform.runs.results import Result
+from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
+from fedrecon.sites.errors import RunError
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.platform.execution.executor import Executor
+    from fedrecon.platform.federation.progress import Progress
+    from fedrecon.platform.federation.recorder import Recorder
+    from fedrecon.platform.federation.scorer import Scorer
+    from fedrecon.platform.storage.tracking.tracker import Ended, Tracker
+    from fedrecon.sites.data.shard import Shard
+    from fedrecon.sites.member.site_plan import SitePlan
+    from fedrecon.sites.wire import State
+
+
+def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
+    """The steps of an experiment that is tested at its own sites; see :func:`fedrecon.platform.runs.run.steps`."""
+    shards = open_sites(chosen.sites, None if context.executor == "in-process" else context.address)
+    check_experiment(chosen, shards)
+    check_network(chosen, shards)
+    contents = {name: shard.content_hash for name, shard in shards.items()}
+    folder = RunFolder(context.workspace, chosen.digest(contents))
+    with locked(folder):
+        if context.rerun:
+            folder.set_aside()
+        elif (found := folder.result()) is not None:
+            if (kept := folder.checkpoints.latest()) is not None:
+                yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
+            return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
+        return (yield from _Run(chosen, shards, contents, folder, context).go())
+
+
+class _Run:
+    """The steps of one call, with what they share."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        shards: Mapping[str, Shard],
+        contents: Mapping[str, str],
+        folder: RunFolder,
+        context: RunContext,
+    ) -> None:
+        self.experiment, self.shards, self.folder, self.context = experiment, shards, folder, context
+        self.in_process = context.executor == "in-process" or (
+            context.executor == "auto" and _one_device(context.address)
+        )
+        self.training_digest = experiment.training_digest(contents)
+        self.roster = experiment.method.roster(list(shards)) if experiment.trains else {s: (s,) for s in shards}
+        limit = experiment.training.slices_at
+        self.n_slices = {
+            m: sum(n_slices(shards[s], "train", limit(s)) for s in held) for m, held in self.roster.items()
+        }
+        self.source = self._run_with_same_training()
+
+    @property
+    def _parts(self) -> Path:
+        """Where scores are kept in parts until the result is safe."""
+        return self.folder.path / "parts"
+
+    def go(self) -> Generator[CommittedRound, None, Result]:
+        from fedrecon.platform.federation.progress import Progress
+        from fedrecon.platform.federation.scorer import forget
+
+        tracker = self._open_tracker()
+        found = self.folder.checkpoints.latest()
+        start = found[0].round if found else 0
+        progress = (self.context.progress or Progress)(self.experiment.rounds, start)
+        status: Ended = "FAILED"
+        try:
+            self._say(progress, tracker, start)
+            executor = self._executor()
+            try:
+                result = yield from self._train_and_score(tracker, executor, progress, found)
+            finally:
+                executor.close()
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # Ray turns SIGTERM into SystemExit
+            status = "KILLED"
+            raise
+        finally:
+            progress.close()
+            tracker.finish(status)
+        self.folder.save_result(result.as_dict())
+        forget(self._parts)
+        return result
+
+    def _train_and_score(
+        self, tracker: Tracker, executor: Executor, progress: Progress, found: Any
+    ) -> Generator[CommittedRound, None, Result]:
+        from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+        from fedrecon.platform.federation.recorder import Recorder
+        from fedrecon.platform.federation.round_loop import rounds
+        from fedrecon.platform.federation.scorer import Scorer
+        from fedrecon.platform.runs.results import FinishedRun, write_artifacts
+
+        experiment = self.experiment
+        tuned = {} if experiment.trains else executor.tune_reconstructors()
+        environment = self._environment(executor, found)
+        record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {})
+        scorer = Scorer(executor, experiment.method, self._parts, progress.going)
+        if found is not None:
+            state = found[0]
+            resumed_from = state.round
+            yield from list(record.curve)
+        elif self.source is not None:
+            state = self._take_over(record, scorer, tracker)
+            resumed_from = state.round
+            yield record.curve[-1]
+        else:
+            state, resumed_from = self._begin(), 0
+            self.folder.checkpoints.save(state, record.content)
+        state = yield from rounds(experiment, scorer, record, state, self.n_slices)
+        if self.training_digest is not None and self.source is None:
+            note_trained(self.folder, self.training_digest)
+        progress.waiting("scoring the test subjects")
+        request = experiment.method.scoring_request(state)
+        scored = scorer(request, "test")
+        summary = summarise(scored.columns)
+        timed = {"test/seconds_per_slice": scored.seconds_per_slice}
+        tracker.metrics(state.round, flat_metrics(summary, prefix="test/") | timed)
+        tracker.flush()
+        result = Result(
+            run_id=tracker.run_id,
+            digest=self.folder.digest,
+            status="finished",
+            rounds=state.round,
+            resumed_from=resumed_from,
+            trained_rounds=state.round - resumed_from,
+            bytes_up=sum(row["bytes_up"] for row in record.rounds),
+            bytes_down=sum(row["bytes_down"] for row in record.rounds),
+            sites=summary["sites"],
+            mean=summary["mean"],
+            seconds_per_slice=scored.seconds_per_slice,
+            missing_sites=tuple(executor.dead),
+            name=experiment.name,
+            training_digest=self.training_digest,
+            validation=record.validation,
+            environment={**environment, "tuned": {m: one["chosen"].model_dump() for m, one in tuned.items()}},
+        )
+        finished = FinishedRun(experiment, result.as_dict(), state, record.rounds, scored.columns, self._layout())
+        write_artifacts(tracker, self.folder, finished, executor)
+        return result
+
+    def _run_with_same_training(self) -> RunFolder | None:
+        """A finished run of this workspace with the same training, which need not be done again."""
+        if self.training_digest is None or self.context.rerun:
+            return None
+        source = find_trained(self.folder.workspace, self.training_digest)
+        return None if source is None or source.digest == self.folder.digest else source
+
+    def _take_over(self, record: Recorder, scorer: Scorer, tracker: Tracker) -> State:
+        """The state that another run trained, scored on this experiment's validation subjects and committed."""
+        assert self.source is not None
+        found = self.source.checkpoints.latest()
+        if found is None:
+            raise RunError(f"the checkpoint of run {self.source.digest}, which has the same training, cannot be read")
+        state, kept = found
+        record.rounds = list(kept["rounds"])
+        last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}
+        losses = {key: value for key, value in last.items() if key.endswith("/loss")}
+        tracker.set_tags({"fedrecon.trained_by": self.source.digest})
+        panels = self.experiment.evaluation.panels
+        record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
+        return state
+
+    def _open_tracker(self) -> Tracker:
+        experiment = self.experiment
+        tracker = open_run(experiment, self.folder, self.training_digest, self.context)
+        self.folder.note_run({
+            "run_id": tracker.run_id,
+            "experiment": experiment.as_dict(),
+            "images": asdict(images(self.shards, experiment.scale)),
+            "subjects": {name: dict(shard.subjects) for name, shard in self.shards.items()},
+        })  # fmt: skip
+        return tracker
+
+    def _say(self, progress: Progress, tracker: Tracker, start: int) -> None:
+        experiment = self.experiment
+        what = experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"]
+        going = f", going on after round {start}" if start else ""
+        progress.say(
+            f"{experiment.name}: {what} at {len(self.shards)} sites ({', '.join(self.shards)}), digest "
+            f"{self.folder.digest}, run {tracker.run_id}{going}"
+        )
+
+    def _executor(self) -> Executor:
+        plans = [self._plan(member, held) for member, held in self.roster.items()]
+        if self.in_process:
+            from fedrecon.platform.execution.executor import InProcessExecutor
+
+            return InProcessExecutor(plans)
+        from fedrecon.platform.execution.ray_executor import RayExecutor
+
+        return RayExecutor(plans, self.experiment.resources, self.context.address, self.context.bundle_members)
+
+    def _plan(self, member: str, held: Sequence[str]) -> SitePlan:
+        experiment = self.experiment
+        return site_plan(
+            experiment,
+            images(self.shards, experiment.scale),
+            member,
+            {site: str(self.shards[site].path) for site in held},
+            {site: experiment.operator_at(site) for site in held},
+            memory=str(self.folder.memory(member)),
+            memory_source=str(self.source.memory(member)) if self.source else None,
+        )
+
+    def _begin(self) -> Any:
+        import numpy as np
+
+        from fedrecon.sites.training.parameters import to_vector
+
+        layout = self._layout()
+        shared = np.zeros(0, np.float32) if layout is None else to_vector(layout.shared)
+        return self.experiment.method.begin(shared)
+
+    def _layout(self) -> Any:
+        """The network's parameters on the driver: their first values, names and shapes."""
+        return network_layout(self.experiment, self.shards)
+
+    def _environment(self, executor: Executor, found: Any) -> dict[str, Any]:
+        """Where it runs; warns when a run goes on elsewhere than it began, where the last bits may differ."""
+        import sys
+
+        members = executor.describe()
+        keys = ("device", "threads", "torch", "instruction_set")
+        environment = {
+            "python": sys.version.split()[0],
+            "crew": "in-process" if self.in_process else "ray actors",
+            "members": members,
+            "simulated": [name for name, shard in self.shards.items() if shard.simulated],
+        }
+        before = self.folder.environment()
+        if before is None or found is None:
+            self.folder.save_environment(environment)
+        elif any(before["members"].get(m, {}).get(k) != one[k] for m, one in members.items() for k in keys):
+            import warnings
+
+            warnings.warn(
+                "this run began on other devices, instruction sets, library versions or thread counts: it goes on, but "
+                "its last bits may differ from an uninterrupted run's",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return environment
+
+
+def _one_device(address: str | None) -> bool:
+    """Whether one device would hold all sites anyway, so that actors could only cost."""
+    if address is not None:
+        return False
+    import torch
+
+    return torch.cuda.device_count() <= 1

@@ -1,0 +1,160 @@
+"""The course of an experiment that tests its network elsewhere: under other operators, at sites that did not train."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+from fedrecon.platform.federation.recorder import CommittedRound
+from fedrecon.platform.inference.scoring import scored
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.runs.context import RunContext, locked, open_run
+from fedrecon.platform.runs.results import FinishedRun, Result, write_tables
+from fedrecon.platform.runs.training_run import train_steps
+from fedrecon.platform.storage.workspace import RunFolder, find_trained
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.platform.federation.progress import Progress
+    from fedrecon.platform.storage.tracking.tracker import Ended, Tracker
+
+
+def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
+    """See :func:`fedrecon.platform.runs.run.steps`; trains first where nobody has.
+
+    The training is a run of its own, the one that the experiment without ``test`` would be.
+    """
+    address = None if context.executor == "in-process" else context.address
+    sites = ConsortiumShards.of(chosen, address)
+    sites.check(chosen)
+    folder = RunFolder(context.workspace, sites.digest(chosen))
+    with locked(folder):
+        if context.rerun:
+            folder.set_aside()
+        elif (found := folder.result()) is not None:
+            return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
+        training_digest = sites.training_digest(chosen)
+        assert training_digest is not None
+        trained_rounds, source = 0, find_trained_run(context.workspace, training_digest, chosen.rounds)
+        if source is None:
+            base = yield from train_steps(chosen.alone, replace(context, name=None, rerun=False))
+            trained_rounds, source = base.trained_rounds, RunFolder(context.workspace, base.digest)
+        return _Test(chosen, sites, folder, TrainedRun.of(source), context).go(training_digest, trained_rounds)
+
+
+@dataclass(frozen=True)
+class _Test:
+    experiment: Experiment
+    sites: ConsortiumShards
+    folder: RunFolder
+    trained: TrainedRun
+    context: RunContext
+
+    def go(self, training_digest: str, trained_rounds: int) -> Result:
+        from fedrecon.platform.federation.scorer import forget
+
+        tracker = open_run(self.experiment, self.folder, training_digest, self.context)
+        tracker.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
+        status: Ended = "FAILED"
+        try:
+            self._note(tracker.run_id)
+            result = self._score(tracker, training_digest, trained_rounds)
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit
+            status = "KILLED"
+            raise
+        finally:
+            tracker.finish(status)
+        self.folder.save_result(result.as_dict())
+        forget(self._parts)
+        return result
+
+    @property
+    def _parts(self) -> Path:
+        return self.folder.path / "parts"
+
+    def _note(self, run_id: str) -> None:
+        self.folder.note_run({
+            "run_id": run_id,
+            "experiment": self.experiment.as_dict(),
+            "images": asdict(self.trained.images),
+            "subjects": {name: dict(shard.subjects) for name, shard in self.sites.trained.items()},
+            "trained_by": self.trained.folder.digest,
+        })  # fmt: skip
+
+    def _score(self, tracker: Tracker, training_digest: str, trained_rounds: int) -> Result:
+        from fedrecon.platform.federation.progress import Progress
+        from fedrecon.platform.storage.parquet import join_scores
+
+        experiment, tested = self.experiment, self.sites.tested
+        progress = (self.context.progress or Progress)(0, 0)
+        columns = join_scores(self._columns(progress))
+        progress.close()
+        summary = summarise(columns)
+        rounds = self.trained.state.round
+        tracker.metrics(rounds, flat_metrics(summary, prefix="test/"))
+        result = Result(
+            run_id=tracker.run_id,
+            digest=self.folder.digest,
+            status="finished",
+            rounds=rounds,
+            resumed_from=rounds - trained_rounds,
+            trained_rounds=trained_rounds,
+            bytes_up=0,
+            bytes_down=0,
+            sites=summary["sites"],
+            mean=summary["mean"],
+            name=experiment.name,
+            training_digest=training_digest,
+            environment={"simulated": [name for name, one in tested.items() if one.simulated]},
+        )
+        self._write(tracker, FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None))
+        return result
+
+    def _columns(self, progress: Progress) -> Iterable[dict[str, Any]]:
+        """Of the scores: of shards that are all here in this process, else of each site on its own node."""
+        tested, rule = self.sites.tested, unseen_policy(self.experiment, self._applied)
+        operators = {name: self.experiment.tested_at(name) for name in tested}
+        if not self.sites.away:
+            return scored(self._applied, tested, operators, rule, progress.going, self._parts)
+        from fedrecon.platform.inference.remote_scoring import RemoteTest, scored_remotely
+
+        progress.going(f"scoring the test subjects of {', '.join(tested)} on their nodes")
+        test = RemoteTest(self._applied, operators, rule, self._parts)
+        return scored_remotely(
+            test, tested, self.experiment.resources, self.context.address, self.context.bundle_members
+        )
+
+    @property
+    def _applied(self) -> TrainedRun:
+        """The trained network under this experiment's own evaluation, and what acts at inference alone."""
+        return replace(self.trained, experiment=self.experiment.alone)
+
+    def _write(self, tracker: Tracker, finished: FinishedRun) -> None:
+        with tempfile.TemporaryDirectory(dir=self.folder.path) as scratch:
+            into = Path(scratch)
+            write_tables(into, finished)
+            for path in sorted(into.iterdir()):
+                tracker.artifact(path)
+
+
+def find_trained_run(workspace: Path, training_digest: str, rounds: int) -> RunFolder | None:
+    """A run with this training whose last committed round is the last of all; one that lost a checkpoint is none."""
+    source = find_trained(workspace, training_digest)
+    found = None if source is None else source.checkpoints.latest()
+    return source if found is not None and found[0].round == rounds else None
+
+
+def unseen_policy(experiment: Experiment, trained: TrainedRun) -> UnseenPolicy:
+    """What the experiment says of sites that did not train."""
+    test = experiment.test
+    if test is None:
+        return UnseenPolicy()
+    consented = trained.experiment.publish_private
+    return UnseenPolicy.of(trained.members, consented, test.unseen, epochs=test.fine_tune_epochs)

@@ -1,0 +1,119 @@
+"""The parquet files of a run, and the only file that imports pyarrow for them.
+
+``rounds.parquet`` has one row per committed round, ``scores.parquet`` one per slice and stage. The schemas
+below are the documentation; types are enforced on writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.sites import atomic
+from fedrecon.sites.scoring.columns import SCORES
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROUNDS = {
+    "round": "int64",
+    "replied": "list<string>",  # names of the sites whose reply was merged
+    "restarts": "int64",  # site processes that died and came back in this round
+    "seconds": "float64",  # wall time of the round
+    "bytes_up": "int64",  # parameters from all sites
+    "bytes_down": "int64",  # parameters to all sites
+    "losses": "list<loss>",  # struct(site, name, value): means over the local steps
+}
+
+
+def write_rounds(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one row per round, whole or not at all.
+
+    Args:
+        path: the parquet file.
+        rows: the keys of :data:`ROUNDS`; ``losses`` as ``{site: {name: value}}``.
+    """
+    flat = [{**row, "losses": _flatten(row["losses"])} for row in rows]
+    write_table(path, {name: [row[name] for row in flat] for name in ROUNDS}, ROUNDS)
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """What :func:`write_rounds` wrote."""
+    columns = read_table(path)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [{**row, "losses": _nest(row["losses"])} for row in rows]
+
+
+def write_scores(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write one row per slice and stage, whole or not at all; the columns are those of :data:`SCORES`.
+
+    Raises:
+        ValueError: a column is missing, unknown or of another length.
+    """
+    if set(columns) != set(SCORES):
+        raise ValueError(
+            f"scores need the columns {sorted(SCORES)}: missing {sorted(set(SCORES) - set(columns))}, "
+            f"unknown {sorted(set(columns) - set(SCORES))}"
+        )
+    write_table(path, {name: list(columns[name]) for name in SCORES}, SCORES)
+
+
+def read_scores(path: Path) -> dict[str, list[Any]]:
+    """The columns that :func:`write_scores` wrote."""
+    return read_table(path)
+
+
+def join_scores(parts: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
+    """The columns of several sites, stages or operators, one after the other."""
+    parts = list(parts)
+    return {name: [value for part in parts for value in part[name]] for name in SCORES}
+
+
+def write_table(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[str, str]) -> None:
+    """Columns of these types, whole or not at all."""
+    import pyarrow
+    import pyarrow.parquet
+
+    fields = pyarrow.schema([(name, _type(kind)) for name, kind in schema.items()])
+    table = pyarrow.table(dict(columns), schema=fields)
+    with atomic.replacing(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """All columns of one file."""
+    import pyarrow.parquet
+
+    columns: dict[str, list[Any]] = pyarrow.parquet.ParquetFile(path).read().to_pydict()
+    return columns
+
+
+def _type(kind: str) -> pyarrow.DataType:
+    import pyarrow
+
+    loss = [("site", pyarrow.string()), ("name", pyarrow.string()), ("value", pyarrow.float64())]
+    types = {
+        "int64": pyarrow.int64(),
+        "float64": pyarrow.float64(),
+        "string": pyarrow.string(),
+        "bool": pyarrow.bool_(),
+        "list<string>": pyarrow.list_(pyarrow.string()),
+        "list<loss>": pyarrow.list_(pyarrow.struct(loss)),
+    }
+    return types[kind]
+
+
+def _flatten(losses: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    return [
+        {"site": site, "name": name, "value": float(value)}
+        for site, values in losses.items()
+        for name, value in values.items()
+    ]
+
+
+def _nest(losses: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    nested: dict[str, dict[str, float]] = {}
+    for loss in losses:
+        nested.setdefault(loss["site"], {})[loss["name"]] = loss["value"]
+    return nested

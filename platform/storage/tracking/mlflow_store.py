@@ -1,0 +1,300 @@
+"""Runs recorded in MLflow: the only file that imports it, and only inside functions (the import takes 2 s).
+
+The default store is an SQLite file in the workspace. It is made whole under a temporary name and renamed,
+under a file lock: four processes that open a fresh store together, or one that is killed in the middle,
+leave a file that never opens again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fedrecon.platform.config.address import no_answer
+from fedrecon.platform.storage.locks import waited_lock
+from fedrecon.platform.storage.tracking.quiet import quiet
+from fedrecon.platform.storage.tracking.tracker import (
+    TAG_DIGEST,
+    TAG_SUPERSEDED,
+    BufferedTracker,
+    Ended,
+    Logged,
+    Point,
+    RunInfo,
+    RunStore,
+    Tracker,
+)
+from fedrecon.sites import atomic
+from fedrecon.sites.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "artifacts"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+_MAX_POINTS = 1000  # what MLflow takes in one batch
+_MAX_TEXTS = 100
+_MAX_PARAM = 6000
+_SQLITE = "sqlite:///"
+_IMAGE = re.compile(r"(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+.*\+compressed\.webp")
+_T = TypeVar("_T")
+_ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+
+
+class MlflowStore(RunStore):
+    """The runs at an MLflow tracking URI.
+
+    Args:
+        uri: ``sqlite:///FILE``, ``http(s)://HOST`` or a database that MLflow knows; None: the variable
+            MLFLOW_TRACKING_URI, and without it ``mlflow.db`` in the workspace.
+        workspace: holds the default store, its artifacts and the lock.
+
+    Raises:
+        InputError: a URI that cannot hold runs, or a server that does not answer.
+    """
+
+    def __init__(self, uri: str | None, workspace: Path) -> None:
+        self.workspace = workspace.absolute()
+        self.uri = tracking_uri(uri, self.workspace)
+        self.workspace.mkdir(parents=True, exist_ok=True)
+        self._file = Path(self.uri.removeprefix(_SQLITE)) if self.uri.startswith(_SQLITE) else None
+        self.client = self._connect()
+        self._names: dict[str, str] = {}
+
+    def _connect(self) -> MlflowClient:
+        _check_answers(self.uri)
+        os.environ.update(ENVIRONMENT)
+        with _third_party_warnings():
+            from mlflow import MlflowClient
+
+            if self._file:
+                with self._exclusive():
+                    create_database(self._file, self.workspace / ARTIFACTS)
+            return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def local_artifact(self, run_id: str, path: str) -> Path:
+        """See :class:`RunStore`; in a local store the file itself, not a copy."""
+        root = urllib.parse.urlsplit(self.client.get_run(run_id).info.artifact_uri)
+        if root.scheme == "file":
+            local = Path(urllib.request.url2pathname(root.path)) / path
+        else:
+            local = self._download(run_id, path)
+        if not local.exists():
+            raise RunError(f"run {run_id} has no artifact '{path}'")
+        return local
+
+    def _download(self, run_id: str, path: str) -> Path:
+        folder = self.workspace / "downloads" / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(self.client.download_artifacts(run_id, path, str(folder)))
+        except Exception as error:
+            raise RunError(f"run {run_id} has no artifact '{path}' ({error})") from error
+
+    def _exclusive(self) -> AbstractContextManager[None]:
+        return waited_lock(self.workspace / ".mlflow.lock")
+
+    def _run(self, run_id: str) -> RunInfo | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return None
+            raise
+        return self._info(run) if run.info.lifecycle_stage == "active" else None
+
+    def _runs(self, digest: str, experiment_name: str | None) -> list[RunInfo]:
+        known = self.client.search_experiments()
+        self._names.update({item.experiment_id: item.name for item in known})
+        ids = [item.experiment_id for item in known if experiment_name in (None, item.name)]
+        if not ids or not re.fullmatch(r"[\w.:-]*", digest):
+            return []
+        found: list[Run] = []
+        token: str | None = None
+        while token != "":
+            page = self.client.search_runs(
+                ids,
+                f"tags.`{TAG_DIGEST}` LIKE '{digest}%'",
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            found.extend(page)
+            token = page.token or ""
+        return [info for info in map(self._info, found) if info.digest.startswith(digest)]
+
+    def _info(self, run: Run) -> RunInfo:
+        number = run.info.experiment_id
+        if number not in self._names:
+            self._names[number] = self.client.get_experiment(number).name
+        return RunInfo(
+            run.info.run_id,
+            self._names[number],
+            run.info.run_name or "",
+            run.info.status,
+            dict(run.data.tags),
+            dict(run.data.params),
+        )
+
+    def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> Tracker:
+        number = self._experiment(experiment_name)
+        run = self.client.create_run(number, tags=dict(tags), run_name=run_name)
+        return MlflowTracker(self.client, run.info.run_id, None)
+
+    def _continue(self, run: RunInfo) -> Tracker:
+        self.client.update_run(run.run_id, status="RUNNING")
+        return MlflowTracker(self.client, run.run_id, _logged(self.client, run.run_id))
+
+    def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
+        """See :class:`RunStore`. The tag is what MLflow's own button for sharing a view writes."""
+        number = self._experiment(experiment_name)
+        self.client.set_experiment_tag(number, f"mlflow.sharedViewState.{key}", json.dumps(view))
+        return number
+
+    def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
+        MlflowTracker(self.client, run.run_id, None).set_tags(tags)
+        if run.status == "RUNNING":
+            self.client.set_terminated(run.run_id, "KILLED")
+
+    def _supersede(self, run: RunInfo, by: str) -> None:
+        self.client.set_tag(run.run_id, TAG_SUPERSEDED, by)
+        if run.status == "RUNNING":
+            self.client.set_terminated(run.run_id, "KILLED")
+
+    def _experiment(self, name: str) -> str:
+        """The id of the experiment, made if missing; with SQLite its artifacts are in the workspace."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            folder = self.workspace / ARTIFACTS / urllib.parse.quote(name, safe="")
+            try:
+                return self.client.create_experiment(name, folder.as_uri() if self._file else None)
+            except MlflowException as error:
+                found = self.client.get_experiment_by_name(name)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                    raise InputError(f"MLflow refuses the name '{name}': {error.message}") from error
+        if found.lifecycle_stage != "active":
+            raise InputError(
+                f"the MLflow experiment '{name}' was deleted: restore it "
+                f"(mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name."
+            )
+        return found.experiment_id
+
+
+class MlflowTracker(BufferedTracker):
+    """One MLflow run; this process is its only writer."""
+
+    def __init__(self, client: MlflowClient, run_id: str, logged: Logged | None) -> None:
+        super().__init__(run_id, logged)
+        self._client = client
+
+    def _write_params(self, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        for batch in _batches(list(params.items()), _MAX_TEXTS):
+            entries = [Param(key, value[:_MAX_PARAM]) for key, value in batch]
+            self._client.log_batch(self.run_id, params=entries)
+
+    def _write_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for batch in _batches(list(tags.items()), _MAX_TEXTS):
+            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in batch])
+
+    def _write_points(self, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        for batch in _batches(points, _MAX_POINTS):
+            entries = [Metric(point.key, point.value, point.milliseconds, point.step) for point in batch]
+            self._client.log_batch(self.run_id, metrics=entries)
+
+    def _write_image(self, key: str, step: int, png: bytes) -> None:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as picture:
+            self._client.log_image(self.run_id, picture.convert("RGB"), key=key, step=step, synchronous=True)
+
+    def _write_artifact(self, path: Path, folder: str) -> None:
+        self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def _write_end(self, status: Ended) -> None:
+        self._client.set_terminated(self.run_id, status)
+
+
+def tracking_uri(uri: str | None, workspace: Path) -> str:
+    """The tracking URI in force: the argument, MLFLOW_TRACKING_URI, or the workspace's own SQLite file."""
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + str(workspace.absolute() / DATABASE)
+    if "://" not in chosen or chosen.startswith("file:"):
+        raise InputError(
+            f"the tracking URI '{chosen}' cannot hold runs: give http(s)://HOST:PORT of an MLflow server or "
+            f"sqlite:///FILE (a folder of files is no longer supported by MLflow)."
+        )
+    if chosen.startswith(_SQLITE):
+        return _SQLITE + str(Path(chosen.removeprefix(_SQLITE)).absolute())
+    return chosen
+
+
+def create_database(path: Path, artifacts: Path) -> None:
+    """Make the SQLite store ``path`` with all its tables unless it is there; call it under the lock."""
+    if path.exists():
+        return
+    from mlflow.store.tracking import sqlalchemy_store
+
+    make_store: Any = sqlalchemy_store.SqlAlchemyStore
+    with quiet("mlflow", "alembic"), atomic.replacing(path) as temporary:
+        store = make_store(_SQLITE + str(temporary), artifacts.as_uri())
+        store.engine.dispose()
+
+
+def _logged(client: MlflowClient, run_id: str) -> Logged:
+    """What the run holds already: the history of every metric, its parameters and its images."""
+    data = client.get_run(run_id).data
+    steps = {key: frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
+    names = [Path(item.path).name for item in client.list_artifacts(run_id, "images")]
+    images = [match for match in map(_IMAGE.fullmatch, names) if match]
+    pairs = frozenset((match["key"].replace("~", "/"), int(match["step"])) for match in images)
+    return Logged(steps, dict(data.params), pairs)
+
+
+def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _check_answers(uri: str, seconds: float = 10.0) -> None:
+    """A server that is not there is found out now: MLflow itself would retry for minutes."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    try:
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        reason = no_answer(parts.hostname or "", port, seconds)
+    except ValueError as error:
+        reason = str(error)
+    if reason is not None:
+        raise InputError(f"no MLflow server answers at '{uri}': {reason}.")
+
+
+@contextmanager
+def _third_party_warnings() -> Iterator[None]:
+    """MLflow's modules load with deprecation warnings of its own dependencies: not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

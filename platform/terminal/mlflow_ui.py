@@ -1,0 +1,184 @@
+"""``fedrecon ui``: an MLflow server over the workspace, opened on the page that shows runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import webbrowser
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from fedrecon.platform.storage.tracking.mlflow_store import ARTIFACTS, DATABASE, ENVIRONMENT
+from fedrecon.platform.storage.tracking.tracker import STUDIES, SUMMARIES
+from fedrecon.sites.errors import InputError, RunError
+
+PORT = 5000
+START_SECONDS = 90.0
+LOG = "mlflow-ui.log"
+
+
+def serve(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
+    """Serve the workspace until Ctrl-C; prints the address, opens a browser on a terminal.
+
+    Args:
+        workspace: holds ``mlflow.db``.
+        host: 127.0.0.1 keeps the server on this machine.
+        port: None: 5000, or a free one where that is taken.
+
+    Raises:
+        InputError: the workspace has no runs, or the port is taken.
+        RunError: the server did not start; the end of its log is shown.
+    """
+    with serving(workspace, host, port) as address:
+        print(f"MLflow shows the runs of {workspace} at\n  {address}\nCtrl-C ends it.", flush=True)
+        if sys.stdout.isatty():
+            webbrowser.open(address)
+        with _ended_by_signal() as ended:
+            ended.wait()
+    print("ended", file=sys.stderr)
+
+
+@contextmanager
+def serving(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+    """A running server and the address of its runs page; ended with all its processes after the body."""
+    workspace = workspace.absolute()
+    experiment = newest_experiment(workspace)
+    port = _port(host, port)
+    log = workspace / LOG
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(workspace, host, port),
+            env=environment(),
+            cwd=workspace,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, f"http://{host}:{port}/health", log)
+        yield runs_page(host, port, experiment)
+    finally:
+        _end(process)
+
+
+def command(workspace: Path, host: str, port: int) -> list[str]:
+    """The server's command line: one worker, the workspace's database and artifacts."""
+    options = {
+        "--backend-store-uri": f"sqlite:///{workspace / DATABASE}",
+        "--default-artifact-root": (workspace / ARTIFACTS).as_uri(),
+        "--artifacts-destination": (workspace / ARTIFACTS).as_uri(),
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+    }
+    return [sys.executable, "-m", "mlflow", "server", *(part for item in options.items() for part in item)]
+
+
+def environment() -> dict[str, str]:
+    """The server's environment: no telemetry, no job runner, nothing that would point it at another store."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    return {**kept, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def runs_page(host: str, port: int, experiment: str) -> str:
+    """The page with the runs and charts of an experiment; without the query MLflow opens its GenAI page."""
+    return f"http://{host}:{port}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def newest_experiment(workspace: Path) -> str:
+    """The id of the MLflow experiment with the newest run (no summary); read by sqlite3: MLflow takes 2 s.
+
+    Raises:
+        InputError: there is no workspace, or no run in it.
+    """
+    path = workspace / DATABASE
+    if not path.is_file():
+        raise InputError(
+            f"no runs in '{workspace}': there is no {DATABASE}. Run one first (fedrecon run), or name "
+            "the right folder with --workspace."
+        )
+    query = (
+        "SELECT runs.experiment_id FROM runs JOIN experiments ON runs.experiment_id = experiments.experiment_id "
+        "WHERE runs.lifecycle_stage = 'active' ORDER BY experiments.name IN (?, ?), runs.start_time DESC LIMIT 1"
+    )
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            row = database.execute(query, (SUMMARIES, STUDIES)).fetchone()
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"'{path}' is not an MLflow database: {error}.") from error
+    if row is None:
+        raise InputError(f"no runs in '{workspace}': run an experiment first (fedrecon run).")
+    return str(row[0])
+
+
+def _port(host: str, port: int | None) -> int:
+    if port is not None:
+        if not _free(host, port):
+            raise InputError(f"port {port} of {host} is taken: choose another one with --port.")
+        return port
+    if _free(host, PORT):
+        return PORT
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(health, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    why = f"it did not answer within {START_SECONDS:.0f} s" if process.poll() is None else "it ended"
+    raise RunError(f"the MLflow server did not start: {why}. The end of {log}:\n{tail}")
+
+
+def _end(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+    """End the server with its workers: they are one process group, ours by ``start_new_session``."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue
+        time.sleep(0.2)
+    process.wait()
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that the server is never left behind."""
+    ended = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

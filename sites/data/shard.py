@@ -1,0 +1,243 @@
+"""A site's data: one HDF5 file, opened where it lies. It never travels; ``shard_writer`` has its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrecon.sites.data.shard_file import OPTIONAL, ROOT, check_root, mapping_offset, read_volumes, read_voxel, reading
+from fedrecon.sites.data.shard_writer import content_hash, reference_key, write_shard
+from fedrecon.sites.data.volume import SPLITS, Complex, Real, Volume, VolumeData, check_volume
+from fedrecon.sites.errors import InputError, unknown
+
+__all__ = ["Shard", "Volume", "VolumeData", "write_shard"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is in a shard; the data are read when asked for.
+
+    Pickles as its path and content hash, so that it is opened anew (and must be the same) in another process.
+    No file
+    handle is kept: any number of processes may hold the same shard.
+
+    Attributes:
+        path: the file, absolute.
+        site: the site's name.
+        contrast: as the site calls it.
+        field_strength_t: tesla, or None where unknown.
+        voxel_mm: typical voxel (slice, y, x) in mm, or None where unknown.
+        simulated: the k-space was computed from magnitude images or from a phantom.
+        phase: ``none``, ``smooth`` (both made) or ``measured``.
+        content_hash: SHA-256 of labels and data, independent of compression and layout.
+        schema_version: of the file's layout.
+        volumes: sorted by name.
+        attributes: what else its writer noted.
+    """
+
+    path: Path
+    site: str
+    contrast: str
+    field_strength_t: float | None
+    voxel_mm: tuple[float, float, float] | None
+    simulated: bool
+    phase: str
+    content_hash: str
+    schema_version: int
+    volumes: tuple[Volume, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Shard:
+        """Read the labels of the shard at ``path``, and none of its data.
+
+        Raises:
+            InputError: no such file, not HDF5, truncated, no shard, a newer schema, a missing key, a wrong
+                shape.
+        """
+        path = Path(path).absolute()
+        with reading(path) as file:
+            root = dict(file.attrs)
+            check_root(path, root)
+            tesla = root.get("field_strength_t")
+            return cls(
+                path=path,
+                site=str(root["site"]),
+                contrast=str(root["contrast"]),
+                field_strength_t=None if tesla is None else float(tesla),
+                voxel_mm=read_voxel(root),
+                simulated=bool(root["simulated"]),
+                phase=str(root["phase"]),
+                content_hash=str(root["content_hash"]),
+                schema_version=int(root["schema_version"]),
+                volumes=read_volumes(path, file),
+                attributes={key: _plain(root[key]) for key in sorted(root.keys() - {*ROOT, *OPTIONAL})},
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.path), self.content_hash)
+
+    @property
+    def n_coils(self) -> int:
+        """Receive coils; the largest number where volumes differ."""
+        return max(volume.n_coils for volume in self.volumes)
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """The split of each subject."""
+        return {volume.subject: volume.split for volume in self.volumes}
+
+    def split(self, name: str) -> tuple[Volume, ...]:
+        """The volumes of the split ``train``, ``validation`` or ``test``, sorted by name."""
+        if name not in SPLITS:
+            raise unknown("split", name, SPLITS)
+        return tuple(volume for volume in self.volumes if volume.split == name)
+
+    def kspace(self, volume_name: str) -> Complex:
+        """K-space (slices, coils, y, x) complex64, READ-ONLY: mapped where it is uncompressed."""
+        kspace = self._array(volume_name, "kspace")
+        return kspace if kspace.ndim == 4 else kspace[:, None]  # type: ignore[no-any-return]
+
+    def reference(self, volume_name: str) -> Real:
+        """Fully sampled magnitude image (slices, y, x) float32, READ-ONLY; refused where there is none."""
+        volume = self._by_name(volume_name)
+        if not volume.has_reference:
+            raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
+        return self._array(volume_name, reference_key(volume.n_coils))  # type: ignore[no-any-return]
+
+    def data(self, volume_name: str) -> VolumeData:
+        """A volume with its data."""
+        volume = self._by_name(volume_name)
+        reference = self.reference(volume_name) if volume.has_reference else None
+        kspace = self.kspace(volume_name)
+        return VolumeData(
+            volume.name,
+            volume.subject,
+            volume.split,
+            kspace,
+            reference,
+            volume.noise,
+            volume.voxel_mm,
+            self.contrast,
+            self.field_strength_t,
+        )
+
+    def verify(self) -> None:
+        """Read everything and refuse what cannot be right, or is not what was written (content hash).
+
+        Raises:
+            InputError: see :func:`fedrecon.sites.data.volume.check_volume`.
+        """
+        digests = {}
+        for volume in self.volumes:
+            try:
+                data = self.data(volume.name)
+                check_volume(data)
+            except InputError as error:
+                raise InputError(f"{self.path}: {error}") from None
+            if data.about().maximum != volume.maximum:
+                raise InputError(f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum.")
+            digests[volume.name] = data.digest()
+        if content_hash(self.site, self.contrast, self.simulated, self.phase, digests) != self.content_hash:
+            raise InputError(
+                f"{self.path}: its content is not what was written (the content hash differs): "
+                "it was changed or damaged."
+            )
+
+    def require_training(self) -> None:
+        """Refuse a shard that cannot train: it needs a training subject whose volumes are fully sampled."""
+        train = self.split("train")
+        if not train:
+            splits = ", ".join(f"{subject}: {split}" for subject, split in sorted(self.subjects.items()))
+            raise InputError(
+                f"{self.path}: site '{self.site}' has no training subject ({splits}). It can be tested and "
+                "reconstructed; to train, import more subjects, or give --subject-pattern, "
+                "--validation-subjects or --test-subjects."
+            )
+        self.require_references("train")
+
+    def require_references(self, split: str) -> None:
+        """Refuse a split that holds no volume, or one without a fully sampled reference."""
+        volumes = self.split(split)
+        bare = [volume.name for volume in volumes if not volume.has_reference]
+        if bare:
+            raise InputError(
+                f"{self.path}: no fully sampled reference in {', '.join(bare)} (split '{split}'): "
+                "such a volume can only be reconstructed."
+            )
+        if not volumes:
+            raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
+
+    @cached_property
+    def mapped(self) -> bool:
+        """Every array is mapped: ten readers on a node cost one copy of the data."""
+        with reading(self.path) as file:
+            return all(mapping_offset(item) is not None for group in file.values() for item in group.values())
+
+    def summary(self) -> dict[str, Any]:
+        """All labels as JSON types, with counts for each split."""
+        shown = {key: value for key, value in asdict(self).items() if key != "volumes"}
+        return {
+            **shown,
+            "path": str(self.path),
+            "voxel_mm": None if self.voxel_mm is None else list(self.voxel_mm),
+            "n_coils": self.n_coils,
+            "n_subjects": len(self.subjects),
+            "n_slices": sum(volume.n_slices for volume in self.volumes),
+            "matrix": sorted([list(shape) for shape in {volume.shape for volume in self.volumes}]),
+            "noise": float(np.median([volume.noise for volume in self.volumes])),
+            "splits": {name: _split_summary(self.split(name)) for name in SPLITS},
+            "usable_for": self._uses(),
+            "mapped": self.mapped,
+            "bytes": self.path.stat().st_size,
+        }
+
+    def _uses(self) -> list[str]:
+        uses = ["reconstruct"]
+        for use, split in (("test", "test"), ("train", "train")):
+            volumes = self.split(split)
+            uses += [use] if volumes and all(volume.has_reference for volume in volumes) else []
+        return uses
+
+    def _by_name(self, name: str) -> Volume:
+        for volume in self.volumes:
+            if volume.name == name:
+                return volume
+        raise unknown(f"volume at site '{self.site}'", name, [volume.name for volume in self.volumes])
+
+    def _array(self, volume_name: str, key: str) -> Any:
+        volume = self._by_name(volume_name)
+        with reading(self.path) as file:
+            dataset = file[volume.name][key]
+            offset = mapping_offset(dataset)
+            if offset is not None:
+                return np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
+            array = dataset[()]
+        array.flags.writeable = False
+        return array
+
+
+def _reopen(path: str, expected: str) -> Shard:
+    shard = Shard.open(path)
+    if shard.content_hash != expected:
+        raise InputError(f"{path}: the shard was replaced by another while it was in use.")
+    return shard
+
+
+def _split_summary(volumes: tuple[Volume, ...]) -> dict[str, Any]:
+    subjects = sorted({volume.subject for volume in volumes})
+    return {
+        "subjects": subjects,
+        "n_volumes": len(volumes),
+        "n_slices": sum(volume.n_slices for volume in volumes),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """An HDF5 attribute as a JSON type."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,122 @@
+"""The inside of a shard's file: how it is opened, and how its labels are read and checked without its
+data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fedrecon.sites.data.shard_writer import FORMAT, SCHEMA_VERSION, reference_key
+from fedrecon.sites.data.volume import SPLITS, Volume, check_layout
+from fedrecon.sites.errors import InputError
+
+ROOT = ("format", "schema_version", "site", "contrast", "simulated", "phase", "content_hash")
+OPTIONAL = ("field_strength_t", "voxel_mm")
+_LABELS = ("max", "patient_id", "split", "noise")
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """The open file; every way in which a file can be broken becomes one clear message."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.")
+    if path.stat().st_size == 0 or not h5py.is_hdf5(path):
+        raise InputError(f"{path}: is not an HDF5 file.")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        kind = "is truncated" if "truncated" in str(error) else "cannot be read"
+        raise InputError(f"{path}: {kind}: {error}") from None
+
+
+def check_root(path: Path, root: dict[str, Any]) -> None:
+    """Refuse root attributes that are not those of a shard this version can read."""
+    if root.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: is HDF5 and no shard of fedrecon. "
+            f"For a fastMRI file: fedrecon data import fastmri {path.name} ..."
+        )
+    version = int(root.get("schema_version", 0))
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: has the schema version {version}; "
+            f"this version of fedrecon reads up to {SCHEMA_VERSION}. Update fedrecon."
+        )
+    for key in ROOT:
+        if key not in root:
+            raise InputError(f"{path}: the attribute '{key}' is missing.")
+
+
+def read_volumes(path: Path, file: h5py.File) -> tuple[Volume, ...]:
+    """The labels of all volumes, sorted by name, with shapes and dtypes checked and no data read."""
+    volumes = tuple(_volume(path, name, file[name]) for name in sorted(file))
+    if not volumes:
+        raise InputError(f"{path}: holds no volume.")
+    splits = {(volume.subject, volume.split) for volume in volumes}
+    for subject, count in Counter(subject for subject, _ in splits).items():
+        if count > 1:
+            raise InputError(f"{path}: the subject '{subject}' is in {count} splits; subjects are split as a whole.")
+    return volumes
+
+
+def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
+    where = f"{path}: volume '{name}'"
+    if not isinstance(group, h5py.Group) or "kspace" not in group:
+        raise InputError(f"{where}: the dataset 'kspace' is missing.")
+    for key in _LABELS:
+        if key not in group.attrs:
+            raise InputError(f"{where}: the attribute '{key}' is missing.")
+    kspace, label = _Layout.of(group["kspace"]), group.attrs
+    n_coils = kspace.shape[1] if len(kspace.shape) == 4 else 1
+    reference = group.get(reference_key(n_coils))
+    check_layout(where, kspace, reference)
+    if label["split"] not in SPLITS:
+        raise InputError(f"{where}: split '{label['split']}' is none of {', '.join(SPLITS)}.")
+    slices, _, ny, nx = kspace.shape
+    return Volume(
+        name,
+        str(label["patient_id"]),
+        str(label["split"]),
+        slices,
+        n_coils,
+        (ny, nx),
+        float(label["noise"]),
+        float(label["max"]),
+        reference is not None,
+        read_voxel(dict(label)),
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Shape and dtype of a k-space dataset, with the coil axis that a single-coil file leaves out."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> _Layout:
+        shape = tuple(dataset.shape)
+        return cls((shape[0], 1, *shape[1:]) if len(shape) == 3 else shape, dataset.dtype)
+
+
+def read_voxel(attributes: dict[str, Any]) -> tuple[float, float, float] | None:
+    """``voxel_mm`` of some attributes, or None."""
+    if "voxel_mm" not in attributes:
+        return None
+    first, second, third = (float(value) for value in attributes["voxel_mm"])
+    return first, second, third
+
+
+def mapping_offset(dataset: h5py.Dataset) -> int | None:
+    """Where the dataset's bytes begin in the file; None if they are no single native run (compressed)."""
+    plain = dataset.chunks is None and dataset.dtype.isnative and not dataset.external
+    return dataset.id.get_offset() if plain else None

@@ -1,0 +1,135 @@
+"""Writes a site's shard: one HDF5 file, streamed volume by volume, there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fedrecon.sites import atomic
+from fedrecon.sites.data.volume import VolumeData, check_name, check_volume
+from fedrecon.sites.errors import InputError
+
+FORMAT = "fedrecon shard"
+SCHEMA_VERSION = 1
+PHASES = ("none", "smooth", "measured")
+_ALIGNMENT = 4096  # a memory page: mapped arrays are then aligned for every instruction set
+
+
+def write_shard(
+    path: Path | str,
+    site: str,
+    volumes: Iterable[VolumeData],
+    *,
+    contrast: str | None = None,
+    field_strength_t: float | None = None,
+    voxel_mm: tuple[float, float, float] | None = None,
+    simulated: bool,
+    phase: str,
+    compression: str | None = None,
+    **attributes: str | float,
+) -> str:
+    """Write ``volumes`` as the shard of ``site`` and return its content hash.
+
+    One group a volume holds ``kspace`` and ``reconstruction_rss`` (or ``reconstruction_esc``, one coil) with
+    fastMRI's
+    attributes, as a fastMRI file does: k-space (slices, coils, y, x) complex64, without its coil axis for one
+    coil. The file appears under its name only when it is complete.
+
+    Args:
+        path: the file to write; its folder is made.
+        site: the site's name.
+        volumes: consumed one at a time; all volumes of a subject in one split.
+        contrast: default: that of the volumes (``unknown``, or ``mixed``).
+        field_strength_t: tesla; default: that of the volumes if they agree.
+        voxel_mm: (slice, y, x) in mm; default: the median of the volumes.
+        simulated: the k-space was computed from magnitude images or from a phantom.
+        phase: ``none`` or ``smooth`` where it was made, ``measured`` where a scanner did.
+        compression: an HDF5 filter (``gzip``) instead of the mapped, uncompressed layout.
+        attributes: further root attributes, kept as they are.
+
+    Raises:
+        InputError: a volume that cannot be right, a name used twice, a subject in two splits, or no volume at
+            all.
+    """
+    check_name("site", site)
+    if phase not in PHASES:
+        raise InputError(f"site '{site}': phase '{phase}' is none of {', '.join(PHASES)}.")
+    path = Path(path)
+    labels = {"contrast": contrast, "field_strength_t": field_strength_t, "voxel_mm": voxel_mm}
+    layout: Any = {
+        "libver": ("v110", "v110"),
+        "alignment_threshold": _ALIGNMENT,
+        "alignment_interval": _ALIGNMENT,
+    }
+    with atomic.replacing(path) as temporary, h5py.File(temporary, "w", **layout) as file:
+        digests, found = _write_volumes(file, site, volumes, compression)
+        known = {key: value for key, value in (found | _given(labels)).items() if value is not None}
+        content = content_hash(site, str(known["contrast"]), simulated, phase, digests)
+        file.attrs.update({**attributes, **known, "format": FORMAT, "schema_version": SCHEMA_VERSION})
+        file.attrs.update({"site": site, "simulated": simulated, "phase": phase, "content_hash": content})
+    return content
+
+
+def content_hash(site: str, contrast: str, simulated: bool, phase: str, digests: Mapping[str, str]) -> str:
+    """SHA-256 over the site's labels and each volume's digest, by name: no layout, no order of writing."""
+    parts = [site, contrast, bool(simulated), phase, sorted(digests.items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _given(labels: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in labels.items() if value is not None}
+
+
+def _write_volumes(
+    file: h5py.File, site: str, volumes: Iterable[VolumeData], compression: str | None
+) -> tuple[dict[str, str], dict[str, Any]]:
+    digests: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    contrasts, fields, voxels = set(), set(), []
+    for data in volumes:
+        check_volume(data)
+        if data.name in digests:
+            raise InputError(f"site '{site}': the volume '{data.name}' is there twice.")
+        if splits.setdefault(data.subject, data.split) != data.split:
+            raise InputError(
+                f"site '{site}': the subject '{data.subject}' is there twice, in the splits "
+                f"'{splits[data.subject]}' and '{data.split}'; subjects are split as a whole."
+            )
+        digests[data.name] = data.digest()
+        _write_volume(file.create_group(data.name), data, compression)
+        contrasts.add(data.acquisition or "unknown")
+        fields.add(data.field_strength_t)
+        voxels += [data.voxel_mm] if data.voxel_mm else []
+    if not digests:
+        raise InputError(f"site '{site}': there is no volume to write.")
+    found = {
+        "contrast": contrasts.pop() if len(contrasts) == 1 else "mixed",
+        "field_strength_t": fields.pop() if len(fields) == 1 else None,
+        "voxel_mm": np.median(voxels, axis=0) if voxels else None,
+    }
+    return digests, found
+
+
+def _write_volume(group: h5py.Group, data: VolumeData, compression: str | None) -> None:
+    about = data.about()
+    kspace = data.kspace if about.n_coils > 1 else data.kspace[:, 0]  # as fastMRI's single-coil files
+    group.create_dataset("kspace", data=kspace, compression=compression)
+    if data.reference is not None:
+        key = reference_key(about.n_coils)
+        group.create_dataset(key, data=data.reference, compression=compression)
+    norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference.astype(np.float64)))
+    group.attrs.update({"max": about.maximum, "norm": norm, "acquisition": data.acquisition})
+    group.attrs.update({"patient_id": data.subject, "split": data.split, "noise": about.noise})
+    if data.voxel_mm is not None:
+        group.attrs["voxel_mm"] = data.voxel_mm
+
+
+def reference_key(n_coils: int) -> str:
+    """FastMRI's name of the fully sampled image: root sum of squares, or emulated single coil."""
+    return "reconstruction_rss" if n_coils > 1 else "reconstruction_esc"

@@ -1,0 +1,94 @@
+"""Who is trained on, validated on and tested on: by subject, never by slice or visit, at all sites alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from fedrecon.sites.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from fedrecon.sites.data.shard import Shard
+
+
+def subject_of(stem: str, pattern: str | None = None) -> str:
+    """The subject in a file's name (without its suffix): up to the first ``_``, or what ``pattern`` finds.
+
+    Args:
+        stem: the name.
+        pattern: a regular expression; its first group is the subject, or the whole match if it has none.
+
+    Raises:
+        InputError: the pattern is none, or finds nothing in the name.
+    """
+    if pattern is None:
+        return stem.split("_", 1)[0]
+    try:
+        found = re.search(pattern, stem)
+    except re.error as error:
+        raise InputError(f"--subject-pattern '{pattern}' is no regular expression: {error}.") from None
+    subject = found and (found[1] if found.re.groups else found[0])
+    if not subject:
+        raise InputError(f"--subject-pattern '{pattern}' finds no subject in '{stem}'.")
+    return subject
+
+
+def assign_splits(subjects: Iterable[str], validation: Sequence[str] = (), test: Sequence[str] = ()) -> dict[str, str]:
+    """The split of each subject.
+
+    Where neither is named: of the sorted subjects the last fifth (at least one) tests, the one before
+    validates (from three subjects on) and the rest trains; a single subject tests. Where one of them is
+    named, exactly those named.
+
+    Raises:
+        InputError: a named subject that is not there, or one named for both.
+    """
+    known = sorted(set(subjects))
+    for name in (*validation, *test):
+        if name not in known:
+            raise unknown("subject", name, known)
+    both = sorted(set(validation) & set(test))
+    if both:
+        raise InputError(f"named for validation and for test: {', '.join(both)}; a subject is in one split.")
+    if not validation and not test:
+        validation, test = _default(known)
+    chosen = dict.fromkeys(validation, "validation") | dict.fromkeys(test, "test")
+    return {subject: chosen.get(subject, "train") for subject in known}
+
+
+def _default(known: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    n_test = max(1, round(len(known) / 5))
+    rest = known[:-n_test]
+    return rest[-1:] if len(rest) > 1 else (), known[-n_test:]
+
+
+def check_consortium(shards: Collection[Shard]) -> None:
+    """Refuse shards that must not meet in one experiment.
+
+    Raises:
+        InputError: two shards of one site name, or a subject in different splits at two sites.
+    """
+    problems = consortium_problems(shards)
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def consortium_problems(shards: Collection[Shard]) -> list[str]:
+    """What :func:`check_consortium` refuses, one message each."""
+    problems: list[str] = []
+    sites: dict[str, Shard] = {}
+    known: dict[str, tuple[str, Shard]] = {}
+    for shard in shards:
+        if shard.site in sites:
+            problems.append(f"the site name '{shard.site}' is used twice: {sites[shard.site].path} and {shard.path}.")
+        sites.setdefault(shard.site, shard)
+        for subject, split in sorted(shard.subjects.items()):
+            other, where = known.setdefault(subject, (split, shard))
+            if other != split:
+                problems.append(
+                    f"the subject '{subject}' is in the split '{other}' at site '{where.site}' and in "
+                    f"'{split}' at site '{shard.site}': a subject is in one split at all sites "
+                    "(--validation-subjects, --test-subjects)."
+                )
+    return problems

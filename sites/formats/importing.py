@@ -1,0 +1,147 @@
+"""From files of any known format to a site's shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from fedrecon.sites.data.shard import Shard, VolumeData, write_shard
+from fedrecon.sites.data.shard_writer import FORMAT
+from fedrecon.sites.data.splits import assign_splits, subject_of
+from fedrecon.sites.data.volume import check_name, check_volume
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats import FORMATS, Format, Label
+from fedrecon.sites.plugin import choose
+
+
+def import_data(
+    format: str,  # noqa: A002 - the command line's word
+    sources: Sequence[Path | str] | Path | str,
+    site: str,
+    out: Path | str,
+    contrast: str | None = None,
+    size: int | None = None,
+    phase: str | None = None,
+    subject_pattern: str | None = None,
+    validation_subjects: Sequence[str] = (),
+    test_subjects: Sequence[str] = (),
+    seed: int | None = None,
+) -> Path:
+    """Write the files ``sources`` as the shard ``out``/``site``.h5 and return its path.
+
+    Args:
+        format: a name in :data:`fedrecon.sites.formats.FORMATS`.
+        sources: files, or folders of files with the format's suffixes; one volume a file.
+        site: the site's name.
+        out: a folder, made if need be.
+        contrast: default: what the files say.
+        size: matrix N x N (nifti; default: the native one).
+        phase: ``none`` or ``smooth`` (nifti; default smooth).
+        subject_pattern: see :func:`fedrecon.sites.data.splits.subject_of`.
+        validation_subjects, test_subjects: see :func:`fedrecon.sites.data.splits.assign_splits`.
+        seed: of the simulated phase (nifti; default 0).
+
+    Raises:
+        InputError: see the format, the splits and :func:`fedrecon.sites.data.shard.write_shard`; a choice that the
+            format does not have is refused, not ignored.
+    """
+    given = {"size": size, "phase": phase, "seed": seed}
+    reader = choose("format", FORMATS, format, {key: value for key, value in given.items() if value is not None})
+    check_name("site", site)
+    paths = find_files(reader, [sources] if isinstance(sources, Path | str) else sources)
+    subjects = {path: subject_of(stem(reader, path), subject_pattern) for path in paths}
+    splits = assign_splits(subjects.values(), validation_subjects, test_subjects)
+
+    def label(path: Path) -> Label:
+        return Label(stem(reader, path), subjects[path], splits[subjects[path]])
+
+    target = Path(out) / f"{site}.h5"
+    write_shard(
+        target,
+        site,
+        reader.read(paths, label),
+        contrast=contrast,
+        simulated=reader.simulated,
+        phase=reader.phase_kind,
+        imported_from=format,
+    )
+    return target
+
+
+def find_files(reader: Format, sources: Sequence[Path | str]) -> list[Path]:
+    """The files in ``sources``, sorted by name, folders opened.
+
+    Raises:
+        InputError: a missing path, a folder or file without the format's suffix, or two files of one name.
+    """
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise InputError(f"{source}: there is no such file or folder.")
+        inside = sorted(path for path in source.iterdir() if _fits(reader, path)) if source.is_dir() else [source]
+        if not inside or not _fits(reader, inside[0]):
+            raise InputError(f"{source}: no file that ends in {' or '.join(reader.suffixes)}.")
+        found += inside
+    if not found:
+        raise InputError("nothing to import: no source was given.")
+    names = [stem(reader, path) for path in found]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        twice = ", ".join(str(path) for path in found if stem(reader, path) == name)
+        raise InputError(f"the volume '{name}' is there twice: {twice}.")
+    return sorted(found, key=lambda path: path.name)
+
+
+def stem(reader: Format, path: Path) -> str:
+    """The file's name without the format's suffix (the longest that fits: ``.nii.gz`` is one)."""
+    fitting = [suffix for suffix in reader.suffixes if path.name.lower().endswith(suffix)]
+    return path.name[: -max(map(len, fitting))] if fitting else path.stem
+
+
+def read_input(path: Path | str) -> Iterator[VolumeData]:
+    """The volumes of one file to be reconstructed: a shard, a fastMRI file or a raw k-space array; checked.
+
+    The format is known from the file's content and suffix. A NIfTI volume is no k-space, and is refused.
+
+    Raises:
+        InputError: missing, of no such format, or refused by its reader.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.")
+    if not _is_shard(path):
+        reader = _reader_of(path)
+        name = stem(reader, path)
+        yield from reader.read([path], lambda _: Label(name, subject_of(name), "test"))
+        return
+    shard = Shard.open(path)
+    for volume in shard.volumes:
+        data = shard.data(volume.name)
+        check_volume(data)
+        yield data
+
+
+def _reader_of(path: Path) -> Format:
+    readers: list[Any] = [kind() for kind in FORMATS.values() if not kind.simulated]
+    for reader in readers:
+        if _fits(reader, path):
+            return reader  # type: ignore[no-any-return]
+    allowed = sorted({suffix for reader in readers for suffix in reader.suffixes})
+    raise InputError(f"{path}: is no k-space that can be reconstructed; expected a shard, or {', '.join(allowed)}.")
+
+
+def _fits(reader: Format, path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.is_file() and not hidden and path.name.lower().endswith(reader.suffixes)
+
+
+def _is_shard(path: Path) -> bool:
+    if not h5py.is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except OSError:
+        return False  # truncated: its reader says so

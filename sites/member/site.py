@@ -1,0 +1,286 @@
+"""A site: it holds its shards and its private memory, trains on an order and replies, and scores itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.acquisition.undersampling import Undersampling
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.scoring.ensemble import self_ensemble
+from fedrecon.sites.scoring.slice_scores import score
+from fedrecon.sites.seeding import seed, torch_generator
+from fedrecon.sites.training.batches import Slices
+from fedrecon.sites.training.local_loop import autocast, load_optimizer_vectors, optimizer_vectors, train
+from fedrecon.sites.training.memory import Memory
+from fedrecon.sites.training.method import LocalFit, Subject
+from fedrecon.sites.training.parameters import Parameters, initialise, to_vector
+from fedrecon.sites.wire import Samples, Scores, TrainReply, TrainRequest, Vector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.member.site_plan import SitePlan
+    from fedrecon.sites.training.batches import Slice
+
+PRIVATE = "parameters"
+"""Name under which the private parameters lie in a site's memory."""
+
+EVALUATION_BATCH = 8
+"""Slices reconstructed together when scoring; fixed, so that it never changes a score."""
+
+
+def new_network(method: Any, network: Any, images: Any, experiment_seed: int) -> nn.Module:
+    """The network with its first weights, the same at every site and on the server: they follow from the seed."""
+    return initialise(lambda: method.build(network, images), seed(experiment_seed, "weights"))
+
+
+class Site:
+    """One member of the federation, behind its wall. As a Ray actor it is ``SiteActor``.
+
+    Everything that leaves it is a :class:`TrainReply`, :class:`Scores`, or, if the experiment allows panels, a picture.
+    """
+
+    def __init__(self, plan: SitePlan) -> None:
+        self.plan = plan
+        self.name = plan.member
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.shards = {name: Shard.open(path) for name, path in plan.shards.items()}
+        self.memory = Memory(plan.memory, plan.memory_source)
+        self._slices: dict[tuple[Any, ...], Slices] = {}
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network, on the site's device."""
+        plan = self.plan
+        return new_network(plan.method, plan.network, plan.images, plan.seed).to(self.device)
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """Its parameters in one vector; making them takes the first private values into memory."""
+        parameters = Parameters(self.model, lambda name: self.plan.method.shares(name, self.model))
+        self._first_private = to_vector(parameters.private)
+        return parameters
+
+    def describe(self) -> dict[str, Any]:
+        """Where this member runs and what it holds: process, device, threads, versions, shard hashes."""
+        cuda = torch.cuda.get_device_name() if self.device.type == "cuda" else None
+        return {
+            "pid": os.getpid(),
+            "device": cuda or "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),
+            "shards": {name: shard.content_hash for name, shard in self.shards.items()},
+        }
+
+    def fit(self, request: TrainRequest) -> TrainReply:
+        """One round of local training from the order's state.
+
+        The memory of the last committed round is taken first, so that asking twice for a round gives the same reply
+        twice. On the CPU ``shared`` of the reply is a view of the network's own parameters, good until the next call:
+        Ray copies it into its store, the in-process crew copies it itself.
+        """
+        start, plan = time.perf_counter(), self.plan
+        self._load(request, trains=True)
+        slices = self.slices("train")
+        fit = LocalFit(
+            site=self.name,
+            request=request,
+            model=self.model,
+            parameters=self.parameters,
+            training=plan.training,
+            rate=plan.training.rate(request.round),
+            generator=torch_generator(plan.seed, "fit", request.round, self.name),
+            memory={name: value for name, value in self.memory.values.items() if name != PRIVATE},
+            sites=tuple(plan.images.sites),
+            n_slices=len(slices),
+        )
+        plan.method.receive(fit)
+        fit.optimizers = plan.method.optimizers(fit)
+        if plan.training.optimizer_state == "keep":
+            load_optimizer_vectors(fit.optimizers, fit.memory)
+        steps, losses = train(plan.method, fit, slices, plan.seed)
+        extra = plan.method.reply(fit, steps)
+        kept = {name: value for name, value in fit.memory.items() if not name.startswith("optimizer.")}
+        if plan.training.optimizer_state == "keep":
+            kept |= optimizer_vectors(fit.optimizers)
+        if len(self.parameters.private):
+            kept[PRIVATE] = to_vector(self.parameters.private)
+        if self._needs_memory:
+            self.memory.save(request.round, kept)
+        seconds = time.perf_counter() - start
+        shared = self.parameters.shared.detach().cpu().numpy()
+        return TrainReply(self.name, request.round, len(slices), shared, extra, losses, steps, seconds)
+
+    def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> Scores:
+        """Scores of one split under the order's state and this site's committed private memory.
+
+        Args:
+            part: only the batch of this number, from 0; none where there are fewer.
+        """
+        self._load(request)
+        slices = self.slices(split)
+        batches = list(slices.iterate(self.scoring_batch))
+        chosen = batches if part is None else batches[part : part + 1]
+        seed_ = self.plan.evaluation.mask_seed
+        return score(slices, chosen, split, self.image, seed_, self._model_name, self.name)
+
+    @torch.no_grad()
+    def samples(self, request: TrainRequest) -> Samples:
+        """What the prior draws for this site, compared with its own slices; pictures only if the experiment allows."""
+        from fedrecon.sites.scoring.prior_distance import compare, grid
+
+        plan = self.plan
+        self._load(request)
+        self.model.eval()
+        draw, (known, fresh) = partial(plan.method.draw, self.model, self.name), self._real
+        pictures = {self.name: grid(draw, known, plan.seed, self.name)} if plan.evaluation.panels else {}
+        return Samples(self.name, request.round, compare(draw, known, fresh, plan.seed, self.name), pictures)
+
+    def panel(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
+        """A picture of one slice of each shard (PNG), only if the experiment allows it (``evaluation.panels``)."""
+        if not self.plan.evaluation.panels:
+            raise PermissionError(f"site '{self.name}' publishes no pictures: evaluation.panels is false")
+        from fedrecon.sites.scoring.picture import draw
+
+        self._load(request)
+        return draw(self.slices(split), self.image, self.plan.evaluation.mask_seed, note)
+
+    def private_parameters(self, request: TrainRequest) -> dict[str, Any]:
+        """The private parameters by name, for the site's own file; they go to no other site."""
+        self._load(request)
+        return self.parameters.named(self._private(), shared=False)
+
+    def adopt(self, private: Mapping[str, Any], number: int = 0) -> None:
+        """Begins with these private parameters, by name, instead of the network's first values; empty keeps those.
+
+        Args:
+            number: the round that they stand for, of which there is no memory then.
+        """
+        parameters = self.parameters
+        if private:
+            self._first_private = parameters.joined(private, shared=False)
+        self.memory.round = number
+
+    def fine_tune(self, request: TrainRequest, epochs: int) -> None:
+        """Trains the private part alone on this site's training subjects, and adopts it."""
+        from fedrecon.sites.training.fine_tuning import fine_tune
+
+        plan = self.plan
+        self._load(request)
+        fine_tune(self.model, self.parameters, self.slices("train"), plan.training, plan.seed, self.name, epochs)
+        self._first_private = to_vector(self.parameters.private)
+
+    def reconstruct(self, request: TrainRequest, batch: Measurement, subject: Subject) -> Tensor:
+        """(b, y, x) complex64: one measured batch under the order's state and this site's private part."""
+        self._load(request)
+        return self._apply(batch, subject)
+
+    def slices(self, split: str) -> Slices:
+        """The slices of a split under the plan's operators, made once."""
+        plan = self.plan
+        key = (split,)
+        if key not in self._slices:
+            if split == "train" and not plan.method.trains_on_operator:
+                return self._full(split)
+            limits = dict.fromkeys(self.shards, plan.evaluation.slices_of(split))
+            if split == "train":
+                limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
+            phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
+            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase)
+        return self._slices[key]
+
+    @cached_property
+    def _real(self) -> tuple[Tensor, Tensor]:
+        """Images of the training and of the validation slices, with which drawn ones are compared."""
+        from fedrecon.sites.scoring.prior_distance import images
+
+        return images(self._full("train")), images(self._full("validation"))
+
+    def _full(self, split: str) -> Slices:
+        """The slices of a split, every sample measured: what a method sees whose training knows of no operator."""
+        key = ("full", split)
+        if key not in self._slices:
+            plan = self.plan
+            limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
+            operators = {name: Undersampling.read({"mask": "random", "acceleration": 1}) for name in self.shards}
+            self._slices[key] = Slices(self.shards, operators, split, self.device, limits if split == "train" else None)
+        return self._slices[key]
+
+    @property
+    def scoring_batch(self) -> int:
+        """Slices that are reconstructed together when scored."""
+        trains = self.plan.reconstructor is None
+        return self.plan.method.scoring_batch(EVALUATION_BATCH) if trains else EVALUATION_BATCH
+
+    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
+        """From now on measures with other operators (an evaluation under another mask or acceleration)."""
+        self.plan = replace(self.plan, operators=operators)
+        self._slices.clear()
+
+    def tune_reconstructor(self) -> dict[str, Any]:
+        """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects."""
+        from fedrecon.sites.scoring.tuning import tune
+
+        chosen, table = tune(self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed)
+        self.use(chosen)
+        return {"chosen": chosen, "table": table}
+
+    def use(self, reconstructor: Any) -> None:
+        """Reconstructs with this classical method from now on."""
+        self.plan = replace(self.plan, reconstructor=reconstructor)
+
+    def _load(self, request: TrainRequest, trains: bool = False) -> None:
+        """The order's shared parameters and the committed private ones into the network, where there is one.
+
+        What else a method remembers, training alone needs: a finished run is scored without it.
+        """
+        if self.plan.network is None:
+            return
+        parameters = self.parameters
+        if self._needs_memory if trains else len(parameters.private) and self.plan.method.private_reconstructs:
+            self.memory.load(request.standing.get(self.name, 0))
+        parameters.load_shared(request.shared)
+        parameters.load_private(self._private())
+
+    @property
+    def _needs_memory(self) -> bool:
+        keeps = self.plan.training.optimizer_state == "keep" or self.plan.method.remembers
+        return bool(keeps or len(self.parameters.private))
+
+    def _private(self) -> Vector:
+        return self.memory.values.get(PRIVATE, self._first_private)
+
+    @property
+    def _model_name(self) -> str:
+        own = self.plan.network is not None and self.plan.method.private_reconstructs
+        return self.name if own and len(self.parameters.private) else "global"
+
+    def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
+        """(b, y, x) complex64 of a scoring batch, by the network that is loaded or the classical reconstructor."""
+        subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
+        return self._apply(batch, Subject(items[0].site, subjects, indices, self.plan.seed))
+
+    def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
+        plan = self.plan
+        if plan.reconstructor is not None:
+            image: Tensor = plan.reconstructor.reconstruct(batch)
+            return image
+        self.model.eval()
+
+        def reconstruct(measurement: Measurement) -> Tensor:
+            return plan.method.reconstruct(self.model, measurement, subject)  # type: ignore[no-any-return]
+
+        with torch.no_grad(), autocast(plan.training.precision, self.device):
+            return self_ensemble(reconstruct, batch) if plan.evaluation.self_ensemble else reconstruct(batch)

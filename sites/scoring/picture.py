@@ -1,0 +1,41 @@
+"""One picture a shard: the middle slice of its first volume, with scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedrecon.sites.scoring.panel import panel
+from fedrecon.sites.scoring.slice_scores import stages
+
+if TYPE_CHECKING:
+    from fedrecon.sites.scoring.slice_scores import Reconstruct
+    from fedrecon.sites.training.batches import Slices
+
+
+def draw(slices: Slices, reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
+    """PNG by site: reference, zero-filled, reconstruction and error of one slice, always the same one.
+
+    Args:
+        note: what the caption adds, such as the round.
+    """
+    pictures = {}
+    for site in slices.shards:
+        own = [item for item in slices.items if item.site == site]
+        first = [item for item in own if item.volume.name == own[0].volume.name] if own else []
+        if not first:
+            continue
+        item = first[len(first) // 2]
+        with torch.no_grad():
+            batch = slices.scoring([item], mask_seed)
+            images = {name: x[0].cpu().numpy() for name, x in stages(batch, reconstruct(batch, [item])).items()}
+        assert batch.reference is not None
+        measured = slices.operators[site].label()
+        caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
+        reference = batch.reference[0].cpu().numpy()
+        before = "Zero-padded" if batch.low is not None else "Zero-filled"
+        pictures[site] = panel(
+            reference, images["zero_filled"], images["output"], item.volume.maximum, caption, before=before
+        )
+    return pictures

@@ -1,0 +1,137 @@
+"""What a prior draws, compared with a site's own slices: distances that need no download, and a grid of pictures.
+
+Features: the first principal components of the site's training slices, each pooled to 32 x 32 pixels and divided by its
+peak, in units of their overall deviation. They are of this site alone, so numbers compare over rounds and methods at
+one site, not over sites.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from fedrecon.sites.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.training.batches import Slices
+
+Draw = Callable[[int, torch.Generator], "Tensor"]
+
+COUNT = 128
+"""Images that are drawn to be compared."""
+BATCH = 16
+COMPONENTS = 32
+SIDE = 32
+SHOWN = 8
+"""Images of a grid that are drawn; as many real ones stand beside them."""
+
+
+def compare(draw: Draw, known: Tensor, fresh: Tensor, seed: int, site: str) -> dict[str, float]:
+    """How far drawn images are from real ones.
+
+    Args:
+        known, fresh: (n, y, x) training and validation slices, see :func:`images`.
+
+    Returns:
+        ``kernel_distance``: unbiased squared maximum mean discrepancy to the validation slices under the cubic kernel
+        (x y / d + 1)^3, as in the kernel inception distance but with the features above. ``kernel_distance_real``:
+        the same of the training slices, what a perfect prior of few patients would have.
+        ``nearest``: the median distance of a drawn image to its nearest training slice, pixel by pixel after pooling,
+        divided by that of validation slices to theirs: far below 1 means that training slices are copied.
+    """
+    if len(known) < 3 or len(fresh) < 2:
+        return {}
+    generator = torch_generator(seed, "compare", site)
+    drawn = torch.cat([draw(BATCH, generator) for _ in range(COUNT // BATCH)])
+    drawn = torch.stack([_cut(one, *known.shape[1:]) for one in drawn.cpu()]).to(known.device)
+    a, b, c = (pooled(one) for one in (drawn, fresh, known))
+    components = _Components(c)
+    far = torch.cdist(b, c).min(dim=1).values.median().clamp_min(1e-12)
+    return {
+        "kernel_distance": kernel_distance(components(a), components(b)),
+        "kernel_distance_real": kernel_distance(components(c), components(b)),
+        "nearest": float(torch.cdist(a, c).min(dim=1).values.median() / far),
+    }
+
+
+def grid(draw: Draw, known: Tensor, seed: int, site: str) -> bytes:
+    """PNG: images drawn from latents that are the same in every round, and below them evenly spaced training slices."""
+    from PIL import Image
+
+    drawn = draw(SHOWN, torch_generator(seed, "grid", site)).cpu()
+    known = known.cpu()
+    picks = torch.linspace(0, len(known) - 1, SHOWN).round().long() if len(known) else torch.zeros(0, dtype=torch.long)
+    height, width = drawn.shape[-2:]
+    rows = [torch.cat([_cut(one, height, width) for one in part], dim=1) for part in (drawn, known[picks]) if len(part)]
+    sheet = (torch.cat(rows).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    factor = max(1, 96 // width)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(sheet)
+    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def images(slices: Slices) -> Tensor:
+    """(n, y, x) magnitude of every slice of the commonest matrix size, divided by its peak."""
+    batches = [slices.scoring(items, 0) for items in slices.iterate(BATCH)]
+    parts = [one.zero_filled.abs() / one.scale[:, None, None] for one in batches]
+    if not parts:
+        return torch.zeros(0, 1, 1)
+    shapes = [tuple(one.shape[1:]) for one in parts]
+    common = max(dict.fromkeys(shapes), key=shapes.count)
+    return torch.cat([one for one in parts if tuple(one.shape[1:]) == common])
+
+
+def pooled(values: Tensor) -> Tensor:
+    """(n, d): images divided by their peaks, SIDE pixels a side, flat."""
+    values = values / values.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    small = F.interpolate(values[:, None], (SIDE, SIDE), mode="area")
+    return small.flatten(1)
+
+
+class _Components:
+    """The principal components of images, and the way into them."""
+
+    def __init__(self, known: Tensor) -> None:
+        self.mean = known.mean(dim=0)
+        _, values, vectors = torch.linalg.svd((known - self.mean).double(), full_matrices=False)
+        kept = min(COMPONENTS, len(known) - 1)
+        self.vectors = vectors[:kept].mT
+        spread = values[:kept].square().sum() / (len(known) * kept)
+        self.unit = spread.sqrt().clamp_min(1e-12)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """(n, components), of unit mean square over the images that made them."""
+        components: Tensor = (values - self.mean).double() @ self.vectors / self.unit
+        return components
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy of (n, d) and (m, d) under (x y / d + 1)^3; may be below 0."""
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        values: Tensor = (x @ y.mT / x.shape[1] + 1) ** 3
+        return values
+
+    def within(x: Tensor) -> Tensor:
+        values, n = kernel(x, x), len(x)
+        total: Tensor = values.sum() - values.diagonal().sum()
+        return total / (n * (n - 1))
+
+    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
+def _cut(image: Tensor, height: int, width: int) -> Tensor:
+    """The image in a frame of that size, its centre kept."""
+    frame = torch.zeros(height, width)
+    y, x = min(height, image.shape[0]), min(width, image.shape[1])
+    top, left = height // 2 - y // 2, width // 2 - x // 2
+    from_top, from_left = image.shape[0] // 2 - y // 2, image.shape[1] // 2 - x // 2
+    frame[top : top + y, left : left + x] = image[from_top : from_top + y, from_left : from_left + x]
+    return frame

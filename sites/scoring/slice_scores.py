@@ -1,0 +1,104 @@
+"""One row per slice and stage, from which every volume score follows exactly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fedrecon.sites.imaging.metrics import squared_error, squared_norm, ssim_slices
+from fedrecon.sites.scoring.columns import SCORES
+from fedrecon.sites.wire import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.training.batches import Slice, Slices
+
+Reconstruct = Callable[["Measurement", "Sequence[Slice]"], "Tensor"]
+
+
+def score(
+    slices: Slices,
+    batches: Iterable[Sequence[Slice]],
+    split: str,
+    reconstruct: Reconstruct,
+    mask_seed: int,
+    model: str,
+    site: str,
+) -> Scores:
+    """Reconstructs and scores slices of one split.
+
+    Args:
+        slices: of the site. batches: those to score, each reconstructed together.
+        reconstruct: a measurement and its slices to (b, y, x) complex64.
+        model: whose network it is, for the table.
+        site: the member that scores.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in SCORES}
+    seconds = 0.0
+    with torch.no_grad():
+        for items in batches:
+            batch = slices.scoring(items, mask_seed)
+            start = time.perf_counter()
+            image = reconstruct(batch, items)
+            if image.is_cuda:
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - start
+            _rows(columns, slices, items, split, batch, stages(batch, image), model)
+    return Scores(site, split, {name: tuple(values) for name, values in columns.items()}, seconds)
+
+
+def stages(batch: Measurement, image: Tensor) -> dict[str, Tensor]:
+    """Magnitude images (b, y, x) by stage: the output, the output after hard data consistency, zero-filled."""
+    return {
+        "output": image.abs(),
+        "data_consistency": batch.operator.project(image, batch.kspace).abs(),
+        "zero_filled": batch.operator.zero_filled(batch.kspace),
+    }
+
+
+def _rows(
+    columns: dict[str, list[Any]],
+    slices: Slices,
+    items: Sequence[Slice],
+    split: str,
+    batch: Measurement,
+    images: dict[str, Tensor],
+    model: str,
+) -> None:
+    reference = batch.reference
+    if reference is None:
+        raise ValueError("a volume without a reference cannot be scored")
+    maximum = torch.tensor([item.volume.maximum for item in items], device=reference.device)
+    norm = squared_norm(reference).tolist()
+    measured = batch.operator.mask.flatten(1).sum(dim=1).cpu().numpy()
+    pixels = int(np.prod(reference.shape[1:]))
+    for stage, image in images.items():
+        error = squared_error(reference, image).tolist()
+        similarity = ssim_slices(reference, image, maximum).tolist()
+        for i, item in enumerate(items):
+            operator = slices.operators[item.site]
+            row = {
+                "site": item.site,
+                "split": split,
+                "subject": item.volume.subject,
+                "volume": item.volume.name,
+                "slice": item.index,
+                "stage": stage,
+                "volume_maximum": item.volume.maximum,
+                "mask": operator.family,
+                "acceleration": operator.acceleration,
+                "measured_acceleration": pixels / max(int(measured[i]), 1),
+                "model": model,
+                "squared_error": error[i],
+                "squared_norm": norm[i],
+                "n_pixels": pixels,
+                "ssim": similarity[i],
+            }
+            for name in SCORES:
+                columns[name].append(row[name])

@@ -1,0 +1,42 @@
+"""The parameters of a classical reconstructor, chosen on validation subjects: never on test subjects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fedrecon.sites.imaging.metrics import squared_error
+
+if TYPE_CHECKING:
+    from fedrecon.sites.classical import Reconstructor
+    from fedrecon.sites.training.batches import Slices
+
+MAX_SLICES = 12
+"""Slices of a site's validation subjects that the search looks at."""
+
+
+def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[Reconstructor, list[dict[str, Any]]]:
+    """The candidate with the highest mean PSNR over at most 12 evenly spaced validation slices, and the whole table.
+
+    ``slices`` are the site's validation slices; the range of PSNR is each volume's maximum.
+    """
+    candidates = reconstructor.candidates()
+    if len(candidates) == 1:
+        return candidates[0], []
+    picks = np.unique(np.linspace(0, len(slices.items) - 1, min(MAX_SLICES, len(slices.items))).astype(int))
+    table = []
+    for candidate in candidates:
+        scores = []
+        for index in picks:
+            item = slices.items[index]
+            batch = slices.scoring([item], mask_seed)
+            assert batch.reference is not None
+            with torch.no_grad():
+                error = squared_error(batch.reference, candidate.reconstruct(batch).abs())
+            mean = float(error[0]) / batch.reference[0].numel()
+            scores.append(10 * np.log10(item.volume.maximum**2 / max(mean, 1e-30)))
+        table.append({**candidate.model_dump(), "psnr": float(np.mean(scores))})
+    best = max(range(len(candidates)), key=lambda i: table[i]["psnr"])
+    return candidates[best], table

@@ -1,0 +1,243 @@
+"""A site's slices on its device: gathered in batches, augmented, measured. Arithmetic on torch-owned copies only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.data.shard import Shard, Volume
+from fedrecon.sites.imaging.coils import combine, estimate_maps
+from fedrecon.sites.imaging.fourier import fft2c, ifft2c
+from fedrecon.sites.imaging.measurement import Measurement
+from fedrecon.sites.seeding import generator, seed
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of one volume at one site."""
+
+    site: str
+    volume: Volume
+    index: int
+
+    @property
+    def seeds(self) -> tuple[str, int]:
+        """(subject, slice): what evaluation masks and noise follow from."""
+        return self.volume.subject, self.index
+
+
+class Slices:
+    """The slices of one split of one or more shards, each under its site's operator.
+
+    On a GPU the k-space lies on the device from the start; on the CPU it stays in the memory-mapped shard (one copy
+    for all processes of a node) and a batch is copied out. Coil maps are estimated once per slice from the calibration
+    region that every mask of the operator samples fully.
+
+    Args:
+        shards: by site. operators: by site. split: train, validation or test.
+        device: where batches are made. limits: by site, at most so many evenly spaced slices; None takes all.
+        phase: maps carry the low-resolution phase (see ``estimate_maps``).
+    """
+
+    def __init__(
+        self,
+        shards: Mapping[str, Shard],
+        operators: Mapping[str, Acquisition],
+        split: str,
+        device: torch.device,
+        limits: Mapping[str, int | None] | None = None,
+        phase: bool = True,
+    ) -> None:
+        self.shards, self.operators, self.device, self.phase = shards, operators, device, phase
+        self.items = tuple(
+            item for site, shard in shards.items() for item in _slices(site, shard, split, (limits or {}).get(site))
+        )
+        self._maps: dict[Slice, Tensor] = {}
+        self._views: dict[tuple[str, str, bool], np.ndarray] = {}
+        self._resident: dict[tuple[str, str], Tensor] = {}
+        if device.type != "cpu":
+            for item in self.items:
+                key = (item.site, item.volume.name)
+                if key not in self._resident:
+                    values = np.array(shards[item.site].kspace(item.volume.name))
+                    self._resident[key] = torch.from_numpy(values).to(device)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batches(self, size: int, order: np.random.Generator | None = None) -> list[list[Slice]]:
+        """The slices in batches of one matrix size, coil count and degradation each; shuffled when ``order`` is given.
+
+        Without ``order`` a batch is of one site too: what is scored or adapted together has one operator.
+        """
+        groups: dict[tuple[Any, ...], list[Slice]] = defaultdict(list)
+        for item in self.items:
+            site = item.site if order is None else ""
+            kind = self.operators[item.site].group()
+            groups[(site, item.volume.n_coils, *item.volume.shape, *kind)].append(item)
+        batches = []
+        for key in sorted(groups):
+            items = groups[key]
+            if order is not None:
+                items = [items[i] for i in order.permutation(len(items))]
+            batches += [items[i : i + size] for i in range(0, len(items), size)]
+        if order is not None and len(groups) > 1:
+            batches = [batches[i] for i in order.permutation(len(batches))]
+        return batches
+
+    def training(
+        self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool, patch: int | None = None
+    ) -> Measurement:
+        """A training batch: augmented, under masks seeded by (seed, site, subject, slice, epoch).
+
+        Args:
+            patch: of super-resolution, cut from each slice a square of so many pixels a side after it was measured.
+        """
+        kspace, maps = self._kspace(batch), self.maps(batch)
+        reference = self.reference(batch)
+        if augment:
+            rng = generator(seed_, "augment", epoch, batch[0].site, batch[0].volume.name, batch[0].index)
+            turns = self.operators[batch[0].site].turns
+            images, maps, reference = _augment(ifft2c(kspace), maps, reference, rng, turns)
+            kspace = fft2c(images)
+        target = combine(ifft2c(kspace), maps)
+        masks, noise = [], []
+        for item in batch:
+            operator = self.operators[item.site]
+            when = 0 if operator.fixed_mask else epoch
+            masks.append(operator.sample(item.volume.shape, seed(seed_, "mask", item.site, *item.seeds, when)))
+            noise.append(seed(seed_, "noise", item.site, *item.seeds, epoch))
+        measured = self._measured(batch, self._noisy(kspace, batch, noise), masks, maps, reference)
+        measured = replace(measured, target=target)
+        if patch is None:
+            return measured
+        rng = generator(seed_, "patch", epoch, batch[0].site, batch[0].volume.name, batch[0].index)
+        return cut(measured, patch, rng)
+
+    def scoring(self, batch: Sequence[Slice], mask_seed: int) -> Measurement:
+        """An evaluation batch: masks and noise follow from (mask_seed, subject, slice) alone."""
+        kspace = self._scored_kspace(batch, mask_seed)
+        masks = [
+            self.operators[item.site].sample(item.volume.shape, seed(mask_seed, "mask", *item.seeds)) for item in batch
+        ]
+        return self._measured(batch, kspace, masks, self.maps(batch, mask_seed), self.reference(batch))
+
+    def _measured(
+        self, batch: Sequence[Slice], kspace: Tensor, masks: list[Any], maps: Tensor, reference: Tensor | None
+    ) -> Measurement:
+        drawn = None if masks[0] is None else torch.from_numpy(np.stack(masks)[:, None]).to(self.device)
+        return self.operators[batch[0].site].measure(kspace, drawn, maps, reference)
+
+    def reference(self, batch: Sequence[Slice]) -> Tensor | None:
+        """(b, y, x) float32 magnitude references, or None where the volumes have none."""
+        if not all(item.volume.has_reference for item in batch):
+            return None
+        views = [self._view(item, reference=True)[item.index] for item in batch]
+        return torch.from_numpy(np.stack(views)).to(self.device)
+
+    def maps(self, batch: Sequence[Slice], mask_seed: int = 0) -> Tensor:
+        """(b, c, y, x) coil maps, estimated once from the noisy calibration region and kept."""
+        missing = [item for item in batch if item not in self._maps]
+        if missing:
+            kspace = self._scored_kspace(missing, mask_seed)
+            for item, one in zip(missing, kspace, strict=True):
+                box = self.operators[item.site].calibration(item.volume.shape)
+                phase = self.phase and self.shards[item.site].phase != "none"
+                self._maps[item] = estimate_maps(one[None], box, phase=phase)[0]
+        return torch.stack([self._maps[item] for item in batch])
+
+    def _scored_kspace(self, batch: Sequence[Slice], mask_seed: int) -> Tensor:
+        seeds = [seed(mask_seed, "noise", *item.seeds) for item in batch]
+        return self._noisy(self._kspace(batch), batch, seeds)
+
+    def _kspace(self, batch: Sequence[Slice]) -> Tensor:
+        if self._resident:
+            return torch.stack([self._resident[item.site, item.volume.name][item.index] for item in batch])
+        views = [self._view(item)[item.index] for item in batch]
+        return torch.from_numpy(np.stack(views))  # np.stack copies out of the mapped file
+
+    def _view(self, item: Slice, reference: bool = False) -> np.ndarray:
+        """A volume's array, opened once: opening the file takes as long as measuring a slice."""
+        key = (item.site, item.volume.name, reference)
+        if key not in self._views:
+            shard = self.shards[item.site]
+            self._views[key] = (shard.reference if reference else shard.kspace)(item.volume.name)
+        return self._views[key]
+
+    def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:
+        """Adds what is missing to ``noise`` times the shard's own level: variances add."""
+        levels = [item.volume.noise * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
+        if not any(levels):
+            return kspace
+        draws = [
+            torch.randn((*kspace.shape[1:], 2), generator=torch.Generator().manual_seed(s)) * level
+            for s, level in zip(seeds, levels, strict=True)
+        ]
+        return kspace + torch.view_as_complex(torch.stack(draws)).to(kspace.device)
+
+    def iterate(self, size: int) -> Iterator[list[Slice]]:
+        """Batches in the shards' own order."""
+        yield from self.batches(size)
+
+
+def _slices(site: str, shard: Shard, split: str, limit: int | None) -> list[Slice]:
+    items = [Slice(site, volume, index) for volume in shard.split(split) for index in range(volume.n_slices)]
+    if limit is None or len(items) <= limit:
+        return items
+    picks = np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))
+    return [items[i] for i in picks]
+
+
+def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measurement:
+    """A random square patch of ``side`` high-resolution pixels from each slice, on whole low-resolution pixels.
+
+    It was measured before it is cut, so its edges are those of a patch within a slice. A patch has no k-space of its
+    own: only networks that work on the low-resolution image can train on it.
+    """
+    assert measured.low is not None
+    scale, (y, x) = measured.factor, measured.low.shape[-2:]
+    small = side // scale
+    corners = [(int(rng.integers(y - small + 1)), int(rng.integers(x - small + 1))) for _ in measured.low]
+
+    def squares(images: Tensor | None, unit: int) -> Tensor | None:
+        if images is None:
+            return None
+        picks = [(slice(unit * i, unit * (i + small)), slice(unit * j, unit * (j + small))) for i, j in corners]
+        return torch.stack([image[pick] for image, pick in zip(images, picks, strict=True)])
+
+    padded = squares(measured.zero_filled, scale)
+    assert padded is not None
+    return replace(
+        measured,
+        kspace=measured.kspace[..., :0, :0],
+        zero_filled=padded,
+        target=squares(measured.target, scale),
+        reference=squares(measured.reference, scale),
+        low=squares(measured.low, 1),
+    )
+
+
+def _augment(
+    images: Tensor, maps: Tensor, reference: Tensor | None, rng: np.random.Generator, turns: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One random flip per axis and one circular shift of up to a sixteenth, the same for image, maps and reference.
+
+    With ``turns`` a square slice is also transposed every other time, which with the flips makes all turns by 90
+    degrees.
+    """
+    flips = [axis for axis in (-2, -1) if rng.random() < 0.5]
+    shifts = [int(rng.integers(-(n // 16), n // 16 + 1)) for n in images.shape[-2:]]
+    transposed = turns and images.shape[-2] == images.shape[-1] and rng.random() < 0.5
+
+    def move(x: Tensor) -> Tensor:
+        moved = torch.roll(torch.flip(x, flips) if flips else x, shifts, (-2, -1))
+        return moved.mT if transposed else moved
+
+    return move(images), move(maps), None if reference is None else move(reference)

@@ -1,0 +1,38 @@
+"""A short local training of the private part alone, at a site that did not take part in the federation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedrecon.sites.seeding import generator
+from fedrecon.sites.training import losses
+from fedrecon.sites.training.local_loop import autocast, optimizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fedrecon.sites.training.batches import Slices
+    from fedrecon.sites.training.parameters import Parameters
+    from fedrecon.sites.training.settings import Training
+
+
+def fine_tune(
+    model: nn.Module, parameters: Parameters, slices: Slices, training: Training, seed: int, site: str, epochs: int
+) -> None:
+    """Trains the private parameters of ``model`` in place; the shared ones stay as they are.
+
+    The experiment's loss, optimiser, first learning rate, batch size and augmentation; order and masks follow from
+    (seed, site, epoch) alone.
+    """
+    named = dict(model.named_parameters())
+    private = [named[name] for name in parameters.names(shared=False) if name in named]
+    one = optimizer(training.optimizer, private, training.learning_rate)
+    model.train()
+    for epoch in range(epochs):
+        for items in slices.batches(training.batch_size, generator(seed, "fine-tune", site, epoch)):
+            batch = slices.training(items, seed, epoch, training.augment, training.patch)
+            with autocast(training.precision, slices.device):
+                loss = losses.of(training.loss, model(batch), batch)
+            model.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            one.step()

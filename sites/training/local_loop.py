@@ -1,0 +1,117 @@
+"""THE local loop: one for every strategy. What differs is in the strategy's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.seeding import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedrecon.sites.training.batches import Slice, Slices
+    from fedrecon.sites.training.method import LocalFit, Method
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def optimizer(name: str, parameters: Any, rate: float, **options: Any) -> torch.optim.Optimizer:
+    """torch's optimiser of that name with its own defaults."""
+    if name not in OPTIMIZERS:
+        raise InputError(f"unknown optimizer '{name}'")
+    return OPTIMIZERS[name](parameters, lr=rate, **options)  # type: ignore[call-arg]
+
+
+def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int, dict[str, float]]:
+    """Trains ``fit.model`` for the local epochs of one round.
+
+    Returns:
+        The optimiser steps taken, and the mean of every loss that the strategy's step returned.
+    """
+    training = fit.training
+    fit.model.train()
+    positions = {item: index for index, item in enumerate(slices.items)}
+    steps, sums = 0, {}  # type: int, dict[str, Tensor]
+    for epoch, items in _steps(fit, slices, seed):
+        batch = slices.training(items, seed, epoch, training.augment, training.patch)
+        fit.indices = tuple(positions[item] for item in items)
+        with autocast(training.precision, slices.device):
+            losses = method.step(fit, batch)
+        for name, value in losses.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        steps += 1
+    return steps, {name: float(value) / max(steps, 1) for name, value in sums.items()}
+
+
+def _steps(fit: LocalFit, slices: Slices, seed: int) -> Iterator[tuple[int, list[Slice]]]:
+    """Batches of this round with the pass over the data that each belongs to, counted from the first round on.
+
+    Rounds follow each other without a gap: where ``local_steps`` ends one amid a pass, the next goes on there.
+    """
+    training = fit.training
+    per_epoch = max(len(slices.batches(training.batch_size, generator(seed, "order", fit.site, 0))), 1)
+    count = training.local_steps or training.local_epochs * per_epoch
+    position, end = (fit.round - 1) * count, fit.round * count
+    first = position // per_epoch
+    while position < end:
+        epoch, begin = divmod(position, per_epoch)
+        batches = slices.batches(training.batch_size, generator(seed, "order", fit.site, epoch))
+        fit.epoch = epoch - first
+        for fit.batch, items in list(enumerate(batches))[begin : begin + end - position]:
+            yield epoch, items
+            position += 1
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """bfloat16 autocast when asked for; FFTs are complex64 and stay so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch on ``count`` threads meanwhile: the number decides the bits, so it is set and recorded, never inherited."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def optimizer_vectors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
+    """The optimisers' moments as flat vectors by name, to be kept as private memory."""
+    vectors = {}
+    for k, one in enumerate(optimizers):
+        for index, state in one.state_dict()["state"].items():
+            for name, value in state.items():
+                if torch.is_tensor(value):
+                    vectors[f"optimizer.{k}.{index}.{name}"] = value.detach().float().cpu().reshape(-1).numpy().copy()
+    return vectors
+
+
+def load_optimizer_vectors(optimizers: list[torch.optim.Optimizer], memory: Mapping[str, Any]) -> None:
+    """The inverse of :func:`optimizer_vectors`; does nothing where the memory holds none."""
+    for k, one in enumerate(optimizers):
+        full = one.state_dict()
+        tensors = [p for group in one.param_groups for p in group["params"]]
+        for index, parameter in enumerate(tensors):
+            prefix = f"optimizer.{k}.{index}."
+            entries = {key.removeprefix(prefix): value for key, value in memory.items() if key.startswith(prefix)}
+            if entries:
+                full["state"][index] = {name: _shaped(name, value, parameter) for name, value in entries.items()}
+        one.load_state_dict(full)
+
+
+def _shaped(name: str, value: Any, parameter: Tensor) -> Tensor:
+    tensor = torch.from_numpy(value.copy())
+    return tensor[0] if name == "step" else tensor.reshape(parameter.shape).to(parameter.device)

@@ -1,0 +1,53 @@
+"""A network as an experiment names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.plugin import parse, science_of
+from fedrecon.strategies.networks import NETWORKS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fedrecon.sites.imaging.measurement import Images
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """A network as an experiment names it, defaults filled in; made by :meth:`parse`; hashable, picklable."""
+
+    name: str
+    parameters: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> NetworkChoice:
+        """The choice that ``{"name": ..., **parameters}`` describes.
+
+        Raises:
+            InputError: no name, an unknown name or parameter (with the nearest right one), or a refused value.
+        """
+        parameters = dict(given)
+        name = parameters.pop("name", None)
+        if not isinstance(name, str):
+            raise InputError(f"network: 'name' is missing or no word. Allowed: {', '.join(sorted(NETWORKS))}.")
+        if name not in NETWORKS:
+            raise unknown("network", name, NETWORKS)
+        model = parse(NETWORKS[name].parameters, parameters, where=f"network '{name}'")
+        return cls(name, tuple(model.model_dump().items()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """``{"name": ..., **parameters}`` with every default written out; :meth:`parse` reads it back."""
+        return {"name": self.name, **dict(self.parameters)}
+
+    def science(self) -> dict[str, Any]:
+        """What a digest holds of it."""
+        return {"name": self.name, **science_of(NETWORKS[self.name].parameters(**dict(self.parameters)))}
+
+    def build(self, images: Images) -> nn.Module:
+        """A new network for such images, its weights drawn from torch's generator; this imports torch."""
+        network: nn.Module = NETWORKS[self.name].load()(images, **dict(self.parameters))
+        return network

@@ -1,0 +1,142 @@
+"""Digests stay: those of every plug-in are written down, and a key that is added later moves none of them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from pydantic import Field
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.sites.classical import RECONSTRUCTORS
+from fedrecon.sites.imaging.degradations import DEGRADATIONS
+from fedrecon.sites.imaging.masks import MASKS
+from fedrecon.sites.plugin import ADDED_LATER, Plugin, Settings, science_of
+from fedrecon.sites.scoring.settings import Evaluation
+from fedrecon.sites.training.settings import Training
+from fedrecon.strategies import STRATEGIES
+from fedrecon.strategies.networks import NETWORKS
+from fedrecon.strategies.networks.network import NetworkEntry
+
+CONTENTS = {"a": "content-a", "b": "content-b"}
+WRITTEN = json.loads(Path(__file__).with_name("digests.json").read_text())
+"""Digest and training digest of each of :func:`experiments`, from the version before keys could be added."""
+
+
+def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The default experiment of every plug-in, and one that sets many keys."""
+    base = {"sites": "data"}
+    for name in STRATEGIES:
+        yield f"strategy {name}", {**base, "strategy": {"name": name}}
+    for name, entry in NETWORKS.items():
+        strategy = {"name": "fedgimp"} if entry.kind == "prior" else {"name": "fedavg"}
+        task = {"task": "super-resolution"} if entry.kind == "super-resolution" else {}
+        yield f"network {name}", {**base, "strategy": strategy, **task, "network": {"name": name}}
+    for name in MASKS:
+        yield f"mask {name}", {**base, "operator": {"mask": name, "acceleration": 4}}
+    for name in DEGRADATIONS:
+        block = {"degradation": {"kind": name, "scale": 2}, "network": {"name": "mscan"}}
+        yield f"degradation {name}", {**base, "task": "super-resolution", **block}
+    for name, kind in RECONSTRUCTORS.items():
+        task = {"task": "super-resolution"} if kind.needs_low else {}
+        yield f"reconstructor {name}", {**base, **task, "reconstructor": name}
+    test = {"operator": {"acceleration": 6}, "unseen": "average", "sites": {"c": "c.h5"}}
+    yield "test", {**base, "test": test, "strategy": {"name": "fedper"}}
+    per_site = {"a": {"acceleration": 6, "noise": 2}}
+    loss = {"l1": 1, "mse": 0.5}
+    yield (
+        "every key",
+        {
+            **base,
+            "training": {"local_steps": 3, "max_slices": {"a": 4}, "loss": loss, "schedule": "cosine"},
+            "evaluation": {"max_slices": {"test": 2}, "every": 3},
+            "operator": {"mask": "random", "acceleration": 4, "per_site": per_site},
+            "seed": 3,
+        },
+    )
+
+
+def digests(raw: dict[str, Any]) -> list[str | None]:
+    one = Experiment.read(raw)
+    return [one.digest(CONTENTS, {"c": "content-c"} if one.test else None), one.training_digest(CONTENTS)]
+
+
+EXPERIMENTS = dict(experiments())
+
+
+def test_every_plug_in_of_today_has_its_digest_written_down():
+    """A new plug-in adds its line; a changed one raises the science version, on purpose."""
+    assert EXPERIMENTS.keys() == WRITTEN.keys()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_digest_is_the_one_that_was_written_down(name):
+    assert digests(EXPERIMENTS[name]) == WRITTEN[name]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_key_that_a_strategy_gets_later_counts_only_away_from_its_default(name, monkeypatch):
+    class Invented(STRATEGIES[name]):
+        invented: Annotated[int, ADDED_LATER] = 3
+
+    monkeypatch.setitem(STRATEGIES, name, Invented)
+    raw = EXPERIMENTS[f"strategy {name}"]
+    assert digests(raw) == WRITTEN[f"strategy {name}"]
+    assert digests({**raw, "strategy": {"name": name, "invented": 3}}) == WRITTEN[f"strategy {name}"]
+    assert digests({**raw, "strategy": {"name": name, "invented": 4}}) != WRITTEN[f"strategy {name}"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_key_that_a_network_gets_later_counts_only_away_from_its_default(name, monkeypatch):
+    class Invented(NETWORKS[name].parameters):
+        invented: Annotated[int, ADDED_LATER] = Field(3, ge=1)
+
+    entry = NETWORKS[name]
+    monkeypatch.setitem(NETWORKS, name, NetworkEntry(entry.module, Invented, entry.kind, entry.in_kspace))
+    raw = EXPERIMENTS[f"network {name}"]
+    assert digests(raw) == WRITTEN[f"network {name}"]
+    assert digests({**raw, "network": {"name": name, "invented": 4}}) != WRITTEN[f"network {name}"]
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_key_that_a_mask_gets_later_counts_only_away_from_its_default(name, monkeypatch):
+    class Invented(MASKS[name]):
+        invented: Annotated[int, ADDED_LATER] = 3
+
+    monkeypatch.setitem(MASKS, name, Invented)
+    raw = EXPERIMENTS[f"mask {name}"]
+    assert digests(raw) == WRITTEN[f"mask {name}"]
+    assert digests({**raw, "operator": {**raw["operator"], "invented": 4}}) != WRITTEN[f"mask {name}"]
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTORS)
+def test_a_key_that_a_reconstructor_gets_later_counts_only_away_from_its_default(name, monkeypatch):
+    class Invented(RECONSTRUCTORS[name]):
+        invented: Annotated[int, ADDED_LATER] = 3
+
+    monkeypatch.setitem(RECONSTRUCTORS, name, Invented)
+    raw = EXPERIMENTS[f"reconstructor {name}"]
+    assert digests(raw) == WRITTEN[f"reconstructor {name}"]
+    assert digests({**raw, "reconstructor": {"name": name, "invented": 4}}) != WRITTEN[f"reconstructor {name}"]
+
+
+@pytest.mark.parametrize("block", [Training, Evaluation])
+def test_a_key_that_a_block_gets_later_counts_only_away_from_its_default(block):
+    class Invented(block):
+        invented: Annotated[list[int], ADDED_LATER] = Field(default_factory=list)
+
+    assert Invented().science() == block().science()
+    assert Invented(invented=[1]).science() == {**block().science(), "invented": [1]}
+
+
+def test_a_later_key_inside_a_nested_block_follows_the_law_too():
+    class Inner(Settings):
+        first: int = 1
+        invented: Annotated[int, ADDED_LATER] = 3
+
+    class Outer(Plugin):
+        inner: Inner = Inner()
+
+    assert science_of(Outer()) == {"inner": {"first": 1}}
+    assert science_of(Outer(inner=Inner(invented=4))) == {"inner": {"first": 1, "invented": 4}}

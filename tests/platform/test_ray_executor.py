@@ -1,0 +1,209 @@
+import gc
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES
+from clusters import local_cluster
+from ray_executors import outcome, ray_executor, title, wait_for
+from tiny import Federation
+
+from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.execution.executor import InProcessExecutor
+from fedrecon.platform.execution.ray_executor import RayExecutor
+from fedrecon.platform.federation.round_loop import refuse_unsound
+from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.wire import TrainReply
+from fedrecon.strategies.fedavg import FedAvg
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """Four CPUs and two GPUs that are only logical."""
+    with local_cluster(num_cpus=4, num_gpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def four(consortium: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """Four sites with private memory; starting as many processes takes seconds, so the crew is started once."""
+    paths = {**consortium, "west": consortium["north"]}
+    return Federation(FedAvg(), paths, tmp_path_factory.mktemp("memory"), training={"optimizer_state": "keep"})
+
+
+@pytest.fixture(scope="module")
+def executor(four: Federation) -> Iterator[RayExecutor]:
+    with ray_executor(four, cpus_per_site=0.25) as started:
+        yield started
+
+
+def test_four_sites_share_two_gpus(executor: RayExecutor) -> None:
+    found = executor.describe()
+    assert list(found) == ["north", "middle", "south", "west"]
+    assert sorted(one["gpus"] for one in found.values()) == [["0"], ["0"], ["1"], ["1"]]
+    assert len({one["pid"] for one in found.values()}) == 4
+    assert {one["threads"] for one in found.values()} == {1}
+    assert {one["device"] for one in found.values()} == {"cpu"}
+    assert {title(one["pid"]) for one in found.values()} == {"ray::SiteActor"}
+
+
+def test_the_same_bits_as_in_this_process(four: Federation, executor: RayExecutor, tmp_path: Path) -> None:
+    """With four processes at once; on two CPUs they are compared in test_kill.py."""
+    here = replace(four, memory=tmp_path)
+    rows, expected = outcome(here, here.executor())
+    rows_on_ray, found = outcome(four, executor)
+    assert set(expected["memory"]) == set(four.paths)
+    assert found == expected
+    same = ("round", "replied", "restarts", "bytes_up", "bytes_down", "losses")
+    assert [[row[k] for k in same] for row in rows_on_ray] == [[row[k] for k in same] for row in rows]
+
+
+def test_a_prior_draws_and_adapts_the_same_bits_and_so_does_a_site_that_comes_back(
+    consortium: dict[str, Path], tmp_path: Path
+) -> None:
+    case = CASES["fedgimp_full"]
+    pair = {name: consortium[name] for name in ("north", "middle")}
+    there, here = (
+        Federation(case.kind(**case.parameters), pair, tmp_path / name, case.network, case.training, rounds=2)
+        for name in ("there", "here")
+    )
+    rows, expected = outcome(here, inside := here.executor())
+    with ray_executor(there, cpus_per_site=0.5, gpus_per_site=0) as executor:
+        rows_on_ray, found = outcome(there, executor)
+        assert found == expected
+        assert [row["losses"] for row in rows_on_ray] == [row["losses"] for row in rows]
+        request = there.method.scoring_request(there.train(executor))
+        drawn = executor.samples(request)
+        assert drawn == inside.samples(request)
+        assert [one.site for one in drawn] == list(pair)
+        assert all(one.pictures[one.site].startswith(b"\x89PNG") for one in drawn)
+        os.kill(executor.describe()["middle"]["pid"], signal.SIGKILL)
+        wait_for(lambda: executor.describe() and executor.restarts, "a restart")
+        for part in (0, 1):
+            again = [one.columns for one in executor.evaluate(request, "test", part)]
+            assert again == [one.columns for one in inside.evaluate(request, "test", part)]
+
+
+def test_the_order_is_only_read_and_replies_do_not_pile_up(four: Federation, executor: RayExecutor) -> None:
+    request = four.method.request(four.begin())
+    before = hashlib.sha256(request.shared.tobytes()).hexdigest()
+    alive, first = [], []
+    for reply in executor.fit(request):
+        assert not np.shares_memory(reply.shared, request.shared)
+        assert not reply.shared.flags.writeable
+        assert reply.shared.tobytes() != request.shared.tobytes()
+        first.append(reply.shared.tobytes())
+        gc.collect()
+        alive.append(sum(type(one) is TrainReply for one in gc.get_objects()))
+    assert max(alive) <= 2
+    assert [reply.shared.tobytes() for reply in executor.fit(request)] == first
+    assert hashlib.sha256(request.shared.tobytes()).hexdigest() == before
+
+
+def test_what_ray_shares_is_read_only_and_stays_as_it_was(four: Federation, executor: RayExecutor) -> None:
+    import ray
+
+    reference = ray.put(four.method.request(four.begin()))
+    stored = ray.get(reference)
+    before = stored.shared.tobytes()
+    assert not stored.shared.flags.writeable
+    assert len(list(executor._each("fit", (reference,), 1))) == 4
+    assert stored.shared.tobytes() == before
+
+
+def test_a_tuned_site_that_comes_back_is_tuned(consortium: dict[str, Path], tmp_path: Path) -> None:
+    from fedrecon.sites.classical import RECONSTRUCTORS
+
+    fed = Federation(FedAvg(), consortium, tmp_path)
+    plans = [replace(plan, network=None, reconstructor=RECONSTRUCTORS["tv"]()) for plan in fed.plans()][1:2]
+    request, here, executor = (
+        fed.method.request(fed.begin()),
+        InProcessExecutor(plans),
+        RayExecutor(plans, Resources(cpus_per_site=1, gpus_per_site=0)),
+    )
+    try:
+        assert {n: one["chosen"] for n, one in here.tune_reconstructors().items()} == {
+            n: one["chosen"] for n, one in executor.tune_reconstructors().items()
+        }
+        os.kill(executor.describe()["middle"]["pid"], signal.SIGKILL)
+        wait_for(lambda: executor.describe() and executor.restarts, "a restart")
+        expected = [one.columns["ssim"] for one in here.evaluate(request, "test")]
+        assert [one.columns["ssim"] for one in executor.evaluate(request, "test")] == expected
+        untuned = InProcessExecutor(plans).evaluate(request, "test")
+        assert [one.columns["ssim"] for one in untuned] != expected
+        assert executor.restarts == 1
+    finally:
+        executor.close()
+
+
+@pytest.mark.parametrize(
+    ("resources", "says"),
+    [
+        ({"gpus_per_site": 4}, "site 'north' cannot be placed.*GPU: asked 4, its largest node has 2"),
+        ({"cpus_per_site": 64}, "site 'north' cannot be placed.*CPU: asked 64, its largest node has 4"),
+        ({"cpus_per_site": 1.5}, "site 'south' cannot be placed.*full with the other sites"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_at_once(four: Federation, resources: dict[str, Any], says: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(RunError, match=says):
+        RayExecutor(four.plans(), Resources(**resources))
+    assert time.monotonic() - start < 5
+
+
+def test_one_and_a_half_gpus_are_the_users_mistake(four: Federation) -> None:
+    with pytest.raises(InputError, match=r"gpus_per_site is 1\.5"):
+        RayExecutor(four.plans(), Resources(gpus_per_site=1.5))
+
+
+def test_a_cluster_that_others_fill_is_named_in_time(four: Federation) -> None:
+    import ray
+
+    class Other:
+        def ready(self) -> bool:
+            return True
+
+    other = ray.remote(Other).options(num_cpus=2).remote()
+    ray.get(other.ready.remote())
+    try:
+        start = time.monotonic()
+        with pytest.raises(RunError, match=r"cannot be placed .*waited .*CPU: asked 2, free on a node are 1"):
+            RayExecutor(four.plans()[:1], Resources(cpus_per_site=2, gpus_per_site=0, start_timeout=4))
+        assert 4 <= time.monotonic() - start < 25
+    finally:
+        ray.kill(other)
+
+
+def test_a_shard_that_is_not_there_on_the_node_is_named(four: Federation, tmp_path: Path) -> None:
+    plans = [replace(four.plans()[1], shards={"middle": str(tmp_path / "nowhere" / "middle.h5")})]
+    with pytest.raises(RunError, match=r"site 'middle': .*nowhere/middle\.h5") as error:
+        RayExecutor(plans, Resources(cpus_per_site=1, gpus_per_site=0))
+    assert "Traceback" not in str(error.value)
+
+
+def test_an_address_where_nothing_answers_is_refused_in_time() -> None:
+    from fedrecon.platform.execution.ray_cluster import _check_answers
+
+    start = time.monotonic()
+    with pytest.raises(RunError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'"):
+        _check_answers("127.0.0.1:9")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("part", ["shared", "extra", "losses"])
+def test_a_reply_that_is_no_number_is_refused_by_site_and_round(part: str) -> None:
+    bad = {"shared": np.array([1, np.nan, np.inf], np.float32), "losses": {"loss": float("nan")}}
+    sound = TrainReply("north", 7, 1, np.ones(3, np.float32), losses={"loss": 1.0})
+    refuse_unsound(sound)
+    given: Any = {"drift": bad["shared"]} if part == "extra" else bad[part]
+    with pytest.raises(RunError, match="site 'north', round 7: replied with"):
+        refuse_unsound(replace(sound, **{part: given}))

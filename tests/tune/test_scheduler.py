@@ -1,0 +1,98 @@
+"""Early stopping compares trials of one problem, by hand-made reports; no cluster."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fedrecon.tune.engine.scheduler import MAKERS, PerProblemScheduler
+from fedrecon.tune.search.config import Scheduler
+
+EASY, HARD = '{"operator.acceleration": 2}', '{"operator.acceleration": 8}'
+
+
+class Controller:
+    """What a scheduler asks of Ray Tune's controller."""
+
+    def __init__(self) -> None:
+        self.trials: list[Any] = []
+
+    def get_trials(self) -> list[Any]:
+        return self.trials
+
+    def get_live_trials(self) -> list[Any]:
+        return self.trials
+
+
+class Trial(SimpleNamespace):
+    __hash__ = object.__hash__
+
+    def is_finished(self) -> bool:
+        return False
+
+
+def run(scheduler: PerProblemScheduler, reports: dict[str, tuple[str, list[float]]]) -> dict[str, int]:
+    """The round after which each trial was stopped (0: not); one trial after the other."""
+    controller, stopped = Controller(), {}
+    for name, (problem, scores) in reports.items():
+        trial = Trial(trial_id=name, config={"problem": problem}, status="RUNNING")
+        controller.trials.append(trial)
+        scheduler.on_trial_add(controller, trial)
+        stopped[name], result = 0, {}
+        for number, score in enumerate(scores, 1):
+            result = {"round": number, "mean/psnr": score, "training_iteration": number}
+            if number == len(scores):
+                break
+            decision = scheduler.on_trial_result(controller, trial, result)
+            assert decision in ("CONTINUE", "STOP")  # a pause would need checkpoints of Ray Tune
+            if decision == "STOP":
+                stopped[name] = number
+                break
+        scheduler.on_trial_complete(controller, trial, result)
+    return stopped
+
+
+def test_halving_stops_the_worse_half_of_each_problem_alone() -> None:
+    chosen = Scheduler(name="asha", grace_rounds=2, reduction_factor=2)
+    found = run(
+        PerProblemScheduler(chosen, "mean/psnr", "max", 6),
+        {
+            "easy good": (EASY, [30.0] * 6),
+            "hard good": (HARD, [20.0] * 6),  # far below any of the easy ones
+            "easy bad": (EASY, [25.0] * 6),
+            "hard bad": (HARD, [15.0] * 6),
+            "hard best": (HARD, [21.0] * 6),
+        },
+    )
+    assert found == {"easy good": 0, "hard good": 0, "easy bad": 2, "hard bad": 2, "hard best": 0}
+
+
+def test_a_smaller_value_may_be_the_better_one() -> None:
+    chosen = Scheduler(name="asha", grace_rounds=1, reduction_factor=2)
+    found = run(
+        PerProblemScheduler(chosen, "mean/psnr", "min", 4), {"low": (EASY, [0.1] * 4), "high": (EASY, [0.2] * 4)}
+    )
+    assert found == {"low": 0, "high": 1}
+
+
+def test_the_median_rule_waits_for_company_and_for_the_grace_rounds() -> None:
+    chosen = Scheduler(name="median", grace_rounds=3, min_trials=2)
+    found = run(
+        PerProblemScheduler(chosen, "mean/psnr", "max", 6),
+        {
+            "first": (EASY, [20.0] * 6),
+            "second": (EASY, [22.0] * 6),
+            "below": (EASY, [19.0] * 6),  # the median of 20 and 22 is 21
+            "above": (EASY, [23.0] * 6),
+            "alone": (HARD, [5.0] * 6),
+        },
+    )
+    assert found == {"first": 0, "second": 0, "below": 3, "above": 0, "alone": 0}
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_a_round_that_was_not_scored_stops_nothing(name: str) -> None:
+    scheduler = PerProblemScheduler(Scheduler(name=name), "mean/psnr", "max", 6)  # type: ignore[arg-type]
+    trial = Trial(trial_id="a", config={"problem": EASY}, status="RUNNING")
+    scheduler.on_trial_add(Controller(), trial)
+    assert scheduler.on_trial_result(Controller(), trial, {"round": 1}) == "CONTINUE"

@@ -1,0 +1,143 @@
+"""One writer for all trials: an actor beside the store, and the tracker by which a trial speaks to it.
+
+Trials in many processes that wrote to one SQLite file would wait for each other, and each would load MLflow (2 s).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.tracking.tracker import Ended, RunRecord, RunStore, Tracker
+
+Entry = tuple[str, tuple[Any, ...]]
+"""A method of :class:`Tracker` and its arguments; an artifact travels as its bytes."""
+
+
+class TrackingActor:
+    """The actor. A write can be made twice: the tracker skips what is there."""
+
+    def __init__(self, uri: str | None, workspace: str) -> None:
+        self._store: RunStore = run_store(uri, Path(workspace))
+        self._open: dict[str, Tracker] = {}
+        self._failures: dict[str, str] = {}
+        self._asked: set[str] = set()
+
+    def begin(self, record: RunRecord, fresh: bool) -> tuple[str, bool]:
+        """Opens a run; its id, and whether it was there before."""
+        tracker = self._store.open(record, fresh)
+        self._open[record.digest] = tracker
+        return tracker.run_id, tracker.continued
+
+    def write(self, record: RunRecord, entries: Sequence[Entry]) -> None:
+        """Writes entries in their order, and flushes."""
+        if record.digest not in self._open:
+            self._open[record.digest] = self._store.open(record)
+        tracker = self._open[record.digest]
+        for method, arguments in entries:
+            if method == "artifact":
+                _artifact(tracker, *arguments)
+            else:
+                getattr(tracker, method)(*arguments)
+            if method == "finish":
+                del self._open[record.digest]
+        tracker.flush()
+
+    def first(self, digest: str) -> bool:
+        """Whether this is the first time that it is asked about this trial: a rerun sets aside what was there once."""
+        fresh = digest not in self._asked
+        self._asked.add(digest)
+        return fresh
+
+    def failed(self, digest: str, message: str) -> None:
+        """Keeps why a trial failed, for :meth:`why`."""
+        self._failures[digest] = message
+
+    def why(self, digest: str) -> str:
+        """Why the trial failed the last time; where it could not say so, its process had died."""
+        return self._failures.get(digest, "its process died (killed, or out of memory)")
+
+    def settle(self) -> None:
+        """Ends what no trial ended, because its process died: nothing is left RUNNING."""
+        for tracker in self._open.values():
+            tracker.finish("KILLED")
+        self._open = {}
+
+    def tag(self, digest: str, tags: Mapping[str, str]) -> str | None:
+        """Tags a run that is there already and ends it if it is still RUNNING; its id, or None if there is none."""
+        return self._store.tag(digest, tags)
+
+    def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
+        """See :class:`RunStore`."""
+        return self._store.save_view(experiment_name, key, view)
+
+
+def start_tracking_actor(uri: str | None, workspace: Path) -> Any:
+    """The writer's actor, on this node, where the workspace is."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(TrackingActor).options(**options).remote(uri, str(workspace))
+
+
+class RelayStore:
+    """Looks like a :class:`RunStore` to a trial."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def open(self, record: RunRecord, fresh: bool = False) -> Tracker:
+        """See :meth:`RunStore.open`."""
+        run_id, continued = ray.get(self._writer.begin.remote(record, fresh))
+        return RelayTracker(self._writer, record, run_id, continued)
+
+
+class RelayTracker:
+    """Looks like a :class:`Tracker`; what it is told is written when :meth:`flush` returns."""
+
+    def __init__(self, writer: Any, record: RunRecord, run_id: str, continued: bool) -> None:
+        self._writer, self._record, self.run_id, self.continued = writer, record, run_id, continued
+        self._entries: list[Entry] = []
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """See :class:`Tracker`."""
+        self._entries.append(("log_params", (dict(params),)))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """See :class:`Tracker`."""
+        self._entries.append(("set_tags", (dict(tags),)))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Tracker`."""
+        self._entries.append(("metrics", (step, dict(values))))
+
+    def image(self, key: str, step: int, png: bytes) -> None:
+        """See :class:`Tracker`."""
+        self._entries.append(("image", (key, step, png)))
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """See :class:`Tracker`."""
+        self._entries.append(("artifact", (path.name, path.read_bytes(), folder)))
+
+    def flush(self) -> None:
+        """See :class:`Tracker`."""
+        if self._entries:
+            ray.get(self._writer.write.remote(self._record, self._entries))
+            self._entries = []
+
+    def finish(self, status: Ended) -> None:
+        """See :class:`Tracker`."""
+        self._entries.append(("finish", (status,)))
+        self.flush()
+
+
+def _artifact(tracker: Tracker, name: str, content: bytes, folder: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / name
+        path.write_bytes(content)
+        tracker.artifact(path, folder)

@@ -1,0 +1,199 @@
+"""Runs what is left of a sweep on a cluster: Ray Tune with our dispatcher, our record and our early stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+
+from fedrecon.platform.execution.ray_cluster import connect
+from fedrecon.platform.runs.transfer_run import find_trained_run
+from fedrecon.platform.storage.tracking.quiet import quiet
+from fedrecon.platform.storage.workspace import find_trained
+from fedrecon.tune.engine.packing import Packing, asked, roster
+from fedrecon.tune.engine.scheduler import PerProblemScheduler
+from fedrecon.tune.engine.searcher import Optuna, PlannedTrials, Source, TableUpdater, TrialSearcher
+from fedrecon.tune.engine.tracking_actor import start_tracking_actor
+from fedrecon.tune.engine.trainable import SweepTrial
+from fedrecon.tune.trials.planner import Planner, Trial, absolute
+from fedrecon.tune.trials.progress import SweepProgress
+from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
+
+SETTINGS = {
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # scores are due every few rounds, not in every one
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # what Tune keeps is never read again
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+Conclude = Callable[[Callable[..., Any]], None]
+
+
+class Engine:
+    """One call of a sweep on a cluster.
+
+    Args:
+        planner, board: of the sweep. address, tracking_uri, rerun: see :func:`fedrecon.tune.sweep.run.sweep`.
+        tags: of a trial's run in MLflow, by its number.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        trial_table: TrialTable,
+        address: str | None,
+        tracking_uri: str | None,
+        rerun: bool,
+        tags: Callable[[int], Mapping[str, str]],
+    ) -> None:
+        self._planner, self._trial_table, self._tags = planner, trial_table, tags
+        self._address, self._tracking_uri, self._rerun = address, tracking_uri, rerun
+        hours = planner.sweep.budget.hours
+        self._deadline = time.monotonic() + 3600 * hours if hours else float("inf")
+
+    def run(self, live: SweepProgress, limit: int, conclude: Conclude) -> bool:
+        """Runs until nothing waits, the budget is used up, or Ctrl-C; whether it was the time that ended it.
+
+        Args:
+            limit: rows that may be run at all, by number. conclude: writes the tables, through the writer's methods.
+
+        Raises:
+            RunError: no node can hold a trial; nothing was run.
+        """
+        os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
+        owns = not ray.is_initialized()
+        try:
+            if owns:
+                connect(self._address)
+            packing = self._packing()
+            writer = start_tracking_actor(self._tracking_uri, self._trial_table.workspace)
+            try:
+                self._tune(packing, writer, live, limit)
+            finally:
+                self._trial_table.interrupted()
+                live.close()
+                ray.get(writer.settle.remote())
+                conclude(lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments)))
+                ray.kill(writer)
+        finally:
+            live.close()
+            if owns:
+                ray.shutdown()
+        return self._over()
+
+    def _packing(self) -> Packing:
+        """How trials are packed; every planned one is tried, so that Ray Tune never waits for what cannot be."""
+        executor = str(self._planner.base["resources"]["crew"])
+        nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+        packing = Packing.of(executor, self._planner.sweep.concurrency, nodes, ray.get_runtime_context().get_node_id())
+        for row in self._trial_table.rows:
+            _group(packing, asked(row.trial.experiment), self._members(row.trial))
+        return packing
+
+    def _trained(self, training: str) -> bool:
+        return not self._rerun and find_trained(self._trial_table.workspace, training) is not None
+
+    def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
+        sweep, trial_table = self._planner.sweep, self._trial_table
+        source: Source = PlannedTrials()
+        if sweep.algorithm == "optuna":
+            trial_table.rows.clear()
+            source = Optuna(self._planner, trial_table, min(sweep.samples, limit))
+        dispatcher = TrialSearcher(trial_table, source, self._config, limit, self._trained)
+        watch = TableUpdater(
+            trial_table, dispatcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
+        )
+        shared = {
+            "workspace": str(trial_table.workspace),
+            "executor": packing.executor,
+            "writer": writer,
+            "address": self._address,
+        }
+        trainable = ray_tune.with_resources(
+            ray_tune.with_parameters(SweepTrial, shared=shared),
+            lambda config: _group(packing, config["asked"], config["members"]),
+        )
+        scratch = tempfile.mkdtemp(prefix="fedrecon-sweep-")
+        tuner = ray_tune.Tuner(
+            trainable,
+            tune_config=ray_tune.TuneConfig(
+                search_alg=dispatcher,
+                scheduler=self._scheduler(),
+                num_samples=-1,
+                max_concurrent_trials=packing.at_once,
+                time_budget_s=None if self._deadline == float("inf") else self._deadline - time.monotonic(),
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=ray_tune.RunConfig(
+                name=sweep.name,
+                storage_path=scratch,
+                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                failure_config=ray_tune.FailureConfig(max_failures=sweep.max_failures),
+                callbacks=[watch],
+                verbose=0,
+            ),
+        )
+        try:
+            # what goes wrong in a trial stands in its row: Ray Tune need not print the traceback too
+            with contextlib.redirect_stdout(io.StringIO()), quiet("ray.tune", "ray.air", level=logging.CRITICAL):
+                tuner.fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _scheduler(self) -> PerProblemScheduler | None:
+        sweep = self._planner.sweep
+        if sweep.scheduler is None:
+            return None
+        longest = max((row.trial.experiment.rounds for row in self._trial_table.rows), default=1)
+        return PerProblemScheduler(sweep.scheduler, sweep.metrics[0], sweep.modes[0], longest)
+
+    def _members(self, trial: Trial, now: bool = False) -> list[str]:
+        """For whom a trial's group holds a bundle: the federation; of a test whom it tests, and trains if it has to.
+
+        A test whose shards are all here has none: it does everything in its own process.
+
+        Args:
+            now: the trial starts now, so it is known whether its training is there; else it may have to train.
+        """
+        experiment, sites = trial.experiment, self._planner.sites(trial.experiment)
+        members = roster(experiment, list(sites.trained))
+        if experiment.test is None:
+            return members
+        if not sites.away:
+            return []
+        there = now and find_trained_run(self._trial_table.workspace, trial.training, experiment.rounds) is not None
+        return list(dict.fromkeys([*(() if there else members), *sites.tested]))
+
+    def _config(self, row: TrialRow) -> dict[str, Any]:
+        trial = row.trial
+        return {
+            "number": trial.number,
+            "digest": trial.digest,
+            "problem": trial.problem,
+            "members": self._members(trial, now=True),
+            "asked": asked(trial.experiment),
+            "experiment": json.dumps(absolute(trial.experiment.as_dict())),
+            "name": trial.name,
+            "tags": dict(self._tags(trial.number)),
+            "rerun": self._rerun,
+        }
+
+    def _over(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+
+def _group(packing: Packing, each: tuple[Any, Any], members: list[str]) -> ray_tune.PlacementGroupFactory:
+    return packing.factory(each, members) if members else packing.alone(each)

@@ -1,0 +1,135 @@
+"""All statistics of a study: means with intervals, paired tests over subjects, the best, gaps, what federation pays.
+
+A family of tests, over which Holm's correction goes, is all comparisons of a place: where was tested what was trained
+how, whatever it was trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fedrecon.sites.scoring.columns import METRICS
+from fedrecon.tune.study.analysis.best_method import choices
+from fedrecon.tune.study.analysis.generalisation_gap import gaps, payoffs
+from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator, bare
+from fedrecon.tune.study.analysis.inputs import Findings
+from fedrecon.tune.study.analysis.results import Choice, Comparison, Statistics, Table, TableEntry, compared, corrected
+from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, estimate
+
+Tests = dict[Group, list[Comparison]]
+Choices = dict[Group, list[Choice]]
+
+
+def analyse(findings: Findings) -> Statistics:
+    """All statistics of a study; the order of its rows changes nothing."""
+    _check(findings)
+    grid = Grid(findings)
+    tables: dict[Group, Table] = {group: _with_mean(table) for group, table in grid.groups().items()}
+    estimates = {metric: dict(_estimates(tables, metric)) for metric in METRICS}
+    references, why = _references(findings, estimates["psnr"])
+    tests = {group: _tests(group, table, references) for group, table in tables.items()}
+    tests, chosen = _corrected(tests, choices(findings, grid, tables, estimates))
+    return Statistics(
+        grid,
+        grid.sites,
+        {site: len(own) for site, own in grid.subjects.items()},
+        tables,
+        estimates,
+        references,
+        why,
+        tests,
+        {group: corrected(_site_tests(group, table, references)) for group, table in tables.items()},
+        chosen,
+        gaps(findings, grid, tables),
+        payoffs(findings, grid, tables),
+    )
+
+
+def _check(findings: Findings) -> None:
+    known = [method.name for method in findings.methods]
+    named = [*findings.references, *(row.method for row in findings.scores), *(one.method for one in findings.missing)]
+    for name in dict.fromkeys(named):
+        if name not in known:
+            raise ValueError(f"'{name}' is no method of this study: {', '.join(known)}")
+
+
+def _with_mean(table: Mapping[TestOperator, Mapping[str, Sample]]) -> Table:
+    found: dict[TestOperator | None, Mapping[str, Sample]] = {}
+    if len(table) > 1:
+        methods = next(iter(table.values()))
+        found[None] = {method: averaged([own[method] for own in table.values()]) for method in methods}
+    for operator, samples in table.items():
+        found[operator] = samples
+    return found
+
+
+def _estimates(tables: Mapping[Group, Table], metric: str) -> Iterable[tuple[TableEntry, Estimate]]:
+    for group, table in tables.items():
+        for operator, samples in table.items():
+            for method, sample in samples.items():
+                yield (group, operator, method, ""), estimate(sample, metric)
+                for site in sorted({*sample.sites, *sample.missing}):
+                    yield (group, operator, method, site), estimate(sample.at([site]), metric)
+
+
+def _references(findings: Findings, means: Mapping[TableEntry, Estimate]) -> tuple[list[str], dict[str, str]]:
+    """Those that are asked for; else the best untrained method and the best of all, among those with most cells."""
+    if findings.references:
+        return list(findings.references), dict.fromkeys(findings.references, "as the study asks")
+    scores: dict[str, list[float]] = {method.name: [] for method in findings.methods}
+    for (_, _, method, site), one in means.items():
+        if not site and one.mean is not None:
+            scores[method].append(one.mean)
+    ranked = sorted(
+        (name for name in scores if scores[name]), key=lambda name: (-len(scores[name]), -float(np.mean(scores[name])))
+    )
+    untrained = [name for name in ranked if not findings.method(name).trains]
+    why = {untrained[0]: "the best method without training"} if untrained else {}
+    if ranked:
+        why.setdefault(ranked[0], "the best mean PSNR over all conditions")
+    return list(why), why
+
+
+def _pairs(samples: Mapping[str, Sample], references: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """Every method with every reference, each pair once."""
+    for at, reference in enumerate(references):
+        for method in samples:
+            if reference in samples and method != reference and method not in references[:at]:
+                yield method, reference
+
+
+def _tests(group: Group, table: Table, references: Sequence[str]) -> list[Comparison]:
+    return [
+        compared(group, operator, pair, (samples[pair[0]], samples[pair[1]]))
+        for operator, samples in table.items()
+        for pair in _pairs(samples, references)
+    ]
+
+
+def _corrected(tests: Mapping[Group, list[Comparison]], chosen: Mapping[Group, list[Choice]]) -> tuple[Tests, Choices]:
+    """Both with Holm's correction over all of each place."""
+    found_tests, found_choices = {**tests}, {**chosen}
+    for condition, own in chosen.items():
+        groups = [group for group in tests if bare(group) == condition]
+        family = [one for group in groups for one in tests[group]]
+        family += [rival.test for one in own for rival in one.others]
+        known = iter(corrected(family))
+        for group in groups:
+            found_tests[group] = [next(known) for _ in tests[group]]
+        found_choices[condition] = [
+            replace(one, others=tuple(replace(rival, test=next(known)) for rival in one.others)) for one in own
+        ]
+    return found_tests, found_choices
+
+
+def _site_tests(group: Group, table: Table, references: Sequence[str]) -> list[Comparison]:
+    """By site, of the mean over operators alone: a site has too few subjects for a test under each."""
+    return [
+        compared(group, operator, pair, (samples[pair[0]].at([site]), samples[pair[1]].at([site])), site)
+        for operator, samples in list(table.items())[:1]
+        for site in sorted({site for sample in samples.values() for site in (*sample.sites, *sample.missing)})
+        for pair in _pairs(samples, references)
+    ]

@@ -1,0 +1,78 @@
+"""Which method to use where: what is best for each operator that is scanned with, whatever was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator, bare
+from fedrecon.tune.study.analysis.inputs import Findings
+from fedrecon.tune.study.analysis.results import Candidate, Choice, Comparison, Rival, Table, TableEntry, compared
+from fedrecon.tune.study.analysis.samples import Estimate, Sample
+
+Tables = Mapping[Group, Table]
+Means = Mapping[str, Mapping[TableEntry, Estimate]]
+
+
+def choices(findings: Findings, grid: Grid, tables: Tables, means: Means) -> dict[Group, list[Choice]]:
+    """The best under every operator, by place: groups that differ in the training's operator alone are one place.
+
+    Comparisons are not corrected yet.
+    """
+    own: dict[Group, dict[Group, Table]] = {}
+    for group, table in tables.items():
+        own.setdefault(bare(group), {})[group] = table
+    return {condition: _Chooser(findings, grid, means, condition, there).choices() for condition, there in own.items()}
+
+
+@dataclass(frozen=True)
+class _Chooser:
+    """Chooses at one place; ``tables`` are its groups'."""
+
+    findings: Findings
+    grid: Grid
+    means: Means
+    condition: Group
+    tables: Tables
+
+    def choices(self) -> list[Choice]:
+        return [one for operator in self._operators() if (one := self._choice(operator)) is not None]
+
+    def _operators(self) -> list[TestOperator | None]:
+        """Those of all groups; their mean only where all groups have the same."""
+        first, *others = (list(table) for table in self.tables.values())
+        if all(one == first for one in others):
+            return first
+        return [*sorted({operator for table in self.tables.values() for operator in table if operator is not None})]
+
+    def _choice(self, operator: TestOperator | None) -> Choice | None:
+        there = self._candidates(operator)
+        ranked = self._ranked(there, operator, "psnr")
+        if not ranked:
+            return None
+        best, *others = ranked + [one for one in there if one not in ranked]
+        rivals = tuple(Rival(one, self._test(operator, one, best)) for one in others)
+        return Choice(self.condition, operator, best, rivals, self._ranked(there, operator, "ssim")[0])
+
+    def _candidates(self, operator: TestOperator | None) -> list[Candidate]:
+        """All methods that moved no data; those that know no training operator once."""
+        found: dict[tuple[str, str], Candidate] = {}
+        for group, table in self.tables.items():
+            for name in table.get(operator, {}):
+                if not self.findings.method(name).moved_data:
+                    trained_with = (
+                        group.trained_with if len(self.tables) > 1 and name in self.grid.trained_under_operators else ""
+                    )
+                    found.setdefault((name, trained_with), Candidate(group, name, trained_with))
+        return list(found.values())
+
+    def _ranked(self, there: list[Candidate], operator: TestOperator | None, metric: str) -> list[Candidate]:
+        scores = {one: self.means[metric][one.group, operator, one.method, ""].mean for one in there}
+        return sorted((one for one in there if scores[one] is not None), key=lambda one: -(scores[one] or 0.0))
+
+    def _test(self, operator: TestOperator | None, one: Candidate, best: Candidate) -> Comparison:
+        samples = (self._sample(operator, one), self._sample(operator, best))
+        return compared(self.condition, operator, (one.method, best.method), samples)
+
+    def _sample(self, operator: TestOperator | None, one: Candidate) -> Sample:
+        return self.tables[one.group][operator][one.method]

@@ -1,0 +1,204 @@
+"""What a method loses where it did not train, and what training together is worth."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator, parted
+from fedrecon.tune.study.analysis.inputs import Findings, Method
+from fedrecon.tune.study.analysis.results import Comparison, Gap, Payoff, Table, compared, corrected
+from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, difference, estimate
+
+Tables = Mapping[Group, Table]
+OWN_NETWORK = "each site has its own network: a hospital that did not train has none"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Groups whose mean is the matched side, and the unmatched one; at which sites, None: at all."""
+
+    matched: tuple[Group, ...]
+    unmatched: tuple[Group, ...]
+    sites: frozenset[str] | None = None
+
+    def of(self, name: str, operator: TestOperator, tables: Tables) -> Sides | None:
+        """The groups that a method is in; None where a side has none."""
+        matched, unmatched = (
+            tuple(group for group in side if name in tables[group][operator]) for side in (self.matched, self.unmatched)
+        )
+        return Sides(matched, unmatched, self.sites) if matched and unmatched else None
+
+    def lost(self, name: str, operator: TestOperator, tables: Tables) -> Sample:
+        """Matched less unmatched."""
+        matched, unmatched = (
+            averaged([tables[group][operator][name] for group in side]) for side in (self.matched, self.unmatched)
+        )
+        whole = difference(matched, unmatched)
+        return whole if self.sites is None else whole.at(self.sites)
+
+
+def gaps(findings: Findings, grid: Grid, tables: Tables) -> list[Gap]:
+    """The gaps of every method: at sites that did not train, and under operators that were not trained with."""
+    found = []
+    for what, compared_by, sides in [*_site_sides(tables), *_operator_sides(grid, tables)]:
+        for method in findings.methods:
+            found.append(_gap(method, what, compared_by, sides, grid, tables))
+    return found
+
+
+def _gap(
+    method: Method,
+    what: str,
+    words: str,
+    sides: Mapping[TestOperator, Sequence[Sides]],
+    grid: Grid,
+    tables: Tables,
+) -> Gap:
+    if reason := _why_none(method, what, grid):
+        return Gap(what, words, method.name, {}, reason)
+    own = _own(method.name, sides, tables)
+    if not own:
+        reason = OWN_NETWORK if method.personal else "one side of the comparison was not run"
+        return Gap(what, words, method.name, {}, reason)
+    samples = {
+        operator: averaged([pair.lost(method.name, operator, tables) for pair in pairs])
+        for operator, pairs in own.items()
+    }
+    means: dict[TestOperator | None, Estimate] = {}
+    if len(sides) > 1:
+        all_of_it = estimate(averaged(list(samples.values())))
+        means[None] = all_of_it if own == sides else Estimate(None, reason="not run for every comparison")
+    return Gap(what, words, method.name, means | {operator: estimate(one) for operator, one in samples.items()})
+
+
+def _own(
+    name: str, sides: Mapping[TestOperator, Sequence[Sides]], tables: Tables
+) -> dict[TestOperator, Sequence[Sides]]:
+    """The comparisons of which a method has both sides."""
+    found: dict[TestOperator, Sequence[Sides]] = {}
+    for operator, pairs in sides.items():
+        if own := [one for pair in pairs if (one := pair.of(name, operator, tables)) is not None]:
+            found[operator] = own
+    return found
+
+
+def _why_none(method: Method, what: str, grid: Grid) -> str:
+    """Why a method has no gap; empty where it has one."""
+    if not method.trains:
+        return "does not train"
+    own = [row for cell, row in grid.first.items() if cell.method == method.name]
+    if what == "operator" and own and all(row.seen_operator for row in own):
+        return "its training knows no operator, so none is unseen"
+    if what == "site" and own and all(row.seen_site for row in own):
+        return OWN_NETWORK if method.personal else "was not tested where it did not train"
+    return ""
+
+
+def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, list[Sides]]]]:
+    """Trainings of one kind that saw the tested site and those that did not; and all sites against fewer."""
+    kinds = sorted({group.kind for group in tables if not group.seen and _trained(group)})
+    for kind in kinds:
+        for matched, words in (
+            (kind, f"{kind} trained, the tested site among them or not"),
+            ("all", f"all trained, or {kind}"),
+        ):
+            pairs = defaultdict[TestOperator, list[Sides]](list)
+            for group in tables:
+                if group.kind == kind and not group.seen:
+                    twin = replace(group, kind=matched, seen=True)
+                    for operator in tables.get(twin, {}):
+                        if operator is not None and operator in tables[group]:
+                            pairs[operator].append(Sides((twin,), (group,)))
+            if pairs:
+                yield "site", words, dict(sorted(pairs.items()))
+
+
+def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, list[Sides]]]]:
+    """Trained with the tested operator, and trained with others; of one kind of training each."""
+    own = {
+        (cell.trained_with, cell.operator, cell.noise, cell.tested_on)
+        for cell in grid.cells
+        if cell.trained_with and grid.seen_operator(cell)
+    }
+    for kind, seen in sorted({(group.kind, group.seen) for group in tables if group.trained_with}, key=str):
+        pairs = defaultdict[TestOperator, list[Sides]](list)
+        alike = defaultdict[tuple[TestOperator, float], list[Group]](list)
+        for group, table in tables.items():
+            if (group.kind, group.seen) == (kind, seen):
+                for operator in filter(None, table):
+                    alike[operator, group.noise].append(group)
+        for (operator, noise), groups in alike.items():
+            at: dict[tuple[Group, ...], set[str]] = {}  # sites by which groups are matched there
+            for site in grid.sites:
+                there = tuple(group for group in groups if (group.trained_with, operator, noise, site) in own)
+                at.setdefault(there, set()).add(site)
+            for matched, sites in at.items():
+                unmatched = tuple(group for group in groups if group not in matched)
+                if matched and unmatched:
+                    pairs[operator].append(Sides(matched, unmatched, frozenset(sites)))
+        if pairs:
+            where = "at hospitals that trained" if seen else "at hospitals that did not train"
+            words = f"{'all sites' if kind == 'all' else kind} trained, with the tested operator or another; {where}"
+            yield "operator", words, dict(sorted(pairs.items()))
+
+
+def _trained(group: Group) -> bool:
+    return group.kind != "nothing"
+
+
+def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
+    """Each method that trains the same network minus ``local``; one family of tests."""
+    names = [method.name for method in findings.methods if method.trains]
+    alone = [method.name for method in findings.methods if method.alone]
+    alone = alone or [name for name in names if name == "local"]
+    found = [
+        _payoff(grid, tables, group, method, single)
+        for single in alone
+        for group in tables
+        for method in names
+        if method not in alone and findings.method(method).network == findings.method(single).network
+        if _trained(group) and method in next(iter(tables[group].values()))
+        if _home(tables, group, single) is not None
+    ]
+    tested = iter(corrected([test for one in found for test in one.tests.values()]))
+    return [replace(one, tests={operator: next(tested) for operator in one.tests}) for one in found]
+
+
+def _home(tables: Tables, group: Group, alone: str) -> Group | None:
+    """Where the local networks are scored at their own sites: beside the group's methods, or in another training."""
+    near = [
+        other
+        for other in tables
+        if other.seen and (other.trained_with, other.noise) == (group.trained_with, group.noise)
+        if alone in next(iter(tables[other].values()))
+    ]
+    near.sort(key=lambda other: (other.kind != group.kind, parted(other.kind)[0] != "all", other.kind))
+    return near[0] if near else None
+
+
+def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -> Payoff:
+    home = _home(tables, group, alone)
+    assert home is not None
+    means: dict[TestOperator | None, Estimate] = {}
+    tests: dict[TestOperator | None, Comparison] = {}
+    for operator in tables[group]:
+        if operator in tables[home]:
+            one, other = tables[group][operator][method], tables[home][operator][alone]
+            means[operator] = estimate(difference(_of_all_seeds(one), _of_all_seeds(other)))
+            tests[operator] = compared(group, operator, (method, alone), (one, other))
+    rows = [grid.first[cell] for cell in grid.first if cell.method == method and grid.kind(cell) == group.kind]
+    n_sites = max((row.n_sites for row in rows), default=0)
+    slices = float(np.mean(sorted(row.slices_per_site for row in rows))) if rows else 0.0
+    return Payoff(group, method, alone, n_sites, slices, means, tests)
+
+
+def _of_all_seeds(sample: Sample) -> Sample:
+    """With its mean over seeds as the only seed: two methods need not share theirs."""
+    if not sample.seeds:
+        return sample
+    values = {metric: array.mean(axis=0, keepdims=True) for metric, array in sample.values.items()}
+    return Sample((None,), sample.subjects, values, sample.missing, sample.runs)

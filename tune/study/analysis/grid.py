@@ -1,0 +1,272 @@
+"""Which scores belong together: what trained, with what, and under which operator it was tested."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedrecon.sites.scoring.columns import METRICS
+from fedrecon.tune.study.analysis.inputs import LEFT_OUT, UNTRAINED, Findings, Missing, Score
+from fedrecon.tune.study.analysis.samples import Sample, Seed, absent, averaged, joined
+
+_COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True, order=True)
+class TestOperator:
+    """The operator of a test; ``label`` is its name in words."""
+
+    __test__ = False  # its name begins like those that pytest collects
+
+    mask: str
+    acceleration: float
+    label: str
+
+    def __str__(self) -> str:
+        return self.label
+
+    @classmethod
+    def of(cls, one: Score | Missing) -> TestOperator:
+        """That a score, or a missing one, is of."""
+        return cls(one.mask, one.acceleration, one.operator)
+
+
+@dataclass(frozen=True, order=True)
+class Group:
+    """Conditions that differ in the test operator alone; each is one table.
+
+    Attributes:
+        kind: of training: ``all``, ``all but one``, ``one site``, ..., without the names of sites.
+        trained_with: the training's operator; methods that know none are in every group.
+        seen: whether the tested sites trained.
+    """
+
+    kind: str
+    trained_with: str
+    noise: float
+    seen: bool
+
+    @property
+    def where(self) -> str:
+        """Where it is tested, in words."""
+        if self.kind == UNTRAINED:
+            return "at all hospitals, without training"
+        return "at hospitals that trained" if self.seen else "at hospitals that did not train"
+
+    @property
+    def how(self) -> str:
+        """What trained, in words."""
+        base, limit = parted(self.kind)
+        trained = {UNTRAINED: "nothing trained", "all": "all sites trained"}.get(base, f"{base} trained") + limit
+        noise = "" if self.noise == 1 else f", noise {self.noise:g} times the data's own"
+        return trained + (f" with {self.trained_with}" if self.trained_with else "") + noise
+
+    def __str__(self) -> str:
+        return f"{self.where} ({self.how})"
+
+
+def kind(trained_on: str, n_sites: int) -> str:
+    """The kind of a training: how many sites, whichever they are."""
+    base, limit = parted(trained_on)
+    if base in (UNTRAINED, "all"):
+        return base + limit
+    if base.startswith(LEFT_OUT):
+        return f"all but one{limit}"
+    return f"one site{limit}" if n_sites == 1 else f"{_counted(n_sites)} sites{limit}"
+
+
+def parted(trained_on: str) -> tuple[str, str]:
+    """Which sites trained, and `` (8 slices a site)`` where the study varies how much each gives."""
+    base, opened, limit = trained_on.partition(" (")
+    return base, opened + limit
+
+
+def _counted(n: int) -> str:
+    return _COUNT[n] if n < len(_COUNT) else str(n)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a number is of: one method's training, tested at one site under one operator."""
+
+    method: str
+    trained_on: str
+    trained_with: str
+    tested_on: str
+    operator: TestOperator
+    noise: float
+
+
+class Grid:
+    """All cells of a study, each complete or missing with a reason."""
+
+    def __init__(self, findings: Findings) -> None:
+        rows = _by_cell(findings.scores)
+        self.methods = [method.name for method in findings.methods]
+        self.sites = sorted({row.tested_on for row in findings.scores} | {one.tested_on for one in findings.missing})
+        self.first = {cell: own[0] for cell, own in rows.items()}
+        planned: list[Score | Missing] = [*findings.missing, *findings.scores]
+        self._of = {_cell(one): one for one in planned}
+        gone = _missing(findings.missing)
+        self.trained_under_operators = {cell.method for cell in self._of if cell.trained_with}
+        """Methods whose training knows an operator."""
+        self.subjects = _subjects(findings.scores)
+        seeds = _seeds(findings.scores)
+        self.cells = {
+            cell: _sample(own, seeds[cell.method], self.subjects[cell.tested_on], gone.get(cell, {}), cell.tested_on)
+            for cell, own in rows.items()
+        }
+        for cell, reasons in gone.items():
+            self.cells.setdefault(cell, absent(cell.tested_on, _in_words(reasons)))
+        self.cells = dict(sorted(self.cells.items(), key=lambda one: _order(one[0])))
+
+    def seen(self, cell: Cell) -> bool:
+        """Whether the tested site trained."""
+        return self._of[cell].seen_site
+
+    def kind(self, cell: Cell) -> str:
+        """The kind of its training."""
+        return kind(cell.trained_on, self._of[cell].n_sites)
+
+    def seen_operator(self, cell: Cell) -> bool:
+        """Whether it is tested under its training's own operator."""
+        return self._of[cell].seen_operator
+
+    def groups(self) -> dict[Group, dict[TestOperator, dict[str, Sample]]]:
+        """Of each group and operator the sample of every method that has any; over the same sites for all."""
+        trained = [cell for cell in self.cells if cell.trained_on != UNTRAINED]
+        found: dict[Group, list[Cell]] = defaultdict(list)
+        for cell in trained:
+            found[self._group(cell)].append(cell)
+        for group in [one for one in found if not one.trained_with]:
+            twins = [one for one in found if one.trained_with and bare(one) == group]
+            for twin in twins:  # a prior knows no operator: it is compared with each training that does
+                found[twin] += found[group]
+            if twins:
+                del found[group]
+        for cell in self.cells:
+            if cell.trained_on == UNTRAINED:
+                own = [one for one in found if one.noise == cell.noise and one.kind != UNTRAINED]
+                for group in own or [Group(UNTRAINED, "", cell.noise, False)]:
+                    found[group].append(cell)
+        return {group: self._tables(found[group]) for group in sorted(found, key=_rank)}
+
+    def _group(self, cell: Cell) -> Group:
+        return Group(self.kind(cell), cell.trained_with, cell.noise, self.seen(cell))
+
+    def _tables(self, cells: Sequence[Cell]) -> dict[TestOperator, dict[str, Sample]]:
+        trained = [cell for cell in cells if cell.trained_on != UNTRAINED] or cells
+        sites: dict[TestOperator, set[str]] = defaultdict(set)
+        trainings: dict[str, set[str]] = defaultdict(set)
+        for cell in trained:
+            sites[cell.operator].add(cell.tested_on)
+            trainings[cell.tested_on].add(cell.trained_on)
+        own: dict[str, list[Cell]] = defaultdict(list)
+        for cell in cells:
+            own[cell.method].append(cell)
+        return {
+            operator: {
+                method: joined(
+                    [self._at(own[method], site, operator, trainings[site]) for site in sorted(sites[operator])]
+                )
+                for method in self.methods
+                if method in own
+            }
+            for operator in sorted(sites)
+        }
+
+    def _at(self, own: Sequence[Cell], site: str, operator: TestOperator, trainings: Iterable[str]) -> Sample:
+        """A method at a site: the mean over the trainings of this kind, all of them."""
+        here = [cell for cell in own if cell.tested_on == site and cell.operator == operator]
+        wanted = {UNTRAINED} if any(cell.trained_on == UNTRAINED for cell in own) else set(trainings)
+        if left := sorted(wanted - {cell.trained_on for cell in here}):
+            return absent(site, f"not run, trained on {', '.join(left)}" if here else "not run")
+        return averaged([self.cells[cell] for cell in here])
+
+
+def _cell(one: Score | Missing) -> Cell:
+    return Cell(one.method, one.trained_on, one.trained_with, one.tested_on, TestOperator.of(one), one.noise)
+
+
+def _by_cell(scores: Iterable[Score]) -> dict[Cell, list[Score]]:
+    rows: dict[Cell, list[Score]] = defaultdict(list)
+    known: set[tuple[Cell, Seed, str]] = set()
+    for row in sorted(scores, key=lambda row: (row.subject, -1 if row.seed is None else row.seed)):
+        cell = _cell(row)
+        if (cell, row.seed, row.subject) in known:
+            raise ValueError(f"two scores of subject '{row.subject}', seed {row.seed}, in {cell}")
+        known.add((cell, row.seed, row.subject))
+        rows[cell].append(row)
+    return rows
+
+
+def _sample(
+    rows: Sequence[Score], known: set[Seed], subjects: Sequence[str], reasons: dict[Seed, str], site: str
+) -> Sample:
+    """The scores of a cell, or why it has none: every seed must have every subject.
+
+    Args:
+        known: seeds of its method. reasons: of its missing seeds; None stands for any.
+    """
+    seeds = sorted(known | (reasons.keys() - {None}), key=lambda seed: -1 if seed is None else seed)
+    found = {(row.seed, row.subject): row for row in rows}
+    for seed in seeds:
+        if lacking := [subject for subject in subjects if (seed, subject) not in found]:
+            which = "" if seed is None else f"seed {seed}: "
+            told = "not run" if len(lacking) == len(subjects) else f"{len(lacking)} of {len(subjects)} subjects lack"
+            return absent(site, which + reasons.get(seed, reasons.get(None, told)))
+    values = {
+        metric: np.array([[getattr(found[seed, subject], metric) for subject in subjects] for seed in seeds])
+        for metric in METRICS
+    }
+    if not all(np.isfinite(array).all() for array in values.values()):
+        return absent(site, "a score is not a finite number")
+    runs = tuple(sorted({row.run_id for row in rows if row.run_id}))
+    return Sample(tuple(seeds), tuple((site, subject) for subject in subjects), values, {}, runs)
+
+
+def _seeds(scores: Iterable[Score]) -> dict[str, set[Seed]]:
+    """Of each method all seeds that any of its cells has: each of them should have all."""
+    found: dict[str, set[Seed]] = defaultdict(set)
+    for row in scores:
+        found[row.method].add(row.seed)
+    return found
+
+
+def _subjects(scores: Iterable[Score]) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in scores:
+        found[row.tested_on].add(row.subject)
+    return {site: sorted(names) for site, names in found.items()}
+
+
+def _missing(missing: Iterable[Missing]) -> dict[Cell, dict[Seed, str]]:
+    """Reasons by cell and seed."""
+    found: dict[Cell, dict[Seed, str]] = defaultdict(dict)
+    for one in sorted(missing, key=lambda one: (one.reason, -1 if one.seed is None else one.seed)):
+        found[_cell(one)].setdefault(one.seed, one.reason)
+    return found
+
+
+def _in_words(reasons: dict[Seed, str]) -> str:
+    return "; ".join(dict.fromkeys(reasons.values()))
+
+
+def bare(group: Group) -> Group:
+    """A group without its training's operator."""
+    return Group(group.kind, "", group.noise, group.seen)
+
+
+def _rank(group: Group) -> tuple[object, ...]:
+    """Hospitals that did not train first: that is what a study asks."""
+    kinds = {"all but one": 0, "all": 1, UNTRAINED: 9}
+    own_noise = 0.0 if group.noise == 1 else math.inf
+    return (group.seen, kinds.get(parted(group.kind)[0], 2), group.kind, own_noise, group.noise, group.trained_with)
+
+
+def _order(cell: Cell) -> tuple[object, ...]:
+    return (cell.method, cell.trained_on, cell.trained_with, cell.tested_on, cell.operator, cell.noise)

@@ -1,0 +1,113 @@
+"""One call of a study: its matrix, its trials and their record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedrecon.tune.engine.campaign import Campaign, Rerun, say
+from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.study.analysis.inputs import Missing
+from fedrecon.tune.study.config import Study
+from fedrecon.tune.study.matrix import Cell, Matrix
+from fedrecon.tune.trials.planner import Planner, Shape, absolute
+
+FOLDER = "studies"
+
+
+class StudyCampaign(Campaign):
+    """The steps of one call."""
+
+    ranks = False
+
+    def __init__(
+        self,
+        chosen: Study,
+        base: dict[str, Any],
+        workspace: Path,
+        address: str | None = None,
+        tracking_uri: str | None = None,
+        rerun: Rerun = False,
+        write_outputs: Callable[[StudyCampaign, Any], str] | None = None,
+    ) -> None:
+        packed = {"crew": "auto", **(base["resources"] if isinstance(base.get("resources"), dict) else {})}
+        runs = Sweep(
+            name=chosen.name,
+            experiment={},
+            search={},
+            metric="mean/psnr",
+            mode="max",
+            algorithm="grid",
+            concurrency=chosen.concurrency,
+            max_failures=chosen.max_failures,
+        )
+        planner = Planner(runs, {**base, "resources": packed}, (), address)
+        super().__init__(planner, FOLDER, workspace, address, tracking_uri, rerun)
+        self.chosen, self.base, self._write_outputs = chosen, base, write_outputs
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """What is to be filled."""
+        return Matrix(self.chosen, self.planner.base, self.planner).plan()
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report."""
+        return self.trial_table.folder / "report"
+
+    def fill(self) -> None:
+        """One row for each trial that some cell needs, and for each training."""
+        for trial in self.matrix.trials:
+            self.trial_table.add(trial)
+
+    def announce(self) -> None:
+        """What is planned, and roughly how long it takes."""
+        trials = self.matrix.trials
+        shape, done = Shape.of(trials), len(trials) - self.trial_table.count("WAITING")
+        parts = [
+            f"{len(self.chosen.methods)} methods, {len(self.matrix.cells)} cells",
+            f"{shape.trainings} trainings of {shape.rounds} rounds in all",
+            f"{len(trials) - shape.trainings} evaluations",
+        ]
+        if done and self.rerun is not True:
+            parts.append(f"{done} of these {len(trials)} done already")
+        say(f"{self.chosen.name}: {', '.join(parts)}{self.duration()}")
+
+    def content(self) -> tuple[str, dict[str, Any]]:
+        """The study's own file, in its folder."""
+        return "study.yaml", {**self.chosen.model_dump(mode="json"), "experiment": absolute(self.base)}
+
+    def tags(self, number: int) -> dict[str, str]:
+        """Of a trial's run."""
+        return {"fedrecon.study": self.chosen.name, f"fedrecon.study.{self.chosen.name}": str(number)}
+
+    def conclude(self, call: Any) -> None:
+        """Writes the data set and the report."""
+        assert self._write_outputs is not None
+        self.url = self._write_outputs(self, call)
+
+    def reasons(self) -> dict[str, str]:
+        """Why a trial, by its digest, has no scores; nothing where it has."""
+        return {
+            row.trial.digest: row.error
+            or ("not run yet" if row.status in ("WAITING", "RUNNING") else row.status.lower())
+            for row in self.trial_table.rows
+            if row.status != "FINISHED"
+        }
+
+    def missing(self) -> list[Missing]:
+        """The cells whose trial has no result."""
+        reasons = self.reasons()
+        return [_missing(cell, reasons[cell.digest]) for cell in self.matrix.cells if cell.digest in reasons]
+
+
+def _missing(cell: Cell, reason: str) -> Missing:
+    one = cell.learned
+    return Missing(
+        method=one.method, trained_on=one.trained_on, trained_with=one.trained_with, n_sites=one.n_sites,
+        seed=one.seed, tested_on=cell.tested_on, mask=cell.mask, acceleration=cell.acceleration,
+        operator=cell.operator, noise=cell.noise, seen_site=cell.seen_site, seen_operator=cell.seen_operator,
+        reason=reason,
+    )  # fmt: skip

@@ -1,0 +1,398 @@
+"""The matrix of a study, planned before anything starts: its trainings, its tests, and which trial fills which cell."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.overrides import apply_values
+from fedrecon.platform.config.tasks import TASKS, Task
+from fedrecon.platform.consortium.shards import n_slices
+from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.tune.study.analysis.inputs import LEFT_OUT, UNTRAINED, Method, described
+from fedrecon.tune.study.config import Study, expanded
+from fedrecon.tune.trials.planner import Planner, Trial
+
+Block = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One training of the matrix; of a method without training what stands in its place.
+
+    Attributes:
+        sites: that train. operator: the training's keys over the base experiment's.
+        trained_with: its operator in words; empty where it matters to nothing.
+        slices: at most so many a site. seed: None without training.
+    """
+
+    method: str
+    sites: tuple[str, ...]
+    trained_on: str
+    operator: Block
+    trained_with: str
+    slices: int | None
+    seed: int | None
+
+    @property
+    def n_sites(self) -> int:
+        """That train."""
+        return 0 if self.seed is None else len(self.sites)
+
+    @property
+    def label(self) -> str:
+        """For lists of runs."""
+        parts = [self.method]
+        if self.seed is not None:
+            with_what = f" with {self.trained_with}" if self.trained_with else ""
+            parts += [f"trained on {self.trained_on}{with_what}", f"seed {self.seed}"]
+        return " · ".join(parts)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned number for each subject of a site.
+
+    Attributes:
+        digest: of the trial that fills it.
+        slices_per_site: training slices a site, the mean.
+        seen_site, seen_operator: whether the training saw the tested site, and the operator.
+    """
+
+    learned: Learned
+    tested_on: str
+    mask: str
+    acceleration: float
+    operator: str
+    noise: float
+    digest: str
+    slices_per_site: float
+    seen_site: bool
+    seen_operator: bool
+
+
+@dataclass
+class Matrix:
+    """Plans a study.
+
+    Attributes:
+        base: the content of its experiment. planner: of its trials.
+    """
+
+    study: Study
+    base: Mapping[str, Any]
+    planner: Planner
+    trials: list[Trial] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    _known: dict[str, Trial] = field(default_factory=dict)
+    _measured: dict[tuple[Any, ...], Block] = field(default_factory=dict)
+    _parts: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+
+    def plan(self) -> Matrix:
+        """Fills :attr:`trials`, trainings before the tests that take them over, and :attr:`cells`.
+
+        Raises:
+            InputError: a method that the task has not, data that cannot be used, a test subject that trained.
+        """
+        for site in self._named_sites():
+            if site not in self.shards:
+                raise unknown("site in the study", site, self.shards)
+        for name in self.study.references:
+            if name not in self.study.methods:
+                raise unknown("method in references", name, self.study.methods)
+        self._check_base()
+        learned = [one for name in self.study.methods for one in self._learned(name)]
+        for one in learned:
+            self._plan(one)
+        if not self.cells:
+            raise InputError("test.sites: nothing is tested: every site trains, or none does")
+        ends = {trial.digest: trial for trial in self.trials}
+        order = sorted(ends.values(), key=lambda trial: trial.experiment.test is not None)
+        self.trials = [replace(trial, number=number) for number, trial in enumerate(order)]
+        return self
+
+    @cached_property
+    def whole(self) -> Experiment:
+        """The base experiment with all its sites."""
+        return Experiment.read(dict(self.base))
+
+    @cached_property
+    def task(self) -> Task:
+        """Of the study."""
+        return TASKS[self.whole.task]
+
+    @property
+    def shards(self) -> dict[str, Shard]:
+        """All sites of the study."""
+        return self.planner.shards(self.whole)
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        """As the report shows them."""
+        return [self._method(name, patch) for name, patch in self.study.methods.items()]
+
+    def method(self, name: str) -> Method:
+        """One of them."""
+        return next(one for one in self.methods if one.name == name)
+
+    def experiment(self, method: str) -> Experiment:
+        """A method at all sites.
+
+        Raises:
+            InputError: a key or value of its patch is wrong; names the method.
+        """
+        try:
+            return Experiment.read(apply_values(self.base, self.study.methods[method]))
+        except InputError as error:
+            raise InputError(f"methods.{method}: {error}") from None
+
+    def _check_base(self) -> None:
+        """Refuses what would make two cells look alike, or leave subjects out without a word."""
+        if self.whole.test is not None:
+            raise InputError("experiment.test: a study says itself where and how it tests, under test:")
+        named: dict[str, Block] = {}
+        for operator in expanded(self.study.train.operators):
+            one = self._acquisition("", operator)
+            if named.setdefault(_named(one), one.flat()) != one.flat():
+                raise InputError(
+                    f"train.operators: two are {_named(one)}, and no table could tell them apart; make it two studies"
+                )
+        limit = self.whole.evaluation.slices_of("test")
+        for name, shard in self.shards.items():
+            people = len({volume.subject for volume in shard.split("test")})
+            if limit is not None and limit < people:
+                raise InputError(
+                    f"experiment.evaluation.max_slices: {limit} test slices leave out some of the {people} "
+                    f"test subjects of site '{name}', and a study is about subjects"
+                )
+
+    def _method(self, name: str, patch: Mapping[str, Any]) -> Method:
+        one = self.experiment(name)
+        personal, alone = self._private(name)
+        travels = any(
+            cell.learned.method == name and cell.learned.seed is not None and not cell.seen_site for cell in self.cells
+        )
+        published = bool(one.publish_private) and (alone or self.study.test.unseen is not None)
+        return Method(
+            name=name,
+            settings=", ".join(f"{key}={json.dumps(value)}" for key, value in patch.items()) or "the base experiment",
+            trains=one.trains,
+            moved_data=one.trains and one.method.moves_data,
+            published_private=personal and travels and published,
+            personal=personal,
+            alone=alone,
+            network=one.network["name"] if one.trains else "",
+            about=described(one.method if one.trains else one.classical),
+        )
+
+    def _private(self, method: str) -> tuple[bool, bool]:
+        """Whether each site has a private part of the network, and whether all of it is private."""
+        from fedrecon.platform.consortium.network import network_layout, private_members
+
+        if method not in self._parts:
+            one = self.experiment(method)
+            members, alone = private_members(one, network_layout(one, self.shards), list(self.shards))
+            self._parts[method] = bool(members), alone
+        return self._parts[method]
+
+    def _named_sites(self) -> Iterator[str]:
+        if isinstance(self.study.test.sites, list):
+            yield from self.study.test.sites
+        if isinstance(self.study.train.sites, list):
+            for one in self.study.train.sites:
+                yield from () if one == "all" else one
+
+    def _site_sets(self) -> list[tuple[str, tuple[str, ...]]]:
+        """What trains, in words and by name."""
+        names, asked = tuple(self.shards), self.study.train.sites
+        if asked == "all":
+            return [("all", names)]
+        if asked == "each":
+            return [(name, (name,)) for name in names]
+        if asked == "leave-one-out":
+            if len(names) < 2:
+                raise InputError("train.sites: leave-one-out needs at least two sites")
+            return [(LEFT_OUT + out, tuple(name for name in names if name != out)) for out in names]
+        sets = [names if one == "all" else tuple(name for name in names if name in one) for one in asked]
+        return [("all" if one == names else " and ".join(one), one) for one in dict.fromkeys(sets)]
+
+    def _learned(self, method: str) -> Iterator[Learned]:
+        one, train = self.experiment(method), self.study.train
+        if not one.trains:
+            yield Learned(method, tuple(self.shards), UNTRAINED, {}, "", None, None)
+            return
+        operators = list(expanded(train.operators)) if one.method.trains_on_operator else [{}]
+        for (label, sites), operator, slices, seed in itertools.product(
+            self._site_sets(), operators, train.slices, self.study.seeds_of.get(method, self.study.seeds)
+        ):
+            with_what = _named(self._acquisition("", operator)) if one.method.trains_on_operator else ""
+            several = f" ({slices or 'all'} slices a site)" if len(train.slices) > 1 else ""
+            yield Learned(method, sites, label + several, operator, with_what, slices, seed)
+
+    def _tested(self, learned: Learned) -> list[str]:
+        """The sites that this training is tested at."""
+        asked = self.study.test.sites
+        if isinstance(asked, list):
+            return [name for name in self.shards if name in asked]
+        if learned.seed is None or asked == "all":
+            return list(self.shards)
+        return [name for name in self.shards if (name in learned.sites) == (asked == "trained")]
+
+    def _conditions(self, learned: Learned) -> list[Block]:
+        """Keys over the training's operator, or where it has none over the base's."""
+        blocks: Iterable[Block] = self.study.test.operators or [{}]
+        if self.study.test.operators is None and not learned.trained_with:
+            blocks = self.study.train.operators
+        noises = [{"noise": noise} for noise in self.study.test.noise or ()] or [{}]
+        return [{**block, **noise} for block in expanded(list(blocks)) for noise in noises]
+
+    def _acquisition(self, site: str, *changes: Mapping[str, Any]) -> Acquisition:
+        """How a site measures, with changes over the base experiment's one after the other."""
+        block = self.whole.operator_at(site).flat()
+        for one in changes:
+            block = self.task.acquisition.inherit(block, one)
+        try:
+            return self.task.acquisition.read(block, f"the study's {self.task.block}")
+        except InputError as error:
+            raise InputError(f"train or test: {error}") from None
+
+    def _plan(self, learned: Learned) -> None:
+        sites = self._tested(learned)
+        if not sites:
+            return
+        if learned.seed is None:
+            for condition in self._conditions(learned):
+                trial = self._trial(learned, self._params(learned, sites, condition), condition)
+                self._fill(learned, sites, condition, trial)
+            return
+        own = self._trial(learned, self._params(learned, learned.sites, learned.operator), {})
+        for condition in self._conditions(learned):
+            left: dict[str, list[str]] = {}
+            for site in sites:
+                target = self._acquisition(site, learned.operator, condition)
+                if site in learned.sites and _same(target, own.experiment.operator_at(site)):
+                    self._fill(learned, [site], condition, own)
+                else:
+                    left.setdefault(json.dumps(target.flat()), []).append(site)
+            for block, tested in left.items():
+                params = self._params(learned, learned.sites, learned.operator)
+                params["test"] = self._test(learned, tested, json.loads(block))
+                trial = self._trial(learned, params, condition)
+                self._fill(learned, tested, condition, trial)
+
+    def _params(self, learned: Learned, sites: Sequence[str], operator: Mapping[str, Any]) -> dict[str, Any]:
+        """The patch of a trial."""
+        params = {**self.study.methods[learned.method], "sites": self._paths(sites)}
+        params |= {f"{self.task.block}.{key}": value for key, value in operator.items()}
+        everywhere, inherit = self.whole.measured.get("per_site", {}), self.task.acquisition.inherit
+        if left := set(everywhere) - set(sites):
+            kept = {name: inherit(block, operator) for name, block in everywhere.items() if name not in left}
+            params[f"{self.task.block}.per_site"] = kept
+        own = self.experiment(learned.method)
+        if isinstance(limits := own.training.max_slices, dict):
+            params["training.max_slices"] = {name: limits[name] for name in limits if name in sites} or None
+        if own.publish_private != "all":
+            params["publish_private"] = [name for name in own.publish_private if name in sites]
+        if learned.slices is not None:
+            params["training.max_slices"] = learned.slices
+        return params if learned.seed is None else {**params, "seed": learned.seed}
+
+    def _test(self, learned: Learned, tested: Sequence[str], block: Block) -> Block:
+        test: Block = {self.task.block: block}
+        if list(tested) != list(learned.sites):
+            test["sites"] = self._paths(tested)
+        unseen = [name for name in tested if name not in learned.sites]
+        personal, alone = self._private(learned.method)
+        if self.study.test.unseen and unseen and personal and not alone:
+            test |= {"unseen": self.study.test.unseen, "fine_tune_epochs": self.study.test.fine_tune_epochs}
+        return test
+
+    def _paths(self, sites: Iterable[str]) -> dict[str, str]:
+        return {name: str(self.shards[name].path) for name in sites}
+
+    def _trial(self, learned: Learned, params: dict[str, Any], condition: Mapping[str, Any]) -> Trial:
+        key = json.dumps(params, sort_keys=True)
+        if key not in self._known:
+            try:
+                trial = self.planner.trial(len(self.trials), params)
+            except InputError as error:
+                raise InputError(f"methods.{learned.method}: {_without_params(str(error))}") from None
+            tested = list((trial.experiment.test and trial.experiment.test.sites) or ())
+            where = f" at {', '.join(tested)}" if tested else ""
+            shown = trial.experiment.tested_at(tested[0] if tested else "").label() if condition or tested else ""
+            noise = f" noise {condition['noise']:g}" if condition.get("noise", 1) != 1 else ""
+            label = f"{learned.label}{' · ' + shown if shown else ''}{noise}{where}"
+            self._known[key] = replace(trial, label=label)
+            self.trials.append(self._known[key])
+        return self._known[key]
+
+    def _fill(self, learned: Learned, sites: Sequence[str], condition: Mapping[str, Any], trial: Trial) -> None:
+        trains = learned.seed is not None
+        for site in sites:
+            measured = self._acquisition(site, learned.operator, condition)
+            knows = not trains or not learned.trained_with
+            where = (learned.method, learned.trained_on, learned.trained_with, learned.seed, site)
+            if not self._new((*where, measured.family, measured.acceleration, measured.noise), measured):
+                continue
+            self.cells.append(
+                Cell(
+                    learned=learned,
+                    tested_on=site,
+                    mask=measured.family,
+                    acceleration=measured.acceleration,
+                    operator=measured.label(),
+                    noise=measured.noise,
+                    digest=trial.digest,
+                    slices_per_site=self._slices(learned) if trains else 0.0,
+                    seen_site=trains and site in learned.sites,
+                    seen_operator=knows or _same(measured, self._acquisition(site, learned.operator)),
+                )
+            )
+
+    def _new(self, key: tuple[Any, ...], measured: Acquisition) -> bool:
+        """Whether a cell is not planned yet.
+
+        Raises:
+            InputError: it is, but of another operator that would stand under the same name.
+        """
+        known = self._measured.get(key)
+        if known is None:
+            self._measured[key] = measured.flat()
+            return True
+        if known != measured.flat():
+            raise InputError(
+                f"test.operators: two are {measured.label()} at noise {measured.noise:g}, and no table could tell "
+                "them apart; make two studies of it"
+            )
+        return False
+
+    def _slices(self, learned: Learned) -> float:
+        limits = self.experiment(learned.method).training
+        counts = [
+            n_slices(self.shards[site], "train", learned.slices or limits.slices_at(site)) for site in learned.sites
+        ]
+        return sum(counts) / len(counts)
+
+
+def _named(one: Acquisition) -> str:
+    """An operator in words, with its noise where that is not the data's own."""
+    return one.label() + (f" noise {one.noise:g}" if one.noise != 1 else "")
+
+
+def _same(one: Acquisition, other: Acquisition) -> bool:
+    """Whether both measure a test subject alike; ``fixed_mask`` is about training."""
+    blocks = [{key: value for key, value in each.flat().items() if key != "fixed_mask"} for each in (one, other)]
+    return blocks[0] == blocks[1]
+
+
+def _without_params(message: str) -> str:
+    """A planner names a trial by its number and patch; a study names the method."""
+    head, closed, rest = message.partition("}): ")
+    return rest if closed and head.startswith("trial ") else message

@@ -1,0 +1,259 @@
+"""What a study leaves: its data set of scores, and the report, in its folder and in its own run in MLflow."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.consortium.shards import n_slices
+from fedrecon.platform.runs.context import TRACKING_EXPERIMENT
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.tracking.tracker import STUDIES
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites import atomic
+from fedrecon.tune.engine.mlflow_view import address, charts
+from fedrecon.tune.study.analysis.inputs import Findings, Score
+from fedrecon.tune.study.citations import citations
+from fedrecon.tune.study.panels import panels
+from fedrecon.tune.study.report.bibtex import bibtex
+from fedrecon.tune.study.scores import scores
+from fedrecon.tune.trials.trial_table import ENDED
+
+if TYPE_CHECKING:
+    from fedrecon.sites.data.shard import Shard
+    from fedrecon.tune.study.campaign import StudyCampaign
+    from fedrecon.tune.study.matrix import Matrix
+
+Call = Callable[..., Any]
+POOLED = "as many updates as each site takes; with local_steps it sees fewer slices than all sites together"
+UNSEEN = {
+    "average": "the average of the others' weights",
+    "nearest": "that of the hospital whose images are most alike",
+    "fine-tune": "trained on its own training subjects",
+    None: "none",
+}
+VERSIONS = ("torch", "numpy", "ray", "mlflow")
+
+
+def write_outputs(campaign: StudyCampaign, call: Call) -> str:
+    """Writes everything; the address of the MLflow page that shows the study's runs.
+
+    Args:
+        call: calls a method of the :class:`fedrecon.tune.engine.tracking_actor.TrackingActor`.
+    """
+    name, trial_table = campaign.chosen.name, campaign.trial_table
+    for row in trial_table.rows:
+        if row.status in ENDED:
+            verdict = {"fedrecon.study.status": row.status, **({"fedrecon.error": row.error} if row.error else {})}
+            row.run_id = call("tag", row.trial.digest, {**campaign.tags(row.trial.number), **verdict}) or row.run_id
+    experiment = call("save_view", TRACKING_EXPERIMENT, f"fedrecon-study-{name}", view(name))
+    url = address(experiment, f"fedrecon-study-{name}", campaign.tracking_uri)
+    found = scores(campaign, keep=True)
+    _register(campaign, call, _report(campaign, findings(campaign, found, experiment)) if found else [])
+    return url
+
+
+def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) -> Findings:
+    """What the report is made of."""
+    study, matrix = campaign.chosen, campaign.matrix
+    runs = {one.digest: one.run_id for one in found}
+    host = address(experiment_id, "", campaign.tracking_uri).partition("#")[0]
+    simulated = [name for name, shard in matrix.shards.items() if shard.simulated]
+    return Findings(
+        study=study.name,
+        title=study.title or study.name,
+        status=campaign.status(),
+        methods=matrix.methods,
+        scores=[replace(one, run_id=one.digest) for one in found],  # digests keep their order in every workspace
+        missing=campaign.missing(),
+        facts=facts(campaign),
+        citations=citations(matrix),
+        panels=panels(campaign),
+        run_url=lambda digest: f"{host}#/experiments/{experiment_id}/runs/{runs[digest]}",
+        references=study.references,
+        notes=list(notes(matrix)),
+        synthetic=len(simulated) == len(matrix.shards),
+    )
+
+
+def notes(matrix: Matrix) -> Iterator[str]:
+    """What a reader must know of these methods at these sites."""
+    experiments = {one.name: matrix.experiment(one.name) for one in matrix.methods}
+    classical = {name: one.classical for name, one in experiments.items() if one.classical is not None}
+    coils = [name for name, one in classical.items() if one.needs_coils]
+    single = [name for name, shard in matrix.shards.items() if {volume.n_coils for volume in shard.volumes} == {1}]
+    if coils and single:
+        have = "has" if len(coils) == 1 else "have"
+        yield f"At {', '.join(single)} there is one coil: {', '.join(coils)} {have} nothing to go by there."
+    if tuned := [
+        name for name, one in experiments.items() if one.classical is not None and one.classical.candidates()[1:]
+    ]:
+        yield (
+            f"{', '.join(tuned)}: tuned on validation subjects of the tested hospital, for each operator, whether it "
+            "trained or not. A network knows nothing of a hospital that did not train."
+        )
+    away = {cell.learned.method for cell in matrix.cells if cell.learned.seed is not None and not cell.seen_site}
+    if alone := [one.label for one in matrix.methods if one.alone and one.name in away]:
+        yield f"{', '.join(alone)} at a hospital that did not train: the mean of the scores of the others' networks."
+    parts = [one.label for one in matrix.methods if one.personal and not one.alone and one.name in away]
+    if parts:
+        rule = UNSEEN[matrix.study.test.unseen]
+        yield f"{', '.join(parts)} at a hospital that did not train: its private part is {rule}."
+
+
+def facts(campaign: StudyCampaign) -> dict[str, str]:
+    """What ran, where, on which data and with what."""
+    rows, matrix = campaign.trial_table.rows, campaign.matrix
+    trainings = [row for row in rows if row.trial.experiment.trains and row.trial.experiment.test is None]
+    machines = [_machine(RunFolder(campaign.workspace, row.trial.digest)) for row in trainings]
+    return {
+        "trainings": str(len({row.trial.training_digest for row in trainings})),
+        "evaluations": f"{len(rows) - len(trainings)} beside the trainings' own, {len(rows)} runs in all",
+        "seconds of all trials together": f"{sum(row.seconds for row in rows):.0f}",
+        "seeds": _seeds(campaign),
+        "test slices": _slices(campaign),
+        "training, where a method says no other": _training(campaign),
+        "operator of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.measured.items()),
+        **({"pooled": POOLED} if any(one.moved_data for one in matrix.methods) else {}),
+        "what the tests speak of": "these trained networks, over subjects; another seed may order close methods anew",
+        "commits": ", ".join(_commits(campaign)) or "unknown",
+        "scored": {"output": "the methods' own output"}.get(
+            campaign.chosen.test.stage, "the output with the measured samples put back"
+        ),
+        "machines": "; ".join(sorted({one for one in machines if one})) or "one process",
+        "software": ", ".join(
+            [f"python {platform.python_version()}", *(f"{v} {metadata.version(v)}" for v in VERSIONS)]
+        ),
+        **{f"data of {name}": _data(shard) for name, shard in matrix.shards.items()},
+        **{f"parameters of {one.name}": _size(campaign, one.name) for one in matrix.methods if one.trains},
+    }
+
+
+def view(name: str) -> dict[str, Any]:
+    """What the runs' page of MLflow shows of a study: its runs, with what was trained and how it was tested."""
+    keys = ["strategy.name", "network.name", "reconstructor.name", "seed", "operator.mask", "operator.acceleration"]
+    tested = ["test.operator.mask", "test.operator.acceleration", "test.operator.noise"]
+    scored = ["test/mean/psnr", "test/mean/ssim"]
+    return {
+        "searchFilter": f"tags.`fedrecon.study.{name}` LIKE '%'",
+        "orderByKey": "attributes.`Run Name`",
+        "orderByAsc": True,
+        "lifecycleFilter": "Active",
+        "startTime": "ALL",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": [
+            "attributes.`Created`",
+            *(f"params.`{key}`" for key in [*keys, *tested]),
+            *(f"metrics.`{key}`" for key in scored),
+        ],
+        **charts(scored),
+    }
+
+
+def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
+    """The files of the report, with the folder of the artifacts where each belongs."""
+    from fedrecon.tune.study.analysis.analyse import analyse
+    from fedrecon.tune.study.report.figures import draw
+    from fedrecon.tune.study.report.html import page
+    from fedrecon.tune.study.report.latex import tables as pasted
+    from fedrecon.tune.study.report.markdown import markdown
+
+    computed = analyse(found)
+    figures = draw(found, computed)
+    texts = {
+        "index.html": page(found, computed, figures),
+        "report.md": markdown(found, computed, figures),
+        "citations.bib": "\n\n".join(bibtex(paper, k) for k, paper in enumerate(found.citations, 1)) + "\n",
+        **{f"tables/{name}": text for name, text in pasted(found, computed).items()},
+    }
+    folder = campaign.report
+    for old in ("figures", "tables"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for one in figures:
+        atomic.write_bytes(folder / "figures" / f"{one.name}.png", one.png)
+    for name, text in texts.items():
+        atomic.write_text(folder / name, text)
+    names = [*texts, *(f"figures/{one.name}.png" for one in figures)]
+    return [(folder / name, str(Path("report", name).parent)) for name in names]
+
+
+def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, str]]) -> None:
+    """The study's own run in MLflow."""
+    from fedrecon.platform.storage.tracking.tracker import RunRecord
+
+    study, trial_table = campaign.chosen, campaign.trial_table
+    params = {
+        "methods": ", ".join(study.methods),
+        "train.sites": str(study.train.sites),
+        "test.sites": str(study.test.sites),
+        "seeds": ", ".join(map(str, study.seeds)),
+    }
+    record = RunRecord(STUDIES, study.name, f"study-{study.name}", params, {"fedrecon.study": study.name})
+    call("begin", record, False)
+    values = {f"trials/{status.lower()}": float(trial_table.count(status)) for status in (*ENDED, "WAITING")}
+    entries: list[Any] = [("metrics", (trial_table.count(*ENDED), values))]
+    kept = sorted((trial_table.folder / "scores").glob("*/*.parquet"))
+    entries += [("artifact", (path.name, path.read_bytes(), f"scores/{path.parent.name}")) for path in kept]
+    entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
+    done = not trial_table.count("WAITING", "RUNNING")
+    call("write", record, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
+
+
+def _training(campaign: StudyCampaign) -> str:
+    science = campaign.matrix.whole.training.science()
+    if science.get("local_steps") is not None:
+        science.pop("local_epochs", None)
+    return ", ".join(f"{key} {value}" for key, value in science.items())
+
+
+def _size(campaign: StudyCampaign, method: str) -> str:
+    """How many parameters a method trains."""
+    from fedrecon.platform.consortium.network import network_layout
+
+    layout = network_layout(campaign.matrix.experiment(method), campaign.matrix.shards)
+    return "" if layout is None else f"{layout.n_shared + len(layout.private):,}"
+
+
+def _seeds(campaign: StudyCampaign) -> str:
+    study = campaign.chosen
+    own = [f"{name}: {', '.join(map(str, seeds))}" for name, seeds in study.seeds_of.items()]
+    return "; ".join([", ".join(map(str, study.seeds)), *own])
+
+
+def _slices(campaign: StudyCampaign) -> str:
+    """How many slices stand behind the subjects of each site."""
+    limit = campaign.matrix.whole.evaluation.slices_of("test")
+    told = []
+    for name, shard in campaign.matrix.shards.items():
+        people = len({volume.subject for volume in shard.split("test")})
+        told.append(f"{name}: {n_slices(shard, 'test', limit)} slices of {people} subject{'s' * (people != 1)}")
+    return "; ".join(told)
+
+
+def _commits(campaign: StudyCampaign) -> list[str]:
+    """Of the working directories that the trials ran in, as their runs say."""
+    store = run_store(campaign.tracking_uri, campaign.workspace)
+    runs = [row.run_id for row in campaign.trial_table.rows if row.run_id][:1]
+    return sorted({tag[:12] for run in runs if (tag := store.find(run).tags.get("mlflow.source.git.commit"))})
+
+
+def _machine(folder: RunFolder) -> str:
+    members: Mapping[str, Any] = (folder.environment() or {}).get("members", {})
+    kinds = {(one["device"], one["threads"], one["instruction_set"]) for one in members.values()}
+    return ", ".join(
+        f"{device}, {threads} thread{'s' * (threads != 1)} a site, {kind}" for device, threads, kind in sorted(kinds)
+    )
+
+
+def _data(shard: Shard) -> str:
+    counts = ", ".join(f"{len({v.subject for v in shard.split(s)})} {s}" for s in ("train", "validation", "test"))
+    kinds = sorted({f"{v.shape[0]} x {v.shape[1]}, {v.n_coils} coil{'s' * (v.n_coils > 1)}" for v in shard.volumes})
+    origin = f"{shard.attributes.get('origin', 'unknown origin')}, phase {shard.phase}"
+    simulated = "; simulated k-space" if shard.simulated else "; measured k-space"
+    return f"{'; '.join(kinds)}; {origin}{simulated}; subjects: {counts}; content {shard.content_hash[:12]}"

@@ -1,0 +1,206 @@
+"""Maps of scores: what trained against where it is tested, one panel a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedrecon.tune.study.analysis.grid import Cell, Grid, Group, TestOperator
+from fedrecon.tune.study.analysis.inputs import UNTRAINED, Findings, shortened
+from fedrecon.tune.study.analysis.results import Statistics
+from fedrecon.tune.study.analysis.samples import averaged, estimate
+from fedrecon.tune.trials.plotting import FAINT, TEXT, canvas, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One score of a map: ``value`` None is missing; ``framed`` was not seen in training."""
+
+    value: float | None
+    framed: bool = False
+
+
+@dataclass(frozen=True)
+class Map:
+    """The tiles of one panel by (row, column); a pair that nobody planned has none."""
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    tiles: Mapping[tuple[str, str], Tile]
+
+
+def sites(findings: Findings, statistics: Statistics) -> Figure | None:
+    """Sites that trained against the tested site."""
+    grid = statistics.grid
+    trained = sorted({cell.trained_on for cell in grid.cells} - {UNTRAINED}, key=lambda one: (one != "all", one))
+    if len(trained) < 2 or len(grid.sites) < 2:  # one row says no more than the tables by site
+        return None
+    maps = [
+        Map(method.label, trained, grid.sites, _tiles(grid, {one: (method.name, one) for one in trained}))
+        for method in findings.methods
+        if method.trains
+    ]
+    if plain_ones := {method.label: (method.name, UNTRAINED) for method in findings.methods if not method.trains}:
+        maps.append(Map("without training", list(plain_ones), grid.sites, _tiles(grid, plain_ones)))
+    n = len({(cell.operator, cell.noise) for cell in grid.cells})
+    levels = len({cell.noise for cell in grid.cells}) > 1
+    over = f"the mean over {n} test operators{' and noise levels' * levels}" if n > 1 else "one test operator"
+    told_of = (
+        f"PSNR (dB), {over}. Rows: what trained; columns: where it is tested. Framed: the tested site did not train."
+    )
+    return _figure("Trained here, tested there", told_of, maps)
+
+
+def _tiles(grid: Grid, rows: Mapping[str, tuple[str, str]]) -> dict[tuple[str, str], Tile]:
+    found = {}
+    for row, (method, trained_on) in rows.items():
+        own = [cell for cell in grid.cells if cell.method == method]
+        for site in grid.sites:
+            wanted = {_scheme(cell) for cell in own if cell.tested_on == site}
+            here = [cell for cell in own if (cell.trained_on, cell.tested_on) == (trained_on, site)]
+            if here:
+                whole = {_scheme(cell) for cell in here} == wanted
+                value = estimate(averaged([grid.cells[cell] for cell in here])).mean if whole else None
+                found[row, site] = Tile(value, trained_on != UNTRAINED and not grid.seen(here[0]))
+    return found
+
+
+def _scheme(cell: Cell) -> tuple[str, TestOperator, float]:
+    return cell.trained_with, cell.operator, cell.noise
+
+
+def operators(findings: Findings, statistics: Statistics) -> Figure | None:
+    """The training's operator against the tested one, of the first kind of training."""
+    first = next(iter(statistics.tables))
+    groups = [
+        one for one in statistics.tables if (one.kind, one.noise, one.seen) == (first.kind, first.noise, first.seen)
+    ]
+    if len(groups) < 2:
+        return None
+    columns = list(dict.fromkeys(operator for group in groups for operator in statistics.operators(group)))
+    own = {
+        (cell.trained_with, cell.operator)
+        for cell in statistics.grid.cells
+        if cell.trained_with and statistics.grid.seen_operator(cell)
+    }
+    names, rows = list(map(str, columns)), [group.trained_with for group in groups]
+    there = [
+        one
+        for one in findings.methods
+        if any(one.name in statistics.tables[at][statistics.overall(at)] for at in groups)
+    ]
+    maps = [
+        Map(method.label, rows, names, _of_groups(statistics, method.name, groups, columns, own))
+        for method in there
+        if method.name in statistics.grid.trained_under_operators
+    ]
+    if others := [method for method in there if method.name not in statistics.grid.trained_under_operators]:
+        tiles = {
+            (method.label, column): replace(tile, framed=False)
+            for method in others
+            for (_, column), tile in _of_groups(statistics, method.name, groups[:1], columns, own).items()
+        }
+        maps.append(Map("trained with no operator", [method.label for method in others], names, tiles))
+    words = f"PSNR (dB), mean over sites, {first.where}. Rows: what was trained with; columns: what is tested. "
+    return _figure("Trained with this, tested with that", words + "Framed: another operator than the training's.", maps)
+
+
+def _of_groups(
+    statistics: Statistics,
+    method: str,
+    groups: Sequence[Group],
+    columns: Sequence[TestOperator],
+    own: set[tuple[str, TestOperator]],
+) -> dict[tuple[str, str], Tile]:
+    return {
+        (group.trained_with, str(operator)): Tile(
+            statistics.at(group, operator, method).mean, (group.trained_with, operator) not in own
+        )
+        for group in groups
+        for operator in columns
+        if method in statistics.tables[group].get(operator, {})
+    }
+
+
+def _figure(title: str, subtitle: str, maps: Sequence[Map]) -> Figure | None:
+    values = [tile.value for one in maps for tile in one.tiles.values() if tile.value is not None]
+    if not values:
+        return None
+    most_columns = max(len(one.columns) for one in maps)
+    columns = min(len(maps), 4 if most_columns <= 4 else 3 if most_columns <= 6 else 2)
+    longest = max(len(name) for one in maps for name in one.columns)
+    wide = longest * 0.08 > 8.4 / columns / most_columns
+    lines = -(-len(maps) // columns)
+    most = max(len(one.rows) for one in maps)
+    subtitle += " Hatched: missing." if any(tile.value is None for one in maps for tile in one.tiles.values()) else ""
+    subtitle += " Empty: not planned." if any(len(one.tiles) < len(one.rows) * len(one.columns) for one in maps) else ""
+    names = 0.06 * longest + 0.2
+    figure = canvas(
+        title, subtitle, 1.3 + lines * (0.32 * max(most, 2) + (0.3 if wide else 0.6)) + (names if wide else 0)
+    )
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    colours = _colours(min(values), max(values))
+    for at, (ax, one) in enumerate(zip(axes, maps, strict=False)):
+        _draw(ax, one, colours)
+        names_there = at % columns == 0 or one.rows != maps[at - 1].rows
+        ax.set_yticks(range(len(one.rows)), [plain(row, 22) for row in one.rows] if names_there else [])
+        _columns(ax, one, wide, at < columns)
+    for ax in axes[len(maps) :]:
+        ax.set_visible(False)
+    bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=30, shrink=0.9)
+    bar.set_label("PSNR (dB)", color=TEXT)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _draw(ax: Axes, one: Map, colours: ScalarMappable) -> None:
+    from matplotlib.patches import Rectangle
+
+    size = 9.0 if len(one.columns) <= 6 else 7.0
+    frames = []
+    for (row, column), tile in one.tiles.items():
+        x, y = one.columns.index(column), one.rows.index(row)
+        corner = (x - 0.5, y - 0.5)
+        if tile.value is None:
+            ax.add_patch(Rectangle(corner, 1, 1, lw=0.6, facecolor="white", hatch="////", edgecolor="#b9c0c9"))
+        else:
+            colour = colours.to_rgba(np.array(tile.value))
+            ax.add_patch(Rectangle(corner, 1, 1, lw=0.6, facecolor=colour, edgecolor="white"))
+            ink = "white" if sum(colour[:3]) < 1.35 else TEXT
+            ax.text(x, y, f"{tile.value:.1f}", ha="center", va="center", fontsize=size, color=ink)
+        if tile.framed:
+            frames.append(Rectangle((x - 0.44, y - 0.42), 0.88, 0.84, fill=False, lw=1.4, edgecolor=TEXT, zorder=3))
+    for frame in frames:
+        ax.add_patch(frame)
+    ax.set_xlim(-0.5, len(one.columns) - 0.5)
+    ax.set_ylim(len(one.rows) - 0.5, -0.5)
+    ax.set_title(plain(shortened(one.title, 26)), loc="left", fontsize=10, color=TEXT)
+    ax.tick_params(colors=TEXT, length=0, labelsize=8.5)
+    ax.spines[:].set_color(FAINT)
+    ax.spines[:].set_visible(False)
+
+
+def _columns(ax: Axes, one: Map, wide: bool, first: bool) -> None:
+    """Names of many columns stand aslant, above the first line of panels alone."""
+    labels = [plain(column, 24) for column in one.columns]
+    if not wide:
+        ax.set_xticks(range(len(labels)), labels)
+        return
+    ax.xaxis.tick_top()
+    ax.set_xticks(range(len(labels)), labels if first else [], rotation=45, ha="left", rotation_mode="anchor")
+
+
+def _colours(low: float, high: float) -> ScalarMappable:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(low, high if high > low else low + 1e-9), "viridis")

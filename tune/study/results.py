@@ -1,0 +1,94 @@
+"""What a study came to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedrecon.tune.study.analysis.inputs import Missing, Score
+from fedrecon.tune.study.campaign import StudyCampaign
+from fedrecon.tune.study.scores import scores
+from fedrecon.tune.trials.planner import Shape
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study came to; :meth:`as_dict` is the JSON of ``fedrecon study --json``.
+
+    Attributes:
+        status: ``finished``, ``interrupted`` (the same command goes on), ``planned`` (a dry run), or ``running``.
+        trainings: distinct ones. evaluations: trials that train nothing.
+        missing: planned cells without a score, each with its reason.
+        cells: one for each method, training, site, operator and seed: means over the site's subjects.
+        report: the folder with the page. url: of the study's runs in MLflow.
+        trials: by name and status, in the plan's order. marks: of methods that moved data or published private parts.
+        operators: in words, by mask and acceleration. These three are no part of the JSON.
+    """
+
+    study: str
+    status: str
+    trainings: int
+    evaluations: int
+    missing: Sequence[Mapping[str, Any]]
+    cells: Sequence[Mapping[str, Any]]
+    report: Path
+    url: str | None = None
+    trials: Sequence[tuple[str, str]] = ()
+    marks: Mapping[str, str] = field(default_factory=dict)
+    operators: Mapping[tuple[str, float], str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        own = {
+            one.name: getattr(self, one.name)
+            for one in dataclasses.fields(self)
+            if one.name not in ("url", "trials", "marks", "operators")
+        }
+        return {**own, "missing": list(self.missing), "cells": list(self.cells), "report": str(self.report)}
+
+
+def study_result(campaign: StudyCampaign, status: str) -> StudyResult:
+    """The result of a study as it stands."""
+
+    shape = Shape.of(campaign.matrix.trials)
+    several = len({cell.learned.trained_with for cell in campaign.matrix.cells if cell.learned.trained_with}) > 1
+    cells = means(scores(campaign), several)
+    missing = [{**dataclasses.asdict(one), "trained_on": _on(one, several)} for one in campaign.missing()]
+    evaluations = len(campaign.matrix.trials) - shape.trainings
+    return StudyResult(
+        campaign.chosen.name, status, shape.trainings, evaluations, missing, cells, campaign.report, campaign.url,
+        [(row.trial.name, row.status) for row in campaign.trial_table.rows],
+        {one.name: one.label.removeprefix(one.name) for one in campaign.matrix.methods},
+        {(cell.mask, cell.acceleration): cell.operator for cell in campaign.matrix.cells},
+    )  # fmt: skip
+
+
+def means(scores: Sequence[Score], several_operators: bool) -> list[dict[str, Any]]:
+    """A row for each method, training, site, operator and seed: the mean over its subjects.
+
+    Args:
+        several_operators: trainings differ in their operator too, which ``trained_on`` then tells.
+    """
+    import numpy as np
+
+    found: dict[tuple[Any, ...], list[Score]] = {}
+    for one in scores:
+        key = (one.method, _on(one, several_operators), one.tested_on, one.mask, one.acceleration, one.noise, one.seed)
+        found.setdefault(key, []).append(one)
+    names = ("method", "trained_on", "tested_on", "mask", "acceleration", "noise", "seed")
+    return [
+        {
+            **dict(zip(names, key, strict=True)),
+            "n_subjects": len(own),
+            **{metric: float(np.mean([getattr(one, metric) for one in own])) for metric in ("psnr", "ssim", "nmse")},
+        }
+        for key, own in found.items()
+    ]
+
+
+def _on(one: Score | Missing, several_operators: bool) -> str:
+    """What it was trained on, and with which operator where trainings differ in that."""
+    return f"{one.trained_on} with {one.trained_with}" if several_operators and one.trained_with else one.trained_on

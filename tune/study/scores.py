@@ -1,0 +1,171 @@
+"""A study's scores: one partitioned Parquet data set, a row per slice, stage and cell.
+
+The schema below is the documentation; partitions are folders ``method=NAME``. To read it:
+
+    pandas.read_parquet("workspace/studies/NAME/scores")
+    duckdb.sql("select method, avg(ssim) from 'workspace/studies/NAME/scores/*/*.parquet' group by method")
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedrecon.platform.federation.aggregate import volume_scores
+from fedrecon.platform.storage import parquet
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.sites.scoring.columns import METRICS, SCORES
+from fedrecon.tune.study.analysis.inputs import Score
+from fedrecon.tune.study.matrix import Cell
+
+if TYPE_CHECKING:
+    from fedrecon.tune.study.campaign import StudyCampaign
+
+CELL = {
+    "trained_on": "string",  # all | all but NAME | NAME | nothing
+    "trained_with": "string",  # the training's operator; empty where it matters to nothing
+    "seed": "int64",  # null without training
+    "tested_on": "string",  # the site
+    "noise": "float64",  # a multiple of the shard's own level
+    "seen_site": "bool",  # the tested site trained
+    "seen_operator": "bool",  # tested under the training's own operator
+    "slices_per_site": "float64",  # training slices, the mean over the sites that trained
+    "n_sites": "int64",  # that trained
+    "run_id": "string",
+    "digest": "string",
+}
+SCHEMA = {**CELL, **{name: kind for name, kind in SCORES.items() if name != "site"}}
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+def columns_of(cells: Sequence[Cell], run_id: str, scores: Columns) -> dict[str, list[Any]]:
+    """One training's cells that one trial fills: one file of the data set.
+
+    Args:
+        cells: of one method and training, all of this trial. scores: columns of the trial's ``scores.parquet``.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
+    for cell in cells:
+        own = [k for k, site in enumerate(scores["site"]) if site == cell.tested_on]
+        for name in SCHEMA:
+            if name not in CELL:
+                columns[name] += [scores[name][k] for k in own]
+        for name, value in _cell(cell, run_id).items():
+            columns[name] += [value] * len(own)
+    return columns
+
+
+def path_of(folder: Path, cells: Sequence[Cell]) -> Path:
+    """Where these cells' scores lie: by what they are, so that the same cells are the same file."""
+    first = cells[0]
+    asked = [(cell.tested_on, cell.mask, cell.acceleration, cell.noise) for cell in cells]
+    key = repr((first.learned.label, sorted(asked), first.digest))
+    name = hashlib.sha256(key.encode()).hexdigest()[:12]
+    return folder / f"method={first.learned.method}" / f"{first.digest}-{name}.parquet"
+
+
+def subjects(cells: Sequence[Cell], columns: Columns, stage: str) -> list[Score]:
+    """One row a subject and cell, from a file of the data set.
+
+    Scores are of whole volumes; volumes are averaged within a subject, and so are the networks of several hospitals
+    where one site is reconstructed by each.
+    """
+    named = {**columns, "site": columns["tested_on"]}
+    volumes = volume_scores({name: named[name] for name in SCORES})
+    rows = [row for row in volumes if row["stage"] == stage]
+    runs = dict(zip(columns["tested_on"], columns["run_id"], strict=True))
+    return [score for cell in cells for score in _scores(cell, rows, runs.get(cell.tested_on, ""))]
+
+
+def by_file(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells that lie in one file each: of one training, filled by one trial."""
+    found: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        one = cell.learned
+        found[one.method, one.trained_on, one.trained_with, one.seed, cell.digest].append(cell)
+    return list(found.values())
+
+
+def _cell(cell: Cell, run_id: str) -> dict[str, Any]:
+    one = cell.learned
+    return {
+        "trained_on": one.trained_on,
+        "trained_with": one.trained_with,
+        "seed": one.seed,
+        "tested_on": cell.tested_on,
+        "noise": cell.noise,
+        "seen_site": cell.seen_site,
+        "seen_operator": cell.seen_operator,
+        "slices_per_site": cell.slices_per_site,
+        "n_sites": one.n_sites,
+        "run_id": run_id,
+        "digest": cell.digest,
+    }
+
+
+def _scores(cell: Cell, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[Score]:
+    one = cell.learned
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        same = (row["site"], row["mask"], row["acceleration"]) == (cell.tested_on, cell.mask, cell.acceleration)
+        if same:
+            found[row["subject"]].append(row)
+    return [
+        Score(
+            method=one.method,
+            trained_on=one.trained_on,
+            trained_with=one.trained_with,
+            n_sites=one.n_sites,
+            slices_per_site=cell.slices_per_site,
+            seed=one.seed,
+            tested_on=cell.tested_on,
+            mask=cell.mask,
+            acceleration=cell.acceleration,
+            operator=cell.operator,
+            noise=cell.noise,
+            subject=subject,
+            **{metric: float(np.mean([row[metric] for row in own])) for metric in METRICS},
+            n_slices=sum(int(row["n_slices"]) for row in own if row["model"] == own[0]["model"]),
+            seen_site=cell.seen_site,
+            seen_operator=cell.seen_operator,
+            run_id=run_id,
+            digest=cell.digest,
+        )
+        for subject, own in sorted(found.items())
+    ]
+
+
+def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
+    """One row a subject and cell of all trials that are finished.
+
+    Args:
+        keep: writes what the data set does not hold yet, and takes away what is in the plan no more.
+    """
+    folder = campaign.trial_table.folder / "scores"
+    done = {row.trial.digest: row.run_id for row in campaign.trial_table.rows if row.status == "FINISHED"}
+    open_store = cache(lambda: run_store(campaign.tracking_uri, campaign.workspace))
+    found: list[Score] = []
+    planned = set[Path]()
+    for cells in by_file(campaign.matrix.cells):
+        run_id = done.get(cells[0].digest)
+        if run_id is None:
+            continue
+        path = path_of(folder, cells)
+        kept = parquet.read_table(path) if path.is_file() else None
+        if kept is None or set(kept["run_id"]) != {run_id}:
+            columns = parquet.read_scores(open_store().local_artifact(run_id, "scores.parquet"))
+            kept = columns_of(cells, run_id, columns)
+            if keep:
+                parquet.write_table(path, kept, SCHEMA)
+        planned.add(path)
+        found += subjects(cells, kept, campaign.chosen.test.stage)
+    for path in set(folder.glob("*/*.parquet")) - planned if keep else ():
+        path.unlink()
+    return found

@@ -1,0 +1,363 @@
+"""The pictures of a sweep, as PNG: what a reader asks first of a table of trials.
+
+Test scores are only shown. Whatever is chosen here (the best per seed, a front, a colour) is chosen by validation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrecon.tune.sweep.grouping import (
+    ACCELERATION,
+    SEED,
+    GroupedTrials,
+    Point,
+    Row,
+    coordinate,
+    front,
+    hardness,
+    is_numeric,
+    label,
+    means,
+    number,
+    read,
+    spread,
+    text,
+    varying,
+)
+from fedrecon.tune.trials.plotting import COLOURS, FAINT, GRID, TEXT, canvas, plain, png, style, tidy, upper
+
+if TYPE_CHECKING:
+    import pyarrow
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+Curves = Mapping[int, Sequence[tuple[int, float]]]
+
+MIN_TRIALS = 8  # fewer say nothing about importance
+RELIABLE = 0.3  # out-of-bag R² below which an importance is called not reliable
+_LEGEND = 10
+
+
+def draw(
+    trials: pyarrow.Table, metrics: Sequence[str], modes: Sequence[str], curves: Curves | None = None
+) -> dict[str, bytes]:
+    """PNGs by name: ``acceleration``, ``curves``, ``parallel``, ``importance``, ``pareto``, each where it makes sense.
+
+    Args:
+        trials: one row a trial: ``number, status, params.KEY ..., METRIC ..., test/METRIC ...``; values may be null.
+        metrics: of the validation subjects; the first one decides, the second one makes a front.
+        modes: ``max`` or ``min``, one for each metric.
+        curves: (round, first metric) of each trial by its number.
+    """
+    sweep = GroupedTrials.of(read(trials), metrics, modes)
+    drawn = {
+        "acceleration": _acceleration(sweep),
+        "curves": _curves(sweep, curves or {}),
+        "parallel": _parallel(sweep),
+        "importance": _importance(sweep),
+        "pareto": _pareto(sweep),
+    }
+    return {name: png(figure) for name, figure in drawn.items() if figure is not None}
+
+
+# --- score against acceleration ---
+
+
+def _acceleration(sweep: GroupedTrials) -> Figure | None:
+    test = f"test/{sweep.metric}"
+    score = test if any(row.get(test) is not None for row in sweep.rows) else sweep.metric
+    rows = [row for row in sweep.rows if row["status"] == "FINISHED" and row.get(score) is not None]
+    hard = hardness(rows)
+    rows = [row for row in rows if number(row.get(hard)) is not None]
+    if len({number(row[hard]) for row in rows}) < 2:
+        return None
+    panels = sweep.panels(rows, but=[hard])
+    *path, last = score.split("/")
+    floor = "/".join([*path, "zero_filled", last]) if score == test else ""
+    below = [("zero-filled", {"ls": "--", "color": FAINT})] if any(row.get(floor) is not None for row in rows) else []
+    title = f"{upper(label(score))} against {hard.split('.')[-1]}"
+    figure, axes = _sheet(
+        title, _what_is_shown(sweep, panels, hard) + sweep.mixed_problems(panels, [hard]), len(panels)
+    )
+    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+        xs = sorted({number(row[hard]) or 0.0 for row in panel})
+        lines = sweep.lines(panel)
+        for i, (group, own) in enumerate(lines.items()):
+            # A little aside, so that error bars do not cover each other.
+            aside = (i - (len(lines) - 1) / 2) * min(0.014, 0.08 / len(lines)) * (xs[-1] - xs[0])
+            _line(ax, spread(own, hard, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
+        if lowest := means(panel, hard, floor):
+            ax.plot(*zip(*lowest, strict=True), "--", color=FAINT, lw=1.4, zorder=1)
+        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
+        ax.set_xticks(xs if len(xs) <= 10 else xs[:: len(xs) // 8], [])
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xlabel("nominal acceleration" if hard == ACCELERATION else "scale")
+    axes[0].set_ylabel(label(score))
+    _legend(figure, sweep, rows, below)
+    return figure
+
+
+def _line(ax: Axes, points: Sequence[Point], style: tuple[str, str], aside: float) -> None:
+    colour, marker = style
+    x = [point.x + aside for point in points]
+    width = 0.006 * (points[-1].x - points[0].x)
+    mean, deviation = [point.mean for point in points], [point.deviation for point in points]
+    ax.errorbar(x, mean, deviation, color=colour, marker=marker, ms=6, lw=1.8, elinewidth=1.2, capsize=3, zorder=3)
+    for at, point in zip(x, points, strict=True):
+        if len(point.scores) > 1:
+            ax.plot(
+                [at + width] * len(point.scores), point.scores, ls="", marker=marker, ms=4.5, color=colour, alpha=0.4
+            )
+
+
+def _what_is_shown(sweep: GroupedTrials, panels: Mapping[str, list[Row]], hard: str) -> str:
+    """What the spread is over, and what was chosen to keep everything else out of it."""
+    known = (hard, SEED, sweep.line)
+    cells: dict[Any, list[Row]] = {}
+    for name, panel in panels.items():
+        for row in panel:
+            cells.setdefault((name, sweep.group(row), number(row[hard])), []).append(row)
+    seeds = sorted({len({text(row.get(SEED)) for row in cell}) for cell in cells.values()})
+    subtitle = "One seed, so no spread is known."
+    if seeds[-1] > 1:
+        n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        subtitle = f"Mean and sample standard deviation over {n} seeds, each seed shown faintly."
+    others = [key for key in sweep.keys if key not in known and any(varying(cell, [key]) for cell in cells.values())]
+    if others:
+        over = ", ".join(sweep.names[key] for key in others)
+        subtitle += f" Of each seed the best trial over {over} is taken, chosen by {label(sweep.metric)}."
+    return subtitle
+
+
+# --- learning curves ---
+
+
+def _curves(sweep: GroupedTrials, curves: Curves) -> Figure | None:
+    from matplotlib.ticker import MaxNLocator
+
+    known = {at: [(x, y) for x, y in curve if number(y) is not None] for at, curve in curves.items()}
+    rows = [row for row in sweep.rows if known.get(row["number"])]
+    if not rows:
+        return None
+    panels = sweep.panels(rows)
+    notes: dict[str, tuple[str, dict[str, Any]]] = {
+        "STOPPED": ("stopped early", {"ls": "--", "color": FAINT}),
+        "FAILED": ("failed", {"ls": "", "marker": "x", "ms": 8, "mew": 2, "color": FAINT}),
+    }
+    there = [note for status, note in notes.items() if any(row["status"] == status for row in rows)]
+    subtitle = f"{len(rows)} trials; after every round that was scored." if len(rows) > 1 else "One trial."
+    figure, axes = _sheet(
+        f"{upper(label(sweep.metric))} in the course of training", subtitle + sweep.mixed_problems(panels), len(panels)
+    )
+    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+        for row in panel:
+            x, y = zip(*known[row["number"]], strict=True)
+            colour, marker = _style(sweep, sweep.group(row))
+            line = "--" if row["status"] == "STOPPED" else "-"
+            alpha = 0.85 if len(panel) <= 20 else 0.5
+            ax.plot(x, y, line, color=colour, alpha=alpha, lw=1.5, marker=marker if len(x) == 1 else "", ms=5)
+            if row["status"] == "FAILED":
+                ax.plot(x[-1], y[-1], "x", color=colour, ms=8, mew=2, zorder=4)
+        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        ax.set_xlabel("round")
+    axes[0].set_ylabel(label(sweep.metric))
+    _legend(figure, sweep, rows, there)
+    return figure
+
+
+# --- parallel coordinates ---
+
+
+def _parallel(sweep: GroupedTrials) -> Figure | None:
+    rows = [row for row in sweep.rows if sweep.score(row) is not None]
+    if len(rows) < 2 or not sweep.keys:
+        return None
+    test = f"test/{sweep.metric}"
+    columns = [*sweep.keys, sweep.metric, *([test] if any(row.get(test) is not None for row in rows) else [])]
+    subtitle = f"{len(rows)} trials that finished or were stopped (dashed); the darker, the better in validation."
+    figure, axes = _sheet("Searched values and score", subtitle, 1)
+    ax = axes[0]
+    scores = [row[sweep.metric] for row in rows]
+    worst, top = (min(scores), max(scores)) if sweep.mode == "max" else (max(scores), min(scores))
+    colours = _colour_map("viridis_r" if sweep.mode == "max" else "viridis", min(scores), max(scores))
+    heights = [_coordinate(ax, at, column, rows) for at, column in enumerate(columns)]
+    order = sorted(range(len(rows)), key=lambda i: abs(scores[i] - worst) if top != worst else 0.0)
+    for rank, i in enumerate(order):
+        # A little up or down by rank, or all lines of one category would lie on one another.
+        aside = 0.03 * (rank / max(len(rows) - 1, 1) - 0.5)
+        y = [h[i] + (aside if column in sweep.keys else 0.0) for h, column in zip(heights, columns, strict=True)]
+        style = "--" if rows[i]["status"] == "STOPPED" else "-"
+        ax.plot(y, style, color=colours.to_rgba(scores[i]), lw=1.0 + 1.2 * rank / len(rows), alpha=0.8, zorder=2 + rank)
+    stagger = len(columns) > 7
+    for at, column in enumerate(columns):
+        name = sweep.names.get(column, label(column).replace(" ", "\n", 1))
+        high = 1.05 + (0.05 if stagger and at % 2 else 0.0)
+        ax.text(at, high, plain(name), ha="center", va="bottom", fontsize=10, weight="bold", color=TEXT)
+    ax.set_xlim(-0.3, len(columns) - 0.7)
+    ax.set_axis_off()
+    bar = figure.colorbar(colours, ax=ax, pad=0.03, aspect=30)
+    bar.set_label(label(sweep.metric), color=TEXT)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _coordinate(ax: Axes, at: int, column: str, rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Draws one axis with its ticks; the height of each row on it, NaN where a score is missing."""
+    heights, ticks = coordinate([row[column] for row in rows], is_numeric(rows, column))
+    if not column.startswith("params."):
+        heights = np.array([math.nan if row[column] is None else h for row, h in zip(rows, heights, strict=True)])
+        ticks = {name: h for name, h in ticks.items() if h >= 0}
+    ax.plot([at, at], [0, 1], color=FAINT, lw=1, zorder=1)
+    for name, height in ticks.items():
+        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
+        ax.plot([at - 0.012, at + 0.012], [height, height], color=FAINT, lw=1, zorder=1)
+        ax.text(at + 0.025, height, plain(name, 18), va="center", fontsize=9, color=TEXT, bbox=box, zorder=10_000)
+    return heights
+
+
+# --- importance ---
+
+
+def _importance(sweep: GroupedTrials) -> Figure | None:
+    rows = [row for row in sweep.rows if sweep.score(row) is not None]
+    keys = varying(rows, sweep.keys)
+    scores = np.array([row[sweep.metric] for row in rows])
+    if len(rows) < MIN_TRIALS or len(keys) < 2 or np.ptp(scores) == 0:
+        return None
+    drop, error, r2 = importance(rows, keys, scores)
+    trust = "" if r2 >= RELIABLE else f": below {RELIABLE}, NOT RELIABLE"
+    subtitle = (
+        f"{len(rows)} finished or stopped trials. Random forest, out-of-bag R² = {r2:.2f}{trust}. "
+        "Bars: how much R² drops where the values of a key are shuffled, with its standard deviation."
+        + (" What the seed reaches (grey) is noise." if SEED in keys else "")
+    )
+    figure, axes = _sheet(f"What {label(sweep.metric)} depends on", subtitle, 1, height=2.4 + 0.42 * len(keys))
+    ax = axes[0]
+    order = np.argsort(drop, kind="stable")
+    colours = [GRID if keys[i] == SEED else COLOURS[0] for i in order]
+    bars = {"ecolor": FAINT, "capsize": 3, "lw": 1.2}
+    ax.barh(
+        [plain(sweep.names[keys[i]]) for i in order],
+        drop[order],
+        0.62,
+        xerr=error[order],
+        color=colours,
+        error_kw=bars,
+    )
+    ax.axvline(0, color=FAINT, lw=1)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("permutation importance (drop in R²)")
+    return figure
+
+
+def importance(
+    rows: Sequence[Row], keys: Sequence[str], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Permutation importance of searched keys (Breiman 2001), its standard deviation, and the forest's out-of-bag R².
+
+    Categories count by their order; a key that is not searched for a trial lies below all its values.
+    """
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    features = np.stack([coordinate([row[key] for row in rows], is_numeric(rows, key))[0] for key in keys], axis=1)
+    forest = RandomForestRegressor(200, oob_score=True, random_state=0).fit(features, scores)
+    found = permutation_importance(forest, features, scores, n_repeats=10, random_state=0)
+    return found.importances_mean, found.importances_std, float(forest.oob_score_)
+
+
+# --- two metrics ---
+
+
+def _pareto(sweep: GroupedTrials) -> Figure | None:
+    if len(sweep.metrics) < 2:
+        return None
+    first, second = sweep.metrics[:2]
+    rows = [row for row in sweep.rows if row["status"] == "FINISHED"]
+    rows = [row for row in rows if row.get(first) is not None and row.get(second) is not None]
+    if not rows:
+        return None
+    panels = sweep.panels(rows)
+    subtitle = "The line joins the trials that no other one beats in both, each with its number; of finished trials."
+    figure, axes = _sheet(
+        f"{upper(label(second))} against {label(first)}", subtitle + sweep.mixed_problems(panels), len(panels)
+    )
+    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+        for group, own in sweep.lines(panel).items():
+            colour, marker = _style(sweep, group)
+            x, y = [row[first] for row in own], [row[second] for row in own]
+            ax.plot(x, y, ls="", marker=marker, color=colour, alpha=0.75, ms=6)
+        points = [(row[first], row[second]) for row in panel]
+        best = front(points, sweep.modes[:2])
+        ax.plot(*zip(*(points[i] for i in best), strict=True), "-", color=TEXT, lw=1.2, alpha=0.7, zorder=1)
+        for i in best[:12]:
+            ax.annotate(
+                str(panel[i]["number"]), points[i], (5, 5), textcoords="offset points", fontsize=8.5, color=TEXT
+            )
+        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
+        ax.set_xlabel(label(first))
+        ax.margins(0.08)
+    axes[0].set_ylabel(label(second))
+    _legend(figure, sweep, rows, [("front", {"ls": "-", "color": TEXT})])
+    return figure
+
+
+# --- what all share ---
+
+
+def _sheet(title: str, subtitle: str, n: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with a title, what is to be known about it, and n axes that share their scales."""
+    columns = min(n, 4)
+    lines = -(-n // columns)
+    figure = canvas(title, subtitle, height or (5.8 if lines == 1 else 7.6))
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    axes: list[Axes] = list(grid.flat)
+    for ax in axes[n:]:
+        ax.set_visible(False)
+    for ax in axes:
+        tidy(ax)
+    return figure, axes[:n]
+
+
+def _legend(
+    figure: Figure, sweep: GroupedTrials, rows: Sequence[Row], notes: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
+    """The groups and the notes beside the axes; of many groups the first ones, and how many more there are."""
+    from matplotlib.lines import Line2D
+
+    groups = [group for group in sweep.lines(rows) if group]
+    room = _LEGEND - len(notes)
+    handles, labels = [], []
+    for group in groups[: room if len(groups) <= room else room - 1]:
+        colour, marker = _style(sweep, group)
+        handles.append(Line2D([], [], color=colour, marker=marker, lw=1.8))
+        labels.append(plain(group, 24))
+    if len(groups) > room:
+        handles.append(Line2D([], [], ls=""))
+        labels.append(f"and {len(groups) - room + 1} more")
+    handles += [Line2D([], [], **style) for _, style in notes]
+    labels += [name for name, _ in notes]
+    if handles:
+        title = plain(sweep.names[sweep.line]) if sweep.line else None
+        legend = figure.legend(handles, labels, loc="outside right upper", title=title, frameon=False, fontsize=10)
+        legend.get_title().set_color(FAINT)
+
+
+def _style(sweep: GroupedTrials, group: str) -> tuple[str, str]:
+    """Colour and marker of a group, the same in every picture; the markers tell colours apart that come again."""
+    return style(sweep.groups.index(group))
+
+
+def _colour_map(name: str, low: float, high: float) -> ScalarMappable:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(low, high if high > low else low + 1e-9), name)

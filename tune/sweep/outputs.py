@@ -1,0 +1,130 @@
+"""What a sweep leaves: its table, its best experiment, figures and a page, in its folder and as one run in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedrecon.platform.runs.context import TRACKING_EXPERIMENT
+from fedrecon.platform.storage.tracking.tracker import SUMMARIES, RunRecord
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites import atomic
+from fedrecon.tune.engine.mlflow_view import address, charts
+from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.sweep.table import arrow
+from fedrecon.tune.trials.trial_table import ENDED, TrialTable
+
+Call = Callable[..., Any]
+
+
+def conclude(
+    sweep: Sweep,
+    trial_table: TrialTable,
+    call: Call,
+    tags: Callable[[int], Mapping[str, str]],
+    tracking_uri: str | None = None,
+) -> str:
+    """Writes everything; the address of the MLflow page that shows the sweep's runs.
+
+    Args:
+        call: calls a method of the :class:`TrackingActor`. tags: of a trial's run, by the trial's number.
+    """
+    for row in trial_table.rows:
+        if row.status in ENDED:
+            verdict = {"fedrecon.sweep.status": row.status, **({"fedrecon.error": row.error} if row.error else {})}
+            row.run_id = call("tag", row.trial.digest, {**tags(row.trial.number), **verdict}) or row.run_id
+    files = _files(sweep, trial_table)
+    record = RunRecord(SUMMARIES, sweep.name, f"sweep-{sweep.name}", _params(sweep), {"fedrecon.sweep": sweep.name})
+    call("begin", record, False)
+    best = trial_table.best(sweep.metrics[0], sweep.modes[0])
+    values = {f"best/{key}": value for key, value in (best.metrics if best else {}).items() if "site/" not in key}
+    values |= {f"trials/{status.lower()}": float(trial_table.count(status)) for status in (*ENDED, "WAITING")}
+    entries: list[Any] = [("metrics", (trial_table.count(*ENDED), values))]
+    entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
+    done = not trial_table.count("WAITING", "RUNNING")
+    call("write", record, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
+    key = f"fedrecon-{sweep.name}"
+    return address(call("save_view", TRACKING_EXPERIMENT, key, view(sweep)), key, tracking_uri)
+
+
+def view(sweep: Sweep) -> dict[str, Any]:
+    """What the runs' page of MLflow shows of a sweep: its runs, best first, with the searched keys and the scores."""
+    scores = dict.fromkeys(
+        [*sweep.metrics, *(f"test/{one}" for one in sweep.metrics), "test/mean/psnr", "test/mean/ssim"]
+    )
+    searched = dict.fromkeys(leaf for key, block in sweep.search.items() for leaf in _leaves(key, block))
+    columns = [f"params.`{key}`" for key in searched] + [f"metrics.`{key}`" for key in scores]
+    return {
+        "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
+        "orderByKey": f"metrics.`{sweep.metrics[0]}`",
+        "orderByAsc": sweep.modes[0] == "min",
+        "lifecycleFilter": "Active",
+        "startTime": "ALL",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": ["attributes.`Created`", *columns],
+        **charts([*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse", *scores]),
+    }
+
+
+def _leaves(key: str, block: Mapping[str, Any]) -> list[str]:
+    """The keys under which MLflow has the values of a searched key: of whole blocks, those of their entries."""
+    listed = [value for values in block.values() if isinstance(values, list) for value in values]
+    own = [f"{key}.{name}" for value in listed if isinstance(value, Mapping) for name in value]
+    plain = [f"{key}.name" if key == "reconstructor" else key for value in listed if not isinstance(value, Mapping)]
+    return own + (plain if listed else [key])
+
+
+def curves(trial_table: TrialTable, metric: str) -> dict[int, list[tuple[int, float]]]:
+    """Validation score against round, by trial, as far as rounds were committed."""
+    found = {}
+    for row in trial_table.rows:
+        kept = (
+            RunFolder(trial_table.workspace, row.trial.digest).checkpoints.latest() if row.round or row.run_id else None
+        )
+        points = [(one["round"], one["metrics"]) for one in kept[1].get("curve", ())] if kept else []
+        found[row.trial.number] = [(number, values[metric]) for number, values in points if metric in values]
+    return found
+
+
+def _files(sweep: Sweep, trial_table: TrialTable) -> list[tuple[Path, str]]:
+    """Written in the sweep's folder, with the folder of the artifacts where each belongs."""
+    import pyarrow.parquet as pq
+
+    from fedrecon.tune.sweep.figures import draw
+    from fedrecon.tune.sweep.html import page
+
+    folder, table = trial_table.folder, arrow(trial_table.rows, list(sweep.search))
+    with atomic.replacing(folder / "trials.parquet") as temporary:
+        pq.write_table(table, temporary)
+    written = [(folder / "trials.parquet", "")]
+    best = trial_table.best(sweep.metrics[0], sweep.modes[0])
+    if best is not None:
+        content = {**best.trial.experiment.as_dict(), "name": f"{sweep.name}-best"}
+        content["resources"] = {**content["resources"], "crew": "actors"}
+        head = f"# Trial {best.trial.number} of the sweep '{sweep.name}': {best.trial.name}\n"
+        atomic.write_text(folder / "best.yaml", head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        written.append((folder / "best.yaml", ""))
+    figures = draw(table, sweep.metrics, sweep.modes, curves(trial_table, sweep.metrics[0]))
+    for name, png in figures.items():
+        path = folder / "figures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        atomic.write_bytes(path, png)
+        written.append((path, "figures"))
+    facts = {**_params(sweep), "trials": str(len(trial_table.rows))}
+    html = page(sweep.name, table, sweep.metrics, sweep.modes, figures, facts)
+    atomic.write_text(folder / "index.html", html)
+    return [*written, (folder / "index.html", "")]
+
+
+def _params(sweep: Sweep) -> dict[str, str]:
+    shown = {
+        "metric": ", ".join(f"{metric} ({mode})" for metric, mode in zip(sweep.metrics, sweep.modes, strict=True)),
+        "algorithm": sweep.algorithm,
+        "samples": str(sweep.samples),
+        "scheduler": "none" if sweep.scheduler is None else sweep.scheduler.name,
+    }
+    return shown | {f"search.{key}": str(block) for key, block in sweep.search.items()}

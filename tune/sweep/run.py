@@ -1,0 +1,190 @@
+"""A sweep from its description to its result: planned, packed on the cluster by Ray Tune, resumed, written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.sites.errors import InputError, RunError
+from fedrecon.tune.engine.campaign import Campaign, Rerun, say
+from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.trials.planner import Planner, Shape, absolute
+from fedrecon.tune.trials.trial_table import TrialRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to; :meth:`as_dict` is the JSON of ``fedrecon sweep --json``.
+
+    Attributes:
+        sweep: its name. status: ``finished``, ``interrupted`` (the same command goes on), ``budget`` (it is used up),
+            ``planned`` (a dry run), or ``running`` (seen from outside).
+        trials: in the plan's order. best: the finished trial with the best validation score; None if there is none.
+        folder: holds trials.parquet, best.yaml, the figures and the page. url: of its runs in MLflow.
+        metrics: what steered. keys: what was searched.
+    """
+
+    sweep: str
+    status: str
+    trials: Sequence[TrialRow]
+    best: TrialRow | None
+    folder: Path
+    url: str | None = None
+    metrics: Sequence[str] = field(default=("mean/psnr",))
+    keys: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "sweep": self.sweep,
+            "status": self.status,
+            "trials": [row.as_dict() for row in self.trials],
+            "best": None if self.best is None else self.best.as_dict(),
+            "folder": str(self.folder),
+            "url": self.url,
+        }
+
+    def table(self) -> pa.Table:
+        """One row a trial, as in ``trials.parquet``; ``.to_pandas()`` makes a data frame of it."""
+        from fedrecon.tune.sweep.table import arrow
+
+        return arrow(self.trials, self.keys)
+
+
+def sweep(
+    experiment: Any = None,
+    search: Mapping[str, Any] | None = None,
+    *,
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    workspace: Path | str | None = None,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    rerun: Rerun = False,
+    dry_run: bool = False,
+    **keys: Any,
+) -> SweepResult:
+    """Runs a sweep, or goes on where it was interrupted, or returns its table if it is finished.
+
+    Args:
+        experiment: the base: a file, a mapping, or an :class:`Experiment`. search: what varies.
+        file: a sweep's YAML file instead of both.
+        overrides: ``key=value`` of the sweep, ``experiment.KEY=value`` of the base.
+        workspace: default FEDRECON_WORKSPACE or ./workspace.
+        address: of a running Ray cluster; None starts one on this machine.
+        tracking_uri: of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
+        rerun: run every trial again, though the workspace holds it; ``"failed"``: those that failed.
+        dry_run: plan only.
+        keys: the other keys of a sweep: name, metric, mode, samples, ...
+
+    Raises:
+        InputError: the sweep, an experiment of it, or its data is wrong; nothing was started.
+        RunError: the cluster cannot hold a trial; a failing trial is no error, but a row of the table.
+    """
+    if file is None:
+        base = experiment.as_dict() if hasattr(experiment, "as_dict") else experiment
+        defaults = {"name": "sweep", "metric": "mean/psnr", "mode": "max"}
+        given: Any = {**defaults, **keys, "experiment": base if isinstance(base, dict) else str(base), "search": search}
+    else:
+        given = file
+    chosen, base = Sweep.read(given, overrides)
+    workspace_folder = Path(workspace) if workspace else default_workspace()
+    one = _Sweep(chosen, base, workspace_folder, address, tracking_uri, rerun)
+    return one.result("planned" if not one.go(dry_run) else one.status())
+
+
+def load_sweep(name: str, workspace: Path, address: str | None = None) -> SweepResult:
+    """A sweep of a workspace as it stands, running or not.
+
+    Args:
+        address: of a cluster, where its nodes hold shards.
+
+    Raises:
+        InputError: no such sweep; says which there are.
+    """
+    from fedrecon.sites.errors import unknown
+
+    folder = workspace.resolve() / "sweeps" / name
+    if not (folder / "sweep.yaml").is_file():
+        known = sorted(path.parent.name for path in folder.parent.glob("*/sweep.yaml"))
+        raise unknown("sweep", name, known)
+    chosen, base = Sweep.read(folder / "sweep.yaml")
+    one = _Sweep(chosen, base, workspace, address, None, rerun=False)
+    return one.result("running" if one.look() else one.status())
+
+
+class _Sweep(Campaign):
+    """The steps of one call, with what they share."""
+
+    def __init__(
+        self,
+        chosen: Sweep,
+        base: dict[str, Any],
+        workspace: Path,
+        address: str | None,
+        tracking_uri: str | None,
+        rerun: Rerun,
+    ) -> None:
+        super().__init__(Planner.of(chosen, base, address), "sweeps", workspace, address, tracking_uri, rerun)
+        self.chosen, self.base = chosen, base
+
+    def fill(self) -> None:
+        """The rows that are known before anything runs."""
+        if self.chosen.algorithm == "optuna":
+            from fedrecon.tune.engine.searcher import read_suggested
+
+            self.planner.trials()
+            for number, params in enumerate(read_suggested(self.trial_table.folder)):
+                self.trial_table.add(self.planner.trial(number, params))
+            return
+        for trial in self.planner.trials():
+            self.trial_table.add(trial)
+
+    def result(self, status: str) -> SweepResult:
+        """What it came to."""
+        best = self.trial_table.best(self.chosen.metrics[0], self.chosen.modes[0])
+        rows, keys = list(self.trial_table.rows), list(self.chosen.search)
+        return SweepResult(
+            self.chosen.name, status, rows, best, self.trial_table.folder, self.url, self.chosen.metrics, keys
+        )
+
+    def announce(self) -> None:
+        """What is planned, and roughly how long it takes."""
+        sweep, waiting = self.chosen, self.trial_table.count("WAITING")
+        if sweep.algorithm == "optuna":
+            say(
+                f"{sweep.name}: {sweep.samples} trials suggested by Optuna, {len(self.trial_table.rows)} of them so far"
+            )
+            return
+        shape = Shape.of([row.trial for row in self.trial_table.rows])
+        parts = [f"{shape.trials} trials", f"{shape.trainings} trainings of {shape.rounds} rounds in all"]
+        if shape.evaluations:
+            parts.append(f"{shape.evaluations} that only evaluate one of these")
+        if (done := len(self.trial_table.rows) - waiting) and self.rerun is not True:
+            parts.append(f"{done} done already")
+        if sweep.budget.trials and sweep.budget.trials < shape.trials:
+            parts.append(f"of which the budget allows {sweep.budget.trials}")
+        say(f"{sweep.name}: {', '.join(parts)}{self.duration()}")
+
+    def content(self) -> tuple[str, dict[str, Any]]:
+        """The sweep's own file, in its folder."""
+        return "sweep.yaml", {**self.chosen.model_dump(mode="json"), "experiment": absolute(self.base)}
+
+    def tags(self, number: int) -> dict[str, str]:
+        """Of a trial's run."""
+        return {"fedrecon.sweep": self.chosen.name, f"fedrecon.sweep.{self.chosen.name}": str(number)}
+
+    def conclude(self, call: Any) -> None:
+        """Writes the tables."""
+        from fedrecon.tune.sweep.outputs import conclude
+
+        self.url = conclude(self.chosen, self.trial_table, call, self.tags, self.tracking_uri)
+
+
+__all__ = ["InputError", "RunError", "SweepResult", "load_sweep", "sweep"]

@@ -1,0 +1,100 @@
+"""Roughly how long a sweep will take, before it starts: a few slices of each kind of training, timed here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from fedrecon.platform.consortium.shards import is_here, n_slices
+from fedrecon.tune.trials.planner import Planner, Trial
+
+KINDS = 6
+"""Kinds of training that are timed; further ones are taken to be like the mean of these."""
+
+TRIAL = 1.5
+"""Seconds of a trial besides: opening shards, recording, pictures."""
+
+
+def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float | None:
+    """Wall seconds of the trials on this machine, ``at_once`` of them side by side, one thread each.
+
+    Whole networks are trained on few slices for it, so it takes a second or two for each kind of training; what is
+    measured first (loading torch, the first step) is left out. None where the shards for it lie on other nodes.
+    """
+    paces: dict[str, float] = {}
+    total, trained = 0.0, set[str]()
+    for trial in trials:
+        experiment = trial.experiment
+        total += TRIAL
+        if not experiment.trains:
+            continue
+        training = experiment.training
+        kind = json.dumps([
+            experiment.network, experiment.strategy["name"], training.batch_size, training.patch,
+            experiment.operator_at("").group(),
+        ])  # fmt: skip
+        if kind not in paces:
+            known = list(paces.values())
+            pace = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
+            if pace is None:
+                return None
+            paces[kind] = pace
+        slices = _per_round(planner, trial)
+        times = 1 if experiment.method.network_kind == "prior" else experiment.rounds // experiment.evaluation.every
+        scored = planner.slices(trial, "validation") * times + planner.slices(trial, "test")
+        scored *= 8 if experiment.evaluation.self_ensemble else 1
+        work = experiment.method.scoring_cost() * scored + (
+            0 if trial.training in trained else slices * experiment.rounds
+        )
+        trained.add(trial.training)
+        total += paces[kind] * work
+    return total / max(at_once, 1)
+
+
+def _per_round(planner: Planner, trial: Trial) -> int:
+    """Slices that all members together train on in a round."""
+    training, shards = trial.experiment.training, planner.shards(trial.experiment)
+    if training.local_steps is not None:
+        return len(trial.experiment.method.roster(list(shards))) * training.local_steps * training.batch_size
+    return training.local_epochs * sum(
+        n_slices(shard, "train", training.slices_at(site)) for site, shard in shards.items()
+    )
+
+
+def _pace(planner: Planner, trial: Trial) -> float | None:
+    """Seconds of training per slice, at the first member whose shards are here."""
+    import torch
+
+    from fedrecon.platform.consortium.network import images, site_plan
+    from fedrecon.sites.member.site import Site
+
+    experiment, shards = trial.experiment, planner.shards(trial.experiment)
+    roster = experiment.method.roster(list(shards)).items()
+    member, held = next((one for one in roster if all(is_here(shards[name]) for name in one[1])), (None, ()))
+    if member is None:
+        return None
+    before = torch.get_num_threads()
+    torch.set_num_threads(experiment.resources.threads)
+    try:
+        one_epoch = experiment.training.model_copy(update={"local_epochs": 1, "local_steps": None})
+        plan = site_plan(
+            experiment,
+            images(shards, experiment.scale),
+            member,
+            {name: str(shards[name].path) for name in held},
+            {name: experiment.operator_at(name) for name in held},
+            training=one_epoch,
+            reconstructor=None,
+            sample=2 * experiment.training.batch_size,
+        )
+        site = Site(plan)
+        first = experiment.method.begin(site.parameters.shared.detach().cpu().numpy().copy())
+        order = replace(experiment.method.request(first), round=max(experiment.rounds, 1))  # the first may be others
+        site.fit(order)
+        start = time.perf_counter()
+        reply = site.fit(order)
+        return (time.perf_counter() - start) / reply.n_slices
+    finally:
+        torch.set_num_threads(before)

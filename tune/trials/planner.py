@@ -1,0 +1,274 @@
+"""A sweep planned before anything starts: its trials, their digests, and which of them share a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.overrides import apply_values
+from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.consortium.shards import check_subjects, n_slices, open_sites
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.tune.search.config import PROBLEM, Sweep
+from fedrecon.tune.search.space import KINDS, Dimension, Params, draw, points, read_space
+
+MAX_TRIALS = 100_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One planned experiment.
+
+    Attributes:
+        number: 0, 1, ... in the plan's order.
+        params: the searched keys alone.
+        digest, training_digest: of the experiment; the latter is None where nothing is trained.
+        label: what to call it; None says what was searched.
+    """
+
+    number: int
+    params: Params
+    experiment: Experiment
+    digest: str
+    training_digest: str | None
+    label: str | None = None
+
+    @property
+    def training(self) -> str:
+        """What must not be done twice at once: the training, or where there is none the trial itself."""
+        return self.training_digest or self.digest
+
+    @property
+    def problem(self) -> str:
+        """What is reconstructed, by the searched keys that say so: only trials of one problem compare."""
+        return json.dumps({key: value for key, value in self.params.items() if key.split(".")[0] in PROBLEM})
+
+    @property
+    def name(self) -> str:
+        """For lists of runs, which are narrow: the searched values under short names, names by themselves."""
+        if self.label is not None:
+            return self.label
+        shown = short_keys(self.params).items()
+        return " ".join(_brief(short, value) for short, value in shown) or "base"
+
+
+@dataclass
+class Planner:
+    """Makes trials of points; opens every folder of shards once."""
+
+    sweep: Sweep
+    base: Mapping[str, Any]
+    space: tuple[Dimension, ...]
+    address: str | None = None
+    _shards: dict[str, dict[str, Shard]] = field(default_factory=dict)
+    _known: dict[tuple[str, str], Shard] = field(default_factory=dict)
+    _checked: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, sweep: Sweep, base: Mapping[str, Any], address: str | None = None) -> Planner:
+        """The planner of a sweep; the base experiment and every searched key are checked.
+
+        Args:
+            sweep, base: see :meth:`Sweep.read`. address: of a cluster, whose nodes may hold the shards.
+
+        Raises:
+            InputError: an unknown key, a value that the experiment refuses, data that cannot be used.
+        """
+        resources = base.get("resources")
+        packed = {"crew": "auto", **(resources if isinstance(resources, dict) else {})}
+        planner = cls(sweep, {**base, "resources": packed}, read_space(sweep.search), address)
+        whole = Experiment.read(dict(planner.base))
+        if sweep.algorithm == "grid" and (drawn := [one.key for one in planner.space if one.kind != "grid"]):
+            raise InputError(f"algorithm: grid takes grids only, and {', '.join(drawn)} is drawn: random does both")
+        planner._check_conditions()
+        for metric in sweep.metrics:
+            site = metric.split("/")[1] if metric.startswith("site/") else None
+            if site and site not in (shards := planner.shards(whole)):
+                raise unknown(f"site in the metric '{metric}':", site, shards)
+        return planner
+
+    def shards(self, experiment: Experiment) -> dict[str, Shard]:
+        """The shards of the sites that train."""
+        return self._opened(experiment.sites)
+
+    def sites(self, experiment: Experiment) -> ConsortiumShards:
+        """The shards of the sites that train, and of those that are tested."""
+        trained, test_sites = self._opened(experiment.sites), experiment.test.sites if experiment.test else None
+        return ConsortiumShards(trained, trained if test_sites is None else self._opened(test_sites))
+
+    def _opened(self, sites: str | Mapping[str, str]) -> dict[str, Shard]:
+        key = json.dumps(sites, sort_keys=True)
+        if key not in self._shards:
+            self._shards[key] = open_sites(sites, self.address) if isinstance(sites, str) else self._named(sites)
+        return self._shards[key]
+
+    def _named(self, sites: Mapping[str, str]) -> dict[str, Shard]:
+        """Each is opened once, whatever it is opened with: to ask another node for labels takes seconds."""
+        fresh = {name: path for name, path in sites.items() if (name, path) not in self._known}
+        if fresh or not sites:
+            self._known |= {(name, fresh[name]): shard for name, shard in open_sites(fresh, self.address).items()}
+        found = {name: self._known[name, path] for name, path in sorted(sites.items())}
+        check_subjects(found)
+        return found
+
+    def value(self, key: str) -> Any:
+        """The base experiment's value of a dotted key."""
+        found: Any = Experiment.read(dict(self.base)).as_dict()
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        return found
+
+    def trial(self, number: int, params: Params) -> Trial:
+        """The trial of a point.
+
+        Raises:
+            InputError: the experiment refuses a value; names the trial.
+        """
+        try:
+            experiment = Experiment.read(apply_values(self.base, params))
+            sites = self.sites(experiment)
+            parts: list[Any] = [experiment.measured, experiment.sites, experiment.strategy, experiment.allow_pooling]
+            parts += [experiment.publish_private, experiment.test and experiment.test.model_dump()]
+            problem = json.dumps([*parts, experiment.network, experiment.trains], sort_keys=True)
+            if problem not in self._checked:
+                sites.check(experiment)
+                self._checked.add(problem)
+            if self.sweep.scheduler is not None and experiment.trains and experiment.method.network_kind == "prior":
+                raise InputError("a prior is scored after its last round alone, so a scheduler would stop nothing")
+        except InputError as error:
+            hint = _hint(str(error), params)
+            raise InputError(f"trial {number} ({json.dumps(params)}): {error}{hint}") from None
+        return Trial(number, params, experiment, sites.digest(experiment), sites.training_digest(experiment))
+
+    def trials(self) -> list[Trial]:
+        """All trials of a grid or random sweep; of an Optuna sweep none, as they follow from each other."""
+        base = {key: self.value(key) for one in self.space for key in one.when}
+        if self.sweep.algorithm == "optuna":
+            self._check_corners(base)
+            return []
+        found = points(self.space, self.sweep.samples, self.sweep.seed, base.get)
+        if len(found) > MAX_TRIALS:
+            raise InputError(f"search makes {len(found)} trials; more than {MAX_TRIALS} are refused")
+        return [self.trial(number, params) for number, params in enumerate(found)]
+
+    def slices(self, trial: Trial, split: str) -> int:
+        """Slices of one split that are scored, all sites together; a test elsewhere scores no validation subjects."""
+        limit, sites = trial.experiment.evaluation.slices_of(split), self.sites(trial.experiment)
+        if trial.experiment.test is not None and split != "test":
+            return 0
+        scored = sites.tested if split == "test" else sites.trained
+        return sum(n_slices(shard, split, limit) for shard in scored.values())
+
+    def _check_corners(self, base: Mapping[str, Any]) -> None:
+        """Every value that Optuna may suggest is tried once, where its conditions hold, and one between two bounds."""
+        for one in self.space:
+            between = () if KINDS[one.kind].listed else (draw(one, self.sweep.seed),)
+            for value in (*one.values, *between):
+                fixed = {**{key: allowed[0] for key, allowed in one.when.items()}, one.key: value}
+                params: Params = {}
+                for other in self.space:
+                    if other.active(params, base.get):
+                        params[other.key] = fixed.get(other.key, other.values[0])
+                self.trial(0, params)
+
+    def _check_conditions(self) -> None:
+        """A condition that can never hold would leave its key unsearched without a word."""
+        searched = {one.key: one for one in self.space}
+        for one in self.space:
+            for key, allowed in one.when.items():
+                where = f"search.{one.key}.when"
+                if key not in searched and self.value(key) is None:
+                    known = {*searched, *self._known_keys()}
+                    raise InputError(f"{where}: {unknown('key', key, known)}")
+                parent = searched.get(key)
+                possible = parent.values if parent and KINDS[parent.kind].listed else None
+                if parent is None:
+                    possible = (self.value(key),)
+                if possible is not None and (wrong := [value for value in allowed if value not in possible]):
+                    raise InputError(f"{where}.{key}: {wrong[0]!r} never occurs there. Allowed: {_list(possible)}.")
+
+    def _known_keys(self) -> list[str]:
+        return list(Experiment.read(dict(self.base)).flat())
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a plan comes to.
+
+    Attributes:
+        trials: all. trainings: distinct ones, each done once. rounds: of all distinct trainings together.
+        evaluations: trials that take over another one's training.
+    """
+
+    trials: int
+    trainings: int
+    rounds: int
+    evaluations: int
+
+    @classmethod
+    def of(cls, trials: list[Trial]) -> Shape:
+        """The shape of a plan."""
+        distinct = {trial.training_digest: trial for trial in trials if trial.training_digest}
+        digests = {trial.digest for trial in trials if trial.training_digest}
+        rounds = sum(trial.experiment.rounds for trial in distinct.values())
+        return cls(len(trials), len(distinct), rounds, len(digests) - len(distinct))
+
+
+def _list(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def short_keys(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params under the last part of their keys, or ``strategy``; the whole key where two would be the same."""
+    last = {key: _short(key) for key in params}
+    names = list(last.values())
+    return {(short if names.count(short) == 1 else key): params[key] for key, short in last.items()}
+
+
+def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment with paths that hold from any working directory."""
+    test = experiment.get("test")
+    test_sites = {"test": absolute(test)} if test and test.get("sites") else {}
+    sites = experiment["sites"]
+    if isinstance(sites, dict):
+        return {**experiment, **test_sites, "sites": {name: str(Path(path).absolute()) for name, path in sites.items()}}
+    return {**experiment, **test_sites, "sites": str(Path(sites).absolute())}
+
+
+def show(value: Any) -> str:
+    """A value as people write it; of a mapping to paths the names, which tell sites apart."""
+    if isinstance(value, Mapping):
+        named = all(str(one).endswith((".h5", ".hdf5")) for one in value.values())
+        return "+".join(value) if named else " ".join(f"{key}={show(one)}" for key, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+FAMILIES = ("name", "mask", "kind")
+"""Keys that say which one of a registry is meant: its name needs no other word before it."""
+
+
+def _brief(short: str, value: Any) -> str:
+    if isinstance(value, Mapping) and (named := next((value[key] for key in FAMILIES if key in value), None)):
+        return " ".join([str(named), *(_brief(key, one) for key, one in value.items() if key not in FAMILIES)])
+    if short in ("strategy", "network", "mask", "reconstructor"):
+        return show(value)
+    known = {"acceleration": "R", "learning_rate": "lr"}
+    return f"{known.get(short, short)}={show(value)}"
+
+
+def _short(key: str) -> str:
+    *front, last = key.split(".")
+    return front[-1] if last == "name" and front else last
+
+
+def _hint(message: str, params: Mapping[str, Any]) -> str:
+    named = [key for key in params if key.split(".")[0] in ("strategy", "network") and not key.endswith(".name")]
+    if ("unknown" not in message and "Allowed" not in message) or not named:
+        return ""
+    block = named[0].split(".")[0]
+    return f" A key of one {block} alone needs a condition: {named[0]}: {{..., when: {{{block}.name: NAME}}}}."

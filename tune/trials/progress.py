@@ -1,0 +1,125 @@
+"""What a person sees of a sweep while it runs: one live line on a terminal, one line a trial when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
+
+INTERVAL = 15.0
+"""Seconds between two lines about running trials when piped."""
+
+
+class SweepProgress:
+    """Tells of a sweep on ``stream`` (stderr, never stdout).
+
+    Args:
+        total: trials that this call may run. ranks: they compete for the best validation score.
+    """
+
+    def __init__(
+        self, sweep: Sweep, trial_table: TrialTable, total: int, stream: TextIO | None = None, ranks: bool = True
+    ) -> None:
+        self._sweep, self._trial_table, self._total, self._stream = sweep, trial_table, total, stream or sys.stderr
+        self._ranks = ranks
+        self._spoken = time.monotonic()
+        self._start: float | None = None
+        self._view: Any = None
+        self._before = self._work()
+        if self._stream.isatty():
+            self._open()
+
+    def say(self, message: str) -> None:
+        """A line of its own."""
+        if self._view is not None:
+            self._view.console.print(message, highlight=False, markup=False)
+        else:
+            print(message, file=self._stream, flush=True)
+
+    def changed(self, row: TrialRow) -> None:
+        """A trial began, committed a round, or ended."""
+        if self._start is None and self._work() > self._before:  # the start-up is no pace
+            self._start, self._before = time.monotonic(), self._work()
+        if row.status in ENDED:
+            self.say(self._verdict(row))
+        if self._view is not None:
+            self._view.update(self._table())
+        elif row.status == "RUNNING" and time.monotonic() - self._spoken > INTERVAL:
+            self._spoken = time.monotonic()
+            self.say(self.summary())
+
+    def close(self) -> None:
+        """Ends the live view."""
+        if self._view is not None:
+            self._view.stop()
+            self._view = None
+
+    def summary(self) -> str:
+        """How many run, wait, are done and failed, the best so far, and the time left."""
+        counts = [f"{self._trial_table.count(status)} {status.lower()}" for status in ("RUNNING", "WAITING", *ENDED)]
+        best = self._trial_table.best(self._sweep.metrics[0], self._sweep.modes[0]) if self._ranks else None
+        best_so_far = (
+            f"; best {self._sweep.metrics[0]} {_score(best, self._sweep.metrics[0])} (trial {best.trial.number})"
+            if best
+            else ""
+        )
+        return f"{', '.join(counts)}{best_so_far}{self._left()}"
+
+    def _verdict(self, row: TrialRow) -> str:
+        done = self._trial_table.count(*ENDED)
+        head = f"trial {row.trial.number} {row.status.lower()} ({done}/{max(self._total, len(self._trial_table.rows))})"
+        shown = self._sweep.metrics[0] if self._ranks else "test/mean/psnr"
+        score = f"  {shown} {_score(row, shown)}" if row.status != "FAILED" else f"  {row.error}"
+        return f"{head}  {row.trial.name}{score}  {row.seconds:.1f} s{self._left()}"
+
+    def _left(self) -> str:
+        """By the rounds that are left, at the pace of this call's."""
+        if self._start is None:
+            return ""
+        done = self._work() - self._before
+        left = sum(max(row.trial.experiment.rounds - row.round, 0) + 1 for row in self._unfinished())
+        if not done or not left:
+            return ""
+        seconds = round((time.monotonic() - self._start) / done * left)
+        return f"  about {seconds // 60}:{seconds % 60:02d} left"
+
+    def _work(self) -> int:
+        return sum(row.round + (row.status in ENDED) for row in self._trial_table.rows)
+
+    def _unfinished(self) -> list[TrialRow]:
+        seen = set[str]()
+        rows = []
+        for row in self._trial_table.rows:
+            if row.status not in ENDED and row.trial.training not in seen:
+                rows.append(row)
+            seen.add(row.trial.training)
+        return rows
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as View
+
+        self._view = View(self._table(), console=Console(file=self._stream), refresh_per_second=4)
+        self._view.start()
+
+    def _table(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False)
+        for title in ("trial", "", "round", self._sweep.metrics[0]):
+            table.add_column(title)
+        for row in self._trial_table.rows:
+            if row.status == "RUNNING":
+                rounds = f"{row.round}/{row.trial.experiment.rounds}"
+                table.add_row(str(row.trial.number), row.trial.name, rounds, _score(row, self._sweep.metrics[0]))
+        return Group(Text(f"{self._sweep.name}: {self.summary()}"), table)
+
+
+def _score(row: TrialRow, metric: str) -> str:
+    value = row.metrics.get(metric)
+    return "-" if value is None else f"{value:.3f}"

@@ -1,1 +1,1 @@
-"""What lives behind a hospital's wall: shard, imaging operator, training, and the only types that leave."""
+"""Everything behind a hospital's wall: shard, imaging operator, training, scoring, and the types that cross it."""

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all: a temporary name in the same folder, fsync, rename."""
+"""Atomic writes: a reader finds a complete file or none.
+
+Each file is written under a temporary name in the same folder, synced (fsync) and renamed.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; what the body wrote there takes the name ``path`` when the body ends.
+    """Yields a temporary path beside ``path``. When the body ends, the file at the temporary path replaces ``path``.
 
-    The rename is the commit: a process killed before it leaves ``path`` as it was, and at most a hidden
-    ``.*.tmp`` file that no reader looks at. A body that raises leaves nothing. Missing folders are made.
+    The rename is the commit. A process that is killed before it leaves ``path`` unchanged, and at most a hidden
+    ``.*.tmp`` file that no reader opens. If the body raises, the temporary file is deleted. Missing folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
@@ -32,18 +35,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all."""
+    """Write ``content`` to ``path`` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write ``content`` to ``path`` as UTF-8, whole or not at all."""
+    """Write ``content`` to ``path`` as UTF-8, atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` to ``path`` as indented JSON, whole or not at all."""
+    """Write ``content`` to ``path`` as indented JSON, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The errors of fedrecon: one for a user's input (exit code 2), one for a run that failed (exit code 1)."""
+"""The errors of fedrecon: one for wrong input (exit code 2), one for a run that failed (exit code 1)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class FedreconError(Exception):
 
 
 class InputError(FedreconError):
-    """What the user gave is wrong: says what was given, what is allowed and the nearest right name."""
+    """The user's input is wrong. The message says what was given, what is allowed and the nearest right name."""
 
 
 class RunError(FedreconError):
-    """The input was right and the work failed: says where (site, round) and why."""
+    """The input was right, but the work failed. The message says where (site, round) and why."""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
-    """An error for a name that does not exist, with the nearest right one."""
+    """An error for a name that does not exist. Its message names the nearest allowed name and all allowed names."""
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -28,16 +28,17 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
 
 
 def at_site(member: str, round_number: int | None, message: str) -> str:
-    """The message with the site, and the round if there is one, in front of it."""
+    """The message with the site in front of it, and with the round if it is given."""
     when = f", round {round_number}" if round_number is not None else ""
     return f"site '{member}'{when}: {message}"
 
 
 def cause_of(error: BaseException) -> str:
-    """Why something failed, in one line.
+    """The reason of a failure.
 
-    An error of fedrecon explains itself. Of any other error the line holds its type and its text; of a text with more
-    than six lines (a traceback) the last line only. Ray wraps the error of a task: its ``cause`` is taken then.
+    Ray wraps the error of a task; then the wrapped error (``cause``) is described. An error of fedrecon explains
+    itself: its message is returned as it is. For any other error the result is one line with its type and its text,
+    at most 240 characters of it. If the text has more than six lines (a traceback), only its last line is used.
     """
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, FedreconError):

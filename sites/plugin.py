@@ -1,4 +1,4 @@
-"""Plug-ins and blocks of an experiment: frozen sets of parameters, and what of them a digest holds."""
+"""Plug-ins and blocks of an experiment: frozen sets of parameters, and the part of them that enters a digest."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedrecon.sites.errors import InputError, unknown
 
 Count = Annotated[int, Field(ge=1)]
-"""A key that counts: at least 1."""
+"""A number of things: a whole number of at least 1."""
 
 ADDED_LATER = "added later"
-"""Marks a key that an experiment did not have at first: ``key: Annotated[int, ADDED_LATER] = 3``.
+"""Marks a key that was added to an experiment later: ``key: Annotated[int, ADDED_LATER] = 3``.
 
-Such a key enters a digest only where it is set away from its default. So the digests of older runs stay good.
+The key enters a digest only if its value differs from its default. So the digests of older runs stay valid.
 """
 
 
 class Plugin(BaseModel):
-    """A plug-in's parameters are its fields; unknown ones are refused, and an instance never changes."""
+    """A plug-in. Its fields are its parameters. Unknown parameters are refused, and an instance never changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
 
 class Settings(BaseModel):
-    """A block of an experiment: frozen, and an unknown key is refused."""
+    """A block of an experiment. It is frozen, and it refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ def choose(kind: str, registry: Mapping[str, type[P]], name: str, parameters: Ma
     """The plug-in ``name`` of ``registry`` with these parameters.
 
     Raises:
-        InputError: an unknown name or parameter (with the nearest right one), or a refused value.
+        InputError: the name or a parameter is unknown (the message gives the nearest right one), or a value is refused.
     """
     if name not in registry:
         raise unknown(kind, name, registry)
@@ -46,7 +46,7 @@ def choose(kind: str, registry: Mapping[str, type[P]], name: str, parameters: Ma
 
 
 def science_of(model: BaseModel) -> dict[str, Any]:
-    """The parameters that a digest holds: all of them, but an :data:`ADDED_LATER` one only away from its default."""
+    """The parameters that enter a digest: all, except :data:`ADDED_LATER` parameters that have their default value."""
     values = model.model_dump()
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
@@ -61,7 +61,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(model: type[M], given: Any, where: str) -> M:
-    """``given`` as the model; a refusal becomes one :class:`InputError` that names key, value and what is allowed."""
+    """``given`` as an instance of ``model``.
+
+    Args:
+        where: name of the block or plug-in, for the message.
+
+    Raises:
+        InputError: the model refuses ``given``; one line for each refused key, with its value and the allowed values.
+    """
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -94,6 +101,6 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None
 
 
 def _without_none(kind: Any) -> Any:
-    """``X`` of ``X | None``."""
+    """The type ``X`` if ``kind`` is ``X | None``; else ``kind`` itself."""
     others = [one for one in get_args(kind) if one is not type(None)]
     return others[0] if len(others) == 1 else kind

@@ -1,4 +1,4 @@
-"""Randomness is an argument: every generator is made from what it is for, never from a global state."""
+"""Seeds and random generators. Each is made from its purpose (seed, task, round, site), never from a global state."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def seed(*parts: int | str) -> int:
     """A 63-bit seed from the parts, the same on every machine and in every process.
 
-    ``seed(experiment_seed, "fit", round, site)``: parts are typed and delimited, so ``(1, "2")`` and ``("1", 2)``
-    differ and no two sequences of parts run together.
+    Example: ``seed(experiment_seed, "fit", round, site)``. The type of each part and the border between parts count,
+    so ``(1, "2")``, ``("1", 2)`` and ``("12",)`` give three different seeds.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
@@ -27,7 +27,7 @@ def generator(*parts: int | str) -> np.random.Generator:
 
 
 def torch_generator(*parts: int | str) -> torch.Generator:
-    """A torch generator on the CPU for the parts: draw there and move, so that a device changes no draw."""
+    """A torch generator on the CPU for the parts. Draw there and move the result: every device gets the same draw."""
     import torch
 
     return torch.Generator().manual_seed(seed(*parts))

@@ -1,8 +1,13 @@
-"""ALL that crosses a hospital's wall: five frozen types, and no others.
+"""The types of the wire between the server and the sites: five frozen dataclasses.
 
-Parameters travel as one flat float32 vector, losses and scores as numbers. There is no type for k-space or for an
-image, so neither can travel; the one named exception are pictures, 8-bit PNG, where ``evaluation.panels`` allows them.
-An ``extra`` is a flat vector whose name the strategy has declared, and whose length it answers for.
+A :class:`State` stays on the server. A :class:`TrainRequest` goes down to every site. A :class:`TrainReply`,
+:class:`Scores` and :class:`Samples` come back. Parameters travel as one flat float32 vector, losses and scores as
+numbers. No type holds k-space or an image. The one exception are the pictures in :class:`Samples`: 8-bit PNG, only
+where ``evaluation.panels`` allows them. ``extra`` holds further flat vectors by name. The strategy chooses their names
+and is responsible for their lengths.
+
+A site also returns values that have no type here: its private parameters, the tuned parameters of a classical method,
+a description of its process, and pictures of slices (``fedrecon.sites.member.site``).
 """
 
 from __future__ import annotations
@@ -18,7 +23,11 @@ Vector = NDArray[np.float32]
 
 
 def vector(values: Any) -> Vector:
-    """``values`` as a flat float32 vector; anything with another rank is refused."""
+    """``values`` as a flat float32 vector.
+
+    Raises:
+        TypeError: the values have another rank or another dtype.
+    """
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype != np.float32:
         raise TypeError(f"only flat float32 vectors cross the wall, got {array.dtype} of shape {array.shape}")
@@ -27,13 +36,14 @@ def vector(values: Any) -> Vector:
 
 @dataclass(frozen=True)
 class State:
-    """What the server knows after ``round`` committed rounds: everything a resume needs of a strategy.
+    """The server's state after ``round`` committed rounds: everything that a strategy needs to resume.
 
     Attributes:
         round: the number of committed rounds; 0 before the first.
         shared: the shared parameters, (n_shared,).
         extra: further vectors by name: server moments, control variates, the encoders of the round before.
-        standing: for each site the last committed round in which it replied; its private memory is of that round.
+        standing: the last committed round in which each site replied, by site. The site's private memory belongs to
+            that round.
     """
 
     round: int
@@ -42,13 +52,13 @@ class State:
     standing: Mapping[str, int] = field(default_factory=dict)
 
     def next(self, shared: Vector, extra: Mapping[str, Vector], replied: Mapping[str, int]) -> State:
-        """The state after one more round in which the sites ``replied`` (their names are the keys)."""
+        """The state after one more round; the keys of ``replied`` are the sites that replied in it."""
         number = self.round + 1
         standing = {**self.standing, **dict.fromkeys(replied, number)}
         return replace(self, round=number, shared=shared, extra=extra, standing=standing)
 
     def owned(self) -> State:
-        """The same state with memory of its own: a view may look at a reply, which is good for one round only."""
+        """The same state in its own memory: its vectors may be views of a reply, which is valid for one round only."""
         vectors = (self.shared, *self.extra.values())
         if all(value.flags.owndata for value in vectors):
             return self
@@ -58,13 +68,13 @@ class State:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the server sends to every site, once a round.
+    """The request that the server sends to every site, once a round.
 
     Attributes:
-        round: the round to train (1, 2, ...), or the round whose state is to be scored.
+        round: the round to train (1, 2, ...). A request that scores a state has the number of the round after it.
         shared: the shared parameters, (n_shared,).
-        extra: what else the strategy sends down, by name.
-        standing: see :class:`State`; a site loads its private memory of exactly that round.
+        extra: further vectors that the strategy sends down, by name.
+        standing: the round of each site's private memory, see :class:`State`; a site loads exactly that round.
     """
 
     round: int
@@ -80,16 +90,16 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """What a site sends back after a local fit.
+    """The reply of a site after a local fit.
 
     Attributes:
-        site: who replies.
+        site: the name of the member that replies.
         round: the round that was trained.
-        n_slices: training slices, the weight of this reply.
+        n_slices: the number of training slices, from which the strategy forms the weight of this reply.
         shared: the shared parameters after the fit, (n_shared,).
-        extra: what else the strategy sends up, by declared name.
+        extra: further vectors that the strategy sends up, by name.
         losses: means over the local steps, by name; ``loss`` is the first.
-        steps: optimiser steps taken.
+        steps: the number of optimiser steps.
         seconds: wall time of the fit at the site.
     """
 
@@ -110,11 +120,16 @@ class TrainReply:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one site's slices: a column of numbers or names each, one row per slice and stage.
+    """Scores of one member's slices: columns of numbers or names, with one row per slice and stage.
 
-    ``stage`` is ``output`` (the method's own), ``data_consistency`` (after hard data consistency) or ``zero_filled``.
-    The columns are those of ``fedrecon.sites.scoring.columns.SCORES``; volume scores follow from them exactly.
-    ``seconds`` is the time that reconstructing took.
+    Volume scores follow exactly from these columns.
+
+    Attributes:
+        site: the name of the member that scored.
+        split: ``validation`` or ``test``.
+        columns: the columns of ``fedrecon.sites.scoring.columns.SCORES``. The column ``stage`` holds ``output`` (the
+            method's own image), ``data_consistency`` (that image after hard data consistency) or ``zero_filled``.
+        seconds: the time of the reconstruction.
     """
 
     site: str
@@ -125,13 +140,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Samples:
-    """What a site says of the images that a prior draws for it.
+    """The comparison of the images that a prior draws for a site with the site's own slices.
 
     Attributes:
-        site: the member that compared them with its own slices.
-        round: of the state that drew them.
+        site: the name of the member that compared them.
+        round: the round of the request with which the images were drawn.
         numbers: distances by name (see ``fedrecon.sites.scoring.prior_distance``).
-        pictures: a grid of them (PNG) by site; empty where ``evaluation.panels`` forbids pictures.
+        pictures: by member, a PNG grid of drawn images and training slices; empty where ``evaluation.panels`` forbids
+            pictures.
     """
 
     site: str

@@ -1,4 +1,4 @@
-"""The registry of strategies: one file and one line each. Importing it loads no torch."""
+"""The registry of strategies. Each strategy is one file and one line here. Importing this package loads no torch."""
 
 from __future__ import annotations
 
@@ -41,10 +41,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 
 def make_strategy(name: str, parameters: Mapping[str, Any]) -> Strategy:
-    """The strategy of this name; unknown names and parameters are refused with the nearest right one."""
+    """The strategy with this name and these parameters.
+
+    Raises:
+        InputError: the name or a parameter is unknown (the message gives the nearest right one), or a value is refused.
+    """
     return choose("strategy", STRATEGIES, name, parameters)
 
 
 def strategy_name(strategy: Strategy) -> str:
-    """The name under which the strategy stands in the registry."""
+    """The name of the strategy in the registry."""
     return next(name for name, kind in STRATEGIES.items() if kind is type(strategy))

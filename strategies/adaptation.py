@@ -1,17 +1,17 @@
-"""A prior joined with the imaging operator of each slice and adapted to its k-space, many slices at once.
+"""Adapts a prior to the measured k-space of each slice under its imaging operator, many slices at once.
 
-FedGIMP's inference: minimise over latents, noise and weights, for each slice on its own,
+This is FedGIMP's inference. For each slice on its own, it minimises over latents, noise and weights
 
     sqrt( mean_{y,x} sum_c |M F S_c x - k_c|^2 )  +  tv * mean_{y,x} ( |D_y x| + |D_x x| )
 
-with data and image divided by ``measurement.scale``, so that both terms and ``tv`` are on one scale. Of one coil it is
-the published objective times a constant: its weight 1e-4 of the summed variation is ``tv`` = 1e-4 sqrt(y x) here,
-0.0256 at 256 x 256. Of several coils the published one means the data term over the coils and sums the variation of the
-coil images, so that the same weight smooths up to as many times more as there are coils; here neither depends on their
-number (docs/decisions/009).
+Data and image are divided by ``measurement.scale``, so that both terms and ``tv`` have the same scale. With one coil
+this is the published objective times a constant: the published weight 1e-4 of the summed variation is ``tv`` = 1e-4
+sqrt(y x) here, 0.0256 at 256 x 256. With several coils, the published objective takes the mean of the data term over
+the coils, but the sum of the variation over the coil images. So with n coils the same weight smooths up to n times
+more. Here neither term depends on the number of coils (docs/decisions/009).
 
-Ours: each slice has a gain of its own, begun by least squares, because the scale of the full image is not known from
-undersampled data; a few measured samples are held out of the loss, and the image that fits them best is kept.
+Ours: each slice has its own gain, because undersampled data do not tell the scale of the full image. The gain starts at
+its least-squares value. A few measured samples are held out of the loss, and the image that fits them best is kept.
 """
 
 from __future__ import annotations
@@ -31,31 +31,35 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.method import Subject
 
 FEWEST = 16
-"""Samples held out of a slice at least, if any."""
+"""Smallest number of held-out samples of a slice. If there would be fewer, the slice has none."""
 EPS = 1e-8
-"""Adam's, as published."""
+"""Adam's epsilon, as published."""
 CHECK = 10
-"""Steps between two looks at the patience: each waits for the device."""
+"""Number of steps between two checks of the patience; each check waits for the device."""
 
 Variable = Literal["z", "w", "noise", "weights", "phase"]
 
 
 class Adaptation(Settings):
-    """How a prior is adapted to a slice. None of it influences training.
+    """Settings of the adaptation of a prior to a slice. They do not influence the training.
 
     Attributes:
-        prior: ``trained``, or ``untrained``: the first weights instead, the control that says what training was worth.
-        variables: what is adapted: ``z`` (the mapper's input), ``w`` (the styles of every layer instead), ``noise``
-            (the noise maps), ``weights`` (of the whole generator, each slice its own copy), ``phase`` (ours: a smooth
-            phase on top of the low-resolution one in the coil maps, which is not all of it).
-        phase_size: knots a side of that phase, bicubic between them.
-        steps: of Adam; 0 is the static prior.
-        rate: of Adam (0.9, 0.999), constant.
+        prior: weights to start from: ``trained``, or ``untrained`` (the first weights). ``untrained`` is the control
+            that shows the benefit of the training.
+        variables: names of the adapted variables: ``z`` (the mapper's input), ``w`` (the styles of every layer, instead
+            of z), ``noise`` (the noise maps), ``weights`` (of the whole generator, a copy for each slice), ``phase``
+            (ours: a smooth phase of the image, because the low-resolution phase in the coil maps is not the whole
+            phase).
+        phase_size: number of knots of that phase along each side; it is bicubic between them.
+        steps: number of steps of Adam; 0 gives the static prior.
+        rate: learning rate of Adam (0.9, 0.999), constant.
         tv: weight of the total variation.
-        noise_to: noise maps up to this size are drawn and adapted; larger ones are zero, for they fit anything.
-        holdout: part of the measured samples that the loss does not see.
-        patience: a slice is done when it fits its held-out samples no better for so many steps.
-        batch: slices adapted together. It changes rounding alone, which Adam amplifies, so it is part of the science.
+        noise_to: largest size of the noise maps that are drawn and adapted. Larger maps are zero, because they could
+            fit any image.
+        holdout: fraction of the measured samples that is held out of the loss.
+        patience: number of steps after which a slice is finished if it fits its held-out samples no better.
+        batch: number of slices that are adapted together. It changes only the rounding. But Adam amplifies rounding, so
+            the number belongs to the digest of the run.
     """
 
     prior: Literal["trained", "untrained"] = "trained"
@@ -73,19 +77,21 @@ class Adaptation(Settings):
     @classmethod
     def _each_once(cls, given: tuple[Variable, ...]) -> tuple[Variable, ...]:
         if len(set(given)) < len(given):
-            raise ValueError("each variable once")
+            raise ValueError("name each variable once")
         if {"z", "w"} <= set(given):
-            raise ValueError("w takes the place of z: name one of them")
+            raise ValueError("w replaces z: name only one of them")
         return given
 
 
 @dataclass
 class Fitted:
-    """What an adaptation came to.
+    """The result of an adaptation of b slices.
 
     Attributes:
-        image: (b, y, x) complex64 at the scale of the data. steps: taken before it stopped.
-        kept: (b,) the step whose image was kept. loss: (steps, b) of every step, by slice.
+        image: the adapted images, (b, y, x) complex64 at the scale of the data.
+        steps: the number of steps before it stopped.
+        kept: the step whose image was kept, (b,).
+        loss: the loss of each slice before every step and after the last, (steps + 1, b).
     """
 
     image: Tensor
@@ -95,7 +101,7 @@ class Fitted:
 
 
 def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject: Subject) -> Fitted:
-    """Adapts ``network`` (which stays as it is) to each slice of the measurement."""
+    """Adapts a copy of ``network`` to each slice of the measurement. ``network`` itself keeps its weights."""
     import torch
 
     if settings.prior == "untrained":
@@ -130,13 +136,13 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        torch.clear_autocast_cache()  # it would hold the dense layers' weights as they were
+        torch.clear_autocast_cache()  # the cache would hold the dense layers' old weights
         slices.standardise()
     return Fitted(kept_image * unit, len(losses) - 1, kept, torch.stack(losses))
 
 
 class _Slices:
-    """The variables of a batch: one set for each slice, in tensors with an axis for the slices in front."""
+    """The variables of a batch: one set for each slice. The first axis of each tensor counts the slices."""
 
     def __init__(
         self, settings: Adaptation, network: Any, measurement: Measurement, subject: Subject, kspace: Tensor
@@ -170,7 +176,7 @@ class _Slices:
             one.requires_grad_()
 
     def image(self) -> Tensor:
-        """(b, y, x) complex64, in units of the measurement's scale."""
+        """The present images, (b, y, x) complex64, in units of the measurement's scale."""
         import torch
 
         image = self.gain[:, None, None] * self._drawn()
@@ -180,7 +186,7 @@ class _Slices:
         return image * torch.polar(torch.ones_like(phase), phase)
 
     def standardise(self) -> None:
-        """Noise maps of mean 0 and deviation 1, as published; a map of few pixels too."""
+        """Sets each noise map to mean 0 and standard deviation 1, as published, maps of few pixels included."""
         import torch
 
         with torch.no_grad():
@@ -198,7 +204,7 @@ class _Slices:
 
 
 def _noise(generator: Any, subject: Subject, largest: int) -> list[Tensor]:
-    """Noise maps by (experiment seed, site, subject, slice), so that a slice's company changes nothing."""
+    """Noise maps drawn by (experiment seed, site, subject, slice): the other slices of the batch do not change them."""
     import torch
 
     drawn = [
@@ -209,7 +215,7 @@ def _noise(generator: Any, subject: Subject, largest: int) -> list[Tensor]:
 
 
 def _bicubic(knots: int, length: int) -> Tensor:
-    """(length, knots): bicubic interpolation of one axis as a matrix, whose gradient is deterministic everywhere."""
+    """(length, knots): bicubic interpolation of one axis as a matrix: its gradient is deterministic on every device."""
     import torch
     from torch.nn import functional as F
 
@@ -218,9 +224,10 @@ def _bicubic(knots: int, length: int) -> Tensor:
 
 
 def _split(part: float, mask: Tensor, subject: Subject) -> tuple[Tensor, Tensor]:
-    """The samples that the loss sees and those held out, (b, 1, y, x); the middle 4 x 4 is never held out.
+    """The samples of the loss and the held-out samples, both (b, 1, y, x) bool. The middle 4 x 4 is never held out.
 
-    A slice of which fewer than FEWEST samples would be held out keeps them all: so few say nothing.
+    If fewer than FEWEST samples of a slice would be held out, none are: so few samples tell nothing. The image of the
+    last step is then kept.
     """
     import torch
 
@@ -236,7 +243,7 @@ def _split(part: float, mask: Tensor, subject: Subject) -> tuple[Tensor, Tensor]
 
 
 def _rms(residual: Tensor, samples: Tensor, pixels: int) -> Tensor:
-    """(b,): root of the sum over coils and samples (b, c, ...) for each of the image's ``pixels``."""
+    """(b,): the root of the squared residual (b, c, ...), summed over coils and samples and divided by ``pixels``."""
     import torch
 
     squares: Tensor = torch.view_as_real(residual * samples).square().flatten(1)
@@ -244,6 +251,6 @@ def _rms(residual: Tensor, samples: Tensor, pixels: int) -> Tensor:
 
 
 def _variation(images: Tensor) -> Tensor:
-    """(b,): anisotropic total variation of (b, y, x), its mean over the pixels."""
+    """(b,): anisotropic total variation of images (b, y, x), divided by the number of pixels."""
     down, across = images.diff(dim=-2).abs(), images.diff(dim=-1).abs()
     return (down.sum(dim=(1, 2)) + across.sum(dim=(1, 2))) / images[0].numel()

@@ -1,7 +1,7 @@
-"""Augmentations of what a discriminator sees, differentiable, each with a probability (Karras et al., NeurIPS 2020).
+"""Differentiable augmentations of the images that a discriminator sees (Karras et al., NeurIPS 2020).
 
-Each image draws for itself, and each kind of change for itself. They are those that fit MR slices: mirror, turn, scale,
-shift, brightness.
+Each kind of change happens with a given probability, drawn separately for each image. The kinds are those that suit MR
+slices: mirror, rotation, scale, shift, brightness.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TURN = math.pi / 12
-"""Largest turn, radians."""
+"""Largest rotation, in radians."""
 SCALE = 0.1
-"""Deviation of log2 of the scale."""
+"""Standard deviation of log2 of the scale."""
 SHIFT = 0.125
-"""Largest shift, as a part of half the image."""
+"""Largest shift, as a fraction of half the image."""
 BRIGHTNESS = 0.3
-"""Deviation of log2 of the brightness."""
+"""Standard deviation of log2 of the brightness."""
 
 
 def augmented(images: Tensor, probability: float, draws: torch.Generator, empty: float) -> Tensor:
-    """Images (b, channels, n, n), each change with this probability.
+    """The augmented images, (b, channels, n, n) as before.
 
     Args:
-        draws: a CPU generator, moved even where nothing is changed.
-        empty: the value of air; what comes in from outside has it, and brightness scales what lies above it.
+        images: the images, (b, channels, n, n).
+        probability: the probability of each change; 0 changes nothing.
+        draws: a CPU generator; it advances by the same amount for every probability.
+        empty: the value of air. Pixels from outside the image get this value. Brightness scales the difference to it.
     """
     count = len(images)
 

@@ -1,4 +1,4 @@
-"""Ditto: FedAvg, and beside it a personal network at every site that is held near it."""
+"""Ditto: FedAvg, and at every site a personal network that is held near the shared one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 class Ditto(FedAvg):
     """A personal network v held near the shared one: L(v) + (lam / 2) ||v - w_t||^2 (Li et al., ICML 2021, alg. 1).
 
-    w_t is the shared network as it came down; it is trained as in FedAvg, on the same batches, and never sees v. The
-    personal networks stay at the sites and reconstruct there. Large ``lam`` holds them at FedAvg, 0 is ``local``, so it
-    goes from one to the other: the question whether federation pays. Each round costs twice FedAvg's training.
+    w_t is the shared network as the server sent it. The shared network is trained as in FedAvg, on the same batches; v
+    has no influence on it. The personal networks stay at the sites and reconstruct there. A large ``lam`` holds them at
+    FedAvg's network; 0 trains them as ``local`` does. So ``lam`` leads from one to the other, and its best value shows
+    whether federation pays. Each round costs twice FedAvg's training.
 
     Attributes:
-        lam: lambda of the paper.
+        lam: weight of the distance to the shared network, lambda in the paper.
     """
 
     paper: ClassVar[str] = (
@@ -34,29 +35,29 @@ class Ditto(FedAvg):
     )
     neutral: ClassVar[None] = None
     not_neutral: ClassVar[str] = (
-        "its shared network is FedAvg's whatever lam; the personal one has no counterpart there"
+        "its shared network is FedAvg's for every lam; its personal network has no counterpart in FedAvg"
     )
 
     lam: float = Field(0.1, ge=0, allow_inf_nan=False)
 
     def build(self, network: Any, images: Images) -> nn.Module:
-        """The shared network and a copy of it."""
+        """The shared network and a copy of it, the personal network."""
         from fedrecon.strategies.networks.pair import Pair
 
         return Pair(network.build(images))
 
     def shares(self, name: str, network: nn.Module) -> bool:
-        """The shared network."""
+        """Only the shared network crosses the wall."""
         return name.startswith("shared.")
 
     def receive(self, fit: LocalFit) -> None:
-        """Keeps w_t for each parameter of the personal network."""
+        """Keeps w_t beside each parameter of the personal network."""
         model: Any = fit.model
         pairs = zip(model.personal.parameters(), model.shared.parameters(), strict=True)
         fit.scratch["w_t"] = [(v, w.detach().clone()) for v, w in pairs]
 
     def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
-        """One for each network."""
+        """One optimiser for each network."""
         from fedrecon.sites.training.local_loop import optimizer
 
         model: Any = fit.model

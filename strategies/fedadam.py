@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 
 class FedAdam(FedOpt):
-    """Adam on the server: v_t = beta2 v_{t-1} + (1 - beta2) D_t^2; see :class:`FedOpt`."""
+    """Adam on the server: v_t = beta2 v_{t-1} + (1 - beta2) D_t^2.
+
+    :class:`FedOpt` defines the other symbols and the parameters.
+    """
 
     def second(self, v: Vector, squared: Vector) -> Vector:
-        """An exponential mean."""
+        """v_t as an exponential moving average of D_t^2."""
         beta2 = np.float32(self.beta2)
         return beta2 * v + (np.float32(1) - beta2) * squared

@@ -1,4 +1,4 @@
-"""FedAvg: the weighted mean of the sites' parameters, once a round."""
+"""FedAvg: the server takes the weighted mean of the sites' parameters, once a round."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class FedAvg(Strategy):
     """Federated averaging (McMahan et al., AISTATS 2017, algorithm 1), every site in every round.
 
     Attributes:
-        weighting: ``slices`` weighs a site by its training slices, n_i / N (the paper's); ``uniform`` by 1 / K, as the
-            published code of FedMRI, FL-MRCM and FedGIMP does.
+        weighting: rule for the weight of a site. ``slices`` (the paper's) takes its share of the training slices,
+            n_i / N. ``uniform`` takes 1 / K for K sites, as the published code of FedMRI, FL-MRCM and FedGIMP does.
     """
 
     paper: ClassVar[str] = (
@@ -25,7 +25,7 @@ class FedAvg(Strategy):
     weighting: Literal["slices", "uniform"] = "slices"
 
     def weights(self, n_slices: Mapping[str, int]) -> dict[str, float]:
-        """n_i / N, or 1 / K."""
+        """n_i / N for ``slices``, 1 / K for ``uniform``."""
         if self.weighting == "uniform":
             return {member: 1 / len(n_slices) for member in n_slices}
         return super().weights(n_slices)

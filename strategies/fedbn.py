@@ -1,4 +1,4 @@
-"""FedBN: all but the normalisation is shared."""
+"""FedBN: all parameters are shared, except those of the normalisation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fedrecon.strategies.partial import Partial
 class FedBN(Partial):
     """Normalisations keep their scale, shift and statistics at the site (Li et al., ICLR 2021, section 3.2).
 
-    It needs a network whose normalisation has parameters (``network.norm: batch`` or ``instance_affine``) and is
-    refused with any other: the instance normalisation of fastMRI's U-Net, and so of FedMRI's, has none.
+    It needs a network whose normalisation has parameters (``network.norm: batch`` or ``instance_affine``). Any other
+    network is refused. The instance normalisation of fastMRI's U-Net has no parameters; FedMRI uses the same one.
 
     Attributes:
-        private: by default the network's ``norm``.
+        private: parts that stay at the site; by default the network's ``norm``.
     """
 
     paper: ClassVar[str] = (

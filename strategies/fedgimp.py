@@ -1,4 +1,4 @@
-"""FedGIMP: a generative prior of MR images learned across sites, adapted to each slice under its imaging operator."""
+"""FedGIMP: the sites train a generative prior of MR images; inference adapts it to each slice and its operator."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.settings import Training
 
 AVERAGE = "moving_average"
-"""The generator's moving average, in the server's state."""
+"""Name of the generator's moving average in the server's state."""
 ANCHORS = "anchors"
-"""The latents of the site's training slices, in its memory."""
+"""Name of the latents of the site's training slices in its memory."""
 ANCHORS_RATE = 0.05
-"""Adam's rate for them; they are normalised before use."""
+"""Adam's learning rate for these latents; they are normalised before use."""
 STEPS = "discriminator_steps"
-"""Steps of the site's discriminator, in its memory."""
+"""Name of the number of steps of the site's discriminator in its memory."""
 PROBABILITY = "augmentation"
-"""The site's present probability of augmentation, in its memory."""
+"""Name of the site's present probability of augmentation in its memory."""
 
 
 class FedGIMP(Strategy):
@@ -39,28 +39,32 @@ class FedGIMP(Strategy):
     Training never sees an imaging operator: one training serves every mask, acceleration and coil set. A reconstruction
     adapts a copy of the generator to each slice (see :class:`fedrecon.strategies.adaptation.Adaptation`).
 
-    Published (the authors' code, not the text): non-saturating logistic loss, R1 on real images with gamma 10, Adam(0,
-    0.99) at 0.002, one step of the generator for one of the discriminator, style mixing 0.9, the uniform mean of
-    the generator, fakes under the site's own label alone. Ours: the discriminator sees the very fakes that the
-    generator is then judged by; no further blur in the discriminator; everything under "ours" below.
+    As published (in the authors' code, not in the text): non-saturating logistic loss, R1 on real images with gamma 10,
+    Adam(0, 0.99) at 0.002, one step of the generator for one step of the discriminator, style mixing 0.9, the uniform
+    mean of the generators, fake images only under the site's own label. Ours: a step trains discriminator and generator
+    on the same fake images; the discriminator has no further blur; and all parameters that are marked "ours".
 
     Attributes:
-        r1: gamma. mixing: probability of two latents in one image.
-        r1_every: ours: the penalty on every so manieth step alone, times that number (as in StyleGAN2).
-        discriminator_rate: ours: its learning rate as a multiple of the generator's.
-        augmentation: ours: ``adaptive`` shows the discriminator flipped, turned, shifted, scaled and brightened images,
-            with a probability that rises while it is too sure of the real ones (Karras et al., NeurIPS 2020).
-        augmentation_target: the mean sign of the real logits that it holds.
-        augmentation_images: images in which the probability can go from 0 to 1.
-        anchor: ours: each site also keeps a latent of its own for every training slice; the L1 distance of its image to
-            the slice, over four scales, joins the generator's loss with this weight.
-        anchor_rounds: first rounds, in which the anchors alone are trained: an initialisation in place of the thousands
-            of images that an adversarial start takes.
-        anchor_rate: the generator's learning rate in them, as a multiple.
-        anchor_spread: deviation of the noise added to these latents, so that what lies around them is learned.
-        moving_average: ours: the generator that is scored is the server's exponential moving average over rounds with
-            this decay; 0 takes the last mean.
-        adaptation: what happens to it at a slice; no part of the training.
+        r1: weight gamma of the R1 penalty.
+        r1_every: period of the penalty in steps (ours); the penalty is multiplied by it (as in StyleGAN2).
+        mixing: probability that two latents make one image.
+        discriminator_rate: the discriminator's learning rate as a multiple of the generator's (ours).
+        augmentation: ``none``, or ``adaptive`` (ours): the discriminator sees flipped, rotated, shifted, scaled and
+            brightened images. Their probability rises while the discriminator is too sure of the real images (Karras
+            et al., NeurIPS 2020).
+        augmentation_target: value at which the probability holds the mean sign of the logits of real images.
+        augmentation_images: number of images after which the probability can have gone from 0 to 1.
+        anchor: weight of the anchors in the generator's loss (ours); 0 has none. Each site keeps one latent, an anchor,
+            for every training slice. The anchor loss is the L1 distance between the image of the latent and the slice,
+            over four scales.
+        anchor_rounds: number of first rounds in which only the anchor loss is trained. They are an initialisation; an
+            adversarial start would need thousands of images.
+        anchor_rate: factor on the generator's learning rate in these first rounds.
+        anchor_spread: standard deviation of the noise that is added to the anchors, so that the generator also learns
+            the latents around them.
+        moving_average: decay of the server's exponential moving average of the generator over the rounds (ours). The
+            moving average is scored; 0 scores the last mean.
+        adaptation: settings of the adaptation to a slice; they do not influence the training.
     """
 
     paper: ClassVar[str] = (
@@ -97,15 +101,15 @@ class FedGIMP(Strategy):
         return {member: 1 / len(n_slices) for member in n_slices}
 
     def request(self, state: State) -> TrainRequest:
-        """The last mean; the moving average is the server's own."""
+        """The last mean only: the moving average stays on the server."""
         return replace(super().request(state), extra={})
 
     def scoring_request(self, state: State) -> TrainRequest:
-        """The moving average where there is one."""
+        """The moving average if there is one, else the last mean."""
         return replace(self.request(state), shared=state.extra.get(AVERAGE, state.shared))
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
-        """The mean, and the moving average of it, whose decay grows to ``moving_average`` over the first rounds."""
+        """The mean, and its moving average. The decay grows to ``moving_average`` over the first rounds."""
         after = super().merge(state, replies, n_slices)
         if not self.moving_average:
             return after
@@ -114,17 +118,21 @@ class FedGIMP(Strategy):
         return replace(after, extra={AVERAGE: decay * average + (1 - decay) * after.shared})
 
     def check(self, training: Training) -> None:
-        """Anchors are of slices as they are, rounds of them need their weight; optimiser and loss are the method's."""
+        """Refuses another optimiser or loss, anchors of augmented slices, and anchor rounds without an anchor weight.
+
+        Raises:
+            ValueError: the settings do not fit; the message names the key.
+        """
         for key in ("optimizer", "loss"):
             if (given := getattr(training, key)) != type(training).model_fields[key].default:
-                raise ValueError(f"{key}: fedgimp has its own (Adam, logistic); '{given}' would change nothing")
+                raise ValueError(f"{key}: fedgimp has its own (Adam, logistic loss); '{given}' would change nothing")
         if self.anchor and training.augment:
-            raise ValueError("strategy.anchor ties latents to slices as they are: set training.augment to false")
+            raise ValueError("strategy.anchor ties a latent to each slice, unchanged: set training.augment to false")
         if self.anchor_rounds and not self.anchor:
             raise ValueError("strategy.anchor_rounds without strategy.anchor would train nothing in these rounds")
 
     def receive(self, fit: LocalFit) -> None:
-        """Takes the latents of the training slices from memory; the first ones are drawn."""
+        """Takes the latents of the training slices from memory; in the first round it draws them."""
         import torch
 
         if not self.anchor:
@@ -139,17 +147,17 @@ class FedGIMP(Strategy):
         fit.scratch[ANCHORS] = values.to(fit.parameters.flat.device).requires_grad_()
 
     def reply(self, fit: LocalFit, steps: int) -> Mapping[str, Vector]:
-        """Nothing beside the generator; the latents go to memory."""
+        """No further vectors go up; the latents go to the site's memory."""
         if self.anchor:
             fit.memory[ANCHORS] = fit.scratch[ANCHORS].detach().cpu().numpy().reshape(-1).copy()
         return {}
 
     def shares(self, name: str, network: nn.Module) -> bool:
-        """The generator: mapper with the sites' codes, synthesizer, mean of w."""
+        """Only the generator is shared: the mapper with the sites' codes, the synthesizer, the mean of w."""
         return name.startswith("generator.")
 
     def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
-        """Adam(0, 0.99) of the generator, of the discriminator and of the anchors."""
+        """One Adam(0, 0.99) each for the generator, for the discriminator and, if there are any, for the anchors."""
         import torch
 
         model: Any = fit.model
@@ -162,7 +170,7 @@ class FedGIMP(Strategy):
         return [torch.optim.Adam(some, rate, betas=(0.0, 0.99)) for some, rate in made if some]
 
     def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
-        """One step of the discriminator, then one of the generator, on the same fakes."""
+        """One step of the discriminator, then one of the generator, on the same fake images."""
         from torch.nn import functional as F
 
         model: Any = fit.model
@@ -197,7 +205,7 @@ class FedGIMP(Strategy):
         }
 
     def _anchor(self, fit: LocalFit, real: Tensor, label: Tensor) -> Tensor:
-        """Mean absolute difference of the slices and the images of their latents, over four scales."""
+        """Mean absolute difference between the slices and the images of their latents, over four scales."""
         import torch
         from torch.nn import functional as F
 
@@ -215,7 +223,7 @@ class FedGIMP(Strategy):
         return torch.stack(scales).mean()
 
     def _fakes(self, fit: LocalFit, count: int) -> Tensor:
-        """Images under the site's own label; some of two latents, the second from a random layer on."""
+        """Fake images under the site's own label. In some, a second latent acts from a random layer on."""
         import torch
 
         generator: Any = fit.model.generator
@@ -237,7 +245,7 @@ class FedGIMP(Strategy):
         return image
 
     def _penalty(self, fit: LocalFit, real: Tensor, label: Tensor) -> Tensor | None:
-        """(gamma / 2) |grad_x D(x)|^2 at real images."""
+        """R1: (gamma / 2) |grad_x D(x)|^2 at real images, times ``r1_every``; None on the steps without a penalty."""
         import torch
 
         count = float(fit.memory[STEPS][0]) if STEPS in fit.memory else 0.0
@@ -262,7 +270,7 @@ class FedGIMP(Strategy):
         return float(fit.memory[PROBABILITY][0]) if PROBABILITY in fit.memory else 0.0
 
     def _adjust(self, fit: LocalFit, logits: Tensor) -> None:
-        """More augmentation while the real logits are positive more often than the target says, less otherwise."""
+        """Raises the probability of augmentation if the real logits' mean sign is above the target, else lowers it."""
         if self.augmentation == "none":
             return
         sign = 1 if float(logits.sign().mean()) > self.augmentation_target else -1
@@ -270,7 +278,7 @@ class FedGIMP(Strategy):
         fit.memory[PROBABILITY] = np.array([min(max(moved, 0.0), LARGEST)], np.float32)
 
     def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
-        """(count, y, x) magnitude images of that site, of peak about 1, truncated as in a reconstruction."""
+        """(count, y, x) magnitude images of that site with a peak of about 1; w is truncated as in a reconstruction."""
         import torch
 
         model: Any = network
@@ -281,21 +289,21 @@ class FedGIMP(Strategy):
         return image
 
     def scoring_batch(self, usual: int) -> int:
-        """Slices that are adapted together."""
+        """The number of slices that are adapted together."""
         return self.adaptation.batch
 
     def scoring_cost(self) -> float:
-        """A step of the adaptation takes about a third of one of the training, of two networks and a penalty."""
+        """A step of the adaptation costs about a third of a training step, which has two networks and a penalty."""
         return super().scoring_cost() + self.adaptation.steps / 3
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
-        """(b, y, x): the adapted prior's image after hard data consistency, which ends the published method."""
+        """(b, y, x) complex64: the adapted prior's image after hard data consistency, as in the published method."""
         image = adapt(self.adaptation, network, measurement, subject).image
         return measurement.operator.project(image, measurement.kspace)
 
 
 def _descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
-    """One step of each down this loss."""
+    """One step of each optimiser down this loss."""
     for one in optimizers:
         one.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -304,4 +312,4 @@ def _descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
 
 
 LARGEST = 0.8
-"""Probability above which augmentations would leak into the fakes."""
+"""Largest probability of augmentation; above it, augmentations would leak into the fake images."""

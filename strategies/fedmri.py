@@ -1,11 +1,11 @@
-"""FedMRI: a shared encoder, a private decoder, and a contrastive term that steers each site's encoder.
+"""FedMRI: a shared encoder, a private decoder, and a contrastive term on each site's encoder.
 
 Feng et al., IEEE TMI 2023 (42(7):2010-2021, doi 10.1109/TMI.2022.3202106). theta_e^{server,z} is the server's encoder
-in round z, theta_e^{s,z} the one that site s of S has trained in that round. One round z, at site s:
+in round z. theta_e^{s,z} is the encoder that site s of S sites has trained in that round. One round z, at site s:
 
-1. The server averages the encoders of the round before, theta_e^{server,z} = (1/S) sum_s theta_e^{s,z-1}, every site
-   alike, and sends the mean down. Only the encoder travels (bottleneck included); the decoder, which the encoder's skip
-   connections feed, is the site's own: :class:`Partial` with ``private: [decoder, head]``.
+1. The server averages the encoders of the round before, theta_e^{server,z} = (1/S) sum_s theta_e^{s,z-1}, with equal
+   weights, and sends the mean down. Only the encoder travels (bottleneck included). The decoder, which the encoder's
+   skip connections feed, stays at the site: :class:`Partial` with ``private: [decoder, head]``.
 2. The site trains encoder and decoder together on
 
        L = reconstruction_weight * L_rec  +  contrastive_weight * L_con
@@ -14,20 +14,21 @@ in round z, theta_e^{s,z} the one that site s of S has trained in that round. On
        L_con = ---------------------------------------------------------
                 sum_{j=1..S} || theta_e^s - theta_e^{j,z-1} ||_1 + 1e-14
 
-   L_con looks at the encoder's WEIGHTS. Pull: the numerator falls as the site's encoder comes nearer to the server's.
-   Push: the denominator grows as it moves away from what EVERY site, itself included, had trained the round before.
-   Both are differentiated through theta_e^s; the server's and the previous encoders are constants. || . ||_1 sums the
-   absolute values over all parameters of the encoder, of both encoders where the network has two (``dual_domain``).
+   L_con is a function of the encoder's WEIGHTS. Pull: the numerator falls when the site's encoder comes nearer to the
+   server's. Push: the denominator grows when the site's encoder moves away from the encoders that ALL sites, itself
+   included, had trained in the round before. Both are differentiated with respect to theta_e^s; the server's and the
+   previous encoders are constants. || . ||_1 sums the absolute values over all parameters of the encoder. If the
+   network has two encoders (``dual_domain``), it sums over both.
 3. The site sends its encoder up.
 
-L_con is left out in the first round, when there is no encoder of a round before, and on the first batch of every pass
-over the data, as the authors' code does. (So a site whose slices make a single batch never feels it.)
+L_con is left out in the first round, because no previous encoder exists, and on the first batch of every pass over the
+data, as in the authors' code. So L_con has no effect at a site whose slices make only one batch.
 
-Read in the authors' code and in a figure of theirs, not in the paper's text: the uniform average, both exceptions, the
-constant, the weights 1 and 100, MSE as L_rec, one RMSprop at 1e-4 for the whole run. That code leaves
-reconstruction_weight out where it leaves L_con out, which at 1 makes no difference. Here L_rec, optimiser and schedule
-are the experiment's, so that methods are compared under equal training; ``experiments/fedmri-published.yaml`` is as
-near to the published configuration as this platform comes.
+Some facts are not in the paper's text. We read them in the authors' code and in one of their figures: the uniform
+average, both exceptions, the constant, the weights 1 and 100, MSE as L_rec, one RMSprop at 1e-4 for the whole run. If
+that code leaves L_con out, it also leaves reconstruction_weight out; with the value 1 this makes no difference. Here
+L_rec, optimiser and schedule are the experiment's, so that methods are compared under equal training.
+``experiments/fedmri-published.yaml`` is the closest configuration to the published one on this platform.
 """
 
 from __future__ import annotations
@@ -49,39 +50,43 @@ if TYPE_CHECKING:
     from fedrecon.sites.wire import State, TrainReply, Vector
 
 PUBLISHED_SIZE = 4_709_664
-"""Parameters of the published encoder of images: one channel in, 32 to 512 features."""
+"""Number of parameters of the published image encoder: one input channel, 32 to 512 features."""
 
 TINY = 1e-14
 """Added to the denominator of L_con, as in the authors' code."""
 
 PREVIOUS = "previous/"
-"""Before a site's name: its encoder as it was trained in the round before."""
+"""Prefix of the name of a vector: ``previous/SITE`` is the encoder that this site trained in the round before."""
 
 
 class FedMRI(Partial):
     """Shared encoder, private decoder, contrastive term on the encoder's weights (Feng et al., IEEE TMI 2023).
 
-    The module says how it works.
+    The docstring of the module describes the method.
 
-    The encoder is whatever ``private`` leaves shared; with nothing private L_con acts on the whole network.
+    The encoder is the shared part of the network: all that ``private`` does not name. If ``private`` is empty, L_con
+    acts on the whole network.
 
-    What the negatives cost: the S encoders of the round before go down to every site beside the server's, (1 + S)
-    vectors instead of one (MLflow: ``traffic/extra_bytes_down``), and a site holds them, and as many differences for
-    the gradient, while it trains. What they reveal: every site sees each OTHER site's update under its name, where
-    FedAvg shows it only the mean; the server's checkpoints hold them too. An update can betray training data (gradient
-    inversion), so the sites must trust each other, and not the server alone. ``contrastive_weight: 0`` sends none.
+    Cost of the negatives: the S encoders of the round before go down to every site with the server's encoder. These are
+    (1 + S) vectors instead of one (MLflow: ``traffic/extra_bytes_down``). While a site trains, it holds these vectors
+    and, for the gradient, as many differences.
 
-    Where a site did not reply in a round, the next one contrasts with those that did: S is their number, and the
-    returning site's own previous encoder is not among them.
+    Privacy: every site sees the update of each OTHER site under that site's name; with FedAvg it sees only the mean.
+    The server's checkpoints hold these updates too. An update can betray training data (gradient inversion). So the
+    sites must trust each other, and not only the server. ``contrastive_weight: 0`` sends no other site's encoder.
+
+    If a site does not reply in a round, the next round contrasts with the encoders of the sites that replied. Then S is
+    the number of those sites, and the returning site's own previous encoder is not among them.
 
     Attributes:
-        private: the decoder and the last convolution.
-        weighting: ``uniform``, 1 / S, as published.
-        reconstruction_weight: lambda of the paper.
-        contrastive_weight: beta of the paper.
-        per_parameter: ours, off by default. The gradient of L_con on one weight is about 1 / (the encoder's size times
-            how far its weights moved), so the published 100 pulls harder in a smaller network. True multiplies L_con by
-            size / 4,709,664 (the published size; for each encoder, where there are several), which takes the size out.
+        private: parts that stay at the site; by default the decoder and the last convolution.
+        weighting: rule for the weight of a site, see :class:`FedAvg`; by default ``uniform``, 1 / S, as published.
+        reconstruction_weight: weight of L_rec, lambda in the paper.
+        contrastive_weight: weight of L_con, beta in the paper.
+        per_parameter: whether the size of the encoder is divided out (ours, off by default). The gradient of L_con with
+            respect to one weight is about 1 / (the encoder's size times the distance that its weights moved). So the
+            published weight 100 pulls harder in a smaller network. True multiplies L_con by size / 4,709,664: the mean
+            size of the network's encoders over the published size.
     """
 
     paper: ClassVar[str] = (
@@ -101,7 +106,7 @@ class FedMRI(Partial):
     # On the server
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
-        """The mean encoder, and beside it every site's own, which the next round contrasts with."""
+        """The mean encoder, and in ``extra`` the encoder of every site that replied: the next round's negatives."""
         if self.contrastive_weight == 0:
             return super().merge(state, replies, n_slices)
         previous: dict[str, Vector] = {}
@@ -117,14 +122,17 @@ class FedMRI(Partial):
     # At the site
 
     def receive(self, fit: LocalFit) -> None:
-        """Keeps the server's encoder (the positive) and every site's of the round before (the negatives)."""
+        """Keeps the server's encoder (the positive) and the sites' encoders of the round before (the negatives)."""
         previous = [one for name, one in sorted(fit.request.extra.items()) if name.startswith(PREVIOUS)]
         if previous:
             fit.scratch["server"] = _cut(fit, fit.request.shared)
             fit.scratch["previous"] = [_cut(fit, one) for one in previous]
 
     def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
-        """L_rec, and L_con but in the first round and on the first batch of a pass; both are noted for MLflow."""
+        """L_rec plus L_con; without L_con in the first round and on the first batch of a pass.
+
+        The losses ``reconstruction`` (L_rec) and ``contrastive`` (L_con) are noted, so that MLflow records them.
+        """
         loss = super().loss(fit, batch)
         if self.contrastive_weight == 0:
             return loss if self.reconstruction_weight == 1 else self.reconstruction_weight * loss
@@ -143,11 +151,12 @@ class FedMRI(Partial):
 
 
 def contrastive(encoder: list[Tensor], server: list[Tensor], previous: list[list[Tensor]]) -> Tensor:
-    """L_con of one encoder, as a scalar that is differentiable in ``encoder``.
+    """L_con as a scalar, differentiable with respect to ``encoder``.
 
     Args:
-        encoder: the site's parameters, tensor by tensor. server: the mean that came down, in the same order and shapes.
-        previous: one such list for each of the S sites.
+        encoder: parameters of the site's encoder, tensor by tensor.
+        server: parameters of the server's encoder, in the same order and shapes.
+        previous: for each of the S sites, the parameters of its encoder of the round before, in the same form.
     """
     pull = _distance(encoder, server)
     push = sum(_distance(encoder, one) for one in previous)
@@ -161,7 +170,7 @@ def _distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
 
 
 def _cut(fit: LocalFit, values: Vector) -> list[Tensor]:
-    """A vector from the wire, tensor by tensor."""
+    """A shared vector of the request as tensors on the fit's device, in the order of ``fit.shared()``."""
     import torch
 
     return fit.cut(torch.from_numpy(np.array(values)).to(fit.parameters.flat.device))

@@ -1,4 +1,4 @@
-"""Server optimisers: the mean change of a round is a pseudo-gradient, and the server steps adaptively along it."""
+"""Server optimisers. The mean change of a round is a pseudo-gradient; the server takes an adaptive step along it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 
 class FedOpt(FedAvg):
-    """Algorithm 2 of Reddi et al. (ICLR 2021); FedAdam and FedYogi differ in the second moment alone.
+    """Algorithm 2 of Reddi et al. (ICLR 2021). FedAdam and FedYogi differ only in the second moment.
 
         m_t = beta1 m_{t-1} + (1 - beta1) D_t,        D_t the weighted mean of the sites' changes in round t
         x_t = x_{t-1} + server_rate m_t / (sqrt(v_t) + tau)
 
-    with m_0 = 0, v_0 = tau^2 and no bias correction, as there. The moments stay on the server: nothing more is sent.
+    with m_0 = 0, v_0 = tau^2 and no bias correction, as in the paper. The moments stay on the server, so a round
+    sends no more bytes than FedAvg.
 
     Attributes:
-        server_rate: eta. beta1, beta2: decay of the moments. tau: adaptivity; the paper's default is 1e-3.
+        server_rate: step size of the server, eta in the paper.
+        beta1, beta2: decay of the first and of the second moment.
+        tau: degree of adaptivity; the paper's default is 1e-3.
     """
 
     paper: ClassVar[str] = (
@@ -35,7 +38,7 @@ class FedOpt(FedAvg):
         "Kumar, Sanjiv and McMahan, H. Brendan}, booktitle={ICLR}, year={2021}}"
     )
     neutral: ClassVar[None] = None
-    not_neutral: ClassVar[str] = "the step is divided by the root of a second moment, so none is the mean itself"
+    not_neutral: ClassVar[str] = "the step is divided by the root of a second moment, so it never equals the mean"
 
     server_rate: float = Field(0.01, gt=0, allow_inf_nan=False)
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -44,15 +47,15 @@ class FedOpt(FedAvg):
 
     @abstractmethod
     def second(self, v: Vector, squared: Vector) -> Vector:
-        """v_t from v_{t-1} and D_t^2."""
+        """The second moment v_t from v_{t-1} (``v``) and D_t^2 (``squared``), all (n_shared,)."""
 
     def begin(self, weights: Vector) -> State:
-        """m = 0, v = tau^2."""
+        """The first state, with the moments m = 0 and v = tau^2."""
         moments = {"m": np.zeros_like(weights), "v": np.full_like(weights, self.tau**2)}
         return replace(super().begin(weights), extra=moments)
 
     def request(self, state: State) -> TrainRequest:
-        """The parameters alone."""
+        """The parameters only: the moments stay on the server."""
         return replace(super().request(state), extra={})
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:

@@ -11,8 +11,8 @@ class FedPer(Partial):
     """Shared base, personal last layers (Arivazhagan et al., arXiv 1912.00818, section 3).
 
     Attributes:
-        private: by default the network's ``head``: in a U-Net its last 1x1 convolution, the sharing that FedMRI's code
-            calls 'except_last'.
+        private: parts that stay at the site; by default the network's ``head``. In a U-Net this is the last 1x1
+            convolution, and FedMRI's code calls this sharing 'except_last'.
     """
 
     paper: ClassVar[str] = (

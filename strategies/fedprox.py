@@ -32,7 +32,7 @@ class FedProx(FedAvg):
     mu: float = Field(0.01, ge=0, allow_inf_nan=False)
 
     def receive(self, fit: LocalFit) -> None:
-        """Keeps w_t, the shared parameters as they came down."""
+        """Keeps w_t, the shared parameters that the server sent."""
         fit.scratch["w_t"] = list(zip(fit.shared(), fit.cut(fit.parameters.shared.clone()), strict=True))
 
     def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:

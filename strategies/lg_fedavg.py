@@ -1,4 +1,4 @@
-"""LG-FedAvg: personal early layers, and shared late ones."""
+"""LG-FedAvg: personal early layers and shared late layers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from fedrecon.strategies.partial import Partial
 
 
 class LGFedAvg(Partial):
-    """Personal early layers, shared late ones (Liang et al., arXiv 2001.01523, algorithm 1).
+    """Personal early layers, shared late layers (Liang et al., arXiv 2001.01523, algorithm 1).
 
-    Each site learns a representation of its own; what works on it is averaged.
-
-    FedMRI the other way round: there the encoder is shared and the decoder private.
+    Each site learns a representation of its own. The layers after it are averaged over the sites. FedMRI does the
+    opposite: it shares the encoder and keeps the decoder private.
 
     Attributes:
-        private: by default the network's ``encoder``.
+        private: parts that stay at the site; by default the network's ``encoder``.
     """
 
     paper: ClassVar[str] = (

@@ -1,4 +1,4 @@
-"""Local: every site alone. The control that tells whether federating pays."""
+"""Local: every site trains alone. This control shows whether federation pays."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Local(Strategy):
 
     paper: ClassVar[str] = ""
     neutral: ClassVar[None] = None
-    not_neutral: ClassVar[str] = "nothing is shared, so there is no mean to be equal to"
+    not_neutral: ClassVar[str] = "nothing is shared, so there is no mean over the sites"
 
     def shares(self, name: str, network: nn.Module) -> bool:
-        """No parameter."""
+        """False: no parameter is shared."""
         return False

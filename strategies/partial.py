@@ -1,4 +1,4 @@
-"""Partial sharing: FedAvg over one part of the network, while each site keeps the rest to itself."""
+"""Partial sharing: FedAvg over one part of the network. Each site keeps the other part private."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Partial(FedAvg):
-    """What ``private`` names never leaves the site: it is the site's memory, kept over rounds, restarts and resumes.
+    """The parameters that ``private`` names never leave the site. Its memory keeps them over rounds and restarts.
 
-    The base of FedPer, LG-FedAvg, FedBN and FedMRI, which differ in what they keep private and in what they add.
+    This is the base class of FedPer, LG-FedAvg, FedBN and FedMRI. They differ in the part that they keep private, and
+    in their additions to the training.
 
     Attributes:
         private: parts of the network (``encoder``, ``decoder``, ``head``, ``norm``: see the network's ``parts``), or
@@ -29,30 +30,31 @@ class Partial(FedAvg):
     private: tuple[str, ...] = ()
 
     def shares(self, name: str, network: nn.Module) -> bool:
-        """Whether ``private`` leaves this parameter out.
+        """Whether this parameter is shared: ``private`` does not name it.
 
         Raises:
-            InputError: a word is no part and no parameter of this network, or a part that is empty here.
+            InputError: ``private`` names something that is neither a part nor a parameter of this network, or a part
+                without parameters.
         """
-        return not any(_within(name, prefix) for word in self.private for prefix in _prefixes(word, network))
+        return not any(_within(name, prefix) for entry in self.private for prefix in _prefixes(entry, network))
 
 
 def _within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix.rstrip(".") + ".")
 
 
-def _prefixes(word: str, network: nn.Module) -> tuple[str, ...]:
+def _prefixes(entry: str, network: nn.Module) -> tuple[str, ...]:
     parts: Mapping[str, tuple[str, ...]] = getattr(network, "parts", {})
-    if word in parts:
-        if not parts[word]:
+    if entry in parts:
+        if not parts[entry]:
             raise InputError(
-                f"strategy.private: this network has no parameter in its part '{word}'.{_remedy(word, network)}"
+                f"strategy.private: this network has no parameter in its part '{entry}'.{_remedy(entry, network)}"
             )
-        return parts[word]
+        return parts[entry]
     named = (*network.named_parameters(), *network.named_buffers())
-    if not any(_within(name, word) for name, _ in named):
-        raise unknown("part or parameter in strategy.private", word, parts)
-    return (word,)
+    if not any(_within(name, entry) for name, _ in named):
+        raise unknown("part or parameter in strategy.private", entry, parts)
+    return (entry,)
 
 
 def _remedy(part: str, network: nn.Module) -> str:
@@ -61,8 +63,8 @@ def _remedy(part: str, network: nn.Module) -> str:
     if part != "norm":
         return ""
     if not any(isinstance(one, BatchNorm2d | InstanceNorm2d) for one in network.modules()):
-        return " It normalises nothing; unet, unrolled and dual_domain do."
+        return " It has no normalisation; unet, unrolled and dual_domain have one."
     return (
-        " Its normalisation is not affine, so there is nothing to keep private: choose network.norm=instance_affine "
-        "or network.norm=batch."
+        " Its normalisation is not affine, so it has no parameters: choose network.norm=instance_affine or "
+        "network.norm=batch."
     )

@@ -1,4 +1,4 @@
-"""Pooled: all data in one place. The control that federated learning is measured against."""
+"""Pooled: all data in one place. Federated learning is compared with this control."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fedrecon.strategies.strategy import Strategy
 
 
 class Pooled(Strategy):
-    """One member holds every shard, each slice under its own site's operator: the raw data has been moved.
+    """One member holds the shards of all sites, so the raw data is moved. Each slice keeps its own site's operator.
 
     Attributes:
-        allow_pooling: says that the data may be moved; without it only a simulated consortium is pooled.
+        allow_pooling: permission to move the data. Without it, only simulated sites can be pooled.
     """
 
     paper: ClassVar[str] = ""

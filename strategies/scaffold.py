@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates that correct each site's drift."""
+"""SCAFFOLD: control variates correct the drift of each site."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Scaffold(FedAvg):
     """Moves every gradient at site i by c - c_i (Karimireddy et al., ICML 2020, algorithm 1, all sites every round).
 
-    c_i estimates the site's own gradient and stays there; c is the mean over the sites. c goes down beside the
-    parameters and the change of c_i goes up: twice FedAvg's bytes both ways.
+    c_i estimates the site's own gradient and stays at the site; c is the mean of all c_i. c goes down with the
+    parameters, and the change of c_i goes up. So each direction takes twice FedAvg's bytes.
 
-    Read: the new c_i is the mean of the local steps' uncorrected gradients. With plain SGD that IS option II of the
-    paper, c_i - c + (x - y_i) / (K eta), up to rounding, because the K steps add up to x - y_i. Ours: with Adam or
-    RMSprop, where x - y_i is no sum of gradients, it stays an estimate of the gradient, and the optimiser sees the
-    corrected one. The server's step size is 1.
+    Our reading of the paper: the new c_i is the mean of the uncorrected gradients of the local steps. With plain SGD
+    this IS option II of the paper, c_i - c + (x - y_i) / (K eta), up to rounding, because the K steps add up to
+    x - y_i. Ours: with Adam or RMSprop, x - y_i is not a sum of gradients. The mean is still an estimate of the
+    gradient, and the optimiser gets the corrected gradient. The server's step size is 1.
     """
 
     paper: ClassVar[str] = (
@@ -35,7 +35,7 @@ class Scaffold(FedAvg):
         "Stich, Sebastian U. and Suresh, Ananda Theertha}, booktitle={ICML}, year={2020}}"
     )
     neutral: ClassVar[None] = None
-    not_neutral: ClassVar[str] = "the control variates are part of every step; no parameter takes them away"
+    not_neutral: ClassVar[str] = "the control variates are part of every step; no parameter turns them off"
     remembers: ClassVar[bool] = True
 
     # On the server
@@ -45,7 +45,7 @@ class Scaffold(FedAvg):
         return replace(super().begin(weights), extra={"c": np.zeros_like(weights)})
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
-        """The mean of the parameters, and c + (1 / N) sum_i (change of c_i) over all N sites, absent ones as 0."""
+        """The mean of the parameters, and c + (1 / N) sum_i (change of c_i) over all N sites; an absent site adds 0."""
         change = Mean({member: 1 / len(n_slices) for member in n_slices}, len(state.shared))
 
         def folded() -> Iterator[TrainReply]:
@@ -59,7 +59,7 @@ class Scaffold(FedAvg):
     # At the site
 
     def receive(self, fit: LocalFit) -> None:
-        """Forms c - c_i and begins to add up the gradients."""
+        """Forms the correction c - c_i, and sets the sum of the gradients to 0."""
         import torch
 
         c = np.array(fit.request.extra["c"])
@@ -70,14 +70,14 @@ class Scaffold(FedAvg):
         fit.scratch["each"] = list(zip(fit.shared(), fit.cut(correction), fit.cut(total), strict=True))
 
     def gradients(self, fit: LocalFit) -> None:
-        """Adds up the gradient of this step, then corrects it."""
+        """Adds the gradient of this step to the sum, then corrects the gradient."""
         for parameter, correction, total in fit.scratch["each"]:
             if parameter.grad is not None:
                 total += parameter.grad
                 parameter.grad += correction
 
     def reply(self, fit: LocalFit, steps: int) -> Mapping[str, Vector]:
-        """Keeps the new c_i at the site and sends its change."""
+        """Keeps the new c_i at the site and sends the change of c_i as ``change``."""
         mean: Vector = (fit.scratch["total"] / max(steps, 1)).cpu().numpy()
         before = fit.memory.get("c_i", np.zeros_like(mean))
         fit.memory["c_i"] = mean

@@ -1,11 +1,22 @@
-"""The contract of a strategy: every hook defaults to FedAvg, so a method's file is its difference and nothing else.
+"""The contract of a strategy. Every hook defaults to FedAvg, so a method's file holds only its difference from FedAvg.
 
-On the server (pure, explicit :class:`State`): ``roster``, ``begin``, ``weights``, ``order``, ``merge``;
-``scoring_request`` for scoring.
-At the site, within THE local loop: ``build``, ``shares``, ``receive``, ``optimizers``, ``loss`` or ``step``, ``reply``.
-At inference: ``reconstruct``; of a prior also ``draw``.
+The hooks, in the order in which they are called:
 
-A strategy is a frozen set of parameters; what changes lives in the State (server) or in the site's private memory.
+1. Before a run, on the driver: ``check``, ``roster``.
+2. On the driver and at every site, to make the network: ``build``, then ``shares`` for each parameter.
+3. On the server: ``begin`` once. Then in each round ``request``, and ``merge``, which calls ``weights``.
+4. At a site, in each round, in THE local loop: ``receive``, ``optimizers``; for each batch ``step``, which calls
+   ``loss`` and ``gradients``; at the end ``reply``.
+5. To score a state: ``scoring_request`` on the server; ``scoring_batch`` and ``reconstruct`` at the sites. For a prior
+   also ``draw``. ``scoring_cost`` serves the time estimates of a sweep.
+
+A strategy is a frozen set of parameters (the fields of its class). A hook must not change the strategy. What changes
+over the rounds is kept in the :class:`State` on the server, and in the private memory of a site (``fit.memory``). The
+hooks on the server are pure functions: the same arguments give the same result. A site may be asked for the same round
+twice and must then reply the same. So the hooks of the local loop use only their arguments, and draw random numbers
+only from ``fit.generator``.
+
+The driver reads strategies without torch. So a strategy's file imports torch inside its hooks, or under TYPE_CHECKING.
 """
 
 from __future__ import annotations
@@ -29,22 +40,32 @@ if TYPE_CHECKING:
 
 
 class Strategy(Plugin):
-    """FedAvg's behaviour under other hooks' names; see :mod:`fedrecon.strategies.fedavg` for the method itself.
+    """The base class of all strategies. Its hooks do what FedAvg does.
+
+    FedAvg itself (:mod:`fedrecon.strategies.fedavg`) adds only the choice of the weights. The fields of a subclass are
+    its parameters. The class attributes below describe the method; a subclass overrides them.
 
     Attributes:
         paper: the citation, as BibTeX.
-        neutral: the parameters at which the method must equal FedAvg to the bit (a law tested over the registry);
-            None where there are none, and then ``not_neutral`` says why.
-        trains_on_operator: False for a method whose training never sees the imaging operator (a generative prior):
-            one training then serves every operator.
-        network_kind: what its network does (:data:`fedrecon.strategies.networks.network.Kind`). A ``prior`` is seen
-            between the rounds by what it draws; it reconstructs after the last one alone, for it adapts to each slice.
-        optimizer_state: of ``training.optimizer_state: auto``.
-        private_reconstructs: False where what is private serves training alone (a discriminator): all sites then
-            reconstruct with one network, and a site that never trained needs no rule.
-        at_inference: parameters that do not influence training, and so are no part of its digest.
-        remembers: the method keeps vectors in the site's private memory (``fit.memory``) over rounds.
-        moves_data: the method needs all data in one place, and is refused where it may not be moved.
+        neutral: the parameters at which the method must equal FedAvg to the bit. A test checks this law for the whole
+            registry. None means that no such parameters exist; then ``not_neutral`` says why.
+        not_neutral: the reason why the method never equals FedAvg; empty if ``neutral`` is given.
+        trains_on_operator: whether the training sees the imaging operator. False (a generative prior) gives the
+            training fully sampled slices, and one training serves every operator.
+        network_kind: the kind of network that the method trains (:data:`fedrecon.strategies.networks.network.Kind`),
+            ``reconstruction`` or ``prior``. With ``reconstruction`` it also trains ``super-resolution`` networks, if
+            that is the task. A prior adapts to each slice, which is slow. So it is scored only after the last round;
+            each validation compares images that it draws with the site's own slices.
+        optimizer_state: the meaning of ``training.optimizer_state: auto`` for this method, ``reset`` or ``keep``.
+        private_reconstructs: whether the private parameters take part in a reconstruction. False means that they serve
+            training only (a discriminator). Then all sites reconstruct with the same network, and a site that did not
+            train needs no rule for its private part.
+        at_inference: the names of parameters that do not influence training. The digest of the training leaves them
+            out; the digest of the run holds them.
+        remembers: whether the method keeps vectors in the site's private memory (``fit.memory``) over rounds. If False,
+            what a hook writes there may be lost after the round.
+        moves_data: whether the method needs the data of all sites in one place. Such a method is refused for patients'
+            data unless the experiment allows it (``allow_pooling``).
     """
 
     paper: ClassVar[str]
@@ -61,32 +82,80 @@ class Strategy(Plugin):
     # On the server
 
     def roster(self, sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The members of the federation and the sites that each holds; by default every site is its own member."""
+        """The members of the federation. By default every site is a member of its own.
+
+        Called before a run, and when a sweep is planned.
+
+        Args:
+            sites: the names of the experiment's sites, in its order.
+
+        Returns:
+            for each member, the sites whose shards it holds. Its order is the order in which replies are merged.
+        """
         return {site: (site,) for site in sites}
 
     def begin(self, weights: Vector) -> State:
-        """The state before the first round, from the shared part of the first weights."""
+        """The state before the first round. Called once for a new run; a resumed run reads its state from a checkpoint.
+
+        Args:
+            weights: the shared part of the network's first weights, (n_shared,) float32.
+
+        Returns:
+            a state of round 0. ``extra`` holds the vectors that the server keeps over rounds (moments, variates).
+        """
         return State(round=0, shared=weights)
 
     def weights(self, n_slices: Mapping[str, int]) -> dict[str, float]:
-        """The weight of each member's reply; they sum to 1. By default n_i / N, by training slices."""
+        """The weight of each member's reply in the mean. By default n_i / N, by training slices.
+
+        Called by :meth:`merge`, once a round.
+
+        Args:
+            n_slices: the number of training slices of every member.
+
+        Returns:
+            a weight for every member; they sum to 1.
+        """
         total = sum(n_slices.values())
         return {member: count / total for member, count in n_slices.items()}
 
     def request(self, state: State) -> TrainRequest:
-        """What goes down to train the round after ``state``."""
+        """The request that every member gets to train the round after ``state``. Called once a round, before it.
+
+        Returns:
+            a request with the round ``state.round + 1``, the shared vector (n_shared,), the vectors that the sites need
+            (``extra``; by default all of the state's), and ``state.standing``.
+        """
         return TrainRequest(state.round + 1, state.shared, state.extra, state.standing)
 
     def scoring_request(self, state: State) -> TrainRequest:
-        """What goes down to score ``state``; by default without what only training needs."""
+        """The request that a member gets to score ``state`` or to reconstruct with it. By default without ``extra``.
+
+        Called before each validation, before the test, and whenever a finished run is evaluated or reconstructs. Its
+        ``shared`` vector is also written as the weights of the finished run.
+
+        Returns:
+            a request as in :meth:`request`. A method overrides this hook if other weights are scored than trained (a
+            moving average).
+        """
         return replace(self.request(state), extra={})
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
-        """The state after the round. Replies come in the roster's order, each folded as it arrives.
+        """The state after the round. Called once a round. By default the weighted mean of the shared vectors.
 
         Args:
-            replies: of the members that replied, possibly fewer than the roster.
-            n_slices: training slices of EVERY member of the roster: the weights are formed before anything is folded.
+            state: the state before the round.
+            replies: an iterator over the replies of the members that replied; they may be fewer than the roster. They
+                come in the roster's order. Go through it once, and fold each reply as it comes. The vectors of a reply
+                are read-only. If the returned state refers to them, the round loop copies them.
+            n_slices: the number of training slices of EVERY member of the roster. So the weights are known before the
+                first reply comes.
+
+        Returns:
+            the state after the round, made by :meth:`State.next`, which needs the names of the members that replied.
+
+        Raises:
+            ValueError: no member replied, or a reply has the wrong length.
         """
         mean, replied = Mean(self.weights(n_slices), len(state.shared)), {}
         for reply in replies:
@@ -97,34 +166,67 @@ class Strategy(Plugin):
     # Before anything starts
 
     def check(self, training: Training) -> None:
-        """Refuses settings under which the method makes no sense.
+        """Refuses settings of the training that do not fit the method. Called when an experiment is validated.
 
         Raises:
-            ValueError: says which, and what to set.
+            ValueError: the settings do not fit; the message names the key and says what to set.
         """
 
     # At the site
 
     def build(self, network: Any, images: Images) -> nn.Module:
-        """The module that a site trains; a method with two networks returns them in one module."""
+        """The module that a site trains. A method with two networks returns both in one module.
+
+        Called on the driver and at every site. All must build the same module, and they seed torch's generator alike
+        before the call. It is also called once without memory (torch device ``meta``), to check the names.
+
+        Args:
+            network: the network of the experiment (:class:`fedrecon.strategies.networks.choice.NetworkChoice`);
+                ``network.build(images)`` makes it.
+            images: the kind of images that the network must fit.
+        """
         module: nn.Module = network.build(images)
         return module
 
     def shares(self, name: str, network: nn.Module) -> bool:
-        """Whether the parameter of this name crosses the wall; what does not is private memory of the site."""
+        """Whether this parameter crosses the wall. The other parameters are private: the site keeps them in its memory.
+
+        Called for each parameter and each floating-point buffer of the module, on the driver and at every site. The
+        answers must be the same everywhere: they fix the order of values in the shared vector.
+
+        Args:
+            name: the name of the parameter or buffer in ``network``.
+            network: the module that :meth:`build` made.
+        """
         return True
 
     def receive(self, fit: LocalFit) -> None:
-        """Called when an order has been loaded, before the local epochs."""
+        """Prepares a fit. Called once a round, when the network holds the request's shared and the private parameters.
+
+        ``fit.optimizers`` is still empty. ``fit.memory`` holds the site's vectors of the last committed round, and
+        ``fit.request.extra`` the further vectors of the server. Put values for the later hooks of this round into
+        ``fit.scratch``.
+        """
 
     def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
-        """The optimisers of this fit; by default one over all parameters."""
+        """The optimisers of this fit. By default one over all parameters. Called once a round, after :meth:`receive`.
+
+        Returns:
+            new optimisers, always in the same order. The loop loads their moments from the private memory if
+            ``training.optimizer_state`` is ``keep``. The default :meth:`step` needs exactly one.
+        """
         from fedrecon.sites.training.local_loop import optimizer
 
         return [optimizer(fit.training.optimizer, fit.model.parameters(), fit.rate)]
 
     def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
-        """The loss of one batch; by default the experiment's, between reconstruction and reference."""
+        """The loss of one batch. By default the experiment's loss between reconstruction and reference.
+
+        Called by the default :meth:`step`, once a batch.
+
+        Returns:
+            a scalar with a gradient. Further losses to record are written to ``fit.noted`` by name, detached.
+        """
         from fedrecon.sites.training import losses
 
         terms = losses.terms(fit.training.loss, fit.model(batch), batch)
@@ -133,10 +235,24 @@ class Strategy(Plugin):
         return losses.total(terms)
 
     def gradients(self, fit: LocalFit) -> None:
-        """Called between ``backward`` and the optimiser's step: a control variate or a clip goes here."""
+        """Changes the gradients in place, for a control variate or a clip. By default nothing.
+
+        Called by the default :meth:`step`, once a batch, between ``backward`` and the optimiser's step.
+        """
 
     def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
-        """One optimiser step on one batch; returns the losses to record, ``loss`` first, then what ``loss`` noted."""
+        """One optimiser step on one batch. Called once a batch, in training mode, under autocast if it is asked for.
+
+        Override it if one step trains two networks; otherwise override :meth:`loss` or :meth:`gradients`.
+
+        Args:
+            fit: the fit; ``fit.epoch``, ``fit.batch`` and ``fit.indices`` say which batch this is.
+            batch: the measured slices of the batch, with ``target`` and ``reference``.
+
+        Returns:
+            the losses to record by name, as detached scalars, ``loss`` first. The site sends their means over the
+            steps.
+        """
         (optimizer,) = fit.optimizers
         optimizer.zero_grad(set_to_none=True)
         loss = self.loss(fit, batch)
@@ -146,32 +262,81 @@ class Strategy(Plugin):
         return {"loss": loss.detach(), **fit.noted}
 
     def reply(self, fit: LocalFit, steps: int) -> Mapping[str, Vector]:
-        """What goes up beside the shared parameters, flat vectors by name."""
+        """The further vectors that go up with the shared parameters. By default none. Called once a round, at its end.
+
+        Write the vectors that the site keeps to ``fit.memory`` here (see ``remembers``); it is stored after this call.
+        The name ``parameters`` and names that begin with ``optimizer.`` are taken.
+
+        Args:
+            steps: the number of optimiser steps of this fit.
+
+        Returns:
+            flat float32 vectors by name, on the CPU; :meth:`merge` finds them in ``reply.extra``.
+        """
         return {}
 
+    # At scoring and at inference
+
     def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
-        """(count, y, x) magnitude images that a prior draws for a site, of peak about 1."""
+        """Draws images from a prior. Called at scoring, for strategies whose ``network_kind`` is ``prior``.
+
+        Args:
+            network: the network with the parameters of the scored state, in evaluation mode; gradients are off.
+            site: the name of the member for which it draws.
+            count: the number of images.
+            draws: a CPU generator; every random number comes from it.
+
+        Returns:
+            (count, y, x) magnitude images with a peak of about 1.
+
+        Raises:
+            NotImplementedError: the strategy trains no prior.
+        """
         raise NotImplementedError(f"{type(self).__name__} trains no prior")
 
     def scoring_batch(self, usual: int) -> int:
-        """Slices that are reconstructed together when scored: a method that adapts has its own number."""
+        """The number of slices that are reconstructed together at scoring.
+
+        Args:
+            usual: the platform's number, which is the default. A method that adapts to each slice has its own.
+        """
         return usual
 
     def scoring_cost(self) -> float:
-        """Roughly the time of reconstructing and scoring a slice, in training steps on a slice: for time estimates."""
+        """The rough time to reconstruct and score a slice, in units of the time to train on a slice.
+
+        Called when the time of a sweep is estimated.
+        """
         return 0.4
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
-        """(b, y, x) complex64 from one measurement; a method that adapts the network to a subject works on a copy."""
+        """The reconstruction of a batch. By default the network's own. Called at scoring and at inference.
+
+        The network holds the scored state and the site's private parameters. It is in evaluation mode, and gradients
+        are off. A method that adapts the network to a slice must work on a copy.
+
+        Args:
+            network: the module that :meth:`build` made.
+            measurement: the measured data of b slices of one site.
+            subject: the site, subjects and slice numbers of the batch, and the seed: a method that adapts draws its
+                random numbers from these.
+
+        Returns:
+            (b, y, x) complex64 at the scale of the data.
+        """
         image: Tensor = network(measurement)
         return image
 
 
 class Mean:
-    """A weighted mean folded one vector at a time: float32, one pass, no copy of any reply kept.
+    """A weighted mean that takes one vector at a time, in float32 and in one pass. It keeps no copy of a reply.
 
-    The weights are fixed before the first fold, so the result depends on the order of folding alone, and that is the
-    roster's. Where a member never replied, the mean is taken over those that did.
+    The weights are fixed before the first fold. So the result depends only on the order of the folds, which is the
+    roster's order. If a member did not reply, the mean is taken over the members that did.
+
+    Args:
+        weights: the weight of every member.
+        size: the length of the vectors.
     """
 
     def __init__(self, weights: Mapping[str, float], size: int) -> None:
@@ -180,7 +345,11 @@ class Mean:
         self._missing = set(weights)
 
     def fold(self, member: str, values: Vector) -> None:
-        """Adds ``weight * values``; ``values`` is only read."""
+        """Adds ``weight * values``; ``values`` (size,) is only read.
+
+        Raises:
+            ValueError: ``values`` has another length.
+        """
         if len(values) != len(self.total):
             raise ValueError(f"'{member}' replied with {len(values)} values instead of {len(self.total)}")
         weight = np.float32(self.weights[member])
@@ -192,7 +361,11 @@ class Mean:
         self._missing.discard(member)
 
     def value(self) -> Vector:
-        """The mean over the members that were folded."""
+        """The mean over the members that were folded, (size,). Call it once, at the end.
+
+        Raises:
+            ValueError: no member was folded.
+        """
         if len(self._missing) == len(self.weights):
             raise ValueError("no member replied, so there is no mean")
         if self._missing and self._folded > 0:
@@ -201,5 +374,5 @@ class Mean:
 
 
 CHUNK = 1 << 18
-"""Values folded at once: the product stays in the cache until it is added (a third less CPU than 1 << 16; larger gives
-no more)."""
+"""Number of values that are folded at once. The product stays in the cache until it is added. This takes a third less
+CPU time than 1 << 16; a larger number gains no more."""

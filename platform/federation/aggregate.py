@@ -1,7 +1,7 @@
-"""From the scores of slices to those of volumes, and from volumes to sites: pure arithmetic.
+"""Aggregates scores of slices into scores of volumes, and scores of volumes into scores of sites: pure arithmetic.
 
-A volume's scores are fastMRI's (see :mod:`fedrecon.sites.imaging.metrics`); a site's are the unweighted means
-over its volumes, and a mean over sites is unweighted too, so a hospital with many patients counts as one.
+The scores of a volume follow fastMRI (see :mod:`fedrecon.sites.imaging.metrics`). The scores of a site are the
+unweighted means over its volumes. A mean over sites is unweighted too: a hospital with many patients counts as one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ def volume_scores(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
     """One row per volume, stage, model and operator, from one row per slice.
 
     Args:
-        columns: those of :func:`fedrecon.platform.storage.parquet.write_scores`, all of one length.
+        columns: the columns of :func:`fedrecon.platform.storage.parquet.write_scores`, all of the same length.
 
     Returns:
-        the keys :data:`VOLUME`, ``psnr`` (dB), ``ssim``, ``nmse``, ``n_slices`` and ``measured_acceleration``
-        (mean over slices), in the order of first appearance.
+        rows with the keys :data:`VOLUME`, ``psnr`` (dB), ``ssim``, ``nmse``, ``n_slices`` and
+        ``measured_acceleration`` (mean over slices), in the order in which the volumes first appear.
+
+    Raises:
+        ValueError: the slices of a volume disagree on its maximum or on the number of pixels.
     """
     from fedrecon.sites.imaging.metrics import volume_scores as score
 
@@ -48,10 +51,14 @@ def volume_scores(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
 
 
 def site_scores(volumes: Iterable[Row]) -> list[Row]:
-    """One row per site, stage, model and operator: means over its volumes (rows of :func:`volume_scores`).
+    """One row per site, stage, model and operator, with the means over the site's volumes.
+
+    Args:
+        volumes: rows of :func:`volume_scores`.
 
     Returns:
-        the keys :data:`SITE`, the three metrics, ``n_volumes``, ``n_slices`` and ``measured_acceleration``.
+        rows with the keys :data:`SITE`, the three metrics, ``n_volumes``, ``n_slices`` and ``measured_acceleration``
+        (mean over slices).
     """
 
     def summary(rows: Sequence[Row]) -> Row:
@@ -84,14 +91,14 @@ def _same(key: str, slices: Sequence[Row]) -> Any:
 
 
 STAGE_KEYS = {"output": "", "data_consistency": "with_data_consistency", "zero_filled": "zero_filled"}
-"""Stage of a score to the key under which it stands in the JSON; the method's own output stands at the top."""
+"""The JSON key of each stage. The method's own output has no key: its scores stand at the top level."""
 
 
 def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"sites": {NAME: scores}, "mean": scores}`` from one row per slice; the mean over sites is unweighted.
+    """Makes ``{"sites": {NAME: scores}, "mean": scores}`` from one row per slice. The mean over sites is unweighted.
 
-    Where several networks reconstructed at a site (each hospital's own, at one that did not train), theirs is the
-    unweighted mean over them.
+    Several networks can reconstruct at one site: at a site that did not train, each hospital's own network does. The
+    site's scores are then the unweighted mean over these networks.
     """
     found: dict[tuple[str, str], list[Any]] = {}
     for row in site_scores(volume_scores(columns)):
@@ -107,7 +114,7 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat_metrics(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """MLflow's metric names: ``site/NAME/psnr``, ``mean/psnr``, ``mean/zero_filled/psnr``, ..."""
+    """The scores by their MLflow names: ``site/NAME/psnr``, ``mean/psnr``, ``mean/zero_filled/psnr``, ..."""
     flat: dict[str, float] = {}
     owners = {"mean": summary["mean"]} if "mean" in summary else {}
     owners |= {f"site/{name}": one for name, one in summary.get("sites", {}).items()}

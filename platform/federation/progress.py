@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar on a terminal, one line per committed round when piped."""
+"""The progress of a run: a live bar on a terminal, or one line per committed round when the stream is piped."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any, TextIO
 
 
 class Progress:
-    """Tells of committed rounds on ``stream`` (stderr, never stdout).
+    """Shows the committed rounds on ``stream``.
 
     Args:
-        total: rounds of the experiment. start: rounds that were there already.
+        total: number of rounds of the experiment.
+        start: number of rounds that were committed before this call.
+        stream: the stream to write to; None takes stderr, because stdout is for results.
     """
 
     def __init__(self, total: int, start: int = 0, stream: TextIO | None = None) -> None:
@@ -25,29 +27,31 @@ class Progress:
             self._start_bar(start)
 
     def say(self, message: str) -> None:
-        """A line of its own."""
+        """Prints the message on a separate line."""
         if self._bar is not None:
             self._bar.console.print(message, highlight=False)
         else:
             print(message, file=self.stream, flush=True)
 
     def waiting(self, message: str) -> None:
-        """What is going on between two rounds; on a terminal only."""
+        """Shows what the run does between two rounds, beside the bar. Without a bar it prints nothing."""
         if self._bar is not None:
             self._bar.update(self._task, note=message)
 
-    def going(self, message: str) -> None:
-        """How far a long work between two rounds has come; a line of its own where there is no bar."""
+    def update(self, message: str) -> None:
+        """Shows how far a long step between two rounds has come: beside the bar, or else on a separate line."""
         if self._bar is not None:
             self.waiting(message)
         else:
             self.say(message)
 
     def round(self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float) -> None:
-        """Round ``number`` was committed.
+        """Shows that round ``number`` was committed.
 
         Args:
-            losses: by site. psnr: by site, empty where no validation scores were due. seconds: of this round.
+            losses: training loss by site.
+            psnr: validation PSNR (dB) by site; empty if no validation scores were due.
+            seconds: wall time of this round.
         """
         mean = sum(losses.values()) / len(losses) if losses else float("nan")
         if psnr:
@@ -61,7 +65,7 @@ class Progress:
         self.say(f"round {number}/{self.total}  loss {mean:.4f}{scores}  {seconds:.1f} s  {_clock(left)} left")
 
     def _pace(self, number: int, seconds: float) -> float:
-        """Seconds a round, scoring included, since the first one that was seen; start-up does not count."""
+        """Mean seconds per round, scoring included, since the first round of this call. Start-up does not count."""
         now = time.monotonic()
         if self._clock is None:
             self._clock, self.begun = now, number
@@ -69,7 +73,7 @@ class Progress:
         return (now - self._clock) / (number - self.begun)
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Removes the live bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

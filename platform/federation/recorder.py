@@ -1,4 +1,4 @@
-"""A run's record: metrics to the tracker, then the commit of the round, then the word to the person."""
+"""Records a round: first its metrics in the tracker, then the checkpoint that commits it, then the progress line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CommittedRound:
-    """A committed round, as a search over many experiments sees it.
+    """The metrics of a committed round. A search over many experiments reads them.
 
     Attributes:
-        round: 1, 2, ...
-        metrics: losses and, where they were due, validation scores, under their names in MLflow.
+        round: the number of the round: 1, 2, ...
+        metrics: losses and, if they were due, validation scores, by their names in MLflow.
     """
 
     round: int
@@ -30,10 +30,12 @@ class CommittedRound:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What was to be seen of a state beside its losses; empty where nothing was due.
+    """The validation of a state: scores, pictures and numbers. All are empty if no validation was due.
 
     Attributes:
-        scores: columns of validation scores. pictures: PNG by their names in the tracker. numbers: by the same.
+        scores: columns of validation scores.
+        pictures: PNG files by their names in the tracker.
+        numbers: further metrics by their names in the tracker (a prior's distances).
     """
 
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -42,15 +44,17 @@ class ValidationResult:
 
 
 class Recorder:
-    """Commits rounds. The checkpoint is written last, and is the only truth: what a crash leaves half done before it
-    is done again with the same bits, and the tracker skips what it has.
+    """Commits rounds.
+
+    The checkpoint alone decides whether a round is committed, and it is written after the metrics. If a crash comes
+    before the checkpoint, the round is trained again with the same bits. The tracker skips the metrics that it has.
 
     Args:
-        committed: what the checkpoint that the run goes on from says (:attr:`content`); empty for a new run.
+        committed: the record in the checkpoint from which the run goes on (:attr:`content`); empty for a new run.
 
     Attributes:
-        rounds: rows of ``rounds.parquet`` of all committed rounds.
-        curve: their losses and validation scores.
+        rounds: rows of ``rounds.parquet``, one for each committed round.
+        curve: losses and validation scores of the committed rounds.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class Recorder:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """The record that a checkpoint keeps."""
         return {"rounds": self.rounds, "curve": [asdict(one) for one in self.curve]}
 
     @property
@@ -71,23 +75,27 @@ class Recorder:
         scored = [one.metrics for one in self.curve if "mean/psnr" in one.metrics]
         return dict(scored[-1]) if scored else {}
 
-    def take_over(self, state: State, losses: Mapping[str, float], seen: ValidationResult) -> CommittedRound:
-        """Commits a state that another run trained, with what this experiment's evaluation makes of it."""
-        values = {**losses, **flat_metrics(summarise(seen.scores)), **seen.numbers}
-        self.curve = [self._note(state.round, values, seen.pictures)]
+    def take_over(self, state: State, losses: Mapping[str, float], validated: ValidationResult) -> CommittedRound:
+        """Commits a state that another run trained, with its validation under this experiment's own evaluation.
+
+        Args:
+            losses: losses of the last round, by their names in MLflow.
+        """
+        values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
+        self.curve = [self._track(state.round, values, validated.pictures)]
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
-    def commit(self, finished: Round, state: State, seen: ValidationResult) -> CommittedRound:
+    def commit(self, finished: Round, state: State, validated: ValidationResult) -> CommittedRound:
         """Records one round and commits its state."""
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
-        summary = summarise(seen.scores) if seen.scores else {}
-        # MLflow's page that compares runs opens on the metric that was logged first
+        summary = summarise(validated.scores) if validated.scores else {}
+        # The MLflow page that compares runs opens on the metric that was logged first.
         values = flat_metrics(summary)
         if losses:
             values["mean/loss"] = sum(losses.values()) / len(losses)
         values |= {f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()}
-        values |= seen.numbers
+        values |= validated.numbers
         values |= {
             "seconds": finished.seconds,
             "traffic/bytes_up": finished.bytes_up,
@@ -96,7 +104,7 @@ class Recorder:
             "traffic/extra_bytes_down": finished.extra_down,
             "restarts": finished.restarts,
         }
-        committed = self._note(finished.number, values, seen.pictures)
+        committed = self._track(finished.number, values, validated.pictures)
         self.rounds.append(finished.row())
         self.curve.append(committed)
         self.checkpoints.save(state, self.content)
@@ -104,8 +112,8 @@ class Recorder:
         self.progress.round(finished.number, losses, psnr, finished.seconds)
         return committed
 
-    def _note(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> CommittedRound:
-        """Tells the tracker, and keeps what tells how good a round was."""
+    def _track(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> CommittedRound:
+        """Logs the values and pictures in the tracker. Returns the losses and scores, without times and traffic."""
         self.tracker.metrics(step, values)
         for name, png in pictures.items():
             self.tracker.image(name, step, png)
@@ -115,16 +123,16 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Round:
-    """What happened in one committed round.
+    """The counts and losses of one committed round.
 
     Attributes:
-        number: 1, 2, ...
-        replied: members whose reply was merged, in the order of folding.
-        restarts: site processes that died and came back in this round.
-        seconds: wall time, scoring not counted. bytes_up, bytes_down: all vectors, all members together.
-        extra_up, extra_down: the bytes of these that are not the shared parameters, but what the method sends beside
-            them.
-        losses: by member and name.
+        number: the number of the round: 1, 2, ...
+        replied: members whose reply was merged, in the order of merging.
+        restarts: number of site processes that died and came back in this round.
+        seconds: wall time without scoring.
+        bytes_up, bytes_down: bytes of all vectors, summed over the members.
+        losses: losses by member and name.
+        extra_up, extra_down: the part of these bytes that is not shared parameters: the method's further vectors.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""THE round loop: one for every strategy and every crew. Resuming is the same path as starting."""
+"""THE round loop: one loop for every strategy and every executor. A resumed run takes the same path as a new one."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Fold:
-    """Watches the replies pass by on their way into the merge."""
+class _ReplyCounter:
+    """Checks and counts the replies on their way into the merge."""
 
-    sound: list[str] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)
     bytes_up: int = 0
     extra_up: int = 0
     losses: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
-    def watch(self, replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
+    def count(self, replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
         for reply in replies:
             refuse_unsound(reply)
-            self.sound.append(reply.site)
+            self.members.append(reply.site)
             self.bytes_up += reply.nbytes
             self.extra_up += reply.nbytes - reply.shared.nbytes
             self.losses[reply.site] = reply.losses
@@ -43,7 +43,7 @@ class _Fold:
 def federate(
     experiment: Experiment, executor: Executor, record: Recorder, state: State, n_slices: Mapping[str, int]
 ) -> State:
-    """Trains from ``state`` to the experiment's last round; see :func:`rounds`."""
+    """Trains from ``state`` to the experiment's last round without a pause; see :func:`rounds`."""
     training = rounds(experiment, Scorer(executor, experiment.method), record, state, n_slices)
     while True:
         try:
@@ -56,48 +56,53 @@ def federate(
 def rounds(
     experiment: Experiment, scorer: Scorer, record: Recorder, state: State, n_slices: Mapping[str, int]
 ) -> Generator[CommittedRound, None, State]:
-    """Trains from ``state`` to the experiment's last round, and stands still after each committed one.
+    """Trains from ``state`` to the experiment's last round. The generator pauses after each committed round.
 
     Args:
-        scorer: of the crew that trains. record: commits each round.
-        n_slices: training slices of every member.
+        scorer: the scorer; its executor also trains.
+        record: the recorder, which commits each round.
+        n_slices: number of training slices of every member.
+
+    Yields:
+        each round that was committed.
 
     Returns:
         the state after the last round.
 
     Raises:
-        RunError: a site stays dead, fails, or replies with what is no number.
+        RunError: a site stays dead, fails, or replies with NaN or infinity.
     """
     strategy, executor = experiment.method, scorer.executor
     while state.round < experiment.rounds:
-        start, restarts, fold = time.perf_counter(), executor.restarts, _Fold()
+        start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter()
         request = strategy.request(state)
-        state = strategy.merge(state, fold.watch(executor.fit(request)), n_slices).owned()
+        state = strategy.merge(state, counted.count(executor.fit(request)), n_slices).owned()
         seconds = time.perf_counter() - start
         finished = Round(
             number=state.round,
-            replied=tuple(fold.sound),
+            replied=tuple(counted.members),
             restarts=executor.restarts - restarts,
             seconds=seconds,
-            bytes_up=fold.bytes_up,
-            bytes_down=request.nbytes * len(fold.sound),
-            losses=fold.losses,
-            extra_up=fold.extra_up,
-            extra_down=(request.nbytes - request.shared.nbytes) * len(fold.sound),
+            bytes_up=counted.bytes_up,
+            bytes_down=request.nbytes * len(counted.members),
+            losses=counted.losses,
+            extra_up=counted.extra_up,
+            extra_down=(request.nbytes - request.shared.nbytes) * len(counted.members),
         )
-        seen = ValidationResult()
+        validated = ValidationResult()
         if experiment.scores_due(state.round):
-            seen = scorer.validation(state, state.round == experiment.rounds, experiment.evaluation.panels)
-        yield record.commit(finished, state, seen)
+            validated = scorer.validation(state, state.round == experiment.rounds, experiment.evaluation.panels)
+        yield record.commit(finished, state, validated)
     return state
 
 
 def refuse_unsound(reply: TrainReply) -> None:
-    """Refuses a reply that holds NaN or infinity, by name; the sum of a sound vector is finite.
+    """Refuses a reply that holds NaN or infinity.
 
     Raises:
-        RunError: names the site, the round and what was not finite.
+        RunError: a value is not finite; the message names the site, the round and the vector or loss.
     """
+    # A finite sum proves that all values are finite. Only if the sum is not finite are the values looked at one by one.
     vectors = {"shared parameters": reply.shared, **reply.extra}
     for name, values in vectors.items():
         with np.errstate(over="ignore", invalid="ignore"):

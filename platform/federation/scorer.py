@@ -1,4 +1,4 @@
-"""Scores of a split at every member; in parts where reconstructing is long, so that a crash loses one part at most."""
+"""Scores a split at every member. A slow method is scored in parts, so that a crash loses one part at most."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of one split.
+    """The scores of one split.
 
     Attributes:
-        columns: one row per slice and stage.
-        seconds: that went into reconstructing, all members together. n_slices: that were reconstructed.
+        columns: columns of scores, one row per slice and stage.
+        seconds: time of reconstruction, summed over the members.
+        n_slices: number of reconstructed slices.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -33,7 +34,7 @@ class Scored:
 
     @property
     def seconds_per_slice(self) -> float:
-        """Of one member's time."""
+        """Mean seconds that a member takes to reconstruct one slice."""
         return self.seconds / max(self.n_slices, 1)
 
 
@@ -41,13 +42,15 @@ class Scored:
 class Scorer:
     """Asks the members for scores.
 
-    A method that adapts to each slice is asked for one batch a member at a time; what came back is kept in ``folder``
-    until :func:`forget`, and a run that goes on takes it from there. Of a member that dies meanwhile nothing counts.
+    A method that adapts to each slice is slow. Each request then asks every member for one batch only. The scores of
+    each batch are kept in ``folder`` until :func:`forget` removes them; a resumed run reads them there. If a member
+    dies during the scoring, none of its scores are used.
 
     Attributes:
-        crew: a :class:`Executor`, or what has its ``evaluate`` and ``members``.
-        folder: for the parts; None keeps none.
-        tell: is told how far it has come.
+        executor: an :class:`Executor`; an object that has only its ``evaluate`` and ``members`` can score a split.
+        method: the strategy.
+        folder: folder for the scores of the batches; None keeps none.
+        tell: function that receives progress messages; None sends none.
     """
 
     executor: Any
@@ -56,7 +59,7 @@ class Scorer:
     tell: Callable[[str], None] | None = None
 
     def __call__(self, request: TrainRequest, split: str) -> Scored:
-        """Scores of one split under the order's state."""
+        """Scores one split under the state in the request."""
         from fedrecon.platform.storage.parquet import join_scores
 
         parts = [*self._parts(request, split)]
@@ -70,7 +73,12 @@ class Scorer:
         return Scored(columns, sum(one["seconds"] for one in parts), sum(_slices(one) for one in parts))
 
     def validation(self, state: State, last: bool, panels: bool) -> ValidationResult:
-        """What is to be seen of a state: validation scores and pictures; of a prior samples, and scores at the end."""
+        """Validates a state: scores and pictures; for a prior, drawn samples instead of pictures.
+
+        Args:
+            last: whether this is the last round. A prior is scored only then.
+            panels: whether the sites may send a picture of a reconstructed slice.
+        """
         request = self.method.scoring_request(state)
         if self.method.network_kind != "prior":
             pictures = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
@@ -112,7 +120,7 @@ def _part(scores: Sequence[Scores]) -> dict[str, Any]:
 
 
 def forget(folder: Path) -> None:
-    """Parts that are no longer needed: what they came to is safe elsewhere."""
+    """Removes the scores of the batches. The run's result holds all scores by then."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

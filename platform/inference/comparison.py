@@ -1,4 +1,4 @@
-"""One test slice under every method: the whole, a crop around its sharpest place, and three times the error."""
+"""A picture that compares methods on one test slice: the image, a crop with the sharpest details, the error times 3."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from fedrecon.sites.member.site import Site
 
 COLOURS = 64
-"""Greys of a picture: enough for the eye, and a third of the bytes."""
+"""Number of grey levels of the picture: enough for the eye, and a third of the bytes."""
 WIDE = 7
-"""Columns of a strip, the reference among them."""
+"""Largest number of columns in a strip. One of them is the reference."""
 GAIN = 3
+"""Factor by which the error is amplified."""
 BACK, TEXT = "#101216", "#f2f2f2"
 
 
@@ -29,7 +30,9 @@ class ComparedMethod:
     """One method of a comparison.
 
     Attributes:
-        place: the site, with the method's network. trained: the method's run. stage: which image is shown.
+        hospital: the site that holds the test slice, with the method's network.
+        trained: the finished run of the method.
+        stage: the shown image: ``output``, ``data_consistency`` or ``zero_filled``.
     """
 
     hospital: Site
@@ -38,7 +41,7 @@ class ComparedMethod:
 
     @classmethod
     def at(cls, trained: TrainedRun, site: str, operator: Acquisition, stage: str = "output") -> ComparedMethod:
-        """A run at one of its own sites."""
+        """A run at one of its own sites, under ``operator``."""
         sites = trained.experiment.sites
         shard = f"{sites}/{site}.h5" if isinstance(sites, str) else sites[site]
         return cls(trained.site(trained.models(site)[0], {site: shard}, {site: operator}), trained, stage)
@@ -47,10 +50,14 @@ class ComparedMethod:
 def reconstructed(
     methods: Mapping[str, ComparedMethod], site: str, before: str
 ) -> tuple[dict[str, NDArray[np.float32]], float]:
-    """Magnitude images (y, x) of the middle slice of the site's first test volume by name, and the volume's maximum.
+    """Reconstructs one slice with every method: the middle slice of the site's first test volume.
 
     Args:
-        before: what to call the zero-filled image; the reference is the first.
+        methods: the methods, by the name that the picture shows.
+        before: the name for the zero-filled image.
+
+    Returns:
+        the magnitude images (y, x) by name, the reference first, and the maximum of the reference volume.
     """
     images: dict[str, NDArray[np.float32]] = {}
     maximum = 0.0
@@ -63,13 +70,17 @@ def reconstructed(
 
 
 def side_by_side(methods: Mapping[str, ComparedMethod], site: str, before: str) -> bytes:
-    """The comparison as a grey PNG of few colours: images with their PSNR, crops, errors; one column a method."""
+    """Draws the comparison as a grey PNG: rows of images with their PSNR, crops and errors; one column per method.
+
+    Args:
+        methods, site, before: see :func:`reconstructed`.
+    """
     images, maximum = reconstructed(methods, site, before)
     return draw(images, sharpest(images["reference"]), maximum, site)
 
 
 def sharpest(image: NDArray[Any]) -> tuple[slice, slice]:
-    """The square, a third of the image high, that holds most of its gradients."""
+    """The square with the largest sum of gradients. Its side is a third of the image height; ``image`` is (y, x)."""
     side = image.shape[0] // 3
     steep = np.hypot(*np.gradient(image))
     sums = np.lib.stride_tricks.sliding_window_view(steep, (side, side)).sum(axis=(2, 3))
@@ -78,7 +89,15 @@ def sharpest(image: NDArray[Any]) -> tuple[slice, slice]:
 
 
 def draw(images: Mapping[str, NDArray[Any]], crop: tuple[slice, slice], maximum: float, site: str) -> bytes:
-    """Strips of three rows: images with their PSNR, crops, errors; one grey window, taken from the reference."""
+    """Draws strips of three rows: images with their PSNR, crops and errors. All share the reference's grey window.
+
+    Args:
+        images: magnitude images (y, x) by name, with ``reference`` among them.
+        maximum: maximum of the reference volume, the data range of the PSNR (dB).
+
+    Returns:
+        the PNG file.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image

@@ -1,4 +1,4 @@
-"""A trained run under other operators and at other sites: no training, only scores."""
+"""Scores a trained run under other operators or at other sites. It trains only for the rule ``fine-tune``."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ Row = dict[str, Any]
 
 
 class EvaluationResult(TypedDict):
-    """What an evaluation came to: the JSON of ``fedrecon evaluate --json``.
+    """The result of an evaluation: the JSON of ``fedrecon evaluate --json``.
 
     Attributes:
-        run_id: of the run that was evaluated. digest: of its experiment.
-        rows: one for each site, operator and model: site, mask, acceleration, measured_acceleration, model, psnr (dB),
-            ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled.
-        scores: path of the table with one row a slice, ``scores.parquet`` of this evaluation.
+        run_id: run id of the evaluated run.
+        digest: digest of the run's experiment.
+        rows: one row for each site, operator and model, with site, mask, acceleration, measured_acceleration, model,
+            psnr (dB), ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled.
+        scores: path of a Parquet table with the columns of ``scores.parquet``, one row per slice and stage.
     """
 
     run_id: str | None
@@ -54,28 +55,35 @@ def evaluate(
     fine_tune_epochs: int | None = None,
     workspace: Path | str | None = None,
 ) -> EvaluationResult:
-    """Scores of a finished run's test subjects under other masks and accelerations, or at other sites.
+    """Scores the network of a finished run on test subjects: under other operators, or at other sites.
 
     Args:
         run: run id, digest or ``latest``.
-        sites: a folder of shards or {NAME: PATH}; None takes the run's own sites.
-        mask: a mask family; None keeps the experiment's.
-        accelerations: one evaluation each; none keeps the experiment's.
-        degradation, scales: of super-resolution, in their place.
-        unseen: where a site that did not train gets its private part from, if the method has one: ``average``,
-            ``nearest`` or ``fine-tune`` (see :mod:`fedrecon.platform.inference.unseen_sites`). The row names
-            it as ``model``.
-        published: sites that agreed to publish their private part, beside those that the experiment names.
-        fine_tune_epochs: of a fine-tune; None takes 5.
+        sites: a folder of shards, or {NAME: PATH}; None takes the run's own sites.
+        mask: a mask family; None keeps the experiment's mask.
+        accelerations: acceleration factors, with one evaluation for each; empty keeps the experiment's.
+        degradation, scales: the same two settings for a super-resolution run, instead of mask and accelerations.
+        unseen: the rule that gives a private part of the network to a site that did not train, if the method has
+            private parts: ``average``, ``nearest`` or ``fine-tune`` (see
+            :mod:`fedrecon.platform.inference.unseen_sites`). The column ``model`` then names the rule.
+        published: sites that agreed to publish their private part, in addition to those that the experiment names.
+        fine_tune_epochs: number of epochs for ``fine-tune``; None takes 5.
+        workspace: the folder of the runs; None takes FEDRECON_WORKSPACE or ./workspace.
 
     Returns:
-        ``{"run_id", "digest", "rows": [...]}``; a row has site, mask, acceleration, measured_acceleration, model, psnr,
-        ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled. ``scores.parquet`` of the evaluation
-        lies in the run's folder under ``evaluations/``.
+        the rows of scores, see :class:`EvaluationResult`. The table of all slices is written to the run's folder,
+        under ``evaluations/``.
 
     Raises:
         InputError: no such run, a wrong operator, a test subject that the run trained or validated on, or an unseen
-            site without a rule that can be followed.
+            site for which there is no rule, or a rule that cannot be applied.
+        RunError: a checkpoint or a private part of the run is lost.
+
+    Example:
+        >>> import fedrecon
+        >>> found = fedrecon.evaluate("latest", mask="random", accelerations=[2, 4])
+        >>> sorted({row["acceleration"] for row in found["rows"]})
+        [2.0, 4.0]
     """
     trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
@@ -98,7 +106,7 @@ def evaluate(
 
 
 def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
-    """One row per site, operator and model from one row per slice."""
+    """Makes one row per site, operator and model from one row per slice."""
     found: dict[tuple[Any, ...], Row] = {}
     for one in site_scores(volume_scores(columns)):
         key = tuple(one[name] for name in ("site", "mask", "acceleration", "model"))
@@ -113,19 +121,19 @@ def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
 
 
 def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence[float]]]) -> list[dict[str, Any]]:
-    """The keys of the operator or degradation that each evaluation changes.
+    """The changed keys of the operator or degradation, one mapping for each evaluation.
 
     Args:
-        options: by the block that they belong to, a family or None, and how little is measured.
+        options: a family (or None) and the accelerations or scales, by the experiment's block to which they belong.
 
     Raises:
-        InputError: the run's task has no such block, or its network cannot take another scale.
+        InputError: the run's task does not have this block, or the network was built for another scale.
     """
     experiment = trained.experiment
     task = TASKS[experiment.task]
     for block, (family, amounts) in options.items():
         if block != task.block and (family is not None or amounts):
-            raise InputError(f"this run is of {experiment.task}: {task.flags}, not {BLOCKS[block].flags}")
+            raise InputError(f"this is a {experiment.task} run: use {task.flags}, not {BLOCKS[block].flags}")
     family, amounts = options[task.block]
     own = trained.images.scale
     if experiment.fixed_scale and any(scale != own for scale in amounts):
@@ -135,7 +143,7 @@ def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence
 
 
 def _operator(trained: TrainedRun, site: str, changes: Mapping[str, Any]) -> Acquisition:
-    """How the run measures at this site (an unseen site: the run's common way) with what was asked for."""
+    """The run's operator at this site, with the changed keys. An unseen site takes the run's common operator."""
     experiment = trained.experiment
     task = TASKS[experiment.task]
     block = task.acquisition.inherit(experiment.operator_at(site).flat(), changes)

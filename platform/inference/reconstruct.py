@@ -1,4 +1,4 @@
-"""Images from one shard or k-space file with a trained run."""
+"""Reconstructs the images of one file (a shard, k-space or a NIfTI volume) with a trained run."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ NIFTI = (".nii", ".nii.gz")
 
 
 class ReconstructionResult(TypedDict):
-    """What a reconstruction came to: the JSON of ``fedrecon reconstruct --json``.
+    """The result of a reconstruction: the JSON of ``fedrecon reconstruct --json``.
 
     Attributes:
-        output: the file that was written. digest: of the run. model: whose network reconstructed.
-        volumes: one for each volume of the input: name, n_slices, sampling and measured_acceleration.
+        output: path of the written file.
+        digest: digest of the run.
+        model: the network that reconstructed: ``global``, or the name of the site that owns it.
+        volumes: one entry for each volume of the input: name, n_slices, sampling and measured_acceleration.
     """
 
     output: str
@@ -44,11 +46,14 @@ class ReconstructionResult(TypedDict):
 
 @dataclass(frozen=True)
 class Images:
-    """Magnitude images (slices, y, x) of one volume by stage, and where it was measured.
+    """The images of one volume, and its sampling mask.
 
     Attributes:
-        mask: (slices, y, x); of super-resolution by an image operator (slices, y / scale, x / scale).
-        sampling: where the measurement comes from, in words. factor: grid points over samples.
+        volume: the input volume.
+        stages: magnitude images (slices, y, x) by stage.
+        mask: the sampling mask (slices, y, x). For a degradation of the image it is (slices, y / scale, x / scale).
+        prospective: True if the given samples are used as they are, False if samples are simulated from full k-space.
+        sampling: a text for the user that says how the samples were made.
     """
 
     volume: VolumeData
@@ -59,7 +64,7 @@ class Images:
 
     @property
     def factor(self) -> float:
-        """Grid points over samples."""
+        """Number of image pixels over number of samples."""
         return float(self.stages["output"].size / max(int(self.mask.sum()), 1))
 
 
@@ -74,28 +79,38 @@ def reconstruct(
 ) -> ReconstructionResult:
     """Reconstructs every volume of ``source`` and writes the images.
 
-    K-space with samples left out is taken as measured so; fully sampled k-space is undersampled by the run's operator.
-    With a run of super-resolution, fully sampled k-space is degraded first as in the run, to compare with; a NIfTI
-    volume, and with ``as_is`` anything, is of low resolution already and enlarged, slice by slice.
+    A reconstruction run takes undersampled k-space as it was measured. It undersamples fully sampled k-space with its
+    own operator. A super-resolution run first degrades fully sampled k-space with its own degradation, so that the
+    result can be compared with the original. A NIfTI volume already has the low resolution: it is enlarged slice by
+    slice. ``as_is`` does the same with any other input.
 
     Args:
         run: run id, digest or ``latest``.
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
-        output: .h5 (one group a volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``, and
-            ``reference`` where there is one) or .png (zero-filled, reconstruction and reference of up to four slices);
-            from a NIfTI volume also .nii or .nii.gz, in the same space.
-        site: whose operator and, where each site has its own, whose network.
-        as_is: of super-resolution, enlarge what is given.
+        output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
+            and ``reference`` if the volume has one) or .png (zero-filled image, reconstruction and reference of up to
+            four slices of the first volume). A NIfTI volume can also be written as .nii or .nii.gz, in the same space.
+        site: the site whose operator is used, and whose network if each site has its own; None takes the first site's
+            operator.
+        as_is: enlarge the given k-space instead of degrading it first; for a super-resolution run only.
+        workspace: the folder of the runs; None takes FEDRECON_WORKSPACE or ./workspace.
 
     Raises:
         InputError: no such run, an input that cannot be read, or an output of another kind.
+        RunError: a checkpoint or a private part of the run is lost.
+
+    Example:
+        >>> import fedrecon
+        >>> found = fedrecon.reconstruct("latest", "data/demo/t1w.h5", "t1w-reconstructed.h5")
+        >>> found["output"]
+        't1w-reconstructed.h5'
     """
     output, source = Path(output), Path(source)
     if not output.name.lower().endswith(SUFFIXES):
         raise InputError(f"{output}: images are written as {', '.join(SUFFIXES)}, not '{output.suffix}'")
     from_nifti, to_nifti = (path.name.lower().endswith(NIFTI) for path in (source, output))
     if to_nifti and not from_nifti:
-        raise InputError(f"{output}: NIfTI is written from a NIfTI volume alone, whose space it takes")
+        raise InputError(f"{output}: only a NIfTI volume can be written as NIfTI, because its space is needed")
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist")
     trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
@@ -104,7 +119,7 @@ def reconstruct(
     worker = trained.site(model, {}, {})
     enlarges = trained.experiment.task == "super-resolution"
     if as_is and not enlarges:
-        raise InputError("--as-is enlarges low-resolution images, and this run is of reconstruction")
+        raise InputError("--as-is enlarges low-resolution images, but this is a reconstruction run")
     volumes = low_volumes(source) if from_nifti and enlarges else read_input(source)
     low = enlarges and (as_is or from_nifti)
     done = [_volume(trained, worker, where, volume, site is not None, low) for volume in volumes]
@@ -130,7 +145,11 @@ def reconstruct(
 
 
 def low_volumes(source: Path) -> Iterator[VolumeData]:
-    """A NIfTI volume as k-space of one coil without a reference: what there is to enlarge."""
+    """Yields a NIfTI volume of low resolution as k-space of one coil, without a reference.
+
+    Raises:
+        InputError: the file does not exist.
+    """
     from fedrecon.sites.data.volume import VolumeData
     from fedrecon.sites.formats.nifti import load_magnitude
     from fedrecon.sites.imaging.fourier import fft2c_numpy
@@ -149,14 +168,15 @@ def _volume(trained: TrainedRun, worker: Site, where: str, volume: VolumeData, n
     sampled = np.any(volume.kspace != 0, axis=1)
     enlarges = trained.experiment.task == "super-resolution"
     if enlarges and not low and volume.reference is None and not sampled.all():
-        raise InputError(f"'{volume.name}': samples are missing, and only whole images are degraded and enlarged")
+        raise InputError(f"'{volume.name}': samples are missing: only fully sampled k-space can be degraded")
     prospective = low or (volume.reference is None and not sampled.all())
     measured = trained.experiment.operator_at(where)
     sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}'"
     if prospective:
         sampling = f"enlarged by {measured.scale} as it is" if low else "as measured"
     if low:
-        volume = replace(volume, reference=None)  # of the low resolution, it is no reference
+        # The reference has the low resolution too: the result cannot be compared with it.
+        volume = replace(volume, reference=None)
     with threads(trained.experiment.resources.threads):
         batches = _batches(trained, worker, where, volume, sampled if prospective else None, low)
         parts = list(_reconstructed(trained, worker, where if named else "", volume, batches))
@@ -170,7 +190,11 @@ Batches = Iterator[tuple[range, "Measurement"]]
 def _reconstructed(
     trained: TrainedRun, worker: Site, code: str, volume: VolumeData, batches: Batches
 ) -> Iterator[tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]]:
-    """Stages and masks of each batch; ``code`` is the site that a prior draws for, or none: the mean of all codes."""
+    """Yields the images by stage and the masks of each batch.
+
+    Args:
+        code: the site for which a prior draws; empty takes the mean of all sites' codes.
+    """
     from fedrecon.sites.scoring.slice_scores import stages
     from fedrecon.sites.training.method import Subject
 
@@ -188,7 +212,12 @@ def _reconstructed(
 def _batches(
     trained: TrainedRun, worker: Site, where: str, volume: VolumeData, sampled: NDArray[np.bool_] | None, low: bool
 ) -> Batches:
-    """Batches measured by the run's operator or degradation; or as ``sampled``; or of ``low`` resolution already."""
+    """Yields the slice numbers and the measurement of each batch.
+
+    Args:
+        sampled: the mask (slices, y, x) of undersampled k-space; None measures with the run's operator or degradation.
+        low: whether the volume already has the low resolution.
+    """
     import torch
 
     from fedrecon.sites.imaging.coils import combine, estimate_maps
@@ -221,10 +250,10 @@ def _batches(
 
 
 def calibration_box(sampled: NDArray[np.bool_]) -> tuple[int, int]:
-    """Size (y, x) of the largest centred box of the mask (y, x) that is fully sampled, grown side by side.
+    """Size (y, x) of the largest centred box in the mask (y, x) that is fully sampled. It grows one side at a time.
 
     Raises:
-        InputError: DC itself was not measured.
+        InputError: the centre of k-space (DC) was not measured.
     """
     from fedrecon.sites.imaging.masks.mask import centred
 
@@ -265,7 +294,7 @@ def _write_nifti(output: Path, one: Images, source: Path) -> None:
     from fedrecon.sites.formats.nifti import save_enlarged
 
     made = one.stages["output"]
-    # atomic's temporary name would hide the suffix by which nibabel knows the format
+    # nibabel chooses the format by the suffix, and atomic's temporary name has another suffix
     with atomic.replacing(output) as temporary:
         beside = temporary.with_name(f"{temporary.name}{''.join(output.suffixes[-2:])}")
         try:

@@ -1,6 +1,6 @@
-"""Scores of sites whose shards lie on other nodes of a cluster: each site is scored by a task on its own node.
+"""Scores remote sites: a Ray task scores each site on the site's own node of the cluster.
 
-A trained network goes to the node, scores come back. Images and k-space stay on the node.
+The trained network travels to the node, and the scores come back. Images and k-space stay on the node.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ Private = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class RemoteTest:
-    """A test as it travels to the nodes of the sites.
+    """A transfer test, in the form in which it travels to the nodes of the sites.
 
     Attributes:
-        trained: the run that is tested. operators: by site. unseen: the policy for sites that did not train.
-        parts: folder in which a method that adapts to each slice keeps the scores that it has.
+        trained: the tested run.
+        operators: the operator at each site.
+        unseen: the policy for sites that did not train.
+        parts: folder in which a method that adapts to each slice keeps the scores of finished batches.
     """
 
     trained: TrainedRun
@@ -43,10 +45,14 @@ class RemoteTest:
     parts: Path
 
     def score(self, name: str, shard: Shard, private: Mapping[str, Private]) -> list[Columns]:
-        """Scores a site, on its own node; ``private`` are the parts of the network that travelled, by member."""
+        """Scores one site. This runs on the site's own node.
+
+        Args:
+            private: the private parts of the network that travelled to this node, by member.
+        """
         from fedrecon.platform.inference.scoring import scored
 
-        # A node that does not share the workspace keeps no parts: nobody would ever remove them there.
+        # A node that does not see the workspace keeps no parts: the driver could never remove them there.
         parts = self.parts if self.parts.parent.is_dir() else None
         trained = replace(self.trained, private=private)
         return list(scored(trained, {name: shard}, self.operators, self.unseen, lambda _: None, parts))
@@ -59,10 +65,10 @@ def scored_remotely(
     address: str | None,
     bundle_members: Sequence[str] = (),
 ) -> list[Columns]:
-    """The same as :func:`fedrecon.platform.inference.scoring.scored`, each site on its own node, all in parallel.
+    """Does the same as :func:`fedrecon.platform.inference.scoring.scored`, in parallel: each site on its own node.
 
     Args:
-        resources: of the experiment; a site whose process dies is scored again, at most ``max_restarts`` times.
+        resources: the experiment's resources; a site whose process dies is scored again, up to ``max_restarts`` times.
         address, bundle_members: see :class:`fedrecon.platform.execution.ray_executor.RayExecutor`.
 
     Raises:
@@ -77,12 +83,15 @@ def scored_remotely(
 
 
 def _private_parts(test: RemoteTest, sites: Sequence[str]) -> dict[str, dict[str, Private]]:
-    """The private parts that travel to each site: it needs them there and cannot read them from its own disk."""
+    """The private parts that travel to each site, by site and member.
+
+    A site needs these parts for its test. A part that only its own node can read travels only to other sites.
+    """
     trained = test.trained
     wanted = {name: needed(trained, name, test.unseen) for name in sites}
     members = dict.fromkeys(member for each in wanted.values() for member in each)
     found = {member: trained.private_part(member) for member in members if trained.holds(member)}
-    # What only its own node can read leaves that node for another site alone.
+    # These parts can be read only on their owner's node, and another site needs them.
     lent = {member: None for name, each in wanted.items() for member in each if member not in found and member != name}
     found |= ask_sites(_private_part, {member: (trained, member) for member in lent}, "its private part of the network")
     return {name: {member: found[member] for member in each if member in found} for name, each in wanted.items()}

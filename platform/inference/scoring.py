@@ -1,4 +1,4 @@
-"""The engine that scores the networks of a finished run at sites."""
+"""Scores the networks of a finished run at sites."""
 
 from __future__ import annotations
 
@@ -26,11 +26,19 @@ def scored(
     tell: Callable[[str], None],
     parts: Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Scores of the test subjects by site and network that reconstructs there: columns of ``scores.parquet``.
+    """Scores the test subjects of each site with each network that reconstructs there.
 
     Args:
-        tell: is told how far a method has come that adapts to each slice.
-        parts: keeps what a method that adapts has scored already, so that a crash loses one batch.
+        operators: the operator at each site.
+        tell: function that receives progress messages of a method that adapts to each slice.
+        parts: folder in which such a method keeps the scores of finished batches, so that a crash loses one batch;
+            None keeps none.
+
+    Yields:
+        the columns of ``scores.parquet``, for one site and network at a time.
+
+    Raises:
+        InputError: see :func:`networks_at`.
     """
     from fedrecon.sites.training.local_loop import threads
 
@@ -48,7 +56,7 @@ def scored(
 
 
 class _OneSite:
-    """A crew of one site, as far as scores go."""
+    """An executor with one site; it can only score."""
 
     def __init__(self, site: Site) -> None:
         self.site, self.members = site, (site.name,)
@@ -60,10 +68,11 @@ class _OneSite:
 def networks_at(
     trained: TrainedRun, name: str, shard: Shard, operator: Acquisition, unseen: UnseenPolicy
 ) -> Iterator[tuple[Site, str]]:
-    """The site with each network that reconstructs there, and that network's name.
+    """Yields the site with each network that reconstructs there, and the name of that network.
 
     Raises:
-        InputError: it did not train, and ``unseen`` does not say where its private part comes from.
+        InputError: the site did not train, and ``unseen`` names no rule for its private part, or a rule that cannot be
+            applied.
     """
     if unseen.rule is not None and name not in trained.members:
         site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen))

@@ -1,4 +1,4 @@
-"""A finished run, ready to be applied: its experiment, state, and the sites' private parts."""
+"""A finished run that can be applied: its experiment, its state, and the private parts of its sites."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedrecon.sites.wire import State, TrainRequest
 
 GLOBAL = "global"
-"""The model of a method that shares all parameters."""
+"""Name of the one network of a method that shares all parameters."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,15 @@ class TrainedRun:
     """A finished run.
 
     Attributes:
-        folder: of the run. experiment: as it ran. state: after its last round.
-        subjects: by site the split of every subject that the run saw.
-        images: what the network was built for.
-        members: with private parameters; empty where all parameters are shared.
-        all_private: nothing is shared (``local``): there is one network per member.
-        private: private parts by member that came along to another node; those of others are read from the folder.
+        folder: folder of the run.
+        experiment: the experiment of the run.
+        state: the state after the last round.
+        subjects: the split of every subject of the run, by site and subject.
+        images: the properties of the images for which the network was built
+            (:class:`fedrecon.sites.imaging.measurement.Images`).
+        members: members with private parameters that reconstruct; empty if all parameters are shared.
+        all_private: True if no parameter is shared (``local``): each member has its own network.
+        private: private parts by member that travelled to this node; other parts are read from the folder.
     """
 
     folder: RunFolder
@@ -45,10 +48,13 @@ class TrainedRun:
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> TrainedRun:
-        """The run that ``reference`` names (run id, digest or ``latest``); of a test elsewhere the run that was tested.
+        """Loads the run that ``reference`` names: a run id, a digest or ``latest``.
+
+        If this run is a transfer test, the run that it tested is loaded.
 
         Raises:
-            InputError: no such run, or it is not finished. RunError: its checkpoint is lost.
+            InputError: no such run, several, or a run that is not finished.
+            RunError: the run's checkpoint is lost.
         """
         folder = find_run_folder(workspace, reference)
         by = (folder.noted() or {}).get("trained_by")
@@ -56,10 +62,10 @@ class TrainedRun:
 
     @classmethod
     def of(cls, folder: RunFolder) -> TrainedRun:
-        """The run whose folder this is; its last committed round is its end.
+        """Loads the run from its folder. Its last committed round counts as its last round.
 
         Raises:
-            RunError: its checkpoint is lost.
+            RunError: the run's checkpoint is lost.
         """
         from fedrecon.platform.consortium.network import network_choice
         from fedrecon.sites.imaging.measurement import Images
@@ -83,14 +89,17 @@ class TrainedRun:
 
     @property
     def request(self) -> TrainRequest:
-        """What the sites score under: the last round's state."""
+        """The request for scores under the state of the last round."""
         return self.experiment.method.scoring_request(self.state)
 
     def models(self, site: str) -> tuple[str, ...]:
-        """Whose networks reconstruct at ``site``: the shared one, the site's own, or at an unseen site each member's.
+        """The names of the networks that reconstruct at ``site``.
+
+        This is the shared network, or the site's own. If no parameter is shared, an unseen site takes every member's
+        network.
 
         Raises:
-            InputError: only part of the network is shared, and an unseen site has no private part.
+            InputError: only a part of the network is shared, and the site is unseen: it has no private part.
         """
         if not self.members:
             return (GLOBAL,)
@@ -104,17 +113,17 @@ class TrainedRun:
         )
 
     def one_model(self, site: str | None) -> str:
-        """The one network to reconstruct with, for a site that may be named.
+        """The name of the network that reconstructs a file; ``site`` is the site that the user named, or None.
 
         Raises:
-            InputError: each site has its own, and none or a wrong one was named.
+            InputError: the named site is unknown, or no site is named and each site has its own network.
         """
         if not self.members:
             if site is not None and site not in self.images.sites:
                 raise unknown("site", site, self.images.sites)
             return GLOBAL
         if site is None:
-            raise InputError(f"each site has its own network here; name one with --site: {', '.join(self.members)}")
+            raise InputError(f"each site has its own network: name a site with --site: {', '.join(self.members)}")
         if site not in self.members:
             raise unknown("site", site, self.members)
         return site
@@ -126,10 +135,14 @@ class TrainedRun:
         operators: Mapping[str, Acquisition],
         private: Mapping[str, Any] | None = None,
     ) -> Site:
-        """A site that holds these shards and reconstructs with this model.
+        """A site that holds these shards and reconstructs with this network.
 
         Args:
-            private: private parameters by name instead of the member's own; empty takes the network's first values.
+            model: the name of the network; see :meth:`models`.
+            shards: path of the shard of each site.
+            operators: the operator at each site.
+            private: private parameters by name that replace the member's own. An empty mapping takes the network's
+                first values; None takes the member's own.
         """
         from fedrecon.sites.member.site import Site
 
@@ -147,12 +160,12 @@ class TrainedRun:
         """The member's private parameters by name, after the last round.
 
         Raises:
-            RunError: they are not seen from here.
+            RunError: this node cannot read them.
         """
         return self.site(member, {}, {}).private_parameters(self.request)
 
     def holds(self, member: str) -> bool:
-        """Whether :meth:`private_part` will find the member's."""
+        """Whether :meth:`private_part` can read the member's private parameters on this node."""
         from fedrecon.sites.training.memory import Memory
 
         return Memory(self.folder.memory(member)).holds(self.state.standing.get(member, 0))

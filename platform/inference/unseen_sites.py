@@ -1,4 +1,4 @@
-"""Which private part reconstructs at a site that never trained: rules that are named in the result, never a guess."""
+"""Rules that give a private part of the network to a site that did not train. The result names the used rule."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 
 Private = Mapping[str, Any]
+"""Private parameters of one member, by name."""
 
 
 def needed(trained: TrainedRun, name: str, unseen: UnseenPolicy) -> tuple[str, ...]:
-    """The members whose private parts reconstruct at a site: its own, those that a rule takes, or one after the other.
+    """The members whose private parts are needed to reconstruct at a site.
+
+    A trained site needs its own part. At an unseen site a rule needs the published parts. If no parameter is shared
+    and there is no rule, an unseen site needs every member's part.
 
     Raises:
         InputError: see :meth:`TrainedRun.models`.
@@ -32,7 +36,7 @@ def needed(trained: TrainedRun, name: str, unseen: UnseenPolicy) -> tuple[str, .
 
 @dataclass(frozen=True)
 class UnseenSite:
-    """An unseen site, and the run whose network is to reconstruct there."""
+    """An unseen site, and the run whose network reconstructs there."""
 
     trained: TrainedRun
     name: str
@@ -41,30 +45,34 @@ class UnseenSite:
     unseen: UnseenPolicy
 
     def site(self, label: str, private: Private | None) -> Site:
-        """The run's network at this site with such a private part; None takes the network's first weights."""
+        """This site with the run's network and the given private part; ``label`` names the network in the result.
+
+        Args:
+            private: private parameters by name; None takes the network's first values.
+        """
         shards = {self.name: str(self.shard.path.resolve())}
         return self.trained.site(label, shards, {self.name: self.operator}, {} if private is None else private)
 
     def parts(self) -> dict[str, Private]:
-        """The private parts that were published, by member."""
+        """The published private parts, by member."""
         return {one: self.trained.private_part(one) for one in self.unseen.published}
 
 
 def average(unseen_site: UnseenSite) -> Site:
-    """The unweighted mean of all sites' private parts.
+    """Takes the unweighted mean of all members' private parts.
 
     Raises:
-        InputError: a site did not agree to publish its own.
+        InputError: a member did not agree to publish its private part.
     """
     check_published("average", unseen_site.trained.members, unseen_site.unseen.published)
     return unseen_site.site("average", _mean(list(unseen_site.parts().values())))
 
 
 def nearest(unseen_site: UnseenSite) -> Site:
-    """The published private part that scores best (PSNR) on this site's validation subjects.
+    """Takes the published private part with the best PSNR on this site's validation subjects.
 
     Raises:
-        InputError: none was published, or the site has no validation subjects.
+        InputError: no member published its private part, or the site has no validation subjects.
     """
     from fedrecon.platform.federation.aggregate import summarise
 
@@ -79,12 +87,12 @@ def nearest(unseen_site: UnseenSite) -> Site:
 
 
 def fine_tune(unseen_site: UnseenSite) -> Site:
-    """The private part trained for a few epochs on this site's own training subjects, beside the shared part.
+    """Trains the private part for a few epochs on this site's own training subjects. The shared part stays fixed.
 
-    It starts from the average where every site published its part, else from the network's first weights.
+    It starts from the average if every member published its private part, else from the network's first weights.
 
     Raises:
-        InputError: the site has no training subjects.
+        InputError: the site has no training subjects, or its slices are smaller than ``training.patch``.
     """
     unseen_site.shard.require_training()
     check_patch(unseen_site.trained.experiment, unseen_site.name, unseen_site.shard)
@@ -97,6 +105,7 @@ def fine_tune(unseen_site: UnseenSite) -> Site:
 
 
 RULES: dict[str, Callable[[UnseenSite], Site]] = {"average": average, "nearest": nearest, "fine-tune": fine_tune}
+"""The rules by their names in ``--unseen`` and ``test.unseen``."""
 
 
 def _mean(parts: list[Private]) -> Private:

@@ -1,4 +1,4 @@
-"""Where and for whom an experiment runs, and its run in the tracker."""
+"""The run context of an experiment, and its run in the tracker."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ TRACKING_EXPERIMENT = "fedrecon"
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and for whom an experiment runs: nothing of it changes a result.
+    """Where an experiment runs, and where its progress and record go. No field changes a result.
 
     Attributes:
-        workspace, address, tracking_uri, rerun, tags: see :func:`run`.
-        crew: ``actors``, ``in-process``, or ``auto``: in process where one device holds all sites anyway.
-        store: of the tracker; None opens the one at ``tracking_uri``.
-        progress: whom to tell; None tells the terminal.
-        name: of the run in the tracker; None says what it is.
-        bundles: for whom the placement group of the Tune trial that this process is holds a bundle each, after its own.
+        workspace, address, tracking_uri, rerun, tags: see :func:`fedrecon.platform.runs.run.run`.
+        executor: ``actors``, ``in-process`` or ``auto``. ``auto`` stays in this process if one device holds all sites
+            anyway.
+        store: the tracker's store; None opens the store at ``tracking_uri``.
+        progress: makes the progress display from the number of rounds and the number of committed rounds; None makes
+            :class:`Progress`, which writes to stderr.
+        name: name of the run in the tracker; None makes a name from the experiment.
+        bundle_members: members that have a bundle in the placement group of this Tune trial, in the order of the
+            bundles. The first bundle of the group belongs to the trial itself. Empty outside of a trial.
     """
 
     workspace: Path
@@ -48,7 +51,7 @@ class RunContext:
 
 
 def open_run(experiment: Experiment, folder: RunFolder, training_digest: str | None, context: RunContext) -> Tracker:
-    """The experiment's run in the tracker, found by its digest or made."""
+    """Opens the experiment's run in the tracker. The run is found by its digest, or made if there is none."""
     from fedrecon.platform.storage.tracking.store import run_store
     from fedrecon.platform.storage.tracking.tracker import RunRecord
 
@@ -66,7 +69,7 @@ def open_run(experiment: Experiment, folder: RunFolder, training_digest: str | N
 
 
 def _run_name(experiment: Experiment) -> str:
-    """What tells runs apart in a list of them."""
+    """A name that tells runs apart in a list: experiment, method, operator and seed."""
     what = f"{experiment.strategy['name']} {experiment.network['name']}" if experiment.trains else ""
     measured = experiment.operator_at("").label()
     parts = (experiment.name, what or experiment.reconstructor["name"], measured, f"seed {experiment.seed}")
@@ -74,14 +77,18 @@ def _run_name(experiment: Experiment) -> str:
 
 
 def locked(folder: RunFolder) -> AbstractContextManager[None]:
-    """One driver for each digest and workspace at a time."""
+    """Locks the run folder: only one driver at a time works on a digest in a workspace.
+
+    Raises:
+        RunError: another driver holds the lock.
+    """
     busy = f"the same experiment (digest {folder.digest}) is running in {folder.workspace}"
     return exclusive_lock(folder.lock, busy)
 
 
 @cache
 def _git_commit() -> str:
-    """The commit of the working directory, or nothing outside a repository."""
+    """The git commit of the working directory; an empty string outside of a repository."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""``report.md``: the scores of a run, what ran, how the scores are defined, and whom to cite."""
+"""``report.md``: the scores of a run, their definitions, the settings of the run, and the papers to cite."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SSIM_PAPER = (
 )
 
 LOW_RESOLUTION = """\
-- What was measured is an image of low resolution: *with data consistency* puts its samples back, into k-space or,
-  where it was made in the image, by the pseudo-inverse of the degradation; *zero-filled* is zero-padded k-space, sinc
+- The measured image has a low resolution. *with data consistency* puts the measured samples back into k-space. If the
+  degradation acts on the image, its pseudo-inverse puts them back. *zero-filled* is zero-padded k-space, that is sinc
   interpolation."""
 
 
@@ -43,17 +43,18 @@ def report(
     """The report of a finished run as Markdown.
 
     Args:
-        result: what ``fedrecon run --json`` prints: run_id, digest, rounds, bytes_up, sites, mean, ...
-        experiment: the experiment as a plain dict; ``name`` and ``strategy.name`` are read.
-        citations: BibTeX entries of what ran.
-        environment: what it ran on, as (nested) text and numbers; all of it is shown. ``simulated`` names the
-            sites whose k-space was simulated.
+        result: the JSON of ``fedrecon run --json``: run_id, digest, rounds, bytes_up, sites, mean, ...
+        experiment: the experiment as a plain dict; all of it is shown, and ``name``, ``task`` and ``strategy.name``
+            are read.
+        citations: BibTeX entries of the strategy, network, reconstructor and masks that ran.
+        environment: hardware and software of the run, as (nested) text and numbers; all of it is shown. ``simulated``
+            names the sites whose k-space was simulated.
     """
     sections = [
         f"# {experiment.get('name', 'experiment')}",
-        _marks(experiment, environment),
+        _warnings(experiment, environment),
         "## Test scores\n\n" + scores_table(result),
-        "## How to read them\n\n" + "\n".join([DEFINITIONS, *_of_the_task(experiment)]),
+        "## How to read them\n\n" + "\n".join([DEFINITIONS, *_task_definitions(experiment)]),
         "## What ran\n\n" + _table(("", ""), _ran(result, environment)),
         "## The experiment\n\n" + _table(("key", "value"), flat(experiment)),
         _cited(citations),
@@ -61,12 +62,12 @@ def report(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _of_the_task(experiment: Mapping[str, Any]) -> list[str]:
+def _task_definitions(experiment: Mapping[str, Any]) -> list[str]:
     return [LOW_RESOLUTION] if experiment.get("task") == "super-resolution" else []
 
 
 def scores_table(result: Mapping[str, Any]) -> str:
-    """A Markdown table: a row per site and one for the mean, per output the three metrics."""
+    """A Markdown table: one row per site and one for the mean; the three metrics of each output as columns."""
     header = ["site", "volumes", "slices"]
     header += [f"{name}: {metric.upper()}" for name in _OUTPUTS for metric in METRICS]
     rows = [_score_row(site, scores) for site, scores in result["sites"].items()]
@@ -99,8 +100,8 @@ def _number(value: float | None, shown: str) -> str:
     return "–" if value is None else format(value, shown)
 
 
-def _marks(experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """What a reader must not overlook, each as a quotation."""
+def _warnings(experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """Warnings that a reader must not overlook, each as a Markdown quotation."""
     marks = []
     simulated = list(environment.get("simulated", ()))
     if simulated:

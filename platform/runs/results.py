@@ -1,4 +1,4 @@
-"""What a run comes to, and what it leaves in MLflow: weights, private parts, tables, the report, the experiment."""
+"""The result of a run, and its artifacts in MLflow: weights, private parts, pictures, tables, report, experiment."""
 
 from __future__ import annotations
 
@@ -24,18 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to; :meth:`as_dict` is the JSON of ``fedrecon run --json``.
+    """The result of a run; :meth:`as_dict` is the JSON of ``fedrecon run --json``.
 
     Attributes:
-        run_id: of the tracker. digest: of the experiment. status: ``finished``.
-        rounds: committed rounds. resumed_from: the round after which this call went on, 0 for a new run.
-        trained_rounds: rounds that this call itself trained.
-        bytes_up, bytes_down: parameters over all rounds and members.
-        sites: by name psnr (dB), ssim, nmse, n_volumes, n_slices, with_data_consistency and zero_filled (test
-            subjects). mean: the same keys, unweighted over the sites.
+        run_id: id of the run in the tracker.
+        digest: digest of the experiment.
+        status: ``finished``.
+        rounds: number of committed rounds.
+        resumed_from: number of rounds that were trained before this call; 0 for a new run.
+        trained_rounds: number of rounds that this call trained.
+        bytes_up, bytes_down: bytes of parameters from and to the members, summed over rounds and members.
+        sites: scores of the test subjects by site: psnr (dB), ssim, nmse, n_volumes, n_slices, with_data_consistency
+            and zero_filled.
+        mean: the unweighted mean over the sites, with the same keys.
+        seconds_per_slice: mean seconds that a member takes to reconstruct one test slice.
+        missing_sites: members that stayed dead, if ``min_sites`` let the run go on without them.
+        name: name of the experiment.
+        training_digest: digest of the training alone; None if nothing is trained.
         validation: the last validation scores, by their names in MLflow.
-        seconds_per_slice: to reconstruct a test slice, of one member's time.
-        missing_sites: members that stayed dead, where ``min_sites`` let the run go on without them.
+        environment: hardware and software of the run, and the sites whose k-space was simulated.
     """
 
     run_id: str
@@ -56,17 +63,21 @@ class Result:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The result as JSON types."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that is done but for its artifacts.
+    """A run that has its scores, but not yet its artifacts.
 
     Attributes:
-        rounds: rows of ``rounds.parquet``. scores: columns of ``scores.parquet`` (test subjects).
-        layout: the network's :class:`Parameters`, or None where nothing was trained.
+        experiment: the experiment of the run.
+        result: the result as JSON types.
+        state: the state after the last round.
+        rounds: rows of ``rounds.parquet``.
+        scores: columns of ``scores.parquet`` (test subjects).
+        layout: the network's :class:`Parameters`; None if no weights are written.
     """
 
     experiment: Experiment
@@ -78,7 +89,7 @@ class FinishedRun:
 
 
 def write_artifacts(tracker: Tracker, folder: RunFolder, finished: FinishedRun, executor: Executor) -> None:
-    """Writes the artifacts of a finished run."""
+    """Writes the artifacts of a finished run to the tracker."""
     with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
         into = Path(scratch)
         write_tables(into, finished)
@@ -92,7 +103,7 @@ def write_artifacts(tracker: Tracker, folder: RunFolder, finished: FinishedRun, 
 
 
 def write_tables(into: Path, finished: FinishedRun) -> None:
-    """The experiment, its scores, its rounds and the report, into a folder."""
+    """Writes the experiment, its scores, its rounds and the report into a folder."""
     atomic.write_json(into / "experiment.json", finished.experiment.as_dict())
     parquet.write_scores(into / "scores.parquet", finished.scores)
     parquet.write_rounds(into / "rounds.parquet", finished.rounds)
@@ -102,7 +113,7 @@ def write_tables(into: Path, finished: FinishedRun) -> None:
 
 
 def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor: Executor) -> None:
-    """One picture a site of a test slice, in the run's folder and in MLflow, if the experiment allows pictures."""
+    """Writes a picture of one test slice per site to the run's folder and MLflow, if the experiment allows pictures."""
     experiment = finished.experiment
     if not experiment.evaluation.panels:
         return
@@ -114,13 +125,13 @@ def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor:
 
 
 def cited(experiment: Experiment) -> list[str]:
-    """BibTeX of the strategy, the network or reconstructor, and the masks that ran."""
+    """BibTeX entries of the strategy, the network or reconstructor, and the masks that ran."""
     papers = [one.paper for one in operators(experiment)]
     return [paper for paper in dict.fromkeys([*method_papers(experiment), *papers]) if paper]
 
 
 def method_papers(experiment: Experiment) -> list[str]:
-    """BibTeX of the strategy and the network, or of the reconstructor."""
+    """BibTeX entries of the strategy and the network, or of the reconstructor."""
     from fedrecon.strategies.networks import NETWORKS
 
     if experiment.trains:
@@ -132,7 +143,7 @@ def method_papers(experiment: Experiment) -> list[str]:
 
 
 def operators(experiment: Experiment) -> list[Acquisition]:
-    """How its sites measure: those that are not named, and each that is."""
+    """The experiment's operators: the common one first, then the operator of each site that ``per_site`` names."""
     return [experiment.operator_at(site) for site in ("", *experiment.measured.get("per_site", {}))]
 
 

@@ -32,38 +32,46 @@ def run(
 
     Args:
         experiment: an experiment, its mapping, or the path of its YAML file.
-        overrides: ``key.path=value``.
-        workspace: holds mlflow.db, artifacts and checkpoints; default FEDRECON_WORKSPACE or ./workspace.
-        in_process: all sites in this process, without Ray; the same bits.
-        address: of a running Ray cluster; None starts one on this machine.
-        tracking_uri: of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
-        rerun: run again though there is a finished run; the older one is kept aside.
-        tags: for MLflow (the sweep or study it belongs to).
+        overrides: changes to the experiment, each as ``key.path=value``.
+        workspace: the folder of mlflow.db, artifacts and checkpoints; None takes FEDRECON_WORKSPACE or ./workspace.
+        in_process: run all sites in this process, without Ray; the result has the same bits.
+        address: address of a running Ray cluster; None starts one on this machine.
+        tracking_uri: address of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
+        rerun: run again, even if a finished run exists; the older run is kept under another name.
+        tags: tags of the run in MLflow (the sweep or study to which the run belongs).
 
     Raises:
         InputError: the experiment, its data or its resources are wrong; nothing was started.
         RunError: the run failed; the same call goes on from the last committed round.
+
+    Example:
+        >>> import fedrecon
+        >>> result = fedrecon.run("experiments/quickstart.yaml", ["training.rounds=1"], in_process=True)
+        >>> sorted(result.sites)
+        ['flair', 'pdw', 't1w', 't2w']
+        >>> result.mean["psnr"] > 10  # dB
+        True
     """
     chosen = Experiment.read(experiment, overrides)
     workspace_folder = Path(workspace) if workspace else default_workspace()
     executor = "in-process" if in_process else chosen.resources.crew
-    course = steps(
+    committed_rounds = steps(
         chosen,
         RunContext(workspace_folder, executor, address, tracking_uri, rerun, tags or {}),
     )
     while True:
         try:
-            next(course)
+            next(committed_rounds)
         except StopIteration as end:
             result: Result = end.value
             return result
 
 
 def steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
-    """:func:`run`, standing still after every committed round; a closed generator leaves the run resumable.
+    """Does the same as :func:`run`, but pauses after every committed round. A closed run can be resumed later.
 
     Yields:
-        first the rounds that were committed before, then those that this call trains.
+        first the rounds that an earlier call committed, then the rounds that this call trains.
 
     Returns:
         the result.

@@ -1,4 +1,4 @@
-"""The course of one experiment, round by round, from its data to its result and record."""
+"""A training run: one experiment, round by round, from its data to its result and its artifacts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
-    """The steps of an experiment that is tested at its own sites; see :func:`fedrecon.platform.runs.run.steps`."""
+    """The rounds of an experiment that is tested at its own sites; see :func:`fedrecon.platform.runs.run.steps`."""
     shards = open_sites(chosen.sites, None if context.executor == "in-process" else context.address)
     check_experiment(chosen, shards)
     check_network(chosen, shards)
@@ -46,7 +46,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
 
 
 class _Run:
-    """The steps of one call, with what they share."""
+    """One call of :func:`train_steps`: its rounds, and the objects that they share."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class _Run:
 
     @property
     def _parts(self) -> Path:
-        """Where scores are kept in parts until the result is safe."""
+        """Folder for the scores of finished batches, until the result is saved."""
         return self.folder.path / "parts"
 
     def go(self) -> Generator[CommittedRound, None, Result]:
@@ -113,7 +113,7 @@ class _Run:
         tuned = {} if experiment.trains else executor.tune_reconstructors()
         environment = self._environment(executor, found)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {})
-        scorer = Scorer(executor, experiment.method, self._parts, progress.going)
+        scorer = Scorer(executor, experiment.method, self._parts, progress.update)
         if found is not None:
             state = found[0]
             resumed_from = state.round
@@ -158,18 +158,18 @@ class _Run:
         return result
 
     def _run_with_same_training(self) -> RunFolder | None:
-        """A finished run of this workspace with the same training, which need not be done again."""
+        """A run of this workspace that finished the same training, so that it need not be done again; or None."""
         if self.training_digest is None or self.context.rerun:
             return None
         source = find_trained(self.folder.workspace, self.training_digest)
         return None if source is None or source.digest == self.folder.digest else source
 
     def _take_over(self, record: Recorder, scorer: Scorer, tracker: Tracker) -> State:
-        """The state that another run trained, scored on this experiment's validation subjects and committed."""
+        """Takes over the state that another run trained: validates it under this experiment, and commits it."""
         assert self.source is not None
         found = self.source.checkpoints.latest()
         if found is None:
-            raise RunError(f"the checkpoint of run {self.source.digest}, which has the same training, cannot be read")
+            raise RunError(f"run {self.source.digest} has the same training, but its checkpoint cannot be read")
         state, kept = found
         record.rounds = list(kept["rounds"])
         last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}
@@ -193,10 +193,10 @@ class _Run:
     def _say(self, progress: Progress, tracker: Tracker, start: int) -> None:
         experiment = self.experiment
         what = experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"]
-        going = f", going on after round {start}" if start else ""
+        resumed = f", going on after round {start}" if start else ""
         progress.say(
             f"{experiment.name}: {what} at {len(self.shards)} sites ({', '.join(self.shards)}), digest "
-            f"{self.folder.digest}, run {tracker.run_id}{going}"
+            f"{self.folder.digest}, run {tracker.run_id}{resumed}"
         )
 
     def _executor(self) -> Executor:
@@ -231,11 +231,14 @@ class _Run:
         return self.experiment.method.begin(shared)
 
     def _layout(self) -> Any:
-        """The network's parameters on the driver: their first values, names and shapes."""
+        """The network's parameters on the driver: names, shapes and first values; None if nothing is trained."""
         return network_layout(self.experiment, self.shards)
 
     def _environment(self, executor: Executor, found: Any) -> dict[str, Any]:
-        """Where it runs; warns when a run goes on elsewhere than it began, where the last bits may differ."""
+        """The hardware and software of the run.
+
+        Warns if a resumed run began with others: its last bits may then differ.
+        """
         import sys
 
         members = executor.describe()
@@ -253,8 +256,8 @@ class _Run:
             import warnings
 
             warnings.warn(
-                "this run began on other devices, instruction sets, library versions or thread counts: it goes on, but "
-                "its last bits may differ from an uninterrupted run's",
+                "this run began with other devices, instruction sets, library versions or thread counts. It goes on, "
+                "but its last bits may differ from those of an uninterrupted run",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -262,7 +265,7 @@ class _Run:
 
 
 def _one_device(address: str | None) -> bool:
-    """Whether one device would hold all sites anyway, so that actors could only cost."""
+    """Whether one device holds all sites anyway. Actors then only cost time."""
     if address is not None:
         return False
     import torch

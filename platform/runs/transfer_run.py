@@ -1,4 +1,4 @@
-"""The course of an experiment that tests its network elsewhere: under other operators, at sites that did not train."""
+"""A transfer test: the test of a trained network under other operators, or at sites that did not train."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 
 def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
-    """See :func:`fedrecon.platform.runs.run.steps`; trains first where nobody has.
+    """The rounds of an experiment with ``test``; see :func:`fedrecon.platform.runs.run.steps`.
 
-    The training is a run of its own, the one that the experiment without ``test`` would be.
+    If no run of the workspace has this training, it is trained first, as a separate run: the run of the same
+    experiment without ``test``.
     """
     address = None if context.executor == "in-process" else context.address
     sites = ConsortiumShards.of(chosen, address)
@@ -118,14 +119,14 @@ class _Test:
         return result
 
     def _columns(self, progress: Progress) -> Iterable[dict[str, Any]]:
-        """Of the scores: of shards that are all here in this process, else of each site on its own node."""
+        """The columns of the scores. If a shard is on another node, each site is scored on its own node."""
         tested, rule = self.sites.tested, unseen_policy(self.experiment, self._applied)
         operators = {name: self.experiment.tested_at(name) for name in tested}
         if not self.sites.away:
-            return scored(self._applied, tested, operators, rule, progress.going, self._parts)
+            return scored(self._applied, tested, operators, rule, progress.update, self._parts)
         from fedrecon.platform.inference.remote_scoring import RemoteTest, scored_remotely
 
-        progress.going(f"scoring the test subjects of {', '.join(tested)} on their nodes")
+        progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")
         test = RemoteTest(self._applied, operators, rule, self._parts)
         return scored_remotely(
             test, tested, self.experiment.resources, self.context.address, self.context.bundle_members
@@ -133,7 +134,7 @@ class _Test:
 
     @property
     def _applied(self) -> TrainedRun:
-        """The trained network under this experiment's own evaluation, and what acts at inference alone."""
+        """The trained run with this experiment's own evaluation and its settings that act only at inference."""
         return replace(self.trained, experiment=self.experiment.alone)
 
     def _write(self, tracker: Tracker, finished: FinishedRun) -> None:
@@ -145,14 +146,14 @@ class _Test:
 
 
 def find_trained_run(workspace: Path, training_digest: str, rounds: int) -> RunFolder | None:
-    """A run with this training whose last committed round is the last of all; one that lost a checkpoint is none."""
+    """A run that finished this training, if its checkpoint of the last round (``rounds``) can be read; else None."""
     source = find_trained(workspace, training_digest)
     found = None if source is None else source.checkpoints.latest()
     return source if found is not None and found[0].round == rounds else None
 
 
 def unseen_policy(experiment: Experiment, trained: TrainedRun) -> UnseenPolicy:
-    """What the experiment says of sites that did not train."""
+    """The experiment's policy for sites that did not train."""
     test = experiment.test
     if test is None:
         return UnseenPolicy()

@@ -28,16 +28,16 @@ LOG = "mlflow-ui.log"
 
 
 def serve(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Serve the workspace until Ctrl-C; prints the address, opens a browser on a terminal.
+    """Serves the workspace until Ctrl-C. Prints the address, and on a terminal opens a browser.
 
     Args:
-        workspace: holds ``mlflow.db``.
-        host: 127.0.0.1 keeps the server on this machine.
-        port: None: 5000, or a free one where that is taken.
+        workspace: the folder of ``mlflow.db``.
+        host: the address to listen on; with 127.0.0.1 only this machine can reach the server.
+        port: the port; None takes 5000, or a free port if 5000 is taken.
 
     Raises:
         InputError: the workspace has no runs, or the port is taken.
-        RunError: the server did not start; the end of its log is shown.
+        RunError: the server did not start; the message shows the end of its log.
     """
     with serving(workspace, host, port) as address:
         print(f"MLflow shows the runs of {workspace} at\n  {address}\nCtrl-C ends it.", flush=True)
@@ -50,7 +50,7 @@ def serve(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -> 
 
 @contextmanager
 def serving(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
-    """A running server and the address of its runs page; ended with all its processes after the body."""
+    """Runs a server during the body, and yields the address of its runs page. All its processes end after the body."""
     workspace = workspace.absolute()
     experiment = newest_experiment(workspace)
     port = _port(host, port)
@@ -73,7 +73,7 @@ def serving(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -
 
 
 def command(workspace: Path, host: str, port: int) -> list[str]:
-    """The server's command line: one worker, the workspace's database and artifacts."""
+    """The server's command line: one worker, with the database and the artifacts of the workspace."""
     options = {
         "--backend-store-uri": f"sqlite:///{workspace / DATABASE}",
         "--default-artifact-root": (workspace / ARTIFACTS).as_uri(),
@@ -86,27 +86,29 @@ def command(workspace: Path, host: str, port: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The server's environment: no telemetry, no job runner, nothing that would point it at another store."""
+    """The server's environment: no telemetry, no job runner, and no variable that names another store."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     return {**kept, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def runs_page(host: str, port: int, experiment: str) -> str:
-    """The page with the runs and charts of an experiment; without the query MLflow opens its GenAI page."""
+    """The address of the page with an experiment's runs and charts. Without the query MLflow opens its GenAI page."""
     return f"http://{host}:{port}/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
 def newest_experiment(workspace: Path) -> str:
-    """The id of the MLflow experiment with the newest run (no summary); read by sqlite3: MLflow takes 2 s.
+    """The id of the MLflow experiment with the newest run. Summaries of sweeps and studies count only if alone.
+
+    The id is read with sqlite3, because MLflow itself takes 2 s.
 
     Raises:
-        InputError: there is no workspace, or no run in it.
+        InputError: the workspace has no database or no run, or the file is not a database of MLflow.
     """
     path = workspace / DATABASE
     if not path.is_file():
         raise InputError(
-            f"no runs in '{workspace}': there is no {DATABASE}. Run one first (fedrecon run), or name "
-            "the right folder with --workspace."
+            f"no runs in '{workspace}': the file {DATABASE} does not exist. Run an experiment first (fedrecon run), or "
+            "name the right folder with --workspace."
         )
     query = (
         "SELECT runs.experiment_id FROM runs JOIN experiments ON runs.experiment_id = experiments.experiment_id "
@@ -125,7 +127,7 @@ def newest_experiment(workspace: Path) -> str:
 def _port(host: str, port: int | None) -> int:
     if port is not None:
         if not _free(host, port):
-            raise InputError(f"port {port} of {host} is taken: choose another one with --port.")
+            raise InputError(f"port {port} of {host} is taken: choose another port with --port.")
         return port
     if _free(host, PORT):
         return PORT
@@ -158,7 +160,7 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
 
 
 def _end(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
-    """End the server with its workers: they are one process group, ours by ``start_new_session``."""
+    """Ends the server and its workers. They are one process group, because of ``start_new_session``."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -174,7 +176,7 @@ def _end(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
 
 @contextmanager
 def _ended_by_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that the server is never left behind."""
+    """Yields an event that Ctrl-C and SIGTERM set, so that the server never outlives this process."""
     ended = threading.Event()
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

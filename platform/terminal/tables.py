@@ -1,4 +1,4 @@
-"""Tables on stdout, and the registries as a person reads them."""
+"""Tables on stdout, and the lists of plug-ins."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fedrecon.sites.scoring.columns import METRICS
 
 
 def result_table(result: Mapping[str, Any]) -> None:
-    """Test scores per site: the method's output, after data consistency, and zero-filled."""
+    """Prints the test scores per site: of the output, after data consistency, and of the zero-filled image."""
     header = ["site", "volumes", "slices", "PSNR dB", "SSIM", "NMSE", "with DC", "zero-filled"]
     rows = [[name, *_scores(one)] for name, one in result["sites"].items()]
     _table(f"{result['name']}: test subjects", header, [*rows, ["mean", *_scores(result["mean"])]])
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of an evaluation."""
+    """Prints the rows of an evaluation."""
     header = [
         "site",
         "measured by",
@@ -47,7 +47,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
-    """What is in shards."""
+    """Prints the contents of shards, one row per shard."""
     header = [
         "site",
         "contrast",
@@ -77,7 +77,11 @@ def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
 
 
 def registry(kind: str) -> dict[str, str]:
-    """Names and one line each of what an experiment can name."""
+    """The plug-ins of one kind by name, each with one line of description.
+
+    Args:
+        kind: ``strategies``, ``networks``, ``masks``, ``degradations``, ``formats`` or ``reconstructors``.
+    """
     from fedrecon.sites.classical import RECONSTRUCTORS
     from fedrecon.sites.formats import FORMATS
     from fedrecon.sites.imaging.degradations import DEGRADATIONS
@@ -132,5 +136,5 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         table.add_row(*row)
     console = Console()
-    # A pipe has no width of its own: a table that is cut is no table.
+    # A pipe has no width. Without a width of at least 130 the columns would be cut.
     Console(width=max(console.width, 130)).print(table) if not console.is_terminal else console.print(table)

@@ -1,4 +1,4 @@
-"""Resolution is lost: the setting of super-resolution. Loads no torch."""
+"""The setting of super-resolution: a site measures at a lower resolution. Loads no torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Degraded(Acquisition):
-    """A low-resolution image: the noise is added in k-space before the resolution is lost.
+    """A low-resolution image. Noise is added in k-space before the resolution is lowered.
 
     Attributes:
-        degradation: the way to lose resolution, with its scale.
+        degradation: the method that lowers the resolution, with its scale.
     """
 
     block: ClassVar[str] = "degradation"
@@ -33,17 +33,17 @@ class Degraded(Acquisition):
 
     @property
     def acceleration(self) -> float:
-        """Pixels of the high over those of the low resolution."""
+        """The number of high-resolution pixels for each low-resolution pixel."""
         return float(self.scale**2)
 
     @property
     def scale(self) -> int:
-        """Of the degradation."""
+        """The scale of the degradation: how many times coarser the measured grid is."""
         return int(self.degradation.scale)
 
     @property
     def in_kspace(self) -> bool:
-        """Of the degradation."""
+        """Whether the degraded samples are Cartesian k-space."""
         return self.degradation.in_kspace
 
     def label(self) -> str:
@@ -51,14 +51,14 @@ class Degraded(Acquisition):
         return f"{self.family} x{self.scale}"
 
     def group(self) -> tuple[Any, ...]:
-        """One degradation a batch."""
+        """The values of the block: a batch holds slices of one degradation and one noise level."""
         return tuple(str(value) for value in self.flat().values())
 
     def sample(self, shape: tuple[int, int], seed: int) -> Any:
-        """Nothing is drawn."""
+        """None: there is no mask to draw."""
         del shape, seed
 
     def measure(self, kspace: Tensor, masks: Tensor | None, maps: Tensor, reference: Tensor | None) -> Measurement:
-        """The low-resolution measurement."""
+        """The low-resolution measurement of fully sampled k-space (b, c, y, x); ``masks`` are not used."""
         del masks
         return self.degradation.measure(kspace, maps, reference)

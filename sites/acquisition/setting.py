@@ -1,4 +1,4 @@
-"""How a site measures: by an undersampling mask, or for super-resolution with less resolution. Loads no torch."""
+"""How a site measures: through an undersampling mask, or at a lower resolution (super-resolution). Loads no torch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ if TYPE_CHECKING:
 
 
 class Acquisition(Settings):
-    """How one site measures: a plug-in of a family (:class:`Operator`, :class:`Degraded`), and keys beside it.
+    """How one site measures: a plug-in (a mask or a degradation), and keys beside it.
+
+    The subclasses are :class:`Undersampling` and :class:`Degraded`.
 
     Attributes:
-        block: the experiment's key. key: names the family in it. default: the family where none is named.
-        registry: of the families. common: their base class, after which the field is named. own: the keys beside it.
-        turns: training slices may be turned by 90 degrees.
-        noise: a multiple (>= 1) of the shard's own noise level. The data holds the noise of its scan already, so
-            noise can only be added.
-        fixed_mask: one training mask per slice for the whole run instead of a fresh one each epoch.
+        block: name of the block in the experiment.
+        key: key of the block that names the family of the plug-in.
+        default: name of the family if the block names none.
+        registry: classes of the families by name.
+        common: base class of the families. Its name in lower case is the name of the field that holds the plug-in.
+        own: keys of the block that are fields of this class, not parameters of the plug-in.
+        turns: True if the augmentation may turn training slices by 90 degrees.
+        noise: multiple (>= 1) of the shard's own noise level. The data already hold the noise of their scan, so noise
+            can only be added.
+        fixed_mask: True for one training mask per slice for the whole run, instead of a new mask in each epoch.
     """
 
     block: ClassVar[str]
@@ -41,10 +47,14 @@ class Acquisition(Settings):
 
     @classmethod
     def read(cls, block: Mapping[str, Any], where: str | None = None) -> Self:
-        """From a YAML block: the family's name, its own keys, and the keys beside it.
+        """The setting of a YAML block: the family's name, the parameters of the family, and the keys beside them.
+
+        Args:
+            block: the block as a mapping.
+            where: name of the block in messages; default: ``cls.block``.
 
         Raises:
-            InputError: a name, key or value is wrong; says where.
+            InputError: a name, key or value is wrong; the message says where.
         """
         where = where or cls.block
         own = {key: block[key] for key in cls.own if key in block}
@@ -61,7 +71,7 @@ class Acquisition(Settings):
 
     @classmethod
     def inherit(cls, base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-        """``block`` over ``base``; another family inherits only the keys that every family has."""
+        """``base`` with the keys of ``block`` over it. If the families differ, only keys of all families are kept."""
         family = base.get(cls.key, cls.default)
         if block.get(cls.key, family) == family:
             return {**base, **block}
@@ -70,22 +80,22 @@ class Acquisition(Settings):
 
     @property
     def plugin(self) -> Any:
-        """The mask or degradation."""
+        """The mask or the degradation."""
         return getattr(self, self.common.__name__.lower())
 
     @property
     def family(self) -> str:
-        """Its name."""
+        """The name of the plug-in's family."""
         return {kind: name for name, kind in self.registry.items()}[type(self.plugin)]
 
     @property
     def paper(self) -> str:
-        """Its citation, or nothing."""
+        """The citation of the plug-in's family; empty if there is none."""
         return str(self.plugin.paper)
 
     @property
     def acceleration(self) -> float:
-        """Grid points over samples, nominally."""
+        """The nominal ratio of grid points to samples."""
         raise NotImplementedError
 
     @property
@@ -95,43 +105,50 @@ class Acquisition(Settings):
 
     @property
     def in_kspace(self) -> bool:
-        """Whether what is measured is k-space."""
+        """Whether the measured samples are Cartesian k-space."""
         return True
 
     def label(self) -> str:
-        """In a few words, for captions: ``random R=4``, ``bicubic x2``."""
+        """A short label for captions: ``random R=4``, ``bicubic x2``."""
         raise NotImplementedError
 
     def check(self, shape: tuple[int, int]) -> None:
-        """Refuses a matrix (y, x) that cannot be measured so.
+        """Refuses a matrix (y, x) that this setting cannot measure.
 
         Raises:
-            InputError: says what would do.
+            InputError: the message says which value is possible.
         """
         self.plugin.check(shape)
 
     def calibration(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Size (y, x) of the centred box of k-space that every measurement knows fully."""
+        """Size (y, x) of the centred box of k-space in which every measurement has all samples."""
         box: tuple[int, int] = self.plugin.calibration(shape)
         return box
 
     def group(self) -> tuple[Any, ...]:
-        """Slices of different groups are never measured in one batch."""
+        """The group of this setting. Slices of different groups are never measured in one batch."""
         return ()
 
     def sample(self, shape: tuple[int, int], seed: int) -> Any:
-        """The sampling mask (y, x) of a slice, or None where there is nothing to draw."""
+        """The sampling mask (y, x) of a slice, or None if the setting has no mask."""
         raise NotImplementedError
 
     def measure(self, kspace: Tensor, masks: Tensor | None, maps: Tensor, reference: Tensor | None) -> Measurement:
-        """Measures fully sampled k-space (b, c, y, x) under :meth:`sample`'s masks (b, 1, y, x)."""
+        """Measures fully sampled k-space.
+
+        Args:
+            kspace: (b, c, y, x) complex64.
+            masks: the masks of :meth:`sample`, (b, 1, y, x), or None if the setting has no mask.
+            maps: coil maps, (b, c, y, x) complex64.
+            reference: reference images, (b, y, x) float32, or None; the measurement holds them unchanged.
+        """
         raise NotImplementedError
 
     def science(self) -> dict[str, Any]:
-        """What a digest holds of it."""
+        """The values that enter a digest."""
         own = {key: value for key, value in science_of(self).items() if key in self.own}
         return {self.key: self.family, **science_of(self.plugin), **own}
 
     def flat(self) -> dict[str, Any]:
-        """The block as it would stand in YAML, with every default written out."""
+        """The block as it would be written in YAML, with every default."""
         return {self.key: self.family, **self.plugin.model_dump(), **{key: getattr(self, key) for key in self.own}}

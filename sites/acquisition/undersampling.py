@@ -1,4 +1,4 @@
-"""K-space is undersampled by a mask: the setting of a reconstruction. Loads no torch."""
+"""The setting of a reconstruction: a mask undersamples k-space. Loads no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Undersampling(Acquisition):
     """k-space = mask * FFT(coil map * image) + noise.
 
     Attributes:
-        mask: the sampling mask family with its parameters, among them the acceleration.
+        mask: the family of the sampling mask with its parameters, for example the acceleration.
     """
 
     block: ClassVar[str] = "operator"
@@ -33,7 +33,7 @@ class Undersampling(Acquisition):
 
     @property
     def acceleration(self) -> float:
-        """Of the mask."""
+        """The nominal acceleration of the mask."""
         return float(self.mask.acceleration)
 
     def label(self) -> str:
@@ -45,7 +45,7 @@ class Undersampling(Acquisition):
         return self.mask.sample(shape, seed)
 
     def measure(self, kspace: Tensor, masks: Tensor | None, maps: Tensor, reference: Tensor | None) -> Measurement:
-        """Undersampled k-space."""
+        """The undersampled k-space; see the base class. Masks are required."""
         from fedrecon.sites.imaging.measurement import measure
 
         assert masks is not None

@@ -1,4 +1,7 @@
-"""Reconstructors without training, the floor of every table: one file each, one line here; loads no torch."""
+"""The classical reconstructors: they need no training, and every method should beat them.
+
+Each reconstructor is one file and one line in ``RECONSTRUCTORS``. Importing this package loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
 
 
 def make_reconstructor(name: str, **parameters: Any) -> Reconstructor:
-    """The reconstructor of this name.
+    """The reconstructor with this name and these parameters.
 
     Raises:
-        InputError: an unknown name or parameter (with the nearest right one), or a refused value.
+        InputError: the name or a parameter is unknown (the message gives the nearest right one), or a value is refused.
     """
     return choose("reconstructor", RECONSTRUCTORS, name, parameters)
 

@@ -1,8 +1,8 @@
-"""GRAPPA under any sampling mask: each missing sample from the measured ones in a window around it, over all coils.
+"""GRAPPA for any sampling mask: the measured samples in a window around a missing sample predict it, over all coils.
 
-Griswold et al., MRM 47:1202, 2002: weights that fit the fully sampled centre, here with a window (kernel) in which any
-samples may be missing. One Gram matrix of the calibration windows holds the normal equations of every pattern of
-measured neighbours, so each different pattern costs one small system and no new pass over the data.
+Griswold et al., MRM 47:1202, 2002: the weights are fitted to the fully sampled centre. Here any samples of the window
+(kernel) may be missing. One Gram matrix of the calibration windows holds the normal equations of every pattern of
+measured neighbours. So each further pattern costs one small linear system, and no further pass over the data.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _NUMBERS = 2**23
-"""Complex numbers of the stacked systems, or of the weights at each sample, that are held at a time."""
+"""Largest number of complex numbers in memory at a time: of the stacked systems, or of the weights at each sample."""
 
 
 class Group(NamedTuple):
-    """Missing samples in whose windows equally many were measured, so that their systems stack.
+    """Missing samples with the same number of measured samples in their windows, so that their systems stack.
 
-    ``slices`` (u,) and ``neighbours`` (u, count), places in the window, are the different systems; ``points`` (p,) are
-    rows of the missing samples, and ``which`` (p,) says which system each of them has.
+    Attributes:
+        slices: the slice of each system, (u,).
+        neighbours: the positions of the measured samples in the window of each system, (u, count).
+        points: the rows of the missing samples, (p,).
+        which: the system of each missing sample, (p,).
     """
 
     slices: Tensor
@@ -33,10 +36,19 @@ class Group(NamedTuple):
 
 @torch.no_grad()
 def complete(kspace: Tensor, mask: Tensor, kernel: tuple[int, int], weight: float) -> Tensor:
-    """K-space (b, c, y, x), zero where ``mask`` (b, 1, y, x) is False, with the missing samples filled in.
+    """Fills in the missing samples of k-space.
 
-    A missing sample with no measured one in its window of ``kernel`` (odd, odd) stays zero, and so does all that is
-    missing where no window is measured completely. ``weight`` is Tikhonov's, in mean eigenvalues of the Gram matrix.
+    A missing sample stays zero if its window holds no measured sample. All missing samples of a slice stay zero if no
+    window of the slice is measured completely.
+
+    Args:
+        kspace: measured k-space (b, c, y, x), zero where ``mask`` is False.
+        mask: True at measured samples, (b, 1, y, x).
+        kernel: sides (y, x) of the window, both odd.
+        weight: weight of the Tikhonov regularisation, in units of the mean eigenvalue of the Gram matrix.
+
+    Returns:
+        (b, c, y, x); the measured samples are unchanged.
     """
     border = (kernel[1] // 2, kernel[1] // 2, kernel[0] // 2, kernel[0] // 2)
     padded, measured = F.pad(kspace, border), F.pad(mask[:, 0], border)
@@ -52,21 +64,24 @@ def complete(kspace: Tensor, mask: Tensor, kernel: tuple[int, int], weight: floa
         parts = zip(torch.split(group.points, together), torch.split(group.which, together), strict=True)
         for points, which in parts:
             at = b[points], y[points], x[points]
-            places = (at[1] * width + at[2])[:, None] + offsets[group.neighbours[which]]
-            values = samples[at[0][:, None], :, places].flatten(1)  # (points, neighbours coils)
+            positions = (at[1] * width + at[2])[:, None] + offsets[group.neighbours[which]]
+            values = samples[at[0][:, None], :, positions].flatten(1)  # (points, neighbours coils)
             result[at[0], :, at[1], at[2]] = (values[:, None] @ weights[which])[:, 0]
     return result
 
 
 def _windows(values: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """The window around each sample, of padded values (..., ., .): (..., y, x, n)."""
+    """The window of n values around each sample: padded values (..., ., .) to (..., y, x, n)."""
     return values.unfold(-2, kernel[0], 1).unfold(-2, kernel[1], 1).flatten(-2)
 
 
 def _gram(padded: Tensor, whole: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """V^H V, (n c, n c), coils fastest, of the windows V of one slice that were measured as a ``whole`` (y, x).
+    """The Gram matrix V^H V, (n c, n c), coils fastest. V holds the completely measured windows of one slice.
 
-    In double precision, for the condition of V is squared.
+    It is in double precision, because V^H V squares the condition number of V.
+
+    Args:
+        whole: True where the window around a sample was measured completely, (y, x).
     """
     y, x = torch.nonzero(whole).unbind(1)
     rows, columns = (torch.arange(n, device=y.device) for n in kernel)
@@ -76,13 +91,13 @@ def _gram(padded: Tensor, whole: Tensor, kernel: tuple[int, int]) -> Tensor:
 
 
 def _groups(slices: Tensor, near: Tensor, n_coils: int) -> Iterator[Group]:
-    """All groups of missing samples: of their slice numbers (p,), and of what is measured near them (p, n) bool."""
+    """All groups of missing samples, from their slice numbers (p,) and the measured samples of their windows (p, n)."""
     bits = torch.arange(near.shape[-1], device=near.device)
     codes, code = torch.unique((near.long() << bits).sum(-1), return_inverse=True)
     patterns = (codes[:, None] >> bits) & 1
     count = patterns.sum(-1)
     n_slices = int(slices.max()) + 1 if len(slices) else 1
-    # one number for (count, slice, pattern): sorted, systems of one size lie side by side
+    # one number for (count, slice, pattern): after sorting, systems of the same size are adjacent
     keys, system = torch.unique((count[code] * n_slices + slices) * len(codes) + code, return_inverse=True)
     order = torch.argsort(system, stable=True)
     ends = torch.bincount(system, minlength=len(keys)).cumsum(0).tolist()
@@ -100,7 +115,7 @@ def _groups(slices: Tensor, near: Tensor, n_coils: int) -> Iterator[Group]:
 
 
 def _weights(gram: Tensor, group: Group, n: int, weight: float) -> Tensor:
-    """Of each system (u, neighbours coils, coils): the regularised fit of the window's middle by the neighbours."""
+    """The weights of each system, (u, neighbours coils, coils): they predict the middle of a window from neighbours."""
     n_coils = gram.shape[-1] // n
     coils = torch.arange(n_coils, device=gram.device)
     rows = (group.neighbours[:, :, None] * n_coils + coils).flatten(1)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Bicubic(Reconstructor):
-    """Cubic convolution with a = -1/2, on pixels whose centres are aligned; no parameters, nothing to tune."""
+    """Cubic convolution with a = -1/2, on grids with aligned pixel centres. It has no parameters to tune."""
 
     paper: ClassVar[str] = (
         "Keys R. Cubic convolution interpolation for digital image processing. IEEE Trans. Acoust. Speech Signal "

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 
 class CgSense(Reconstructor):
-    """Conjugate gradients; few iterations regularise too. Of one coil it is the zero-filled image over 1 + weight.
+    """Conjugate gradients; few iterations also regularise. For one coil it is the zero-filled image over 1 + weight.
 
-    As the eigenvalues of A^H A are at most 1, ``weight`` has no unit.
+    The eigenvalues of A^H A are at most 1, so ``weight`` has no unit.
+
+    Attributes:
+        weight: weight of the regularisation.
+        iterations: largest number of iterations.
     """
 
     paper: ClassVar[str] = (

@@ -1,4 +1,4 @@
-"""What a reconstructor that fills in k-space has in common: coil by coil, and then the coils are combined."""
+"""The base class of reconstructors that fill in the k-space of each coil and then combine the coils."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ if TYPE_CHECKING:
 
 
 class Completion(Reconstructor):
-    """Fills in what was not measured; measured samples stay as they are. Nothing but k-space is looked at."""
+    """Fills in the samples that were not measured, from k-space only. Measured samples stay unchanged."""
 
     needs_kspace: ClassVar[bool] = True
 
     @abstractmethod
     def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
-        """Full k-space from measured k-space (b, c, y, x), of a magnitude near 1, and its mask (b, 1, y, x)."""
+        """Full k-space (b, c, y, x) from measured k-space (b, c, y, x) and its mask (b, 1, y, x).
+
+        The caller has divided the k-space by ``measurement.scale``.
+        """
 
     def reconstruct(self, measurement: Measurement) -> Tensor:
-        """The completed coil images, combined by the coil maps; a slice without signal stays zero.
+        """The completed coil images, combined by the coil maps. A slice without signal stays zero.
 
         Raises:
-            InputError: the samples are no k-space.
+            InputError: the samples are not Cartesian k-space.
         """
         from fedrecon.sites.imaging.coils import combine
         from fedrecon.sites.imaging.fourier import ifft2c
@@ -35,7 +38,7 @@ class Completion(Reconstructor):
 
         operator = measurement.operator
         if not isinstance(operator, Cartesian):
-            raise InputError(f"{type(self).__name__} fills in k-space, and these samples are none")
+            raise InputError(f"{type(self).__name__} fills in k-space, but these samples are not k-space")
         unit = measurement.scale[:, None, None]
         kspace = self.complete(measurement.kspace / unit[..., None], operator.mask)
         return combine(ifft2c(kspace), operator.maps) * unit

@@ -1,4 +1,4 @@
-"""Conjugate gradients for (A^H A + weight) x = A^H y, batched over slices, each with step sizes of its own.
+"""Conjugate gradients for (A^H A + weight) x = A^H y, batched over slices. Each slice has its own step sizes.
 
 Hestenes and Stiefel, J. Res. NBS 49:409, 1952.
 """
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def solve(measurement: Measurement, weight: float, iterations: int) -> Tensor:
-    """The image after at most so many iterations from zero, (b, y, x) complex64, at the data's scale."""
+    """The image after at most ``iterations`` iterations from zero, (b, y, x) complex64, at the scale of the data."""
     unit = measurement.scale[:, None, None]
     residual = measurement.back_projected / unit
     image = torch.zeros_like(residual)
     direction, energy = residual, total(dot(residual, residual))
-    # what a residual of complex64 can tell from nothing; a slice that is there moves no more
+    # the smallest energy that complex64 can distinguish from zero; a slice that reaches it does not change any more
     floor = energy * torch.finfo(residual.dtype).eps ** 2
     for _ in range(iterations):
         product = measurement.operator.normal(direction) + weight * direction

@@ -1,4 +1,4 @@
-"""Orthonormal wavelets of Daubechies on a periodic grid of any size, and the penalty weight * |W x|_1.
+"""The orthonormal wavelets of Daubechies on a periodic grid of any size, and the penalty weight * |W x|_1.
 
 Daubechies I. Orthonormal bases of compactly supported wavelets. Comm. Pure Appl. Math. 41:909-996, 1988; the
 pyramid of Mallat, IEEE TPAMI 11(7), 1989.
@@ -20,7 +20,14 @@ from fedrecon.sites.classical.fista import real_part, total
 
 @dataclass(frozen=True)
 class Sparsity:
-    """weight * |W x|_1, of complex coefficients the magnitudes, over complex (or ``real``) images."""
+    """The penalty weight * |W x|_1 of complex (or ``real``) images: the sum of the magnitudes of the coefficients.
+
+    Attributes:
+        weight: weight of the penalty.
+        moments: number of vanishing moments of the wavelet.
+        levels: largest number of levels of the transform.
+        real: whether only real images are allowed.
+    """
 
     weight: float
     moments: int
@@ -28,24 +35,24 @@ class Sparsity:
     real: bool = False
 
     def value(self, image: Tensor) -> Tensor:
-        """(b,)."""
+        """The penalty of each image, (b,)."""
         return self.weight * total(forward(image, self.moments, self.levels).abs())
 
     def proximal(self, image: Tensor, warm: Tensor | None) -> tuple[Tensor, None]:
-        """W^H soft(W image): exact, because W is orthonormal (and real, so that real images stay real)."""
+        """W^H soft(W image). It is exact, because W is orthonormal. W is also real, so real images stay real."""
         del warm
         coefficients = forward(real_part(image) if self.real else image, self.moments, self.levels)
         return backward(soft(coefficients, self.weight), self.moments, self.levels), None
 
 
 def soft(values: Tensor, threshold: float) -> Tensor:
-    """argmin_c 1/2 |c - value|^2 + threshold |c|: magnitudes shrunk by the threshold, phases kept."""
+    """argmin_c 1/2 |c - value|^2 + threshold |c|: the magnitudes shrink by the threshold, the phases stay the same."""
     length = values.abs()
     return values * ((length - threshold).clamp_min(0) / length.clamp_min(torch.finfo(length.dtype).tiny))
 
 
 def forward(image: Tensor, moments: int, levels: int) -> Tensor:
-    """W x, (..., y, x): each level splits the corner of averages, in place as Mallat draws it."""
+    """W x, (..., y, x). Each level splits the corner of averages; the coefficients lie as in Mallat's figure."""
     result = image.clone()
     for y, x in corners(image.shape[-2], image.shape[-1], moments, levels):
         rows, columns = (_moved(n, moments, image.dtype, image.device) for n in (y, x))
@@ -63,7 +70,7 @@ def backward(coefficients: Tensor, moments: int, levels: int) -> Tensor:
 
 
 def corners(y: int, x: int, moments: int, levels: int) -> list[tuple[int, int]]:
-    """The sizes that are split, largest first; none is smaller than the filter, which would meet itself."""
+    """The sizes (y, x) that are split, largest first. None is smaller than the filter, which would overlap itself."""
     found: list[tuple[int, int]] = []
     while len(found) < levels and min(y, x) >= 2 * moments:
         found.append((y, x))
@@ -73,7 +80,7 @@ def corners(y: int, x: int, moments: int, levels: int) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def analysis(length: int, moments: int) -> Tensor:
-    """One level of an axis: an orthonormal matrix (length, length), averages above details.
+    """One level of the transform along an axis: an orthonormal matrix (length, length), averages above details.
 
     The last sample of an odd length has no partner: it is an average by itself, which keeps the matrix orthonormal.
     """
@@ -84,7 +91,7 @@ def analysis(length: int, moments: int) -> Tensor:
     for filtered, first in ((low, 0), (high, length - half)):
         for tap, value in enumerate(filtered):
             rows = np.arange(half)
-            # added, not set: a filter longer than the axis meets itself
+            # added, not set: a filter that is longer than the axis overlaps itself
             np.add.at(matrix, (first + rows, (2 * rows + tap) % (2 * half)), value)
     if length % 2:
         matrix[half, length - 1] = 1.0
@@ -93,10 +100,10 @@ def analysis(length: int, moments: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def lowpass(moments: int) -> NDArray[np.float64]:
-    """The 2 ``moments`` taps of the filter with as many vanishing moments and extremal phase; their sum is sqrt(2).
+    """The 2 N taps of the filter with N = ``moments`` vanishing moments and extremal phase; their sum is sqrt(2).
 
-    |H|^2 = cos^2N(w/2) P(sin^2(w/2)) with P(u) = sum_k C(N - 1 + k, k) u^k; with u = (2 - z - 1/z) / 4 every root of P
-    gives a pair z, 1/z, of which the one inside the unit circle is taken (Daubechies 1988, section 4).
+    |H|^2 = cos^2N(w/2) P(sin^2(w/2)) with P(u) = sum_k C(N - 1 + k, k) u^k. With u = (2 - z - 1/z) / 4, every root of P
+    gives a pair z, 1/z. The root inside the unit circle is taken (Daubechies 1988, section 4).
     """
     roots = np.roots([comb(moments - 1 + k, k) for k in reversed(range(moments))])
     middle = 1 - 2 * roots  # (z + 1/z) / 2

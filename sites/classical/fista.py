@@ -1,6 +1,6 @@
-"""Monotone FISTA for 1/2 |A x - y|^2 + penalty(x), batched over slices, each its own problem.
+"""Monotone FISTA for 1/2 |A x - y|^2 + penalty(x), batched over slices. Each slice is a problem of its own.
 
-Beck and Teboulle, IEEE TIP 18(11), 2009: MFISTA (section 5). Coil maps have unit sum of squares, so |A| <= 1 and
+Beck and Teboulle, IEEE TIP 18(11), 2009: MFISTA (section 5). The coil maps have unit sum of squares, so |A| <= 1 and
 the step size is 1.
 """
 
@@ -20,20 +20,26 @@ class Penalty(Protocol):
 
     @property
     def real(self) -> bool:
-        """Whether it is infinite for images that are not real."""
+        """Whether the penalty is infinite for images that are not real."""
         ...
 
     def value(self, image: Tensor) -> Tensor:
-        """Of images (b, y, x) complex64: (b,) double."""
+        """The penalty of each image: images (b, y, x) complex64 to (b,) double."""
         ...
 
     def proximal(self, image: Tensor, warm: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """argmin_x 1/2 |x - image|^2 + penalty(x), (b, y, x), and from where to start the next such step."""
+        """argmin_x 1/2 |x - image|^2 + penalty(x), (b, y, x), and the value ``warm`` where the next step starts."""
         ...
 
 
 class Minimum(NamedTuple):
-    """``image`` (b, y, x) complex64 at the data's scale; ``objective`` (1 + iterations, b), data scaled."""
+    """The result of a minimisation.
+
+    Attributes:
+        image: the minimiser, (b, y, x) complex64 at the scale of the data.
+        objective: the objective at the start and after each iteration, (1 + iterations, b), for data divided by its
+            scale.
+    """
 
     image: Tensor
     objective: Tensor
@@ -41,9 +47,9 @@ class Minimum(NamedTuple):
 
 @torch.no_grad()
 def minimise(measurement: Measurement, penalty: Penalty, iterations: int) -> Minimum:
-    """The minimiser over complex (or real) images, started from the zero-filled image.
+    """The minimiser over complex (or real) images. The iteration starts from the zero-filled image.
 
-    The momentum step stays linear, so A^H A is applied once an iteration: to the candidate ``z``; those of
+    The momentum step is linear. So A^H A is applied only once in an iteration, to the candidate ``z``; A^H A of
     the image and of the extrapolated point follow from it.
     """
     unit = measurement.scale[:, None, None]
@@ -77,12 +83,12 @@ def minimise(measurement: Measurement, penalty: Penalty, iterations: int) -> Min
 
 
 def real_part(image: Tensor) -> Tensor:
-    """The nearest real image, still of a complex type."""
+    """The nearest real image, with a complex dtype."""
     return torch.complex(image.real, torch.zeros_like(image.real))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Re(conj(a) b), by element."""
+    """Re(conj(a) b), element by element."""
     return a.real * b.real + a.imag * b.imag
 
 

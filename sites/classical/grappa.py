@@ -1,4 +1,4 @@
-"""GRAPPA for any sampling mask: missing samples as linear combinations of measured neighbours in all coils."""
+"""GRAPPA for any sampling mask: a missing sample is a linear combination of measured neighbours in all coils."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 
 class Grappa(Completion):
-    """Weights are fitted to all windows that are measured completely, those of the centre.
+    """The weights are fitted to all completely measured windows, which lie in the fully sampled centre.
 
-    A window of ``kernel_y`` x ``kernel_x`` samples needs a centre of at least that size. ``weight`` regularises the
-    fit, in mean eigenvalues of its Gram matrix, so it has no unit. With one coil there is little to learn.
+    A window of ``kernel_y`` x ``kernel_x`` samples needs a centre of at least that size. With one coil there is little
+    to learn.
+
+    Attributes:
+        weight: weight of the regularisation of the fit, in units of the mean eigenvalue of its Gram matrix.
+        kernel_y, kernel_x: sides of the window in samples, both odd.
     """
 
     paper: ClassVar[str] = (
@@ -33,17 +37,17 @@ class Grappa(Completion):
     @classmethod
     def _odd(cls, size: int) -> int:
         if size % 2 == 0:
-            raise ValueError("an odd number is needed: the missing sample is in the middle")
+            raise ValueError("an odd number is needed: the missing sample is in the middle of the window")
         return size
 
     def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
-        """Interpolated k-space."""
+        """K-space with the missing samples filled in; see the base class."""
         from fedrecon.sites.classical.autocalibration import complete
 
         return complete(kspace, mask, (self.kernel_y, self.kernel_x), self.weight)
 
     def candidates(self) -> tuple[Self, ...]:
-        """The same method with windows for a small and for a large centre, and weights a factor of ten apart."""
+        """The same method with windows for a small and a large centre, each with weights a factor of ten apart."""
         return tuple(
             self.model_copy(update={"kernel_y": size, "kernel_x": size, "weight": weight})
             for size in (3, 5)

@@ -1,9 +1,10 @@
-"""Completion of k-space whose block Hankel matrix, one window of all coils a row, has low rank.
+"""Completion of k-space under the condition that its block Hankel matrix has low rank.
 
-Shin et al., MRM 72:959, 2014 (SAKE): alternating projections on matrices of the rank, on Hankel matrices, and on what
-was measured. Windows go round the border, as the discrete Fourier transform does (Ongie and Jacob, IEEE TCI 3:535,
-2017), so the matrix, kernel^2 times the data, is never formed: its Gram matrix holds correlations of coil images, and
-to project windows and to average them is one matrix over the coils at each pixel.
+A row of this matrix is one window of all coils. Shin et al., MRM 72:959, 2014 (SAKE): alternating projections on
+matrices of the given rank, on Hankel matrices, and on the measured samples. Here the windows are periodic, as in the
+discrete Fourier transform (Ongie and Jacob, IEEE TCI 3:535, 2017). So the matrix, which is kernel^2 times as large as
+the data, is never formed. Its Gram matrix holds correlations of the coil images. Projecting the windows and averaging
+them is one matrix over the coils at each pixel.
 """
 
 from __future__ import annotations
@@ -14,15 +15,25 @@ from torch import Tensor
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
 
 _NUMBERS = 2**24
-"""Complex numbers of the matrices over the coils at each pixel that are held at a time: 128 MiB."""
+"""Largest number of complex numbers in memory at a time, of the matrices over the coils at each pixel: 128 MiB."""
 
 
 @torch.no_grad()
 def complete(kspace: Tensor, mask: Tensor, kernel: int, rank: int, iterations: int) -> Tensor:
-    """K-space (b, c, y, x), zero where ``mask`` (b, 1, y, x) is False, with windows in a space of ``rank`` dimensions.
+    """Fills in k-space so that its windows lie in a space of ``rank`` dimensions.
 
-    The window is ``kernel`` x ``kernel``, smaller on smaller grids; where ``rank`` is all the dimensions that it has,
-    nothing is known of what was not measured, and it stays zero.
+    If ``rank`` is not below the number of dimensions of a window (coils x kernel^2), the condition says nothing about
+    the missing samples, and they stay zero.
+
+    Args:
+        kspace: measured k-space (b, c, y, x), zero where ``mask`` is False.
+        mask: True at measured samples, (b, 1, y, x).
+        kernel: side of the window; on a smaller grid, the side of the grid.
+        rank: the rank.
+        iterations: number of iterations.
+
+    Returns:
+        (b, c, y, x); the measured samples are unchanged.
     """
     kernel = min(kernel, *kspace.shape[-2:])
     if rank >= kspace.shape[1] * kernel**2:
@@ -55,28 +66,41 @@ def _waves(length: int, kernel: int) -> Tensor:
 
 
 def gram(correlations: Tensor) -> Tensor:
-    """sum_p v_p v_p^H of the windows v_p, from sum_p k_c(p + l) conj(k_d(p)) at lags l, zero in the middle.
+    """The Gram matrix sum_p v_p v_p^H of the windows v_p, from the correlations of the coils.
 
-    (b, c, c, 2 kernel - 1, 2 kernel - 1) to (b, c kernel^2, c kernel^2): an entry depends on the distance alone.
+    An entry depends only on the distance between two samples.
+
+    Args:
+        correlations: sum_p k_c(p + l) conj(k_d(p)) at lags l, (b, c, c, 2 kernel - 1, 2 kernel - 1); lag zero is in the
+            middle.
+
+    Returns:
+        (b, c kernel^2, c kernel^2).
     """
     b, c = correlations.shape[:2]
     kernel = (correlations.shape[-1] + 1) // 2
-    places = torch.arange(kernel, device=correlations.device)
-    lag = places[:, None] - places + kernel - 1
+    positions = torch.arange(kernel, device=correlations.device)
+    lag = positions[:, None] - positions + kernel - 1
     blocks = correlations[..., lag[:, None, :, None], lag[None, :, None, :]]  # (b, c, d, i, j, i', j')
     return blocks.permute(0, 1, 3, 4, 2, 5, 6).reshape(b, c * kernel**2, c * kernel**2)
 
 
 def averages(projector: Tensor, kernel: int) -> Tensor:
-    """What a sample gets from the one at each lag by projecting its windows and averaging: the adjoint of ``gram``.
+    """The contribution of the sample at each lag to a sample, if all windows are projected and averaged.
 
-    (b, c kernel^2, c kernel^2) to (b, c, c, 2 kernel - 1, 2 kernel - 1).
+    This is the adjoint of :func:`gram`, divided by kernel^2.
+
+    Args:
+        projector: the projection of a window, (b, c kernel^2, c kernel^2).
+
+    Returns:
+        (b, c, c, 2 kernel - 1, 2 kernel - 1).
     """
     c = projector.shape[-1] // kernel**2
     blocks = projector.view(len(projector), c, kernel, kernel, c, kernel, kernel)
     lags = projector.new_zeros(len(projector), c, c, 2 * kernel - 1, 2 * kernel - 1)
     for i in range(kernel):
         for j in range(kernel):
-            # the sample at (i, j) of a window from the one at (u, v): lag (i - u, j - v), zero in the middle
+            # the sample at (i, j) of a window depends on the sample at (u, v): lag (i - u, j - v), zero in the middle
             lags[..., i : i + kernel, j : j + kernel] += blocks[:, :, i, j].flip(-1, -2)
     return lags / kernel**2

@@ -1,4 +1,4 @@
-"""Structured low-rank completion of k-space, calibrationless: SAKE."""
+"""Structured low-rank completion of k-space without calibration data: SAKE."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 
 class LowRank(Completion):
-    """K-space windows of all coils lie in a space of few dimensions, for coil maps are smooth and images end.
+    """K-space windows of all coils lie in a low-dimensional space: coil maps are smooth and the support is finite.
 
-    ``rank`` is out of coils x kernel^2: with more coils, or less of the field of view filled, a smaller part of it.
+    Attributes:
+        rank: dimension of that space, out of coils x kernel^2. With more coils, or if the object fills less of the
+            field of view, a smaller fraction is right.
+        kernel: side of the window in samples.
+        iterations: number of iterations.
     """
 
     paper: ClassVar[str] = (
@@ -29,11 +33,11 @@ class LowRank(Completion):
     iterations: int = Field(default=40, ge=1)
 
     def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
-        """Alternating projections from zero-filled k-space."""
+        """K-space after alternating projections, which start from zero-filled k-space; see the base class."""
         from fedrecon.sites.classical.hankel import complete
 
         return complete(kspace, mask, self.kernel, self.rank, self.iterations)
 
     def candidates(self) -> tuple[Self, ...]:
-        """The same method with ranks for one coil to many."""
+        """The same method with ranks that suit one coil up to many coils."""
         return tuple(self.model_copy(update={"rank": rank}) for rank in (12, 17, 21, 25, 30, 40, 55))

@@ -1,4 +1,4 @@
-"""What a reconstructor without training is: parameters, and one function from a measurement to an image."""
+"""The base class of classical reconstructors: parameters, and one function from a measurement to an image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 class Reconstructor(Plugin, ABC):
-    """A classical method; ``phase`` asks for coil maps that carry the image's low-resolution phase.
+    """A classical method of reconstruction. It needs no training.
 
     Attributes:
-        needs_low: it enlarges the low-resolution image, so it is for super-resolution alone.
-        needs_coils: with one coil it has nothing to go by.
-        needs_kspace: it fills in k-space, so it is not for images of low resolution that are no part of k-space.
+        paper: the citation, or empty.
+        needs_low: whether the method enlarges the low-resolution image; then it is only for super-resolution.
+        needs_coils: whether the method needs several coils; with one coil it has no information to use.
+        needs_kspace: whether the method fills in k-space; then it cannot work on low-resolution images without k-space.
+        phase: whether the coil maps shall carry the low-resolution phase of the image.
     """
 
     paper: ClassVar[str] = ""
@@ -30,8 +32,8 @@ class Reconstructor(Plugin, ABC):
 
     @abstractmethod
     def reconstruct(self, measurement: Measurement) -> Tensor:
-        """The image, (b, y, x) complex64, at the scale of the data, from the measured k-space alone."""
+        """The image, (b, y, x) complex64 at the scale of the data, from the measured samples only."""
 
     def candidates(self) -> tuple[Self, ...]:
-        """The settings among which validation subjects choose; with none to tune, only itself."""
+        """The candidate settings; a site's validation subjects decide among them. By default only this setting."""
         return (self,)

@@ -1,4 +1,4 @@
-"""Compressed sensing with total variation, the classical baseline: min_x 1/2 |A x - y|^2 + weight * TV(x)."""
+"""Compressed sensing with total variation, a classical baseline: min_x 1/2 |A x - y|^2 + weight * TV(x)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ class TotalVariation(Reconstructor):
     """Isotropic total variation, solved by monotone FISTA for all slices of a batch together.
 
     The data is divided by ``measurement.scale`` first, so ``weight`` has no unit and means the same at every
-    site. ``real`` allows real images only: right for images without phase alone, where it uses a symmetry that
-    measured k-space does not have (+1 to +4 dB in a trial on volumes imported without phase). With the
-    low-resolution phase in the maps, which is not the whole phase, it cost 1 to 5 dB there.
+    site.
+
+    Attributes:
+        weight: weight of the total variation.
+        iterations: number of iterations of FISTA.
+        dual_iterations: number of iterations of each proximal step, which starts at the last dual solution.
+        real: whether only real images are allowed. This is right only for images without phase. There it uses a
+            symmetry that measured k-space does not have (+1 to +4 dB in a test on volumes imported without phase).
+            If the maps carried the low-resolution phase, which is not the whole phase, it cost 1 to 5 dB in that
+            test.
     """
 
     paper: ClassVar[str] = (
@@ -31,11 +38,11 @@ class TotalVariation(Reconstructor):
 
     weight: float = Field(default=0.005, ge=0.0)
     iterations: int = Field(default=60, ge=1)
-    dual_iterations: int = Field(default=5, ge=1, description="of each proximal step, begun at the last dual")
+    dual_iterations: int = Field(default=5, ge=1, description="of a proximal step, started at the last dual")
     real: bool = False
 
     def reconstruct(self, measurement: Measurement) -> Tensor:
-        """The minimiser; a slice without signal stays zero."""
+        """The minimiser. A slice without signal stays zero."""
         from fedrecon.sites.classical.fista import minimise
         from fedrecon.sites.classical.variation import Variation
 

@@ -1,4 +1,4 @@
-"""The penalty weight * TV(x), isotropic total variation, and its proximal step.
+"""The penalty weight * TV(x), where TV is the isotropic total variation, and its proximal step.
 
 Beck and Teboulle, IEEE TIP 18(11), 2009: the fast gradient projection for the dual problem (section 4).
 """
@@ -15,9 +15,12 @@ from fedrecon.sites.classical.fista import real_part, total
 
 @dataclass(frozen=True)
 class Variation:
-    """weight * TV(x) over complex (or ``real``) images.
+    """The penalty weight * TV(x) of complex (or ``real``) images.
 
-    ``iterations`` are those of each proximal step, which begins at the last one's dual.
+    Attributes:
+        weight: weight of the penalty.
+        iterations: number of iterations of each proximal step, which starts at the dual solution of the step before.
+        real: whether only real images are allowed.
     """
 
     weight: float
@@ -25,21 +28,24 @@ class Variation:
     real: bool = False
 
     def value(self, image: Tensor) -> Tensor:
-        """(b,)."""
+        """The penalty of each image, (b,)."""
         return self.weight * total_variation(image)
 
     def proximal(self, image: Tensor, warm: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The minimiser and its dual."""
+        """The minimiser and its dual solution, see :func:`proximal`."""
         return proximal(image, self.weight, self.iterations, real=self.real, dual=warm)
 
 
 def proximal(
     image: Tensor, weight: float, iterations: int, *, real: bool = False, dual: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """argmin_x 1/2 |x - image|^2 + weight * TV(x) over complex (or real) x, and its dual (2, b, y, x).
+    """argmin_x 1/2 |x - image|^2 + weight * TV(x) over complex (or real) x, and its dual solution (2, b, y, x).
 
-    Fast gradient projection (FGP, section 4.3); the dual problem's gradient has the Lipschitz constant 8
-    weight^2.
+    It uses fast gradient projection (FGP, section 4.3). The gradient of the dual problem has the Lipschitz
+    constant 8 weight^2.
+
+    Args:
+        dual: the dual solution from which the iteration starts; None starts from zero.
     """
     if dual is None:
         dual = torch.zeros(2, *image.shape, dtype=image.dtype, device=image.device)
@@ -76,7 +82,7 @@ def divergence(field: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Isotropic: the sum over pixels of the gradient's length, real and imaginary part together; (b,)."""
+    """The isotropic total variation, (b,): the sum over pixels of the length of the complex gradient."""
     return total(_magnitude(gradient(image)))
 
 

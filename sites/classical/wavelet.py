@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 class Wavelet(Reconstructor):
     """Orthonormal Daubechies wavelets, solved by monotone FISTA for all slices of a batch together.
 
-    The data is divided by ``measurement.scale`` first, so ``weight`` has no unit. ``real`` as of total variation.
+    The data is divided by ``measurement.scale`` first, so ``weight`` has no unit.
+
+    Attributes:
+        weight: weight of the penalty.
+        iterations: number of iterations of FISTA.
+        moments: number of vanishing moments; 1 is the Haar wavelet.
+        levels: largest number of levels. No level splits a side that is shorter than the filter.
+        real: whether only real images are allowed, as in :class:`fedrecon.sites.classical.tv.TotalVariation`.
     """
 
     paper: ClassVar[str] = (
@@ -27,12 +34,12 @@ class Wavelet(Reconstructor):
 
     weight: float = Field(default=0.004, ge=0.0, allow_inf_nan=False)
     iterations: int = Field(default=60, ge=1)
-    moments: int = Field(default=4, ge=1, le=10, description="vanishing moments; 1 is the wavelet of Haar")
-    levels: int = Field(default=4, ge=1, le=10, description="at most: none splits less than the filter's length")
+    moments: int = Field(default=4, ge=1, le=10, description="vanishing moments; 1 is the Haar wavelet")
+    levels: int = Field(default=4, ge=1, le=10, description="at most; no level splits a side shorter than the filter")
     real: bool = False
 
     def reconstruct(self, measurement: Measurement) -> Tensor:
-        """The minimiser; a slice without signal stays zero."""
+        """The minimiser. A slice without signal stays zero."""
         from fedrecon.sites.classical.daubechies import Sparsity
         from fedrecon.sites.classical.fista import minimise
 

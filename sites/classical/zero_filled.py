@@ -1,4 +1,4 @@
-"""The zero-filled image A^H y: what k-space gives when nothing is assumed about what was not measured."""
+"""The zero-filled image A^H y: it assumes nothing about the samples that were not measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ZeroFilled(Reconstructor):
-    """The image of the measured samples, with zeros for the others: no parameters, nothing to tune."""
+    """The image of the measured samples, with zeros for the missing samples. It has no parameters to tune."""
 
     def reconstruct(self, measurement: Measurement) -> Tensor:
         """The zero-filled image itself."""

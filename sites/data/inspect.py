@@ -1,4 +1,4 @@
-"""What is in a shard or in a folder of shards, and what is wrong with it."""
+"""Inspects a shard or a folder of shards: summaries of the good shards, and the problems of the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def find_shards(path: Path | str) -> list[Path]:
     """The shard ``path``, or the shards (``*.h5``) in the folder ``path``, sorted by name.
 
     Raises:
-        InputError: nothing is there.
+        InputError: the path does not exist, or the folder holds no shard.
     """
     path = Path(path)
     if not path.exists():
@@ -30,15 +30,15 @@ def find_shards(path: Path | str) -> list[Path]:
 
 
 def inspect(path: Path | str) -> dict[str, Any]:
-    """Read everything in the shard or folder ``path``.
+    """Read and check all data of the shard ``path``, or of all shards in the folder ``path``.
 
     Returns:
-        ``shards``: the summary of each shard that is in order. ``problems``: ``path`` and ``message`` of each
-        that is not, and of what must not meet in one experiment (a site name used twice, a subject in two
-        splits).
+        A mapping with ``path``, ``shards`` and ``problems``. ``shards`` holds the summary of each good shard.
+        ``problems`` holds ``path`` and ``message`` of each bad shard, and of shards that cannot be in one experiment
+        (a site name used twice, a subject in two splits).
 
     Raises:
-        InputError: nothing is there.
+        InputError: the path does not exist, or the folder holds no shard.
     """
     path = Path(path)
     opened: list[Shard] = []

@@ -1,4 +1,4 @@
-"""A site's data: one HDF5 file, opened where it lies. It never travels; ``shard_writer`` has its layout."""
+"""A site's data: one HDF5 file, opened where it lies. It never travels. ``shard_writer`` defines its layout."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ __all__ = ["Shard", "Volume", "VolumeData", "write_shard"]
 
 @dataclass(frozen=True)
 class Shard:
-    """What is in a shard; the data are read when asked for.
+    """The labels of a shard. Its data are read only when a method asks for them.
 
-    Pickles as its path and content hash, so that it is opened anew (and must be the same) in another process.
-    No file
-    handle is kept: any number of processes may hold the same shard.
+    A pickled shard holds only its path and content hash. Another process opens the file again, and refuses it if the
+    hash differs. No file handle is kept, so any number of processes may hold the same shard.
 
     Attributes:
-        path: the file, absolute.
-        site: the site's name.
-        contrast: as the site calls it.
-        field_strength_t: tesla, or None where unknown.
+        path: absolute path of the file.
+        site: name of the site.
+        contrast: name that the site gives to its contrast.
+        field_strength_t: field strength in tesla, or None where unknown.
         voxel_mm: typical voxel (slice, y, x) in mm, or None where unknown.
-        simulated: the k-space was computed from magnitude images or from a phantom.
-        phase: ``none``, ``smooth`` (both made) or ``measured``.
+        simulated: True if the k-space was computed from magnitude images or from a phantom.
+        phase: origin of the image phase: ``none``, ``smooth`` (both simulated) or ``measured``.
         content_hash: SHA-256 of labels and data, independent of compression and layout.
-        schema_version: of the file's layout.
-        volumes: sorted by name.
-        attributes: what else its writer noted.
+        schema_version: version of the file's layout.
+        volumes: labels of the volumes, sorted by name.
+        attributes: further attributes that the writer stored.
     """
 
     path: Path
@@ -54,11 +53,11 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path | str) -> Shard:
-        """Read the labels of the shard at ``path``, and none of its data.
+        """Read the labels of the shard at ``path``, but none of its data.
 
         Raises:
-            InputError: no such file, not HDF5, truncated, no shard, a newer schema, a missing key, a wrong
-                shape.
+            InputError: the file is missing, is not HDF5, is truncated, is not a shard, has a newer schema, lacks an
+                attribute or a dataset, or holds an array of a wrong shape.
         """
         path = Path(path).absolute()
         with reading(path) as file:
@@ -84,7 +83,7 @@ class Shard:
 
     @property
     def n_coils(self) -> int:
-        """Receive coils; the largest number where volumes differ."""
+        """The number of receive coils; the largest one where volumes differ."""
         return max(volume.n_coils for volume in self.volumes)
 
     @property
@@ -99,19 +98,23 @@ class Shard:
         return tuple(volume for volume in self.volumes if volume.split == name)
 
     def kspace(self, volume_name: str) -> Complex:
-        """K-space (slices, coils, y, x) complex64, READ-ONLY: mapped where it is uncompressed."""
+        """K-space (slices, coils, y, x) complex64, READ-ONLY. It is memory-mapped if it is uncompressed."""
         kspace = self._array(volume_name, "kspace")
         return kspace if kspace.ndim == 4 else kspace[:, None]  # type: ignore[no-any-return]
 
     def reference(self, volume_name: str) -> Real:
-        """Fully sampled magnitude image (slices, y, x) float32, READ-ONLY; refused where there is none."""
+        """Fully sampled magnitude image (slices, y, x) float32, READ-ONLY.
+
+        Raises:
+            InputError: the volume has no reference.
+        """
         volume = self._by_name(volume_name)
         if not volume.has_reference:
             raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
         return self._array(volume_name, reference_key(volume.n_coils))  # type: ignore[no-any-return]
 
     def data(self, volume_name: str) -> VolumeData:
-        """A volume with its data."""
+        """The volume ``volume_name`` with its data."""
         volume = self._by_name(volume_name)
         reference = self.reference(volume_name) if volume.has_reference else None
         kspace = self.kspace(volume_name)
@@ -128,10 +131,11 @@ class Shard:
         )
 
     def verify(self) -> None:
-        """Read everything and refuse what cannot be right, or is not what was written (content hash).
+        """Read all data and check them.
 
         Raises:
-            InputError: see :func:`fedrecon.sites.data.volume.check_volume`.
+            InputError: a volume cannot be right (:func:`fedrecon.sites.data.volume.check_volume`), the maximum of a
+                reference differs from its label, or the content hash differs: the file changed after it was written.
         """
         digests = {}
         for volume in self.volumes:
@@ -150,7 +154,11 @@ class Shard:
             )
 
     def require_training(self) -> None:
-        """Refuse a shard that cannot train: it needs a training subject whose volumes are fully sampled."""
+        """Refuse a shard that cannot train.
+
+        Raises:
+            InputError: the shard has no training subject, or a training volume without a fully sampled reference.
+        """
         train = self.split("train")
         if not train:
             splits = ", ".join(f"{subject}: {split}" for subject, split in sorted(self.subjects.items()))
@@ -162,20 +170,24 @@ class Shard:
         self.require_references("train")
 
     def require_references(self, split: str) -> None:
-        """Refuse a split that holds no volume, or one without a fully sampled reference."""
+        """Refuse a split that cannot be scored.
+
+        Raises:
+            InputError: the split holds no volume, or a volume without a fully sampled reference.
+        """
         volumes = self.split(split)
         bare = [volume.name for volume in volumes if not volume.has_reference]
         if bare:
             raise InputError(
                 f"{self.path}: no fully sampled reference in {', '.join(bare)} (split '{split}'): "
-                "such a volume can only be reconstructed."
+                "a volume without reference can only be reconstructed."
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
 
     @cached_property
     def mapped(self) -> bool:
-        """Every array is mapped: ten readers on a node cost one copy of the data."""
+        """Whether every array can be memory-mapped. Ten readers on a node then share one copy of the data."""
         with reading(self.path) as file:
             return all(mapping_offset(item) is not None for group in file.values() for item in group.values())
 

@@ -1,5 +1,4 @@
-"""The inside of a shard's file: how it is opened, and how its labels are read and checked without its
-data."""
+"""Reads a shard's file: opens it, then reads and checks its labels without its data."""
 
 from __future__ import annotations
 
@@ -24,7 +23,11 @@ _LABELS = ("max", "patient_id", "split", "noise")
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
-    """The open file; every way in which a file can be broken becomes one clear message."""
+    """Opens the HDF5 file ``path`` for reading.
+
+    Raises:
+        InputError: the file is missing, is not HDF5 or is truncated, or the body cannot read it.
+    """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     if path.stat().st_size == 0 or not h5py.is_hdf5(path):
@@ -38,10 +41,14 @@ def reading(path: Path) -> Iterator[h5py.File]:
 
 
 def check_root(path: Path, root: dict[str, Any]) -> None:
-    """Refuse root attributes that are not those of a shard this version can read."""
+    """Refuse root attributes that do not belong to a shard, or to a shard of a version that fedrecon can read.
+
+    Raises:
+        InputError: the file is not a shard, has a newer schema, or lacks a root attribute.
+    """
     if root.get("format") != FORMAT:
         raise InputError(
-            f"{path}: is HDF5 and no shard of fedrecon. "
+            f"{path}: is an HDF5 file, but no shard of fedrecon. "
             f"For a fastMRI file: fedrecon data import fastmri {path.name} ..."
         )
     version = int(root.get("schema_version", 0))
@@ -56,7 +63,11 @@ def check_root(path: Path, root: dict[str, Any]) -> None:
 
 
 def read_volumes(path: Path, file: h5py.File) -> tuple[Volume, ...]:
-    """The labels of all volumes, sorted by name, with shapes and dtypes checked and no data read."""
+    """The labels of all volumes, sorted by name. Shapes and dtypes are checked; no data are read.
+
+    Raises:
+        InputError: there is no volume, a volume is not valid, or a subject is in two splits.
+    """
     volumes = tuple(_volume(path, name, file[name]) for name in sorted(file))
     if not volumes:
         raise InputError(f"{path}: holds no volume.")
@@ -97,7 +108,7 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Shape and dtype of a k-space dataset, with the coil axis that a single-coil file leaves out."""
+    """Shape and dtype of a k-space dataset; the coil axis that a single-coil file leaves out is added."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -109,7 +120,7 @@ class _Layout:
 
 
 def read_voxel(attributes: dict[str, Any]) -> tuple[float, float, float] | None:
-    """``voxel_mm`` of some attributes, or None."""
+    """The attribute ``voxel_mm``: voxel size (slice, y, x) in mm, or None where it is missing."""
     if "voxel_mm" not in attributes:
         return None
     first, second, third = (float(value) for value in attributes["voxel_mm"])
@@ -117,6 +128,9 @@ def read_voxel(attributes: dict[str, Any]) -> tuple[float, float, float] | None:
 
 
 def mapping_offset(dataset: h5py.Dataset) -> int | None:
-    """Where the dataset's bytes begin in the file; None if they are no single native run (compressed)."""
+    """The byte at which the dataset begins in the file.
+
+    None if its bytes cannot be mapped: they are compressed, chunked, external or in the other byte order.
+    """
     plain = dataset.chunks is None and dataset.dtype.isnative and not dataset.external
     return dataset.id.get_offset() if plain else None

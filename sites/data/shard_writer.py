@@ -1,4 +1,4 @@
-"""Writes a site's shard: one HDF5 file, streamed volume by volume, there whole or not at all."""
+"""Writes a site's shard: one HDF5 file, volume by volume, atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedrecon.sites.errors import InputError
 FORMAT = "fedrecon shard"
 SCHEMA_VERSION = 1
 PHASES = ("none", "smooth", "measured")
-_ALIGNMENT = 4096  # a memory page: mapped arrays are then aligned for every instruction set
+_ALIGNMENT = 4096  # bytes of a memory page: mapped arrays are then aligned for every instruction set
 
 
 def write_shard(
@@ -36,26 +36,27 @@ def write_shard(
 ) -> str:
     """Write ``volumes`` as the shard of ``site`` and return its content hash.
 
-    One group a volume holds ``kspace`` and ``reconstruction_rss`` (or ``reconstruction_esc``, one coil) with
-    fastMRI's
-    attributes, as a fastMRI file does: k-space (slices, coils, y, x) complex64, without its coil axis for one
-    coil. The file appears under its name only when it is complete.
+    Each volume is one group with the layout and the attributes of a fastMRI file: ``kspace`` (slices, coils, y, x)
+    complex64, and the reference ``reconstruction_rss``. A volume of one coil has no coil axis, and its reference is
+    named ``reconstruction_esc``. The file appears under its name only when it is complete.
 
     Args:
-        path: the file to write; its folder is made.
-        site: the site's name.
-        volumes: consumed one at a time; all volumes of a subject in one split.
-        contrast: default: that of the volumes (``unknown``, or ``mixed``).
-        field_strength_t: tesla; default: that of the volumes if they agree.
-        voxel_mm: (slice, y, x) in mm; default: the median of the volumes.
-        simulated: the k-space was computed from magnitude images or from a phantom.
-        phase: ``none`` or ``smooth`` where it was made, ``measured`` where a scanner did.
-        compression: an HDF5 filter (``gzip``) instead of the mapped, uncompressed layout.
-        attributes: further root attributes, kept as they are.
+        path: the file to write; its folder is made if it is missing.
+        site: name of the site.
+        volumes: the volumes, read one at a time; all volumes of a subject must be in one split.
+        contrast: name of the contrast; default: the name in the volumes (``unknown`` if they have none, ``mixed`` if
+            they differ).
+        field_strength_t: field strength in tesla; default: the value of the volumes if they agree.
+        voxel_mm: voxel size (slice, y, x) in mm; default: the median of the volumes.
+        simulated: True if the k-space was computed from magnitude images or from a phantom.
+        phase: origin of the image phase: ``none`` or ``smooth`` if it was simulated, ``measured`` if a scanner
+            measured it.
+        compression: an HDF5 filter (``gzip``) instead of the uncompressed layout, which can be memory-mapped.
+        attributes: further root attributes, stored unchanged.
 
     Raises:
-        InputError: a volume that cannot be right, a name used twice, a subject in two splits, or no volume at
-            all.
+        InputError: the site's name or the phase is not allowed, a volume cannot be right, a name is used twice, a
+            subject is in two splits, or there is no volume.
     """
     check_name("site", site)
     if phase not in PHASES:
@@ -77,7 +78,7 @@ def write_shard(
 
 
 def content_hash(site: str, contrast: str, simulated: bool, phase: str, digests: Mapping[str, str]) -> str:
-    """SHA-256 over the site's labels and each volume's digest, by name: no layout, no order of writing."""
+    """SHA-256 of the site's labels and of each volume's digest by name, independent of layout and order of writing."""
     parts = [site, contrast, bool(simulated), phase, sorted(digests.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -131,5 +132,5 @@ def _write_volume(group: h5py.Group, data: VolumeData, compression: str | None) 
 
 
 def reference_key(n_coils: int) -> str:
-    """FastMRI's name of the fully sampled image: root sum of squares, or emulated single coil."""
+    """The name that fastMRI gives to the fully sampled image: root sum of squares, or emulated single coil."""
     return "reconstruction_rss" if n_coils > 1 else "reconstruction_esc"

@@ -1,4 +1,4 @@
-"""Who is trained on, validated on and tested on: by subject, never by slice or visit, at all sites alike."""
+"""Assigns subjects to training, validation and test. A subject is in one split as a whole, at all sites."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def subject_of(stem: str, pattern: str | None = None) -> str:
-    """The subject in a file's name (without its suffix): up to the first ``_``, or what ``pattern`` finds.
+    """The subject in a file's name: the text before the first ``_``, or the text that ``pattern`` finds.
 
     Args:
-        stem: the name.
-        pattern: a regular expression; its first group is the subject, or the whole match if it has none.
+        stem: the file's name without its suffix.
+        pattern: a regular expression; its first group is the subject, or its whole match if it has no group.
 
     Raises:
-        InputError: the pattern is none, or finds nothing in the name.
+        InputError: the pattern is not a regular expression, or finds nothing in the name.
     """
     if pattern is None:
         return stem.split("_", 1)[0]
@@ -37,12 +37,12 @@ def subject_of(stem: str, pattern: str | None = None) -> str:
 def assign_splits(subjects: Iterable[str], validation: Sequence[str] = (), test: Sequence[str] = ()) -> dict[str, str]:
     """The split of each subject.
 
-    Where neither is named: of the sorted subjects the last fifth (at least one) tests, the one before
-    validates (from three subjects on) and the rest trains; a single subject tests. Where one of them is
-    named, exactly those named.
+    If ``validation`` or ``test`` names a subject, exactly the named subjects validate and test, and the rest trains.
+    If both are empty, the sorted subjects are divided: the last fifth (at least one subject) tests, the subject before
+    it validates (from three subjects on), and the rest trains. A single subject tests.
 
     Raises:
-        InputError: a named subject that is not there, or one named for both.
+        InputError: a named subject does not exist, or a subject is named for validation and for test.
     """
     known = sorted(set(subjects))
     for name in (*validation, *test):
@@ -50,7 +50,9 @@ def assign_splits(subjects: Iterable[str], validation: Sequence[str] = (), test:
             raise unknown("subject", name, known)
     both = sorted(set(validation) & set(test))
     if both:
-        raise InputError(f"named for validation and for test: {', '.join(both)}; a subject is in one split.")
+        raise InputError(
+            f"subjects named for validation and for test: {', '.join(both)}; a subject belongs to one split."
+        )
     if not validation and not test:
         validation, test = _default(known)
     chosen = dict.fromkeys(validation, "validation") | dict.fromkeys(test, "test")
@@ -64,10 +66,10 @@ def _default(known: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def check_consortium(shards: Collection[Shard]) -> None:
-    """Refuse shards that must not meet in one experiment.
+    """Refuse shards that cannot be in one experiment.
 
     Raises:
-        InputError: two shards of one site name, or a subject in different splits at two sites.
+        InputError: two shards have the same site name, or a subject is in different splits at two sites.
     """
     problems = consortium_problems(shards)
     if problems:
@@ -75,7 +77,7 @@ def check_consortium(shards: Collection[Shard]) -> None:
 
 
 def consortium_problems(shards: Collection[Shard]) -> list[str]:
-    """What :func:`check_consortium` refuses, one message each."""
+    """One message for each problem that :func:`check_consortium` refuses."""
     problems: list[str] = []
     sites: dict[str, Shard] = {}
     known: dict[str, tuple[str, Shard]] = {}

@@ -1,4 +1,4 @@
-"""One scan of one subject, with its data or without: what formats yield, shards hold and sites train on."""
+"""A volume: one scan of one subject, with or without its data. Formats yield volumes, and shards hold them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class Volume:
-    """What a shard tells of a volume without reading its data.
+    """The labels of a volume. They are known without reading its data.
 
     Attributes:
-        name: unique within the shard.
-        subject: who was scanned; the same id is the same person at every site.
-        split: ``train``, ``validation`` or ``test``; all volumes of a subject are in one.
-        n_slices: slices.
-        n_coils: receive coils.
+        name: name of the volume, unique within the shard.
+        subject: id of the scanned person; the same id is the same person at every site.
+        split: ``train``, ``validation`` or ``test``; all volumes of a subject are in the same split.
+        n_slices: number of slices.
+        n_coils: number of receive coils.
         shape: matrix (y, x).
         noise: standard deviation of the noise in the real and in the imaginary part of a k-space sample, for
             the orthonormal FFT, in the units of the k-space.
-        maximum: maximum of the reference, in the (arbitrary) units of the image; 0 where there is none.
-        has_reference: False for a prospectively undersampled scan, which can be reconstructed and not scored.
+        maximum: maximum of the reference, in the (arbitrary) units of the image; 0 if there is no reference.
+        has_reference: False for a prospectively undersampled scan: it can be reconstructed, but not scored.
         voxel_mm: voxel size (slice, y, x) in mm, or None where unknown.
     """
 
@@ -52,14 +52,14 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class VolumeData:
-    """A volume with its data, on its way into a shard.
+    """A volume with its data.
 
     Attributes:
-        name, subject, split, noise, voxel_mm: as in :class:`Volume`.
-        kspace: (slices, coils, y, x) complex64, DC at N//2, orthonormal; zero where not measured.
-        reference: (slices, y, x) float32 magnitude of the fully sampled image, or None.
-        acquisition: the sequence or contrast, as fastMRI files name it.
-        field_strength_t: tesla, or None where unknown.
+        name, subject, split, noise, voxel_mm: the labels of :class:`Volume`.
+        kspace: k-space (slices, coils, y, x) complex64, DC at N//2, orthonormal; zero where not measured.
+        reference: magnitude (slices, y, x) float32 of the fully sampled image, or None.
+        acquisition: sequence or contrast, as fastMRI files name it; a shard's contrast in data from a shard.
+        field_strength_t: field strength in tesla, or None where unknown.
     """
 
     name: str
@@ -73,7 +73,7 @@ class VolumeData:
     field_strength_t: float | None = None
 
     def about(self) -> Volume:
-        """The volume without its data."""
+        """The labels of the volume, without its data."""
         slices, coils, ny, nx = self.kspace.shape
         maximum = 0.0 if self.reference is None else float(self.reference.max())
         has_reference = self.reference is not None
@@ -91,7 +91,7 @@ class VolumeData:
         )
 
     def digest(self) -> str:
-        """SHA-256 of all that can change a result: labels, noise and data, whatever the file's layout."""
+        """SHA-256 of all values that can change a result: labels, noise level and data, but not the file's layout."""
         label = [self.name, self.subject, self.split, float(self.noise), list(self.kspace.shape)]
         summary = hashlib.sha256(json.dumps([*label, self.reference is not None]).encode())
         for array in (self.kspace, self.reference):
@@ -102,7 +102,11 @@ class VolumeData:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse a name that could not be a file name, an HDF5 group and part of a metric's name."""
+    """Refuse a name that cannot be a file name, an HDF5 group and a part of a metric's name.
+
+    Raises:
+        InputError: the message begins with ``kind`` and says which characters a name may hold.
+    """
     if not NAME.fullmatch(name):
         raise InputError(
             f"{kind} '{name}': a name is made of letters, digits, '_', '-', '+' and '.', "
@@ -111,11 +115,14 @@ def check_name(kind: str, name: str) -> None:
 
 
 def check_volume(data: VolumeData) -> None:
-    """Refuse a volume whose labels, shapes or values cannot be right, in the order of a user's looking.
+    """Refuse a volume whose labels, shapes or values cannot be right.
+
+    The checks run in this order: names and split, shapes and dtypes, k-space, noise level, reference.
 
     Raises:
-        InputError: wrong split, rank, dtype or axis order, no slices, NaN or infinity, an all-zero slice, DC
-            at the corner, or a reference that does not fit.
+        InputError: a name, split, rank, dtype or axis order is wrong, there are no slices, there is NaN or infinity, a
+            slice is all zero, DC is at the corner, the noise level is negative, or the reference does not fit or holds
+            negative values.
     """
     where = f"volume '{data.name}'"
     check_name("volume", data.name)
@@ -131,7 +138,14 @@ def check_volume(data: VolumeData) -> None:
 
 
 def check_layout(where: str, kspace: Any, reference: Any | None) -> None:
-    """Refuse wrong ranks, dtypes, sizes and axis orders of arrays or HDF5 datasets, without their data."""
+    """Refuse arrays or HDF5 datasets with a wrong rank, dtype, size or axis order. Their data are not read.
+
+    Args:
+        where: the file or volume, for the message.
+
+    Raises:
+        InputError: see above.
+    """
     if len(kspace.shape) != 4:
         raise InputError(f"{where}: k-space has shape {kspace.shape}; expected (slices, coils, y, x).")
     if kspace.dtype != np.complex64:
@@ -175,7 +189,7 @@ def _check_kspace(where: str, kspace: Complex) -> None:
 
 
 def _power_near_dc(power: NDArray[np.float64]) -> float:
-    """Mean power of the measured samples around N//2; 0 where none was measured."""
+    """Mean power of the measured samples around N//2; 0 if no sample was measured there."""
     (y, x), (ry, rx) = (n // 2 for n in power.shape), (max(1, n // 16) for n in power.shape)
     near = power[max(0, y - ry) : y + ry + 1, max(0, x - rx) : x + rx + 1]
     return float(near.sum() / max(1, np.count_nonzero(near)))

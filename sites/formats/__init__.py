@@ -1,4 +1,4 @@
-"""The formats that can be imported: one file and one line each."""
+"""The registry of the formats that can be imported: one file and one line for each format."""
 
 from fedrecon.sites.formats.fastmri import FastMRI
 from fedrecon.sites.formats.format import Format, Label

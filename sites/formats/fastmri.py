@@ -1,10 +1,10 @@
 """FastMRI HDF5 files, single- and multi-coil (Zbontar et al., fastMRI: an open dataset and benchmarks, 2018).
 
-K-space is kept whole, with its readout oversampling. The reference is the modulus (one coil) or the root sum
-of squares of its full image, so that it fits the k-space; of the stored ``reconstruction_*``, which are
-centre crops of the same, only the shape is checked. Columns that the header says were never encoded (partial
-Fourier, padding) are zero, as in fastMRI's own loader. A test file (with ``mask``) or other undersampled
-k-space has no reference.
+K-space is kept whole, with its readout oversampling. The reference is computed from it, so that it fits the k-space:
+the modulus (one coil) or the root sum of squares of the full image. The stored ``reconstruction_*`` are centre crops of
+that image; only their shape is checked. The header says which columns were never encoded (partial Fourier, padding).
+They are set to zero, as in fastMRI's own loader. A test file (with ``mask``) and other undersampled k-space have no
+reference.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 
 
 class FastMRI(Format):
-    """Files of the fastMRI layout, one volume a file."""
+    """Files of the fastMRI layout, one volume in each file."""
 
     suffixes: ClassVar = (".h5", ".hdf5")
     summary: ClassVar = "fastMRI HDF5 files, single- and multi-coil, with or without their ISMRMRD header"
 
     def volume(self, source: Path, label: Label) -> VolumeData:
-        """The volume in one file."""
+        """The volume in one file.
+
+        Raises:
+            InputError: the file is not HDF5, is truncated or cannot be read, or its k-space, references or header are
+                wrong.
+        """
         if not h5py.is_hdf5(source):
             raise InputError(f"{source}: is not an HDF5 file.")
         try:
@@ -67,7 +72,7 @@ def _kspace(source: Path, file: h5py.File) -> Complex:
         raise InputError(f"{source}: the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'}).")
     dataset = file["kspace"]
     if not isinstance(dataset, h5py.Dataset):
-        raise InputError(f"{source}: 'kspace' is no dataset.")
+        raise InputError(f"{source}: 'kspace' is not a dataset.")
     if dataset.dtype.kind != "c":
         raise InputError(f"{source}: 'kspace' is {dataset.dtype}; expected complex.")
     if dataset.ndim not in (3, 4):
@@ -90,12 +95,12 @@ def _check_fit(source: Path, key: str, shape: tuple[int, ...], kspace: tuple[int
 
 
 class Header:
-    """What is used of the ISMRMRD header; all None where the file has none.
+    """The used values of the ISMRMRD header. All are None if the file has no header.
 
     Attributes:
-        encoded: first and one past the last phase-encoded column (x) of the k-space.
-        voxel_mm: (slice, y, x) in mm of the encoded matrix.
-        field_strength_t: tesla.
+        encoded: first phase-encoded column (x) of the k-space, and one past the last.
+        voxel_mm: voxel size (slice, y, x) of the encoded matrix in mm.
+        field_strength_t: field strength in tesla.
     """
 
     def __init__(self, root: ElementTree.Element | None, n_columns: int) -> None:
@@ -109,7 +114,7 @@ class Header:
         """The header of an open file.
 
         Raises:
-            InputError: the header is there and is not XML, or its numbers are none.
+            InputError: the header exists but is not XML, or one of its numbers is not a number.
         """
         if "ismrmrd_header" not in file:
             return cls(None, 0)
@@ -130,7 +135,7 @@ class Header:
         return (max(0, left), min(n_columns, right)) if left < right else None
 
     def _voxel(self) -> tuple[float, float, float] | None:
-        """Encoded x is the readout, our y; encoded y is the phase encoding, our x."""
+        """The voxel size. The header's x is the readout, our y; the header's y is the phase encoding, our x."""
         values: list[Any] = []
         for axis in ("z", "x", "y"):
             field = self._number(f"encoding/encodedSpace/fieldOfView_mm/{axis}")

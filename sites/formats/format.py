@@ -1,4 +1,4 @@
-"""What every format is: a reader of files into volumes. One is a file here and a line in the registry."""
+"""The base class of the formats, which read files into volumes. A format is one file here and one registry line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedrecon.sites.plugin import Plugin
 
 @dataclass(frozen=True)
 class Label:
-    """What the name of a file tells: the volume's name, its subject and the subject's split."""
+    """The labels that follow from a file's name: the volume's name, its subject and the subject's split."""
 
     name: str
     subject: str
@@ -26,11 +26,11 @@ class Label:
 
 
 class Format(Plugin):
-    """A file format. Its fields are the choices that a user has when importing it.
+    """A file format. Its fields are the options of its import.
 
     Class attributes:
-        suffixes: how its files' names end.
-        simulated: the k-space is computed here, from magnitude images.
+        suffixes: endings of the file names.
+        simulated: True if the import computes the k-space from magnitude images.
         summary: one line for ``fedrecon list formats``.
     """
 
@@ -40,11 +40,15 @@ class Format(Plugin):
 
     @property
     def phase_kind(self) -> str:
-        """``none``, ``smooth`` or ``measured``: where the phase of the images comes from."""
+        """The origin of the image phase: ``none``, ``smooth`` or ``measured``."""
         return "measured"
 
     def read(self, sources: Sequence[Path], label: Callable[[Path], Label]) -> Iterator[VolumeData]:
-        """The volumes in ``sources``, checked, one at a time; a refusal begins with the file's path."""
+        """The volumes in ``sources``, read and checked one at a time.
+
+        Raises:
+            InputError: a file is refused; the message begins with its path.
+        """
         for source in sources:
             try:
                 data = self.volume(source, label(source))
@@ -60,8 +64,8 @@ class Format(Plugin):
 
 
 def root_sum_of_squares(kspace: Complex) -> Real:
-    """Magnitude (slices, y, x) of the image of k-space (slices, coils, y, x); the modulus for one coil."""
-    from fedrecon.sites.imaging.fourier import ifft2c_numpy  # loads torch: not for listing formats
+    """Root sum of squares (slices, y, x) of the coil images of k-space (slices, coils, y, x); modulus for one coil."""
+    from fedrecon.sites.imaging.fourier import ifft2c_numpy  # it loads torch; listing formats must not
 
     image = np.empty((len(kspace), *kspace.shape[-2:]), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are named by check_volume
@@ -71,12 +75,11 @@ def root_sum_of_squares(kspace: Complex) -> Real:
 
 
 def fully_sampled(kspace: Complex) -> bool:
-    """At most 1 % of the samples within the measured box are exactly zero (in all slices and coils).
+    """Whether at most 1 % of the samples within the measured box are exactly zero (in all slices and coils).
 
-    Zeros around that box are an acquisition of lower resolution or a partial one, and count as part of the
-    truth. An
-    elliptical acquisition, whose corners are zero, counts as undersampled: better no reference than a
-    doubtful one.
+    The measured box is the smallest box around all samples that are not zero. Zeros around it come from an acquisition
+    of lower resolution or from a partial acquisition, and count as part of the truth. An elliptical acquisition has
+    zeros in the corners of the box. It counts as undersampled, because a doubtful reference is worse than none.
     """
     measured = (kspace != 0).any(axis=(0, 1))
     rows, columns = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
@@ -87,12 +90,12 @@ def fully_sampled(kspace: Complex) -> bool:
 
 
 def estimate_noise(kspace: Complex) -> float:
-    """Standard deviation of the noise in each of the two parts of a k-space sample: an upper estimate.
+    """Standard deviation of the noise in the real and in the imaginary part of a k-space sample: an upper estimate.
 
-    The modulus of complex Gaussian noise has the median sqrt(2 ln 2) sigma. It is taken, for each slice, over
-    the twentieth of the measured samples that lies farthest out (the corners of a full matrix), where anatomy
-    has least energy; the lower quartile of the slices keeps out those whose anatomy reaches that far. In
-    k-space that was cut to a small matrix it does, so that the noise is overestimated there.
+    The modulus of complex Gaussian noise has the median sqrt(2 ln 2) sigma. For each slice the median is taken over
+    the outermost twentieth of the measured samples (the corners of a full matrix), where anatomy has least energy. The
+    result is the lower quartile over the slices, to leave out slices whose anatomy reaches these samples. In k-space
+    that was cut to a small matrix, anatomy reaches them in all slices, and the noise is overestimated.
     """
     ny, nx = kspace.shape[-2:]
     y, x = np.mgrid[:ny, :nx]

@@ -1,4 +1,4 @@
-"""From files of any known format to a site's shard."""
+"""Imports files of a known format into a site's shard, and reads the input of a reconstruction."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def import_data(
 
     Args:
         format: a name in :data:`fedrecon.sites.formats.FORMATS`.
-        sources: files, or folders of files with the format's suffixes; one volume a file.
-        site: the site's name.
-        out: a folder, made if need be.
-        contrast: default: what the files say.
-        size: matrix N x N (nifti; default: the native one).
-        phase: ``none`` or ``smooth`` (nifti; default smooth).
-        subject_pattern: see :func:`fedrecon.sites.data.splits.subject_of`.
+        sources: files, or folders of files with the format's suffixes; each file is one volume.
+        site: name of the site.
+        out: folder of the shard; it is made if it is missing.
+        contrast: name of the contrast; default: the name in the files.
+        size: matrix size N of N x N (nifti only; default: the native size).
+        phase: ``none`` or ``smooth`` (nifti only; default ``smooth``).
+        subject_pattern: regular expression, see :func:`fedrecon.sites.data.splits.subject_of`.
         validation_subjects, test_subjects: see :func:`fedrecon.sites.data.splits.assign_splits`.
-        seed: of the simulated phase (nifti; default 0).
+        seed: seed of the simulated phase (nifti only; default 0).
 
     Raises:
-        InputError: see the format, the splits and :func:`fedrecon.sites.data.shard.write_shard`; a choice that the
-            format does not have is refused, not ignored.
+        InputError: an option does not belong to the format, a file or a name is refused, or the splits are wrong; see
+            the format, the splits and :func:`fedrecon.sites.data.shard.write_shard`.
     """
     given = {"size": size, "phase": phase, "seed": seed}
     reader = choose("format", FORMATS, format, {key: value for key, value in given.items() if value is not None})
@@ -72,10 +72,11 @@ def import_data(
 
 
 def find_files(reader: Format, sources: Sequence[Path | str]) -> list[Path]:
-    """The files in ``sources``, sorted by name, folders opened.
+    """The files in ``sources`` and in the folders among them, sorted by name.
 
     Raises:
-        InputError: a missing path, a folder or file without the format's suffix, or two files of one name.
+        InputError: a path is missing, a file or all files of a folder lack the format's suffix, no source is given, or
+            two files have the same name.
     """
     found: list[Path] = []
     for source in map(Path, sources):
@@ -83,7 +84,7 @@ def find_files(reader: Format, sources: Sequence[Path | str]) -> list[Path]:
             raise InputError(f"{source}: there is no such file or folder.")
         inside = sorted(path for path in source.iterdir() if _fits(reader, path)) if source.is_dir() else [source]
         if not inside or not _fits(reader, inside[0]):
-            raise InputError(f"{source}: no file that ends in {' or '.join(reader.suffixes)}.")
+            raise InputError(f"{source}: there is no file that ends in {' or '.join(reader.suffixes)}.")
         found += inside
     if not found:
         raise InputError("nothing to import: no source was given.")
@@ -95,18 +96,18 @@ def find_files(reader: Format, sources: Sequence[Path | str]) -> list[Path]:
 
 
 def stem(reader: Format, path: Path) -> str:
-    """The file's name without the format's suffix (the longest that fits: ``.nii.gz`` is one)."""
+    """The file's name without the format's suffix. The longest suffix that fits is removed, for example ``.nii.gz``."""
     fitting = [suffix for suffix in reader.suffixes if path.name.lower().endswith(suffix)]
     return path.name[: -max(map(len, fitting))] if fitting else path.stem
 
 
 def read_input(path: Path | str) -> Iterator[VolumeData]:
-    """The volumes of one file to be reconstructed: a shard, a fastMRI file or a raw k-space array; checked.
+    """The checked volumes of one file that is to be reconstructed: a shard, a fastMRI file or a raw k-space array.
 
-    The format is known from the file's content and suffix. A NIfTI volume is no k-space, and is refused.
+    The file's content and suffix give the format. A NIfTI volume is refused, because it holds no k-space.
 
     Raises:
-        InputError: missing, of no such format, or refused by its reader.
+        InputError: the file is missing, has another format, or is refused by its reader.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,4 +145,4 @@ def _is_shard(path: Path) -> bool:
         with h5py.File(path, "r", locking=False) as file:
             return bool(file.attrs.get("format") == FORMAT)
     except OSError:
-        return False  # truncated: its reader says so
+        return False  # a truncated file: its reader refuses it with a clear message

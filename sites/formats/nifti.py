@@ -1,11 +1,10 @@
 """NIfTI magnitude volumes: their k-space is simulated, and the shard says so.
 
-The volume is turned to the nearest RAS+ axes and cut along its thickest voxel axis (the foot-head axis where
-all are equal), so that an axial image has anterior up, a sagittal or coronal one superior up, and the
-patient's left (or posterior) is on the right; slices run from inferior, left or posterior. Zeros pad the
-shorter side to a square field of view in mm; k-space is cropped centrally to N x N, which gives square voxels
-of field of view / N without interpolation; the magnitude of that image is the reference. Intensities keep the
-file's arbitrary units.
+The volume is turned to the nearest RAS+ axes and cut into slices along its thickest voxel axis (the foot-head axis
+where all are equal). An axial image then has anterior up, a sagittal or coronal image has superior up, and the
+patient's left (or posterior) is on the right. Slices run from inferior, left or posterior. Zeros pad the shorter side
+to a square field of view in mm. K-space is cropped centrally to N x N, which gives square voxels of field of view / N
+without interpolation. The magnitude of that image is the reference. Intensities keep the file's arbitrary units.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise
 
-FOREGROUND = 0.1  # of the volume's 99th percentile: a voxel above it is anatomy
-ANATOMY_SHARE = 0.5  # of the best slice's foreground: a slice with less is an end slice
+FOREGROUND = 0.1  # a voxel is anatomy if it is above this part of the volume's 99th percentile
+ANATOMY_SHARE = 0.5  # a slice is an end slice if its foreground is below this part of the best slice's foreground
 
 
 class NIfTI(Format):
-    """Magnitude volumes, one a file.
+    """Magnitude volumes, one in each file.
 
     Attributes:
-        size: the matrix N; the native one where None.
-        phase: ``smooth`` multiplies the image by a seeded smooth phase, ``none`` leaves it real: its k-space
-            is then conjugate-symmetric, which makes the problem easier than it is.
-        seed: of the phase.
+        size: matrix size N; None keeps the native size.
+        phase: ``smooth`` multiplies the image by a seeded smooth phase. ``none`` leaves the image real: its k-space
+            is then conjugate-symmetric, which makes the reconstruction easier than in reality.
+        seed: seed of the phase.
     """
 
     size: Annotated[int, Field(ge=8)] | None = None
@@ -46,11 +45,15 @@ class NIfTI(Format):
 
     @property
     def phase_kind(self) -> str:
-        """As chosen."""
+        """The option ``phase``."""
         return self.phase
 
     def volume(self, source: Path, label: Label) -> VolumeData:
-        """The volume in one file, without its end slices."""
+        """The volume in one file, without its end slices.
+
+        Raises:
+            InputError: see :func:`load_magnitude` and :func:`low_pass`.
+        """
         from fedrecon.sites.imaging.fourier import fft2c_numpy
 
         magnitude, voxel_mm = load_magnitude(source)
@@ -72,9 +75,15 @@ class NIfTI(Format):
 
 
 def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
-    """Images (slices, scale y, scale x) of :func:`load_magnitude`'s (slices, y, x) as NIfTI, in the source's space.
+    """Writes enlarged images as NIfTI, in the space of the file ``source``.
 
-    Voxels are ``scale`` times smaller within the slices; each old one is exactly covered by scale x scale new ones.
+    Voxels are ``scale`` times smaller within the slices; scale x scale new voxels exactly cover one old voxel.
+
+    Args:
+        path: the file to write.
+        source: the NIfTI file that :func:`load_magnitude` read as (slices, y, x).
+        images: its enlarged images (slices, scale y, scale x).
+        scale: the enlargement along y and x.
     """
     import nibabel
 
@@ -96,10 +105,11 @@ def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
 
 
 def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
-    """The volume (slices, y, x) float32 as described above, and its voxel (slice, y, x) in mm.
+    """The volume (slices, y, x) float32, turned as the module describes, and its voxel size (slice, y, x) in mm.
 
     Raises:
-        InputError: no NIfTI, truncated, not three-dimensional, complex or colour, NaN, negative or all zero.
+        InputError: the file is not NIfTI or is truncated, or the volume is not three-dimensional, is complex or in
+            colour, holds NaN or negative values, is all zero, or has wrong voxel sizes.
     """
     import nibabel
 
@@ -114,7 +124,7 @@ def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
     _check_magnitude(path, values)
     zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
     if not all(np.isfinite(zoom) and zoom > 0 for zoom in zooms):
-        raise InputError(f"{path}: voxel sizes of {zooms} mm.")
+        raise InputError(f"{path}: the voxel sizes are {zooms} mm; expected finite numbers above 0.")
     across = _slice_axis(zooms)
     first, second = (axis for axis in range(3) if axis != across)
     turned = values.transpose(across, second, first)[:, ::-1, ::-1]
@@ -122,9 +132,9 @@ def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
 
 
 def anatomy(magnitude: Real) -> slice:
-    """The slices to keep: the longest run that has anatomy, around the slice that has most.
+    """The slices to keep: the run of neighbouring slices with anatomy around the slice that has most anatomy.
 
-    A slice counts when its foreground (voxels above a tenth of the volume's 99th percentile) is at least half
+    A slice has anatomy when its foreground (voxels above a tenth of the volume's 99th percentile) is at least half
     of the foreground of the best slice.
     """
     foreground = magnitude > FOREGROUND * np.quantile(magnitude, 0.99)
@@ -138,8 +148,16 @@ def anatomy(magnitude: Real) -> slice:
 def low_pass(
     magnitude: Real, voxel_mm: tuple[float, float, float], size: int | None
 ) -> tuple[Real, tuple[float, float, float]]:
-    """Magnitude of the image (slices, N, N) over the square field of view from the central k-space, and its
-    voxel."""
+    """The magnitude image (slices, N, N) of the central k-space, over the square field of view, and its voxel size.
+
+    Args:
+        magnitude: images (slices, y, x).
+        voxel_mm: their voxel size (slice, y, x) in mm.
+        size: matrix size N; None keeps the native voxels.
+
+    Raises:
+        InputError: ``size`` is larger than the native matrix.
+    """
     from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
 
     thickness, dy, dx = voxel_mm
@@ -150,14 +168,14 @@ def low_pass(
     if size is None:
         return padded, voxel_mm
     if size > min(square):
-        raise InputError(f"--size {size} is more than the {min(square)} pixels that were measured.")
+        raise InputError(f"--size {size} is more than the {min(square)} pixels of the image's shorter side.")
     image = ifft2c_numpy(centre(fft2c_numpy(padded), (size, size)))
-    scale = np.float32(size / np.sqrt(square[0] * square[1]))  # orthonormal FFTs of two sizes: keep the intensities
+    scale = np.float32(size / np.sqrt(square[0] * square[1]))  # two FFT sizes, both orthonormal: keeps intensities
     return np.abs(image) * scale, (thickness, field / size, field / size)
 
 
 def centre(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """Crop or pad the last two axes by zeros so that the sample at N//2 stays at N//2."""
+    """Crops the last two axes, or pads them by zeros, so that the sample at N//2 stays at N//2."""
     for axis, n in zip((-2, -1), shape, strict=True):
         before = n // 2 - array.shape[axis] // 2
         if before > 0 or n > array.shape[axis]:
@@ -172,8 +190,8 @@ def centre(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 def smooth_phase(shape: tuple[int, ...], seed: int, volume: str) -> Complex:
     """Unit phasors (slices, y, x) whose angle is a random product of low-order polynomials in y, x and slice.
 
-    Angles have a standard deviation of 1 rad about a random offset: as the phase of the receive coil and of
-    susceptibility at the head's size, with about one to two turns across the field of view.
+    Angles have a standard deviation of 1 rad around a random offset. This is like the phase from the receive coil and
+    from susceptibility in a head: about one to two turns across the field of view.
     """
     rng = seeding.generator(seed, "phase", volume)
     axes = [np.polynomial.legendre.legvander(np.linspace(-1, 1, n) if n > 1 else np.zeros(1), 3) for n in shape]
@@ -187,7 +205,7 @@ def smooth_phase(shape: tuple[int, ...], seed: int, volume: str) -> Complex:
 
 
 def _one_volume(path: Path, image: Any) -> Any:
-    """The image without a fourth axis of length one; refused if it is no real three-dimensional volume."""
+    """The image without a fourth axis of length one. An image that is not a real 3D volume is refused."""
     raw = np.dtype(image.get_data_dtype())
     if raw.kind not in "iuf":
         raise InputError(f"{path}: voxels are {raw}; expected a real magnitude volume.")

@@ -1,7 +1,7 @@
 """Raw Cartesian k-space as a NumPy array: (y, x), (coils, y, x) or (slices, coils, y, x), complex.
 
-DC sits at N//2. The reference is the root sum of squares over the coils of the fully sampled image.
-Undersampled k-space (zero where nothing was measured) has none, and can be reconstructed and not scored.
+DC sits at N//2. The reference is the root sum of squares over the coils of the fully sampled image. Undersampled
+k-space (zero where nothing was measured) has no reference: it can be reconstructed, but not scored.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from fedrecon.sites.data.volume import VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
 
-_LEADING = {2: (1, 1), 3: (1,), 4: ()}  # axes that the shape leaves out
+_LEADING = {2: (1, 1), 3: (1,), 4: ()}  # by number of axes: the axes of length 1 to put in front
 
 
 class Npy(Format):
-    """K-space arrays, one a file."""
+    """K-space arrays, one in each file."""
 
     suffixes: ClassVar = (".npy",)
     summary: ClassVar = "raw k-space (y, x), (coils, y, x) or (slices, coils, y, x), complex, DC at N//2"
 
     def volume(self, source: Path, label: Label) -> VolumeData:
-        """The volume in one file."""
+        """The volume in one file.
+
+        Raises:
+            InputError: the file is not a NumPy array, or the array has a wrong shape or dtype.
+        """
         try:
             array = np.load(source, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:

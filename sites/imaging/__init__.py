@@ -1,5 +1,5 @@
-"""MR imaging: Fourier transform, sampling masks, coil maps, the measurement operator and the scores.
+"""MR imaging: Fourier transform, sampling masks, coil maps, measurement operators, degradations and metrics.
 
-This package imports nothing by itself, and ``masks`` never loads torch, so that a configuration is
+This package imports nothing by itself. ``masks`` and ``degradations`` load no torch, so that an experiment is
 validated fast.
 """

@@ -1,4 +1,4 @@
-"""Coil images to one image, and coil maps from the calibration region (docs/decisions/001-coil-maps.md)."""
+"""Combines coil images, and estimates coil maps from the calibration region (docs/decisions/001-coil-maps.md)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fedrecon.sites.imaging.fourier import ifft2c
 from fedrecon.sites.imaging.masks.mask import centred
 
 _LARGEST_CALIBRATION = 32
-"""Samples of an axis that are used at most: maps and phase are smooth, more would add noise and time."""
+"""Largest number of samples of an axis that are used: maps and phase are smooth, so more would add noise and time."""
 _LARGEST_KERNEL = 4
 _THRESHOLD = 0.03
-"""Singular values of the calibration matrix below this part of the largest one count as noise."""
+"""Singular values of the calibration matrix below this fraction of the largest value count as noise."""
 _BAND = 2**22
-"""Complex numbers of the operator (c, c, rows, x) that are held at a time: 32 MiB."""
+"""Largest number of complex numbers of the operator (c, c, rows, x) in memory at a time: 32 MiB."""
 _ITERATIONS = 5
-"""Power iterations at each pixel, started at the low-resolution coil images, which are close already."""
+"""Number of power iterations at each pixel. They start at the low-resolution coil images, which are close already."""
 
 
 def rss(coil_images: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def combine(coil_images: Tensor, maps: Tensor) -> Tensor:
 
 
 def estimate_maps(kspace: Tensor, calibration: tuple[int, int], phase: bool = True) -> Tensor:
-    """Coil maps by ESPIRiT (Uecker et al., MRM 71:990, 2014), one set, never cropped.
+    """Estimates coil maps by ESPIRiT (Uecker et al., MRM 71:990, 2014): one set of maps, never cropped.
 
     At each pixel the map is the dominant eigenvector of the operator that projects every k-space patch on the
     row space of the calibration matrix and averages where patches overlap.
@@ -38,8 +38,8 @@ def estimate_maps(kspace: Tensor, calibration: tuple[int, int], phase: bool = Tr
     Args:
         kspace: (b, c, y, x) complex64; only the calibration box is read.
         calibration: size (y, x) of the centred box in which every sample is measured.
-        phase: the maps carry the low-resolution phase of the image, so that ``combine`` removes it; otherwise
-            their common phase is that of a virtual coil. One coil: exp(i phi), or ones.
+        phase: whether the maps carry the low-resolution phase phi of the image, so that ``combine`` removes it.
+            If False, their common phase is that of a virtual coil. For one coil the map is exp(i phi), or ones.
 
     Returns:
         (b, c, y, x) complex64 with sum_c |S_c|^2 = 1 at every pixel, the background included; no NaN.
@@ -88,7 +88,7 @@ def _waves(length: int, kernel: int, like: Tensor) -> Tensor:
 
 
 def _power(operator: Tensor, start: Tensor) -> Tensor:
-    """Power iterations at each pixel: operator (c, c, y, x), start (c, y, x)."""
+    """Power iterations at each pixel, (c, y, x), from the operator (c, c, y, x) and the start (c, y, x)."""
     vector = _normalised(start)
     for _ in range(_ITERATIONS):
         vector = _normalised(torch.einsum("cdyx,dyx->cyx", operator, vector))
@@ -96,7 +96,7 @@ def _power(operator: Tensor, start: Tensor) -> Tensor:
 
 
 def _projector(box: Tensor, kernel: int) -> Tensor:
-    """Projection on what k-space patches look like: calibration data (c, y, x) to (c, k, k, c, k, k)."""
+    """The projection on the space of k-space patches: calibration data (c, y, x) to (c, k, k, c, k, k)."""
     patches = box.unfold(-2, kernel, 1).unfold(-2, kernel, 1).permute(1, 2, 0, 3, 4)
     matrix = patches.flatten(2).flatten(0, 1)
     values, vectors = torch.linalg.eigh(matrix.mT @ matrix.conj())
@@ -106,12 +106,12 @@ def _projector(box: Tensor, kernel: int) -> Tensor:
 
 
 def _lags(projector: Tensor) -> Tensor:
-    """Averages over the patches that a sample is in: (c, k, k, c, k, k) to (c, c, 2k - 1, 2k - 1)."""
+    """Averages over the patches that hold a sample: (c, k, k, c, k, k) to (c, c, 2k - 1, 2k - 1)."""
     n_coils, kernel = projector.shape[:2]
     lags = projector.new_zeros(n_coils, n_coils, 2 * kernel - 1, 2 * kernel - 1)
     for i in range(kernel):
         for j in range(kernel):
-            # the sample at (i, j) of a patch from the one at (u, v): lag (i - u, j - v), zero in the middle
+            # the sample at (i, j) of a patch depends on the sample at (u, v): lag (i - u, j - v), zero in the middle
             lags[..., i : i + kernel, j : j + kernel] += projector[:, i, j].flip(-1, -2)
     return lags
 
@@ -124,13 +124,13 @@ def _virtual_coil(images: Tensor) -> Tensor:
 
 
 def _normalised(images: Tensor) -> Tensor:
-    """Unit length over the coils; where there is no signal at all every coil gets the same part."""
+    """Scales to unit length over the coils. At a pixel without signal, all coils get the same value."""
     length = rss(images).unsqueeze(-3)
     even = torch.full_like(images, images.shape[-3] ** -0.5)
     return torch.where(length > 1e-30, images / length.clamp_min(1e-30), even)
 
 
 def _unit(values: Tensor) -> Tensor:
-    """The phase factors; 1 where there is none."""
+    """The phase factors of complex values; the factor of zero is 1."""
     length = values.abs()
     return torch.where(length > 1e-30, values / length.clamp_min(1e-30), torch.ones_like(values))

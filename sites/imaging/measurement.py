@@ -1,4 +1,4 @@
-"""What a reconstruction gets: the measured k-space of a batch of slices, and what comes with it."""
+"""The input of a reconstruction: the measured samples of a batch of slices, the operator, and the zero-filled image."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ class Measurement:
     """A batch of slices, undersampled or of low resolution.
 
     Attributes:
-        kspace: (b, c, y, x) complex64, zero where not measured; of an operator that is not Cartesian its samples.
-        operator: the mask and coil maps, or what else made the samples.
-        zero_filled: the image of k-space with zeros where nothing was measured, (b, y, x) complex64.
-        scale: max |zero_filled| of each slice, (b,) float32, from measured data alone; 1 where nothing was measured.
-        target: the fully sampled combined image, (b, y, x) complex64; in training only. reference: the magnitude
-        image that scores compare with, (b, y, x) float32. low: of super-resolution the low-resolution image,
-        (b, y / s, x / s) complex64, its pixels centred on blocks of s x s (see ``resampling``).
+        kspace: the measured k-space, (b, c, y, x) complex64, zero at samples that were not measured. If the operator is
+            not Cartesian: its samples.
+        operator: the operator that made the samples.
+        zero_filled: the image of k-space with zeros for the samples that were not measured, (b, y, x) complex64.
+        scale: max |zero_filled| of each slice, (b,) float32, from measured data only; 1 if that maximum is 0.
+        target: the fully sampled combined image, (b, y, x) complex64; only in training.
+        reference: the magnitude image with which scores compare, (b, y, x) float32.
+        low: in super-resolution, the low-resolution image, (b, y / s, x / s) complex64. Its pixels are centred on
+            blocks of s x s (see ``resampling``).
     """
 
     kspace: Tensor
@@ -37,25 +39,25 @@ class Measurement:
 
     @property
     def back_projected(self) -> Tensor:
-        """A^H of the samples, (b, y, x) complex64: of Cartesian k-space it is the zero-filled image."""
+        """A^H of the samples, (b, y, x) complex64. For Cartesian k-space this is the zero-filled image."""
         return self.zero_filled if isinstance(self.operator, Cartesian) else self.operator.adjoint(self.kspace)
 
     @property
     def factor(self) -> int:
-        """How many times coarser ``low`` is than the images; 1 where there is none."""
+        """How many times coarser the grid of ``low`` is than that of the images; 1 without ``low``."""
         return 1 if self.low is None else self.zero_filled.shape[-1] // self.low.shape[-1]
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a network is built for.
+    """The kind of images for which a network is built.
 
     Attributes:
-        complex_valued: some site's images carry phase.
+        complex_valued: whether the images of at least one site carry phase.
         size: the largest matrix (y, x) of all sites.
-        n_coils: the largest number of coils.
+        n_coils: the largest number of coils of all sites.
         sites: the names of the sites.
-        scale: of super-resolution, the same at every site; 1 otherwise.
+        scale: the scale of super-resolution; 1 in other tasks.
     """
 
     complex_valued: bool
@@ -75,11 +77,12 @@ def measure(
     """Undersamples fully sampled k-space.
 
     Args:
-        kspace: (b, c, y, x) complex64, every sample.
-        mask: (b, 1, y, x) bool.
-        maps: (b, c, y, x) complex64, sum_c |S_c|^2 = 1.
-        reference: passed on, (b, y, x) float32.
-        with_target: also combine the fully sampled coil images by the same maps.
+        kspace: fully sampled k-space, (b, c, y, x) complex64.
+        mask: the sampling masks, (b, 1, y, x) bool.
+        maps: the coil maps, (b, c, y, x) complex64, sum_c |S_c|^2 = 1.
+        reference: the reference image of the measurement, (b, y, x) float32.
+        with_target: whether the measurement gets its ``target``: the fully sampled coil images, combined by the same
+            maps.
     """
     operator = Cartesian(mask, maps)
     measured = mask * kspace
@@ -95,7 +98,7 @@ def measure(
 
 
 def peak(image: Tensor) -> Tensor:
-    """max |image| of each slice, (b,) float32; 1 where there is nothing."""
+    """max |image| of each slice, (b,) float32; 1 for a slice that is zero."""
     largest = image.abs().amax(dim=(-2, -1))
     return torch.where(largest > 0, largest, torch.ones_like(largest))
 
@@ -103,7 +106,8 @@ def peak(image: Tensor) -> Tensor:
 def combined_low(kspace: Tensor, maps: Tensor, scale: int) -> Tensor:
     """The low-resolution image of fully sampled k-space (b, c, y, x): (b, y / scale, x / scale) complex64.
 
-    Its coil images are combined by the means of the maps over its pixels, made of unit length again.
+    Its coil images are combined by low-resolution maps: the means of the maps over each of its pixels, scaled to unit
+    length again.
     """
     b, c, y, x = maps.shape
     blocks = maps.view(b, c, y // scale, scale, x // scale, scale).mean(dim=(3, 5))

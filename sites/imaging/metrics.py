@@ -1,8 +1,8 @@
-"""Scores as fastMRI defines them (Zbontar et al., arXiv:1811.08839, section 5.8; fastmri/evaluate.py).
+"""Metrics as fastMRI defines them (Zbontar et al., arXiv:1811.08839, section 5.8; fastmri/evaluate.py).
 
-They compare magnitude images of a VOLUME (slices, y, x); the data range is the maximum of the reference
-volume. No image is rescaled. Sums are in float64. The torch functions score slices, and a volume's scores
-follow from them exactly.
+They compare magnitude images of a VOLUME (slices, y, x). The data range is the maximum of the reference
+volume. No image is rescaled. Sums are in float64. The torch functions score slices; the scores of a volume
+follow exactly from theirs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,28 @@ from torch import Tensor
 WINDOW = 7
 """Side of the uniform SSIM window, in pixels."""
 _K1, _K2 = 0.01, 0.03
-_SAMPLE = WINDOW**2 / (WINDOW**2 - 1)  # sample covariance instead of the population's
+_SAMPLE = WINDOW**2 / (WINDOW**2 - 1)  # for the sample covariance instead of the population covariance
 
 
 def nmse(reference: NDArray[Any], image: NDArray[Any]) -> float:
-    """||reference - image||^2 / ||reference||^2 over the volume (slices, y, x)."""
+    """||reference - image||^2 / ||reference||^2 over the volume (slices, y, x).
+
+    Raises:
+        ValueError: the arrays are not two real volumes of the same shape.
+    """
     reference, image = _pair(reference, image)
     return float(np.sum((reference - image) ** 2) / np.sum(reference**2))
 
 
 def psnr(reference: NDArray[Any], image: NDArray[Any], maximum: float | None = None) -> float:
-    """10 log10(maximum^2 / MSE) in dB over the volume (slices, y, x); ``maximum``: of the reference."""
+    """10 log10(maximum^2 / MSE) in dB over the volume (slices, y, x).
+
+    Args:
+        maximum: the data range; by default the maximum of the reference.
+
+    Raises:
+        ValueError: the arrays are not two real volumes of the same shape.
+    """
     reference, image = _pair(reference, image)
     peak = reference.max() if maximum is None else maximum
     return _decibel(float(peak), float(np.mean((reference - image) ** 2)))
@@ -37,8 +48,13 @@ def psnr(reference: NDArray[Any], image: NDArray[Any], maximum: float | None = N
 def ssim(reference: NDArray[Any], image: NDArray[Any], maximum: float | None = None) -> float:
     """Mean over the slices of the structural similarity (Wang et al., IEEE TIP 13:600, 2004).
 
-    7 x 7 uniform window, K1 = 0.01, K2 = 0.03, sample covariance, a border of 3 pixels dropped; one data
-    range ``maximum`` for all slices, by default the maximum of the reference volume (slices, y, x).
+    7 x 7 uniform window, K1 = 0.01, K2 = 0.03, sample covariance; a border of 3 pixels is dropped.
+
+    Args:
+        maximum: the data range of all slices; by default the maximum of the reference volume (slices, y, x).
+
+    Raises:
+        ValueError: the arrays are not two real volumes of the same shape, or their slices are smaller than the window.
     """
     reference, image = _pair(reference, image)
     peak = float(reference.max() if maximum is None else maximum)
@@ -52,14 +68,14 @@ def volume_scores(
     maximum: float,
     n_pixels: int,
 ) -> dict[str, float]:
-    """NMSE, PSNR and SSIM of a volume from the rows of its slices.
+    """NMSE, PSNR (dB) and SSIM of a volume from the scores of its slices.
 
     Args:
         squared_error: sum of squared differences of each slice, (slices,).
         squared_norm: sum of squares of the reference of each slice, (slices,).
-        ssim: of each slice with the volume's data range, (slices,).
+        ssim: SSIM of each slice with the volume's data range, (slices,).
         maximum: maximum of the reference volume.
-        n_pixels: pixels of ONE slice.
+        n_pixels: number of pixels of ONE slice.
     """
     error = float(np.sum(squared_error, dtype=np.float64))
     return {
@@ -70,7 +86,7 @@ def volume_scores(
 
 
 def squared_error(reference: Tensor, image: Tensor) -> Tensor:
-    """Sum of squared differences of each slice: (b, y, x) twice to (b,) float64."""
+    """Sum of squared differences of each slice: two images (b, y, x) to (b,) float64."""
     return (reference.double() - image.double()).square().sum(dim=(-2, -1))
 
 
@@ -80,7 +96,7 @@ def squared_norm(reference: Tensor) -> Tensor:
 
 
 def ssim_slices(reference: Tensor, image: Tensor, maximum: Tensor) -> Tensor:
-    """:func:`ssim` of each slice: (b, y, x) twice and the data range (b,) to (b,) float64; differentiable."""
+    """:func:`ssim` of each slice: two images (b, y, x) and the data range (b,) to (b,) float64. Differentiable."""
     a, b = reference.double().unsqueeze(1), image.double().unsqueeze(1)
     mean_a, mean_b, square_a, square_b, product = (
         torch.nn.functional.avg_pool2d(x, WINDOW, stride=1) for x in (a, b, a * a, b * b, a * b)
@@ -101,7 +117,7 @@ def _ssim_slice(reference: NDArray[np.float64], image: NDArray[np.float64], peak
 
 
 def _similarity(mean_a: Any, mean_b: Any, square_a: Any, square_b: Any, product: Any, peak: Any) -> Any:
-    """The SSIM map from local means, the same for numpy and torch."""
+    """The SSIM map from local means, for numpy and for torch."""
     c1, c2 = (_K1 * peak) ** 2, (_K2 * peak) ** 2
     variances = _SAMPLE * (square_a - mean_a**2 + square_b - mean_b**2)
     covariance = _SAMPLE * (product - mean_a * mean_b)

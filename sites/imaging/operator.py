@@ -1,4 +1,4 @@
-"""Measurement operators, linear from an image to samples: Cartesian k-space, and an image on a coarser grid."""
+"""Linear measurement operators from an image to samples: Cartesian k-space, and an image on a coarser grid."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fedrecon.sites.imaging.resampling import zero_padded
 
 
 class LinearOperator(Protocol):
-    """A, of which the largest singular value is at most 1."""
+    """A linear operator A from an image to samples. Its largest singular value is at most 1."""
 
     @property
     def mask(self) -> Tensor:
-        """Where the samples hold a measurement, (b, 1, ..., ...) bool, for all coils."""
+        """True at measured samples, (b, 1, ..., ...) bool, the same for all coils."""
         ...
 
     def forward(self, image: Tensor) -> Tensor:
-        """A x: image (b, y, x) to samples, 0 where not measured."""
+        """A x: image (b, y, x) to samples; samples that are not measured are 0."""
         ...
 
     def adjoint(self, samples: Tensor) -> Tensor:
@@ -35,11 +35,11 @@ class LinearOperator(Protocol):
         ...
 
     def project(self, image: Tensor, samples: Tensor) -> Tensor:
-        """Hard data consistency: the image (b, y, x) made to agree with the samples."""
+        """Hard data consistency: changes the image (b, y, x) so that it agrees with the samples."""
         ...
 
     def zero_filled(self, samples: Tensor) -> Tensor:
-        """The magnitude image (b, y, x) of k-space with zeros where nothing was measured."""
+        """The magnitude image (b, y, x) of k-space with zeros for the samples that were not measured."""
         ...
 
 
@@ -48,7 +48,7 @@ class Cartesian:
     """A = M F S for a batch of slices: coil maps, Fourier transform, sampling mask.
 
     Attributes:
-        mask: True where a sample is measured, (b, 1, y, x) bool.
+        mask: sampling mask M, True at measured samples, (b, 1, y, x) bool.
         maps: coil maps S, (b, c, y, x) complex64, with sum_c |S_c|^2 = 1 at every pixel.
     """
 
@@ -56,7 +56,7 @@ class Cartesian:
     maps: Tensor
 
     def forward(self, image: Tensor) -> Tensor:
-        """A x: image (b, y, x) to k-space (b, c, y, x), zero where not measured."""
+        """A x: image (b, y, x) to k-space (b, c, y, x); samples that are not measured are zero."""
         return self.mask * fft2c(self.maps * image.unsqueeze(1))
 
     def adjoint(self, samples: Tensor) -> Tensor:
@@ -70,25 +70,30 @@ class Cartesian:
     def project(self, image: Tensor, samples: Tensor) -> Tensor:
         """Hard data consistency: S^H F^H((1 - M) F S x + M k), (b, y, x).
 
-        The image's own samples are replaced by the measured ones. With one coil this is the orthogonal
-        projection on {x: A x = k}. With several it is x - A^H(A x - k), a gradient step of length 1 on
-        ||A x - k||^2 / 2: one image under these maps cannot in general meet the samples of all coils.
+        The measured samples replace the image's own samples. With one coil this is the orthogonal projection on
+        {x: A x = k}. With several coils it is x - A^H(A x - k), a gradient step of length 1 on
+        ||A x - k||^2 / 2: in general no single image agrees with the samples of all coils under these maps.
         """
         filled = self.mask * samples + ~self.mask * fft2c(self.maps * image.unsqueeze(1))
         return combine(ifft2c(filled), self.maps)
 
     def zero_filled(self, samples: Tensor) -> Tensor:
-        """The root of the sum of squares over coils, as fastMRI shows it, (b, y, x) float32."""
+        """The root sum of squares over the coils, as in fastMRI, (b, y, x) float32."""
         return rss(ifft2c(samples))
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """A x = c W_y x W_x^T: an image seen on a grid ``scale`` times coarser, c so that the largest singular value is 1.
+    """A x = c W_y x W_x^T: the image on a grid that is ``scale`` times coarser.
+
+    The factor c makes the largest singular value 1.
 
     Attributes:
-        rows: W_y, (y / scale, y). columns: W_x, (x / scale, x); both on the CPU, whatever the device of the images.
-        count: slices of the batch. scale: of the grids. device: of the images.
+        rows: the matrix W_y, (y / scale, y), on the CPU.
+        columns: the matrix W_x, (x / scale, x), on the CPU.
+        count: the number b of slices in the batch.
+        scale: how many times coarser the grid of the samples is.
+        device: the device of the images.
     """
 
     rows: Tensor
@@ -99,7 +104,7 @@ class Resampling:
 
     @property
     def gain(self) -> float:
-        """c."""
+        """The factor c."""
         return 1 / (_norm(self.rows) * _norm(self.columns))
 
     @property
@@ -121,12 +126,12 @@ class Resampling:
         return self.adjoint(self.forward(image))
 
     def project(self, image: Tensor, samples: Tensor) -> Tensor:
-        """x - A^+ (A x - s): the orthogonal projection on {x: A x = s}."""
+        """x - A^+ (A x - s): the orthogonal projection on {x: A x = s}, if A^+ is exact (see :func:`_inverse`)."""
         residual = (self.forward(image) - samples)[:, 0] / self.gain
         return image - _like(_inverse(self.rows), image) @ residual @ _like(_inverse(self.columns), image).mT
 
     def zero_filled(self, samples: Tensor) -> Tensor:
-        """Zero-padded k-space of the coarse image, (b, y, x) float32."""
+        """The magnitude image of the coarse image's zero-padded k-space, (b, y, x) float32."""
         return zero_padded(self.low(samples), self.scale).abs()
 
     def low(self, samples: Tensor) -> Tensor:
@@ -134,7 +139,7 @@ class Resampling:
         return samples[:, 0] / self.gain
 
 
-# Keyed by the matrices themselves, which live as long as the process.
+# The keys of these caches are the matrices themselves, which live as long as the process.
 
 
 @lru_cache(maxsize=32)
@@ -144,7 +149,7 @@ def _norm(matrix: Tensor) -> float:
 
 @lru_cache(maxsize=32)
 def _inverse(matrix: Tensor) -> Tensor:
-    """The pseudo-inverse; what the matrix all but loses (singular values below 0.01) would come back as noise."""
+    """The pseudo-inverse without singular values below 0.01 of the largest: these would amplify noise."""
     inverse: Tensor = torch.linalg.pinv(matrix.double(), rtol=0.01).float()
     return inverse
 

@@ -1,4 +1,4 @@
-"""A site: it holds its shards and its private memory, trains on an order and replies, and scores itself."""
+"""A site: it holds its shards and its private memory, trains at the server's request, replies, and scores itself."""
 
 from __future__ import annotations
 
@@ -34,21 +34,23 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.batches import Slice
 
 PRIVATE = "parameters"
-"""Name under which the private parameters lie in a site's memory."""
+"""Name of the private parameters in a site's memory."""
 
 EVALUATION_BATCH = 8
-"""Slices reconstructed together when scoring; fixed, so that it never changes a score."""
+"""Number of slices that are reconstructed together for scores; it is fixed, so that it never changes a score."""
 
 
 def new_network(method: Any, network: Any, images: Any, experiment_seed: int) -> nn.Module:
-    """The network with its first weights, the same at every site and on the server: they follow from the seed."""
+    """The network with its first weights. They follow from the seed, so they are the same everywhere."""
     return initialise(lambda: method.build(network, images), seed(experiment_seed, "weights"))
 
 
 class Site:
-    """One member of the federation, behind its wall. As a Ray actor it is ``SiteActor``.
+    """One member of the federation, behind its wall. ``SiteActor`` runs it as a Ray actor.
 
-    Everything that leaves it is a :class:`TrainReply`, :class:`Scores`, or, if the experiment allows panels, a picture.
+    A site answers with a :class:`TrainReply`, :class:`Scores` or :class:`Samples`. It also returns its private
+    parameters, the tuned parameters of a classical method, a description of its process, and, if the experiment allows
+    panels, pictures. :meth:`reconstruct` and :meth:`image` return images; no executor calls them.
     """
 
     def __init__(self, plan: SitePlan) -> None:
@@ -67,13 +69,13 @@ class Site:
 
     @cached_property
     def parameters(self) -> Parameters:
-        """Its parameters in one vector; making them takes the first private values into memory."""
+        """The network's parameters in one vector. The first access also keeps the first private values."""
         parameters = Parameters(self.model, lambda name: self.plan.method.shares(name, self.model))
         self._first_private = to_vector(parameters.private)
         return parameters
 
     def describe(self) -> dict[str, Any]:
-        """Where this member runs and what it holds: process, device, threads, versions, shard hashes."""
+        """A description of this member: process, device, threads, torch version, instruction set, shard hashes."""
         cuda = torch.cuda.get_device_name() if self.device.type == "cuda" else None
         return {
             "pid": os.getpid(),
@@ -85,11 +87,11 @@ class Site:
         }
 
     def fit(self, request: TrainRequest) -> TrainReply:
-        """One round of local training from the order's state.
+        """One round of local training from the state in the request.
 
-        The memory of the last committed round is taken first, so that asking twice for a round gives the same reply
-        twice. On the CPU ``shared`` of the reply is a view of the network's own parameters, good until the next call:
-        Ray copies it into its store, the in-process crew copies it itself.
+        The memory of the last committed round is loaded first, so two requests for one round get the same reply. On the
+        CPU ``shared`` of the reply is a view of the network's own parameters, which is valid until the next call. The
+        caller copies it: the Ray actor into Ray's store or shared memory, the in-process executor into a new array.
         """
         start, plan = time.perf_counter(), self.plan
         self._load(request, trains=True)
@@ -124,10 +126,11 @@ class Site:
         return TrainReply(self.name, request.round, len(slices), shared, extra, losses, steps, seconds)
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> Scores:
-        """Scores of one split under the order's state and this site's committed private memory.
+        """Scores of one split under the state in the request and this site's committed private memory.
 
         Args:
-            part: only the batch of this number, from 0; none where there are fewer.
+            part: number of the one batch to score, from 0; the scores are empty if there are fewer batches. None
+                scores all batches.
         """
         self._load(request)
         slices = self.slices(split)
@@ -138,7 +141,7 @@ class Site:
 
     @torch.no_grad()
     def samples(self, request: TrainRequest) -> Samples:
-        """What the prior draws for this site, compared with its own slices; pictures only if the experiment allows."""
+        """Compares images that the prior draws for this site with its own slices; adds pictures if they are allowed."""
         from fedrecon.sites.scoring.prior_distance import compare, grid
 
         plan = self.plan
@@ -149,7 +152,11 @@ class Site:
         return Samples(self.name, request.round, compare(draw, known, fresh, plan.seed, self.name), pictures)
 
     def panel(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
-        """A picture of one slice of each shard (PNG), only if the experiment allows it (``evaluation.panels``)."""
+        """A picture (PNG) of one slice of each shard, by site.
+
+        Raises:
+            PermissionError: the experiment does not allow pictures (``evaluation.panels``).
+        """
         if not self.plan.evaluation.panels:
             raise PermissionError(f"site '{self.name}' publishes no pictures: evaluation.panels is false")
         from fedrecon.sites.scoring.picture import draw
@@ -158,15 +165,19 @@ class Site:
         return draw(self.slices(split), self.image, self.plan.evaluation.mask_seed, note)
 
     def private_parameters(self, request: TrainRequest) -> dict[str, Any]:
-        """The private parameters by name, for the site's own file; they go to no other site."""
+        """The private parameters by name, for the site's own file.
+
+        Another site gets them only if this site agreed to publish them (``publish_private``).
+        """
         self._load(request)
         return self.parameters.named(self._private(), shared=False)
 
     def adopt(self, private: Mapping[str, Any], number: int = 0) -> None:
-        """Begins with these private parameters, by name, instead of the network's first values; empty keeps those.
+        """Starts from these private parameters in place of the network's first values.
 
         Args:
-            number: the round that they stand for, of which there is no memory then.
+            private: private parameters by name; empty keeps the network's first values.
+            number: the round to which the parameters belong. A request with that round uses them and reads no memory.
         """
         parameters = self.parameters
         if private:
@@ -174,7 +185,7 @@ class Site:
         self.memory.round = number
 
     def fine_tune(self, request: TrainRequest, epochs: int) -> None:
-        """Trains the private part alone on this site's training subjects, and adopts it."""
+        """Trains only the private part, on this site's training subjects, and starts from the result from now on."""
         from fedrecon.sites.training.fine_tuning import fine_tune
 
         plan = self.plan
@@ -183,12 +194,15 @@ class Site:
         self._first_private = to_vector(self.parameters.private)
 
     def reconstruct(self, request: TrainRequest, batch: Measurement, subject: Subject) -> Tensor:
-        """(b, y, x) complex64: one measured batch under the order's state and this site's private part."""
+        """The images (b, y, x) complex64 of a measured batch, under the request's state and the private part."""
         self._load(request)
         return self._apply(batch, subject)
 
     def slices(self, split: str) -> Slices:
-        """The slices of a split under the plan's operators, made once."""
+        """The slices of a split under the plan's operators; they are made once.
+
+        For a method whose training does not know the operator, the training slices are fully sampled.
+        """
         plan = self.plan
         key = (split,)
         if key not in self._slices:
@@ -203,13 +217,13 @@ class Site:
 
     @cached_property
     def _real(self) -> tuple[Tensor, Tensor]:
-        """Images of the training and of the validation slices, with which drawn ones are compared."""
+        """Images of the training slices and of the validation slices, for the comparison with drawn images."""
         from fedrecon.sites.scoring.prior_distance import images
 
         return images(self._full("train")), images(self._full("validation"))
 
     def _full(self, split: str) -> Slices:
-        """The slices of a split, every sample measured: what a method sees whose training knows of no operator."""
+        """The fully sampled slices of a split, for a method whose training does not know the operator."""
         key = ("full", split)
         if key not in self._slices:
             plan = self.plan
@@ -220,17 +234,21 @@ class Site:
 
     @property
     def scoring_batch(self) -> int:
-        """Slices that are reconstructed together when scored."""
+        """The number of slices that are reconstructed together when they are scored."""
         trains = self.plan.reconstructor is None
         return self.plan.method.scoring_batch(EVALUATION_BATCH) if trains else EVALUATION_BATCH
 
     def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
-        """From now on measures with other operators (an evaluation under another mask or acceleration)."""
+        """Measures with these operators from now on, for a test under another mask or acceleration."""
         self.plan = replace(self.plan, operators=operators)
         self._slices.clear()
 
     def tune_reconstructor(self) -> dict[str, Any]:
-        """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects."""
+        """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects.
+
+        Returns:
+            ``chosen``: the tuned reconstructor. ``table``: the parameters and PSNR of every candidate.
+        """
         from fedrecon.sites.scoring.tuning import tune
 
         chosen, table = tune(self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed)
@@ -242,9 +260,9 @@ class Site:
         self.plan = replace(self.plan, reconstructor=reconstructor)
 
     def _load(self, request: TrainRequest, trains: bool = False) -> None:
-        """The order's shared parameters and the committed private ones into the network, where there is one.
+        """Loads the request's shared parameters and the committed private parameters into the network, if there is one.
 
-        What else a method remembers, training alone needs: a finished run is scored without it.
+        Only training needs the other vectors in the memory: a finished run is scored without them.
         """
         if self.plan.network is None:
             return
@@ -268,7 +286,7 @@ class Site:
         return self.name if own and len(self.parameters.private) else "global"
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
-        """(b, y, x) complex64 of a scoring batch, by the network that is loaded or the classical reconstructor."""
+        """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""
         subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
         return self._apply(batch, Subject(items[0].site, subjects, indices, self.plan.seed))
 

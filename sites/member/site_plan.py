@@ -1,4 +1,4 @@
-"""All that a member of the federation is started with."""
+"""The plan of a member: everything from which a site starts."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SitePlan:
-    """All that a member of the federation (one site, or the pooled control) is started with.
+    """Everything from which a member of the federation (one site, or the pooled control) starts.
 
     Attributes:
-        member: its name; a strategy that pools has one member for all sites.
-        shards: path of each site's shard that it holds.
-        operators: how each of these sites measures.
-        method: the strategy (its site hooks).
-        network: the network choice; None where nothing is trained.
-        reconstructor: a classical method instead of a network, or None.
-        images: what the network is built for.
-        training, evaluation, seed: of the experiment.
-        memory: folder for the private memory, on the member's own node; None keeps nothing.
-        memory_source: where another run of the same training keeps it; for a run that takes over that training.
-        threads: torch threads.
-        sample: training slices to take instead of ``training.max_slices``, for a measurement of the time.
+        member: name of the member; a strategy that pools has one member for all sites.
+        shards: paths of the member's shards, by site.
+        operators: settings of the measurement, by site.
+        method: the strategy, for its site hooks.
+        network: the network choice; None if nothing is trained.
+        images: properties of the images for which the network is built.
+        training, evaluation, seed: blocks and seed of the experiment.
+        reconstructor: a classical method in place of a network, or None.
+        memory: folder for the private memory, on the member's own node; None keeps the memory in the process only.
+        memory_source: folder of the private memory of another run of the same training. A run that continues that
+            training reads it.
+        threads: number of torch threads.
+        sample: number of training slices in place of ``training.max_slices``, to measure the training time; None takes
+            ``training.max_slices``.
     """
 
     member: str

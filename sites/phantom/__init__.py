@@ -1,6 +1,6 @@
 """The simulated consortium: hospitals that image deformed MNI152 heads, each with its own scanner.
 
-``simulate`` writes one shard a hospital. Nothing is downloaded: the anatomy ships inside the nilearn wheel.
+``simulate`` writes one shard for each hospital. Nothing is downloaded: the nilearn wheel contains the anatomy.
 """
 
 from fedrecon.sites.phantom.consortium import DEFAULT_SITES, DEFAULT_SUBJECTS, simulate, split_of, volumes

@@ -13,25 +13,28 @@ from scipy import ndimage
 from fedrecon.sites.phantom.fields import smooth_field
 
 Volume = NDArray[np.float32]
-# In MNI space, in mm: the middle of the head (x, y), and the lowest and the highest slice (z).
+# Positions in MNI space, in mm: the middle of the head (x, y), and the lowest and the highest slice (z).
 CENTRE = (0.0, -17.0)
 SLICES_MM = (-12.0, 58.0)
 N_SLICES = 6
-# The inner table of the skull follows the brain into wide gaps only, the scalp hardly into any.
+# The inner table of the skull follows the brain only into wide gaps; the scalp follows it into hardly any gap.
 _INNER_CLOSING_MM, _OUTER_CLOSING_MM = 14.0, 36.0
 _COARSE, _MARGIN_MM = 3, 42
-# All of the brain that the slices can reach, tilted and deformed: (x, y, z) in mm.
+# The part of the brain that tilted and deformed slices can reach: two corners (x, y, z) in mm.
 _BRAIN_BOX_MM = (-80, -114, -46), (80, 80, 96)
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """The templates (x, y, z) on the 1 mm MNI152 grid, and distances on a coarser and wider one.
+    """The templates (x, y, z) on the 1 mm MNI152 grid, and distances on a coarser and wider grid.
 
-    ``white`` and ``grey`` are shares of the voxel, sharpened: the templates are the mean of 152 people, and
-    no single person is that blurred. ``inner`` and ``outer`` are distances in mm from the closed brain,
-    positive outside, for what lies within the skull and what lies on it. The origins are the positions in mm
-    of voxel 0 of the templates and of the distances.
+    Attributes:
+        white, grey: shares of white and grey matter in each voxel. They are sharpened, because the templates are
+            the mean of 152 people, and no single person is so blurred.
+        inner, outer: distances in mm from the closed brain, positive outside. ``inner`` is for the layers within
+            the skull, ``outer`` for the layers on it.
+        origin: the position in mm of voxel 0 of the templates.
+        coarse_origin: the position in mm of voxel 0 of the distances.
     """
 
     white: Volume
@@ -44,11 +47,11 @@ class Atlas:
 
 @lru_cache(maxsize=1)
 def load_atlas() -> Atlas:
-    """The atlas from the files in the installed nilearn package; no download. About 2 s, once per process.
+    """The atlas from the files in the installed nilearn package, without a download. About 2 s, once per process.
 
-    Shared by all callers: read it only.
+    All callers share it, so it must not be changed.
     """
-    # Imported here: it loads pandas and scikit-learn, which nothing else of fedrecon needs.
+    # Imported here: it loads pandas and scikit-learn, which no other part of fedrecon needs.
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_gm_template, load_mni152_wm_template
 
     image = load_mni152_gm_template(resolution=1)
@@ -65,7 +68,7 @@ def load_atlas() -> Atlas:
 
 
 def _sharpen(white: Volume, grey: Volume) -> tuple[Volume, Volume]:
-    # The mean over people washes thin sulci out more than anything else, so CSF is weighted up first.
+    # The mean over people blurs thin sulci most, so CSF gets a higher weight first.
     fluid = 1.7 * np.clip(1 - white - grey, 0, 1)
     white, grey, fluid = white**3, grey**3, fluid**3
     total = np.maximum(white + grey + fluid, np.float32(1e-6))
@@ -73,7 +76,7 @@ def _sharpen(white: Volume, grey: Volume) -> tuple[Volume, Volume]:
 
 
 def _distance(brain: NDArray[np.bool_], closing_mm: float) -> Volume:
-    """Distance in mm from the brain after a closing: dilate, then measure from the dilated surface."""
+    """Distance in mm from the brain after a closing: the brain is dilated, and the distance from its surface taken."""
     dilated = ndimage.distance_transform_edt(~brain, sampling=_COARSE) < closing_mm
     outside = ndimage.distance_transform_edt(~dilated, sampling=_COARSE)
     inside = ndimage.distance_transform_edt(dilated, sampling=_COARSE)
@@ -84,7 +87,7 @@ def _distance(brain: NDArray[np.bool_], closing_mm: float) -> Volume:
 
 @lru_cache(maxsize=8)
 def thick_atlas(slice_mm: float) -> Atlas:
-    """The atlas as slices of this thickness see it: tissue shares averaged along z."""
+    """The atlas for slices of this thickness: the tissue shares are averaged along z."""
     atlas = load_atlas()
     white, grey = (ndimage.uniform_filter1d(a, round(slice_mm), axis=2) for a in (atlas.white, atlas.grey))
     return replace(atlas, white=white, grey=grey)
@@ -93,10 +96,10 @@ def thick_atlas(slice_mm: float) -> Atlas:
 def subject_tissues(
     random: np.random.Generator, atlas: Atlas, y: NDArray[np.float64], x: NDArray[np.float64]
 ) -> Mapping[str, Volume]:
-    """Shares of every tissue (slices, y, x) in one new subject; what is left to 1 is air.
+    """Shares of every tissue (slices, y, x) in one new subject. The rest up to 1 is air.
 
     Args:
-        random: the subject's generator.
+        random: the generator of the subject.
         atlas: the templates.
         y: positions of the rows in mm from the middle of the field of view; the first is anterior.
         x: positions of the columns in mm; the first column is the patient's right.
@@ -122,14 +125,14 @@ def subject_tissues(
 def _deform(
     random: np.random.Generator, z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]
 ) -> Volume:
-    """MNI positions (3, slices, y, x) in mm, in the order x, y, z, of the subject's pixels."""
+    """The MNI positions of the subject's pixels in mm, (3, slices, y, x), in the order x, y, z."""
     tilt, turn = np.radians(random.normal(0, 2.0)), np.radians(random.normal(0, 3.0))
     shape = np.exp(random.normal(0, 0.03, 3))
     shift = random.normal(0, 2.0, 2)
     px = (x[None, :] - shift[0]) * np.cos(turn) - (y[:, None] - shift[1]) * np.sin(turn)
     py = (x[None, :] - shift[0]) * np.sin(turn) + (y[:, None] - shift[1]) * np.cos(turn)
     where = np.empty((3, z.size, y.size, x.size), np.float32)
-    # The first row is anterior and the first column the patient's right, so both run against MNI's axes.
+    # The first row is anterior, and the first column is the patient's right: both run against MNI's axes.
     where[0] = CENTRE[0] - px * shape[0]
     where[1] = CENTRE[1] - py * shape[1]
     where[2] = z[:, None, None] * shape[2] - np.tan(tilt) * py
@@ -139,16 +142,16 @@ def _deform(
 
 
 def _temporal_muscle(where: Volume) -> Volume:
-    """Thickness in mm of the muscle between skull and scalp: over the temples, fading upwards."""
+    """Thickness in mm of the muscle between skull and scalp. It lies over the temples and becomes thinner upwards."""
     side = np.exp(-(((where[1] - 8) / 34) ** 2)) * np.clip((np.abs(where[0]) - 35) / 35, 0, 1)
     faded: Volume = 8 * side * np.clip((40 - where[2]) / 45, 0, 1)
     return faded
 
 
 def _layers(inner: Volume, outer: Volume, muscle_mm: Volume) -> dict[str, Volume]:
-    """Shares of the layers outwards: fluid, inner table, marrow, outer table, muscle, fat and skin."""
+    """Shares of the layers, from inside to outside: fluid, inner table, marrow, outer table, muscle, fat and skin."""
     fluid, table = _step(inner - 0.9), _step(inner - 2.6)
-    # Where the two surfaces part, bone fills the space: no layer ends deeper than the one inside it.
+    # Bone fills the space between the two surfaces: no layer ends deeper than the layer inside it.
     outer = np.maximum(outer, inner - 12)
     marrow = np.minimum(table, _step(outer - 5.4))
     skull = np.minimum(marrow, _step(outer - 7.0))
@@ -166,7 +169,7 @@ def _layers(inner: Volume, outer: Volume, muscle_mm: Volume) -> dict[str, Volume
 
 
 def _step(distance_mm: Volume) -> Volume:
-    """0 inside and 1 outside, linear over a millimetre."""
+    """0 inside and 1 outside, with a linear transition over a millimetre."""
     step: Volume = np.clip(distance_mm + 0.5, 0, 1)
     return step
 
@@ -174,7 +177,7 @@ def _step(distance_mm: Volume) -> Volume:
 def _with_lesions(
     random: np.random.Generator, tissues: dict[str, Volume], axes: tuple[NDArray[np.float64], ...]
 ) -> Mapping[str, Volume]:
-    """A few small white-matter lesions in about half of the subjects; they take the place of white matter."""
+    """Adds a few small lesions to about half of the subjects. The lesions replace white matter."""
     count = int(random.poisson(5)) if random.random() < 0.5 else 0
     field = np.zeros_like(tissues["white"])
     candidates = np.argwhere(tissues["white"] > 0.9)

@@ -1,4 +1,4 @@
-"""Writes the simulated consortium: the hospitals' shards, subject by subject."""
+"""Writes the shards of the simulated consortium, subject by subject."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def simulate(
     coils: int | None = None,
     seed: int = 0,
 ) -> list[Path]:
-    """Write one shard ``NAME.h5`` a hospital into the folder ``out`` and return their paths.
+    """Writes one shard ``NAME.h5`` for each hospital into the folder ``out`` and returns their paths.
 
-    A subject depends on the seed, its hospital's name and its own number only: further hospitals or subjects
-    change nothing about it, its split included.
+    A subject depends only on the seed, the name of its hospital and its own number. Further hospitals or
+    subjects do not change it or its split.
 
     Args:
-        out: the folder; made when missing.
-        sites: a contrast (``t1w``), or ``NAME:CONTRAST`` for several hospitals of one contrast.
-        subjects: at each hospital, six slices each. Of 6 subjects 3 train, 1 validates and 2 test; one
-            subject alone is a test subject.
-        size: of the square matrix.
-        coils: receive coils everywhere; default: each protocol's own.
-        seed: of the whole consortium.
+        out: the folder; it is made if it does not exist.
+        sites: the hospitals: a contrast (``t1w``), or ``NAME:CONTRAST`` for several hospitals of one contrast.
+        subjects: number of subjects at each hospital, with six slices each. Of 6 subjects 3 train, 1 validates
+            and 2 test. A single subject is a test subject.
+        size: side of the square matrix, in pixels.
+        coils: number of receive coils at all hospitals; None takes the number of each protocol.
+        seed: the seed of the whole consortium.
 
     Raises:
-        InputError: an unknown contrast, a hospital named twice, or a number out of range; nothing is written
-        then.
+        InputError: a contrast is unknown, a hospital's name is not allowed or given twice, or a number is out of
+            range. Nothing is written then.
     """
     protocols = _hospitals(sites)
     for name, value in (("subjects", subjects), ("size", size), ("coils", coils)):
@@ -54,15 +54,19 @@ def simulate(
 
 
 def split_of(index: int) -> str:
-    """The split of the hospital's subject number ``index``, from 0; fixed, however many subjects follow."""
+    """The split of a hospital's subject number ``index`` (from 0). It does not depend on the number of subjects."""
     return _SPLIT_CYCLE[index % len(_SPLIT_CYCLE)]
 
 
 def volumes(
     site: str, contrast: str, subjects: int, size: int, coils: int | None = None, seed: int = 0
 ) -> Iterator[VolumeData]:
-    """The hospital's subjects one by one; a subject has one volume and its id begins with the hospital's
-    name."""
+    """The subjects of a hospital, one by one. A subject has one volume, and its id begins with the hospital's name.
+
+    Args:
+        contrast: a name of :data:`PROTOCOLS`.
+        subjects, size, coils, seed: as for :func:`simulate`.
+    """
     protocol = PROTOCOLS[contrast]
     for index in range(subjects):
         one = scan(generator(seed, "phantom", site, index), protocol, size, coils or protocol.n_coils)
@@ -93,7 +97,11 @@ def _voxel_mm(protocol: Protocol, size: int) -> tuple[float, float, float]:
 
 
 def _hospitals(sites: Sequence[str]) -> dict[str, str]:
-    """Name to contrast, in the order given."""
+    """The contrast of each hospital by its name, in the given order.
+
+    Raises:
+        InputError: see :func:`simulate`.
+    """
     if not sites:
         raise InputError(f"no sites given. Allowed: {', '.join(PROTOCOLS)}, or NAME:CONTRAST.")
     hospitals: dict[str, str] = {}
@@ -104,6 +112,6 @@ def _hospitals(sites: Sequence[str]) -> dict[str, str]:
             raise unknown("contrast", contrast, PROTOCOLS)
         check_name("site", name)
         if name in hospitals:
-            raise InputError(f"the site '{name}' is given twice; name them apart, as in 'north:{contrast}'.")
+            raise InputError(f"the site '{name}' is given twice; give each its own name, as in 'north:{contrast}'.")
         hospitals[name] = contrast
     return hospitals

@@ -1,4 +1,4 @@
-"""Signal equations and the tissue parameters that they need, at 1.5 T and 3 T. Times are in milliseconds."""
+"""Signal equations and their tissue parameters at 1.5 T and 3 T. All times are in milliseconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Tissue:
-    """Relaxation times in ms and the proton density relative to water."""
+    """The relaxation times of a tissue in ms, and its proton density relative to water."""
 
     t1: float
     t2: float
@@ -18,12 +18,12 @@ class Tissue:
     density: float
 
 
-# T1 and T2 of white and grey matter and of muscle: Stanisz et al., MRM 54:507-512 (2005). Of fat and marrow:
-# de Bazelaire et al., Radiology 230:652-659 (2004). T1 of CSF, the same at every field: Rooney et al., MRM
-# 57:308-318 (2007). T2* of white and grey matter: Peters et al., MRI 25:748-753 (2007). Densities, and the
-# other T2* at 1.5 T: the BrainWeb phantom (Kwan et al., IEEE TMI 18:1085-1097, 1999). Ours, as round numbers:
-# T2 of CSF, the T2* of the rest at 3 T, density of marrow, bone (silent at these echo times), and the lesion,
-# an oedematous plaque between grey matter and CSF.
+# Sources. T1 and T2 of white and grey matter and of muscle: Stanisz et al., MRM 54:507-512 (2005). T1 and T2 of
+# fat and marrow: de Bazelaire et al., Radiology 230:652-659 (2004). T1 of CSF, the same at every field: Rooney et
+# al., MRM 57:308-318 (2007). T2* of white and grey matter: Peters et al., MRI 25:748-753 (2007). Densities, and
+# T2* of the other tissues at 1.5 T: the BrainWeb phantom (Kwan et al., IEEE TMI 18:1085-1097, 1999). These round
+# numbers are ours: T2 of CSF, T2* of the other tissues at 3 T, the density of marrow, all values of bone (which
+# gives no signal at these echo times) and of the lesion (an oedematous plaque between grey matter and CSF).
 TISSUES: Mapping[float, Mapping[str, Tissue]] = {
     1.5: {
         "white": Tissue(884, 72, 66.2, 0.77),
@@ -49,7 +49,7 @@ TISSUES: Mapping[float, Mapping[str, Tissue]] = {
 
 
 class Sequence(Protocol):
-    """What turns a tissue into a signal, which is signed where the sequence inverts."""
+    """A pulse sequence: it turns a tissue into a signal. The signal has a sign if the sequence inverts."""
 
     def signal(self, tissue: Tissue) -> float:
         """The signal of the tissue, in units of the density of water."""
@@ -58,9 +58,10 @@ class Sequence(Protocol):
 
 @dataclass(frozen=True)
 class SpinEcho:
-    """``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, TE well below TR.
+    """The spin echo, ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``, for TE well below TR.
 
-    Source of all three: Bernstein, King and Zhou, Handbook of MRI Pulse Sequences (2004), chapter 14.
+    Source of the three sequences here: Bernstein, King and Zhou, Handbook of MRI Pulse Sequences (2004), chapter
+    14.
     """
 
     repetition: float
@@ -73,14 +74,14 @@ class SpinEcho:
 
 @dataclass(frozen=True)
 class InversionRecovery:
-    """``PD (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2)``: a spin echo after an inversion."""
+    """A spin echo after an inversion, ``PD (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2)``."""
 
     repetition: float
     inversion: float
     echo: float
 
     def signal(self, tissue: Tissue) -> float:
-        """The signal of the tissue, in units of the density of water; below zero before its null."""
+        """The signal of the tissue, in units of the density of water. It is negative before the tissue's null."""
         recovered = 1 - 2 * exp(-self.inversion / tissue.t1) + exp(-self.repetition / tissue.t1)
         return tissue.density * recovered * exp(-self.echo / tissue.t2)
 

@@ -1,4 +1,4 @@
-"""What a hospital's scanner does: its sequence, field, geometry, coils and faults, one line a contrast."""
+"""The protocols of the simulated hospitals: sequence, field strength, geometry, coils and imperfections."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from fedrecon.sites.phantom.contrast import GradientEcho, InversionRecovery, Seq
 class Protocol:
     """A hospital's protocol.
 
-    ``field_of_view_mm`` over the matrix size is the voxel; ``slice_mm`` is the thickness over which tissue
-    mixes. ``n_coils`` is the default number of receive coils. ``snr`` is the mean signal of brain tissue over
-    the noise's standard deviation (per real and imaginary part, coils combined with maps of unit sum of
-    squares), at any matrix size. ``bias`` is the standard deviation of the log of the shading, ``phase`` of
-    the image phase in radians. ``fat_suppression`` is the share of the fat signal that the scanner removes.
+    Attributes:
+        sequence: the pulse sequence.
+        field_strength_t: field strength in tesla.
+        field_of_view_mm: side of the square field of view in mm; divided by the matrix size it is the pixel size.
+        slice_mm: thickness of a slice in mm, over which tissues mix.
+        n_coils: default number of receive coils.
+        snr: mean signal of brain tissue over the standard deviation of the noise (of the real and of the
+            imaginary part, coils combined with maps of unit sum of squares), at any matrix size.
+        bias: standard deviation of the logarithm of the shading.
+        phase: standard deviation of the image phase in radians.
+        fat_suppression: share of the fat signal that the scanner removes.
     """
 
     sequence: Sequence
@@ -30,9 +36,9 @@ class Protocol:
     fat_suppression: float
 
 
-# Two hospitals send data that their scanner combined to one channel (cheap, as the single-coil track of
-# fastMRI) and two send four coils: an experiment on the default consortium runs both paths, and four coils
-# keep the demo quick.
+# Two hospitals have data that their scanner combined to one channel (this is cheap, and like the single-coil
+# track of fastMRI). Two have four coils. So an experiment on the default consortium uses both cases, and four
+# coils keep the demo quick.
 PROTOCOLS: Mapping[str, Protocol] = {
     "t1w": Protocol(GradientEcho(250, 4, 70), 3.0, 230.0, 3.0, 1, 45.0, 0.10, 0.7, 0.5),
     "t2w": Protocol(SpinEcho(5000, 100), 1.5, 240.0, 5.0, 4, 30.0, 0.06, 0.5, 0.0),

@@ -1,4 +1,4 @@
-"""The scanner: from tissues to noisy multi-coil k-space."""
+"""The scanner: it turns tissues into noisy multi-coil k-space."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ _FINE_PIXELS = 240
 
 @dataclass(frozen=True)
 class Scan:
-    """One subject: k-space (slices, coils, y, x), its reference (slices, y, x) and the noise in it.
+    """The scan of one subject.
 
-    ``noise`` is the standard deviation of the real and of the imaginary part of a sample; the reference is
-    the root sum of squares over the coils of the fully sampled NOISY k-space, as the reference of fastMRI is:
-    a real hospital has no better one.
+    Attributes:
+        kspace: fully sampled k-space, (slices, coils, y, x).
+        reference: the root sum of squares over the coils of the fully sampled NOISY k-space, (slices, y, x), like
+            the reference of fastMRI: a real hospital has no better reference.
+        noise: standard deviation of the real and of the imaginary part of a sample.
     """
 
     kspace: NDArray[np.complex64]
@@ -31,12 +33,12 @@ class Scan:
 
 
 def scan(random: np.random.Generator, protocol: Protocol, size: int, n_coils: int) -> Scan:
-    """One new subject in this scanner, with a matrix of ``size`` x ``size``."""
-    # Imported here: it loads torch, which nobody needs for the names and limits of the consortium.
+    """Scans one new subject, with a matrix of ``size`` x ``size``."""
+    # Imported here: it loads torch, which the names and limits of the consortium do not need.
     from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
 
-    # Nature has no pixels: the head is drawn on a grid of about 1 mm and its k-space cut to the matrix, so
-    # that small matrices show partial volume and truncation as a scanner's do.
+    # A real head has no pixels. So the head is drawn on a grid of about 1 mm, and its k-space is cut to the
+    # matrix: small matrices then show partial volume and truncation, as with a real scanner.
     n_fine = size * -(-_FINE_PIXELS // size)
     position = (np.arange(n_fine, dtype=np.float64) - n_fine // 2) * (protocol.field_of_view_mm / n_fine)
     tissues = subject_tissues(random, thick_atlas(protocol.slice_mm), position, position)
@@ -57,7 +59,7 @@ def _signal(
     tissues: Mapping[str, NDArray[np.float32]],
     position: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """The image (slices, y, x) that the sequence makes of the shares; relaxation differs between subjects."""
+    """The image (slices, y, x) of the tissue shares under the sequence. Relaxation differs between subjects."""
     image = np.zeros_like(tissues["white"])
     for name, share in tissues.items():
         healthy = TISSUES[protocol.field_strength_t][name]
@@ -65,7 +67,7 @@ def _signal(
         tissue = replace(healthy, t1=healthy.t1 * jitter[0], t2=healthy.t2 * jitter[1])
         kept = 1 - protocol.fat_suppression if name in ("fat", "marrow") else 1.0
         image += np.float32(kept * protocol.sequence.signal(tissue)) * share
-    # No tissue is uniform: a few per cent of slow change, as iron, myelin and perfusion make.
+    # No tissue is uniform: iron, myelin and perfusion cause slow changes of a few per cent.
     depth = np.linspace(0, 70, N_SLICES)
     image *= 1 + 0.025 * smooth_field(random, (depth, position, position), 9.0)[0]
     return image
@@ -88,9 +90,9 @@ def _shading_and_phase(
 def coil_maps(random: np.random.Generator, n_coils: int, position: NDArray[np.float64]) -> NDArray[np.complex64]:
     """Sensitivities (coils, y, x) of loops on a ring around the head, with unit sum of squares.
 
-    One coil is 1 everywhere. The size falls off as the field on a loop's axis, ``(1 + r^2/a^2)^(-3/2)``, the
-    phase turns with the direction to the loop. What the loops do to the brightness of the sum belongs to the
-    shading, not to the maps.
+    The map of a single coil is 1 everywhere. The magnitude falls off like the field on the axis of a loop,
+    ``(1 + r^2/a^2)^(-3/2)``. The phase is the direction to the loop. The effect of the loops on the brightness
+    of the combined image belongs to the shading, not to the maps.
     """
     if n_coils == 1:
         return np.ones((1, position.size, position.size), np.complex64)

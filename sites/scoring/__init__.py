@@ -1,1 +1,1 @@
-"""TODO room."""
+"""The scores of a site's slices, the pictures of its reconstructions, and the settings of both."""

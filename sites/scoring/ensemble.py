@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 def self_ensemble(reconstruct: Callable[[Measurement], Tensor], measurement: Measurement) -> Tensor:
-    """(b, y, x): the mean over all flips and, of square images, transpositions of a low-resolution measurement.
+    """The mean image (b, y, x) over all flips of a low-resolution measurement, and over transpositions if it is square.
 
-    Only the images are moved, so ``reconstruct`` must look at nothing else: a super-resolution network.
+    Only ``low`` and ``zero_filled`` of the measurement are flipped and transposed. So ``reconstruct`` must read nothing
+    else: it must be a super-resolution network.
     """
     assert measurement.low is not None
     square = measurement.low.shape[-1] == measurement.low.shape[-2]
@@ -27,13 +28,14 @@ def self_ensemble(reconstruct: Callable[[Measurement], Tensor], measurement: Mea
     count = 0
     for flips, transposed in product(((), (-1,), (-2,), (-2, -1)), (False, True) if square else (False,)):
 
-        def there(image: Tensor, flips: tuple[int, ...] = flips, transposed: bool = transposed) -> Tensor:
+        def turned(image: Tensor, flips: tuple[int, ...] = flips, transposed: bool = transposed) -> Tensor:
             moved = image.flip(flips)
             return moved.mT if transposed else moved
 
-        moved = replace(measurement, low=there(measurement.low), zero_filled=there(measurement.zero_filled))
-        made = reconstruct(moved)
-        back = (made.mT if transposed else made).flip(flips)
+        image = reconstruct(
+            replace(measurement, low=turned(measurement.low), zero_filled=turned(measurement.zero_filled))
+        )
+        back = (image.mT if transposed else image).flip(flips)
         total = back if total is None else total + back
         count += 1
     assert total is not None

@@ -1,4 +1,4 @@
-"""Pictures of a reconstruction, drawn where the images are: at the site."""
+"""Pictures of a reconstruction. The site draws them, because the images are there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INCH = 2.3  # one image's side
 _DPI = 110
 _TOP, _BOTTOM, _LEFT, _GAP, _BAR = 0.36, 0.30, 0.06, 0.11, 0.62  # inches around the images
 _BACK, _TEXT, _FAINT = "#101216", "#f2f2f2", "#a7adb8"
-_WHITE = 98.5  # percentile of the reference slice that is shown white: bright fat saturates, tissue is seen
+_WHITE = 98.5  # percentile of the reference slice that is shown white: bright fat saturates, tissue is visible
 
 
 def panel(
@@ -31,15 +31,15 @@ def panel(
 ) -> bytes:
     """Reference, zero-filled, reconstruction and 5 |error| side by side, with the slice's scores, as PNG.
 
-    All images share one grey window, taken from the reference; none is rescaled by its own extremes.
+    All images share one grey window, which follows from the reference. No image is scaled by its own extremes.
 
     Args:
         reference: magnitude, (y, x).
         zero_filled: magnitude, (y, x).
         reconstruction: magnitude, (y, x).
-        maximum: of the reference volume; the data range of PSNR and SSIM.
+        maximum: maximum of the reference volume: the data range of PSNR and SSIM.
         caption: one line under the images: site, subject, slice, operator, round.
-        before: what to call the second image.
+        before: title of the second image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -75,7 +75,11 @@ def panel(
 
 
 def montage(panels: Sequence[bytes], gap: int = 4) -> bytes:
-    """PNG panels below one another, left aligned, ``gap`` pixels apart, as one PNG."""
+    """PNG panels below one another, left aligned, ``gap`` pixels apart, as one PNG.
+
+    Raises:
+        ValueError: there is no panel.
+    """
     from PIL import Image
 
     images = [Image.open(io.BytesIO(item)).convert("RGB") for item in panels]

@@ -1,4 +1,4 @@
-"""One picture a shard: the middle slice of its first volume, with scores."""
+"""One picture for each shard: the middle slice of its first volume, with scores."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 def draw(slices: Slices, reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
-    """PNG by site: reference, zero-filled, reconstruction and error of one slice, always the same one.
+    """PNG by site: reference, zero-filled image, reconstruction and error of one slice. The slice is always the same.
 
     Args:
-        note: what the caption adds, such as the round.
+        slices: the slices of one split. A site without slices gets no picture.
+        reconstruct: maps a measurement and its slices to images (b, y, x) complex64.
+        mask_seed: seed of the masks and of the noise.
+        note: last part of the caption, for example the round.
     """
     pictures = {}
     for site in slices.shards:

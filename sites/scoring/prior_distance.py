@@ -1,8 +1,9 @@
-"""What a prior draws, compared with a site's own slices: distances that need no download, and a grid of pictures.
+"""Compares the images that a prior draws with a site's own slices: distances, and a grid of pictures.
 
-Features: the first principal components of the site's training slices, each pooled to 32 x 32 pixels and divided by its
-peak, in units of their overall deviation. They are of this site alone, so numbers compare over rounds and methods at
-one site, not over sites.
+The distances need no downloaded network. Their features: each image is divided by its peak, pooled to 32 x 32 pixels
+and projected on the first principal components of the site's training slices, in units of the overall deviation of
+these slices. The features belong to one site. So the distances can be compared between rounds and between methods at
+one site, but not between sites.
 """
 
 from __future__ import annotations
@@ -24,26 +25,34 @@ if TYPE_CHECKING:
 Draw = Callable[[int, torch.Generator], "Tensor"]
 
 COUNT = 128
-"""Images that are drawn to be compared."""
+"""Number of drawn images that are compared."""
 BATCH = 16
+"""Number of images that are drawn, or slices that are read, at once."""
 COMPONENTS = 32
+"""Largest number of principal components."""
 SIDE = 32
+"""Pixels of a pooled image along each side."""
 SHOWN = 8
-"""Images of a grid that are drawn; as many real ones stand beside them."""
+"""Number of drawn images in a grid; below them are as many training slices."""
 
 
 def compare(draw: Draw, known: Tensor, fresh: Tensor, seed: int, site: str) -> dict[str, float]:
-    """How far drawn images are from real ones.
+    """The distances of drawn images from real images.
 
     Args:
-        known, fresh: (n, y, x) training and validation slices, see :func:`images`.
+        draw: draws a number of images (n, y, x) with a generator.
+        known, fresh: training and validation slices (n, y, x), see :func:`images`.
+        seed, site: the drawn images follow from these.
 
     Returns:
-        ``kernel_distance``: unbiased squared maximum mean discrepancy to the validation slices under the cubic kernel
-        (x y / d + 1)^3, as in the kernel inception distance but with the features above. ``kernel_distance_real``:
-        the same of the training slices, what a perfect prior of few patients would have.
-        ``nearest``: the median distance of a drawn image to its nearest training slice, pixel by pixel after pooling,
-        divided by that of validation slices to theirs: far below 1 means that training slices are copied.
+        ``kernel_distance``: unbiased squared maximum mean discrepancy from the drawn images to the validation slices
+        under the cubic kernel (x y / d + 1)^3, as in the kernel inception distance, but with the features above.
+        ``kernel_distance_real``: the same distance from the training slices to the validation slices; a perfect prior
+        of few patients would have this distance.
+        ``nearest``: the median distance from a drawn image to its nearest training slice (pixel by pixel after
+        pooling), divided by the median distance from a validation slice to its nearest training slice. A value far
+        below 1 means that the prior copies training slices.
+        The result is empty with fewer than 3 training slices or fewer than 2 validation slices.
     """
     if len(known) < 3 or len(fresh) < 2:
         return {}
@@ -52,16 +61,16 @@ def compare(draw: Draw, known: Tensor, fresh: Tensor, seed: int, site: str) -> d
     drawn = torch.stack([_cut(one, *known.shape[1:]) for one in drawn.cpu()]).to(known.device)
     a, b, c = (pooled(one) for one in (drawn, fresh, known))
     components = _Components(c)
-    far = torch.cdist(b, c).min(dim=1).values.median().clamp_min(1e-12)
+    usual = torch.cdist(b, c).min(dim=1).values.median().clamp_min(1e-12)
     return {
         "kernel_distance": kernel_distance(components(a), components(b)),
         "kernel_distance_real": kernel_distance(components(c), components(b)),
-        "nearest": float(torch.cdist(a, c).min(dim=1).values.median() / far),
+        "nearest": float(torch.cdist(a, c).min(dim=1).values.median() / usual),
     }
 
 
 def grid(draw: Draw, known: Tensor, seed: int, site: str) -> bytes:
-    """PNG: images drawn from latents that are the same in every round, and below them evenly spaced training slices."""
+    """A PNG with two rows: images drawn from the same latents in every round; evenly spaced training slices."""
     from PIL import Image
 
     drawn = draw(SHOWN, torch_generator(seed, "grid", site)).cpu()
@@ -78,7 +87,7 @@ def grid(draw: Draw, known: Tensor, seed: int, site: str) -> bytes:
 
 
 def images(slices: Slices) -> Tensor:
-    """(n, y, x) magnitude of every slice of the commonest matrix size, divided by its peak."""
+    """(n, y, x) magnitude of every slice of the most common matrix size, divided by its peak."""
     batches = [slices.scoring(items, 0) for items in slices.iterate(BATCH)]
     parts = [one.zero_filled.abs() / one.scale[:, None, None] for one in batches]
     if not parts:
@@ -89,14 +98,14 @@ def images(slices: Slices) -> Tensor:
 
 
 def pooled(values: Tensor) -> Tensor:
-    """(n, d): images divided by their peaks, SIDE pixels a side, flat."""
+    """(n, d): images divided by their peaks, pooled to SIDE x SIDE pixels, flat."""
     values = values / values.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     small = F.interpolate(values[:, None], (SIDE, SIDE), mode="area")
     return small.flatten(1)
 
 
 class _Components:
-    """The principal components of images, and the way into them."""
+    """The principal components of some images, and the projection of other images on them."""
 
     def __init__(self, known: Tensor) -> None:
         self.mean = known.mean(dim=0)
@@ -107,7 +116,7 @@ class _Components:
         self.unit = spread.sqrt().clamp_min(1e-12)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """(n, components), of unit mean square over the images that made them."""
+        """Coordinates (n, components); over the images that gave the components, their mean square is 1."""
         components: Tensor = (values - self.mean).double() @ self.vectors / self.unit
         return components
 
@@ -128,7 +137,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _cut(image: Tensor, height: int, width: int) -> Tensor:
-    """The image in a frame of that size, its centre kept."""
+    """The image cropped or zero-padded to height x width around its centre."""
     frame = torch.zeros(height, width)
     y, x = min(height, image.shape[0]), min(width, image.shape[1])
     top, left = height // 2 - y // 2, width // 2 - x // 2

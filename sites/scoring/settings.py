@@ -1,4 +1,4 @@
-"""How a site is scored: a block of an experiment. Loads no torch."""
+"""The block ``evaluation`` of an experiment: how a site is scored. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ class Evaluation(Settings):
     """How a site is scored.
 
     Attributes:
-        every: validation scores each that many rounds, and after the last one.
-        max_slices: at most so many evenly spaced slices a site and split, or ``{SPLIT: N}``; None takes all.
-        mask_seed: validation and test masks follow from (mask_seed, subject, slice) alone.
-        self_ensemble: of super-resolution, the mean over the eight turns and flips of the low-resolution image (four
-            where it is not square), each reconstructed and turned back: eight times the work.
-        panels: draw one slice a site as a picture for MLflow, and of a prior a grid of drawn images with eight training
-            slices. It is the only way in which pixels leave a site; false for real consortia that must not.
+        every: number of rounds from one validation to the next; the last round is always validated.
+        max_slices: largest number of slices of each site and split, evenly spaced; a mapping ``{SPLIT: N}`` limits the
+            named splits only; None takes all slices.
+        mask_seed: seed of the validation and test masks, which follow from (mask_seed, subject, slice) alone.
+        self_ensemble: True to average over the eight turns and flips of the low-resolution image (four if it is not
+            square), for super-resolution only. Each is reconstructed and turned back: eight times the work.
+        panels: True to send pictures to MLflow: one slice of each site, and for a prior a grid of drawn images with
+            eight training slices. No other pixels leave a site. Real consortia that must not send pixels set false.
     """
 
     every: int = Field(5, ge=1)
@@ -29,11 +30,11 @@ class Evaluation(Settings):
     self_ensemble: Annotated[bool, ADDED_LATER] = False
 
     def science(self) -> dict[str, Any]:
-        """What a digest holds."""
+        """The values that enter a digest."""
         return science_of(self)
 
     def slices_of(self, split: str) -> int | None:
-        """``max_slices`` of a split."""
+        """The value of ``max_slices`` for one split."""
         if isinstance(self.max_slices, dict):
             return {str(one): count for one, count in self.max_slices.items()}.get(split)
         return self.max_slices

@@ -1,4 +1,4 @@
-"""One row per slice and stage, from which every volume score follows exactly."""
+"""Scores slices: one row per slice and stage. Every volume score follows exactly from these rows."""
 
 from __future__ import annotations
 
@@ -34,10 +34,16 @@ def score(
     """Reconstructs and scores slices of one split.
 
     Args:
-        slices: of the site. batches: those to score, each reconstructed together.
-        reconstruct: a measurement and its slices to (b, y, x) complex64.
-        model: whose network it is, for the table.
-        site: the member that scores.
+        slices: the member's slices of the split.
+        batches: the slices to score; the slices of one batch are reconstructed together.
+        split: name of the split, for the table.
+        reconstruct: maps a measurement and its slices to images (b, y, x) complex64.
+        mask_seed: seed of the masks and of the noise.
+        model: name of the network, for the table.
+        site: name of the member that scores.
+
+    Raises:
+        ValueError: a volume has no reference.
     """
     columns: dict[str, list[Any]] = {name: [] for name in SCORES}
     seconds = 0.0
@@ -54,7 +60,7 @@ def score(
 
 
 def stages(batch: Measurement, image: Tensor) -> dict[str, Tensor]:
-    """Magnitude images (b, y, x) by stage: the output, the output after hard data consistency, zero-filled."""
+    """Magnitude images (b, y, x) by stage: the output, the output after hard data consistency, and zero-filled."""
     return {
         "output": image.abs(),
         "data_consistency": batch.operator.project(image, batch.kspace).abs(),

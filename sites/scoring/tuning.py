@@ -1,4 +1,4 @@
-"""The parameters of a classical reconstructor, chosen on validation subjects: never on test subjects."""
+"""Tunes the parameters of a classical reconstructor on validation subjects, never on test subjects."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.batches import Slices
 
 MAX_SLICES = 12
-"""Slices of a site's validation subjects that the search looks at."""
+"""Largest number of a site's validation slices that the search uses."""
 
 
 def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[Reconstructor, list[dict[str, Any]]]:
-    """The candidate with the highest mean PSNR over at most 12 evenly spaced validation slices, and the whole table.
+    """Finds the candidate with the highest mean PSNR over at most 12 evenly spaced validation slices.
 
-    ``slices`` are the site's validation slices; the range of PSNR is each volume's maximum.
+    The data range of PSNR is each volume's maximum.
+
+    Args:
+        reconstructor: the classical method; its ``candidates`` are compared.
+        slices: the site's validation slices.
+        mask_seed: seed of the masks and of the noise.
+
+    Returns:
+        The best candidate, and a table with the parameters and the mean ``psnr`` (dB) of each candidate. The table is
+        empty if there is only one candidate.
     """
     candidates = reconstructor.candidates()
     if len(candidates) == 1:

@@ -1,4 +1,4 @@
-"""A site's slices on its device: gathered in batches, augmented, measured. Arithmetic on torch-owned copies only."""
+"""A site's slices on its device: gathered in batches, augmented, measured. Arithmetic uses copies that torch owns."""
 
 from __future__ import annotations
 
@@ -29,21 +29,24 @@ class Slice:
 
     @property
     def seeds(self) -> tuple[str, int]:
-        """(subject, slice): what evaluation masks and noise follow from."""
+        """(subject, slice): the parts of the seeds of masks and noise that belong to the slice."""
         return self.volume.subject, self.index
 
 
 class Slices:
     """The slices of one split of one or more shards, each under its site's operator.
 
-    On a GPU the k-space lies on the device from the start; on the CPU it stays in the memory-mapped shard (one copy
-    for all processes of a node) and a batch is copied out. Coil maps are estimated once per slice from the calibration
-    region that every mask of the operator samples fully.
+    For a GPU the k-space is copied to the device at the start. On the CPU it stays in the memory-mapped shard (one copy
+    for all processes of a node), and each batch is copied from there. Coil maps are estimated once per slice from the
+    calibration region, which every mask of the operator samples fully.
 
     Args:
-        shards: by site. operators: by site. split: train, validation or test.
-        device: where batches are made. limits: by site, at most so many evenly spaced slices; None takes all.
-        phase: maps carry the low-resolution phase (see ``estimate_maps``).
+        shards: shards by site.
+        operators: settings of the measurement by site.
+        split: ``train``, ``validation`` or ``test``.
+        device: device on which batches are made.
+        limits: largest number of slices by site, evenly spaced; None takes all.
+        phase: True if the maps carry the low-resolution phase (see ``estimate_maps``).
     """
 
     def __init__(
@@ -73,9 +76,10 @@ class Slices:
         return len(self.items)
 
     def batches(self, size: int, order: np.random.Generator | None = None) -> list[list[Slice]]:
-        """The slices in batches of one matrix size, coil count and degradation each; shuffled when ``order`` is given.
+        """The slices in batches of ``size``. The slices of a batch have one matrix size, coil count and degradation.
 
-        Without ``order`` a batch is of one site too: what is scored or adapted together has one operator.
+        With ``order`` the slices and the batches are shuffled, and a batch may mix sites. Without ``order`` a batch
+        holds slices of one site, so that slices that are scored or adapted together have one operator.
         """
         groups: dict[tuple[Any, ...], list[Slice]] = defaultdict(list)
         for item in self.items:
@@ -95,10 +99,17 @@ class Slices:
     def training(
         self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool, patch: int | None = None
     ) -> Measurement:
-        """A training batch: augmented, under masks seeded by (seed, site, subject, slice, epoch).
+        """A training batch, augmented and then measured under masks seeded by (seed, site, subject, slice, epoch).
+
+        With ``fixed_mask`` the masks do not depend on the epoch.
 
         Args:
-            patch: of super-resolution, cut from each slice a square of so many pixels a side after it was measured.
+            batch: the slices.
+            seed_: the experiment's seed.
+            epoch: number of the pass over the data.
+            augment: True to flip and shift the images at random; see :class:`Training`.
+            patch: side, in high-resolution pixels, of the square that is cut from each measured slice, for
+                super-resolution only; None keeps whole slices.
         """
         kspace, maps = self._kspace(batch), self.maps(batch)
         reference = self.reference(batch)
@@ -122,7 +133,7 @@ class Slices:
         return cut(measured, patch, rng)
 
     def scoring(self, batch: Sequence[Slice], mask_seed: int) -> Measurement:
-        """An evaluation batch: masks and noise follow from (mask_seed, subject, slice) alone."""
+        """A batch for scoring: masks and noise follow from (mask_seed, subject, slice) alone."""
         kspace = self._scored_kspace(batch, mask_seed)
         masks = [
             self.operators[item.site].sample(item.volume.shape, seed(mask_seed, "mask", *item.seeds)) for item in batch
@@ -136,7 +147,7 @@ class Slices:
         return self.operators[batch[0].site].measure(kspace, drawn, maps, reference)
 
     def reference(self, batch: Sequence[Slice]) -> Tensor | None:
-        """(b, y, x) float32 magnitude references, or None where the volumes have none."""
+        """(b, y, x) float32 magnitude references, or None if a volume has no reference."""
         if not all(item.volume.has_reference for item in batch):
             return None
         views = [self._view(item, reference=True)[item.index] for item in batch]
@@ -164,7 +175,7 @@ class Slices:
         return torch.from_numpy(np.stack(views))  # np.stack copies out of the mapped file
 
     def _view(self, item: Slice, reference: bool = False) -> np.ndarray:
-        """A volume's array, opened once: opening the file takes as long as measuring a slice."""
+        """A volume's array. It is opened once, because opening the file takes as long as measuring a slice."""
         key = (item.site, item.volume.name, reference)
         if key not in self._views:
             shard = self.shards[item.site]
@@ -172,7 +183,7 @@ class Slices:
         return self._views[key]
 
     def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:
-        """Adds what is missing to ``noise`` times the shard's own level: variances add."""
+        """K-space with noise added, so that its level is ``noise`` times the shard's own level (variances add)."""
         levels = [item.volume.noise * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
         if not any(levels):
             return kspace
@@ -183,7 +194,7 @@ class Slices:
         return kspace + torch.view_as_complex(torch.stack(draws)).to(kspace.device)
 
     def iterate(self, size: int) -> Iterator[list[Slice]]:
-        """Batches in the shards' own order."""
+        """The batches of :meth:`batches` without shuffling."""
         yield from self.batches(size)
 
 
@@ -196,10 +207,15 @@ def _slices(site: str, shard: Shard, split: str, limit: int | None) -> list[Slic
 
 
 def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measurement:
-    """A random square patch of ``side`` high-resolution pixels from each slice, on whole low-resolution pixels.
+    """A random square patch from each slice of a measurement. Its corners lie on whole low-resolution pixels.
 
-    It was measured before it is cut, so its edges are those of a patch within a slice. A patch has no k-space of its
-    own: only networks that work on the low-resolution image can train on it.
+    The whole slice was measured before the patch is cut. So the pixels at the patch's edges have the values that they
+    have within the slice. A patch has no k-space: only networks that work on the low-resolution image can train on it.
+
+    Args:
+        measured: a measurement with a low-resolution image.
+        side: side of the patch in high-resolution pixels.
+        rng: draws the position of each patch.
     """
     assert measured.low is not None
     scale, (y, x) = measured.factor, measured.low.shape[-2:]
@@ -227,10 +243,10 @@ def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measureme
 def _augment(
     images: Tensor, maps: Tensor, reference: Tensor | None, rng: np.random.Generator, turns: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One random flip per axis and one circular shift of up to a sixteenth, the same for image, maps and reference.
+    """One random flip per axis and one circular shift of up to a sixteenth of the matrix, for all slices of a batch.
 
-    With ``turns`` a square slice is also transposed every other time, which with the flips makes all turns by 90
-    degrees.
+    Images, maps and reference are moved alike. With ``turns`` square slices are also transposed with probability 1/2;
+    together with the flips this gives all turns by 90 degrees.
     """
     flips = [axis for axis in (-2, -1) if rng.random() < 0.5]
     shifts = [int(rng.integers(-(n // 16), n // 16 + 1)) for n in images.shape[-2:]]

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def fine_tune(
     model: nn.Module, parameters: Parameters, slices: Slices, training: Training, seed: int, site: str, epochs: int
 ) -> None:
-    """Trains the private parameters of ``model`` in place; the shared ones stay as they are.
+    """Trains the private parameters of ``model`` in place; the shared parameters do not change.
 
-    The experiment's loss, optimiser, first learning rate, batch size and augmentation; order and masks follow from
-    (seed, site, epoch) alone.
+    The loss, optimiser, first learning rate, batch size and augmentation are the experiment's. The order of the slices
+    follows from (seed, site, epoch) alone, and the masks follow from these and from the slice.
     """
     named = dict(model.named_parameters())
     private = [named[name] for name in parameters.names(shared=False) if name in named]

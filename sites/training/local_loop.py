@@ -1,4 +1,4 @@
-"""THE local loop: one for every strategy. What differs is in the strategy's hooks."""
+"""THE local loop: one loop for every strategy. The differences are in the strategy's hooks."""
 
 from __future__ import annotations
 
@@ -26,17 +26,27 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 
 def optimizer(name: str, parameters: Any, rate: float, **options: Any) -> torch.optim.Optimizer:
-    """torch's optimiser of that name with its own defaults."""
+    """The torch optimiser of this name, with torch's defaults.
+
+    Args:
+        name: a key of :data:`OPTIMIZERS`.
+        parameters: the tensors to optimise.
+        rate: the learning rate.
+        options: further arguments of the optimiser.
+
+    Raises:
+        InputError: the name is unknown.
+    """
     if name not in OPTIMIZERS:
         raise InputError(f"unknown optimizer '{name}'")
     return OPTIMIZERS[name](parameters, lr=rate, **options)  # type: ignore[call-arg]
 
 
 def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int, dict[str, float]]:
-    """Trains ``fit.model`` for the local epochs of one round.
+    """Trains ``fit.model`` for the local epochs or the local steps of one round.
 
     Returns:
-        The optimiser steps taken, and the mean of every loss that the strategy's step returned.
+        The number of optimiser steps, and the mean over the steps of every loss that the strategy's ``step`` returned.
     """
     training = fit.training
     fit.model.train()
@@ -54,9 +64,9 @@ def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int
 
 
 def _steps(fit: LocalFit, slices: Slices, seed: int) -> Iterator[tuple[int, list[Slice]]]:
-    """Batches of this round with the pass over the data that each belongs to, counted from the first round on.
+    """The batches of this round, each with the number of its pass over the data, counted from the first round on.
 
-    Rounds follow each other without a gap: where ``local_steps`` ends one amid a pass, the next goes on there.
+    If ``local_steps`` ends a round within a pass, the next round continues with the next batch of that pass.
     """
     training = fit.training
     per_epoch = max(len(slices.batches(training.batch_size, generator(seed, "order", fit.site, 0))), 1)
@@ -73,13 +83,16 @@ def _steps(fit: LocalFit, slices: Slices, seed: int) -> Iterator[tuple[int, list
 
 
 def autocast(precision: str, device: torch.device) -> Any:
-    """bfloat16 autocast when asked for; FFTs are complex64 and stay so."""
+    """A context of bfloat16 autocast if ``precision`` is bfloat16. FFTs stay complex64."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """torch on ``count`` threads meanwhile: the number decides the bits, so it is set and recorded, never inherited."""
+    """Runs the body with ``count`` torch threads.
+
+    The number of threads decides the last bits of a result. So it is set and recorded, and never inherited.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -89,7 +102,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def optimizer_vectors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-    """The optimisers' moments as flat vectors by name, to be kept as private memory."""
+    """The optimisers' moments as flat vectors by name, for the private memory."""
     vectors = {}
     for k, one in enumerate(optimizers):
         for index, state in one.state_dict()["state"].items():
@@ -100,7 +113,7 @@ def optimizer_vectors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]
 
 
 def load_optimizer_vectors(optimizers: list[torch.optim.Optimizer], memory: Mapping[str, Any]) -> None:
-    """The inverse of :func:`optimizer_vectors`; does nothing where the memory holds none."""
+    """The inverse of :func:`optimizer_vectors`; an optimiser without moments in the memory stays as it is."""
     for k, one in enumerate(optimizers):
         full = one.state_dict()
         tensors = [p for group in one.param_groups for p in group["params"]]

@@ -1,4 +1,4 @@
-"""Losses between a reconstruction and the fully sampled image: one function and one registry line each.
+"""Losses between a reconstruction and the fully sampled image: one function and one registry line for each loss.
 
 An experiment names one (``loss: l1``) or a weighted sum (``loss: {l1: 1, gradient_profile: 0.05}``).
 """
@@ -35,13 +35,14 @@ def complex_l1(image: Tensor, batch: Measurement) -> Tensor:
 
 
 def gradient_profile(image: Tensor, batch: Measurement) -> Tensor:
-    """How far the profiles of the image's gradients point elsewhere than the reference's, 0 to 8.
+    """The difference in direction between the gradient profiles of the image and of the reference, from 0 to 8.
 
-    The gradient part of the spatial profile loss (Sarfraz et al., BMVC 2019, arXiv 1908.00274): of the forward
-    differences along y and along x, each column and each row is a vector, compared by the cosine of its angle to the
-    reference's. Here it is 1 - cosine, their negative cosine plus a constant, so that identical images give 0: its mean
-    over columns plus its mean over rows, summed over both differences, mean over slices. Neither a constant added to
-    the image nor a positive factor changes it. A profile without any gradient in both images agrees.
+    This is the gradient part of the spatial profile loss (Sarfraz et al., BMVC 2019, arXiv 1908.00274). Each column
+    and each row of the forward differences along y and along x is a vector (a profile). It is compared with the same
+    profile of the reference by the cosine of their angle. The loss is 1 - cosine (the paper's negative cosine plus a
+    constant), so that identical images give 0. It is averaged over columns and over rows, both means are added, the
+    sums of both differences are added, and the result is averaged over slices. A constant added to the image or a
+    positive factor does not change the loss. A profile that is zero in both images gives 0.
     """
     total = _profiles(image.abs(), _reference(batch), batch, -2) + _profiles(image.abs(), _reference(batch), batch, -1)
     return total.mean()
@@ -50,23 +51,23 @@ def gradient_profile(image: Tensor, batch: Measurement) -> Tensor:
 def gradient_magnitude(image: Tensor, batch: Measurement) -> Tensor:
     """Mean absolute error of the gradient's magnitude, by central differences, at the pixels inside the border.
 
-    The form known from text super-resolution (TextZoom, ECCV 2020), in units of each slice's own scale.
+    The form is known from text super-resolution (TextZoom, ECCV 2020); the unit is each slice's own scale.
     """
     unit = batch.scale[:, None, None]
     return (_steepness(image.abs() / unit) - _steepness(_reference(batch) / unit)).abs().mean()
 
 
 def _profiles(image: Tensor, reference: Tensor, batch: Measurement, axis: int) -> Tensor:
-    """(b,): 1 - cosine of the rows plus that of the columns of the differences along one axis."""
+    """(b,): 1 - cosine of the rows plus 1 - cosine of the columns, for the differences along one axis."""
     unit = batch.scale[:, None, None]
     a, b = (image / unit).diff(dim=axis), (reference / unit).diff(dim=axis)
 
-    def against(along: int) -> Tensor:
+    def mismatch(along: int) -> Tensor:
         both = (a * b).sum(dim=along) + TINY
         lengths = ((a.square().sum(dim=along) + TINY) * (b.square().sum(dim=along) + TINY)).sqrt()
         return (1 - both / lengths).mean(dim=1)
 
-    return against(-2) + against(-1)
+    return mismatch(-2) + mismatch(-1)
 
 
 def _steepness(image: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def _reference(batch: Measurement) -> Tensor:
 
 
 TINY = 1e-8
-"""Under square roots: their gradient at 0. About the square of a ten-thousandth of a slice's scale."""
+"""Added under square roots, so that their gradient at 0 is finite: the square of 1e-4 of a slice's scale."""
 
 LOSSES: dict[str, Callable[[Tensor, Measurement], Tensor]] = {
     "l1": l1,
@@ -94,11 +95,11 @@ LOSSES: dict[str, Callable[[Tensor, Measurement], Tensor]] = {
 
 
 BRIGHTNESS = ("l1", "mse", "complex_l1")
-"""Losses that fix the image itself; the others know its gradients alone."""
+"""Losses that depend on the brightness of the image; the other losses depend on its gradients alone."""
 
 
 def terms(loss: str | Mapping[str, float], image: Tensor, batch: Measurement) -> dict[str, Tensor]:
-    """The weighted terms of an experiment's loss by name; their sum is what is minimised."""
+    """The weighted terms of an experiment's loss by name; training minimises their sum."""
     weights = {loss: 1.0} if isinstance(loss, str) else loss
     return {name: weight * LOSSES[name](image, batch) for name, weight in weights.items()}
 
@@ -110,5 +111,5 @@ def total(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def of(loss: str | Mapping[str, float], image: Tensor, batch: Measurement) -> Tensor:
-    """The experiment's loss."""
+    """The experiment's loss: the sum of its weighted terms."""
     return total(terms(loss, image, batch))

@@ -1,4 +1,4 @@
-"""What a site asks of a strategy: the hooks of the local loop. Strategies (one floor up) implement them."""
+"""The hooks of a strategy that a site calls in its local loop. Strategies (one floor up) implement them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,26 @@ if TYPE_CHECKING:
 
 @dataclass
 class LocalFit:
-    """One local fit as the hooks see it: everything explicit, nothing global.
+    """The state of one local fit. Hooks get everything from it, nothing from global state.
 
     Attributes:
-        site: the member that trains. round: of the order. order: what came down.
-        model, parameters: the network and its flat vector (already loaded).
-        optimizers: made by the strategy's ``optimizers``.
-        memory: private vectors that the site keeps over rounds, by name (control variates, averages); on the CPU.
-        training: the settings. rate: this round's learning rate.
-        generator: a CPU generator seeded by (seed, round, site): draw noise here and move it.
-        n_slices: training slices of the site. indices: which of them are in this batch.
-        epoch: passes over the data in this fit, from 0. batch: its place within the pass, from 0.
+        site: name of the member that trains.
+        request: the server's request.
+        model: the network, with the request's parameters loaded.
+        parameters: the flat vector of the network's parameters.
+        training: the experiment's training settings.
+        rate: learning rate of this round.
+        generator: CPU generator seeded by (seed, round, site). Draw noise with it and move the noise to the device.
+        memory: private vectors that the site keeps from round to round, by name (control variates, averages), on the
+            CPU.
         sites: names of all sites of the experiment.
-        noted: further losses of this batch to record, by name, written by the strategy's ``loss``.
-        scratch: tensors that live for this fit alone.
+        optimizers: the optimisers that the strategy's ``optimizers`` made.
+        n_slices: number of training slices of the site.
+        indices: positions of this batch's slices among the training slices.
+        epoch: number of the pass over the data within this fit, from 0.
+        batch: number of the batch within the pass, from 0.
+        scratch: tensors that only this fit needs, by name.
+        noted: further losses of this batch to record, by name; the strategy's ``loss`` writes them.
     """
 
     site: str
@@ -57,12 +63,12 @@ class LocalFit:
         return self.request.round
 
     def shared(self) -> list[Tensor]:
-        """The shared parameters of the network, in the order of the flat vector; buffers are none."""
+        """The shared parameters of the network in the order of the flat vector, without buffers."""
         named = dict(self.model.named_parameters())
         return [named[slot.name] for slot in self.parameters.slots if slot.shared and slot.name in named]
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """A vector of the length of the shared one as views, one for each tensor of :meth:`shared`."""
+        """Views of ``flat``, one for each tensor of :meth:`shared`; ``flat`` has the length of the shared vector."""
         named = dict(self.model.named_parameters())
         slots = [slot for slot in self.parameters.slots if slot.shared and slot.name in named]
         return [flat[slot.start : slot.stop].view(slot.shape) for slot in slots]
@@ -70,7 +76,16 @@ class LocalFit:
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose slices are reconstructed together, all of one site: what a method that adapts seeds and logs by."""
+    """The slices that are reconstructed together. All belong to one site.
+
+    A method that adapts to each slice derives its seeds and its site label from them.
+
+    Attributes:
+        site: name of the site whose code a prior takes; empty takes the mean of all sites' codes.
+        subjects: subject of each slice.
+        slices: index of each slice in its volume.
+        seed: the experiment's seed.
+    """
 
     site: str
     subjects: tuple[str, ...]
@@ -79,11 +94,12 @@ class Subject:
 
 
 class Method(Protocol):
-    """The site's side of a strategy; see :class:`fedrecon.strategies.Strategy`, which has it all.
+    """The hooks and flags of a strategy that a site uses; see :class:`fedrecon.strategies.Strategy`.
 
     Attributes:
-        remembers: the method keeps vectors in ``fit.memory`` over rounds.
-        trains_on_operator, private_reconstructs: see there.
+        remembers: True if the method keeps vectors in ``fit.memory`` from round to round.
+        trains_on_operator: False if the training never sees the imaging operator (a generative prior).
+        private_reconstructs: False if the private parameters serve training alone (a discriminator).
     """
 
     remembers: ClassVar[bool]
@@ -95,11 +111,11 @@ class Method(Protocol):
         ...
 
     def shares(self, name: str, network: nn.Module) -> bool:
-        """Whether the parameter of this name crosses the wall."""
+        """Whether the parameter of this name is shared, so that it crosses the wall."""
         ...
 
     def receive(self, fit: LocalFit) -> None:
-        """Called when an order has been loaded, before the local epochs."""
+        """Called after a request has been loaded, before the local loop."""
         ...
 
     def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
@@ -107,11 +123,11 @@ class Method(Protocol):
         ...
 
     def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
-        """One optimiser step on one batch; the losses to record, ``loss`` first."""
+        """Takes one optimiser step on one batch. Returns the losses to record, ``loss`` first."""
         ...
 
     def reply(self, fit: LocalFit, steps: int) -> Mapping[str, Vector]:
-        """What goes up beside the shared parameters."""
+        """The vectors that go up beside the shared parameters, by name."""
         ...
 
     def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
@@ -119,9 +135,9 @@ class Method(Protocol):
         ...
 
     def scoring_batch(self, usual: int) -> int:
-        """Slices that are reconstructed together when scored."""
+        """The number of slices that are reconstructed together when they are scored; ``usual`` is the default."""
         ...
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
-        """(b, y, x) complex64 from one measurement."""
+        """The reconstruction of one measurement, (b, y, x) complex64."""
         ...

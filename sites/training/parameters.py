@@ -1,4 +1,4 @@
-"""A network's parameters in one flat vector, the shared ones first: a round is one copy down and one copy up."""
+"""A network's parameters in one flat vector, shared parameters first: a round needs one copy down and one copy up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one parameter (or floating-point buffer) lies in the flat vector."""
+    """The position of one parameter (or floating-point buffer) in the flat vector.
+
+    Attributes:
+        name: name of the parameter in the module.
+        shape: shape of the parameter.
+        start: first index in the flat vector.
+        shared: True if the parameter is shared, False if it is private to the site.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -26,19 +33,25 @@ class Slot:
 
     @property
     def stop(self) -> int:
-        """End of the slot, exclusive."""
+        """One past the last index in the flat vector."""
         return self.start + int(np.prod(self.shape, dtype=np.int64))
 
 
 class Parameters:
-    """Re-homes the parameters and floating-point buffers of ``model`` in one flat float32 vector.
+    """Moves the parameters and floating-point buffers of ``model`` into one flat float32 vector.
 
-    The module goes on working: each parameter is a view of the vector, so that loading a State and filling a Reply are
-    one copy each. What ``shares`` accepts by name comes first; the rest is private to the site.
+    The module still works: each parameter becomes a view of the vector. So a site needs one copy to load a request and
+    one copy to fill a reply. The parameters whose names ``shares`` accepts come first; the rest is private to the site.
 
     Attributes:
-        flat: (n,) all values. shared: (n_shared,) and private: (n - n_shared,) are views of it.
+        flat: (n,) all values.
+        shared: (n_shared,) the shared values, a view of ``flat``.
+        private: (n - n_shared,) the private values, a view of ``flat``.
+        n_shared: number of shared values.
         slots: the layout, in order.
+
+    Raises:
+        TypeError: a parameter is not float32.
     """
 
     def __init__(self, model: nn.Module, shares: Callable[[str], bool]) -> None:
@@ -47,7 +60,7 @@ class Parameters:
         for name, value in tensors.items():
             if value.dtype != torch.float32:
                 raise TypeError(f"parameter '{name}' is {value.dtype}; only float32 parameters are exchanged")
-        ordered = sorted(tensors, key=lambda name: not shares(name))  # stable: the model's own order within
+        ordered = sorted(tensors, key=lambda name: not shares(name))  # stable: model's order in each part
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
         self.flat = torch.empty(sum(tensors[name].numel() for name in ordered), device=device)
         slots, start = [], 0
@@ -56,7 +69,7 @@ class Parameters:
             view = self.flat[slot.start : slot.stop].view(slot.shape)
             with torch.no_grad():
                 view.copy_(tensors[name])
-            _rehome(model, name, view)
+            _attach(model, name, view)
             slots.append(slot)
             start = slot.stop
         self.slots = tuple(slots)
@@ -65,11 +78,19 @@ class Parameters:
         self.private = self.flat[self.n_shared :]
 
     def load_shared(self, values: Vector) -> None:
-        """Copies the server's vector in; the source is never written to, nor kept."""
+        """Copies the server's vector into the network. ``values`` is neither changed nor kept.
+
+        Raises:
+            ValueError: the vector has another length.
+        """
         _copy(self.shared, values, "shared")
 
     def load_private(self, values: Vector) -> None:
-        """Copies a private vector in."""
+        """Copies a private vector into the network.
+
+        Raises:
+            ValueError: the vector has another length.
+        """
         _copy(self.private, values, "private")
 
     def names(self, shared: bool) -> tuple[str, ...]:
@@ -83,11 +104,15 @@ class Parameters:
         return {s.name: vector[s.start - offset : s.stop - offset].reshape(s.shape) for s in slots}
 
     def joined(self, named: Mapping[str, np.ndarray], shared: bool) -> Vector:
-        """The inverse of :meth:`named`; names and shapes must be exactly those of the layout."""
+        """The inverse of :meth:`named`.
+
+        Raises:
+            ValueError: the names or shapes are not exactly those of the layout.
+        """
         slots = [slot for slot in self.slots if slot.shared is shared]
         if set(named) != {slot.name for slot in slots}:
             raise ValueError(
-                f"these weights are of another network: {sorted(set(named) ^ {s.name for s in slots})[:4]}"
+                f"these weights belong to another network: {sorted(set(named) ^ {s.name for s in slots})[:4]}"
             )
         for slot in slots:
             if np.shape(named[slot.name]) != slot.shape:
@@ -98,7 +123,8 @@ class Parameters:
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _rehome(model: nn.Module, name: str, view: Tensor) -> None:
+def _attach(model: nn.Module, name: str, view: Tensor) -> None:
+    """Makes ``view`` the storage of the parameter or buffer ``name``."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     if leaf in owner._parameters:
@@ -124,7 +150,7 @@ def to_vector(values: Tensor) -> Vector:
 
 
 def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """``build()`` with torch's global generator set to the seed meanwhile and put back afterwards."""
+    """The network of ``build()``, made while torch's global generator has this seed. Its old state is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()

@@ -1,11 +1,11 @@
-"""What a site must know of an experiment: how to train, how to be scored, and the seed.
+"""The block ``training`` of an experiment: how a site trains.
 
-Frozen, and free of torch: an experiment is validated with these before anything is started.
+It is frozen and loads no torch: an experiment is validated with it before anything starts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,32 +13,30 @@ from fedrecon.sites.errors import unknown
 from fedrecon.sites.plugin import ADDED_LATER, Count, Settings, science_of
 from fedrecon.sites.training.losses import BRIGHTNESS, LOSSES
 
-if TYPE_CHECKING:
-    pass
-
 
 class Training(Settings):
     """The local training that every strategy shares.
 
     Attributes:
-        rounds: communication rounds.
-        local_epochs: passes over a site's training slices per round.
-        local_steps: optimiser steps per round instead, the same at every site, whatever it holds; a pass that a round
-            leaves unfinished goes on in the next.
-        max_slices: at most so many evenly spaced training slices of each site, or of those sites alone that a mapping
-            names; None takes all.
-        batch_size: slices per optimiser step.
-        optimizer: one of adam, adamw, sgd, rmsprop (torch's, with its defaults).
-        learning_rate: at the start; ``schedule`` says how it goes on.
-        schedule: ``constant``, or ``cosine``: half a cosine from learning_rate to 0 over the rounds.
-        loss: a name of ``fedrecon.sites.training.losses``, or ``{NAME: WEIGHT}`` for a sum.
-        augment: random flips and circular shifts of the fully sampled image, before it is measured; for
-            super-resolution turns by 90 degrees too.
-        patch: of super-resolution, train on a random square of so many (high-resolution) pixels a side of each slice;
-            None takes whole slices.
-        precision: bfloat16 runs the network under autocast; FFTs and weights stay float32.
-        optimizer_state: ``reset`` makes a fit a pure function of weights, seed, round and private part; ``keep``
-            carries the moments over the rounds as private memory; ``auto`` is the strategy's own way.
+        rounds: number of communication rounds.
+        local_epochs: number of passes over a site's training slices per round.
+        local_steps: number of optimiser steps per round, in place of ``local_epochs``. It is the same at every site,
+            for any number of slices. A pass that is not finished at the end of a round continues in the next round.
+        max_slices: largest number of training slices of each site, evenly spaced; a mapping ``{SITE: N}`` limits the
+            named sites only; None takes all slices.
+        batch_size: number of slices per optimiser step.
+        optimizer: one of adam, adamw, sgd, rmsprop (torch's optimisers with their defaults).
+        learning_rate: learning rate of the first round; ``schedule`` gives the later rates.
+        schedule: ``constant``, or ``cosine``: half a cosine from learning_rate towards 0 over the rounds.
+        loss: a name in ``fedrecon.sites.training.losses``, or ``{NAME: WEIGHT}`` for a weighted sum.
+        augment: True for random flips and circular shifts of the fully sampled image before it is measured, and for
+            super-resolution also turns by 90 degrees.
+        patch: side, in high-resolution pixels, of the random square of each slice to train on, for super-resolution
+            only; None takes whole slices.
+        precision: ``float32``, or ``bfloat16`` to run the network under autocast; FFTs and weights stay float32.
+        optimizer_state: ``reset`` makes a fit a pure function of weights, seed, round and private part. ``keep``
+            carries the optimiser's moments from round to round as private memory. ``auto`` takes the default of the
+            strategy.
     """
 
     rounds: int = Field(10, ge=0)
@@ -57,7 +55,8 @@ class Training(Settings):
 
     @field_validator("loss")
     @classmethod
-    def _one_way_to_say_it(cls, loss: str | dict[str, float]) -> str | dict[str, float]:
+    def _plain_name(cls, loss: str | dict[str, float]) -> str | dict[str, float]:
+        """``{NAME: 1}`` becomes ``NAME``, so that one loss has one digest."""
         if isinstance(loss, dict) and list(loss.values()) == [1.0]:
             return next(iter(loss))
         return loss
@@ -72,16 +71,16 @@ class Training(Settings):
                 raise ValueError(f"loss.{name}: a weight of at least 0 is needed, got {weight}")
         if not any(weights.get(name) for name in BRIGHTNESS):
             raise ValueError(
-                f"loss: one of {', '.join(BRIGHTNESS)} needs a weight above 0; gradients leave the brightness open"
+                f"loss: one of {', '.join(BRIGHTNESS)} needs a weight above 0: other losses do not fix the brightness"
             )
         return self
 
     def slices_at(self, site: str) -> int | None:
-        """``max_slices`` of one site."""
+        """The value of ``max_slices`` for one site."""
         return self.max_slices.get(site) if isinstance(self.max_slices, dict) else self.max_slices
 
     def science(self) -> dict[str, Any]:
-        """What a digest holds."""
+        """The values that enter a digest."""
         return science_of(self)
 
     def rate(self, round_number: int) -> float:

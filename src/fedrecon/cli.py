@@ -1,4 +1,4 @@
-"""The command line: thin over the Python API. Importing it loads none of torch, ray and mlflow."""
+"""The command line, a thin layer over the Python API. Importing it does not load torch, ray or mlflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 done, 2 the input is wrong, 1 it failed, 130 interrupted."""
+    """Runs one command.
+
+    Returns:
+        the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted.
+    """
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say("interrupted; the same command goes on from the last committed round", INTERRUPTED)
     except BrokenPipeError:
         return DONE
-    except Exception as error:  # noqa: BLE001 - a defect of ours: shown whole, and as a failure
+    except Exception as error:  # noqa: BLE001 - a defect of fedrecon: the traceback helps to find it
         traceback.print_exc()
         return _say(f"failed: {type(error).__name__}: {error}", FAILED)
     return code
@@ -100,13 +104,13 @@ def _run(arguments: argparse.Namespace) -> int:
         return DONE
     result_table(result.as_dict())
     again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
-    place = f" --workspace {arguments.workspace}" if arguments.workspace else ""
+    option = f" --workspace {arguments.workspace}" if arguments.workspace else ""
     print(f"\n{again}run {result.run_id}, digest {result.digest}")
     if (
         pictures := RunFolder(Path(arguments.workspace or default_workspace()), result.digest).path / "panels"
     ).is_dir():
         print(f"A test slice of each site: {pictures}")
-    print(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{place}")
+    print(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{option}")
     return DONE
 
 
@@ -193,87 +197,114 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fedrecon {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _data_commands(commands.add_parser("data", help="simulate, import and inspect the sites' data"))
+    _data_commands(commands.add_parser("data", help="simulate, import and inspect the data of sites"))
 
-    one = _command(commands, "run", _run, "run an experiment, or go on with it", json=True, workspace=True)
+    one = _command(commands, "run", _run, "run an experiment, or resume it", json=True, workspace=True)
     one.add_argument("experiment", metavar="EXPERIMENT.yaml")
-    one.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as training.rounds=20")
-    one.add_argument("--in-process", action="store_true", help="all sites in this process, without Ray: same bits")
-    one.add_argument("--address", help="of a running Ray cluster (default: one on this machine)")
-    one.add_argument("--tracking-uri", help="of an MLflow server (default: the workspace's mlflow.db)")
-    one.add_argument("--rerun", action="store_true", help="run again though a finished run is there")
+    one.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="changes to the experiment, such as training.rounds=20"
+    )
+    one.add_argument("--in-process", action="store_true", help="run all sites in this process, without Ray: same bits")
+    one.add_argument("--address", help="address of a running Ray cluster (default: start one here)")
+    one.add_argument(
+        "--tracking-uri",
+        help="address of an MLflow server (default: MLFLOW_TRACKING_URI, or the workspace's mlflow.db)",
+    )
+    one.add_argument(
+        "--rerun", action="store_true", help="run again, even if a finished run exists; the older run is kept"
+    )
 
     one = _command(
-        commands, "evaluate", _evaluate, "score a finished run under other operators, at other sites", json=True,
+        commands, "evaluate", _evaluate, "score a finished run under other operators or at other sites", json=True,
         workspace=True,
     )  # fmt: skip
     one.add_argument("run", metavar="RUN", help="run id, digest or latest")
     one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
-    one.add_argument("--mask", metavar="NAME", help="see fedrecon list masks")
-    one.add_argument("--acceleration", nargs="+", type=float, metavar="R")
-    one.add_argument("--degradation", metavar="NAME", help="of a super-resolution run: see fedrecon list degradations")
-    one.add_argument("--scale", nargs="+", type=int, metavar="S", help="of a super-resolution run: 2, 3, 4")
-    one.add_argument("--unseen", metavar="RULE", help="average, nearest or fine-tune: a new site's private part")
-    one.add_argument("--published", nargs="+", metavar="SITE", help="sites that publish their private part, or all")
-    one.add_argument("--fine-tune-epochs", type=int, metavar="N")
+    one.add_argument("--mask", metavar="NAME", help="mask to test (default: the run's own); see fedrecon list masks")
+    one.add_argument("--acceleration", nargs="+", type=float, metavar="R", help="accelerations to test, one by one")
+    one.add_argument(
+        "--degradation",
+        metavar="NAME",
+        help="degradation to test, for a super-resolution run; see fedrecon list degradations",
+    )
+    one.add_argument(
+        "--scale", nargs="+", type=int, metavar="S", help="scales to test, for a super-resolution run: 2, 3, 4"
+    )
+    one.add_argument(
+        "--unseen", metavar="RULE", help="source of an unseen site's private part: average, nearest or fine-tune"
+    )
+    one.add_argument(
+        "--published", nargs="+", metavar="SITE", help="sites that agreed to publish their private part, or all"
+    )
+    one.add_argument("--fine-tune-epochs", type=int, metavar="N", help="epochs of --unseen fine-tune (default: 5)")
 
     one = _command(
         commands,
         "reconstruct",
         _reconstruct,
-        "images from one shard or k-space file, or a NIfTI volume enlarged",
+        "reconstruct a shard or k-space file, or enlarge a NIfTI volume",
         json=True,
         workspace=True,
     )
     one.add_argument("run", metavar="RUN", help="run id, digest or latest")
-    one.add_argument("input", metavar="INPUT", help="a shard, fastMRI file, raw k-space (.npy), or NIfTI to enlarge")
-    one.add_argument("-o", "--output", required=True, help=".h5 or .png; .nii or .nii.gz from a NIfTI volume")
-    one.add_argument("--site", metavar="NAME", help="whose operator, and whose network where each site has its own")
     one.add_argument(
-        "--as-is", action="store_true", help="of super-resolution: enlarge k-space instead of degrading it"
+        "input", metavar="INPUT", help="a shard, a fastMRI file, raw k-space (.npy), or a NIfTI volume to enlarge"
+    )
+    one.add_argument(
+        "-o", "--output", required=True, help="output file: .h5 or .png; from a NIfTI volume also .nii or .nii.gz"
+    )
+    one.add_argument(
+        "--site", metavar="NAME", help="site whose operator is used, and whose network if each site has its own"
+    )
+    one.add_argument(
+        "--as-is", action="store_true", help="enlarge k-space instead of degrading it first (super-resolution)"
     )
 
-    one = _command(commands, "ui", _ui, "MLflow on 127.0.0.1, on the page that shows runs", workspace=True)
-    one.add_argument("--port", type=int)
+    one = _command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs", workspace=True)
+    one.add_argument("--port", type=int, help="default: 5000, or a free port if 5000 is taken")
 
-    one = _command(commands, "list", _list, "what can be named in an experiment", json=True)
+    one = _command(
+        commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", json=True
+    )
     one.add_argument("kind", choices=("strategies", "networks", "masks", "degradations", "formats", "reconstructors"))
 
-    _command(commands, "schema", _schema, "the JSON schema of an experiment file, for editors")
+    _command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors")
 
-    for name, room in (("sweep", sweep_command), ("study", study_command)):
-        room.add_arguments(_command(commands, name, room.command, room.HELP, json=True, workspace=True))
+    for name, module in (("sweep", sweep_command), ("study", study_command)):
+        module.add_arguments(_command(commands, name, module.command, module.HELP, json=True, workspace=True))
     return parser
 
 
 def _data_commands(data: argparse.ArgumentParser) -> None:
     commands = data.add_subparsers(required=True, metavar="COMMAND")
-    one = _command(commands, "simulate", _simulate, "a simulated consortium of hospitals, one shard a site")
+    one = _command(commands, "simulate", _simulate, "simulate a consortium of hospitals, with one shard per site")
     one.add_argument("directory", metavar="DIR")
-    one.add_argument("--sites", nargs="+", metavar="NAME", help="contrasts, or NAME:CONTRAST")
-    one.add_argument("--subjects", type=int, metavar="N", help="of each site")
+    one.add_argument("--sites", nargs="+", metavar="NAME", help="sites, each as CONTRAST or NAME:CONTRAST")
+    one.add_argument("--subjects", type=int, metavar="N", help="number of subjects at each site")
     one.add_argument("--size", type=int, metavar="N", help="matrix N x N")
-    one.add_argument("--coils", type=int, metavar="N", help="at every site (default: each site's own)")
+    one.add_argument(
+        "--coils", type=int, metavar="N", help="number of coils at every site (default: each site's own number)"
+    )
     one.add_argument("--seed", type=int, default=0)
 
-    one = _command(commands, "import", _import, "a site's shard from files")
+    one = _command(commands, "import", _import, "import files as the shard of a site")
     one.add_argument("format", metavar="nifti|fastmri|npy")
     one.add_argument("source", nargs="+", metavar="SOURCE", help="files or folders")
     one.add_argument("--site", required=True, metavar="NAME")
     one.add_argument("--out", required=True, metavar="DIR")
     one.add_argument("--contrast", metavar="C")
     one.add_argument("--size", type=int, metavar="N", help="matrix N x N (nifti)")
-    one.add_argument("--phase", metavar="none|smooth", help="of the simulated k-space (nifti; default smooth)")
+    one.add_argument("--phase", metavar="none|smooth", help="phase of the simulated k-space (nifti; default: smooth)")
     one.add_argument("--subject-pattern", metavar="REGEX", help="default: the file name up to its first '_'")
     one.add_argument("--validation-subjects", metavar="A,B")
     one.add_argument("--test-subjects", metavar="C")
-    one.add_argument("--seed", type=int, help="of the simulated phase (nifti; default 0)")
+    one.add_argument("--seed", type=int, help="seed of the simulated phase (nifti; default: 0)")
 
     one = _command(
         commands,
         "inspect",
         _inspect,
-        "what is in a shard or a folder of shards, and what is wrong",
+        "show the contents of a shard or a folder of shards, and their errors",
         json=True,
     )
     one.add_argument("path", metavar="PATH")
@@ -285,7 +316,7 @@ def _command(
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
     if json:
-        parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     if workspace:
         parser.add_argument("--workspace", metavar="DIR", help="default: FEDRECON_WORKSPACE or ./workspace")
     return parser

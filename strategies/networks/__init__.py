@@ -1,6 +1,6 @@
-"""The registry of networks: one entry a network, its file and its parameters with their defaults and bounds.
+"""The registry of networks. Each entry names a network's file and its parameters, with their defaults and bounds.
 
-Importing this loads no torch: a network's file is imported when a chosen network is built.
+Importing this package loads no torch: the file of a network is imported when the network is built.
 """
 
 from __future__ import annotations

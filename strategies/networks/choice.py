@@ -1,4 +1,4 @@
-"""A network as an experiment names it."""
+"""The network that an experiment chooses: its name and its parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """A network as an experiment names it, defaults filled in; made by :meth:`parse`; hashable, picklable."""
+    """The network that an experiment chooses. :meth:`parse` makes it. It is hashable and can be pickled.
+
+    Attributes:
+        name: the name of the network in the registry.
+        parameters: all parameters by name, defaults included.
+    """
 
     name: str
     parameters: tuple[tuple[str, Any], ...]
@@ -28,12 +33,13 @@ class NetworkChoice:
         """The choice that ``{"name": ..., **parameters}`` describes.
 
         Raises:
-            InputError: no name, an unknown name or parameter (with the nearest right one), or a refused value.
+            InputError: the name is missing, the name or a parameter is unknown (the message gives the nearest right
+                one), or a value is refused.
         """
         parameters = dict(given)
         name = parameters.pop("name", None)
         if not isinstance(name, str):
-            raise InputError(f"network: 'name' is missing or no word. Allowed: {', '.join(sorted(NETWORKS))}.")
+            raise InputError(f"network: 'name' is missing or not text. Allowed: {', '.join(sorted(NETWORKS))}.")
         if name not in NETWORKS:
             raise unknown("network", name, NETWORKS)
         model = parse(NETWORKS[name].parameters, parameters, where=f"network '{name}'")
@@ -44,10 +50,10 @@ class NetworkChoice:
         return {"name": self.name, **dict(self.parameters)}
 
     def science(self) -> dict[str, Any]:
-        """What a digest holds of it."""
+        """The part of the choice that enters a digest."""
         return {"name": self.name, **science_of(NETWORKS[self.name].parameters(**dict(self.parameters)))}
 
     def build(self, images: Images) -> nn.Module:
-        """A new network for such images, its weights drawn from torch's generator; this imports torch."""
+        """A new network for these images, with weights drawn from torch's global generator. It imports torch."""
         network: nn.Module = NETWORKS[self.name].load()(images, **dict(self.parameters))
         return network

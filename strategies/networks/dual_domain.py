@@ -1,12 +1,16 @@
-"""A network in two domains: a U-Net fills in k-space, the measured samples are put back, a U-Net mends the image.
+"""A network in two domains: a U-Net fills in k-space, data consistency follows, and a second U-Net corrects the image.
 
-The frequency and the image space of FedMRI (Feng et al., IEEE TMI 2023). Its code names a network of two U-Nets, one
-with two channels of k-space coming in and one with one channel of the image, but the file that joins them is in no
-commit of its repository. READ: the two U-Nets, their input channels and that the encoders of both are shared. OURS: all
-that lies between them. K-space is the transform of the coil-combined zero-filled image, so that any number of coils
-fits, in units of each slice's standard deviation; then measured samples are put back (with one coil exactly; with
-several see ``Cartesian.project``), and the magnitude goes on, or for complex data both of its parts. Residual
-connections around both (``residual=False``: the first U-Net makes k-space itself, the second an image around the mean).
+These are the frequency and the image space of FedMRI (Feng et al., IEEE TMI 2023). FedMRI's code names a network of two
+U-Nets: one with two input channels (k-space), one with one input channel (image). But no commit of its repository holds
+the file that joins them. So we took from that code: the two U-Nets, their input channels, and that the encoders of both
+are shared. OURS is everything between the U-Nets:
+
+- K-space is the transform of the coil-combined zero-filled image, so that any number of coils fits. It is in units of
+  each slice's standard deviation.
+- After the first U-Net the measured samples are put back: exactly for one coil; for several see ``Cartesian.project``.
+- The second U-Net gets the magnitude, or for complex data the real and the imaginary part.
+- Both U-Nets have a residual connection. With ``residual=False`` the first U-Net predicts k-space itself, and the
+  second an image around the mean.
 """
 
 from __future__ import annotations
@@ -25,8 +29,8 @@ if TYPE_CHECKING:
 class Network(nn.Module):
     """k-space U-Net, hard data consistency, inverse FFT, image U-Net.
 
-    Magnitude data enters the second U-Net as the magnitude of what the first one made, one channel as published;
-    complex data as two channels.
+    For magnitude data the second U-Net gets the magnitude of the first one's image, one channel as published. For
+    complex data it gets two channels.
     """
 
     paper: ClassVar[str] = (

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Network(Enlarging):
-    """conv, blocks of conv - ReLU - conv with a skip, conv with a long skip; then the tail.
+    """A convolution, blocks of conv - ReLU - conv with a skip, a convolution with a long skip; then the tail.
 
     Args:
-        channels: features. blocks: residual blocks.
+        channels: number of features.
+        blocks: number of residual blocks.
     """
 
     paper: ClassVar[str] = (

@@ -1,4 +1,4 @@
-"""What super-resolution networks share: input, output, and the tail that enlarges."""
+"""The base of the super-resolution networks: input, output, and the tail that enlarges."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
 
 GAIN = 4.0
-"""A head's deviation is about a quarter of its brightest pixel: in these units it is about 1."""
+"""Factor on the images inside a network. In an image of a head, the standard deviation is about a quarter of the
+brightest pixel; with this factor it is about 1."""
 
 
 class Enlarging(nn.Module):
-    """A trunk on the coarse grid, a tail that enlarges, and a last convolution: a correction of sinc interpolation.
+    """A trunk on the coarse grid, a tail that enlarges, and a last convolution. They correct a sinc interpolation.
 
-    Ours for all of them: the image of zero-padded k-space is added to what the network says, which begins small, so
-    that training starts at what was measured. Images are divided by each slice's own scale alone, so that a patch is
-    seen as it is within its slice. Magnitude data is one channel, complex data two.
+    Ours, for all these networks: the output is the image of zero-padded k-space plus the network's correction. The
+    correction is small at first, so that training starts at the measured image. Images are divided only by the scale of
+    their slice, so a patch enters with the same values as within its slice. Magnitude data has one channel, complex
+    data has two.
     """
 
     def __init__(self, images: Images) -> None:
@@ -38,14 +40,19 @@ class Enlarging(nn.Module):
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
-        """``encoder`` is the trunk, ``decoder`` the tail, ``head`` the last convolution; a part may be empty."""
+        """``encoder`` is the trunk, ``decoder`` the tail, ``head`` the last convolution. A part may be empty."""
         owners = {"encoder": self.trunk, "decoder": self.tail, "head": self.last}
         prefixes = {"encoder": ("trunk.",), "decoder": ("tail.",), "head": ("last.",)}
         held = {part: prefixes[part] if any(True for _ in one.parameters()) else () for part, one in owners.items()}
         return {**held, "norm": ()}
 
     def assemble(self, channels: int, body: Sequence[nn.Module]) -> None:
-        """conv, body and conv with a long skip over both; sub-pixel convolutions; a last conv that begins small."""
+        """Builds the layers. The trunk is a convolution, then ``body`` and a convolution under a long skip.
+
+        Args:
+            channels: number of features.
+            body: modules on (b, channels, y, x) features.
+        """
 
         def convolution(n_in: int, n_out: int) -> nn.Conv2d:
             return nn.Conv2d(n_in, n_out, 3, padding=1)
@@ -56,20 +63,26 @@ class Enlarging(nn.Module):
         self.begin_small()
 
     def begin_small(self) -> None:
-        """Makes the first corrections small: a tenth of what the last layer would say."""
+        """Makes the first corrections small: the last layer starts with a tenth of its weights."""
         with torch.no_grad():
             for one in self.last.parameters():
                 one.mul_(0.1)
 
     def correction(self, low: Tensor) -> Tensor:
-        """(b, n, y / scale, x / scale) to (b, n, y, x), both GAIN times a slice's scale."""
+        """(b, n, y / scale, x / scale) to (b, n, y, x), both divided by the slice's scale and multiplied by GAIN."""
         enlarged: Tensor = self.last(self.tail(self.trunk(low)))
         return enlarged
 
     def forward(self, measurement: Measurement) -> Tensor:
-        """The high-resolution image, (b, y, x) complex64, at the scale of the data."""
+        """The high-resolution image, (b, y, x) complex64, at the scale of the data.
+
+        Raises:
+            ValueError: the measurement has no low-resolution image, or one of another scale.
+        """
         if measurement.low is None or measurement.factor != self.scale:
-            raise ValueError(f"this network enlarges by {self.scale}, and the images by {measurement.factor}")
+            raise ValueError(
+                f"this network enlarges by {self.scale}, but these images need a factor of {measurement.factor}"
+            )
         unit = measurement.scale[:, None, None]
         low, padded = (self._channels(image / unit) for image in (measurement.low, measurement.zero_filled))
         return as_image(padded + self.correction(GAIN * low) / GAIN) * unit
@@ -79,7 +92,7 @@ class Enlarging(nn.Module):
 
 
 def shuffled(channels: int, scale: int) -> nn.Sequential:
-    """Sub-pixel convolutions (Shi et al., CVPR 2016): one of scale 2 or 3, two of scale 2 for 4."""
+    """Sub-pixel convolutions (Shi et al., CVPR 2016): one for a scale of 2 or 3, two of scale 2 for a scale of 4."""
     layers: list[nn.Module] = []
     for factor in (2, 2) if scale == 4 else (scale,):
         layers += [nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
@@ -94,6 +107,6 @@ class Skipped(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape that the layers keep."""
+        """The sum, of the same shape as ``x``; the layers must keep the shape."""
         result: Tensor = x + self.layers(x)
         return result

@@ -1,4 +1,4 @@
-"""Layers with equalised learning rate (Karras et al., ICLR 2018); the weights may be those of each image of a batch."""
+"""Layers with equalised learning rate (Karras et al., ICLR 2018). Each image of a batch may have its own weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from torch.nn import functional as F
 
 
 class Dense(nn.Module):
-    """A linear layer whose weights have unit variance and are scaled when used (equalised learning rate)."""
+    """A linear layer with equalised learning rate: its weights have unit variance and are scaled when they are used.
+
+    Args:
+        gain: factor on the scale of the weights.
+        rate: multiplier of the learning rate.
+    """
 
     def __init__(self, n_in: int, n_out: int, gain: float, rate: float = 1.0) -> None:
         super().__init__()
@@ -22,7 +27,7 @@ class Dense(nn.Module):
 
 
 class Convolution(nn.Module):
-    """A convolution with equalised learning rate; weights (b, o, i, k, k) convolve each image of a batch on its own."""
+    """A convolution with equalised learning rate. Weights (b, o, i, k, k) convolve each image with its own kernels."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, gain: float, bias: bool, stride: int = 1) -> None:
         super().__init__()
@@ -31,7 +36,7 @@ class Convolution(nn.Module):
         self.scale, self.stride = gain / (n_in * kernel**2) ** 0.5, stride
 
     def forward(self, x: Tensor, padding: int | None = None) -> Tensor:
-        """(b, n_out, y, x); zeros around the image unless ``padding`` says otherwise."""
+        """(b, n_out, y, x) from (b, n_in, y, x), padded with zeros. By default the padding keeps the size."""
         padding = self.weight.shape[-1] // 2 if padding is None else padding
         weight = self.weight * self.scale
         if weight.dim() == 4:
@@ -45,20 +50,23 @@ class Convolution(nn.Module):
 
 
 def matrix(x: Tensor, weight: Tensor) -> Tensor:
-    """x (b, i) by weight (o, i), or by one (b, o, i) for each row."""
+    """(b, o): the product of x (b, i) with one weight (o, i), or with a weight for each row (b, o, i)."""
     if weight.dim() == 2:
         return x @ weight.mT
     return torch.bmm(weight, x.unsqueeze(-1)).squeeze(-1)
 
 
 def channelwise(values: Tensor) -> Tensor:
-    """(c,) or (b, c) to what is added to (b, c, y, x)."""
+    """(c,) or (b, c) to (1, c, 1, 1) or (b, c, 1, 1), so that it can be added to images (b, c, y, x)."""
     return values.reshape(-1, values.shape[-1], 1, 1)
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Twice the size by bilinear interpolation, as ``F.interpolate`` but for rounding; the gradient of that is not
-    deterministic on a GPU."""
+    """Twice the size by bilinear interpolation: (b, c, y, x) to (b, c, 2 y, 2 x).
+
+    The result equals that of ``F.interpolate`` up to rounding. The gradient of ``F.interpolate`` is not deterministic
+    on a GPU.
+    """
     return _doubled_along(_doubled_along(x, 2), 3)
 
 

@@ -1,15 +1,16 @@
 """MSCAN: a multi-scale channel attention network for super-resolution.
 
-Liu, Jiang and Chen, Multimedia Systems 2024 (doi 10.1007/s00530-024-01415-8). Only its abstract is public, and what it
-says is: multi-scale feature blocks (MSFB) extract features at several scales; attention among the features of different
-scales weighs them; a spatial gradient profile loss adds texture; FedAvg trains it across institutions. Everything else
-here is OUR READING:
+Liu, Jiang and Chen, Multimedia Systems 2024 (doi 10.1007/s00530-024-01415-8). Only the abstract of the paper is public.
+It says: multi-scale feature blocks (MSFB) extract features at several scales; attention among the features of different
+scales weighs them; a spatial gradient profile loss adds texture; FedAvg trains the network across institutions.
+Everything else here is OUR READING:
 
-- scales are receptive fields: parallel 3 x 3 convolutions of dilation 1, 2, 3, which see 3, 5 and 7 pixels;
-- attention among them: the mean over the image of every feature of every scale, two 1 x 1 convolutions, and a softmax
-  over the scales, for each feature on its own, as in selective kernels (Li et al., CVPR 2019); the scales are summed
-  with these weights;
-- blocks in residual groups and the long skip as in RCAN, sub-pixel convolutions at the end; numbers of all of them.
+- Scales are receptive fields: parallel 3 x 3 convolutions of dilation 1, 2, 3 see 3, 5 and 7 pixels.
+- Attention among the scales: the mean over the image of every feature of every scale, two 1 x 1 convolutions, and a
+  softmax over the scales for each feature, as in selective kernels (Li et al., CVPR 2019). The scales are summed with
+  these weights.
+- Blocks in residual groups and a long skip as in RCAN, and sub-pixel convolutions at the end.
+- The numbers of groups, blocks, features and scales.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 
 
 class Network(Enlarging):
-    """conv, groups of multi-scale feature blocks with a skip each and a long one over all of them; then the tail.
+    """A convolution, groups of multi-scale feature blocks with a skip each and a long skip over all; then the tail.
 
     Args:
-        channels: features. groups: residual groups. blocks: MSFB in each group.
-        scales: receptive fields of a block, 3, 5, 7, ... pixels; 1 leaves the multi-scale features out.
-        attention: False weighs all scales alike (of one scale: leaves it as it is).
-        reduction: of the attention: so many times fewer features in its middle.
+        channels: number of features.
+        groups: number of residual groups.
+        blocks: number of MSFB in each group.
+        scales: number of receptive fields of a block (3, 5, 7, ... pixels); with 1 there are no multi-scale features.
+        attention: whether attention weighs the scales. False weighs all scales equally; a single scale stays unchanged.
+        reduction: factor by which the attention reduces the number of features between its two convolutions.
     """
 
     paper: ClassVar[str] = (
@@ -63,7 +66,7 @@ class Network(Enlarging):
 
 
 class MultiScaleBlock(nn.Module):
-    """MSFB: conv - ReLU, parallel receptive fields - ReLU, weighed among each other, 1 x 1 convolution, skip."""
+    """MSFB: conv - ReLU, parallel receptive fields - ReLU, their weighted sum, a 1 x 1 convolution, and a skip."""
 
     def __init__(self, channels: int, scales: int, attention: bool, reduction: int) -> None:
         super().__init__()
@@ -76,7 +79,7 @@ class MultiScaleBlock(nn.Module):
         self.fuse = nn.Conv2d(channels, channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(b, c, y, x), the same shape back."""
+        """(b, c, y, x) to (b, c, y, x)."""
         entered = self.enter(features)
         seen = torch.stack([field(entered) for field in self.fields], dim=1)
         weighed = seen.mean(dim=1) if self.attention is None else (seen * self.attention(seen)).sum(dim=1)
@@ -87,7 +90,8 @@ class MultiScaleBlock(nn.Module):
 class CrossScaleAttention(nn.Module):
     """Weights of the scales for each feature, from the means of all features of all scales.
 
-    They sum to 1 over the scales. Of a single scale the weight is in (0, 1), as in RCAN: plain channel attention.
+    The weights sum to 1 over the scales. With a single scale, the weight is in (0, 1): plain channel attention, as in
+    RCAN.
     """
 
     def __init__(self, channels: int, scales: int, reduction: int) -> None:

@@ -1,43 +1,45 @@
-"""What a network is to an experiment: a name and parameters, checked without torch, built where it trains.
+"""The entries of the registry of networks, and the contract of a network's file.
 
-A network's file is ``<module>.py`` in this folder and holds a class ``Network``:
+An experiment names a network and its parameters. They are checked without torch; the network is built where it trains.
 
-- ``Network(images, **parameters)``: an ``nn.Module`` for images of this kind (:class:`Images`), its parameters
-  keyword-only and the same, with the same defaults, as on its line of the registry;
-- ``forward(measurement) -> image``: (b, y, x) complex64 at the scale of the data: it divides by ``measurement.scale``
-  inside and multiplies back, so that ``network(a * measurement) == a * network(measurement)``;
-- ``parts``: name -> prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and any others split the parameters
-  between them; ``norm`` (affine normalisations, which also lie in one of the others) is empty where there are none;
-- ``paper``: the citation.
+The file of a network is ``<module>.py`` in this folder. It holds a class ``Network``:
+
+- ``Network(images, **parameters)`` is an ``nn.Module`` for images of this kind (:class:`Images`). Its parameters are
+  keyword-only. They are the same as in its registry entry, with the same defaults.
+- ``forward(measurement) -> image`` returns (b, y, x) complex64 at the scale of the data. It divides by
+  ``measurement.scale`` at the start and multiplies by it at the end, so that
+  ``network(a * measurement) == a * network(measurement)``. A prior has no such ``forward``; see ``style.py``.
+- ``parts`` maps the name of a part to prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and further parts
+  divide the parameters among them. ``norm`` holds the affine normalisations, which also lie in one of these parts; it
+  is empty if there are none. A prior has other parts.
+- ``paper`` is the citation.
 """
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
 from fedrecon.sites.plugin import Plugin
 
-if TYPE_CHECKING:
-    pass
-
-
 Kind = Literal["reconstruction", "super-resolution", "prior"]
-"""A network reconstructs a measurement; or it enlarges its low-resolution image (``measurement.low``); or it is a
-prior: it draws images, and knows of no measurement."""
+"""The kind of a network. ``reconstruction``: it reconstructs a measurement. ``super-resolution``: it enlarges the
+low-resolution image of a measurement (``measurement.low``). ``prior``: it draws images and uses no measurement."""
 
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A line of the registry.
+    """An entry of the registry.
 
     Attributes:
-        module: the file that holds the network. parameters: the model that checks its parameters.
-        kind: what it does: :data:`Kind`. in_kspace: it works on k-space itself, so it needs a measurement that has any.
+        module: the name of the file that holds the network, without ``.py``.
+        parameters: the pydantic model that checks the network's parameters.
+        kind: the kind of the network, :data:`Kind`.
+        in_kspace: whether the network works on k-space. If so, it needs measurements that are Cartesian k-space.
     """
 
     module: str
@@ -46,21 +48,26 @@ class NetworkEntry:
     in_kspace: bool = False
 
     def load(self) -> Any:
-        """The class ``Network`` of the file; this imports torch."""
+        """The class ``Network`` of the file. This imports torch."""
         return importlib.import_module(f"{__package__}.{self.module}").Network
 
 
 def entry(module: str, kind: Kind = "reconstruction", in_kspace: bool = False, **fields: Any) -> NetworkEntry:
-    """A line of the registry; each parameter's type is its default's type, or what :func:`one_of` allows."""
+    """An entry of the registry.
+
+    Args:
+        fields: the parameters. The type of a parameter is the type of its default, or the choice that :func:`one_of`
+            gives.
+    """
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
     return NetworkEntry(module, model, kind, in_kspace)
 
 
 def one_of(default: str | int, *others: str | int) -> FieldInfo:
-    """A parameter that takes one of these words or numbers, the first by default."""
-    words: Any = Literal[(default, *others)]
-    return FieldInfo(annotation=words, default=default)
+    """A parameter that takes one of these values; the first is the default."""
+    allowed: Any = Literal[(default, *others)]
+    return FieldInfo(annotation=allowed, default=default)
 
 
 def _type(field: FieldInfo) -> Any:

@@ -1,4 +1,4 @@
-"""Two networks of one kind in one module, for a strategy that trains a shared and a personal one."""
+"""Two equal networks in one module, for a strategy that trains a shared and a personal network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 class Pair(nn.Module):
-    """``shared`` and ``personal``, alike at first; the personal one reconstructs."""
+    """A shared and a personal network. They start with the same weights; the personal network reconstructs.
+
+    Attributes:
+        shared: the given network.
+        personal: a copy of it.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """RCAN: residual groups of blocks with channel attention.
 
-Zhang et al., ECCV 2018, who have 10 groups of 20 blocks of 64 features (15.6 million parameters); the default here is
-scaled down for machines without a GPU. Channel attention: mean over the image, two 1 x 1 convolutions with
-``reduction`` times fewer features between them, sigmoid.
+Zhang et al., ECCV 2018. They have 10 groups of 20 blocks with 64 features (15.6 million parameters). The default here
+is smaller, for machines without a GPU. Channel attention: the mean over the image, two 1 x 1 convolutions with
+``reduction`` times fewer features between them, and a sigmoid.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 class Network(Enlarging):
-    """conv, groups with a skip each and a long one over all of them; then the tail.
+    """A convolution, groups with a skip each and a long skip over all of them; then the tail.
 
     Args:
-        channels: features. groups: residual groups. blocks: in each group. reduction: of the attention.
+        channels: number of features.
+        groups: number of residual groups.
+        blocks: number of blocks in each group.
+        reduction: factor by which the channel attention reduces the number of features.
     """
 
     paper: ClassVar[str] = (
@@ -44,7 +47,7 @@ class Network(Enlarging):
 
 
 class ChannelAttention(nn.Module):
-    """Each feature map times a number in (0, 1) that follows from the means of all of them."""
+    """Multiplies each feature map by a number in (0, 1), which follows from the means of all feature maps."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """(b, c, y, x), the same shape back."""
-        # a mean over axes instead of adaptive pooling, whose gradient is not deterministic on a GPU
+        """(b, c, y, x) to (b, c, y, x)."""
+        # a mean over axes: the gradient of adaptive pooling is not deterministic on a GPU
         weighted: Tensor = features * self.weigh(features.mean(dim=(-2, -1), keepdim=True))
         return weighted

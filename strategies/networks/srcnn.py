@@ -1,7 +1,7 @@
 """SRCNN: three convolutions on the interpolated image, the first super-resolution network.
 
 Dong et al., ECCV 2014 / TPAMI 2016: kernels 9-1-5 (or 9-5-5), 64 and 32 features, ReLU, on bicubic interpolation.
-Ours: zero padding at the border, and what all super-resolution networks here share (``enlarging``).
+Ours: zero padding at the border, and the input and output of all super-resolution networks here (``enlarging.py``).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 class Network(Enlarging):
-    """Patch extraction (9 x 9) and non-linear mapping are the trunk, reconstruction (5 x 5) the last convolution.
+    """Patch extraction (9 x 9) and non-linear mapping are the trunk; reconstruction (5 x 5) is the last convolution.
 
-    It works on the high-resolution grid from the start, so the tail is empty.
+    The network works on the high-resolution grid from the start, so the tail is empty.
 
     Args:
-        channels: features after the first layer, half as many after the second. kernel: of the second layer.
+        channels: number of features after the first layer; the second layer has half as many.
+        kernel: side of the second layer's kernel, in pixels.
     """
 
     paper: ClassVar[str] = (
@@ -44,5 +45,5 @@ class Network(Enlarging):
         self.begin_small()
 
     def correction(self, low: Tensor) -> Tensor:
-        """From the bicubic interpolation."""
+        """The correction, (b, n, y, x), from the bicubic interpolation of ``low`` (b, n, y / scale, x / scale)."""
         return super().correction(bicubic_upsampled(low, self.scale))

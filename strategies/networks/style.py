@@ -1,14 +1,15 @@
 """Style-based adversarial prior of images, conditioned on the site: mapper, synthesizer, discriminator.
 
-The network of FedGIMP: StyleGAN-1 with a learned code for each site. Its published form is 256 px, ``latent`` and
-``channel_max`` 512, ``channel_base`` 16384, ``noise_to`` 1024 and no ``skips``; the other sizes are ours.
+This is the network of FedGIMP: StyleGAN-1 with a learned code for each site. Its published form has 256 px, ``latent``
+and ``channel_max`` 512, ``channel_base`` 16384, ``noise_to`` 1024 and no ``skips``; other sizes are ours.
 
-A prior is no reconstruction network: it has no ``forward(measurement)``. It draws images of ``size`` (the next power of
-two of the largest matrix), to which smaller matrices are padded and from which they are cut. Images lie in [-1, 1]:
-magnitude, one channel, 2 |x| - 1; complex, two channels, Re x and Im x.
+A prior is not a reconstruction network: it has no ``forward(measurement)``. It draws images of ``size`` x ``size``
+pixels: the smallest power of two, from 8 on, that holds the largest matrix. Smaller matrices are padded to this size,
+and cut out of it. Images lie in [-1, 1]. A magnitude image has one channel, 2 |x| - 1. A complex image has two
+channels, Re x and Im x.
 
-Every tensor of the generator may have a leading axis of its own for each slice (``torch.func.functional_call``): a
-convolution then becomes a grouped one, and a whole batch of slices is adapted at the cost of one network.
+Every tensor of the generator may have a leading axis for the slices of a batch (``torch.func.functional_call``). A
+convolution then becomes a grouped convolution, and a whole batch of slices is adapted at the cost of one network.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
 
 SMALLEST = 4
-"""Pixels a side of the learned constant."""
+"""Side of the learned constant, in pixels."""
 GAIN = 2**0.5
 MAPPER_RATE = 0.01
 """Learning-rate multiplier of the mapper (StyleGAN's)."""
@@ -39,22 +40,24 @@ AVERAGE = 0.995
 """Decay of the running mean of w."""
 SLOPE = 0.2
 FIRST = 0.2
-"""First weights towards the image, with skips."""
+"""Factor on the first weights of the convolutions that make the image, with ``skips``."""
 GROUP = 4
-"""Images over which the discriminator takes a standard deviation."""
+"""Largest number of images over which the discriminator takes a standard deviation."""
 
 
 class Network(nn.Module):
-    """``generator`` and ``discriminator`` for images of this kind.
+    """The generator and the discriminator for images of this kind.
 
     Args:
         latent: length of z, of a site's code, and of w.
-        layers: dense layers of the mapper.
-        channel_base, channel_max: a layer of n px a side has min(channel_base / n, channel_max) channels.
-        skips: the image is the sum over the sizes of a 1x1 convolution each, and not one of the last layer alone.
-        noise_to: noise is added in layers up to this size; 0 adds none.
-        truncation: w is drawn to its mean by this factor where nothing is trained, in the first ``truncated`` layers.
-        content: ``magnitude`` or ``complex``.
+        layers: number of dense layers of the mapper.
+        channel_base, channel_max: limits of the number of channels: a layer with a side of n px has
+            min(channel_base / n, channel_max).
+        skips: whether the image is the sum of a 1x1 convolution of each size. If False, only the last layer makes it.
+        noise_to: largest size in px of the layers that add noise; 0 adds none.
+        truncation: factor on the distance of w from its mean in evaluation mode, in the first ``truncated`` layers.
+        truncated: number of layers in which w is truncated.
+        content: content of the images, ``magnitude`` or ``complex``.
     """
 
     paper: ClassVar[str] = (
@@ -106,20 +109,24 @@ class Network(nn.Module):
         self.discriminator = Discriminator(channels, n_channels, len(images.sites), channel_max)
 
     def untrained(self, seed: int) -> Network:
-        """The same network with its first weights, drawn from this seed."""
+        """A network of the same shape with first weights, drawn from this seed."""
         made = initialise(self._made, seed).to(self.generator.average.device)
         assert isinstance(made, Network)
         return made.train(self.training)
 
     def label(self, site: str, count: int) -> Tensor:
-        """(count, n_sites): one-hot; the mean of all sites for one that the network does not know."""
+        """The site's label, (count, n_sites): one-hot. A site that the network does not know gets the mean of all."""
         known = site in self.sites
         row = [float(not known or one == site) for one in self.sites]
         label = torch.tensor(row, device=self.generator.average.device) / sum(row)
         return label.expand(count, -1)
 
     def encoded(self, image: Tensor) -> Tensor:
-        """Images (b, y, x) of peak 1 (complex, or magnitude) as the discriminator sees them, (b, channels, n, n)."""
+        """Images (b, y, x) of peak 1, complex or magnitude, in the discriminator's form (b, channels, n, n).
+
+        Raises:
+            InputError: the matrix is larger than the images that the network draws.
+        """
         self._check(image.shape[-2:])
         magnitude = self.content == "magnitude"
         planes = image.abs().unsqueeze(1) if magnitude else torch.view_as_real(image).movedim(-1, 1)
@@ -127,7 +134,11 @@ class Network(nn.Module):
         return 2 * planes - 1 if magnitude else planes
 
     def decoded(self, planes: Tensor, shape: Sequence[int]) -> Tensor:
-        """The inverse of :meth:`encoded`: (b, y, x) complex64 of the last two of ``shape``."""
+        """The inverse of :meth:`encoded`: images (b, y, x) complex64, where (y, x) are the last two of ``shape``.
+
+        Raises:
+            InputError: the matrix is larger than the images that the network draws.
+        """
         self._check(shape[-2:])
         below_y, below_x = (_margins(n, self.size)[0] for n in shape[-2:])
         planes = planes[..., below_y : below_y + shape[-2], below_x : below_x + shape[-1]]
@@ -144,16 +155,16 @@ class Network(nn.Module):
 
 
 def _margins(length: int, size: int) -> tuple[int, int]:
-    """Zeros before and after, so that the centre length // 2 falls on size // 2."""
+    """The numbers of zeros before and after, so that the centre length // 2 falls on size // 2."""
     before = size // 2 - length // 2
     return before, size - length - before
 
 
 class Generator(nn.Module):
-    """From latents and labels to images.
+    """The generator: it makes images from latents and labels.
 
     Attributes:
-        average: the running mean of w, (latent,); a buffer, exchanged like a parameter.
+        average: the running mean of w, (latent,). It is a buffer, and it is exchanged like a parameter.
     """
 
     average: Tensor
@@ -166,16 +177,16 @@ class Generator(nn.Module):
 
     @property
     def n_layers(self) -> int:
-        """Layers of the synthesizer that take a style."""
+        """The number of layers of the synthesizer; each takes a style."""
         return len(self.synthesizer.layers)
 
     @property
     def behind_w(self) -> frozenset[str]:
-        """Names of the tensors that w hides: where w is given, they have no say."""
+        """The names of the tensors before w. If w is given, they have no influence on the image."""
         return frozenset(["average", *(f"mapper.{name}" for name, _ in self.mapper.named_parameters())])
 
     def styles(self, latents: Tensor, label: Tensor) -> Tensor:
-        """(b, layers, latent): w for every layer; truncated towards its mean where nothing is trained."""
+        """w for every layer, (b, layers, latent). In evaluation mode w is truncated towards its mean."""
         w: Tensor = self.mapper(latents, label).unsqueeze(1).expand(-1, self.n_layers, -1)
         if self.training:
             return w
@@ -186,12 +197,19 @@ class Generator(nn.Module):
         return truncated
 
     def forward(self, latents: Tensor, label: Tensor, noise: Sequence[Tensor], styles: Tensor | None = None) -> Tensor:
-        """(b, channels, n, n) images from z (b, latent), labels (b, n_sites), :meth:`noise`; ``styles`` replace z."""
+        """Images (b, channels, n, n).
+
+        Args:
+            latents: z, (b, latent).
+            label: labels of the sites, (b, n_sites).
+            noise: noise maps, see :meth:`noise`.
+            styles: w for every layer, (b, layers, latent); if given, ``latents`` and ``label`` are not used.
+        """
         image: Tensor = self.synthesizer(self.styles(latents, label) if styles is None else styles, noise)
         return image
 
     def noise(self, count: int, generator: torch.Generator, largest: int | None = None) -> list[Tensor]:
-        """Noise maps (count, 1, n, n) of the layers that take one, by a CPU generator; zeros above ``largest`` px."""
+        """Noise maps (count, 1, n, n) for the layers that add noise, from a CPU generator; 0 above ``largest`` px."""
         device = self.average.device
         return [
             torch.randn(count, 1, n, n, generator=generator).to(device) * float(largest is None or n <= largest)
@@ -200,12 +218,12 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def track(self, w: Tensor) -> None:
-        """Moves the running mean of w towards that of this batch (b, latent)."""
+        """Moves the running mean of w towards the mean of this batch (b, latent)."""
         self.average.lerp_(w.mean(dim=0), 1 - AVERAGE)
 
 
 class Mapper(nn.Module):
-    """z and the site's code, normalised together, through dense layers to w."""
+    """Maps z and the site's code to w: they are normalised together, and dense layers follow."""
 
     def __init__(self, n_sites: int, latent: int, layers: int) -> None:
         super().__init__()
@@ -215,7 +233,7 @@ class Mapper(nn.Module):
         self.layers = nn.ModuleList(Dense(a, b, GAIN, MAPPER_RATE) for a, b in pairwise(widths))
 
     def forward(self, latents: Tensor, label: Tensor) -> Tensor:
-        """(b, latent) from z (b, latent) and labels (b, n_sites)."""
+        """w (b, latent) from z (b, latent) and labels (b, n_sites)."""
         code = matrix(label, self.codes.mT)
         x = torch.cat([latents, code], dim=1)
         x = x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
@@ -225,7 +243,7 @@ class Mapper(nn.Module):
 
 
 class Synthesizer(nn.Module):
-    """From styles and noise to images."""
+    """Makes images from styles and noise."""
 
     def __init__(self, channels: Mapping[int, int], n_channels: int, latent: int, skips: bool, noise_to: int) -> None:
         super().__init__()
@@ -243,13 +261,13 @@ class Synthesizer(nn.Module):
         self.noise_sizes = [layer.size for layer in layers if layer.noisy]
         shown = sizes if skips else sizes[-1:]
         self.to_image = nn.ModuleDict({str(n): Convolution(channels[n], n_channels, 1, 1.0, bias=True) for n in shown})
-        if skips:  # the first images lie in range, though they are sums over the sizes
+        if skips:  # the images are sums over the sizes: small weights keep the first ones in range
             with torch.no_grad():
                 for one in self.to_image.values():
                     one.weight.mul_(FIRST)  # type: ignore[operator]
 
     def forward(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """(b, channels, n, n) from styles (b, layers, latent) and one noise map for each layer that takes one."""
+        """Images (b, channels, n, n) from styles (b, layers, latent) and a noise map for each layer that adds noise."""
         maps = iter(noise)
         x = self.constant.expand(len(styles), -1, -1, -1)
         image: Tensor | None = None
@@ -265,8 +283,8 @@ class Synthesizer(nn.Module):
 class Layer(nn.Module):
     """[upsampling] convolution, noise, bias, leaky ReLU, instance normalisation, style: x (s + 1) + t.
 
-    Upsampling by bilinear interpolation before the convolution equals StyleGAN's (nearest, convolution, blur [1, 2, 1])
-    but at the border, and is one pass instead of two.
+    Bilinear upsampling before the convolution equals StyleGAN's upsampling (nearest, convolution, blur [1, 2, 1])
+    except at the border. It takes one pass instead of two.
     """
 
     def __init__(self, n_in: int | None, n_out: int, size: int, latent: int, noisy: bool) -> None:
@@ -291,7 +309,7 @@ class Layer(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """One logit for each site; that of the image's own site counts."""
+    """Has one logit for each site, and returns the logit of the image's own site."""
 
     def __init__(self, channels: Mapping[int, int], n_channels: int, n_sites: int, widest: int) -> None:
         super().__init__()
@@ -304,7 +322,7 @@ class Discriminator(nn.Module):
         self.logits = Dense(widest, n_sites, 1.0)
 
     def forward(self, images: Tensor, label: Tensor) -> Tensor:
-        """(b,) logits of images (b, channels, n, n) at the sites of the labels (b, n_sites)."""
+        """The logits (b,) of images (b, channels, n, n) under labels (b, n_sites)."""
         x = F.leaky_relu(self.from_image(images), SLOPE)
         for block in self.blocks:
             x = block(x)
@@ -315,9 +333,10 @@ class Discriminator(nn.Module):
 
 
 class Down(nn.Module):
-    """Convolution, then a strided one that halves the size, blurred by [1, 1] in both directions.
+    """A convolution, a blur by [1, 1] in both directions, and a strided convolution that halves the size.
 
-    That is StyleGAN's fused downscaling; its further blur [1, 2, 1] before it is left out (ours, for speed).
+    This is StyleGAN's fused downscaling. StyleGAN blurs by [1, 2, 1] before it. That blur is left out (ours, for
+    speed).
     """
 
     def __init__(self, n_in: int, n_out: int) -> None:
@@ -333,7 +352,7 @@ class Down(nn.Module):
 
 
 def _spread(x: Tensor) -> Tensor:
-    """The mean standard deviation over groups of images, as one more channel (b, 1, y, x)."""
+    """The mean standard deviation over groups of images, as a further channel (b, 1, y, x)."""
     group = next(n for n in range(min(GROUP, len(x)), 0, -1) if len(x) % n == 0)
     grouped = x.view(group, -1, *x.shape[1:])
     deviation = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3), keepdim=True)

@@ -1,9 +1,9 @@
-"""The U-Net of fastMRI: from the zero-filled image to an image without aliasing.
+"""The U-Net of fastMRI: it turns the zero-filled image into an image without aliasing.
 
 Ronneberger et al. (MICCAI 2015) in the form of Zbontar et al. (arXiv 1811.08839, section 5.2): two 3x3
-convolutions a level, instance normalisation, leaky ReLU, average pooling, transposed convolutions. Ours:
-the residual connection (the network predicts a correction of its input), on by default; ``residual=False``
-is the published network.
+convolutions per level, instance normalisation, leaky ReLU, average pooling, transposed convolutions. Ours:
+the residual connection (the network predicts a correction of its input). It is on by default;
+``residual=False`` is the published network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _AFFINE = (nn.InstanceNorm2d, nn.BatchNorm2d)
 
 
 class Encoder(nn.Module):
-    """The way down, bottleneck included: returns the features of every level, finest first."""
+    """The way down, bottleneck included. It returns the features of every level, finest first."""
 
     def __init__(self, n_in: int, channels: int, pools: int, dropout: float, norm: str) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList(conv_block(a, b, dropout, norm) for a, b in pairwise(widths))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(b, n_in, y, x) -> one tensor a level, (b, channels 2^l, y / 2^l, x / 2^l)."""
+        """(b, n_in, y, x) -> one tensor per level l, (b, channels 2^l, y / 2^l, x / 2^l)."""
         features: list[Tensor] = []
         for level in self.levels:
             image = level(F.avg_pool2d(image, 2) if features else image)
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way up: joins each level's features with what comes from below."""
+    """The way up. It joins the features of each level with the upsampled features of the coarser level."""
 
     def __init__(self, channels: int, pools: int, dropout: float, norm: str) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """(b, n_in, y, x) -> (b, n_out, y, x) for any size: padded inside to what the pools divide."""
+    """(b, n_in, y, x) -> (b, n_out, y, x) for any size. Inside, the image is padded to a multiple of 2^pools."""
 
     def __init__(
         self, n_in: int, n_out: int, channels: int, pools: int, dropout: float = 0.0, norm: str = "instance"
@@ -76,16 +76,16 @@ class UNet(nn.Module):
         self.stride = 2**pools
 
     def forward(self, image: Tensor) -> Tensor:
-        """Real image in, real image out; no normalisation of its own."""
+        """A real image from a real image. The U-Net does not normalise its input; see :func:`correction`."""
         y, x = image.shape[-2:]
-        # by zeros, the mean of a normalised image; replicating would have no deterministic gradient on a GPU
+        # padded with zeros, the mean of a normalised image: replication has no deterministic gradient on a GPU
         padded = F.pad(image, (*self._margins(x), *self._margins(y)))
         top, left = self._margins(y)[0], self._margins(x)[0]
         result: Tensor = self.head(self.decoder(self.encoder(padded)))
         return result[..., top : top + y, left : left + x]
 
     def _margins(self, size: int) -> tuple[int, int]:
-        # at least two pixels at the bottleneck: instance normalisation of a single one has no meaning
+        # at least two pixels at the bottleneck: instance normalisation of a single pixel has no meaning
         missing = max(-(-size // self.stride), 2) * self.stride - size
         return missing // 2, missing - missing // 2
 
@@ -93,10 +93,10 @@ class UNet(nn.Module):
 class Network(nn.Module):
     """The U-Net on the zero-filled image.
 
-    Magnitude data is one channel, ``|zero-filled|`` in and a real image out. Complex data is two channels
-    (real and imaginary part); its low-resolution phase is already out of it, because the coil maps carry
-    it. The input is normalised by each slice's own mean and standard deviation, put back at the end, as
-    fastMRI does.
+    Magnitude data has one channel: ``|zero-filled|`` is the input and a real image the output. Complex data has
+    two channels (real and imaginary part). The coil maps carry its low-resolution phase, so this phase is
+    already removed. The input is normalised by each slice's own mean and standard deviation. At the end the
+    normalisation is undone, as in fastMRI.
     """
 
     paper: ClassVar[str] = (
@@ -133,7 +133,7 @@ class Network(nn.Module):
 
 
 def as_channels(image: Tensor) -> Tensor:
-    """A complex image (b, y, x) as two channels (real, imaginary), a real one as one: (b, 1 or 2, y, x)."""
+    """A complex image (b, y, x) as two channels (real, imaginary), a real image as one: (b, 1 or 2, y, x)."""
     return torch.view_as_real(image).permute(0, 3, 1, 2) if image.is_complex() else image[:, None]
 
 
@@ -144,11 +144,11 @@ def as_image(channels: Tensor) -> Tensor:
 
 
 def correction(network: nn.Module, image: Tensor) -> Tensor:
-    """``std * network((image - mean) / std)``: each slice in its own units, answered in the image's."""
+    """``std * network((image - mean) / std)``: the network sees each slice in that slice's own units."""
     std, mean = torch.std_mean(image, dim=(-2, -1), keepdim=True)
     unit = std.mean(dim=1, keepdim=True).clamp_min(1e-6)  # one unit for real and imaginary part
     scaled = (image - mean) / unit
-    if scaled.is_cuda:  # cuDNN's fast layout; weights stay as they are exchanged, and cuDNN reorders them itself
+    if scaled.is_cuda:  # cuDNN's fast layout; the weights keep the layout of the exchange, and cuDNN reorders them
         scaled = scaled.contiguous(memory_format=torch.channels_last)
     output: Tensor = network(scaled)
     return unit * output
@@ -157,8 +157,8 @@ def correction(network: nn.Module, image: Tensor) -> Tensor:
 def damp(unet: UNet, factor: float = 0.1) -> None:
     """Makes the first corrections small, so that training starts near the input.
 
-    Ours. Trials of 150 updates on validation subjects: +0.3 dB for the unrolled network, a tie for the U-Net
-    (-0.26 and +0.08 dB, one seed each).
+    Ours. Tests with 150 updates on validation subjects: +0.3 dB for the unrolled network, no clear difference for the
+    U-Net (-0.26 and +0.08 dB, one seed each).
     """
     with torch.no_grad():
         unet.head.weight.mul_(factor)
@@ -180,7 +180,7 @@ def up_block(n_in: int, n_out: int, norm: str) -> nn.Sequential:
 
 
 def unet_parts(network: nn.Module, unets: tuple[str, ...]) -> Parts:
-    """The named parts of a network that holds a :class:`UNet` under each of these prefixes."""
+    """The parts of a network that holds a :class:`UNet` under each of these prefixes, for its ``parts``."""
     parts = {part: tuple(f"{unet}{part}." for unet in unets) for part in ("encoder", "decoder", "head")}
     norms = tuple(f"{name}." for name, m in network.named_modules() if isinstance(m, _AFFINE) and m.affine)
     return {**parts, "norm": norms}

@@ -122,15 +122,15 @@ def test_what_has_no_parameters_is_no_part():
     assert build("srcnn").parts["decoder"] == ()
     with pytest.raises(InputError, match="no parameter in its part 'decoder'"):
         make_strategy("fedmri", {}).shares("trunk.0.weight", build("srcnn"))
-    with pytest.raises(InputError, match="normalises nothing; unet"):
+    with pytest.raises(InputError, match="has no normalisation; unet"):
         make_strategy("fedbn", {}).shares("trunk.0.weight", build("mscan"))
 
 
 @pytest.mark.parametrize("name", ENLARGE)
 def test_another_scale_or_none_is_refused(name):
-    with pytest.raises(ValueError, match="enlarges by 2, and the images by 4"):
+    with pytest.raises(ValueError, match="enlarges by 2, but these images need a factor of 4"):
         build(name)(draw(4, (32, 32)))
-    with pytest.raises(ValueError, match="images by 1"):
+    with pytest.raises(ValueError, match="images need a factor of 1"):
         build(name)(dataclasses.replace(draw(), low=None))
     with pytest.raises(ValueError, match="low-resolution"):
         NetworkChoice.parse({"name": name}).build(Images(True, (24, 24), 1, ("a",)))

@@ -43,13 +43,13 @@ def test_it_opens_on_experiments_not_on_the_sweeps_own_runs(mlflow_template, tmp
     shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
     store = run_store(None, tmp_path)
     for name in ("opened", SUMMARIES):
-        store.open(name, "run", f"digest-{name}", {}, {}).finish("FINISHED")
+        store.open(RunRecord(name, "run", f"digest-{name}")).finish("FINISHED")
     opened = store.client.get_experiment_by_name("opened").experiment_id
     assert ui.newest_experiment(tmp_path) == opened
 
 
 def test_a_workspace_without_database_is_the_users_error(tmp_path):
-    with pytest.raises(InputError, match=r"there is no mlflow\.db"):
+    with pytest.raises(InputError, match=r"mlflow\.db does not exist"):
         ui.serve(tmp_path / "missing")
 
 

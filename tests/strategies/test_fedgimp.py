@@ -228,8 +228,8 @@ def test_style_mixing_gives_later_layers_another_latent(monkeypatch):
             "anchor_rounds without",
         ),
         ({"strategy": {"name": "fedgimp"}, "training": {"optimizer": "sgd"}}, "optimizer: fedgimp has its own"),
-        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["z", "w"]}}}, "w takes the place of z"),
-        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["w", "w"]}}}, "each variable once"),
+        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["z", "w"]}}}, "w replaces z"),
+        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["w", "w"]}}}, "name each variable once"),
         (
             {"strategy": {"name": "fedgimp"}, "network": {"name": "unet"}},
             r"trains a prior network. Choose: network.name=style",

@@ -39,6 +39,15 @@ def study(
     Raises:
         InputError: the study, an experiment of it, or its data is wrong; nothing was started.
         RunError: the cluster cannot hold a trial; a failing trial is no error, but a missing cell.
+
+    Example:
+        >>> import fedrecon
+        >>> base = {"sites": "data/demo"}
+        >>> methods = {"zero-filled": {"reconstructor": "zero_filled"}}
+        >>> plan = {"name": "baseline", "experiment": base, "methods": methods}
+        >>> result = fedrecon.study(plan)
+        >>> result.status, len(result.cells)
+        ('finished', 4)
     """
     chosen, base = Study.read(file, overrides)
     workspace_folder = Path(workspace) if workspace else default_workspace()
@@ -46,20 +55,27 @@ def study(
     return study_result(one, "planned" if not one.go(dry_run) else one.status())
 
 
-def load_study(name: str, workspace: Path, address: str | None = None) -> StudyResult:
+def load_study(name: str, workspace: Path | str | None = None, address: str | None = None) -> StudyResult:
     """A study of a workspace as it stands, running or not.
 
     Args:
+        workspace: default FEDRECON_WORKSPACE or ./workspace.
         address: of a cluster, where its nodes hold shards.
 
     Raises:
         InputError: no such study; says which there are.
+
+    Example:
+        >>> import fedrecon
+        >>> fedrecon.load_study("baseline").missing
+        []
     """
-    folder = workspace.resolve() / FOLDER / name
+    root = Path(workspace) if workspace else default_workspace()
+    folder = root.resolve() / FOLDER / name
     if not (folder / "study.yaml").is_file():
         raise unknown("study", name, sorted(path.parent.name for path in folder.parent.glob("*/study.yaml")))
     chosen, base = Study.read(folder / "study.yaml")
-    one = StudyCampaign(chosen, base, workspace, address)
+    one = StudyCampaign(chosen, base, root, address)
     return study_result(one, "running" if one.look() else one.status())
 
 

@@ -86,6 +86,14 @@ def sweep(
     Raises:
         InputError: the sweep, an experiment of it, or its data is wrong; nothing was started.
         RunError: the cluster cannot hold a trial; a failing trial is no error, but a row of the table.
+
+    Example:
+        >>> import fedrecon
+        >>> rates = {"operator.acceleration": {"grid": [2, 4]}}
+        >>> base = {"sites": "data/demo", "reconstructor": "zero_filled"}
+        >>> result = fedrecon.sweep(base, rates, name="two-rates")
+        >>> result.status, [row.status for row in result.trials]
+        ('finished', ['FINISHED', 'FINISHED'])
     """
     if file is None:
         base = experiment.as_dict() if hasattr(experiment, "as_dict") else experiment
@@ -99,23 +107,30 @@ def sweep(
     return one.result("planned" if not one.go(dry_run) else one.status())
 
 
-def load_sweep(name: str, workspace: Path, address: str | None = None) -> SweepResult:
+def load_sweep(name: str, workspace: Path | str | None = None, address: str | None = None) -> SweepResult:
     """A sweep of a workspace as it stands, running or not.
 
     Args:
+        workspace: default FEDRECON_WORKSPACE or ./workspace.
         address: of a cluster, where its nodes hold shards.
 
     Raises:
         InputError: no such sweep; says which there are.
+
+    Example:
+        >>> import fedrecon
+        >>> fedrecon.load_sweep("two-rates").table().column("params.operator.acceleration").to_pylist()
+        [2, 4]
     """
     from fedrecon.sites.errors import unknown
 
-    folder = workspace.resolve() / "sweeps" / name
+    root = Path(workspace) if workspace else default_workspace()
+    folder = root.resolve() / "sweeps" / name
     if not (folder / "sweep.yaml").is_file():
         known = sorted(path.parent.name for path in folder.parent.glob("*/sweep.yaml"))
         raise unknown("sweep", name, known)
     chosen, base = Sweep.read(folder / "sweep.yaml")
-    one = _Sweep(chosen, base, workspace, address, None, rerun=False)
+    one = _Sweep(chosen, base, root, address, None, rerun=False)
     return one.result("running" if one.look() else one.status())
 
 

@@ -1,4 +1,7 @@
-"""Ways to lose resolution, one file each: add a file and a line in ``DEGRADATIONS``; loads no torch."""
+"""The degradations of super-resolution, one file each. To add one, add a file and a line in ``DEGRADATIONS``.
+
+Importing this package loads no torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bicubic downsampling, the habit of the super-resolution literature."""
+"""Bicubic downsampling, which is usual in the super-resolution literature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Bicubic(Resampled):
-    """Cubic convolution with its kernel ``scale`` times as wide, as MATLAB's imresize; no scanner does it."""
+    """Cubic convolution with a kernel ``scale`` times as wide, as in MATLAB's imresize; no scanner does it."""
 
     paper: ClassVar[str] = (
         "Keys R. Cubic convolution interpolation for digital image processing. IEEE Trans. Acoust. Speech Signal "
@@ -19,7 +19,7 @@ class Bicubic(Resampled):
     )
 
     def matrix(self, length: int) -> Tensor:
-        """(length / scale, length)."""
+        """The matrix of bicubic downsampling, (length / scale, length)."""
         from fedrecon.sites.imaging.resampling import bicubic
 
         return bicubic(length, length // self.scale)

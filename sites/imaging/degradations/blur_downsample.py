@@ -1,4 +1,4 @@
-"""A Gaussian blur, then every scale-th sample."""
+"""A Gaussian blur, followed by sampling at the coarse pixels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 
 class BlurDownsample(Resampled):
-    """Gaussian point spread, sampled at the centres of the coarse pixels.
+    """A Gaussian point spread, sampled at the centres of the coarse pixels.
 
     Attributes:
-        deviation: of the Gaussian, in COARSE pixels; 0.5 has a full width at half maximum of 1.2 of them.
+        deviation: standard deviation of the Gaussian, in COARSE pixels; 0.5 has a full width at half maximum of 1.2
+            coarse pixels.
     """
 
     deviation: float = Field(0.5, gt=0, le=2, allow_inf_nan=False)
 
     def matrix(self, length: int) -> Tensor:
-        """(length / scale, length)."""
+        """The matrix of blur and sampling, (length / scale, length)."""
         from fedrecon.sites.imaging.resampling import blurred
 
         return blurred(length, self.scale, self.deviation * self.scale)

@@ -1,4 +1,4 @@
-"""What makes a low-resolution image of a high-resolution one: the operator of super-resolution."""
+"""The base of the degradations. A degradation makes a low-resolution image of a high-resolution image."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Measurement
 
 SMALLEST = 8
-"""Pixels a side of the low-resolution image at least."""
+"""Smallest side of the low-resolution image, in pixels."""
 
 
 class Degradation(Plugin):
-    """A way to lose resolution.
+    """The operator of super-resolution: it lowers the resolution of an image.
 
     Attributes:
-        paper: a citation, or nothing. in_kspace: what is left is Cartesian k-space.
-        scale: how many times coarser the grid is along both axes.
+        paper: the citation, or empty.
+        in_kspace: whether the degraded samples are Cartesian k-space.
+        scale: how many times coarser the low-resolution grid is along both axes.
     """
 
     paper: ClassVar[str] = ""
@@ -30,10 +31,10 @@ class Degradation(Plugin):
     scale: Literal[2, 3, 4] = 2
 
     def check(self, shape: tuple[int, int]) -> None:
-        """Refuses a matrix (y, x) that the scale does not divide, or of which too little would be left.
+        """Refuses a matrix (y, x) that the scale does not divide, or whose low-resolution image would be too small.
 
         Raises:
-            InputError: says what would do.
+            InputError: the matrix is refused; the message says which scales or sizes are possible.
         """
         if any(n % self.scale for n in shape):
             fitting = [scale for scale in (2, 3, 4) if not any(n % scale for n in shape)]
@@ -46,16 +47,22 @@ class Degradation(Plugin):
             )
 
     def calibration(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Size (y, x) of the centred box of k-space that is still known."""
+        """The size (y, x) of the centred box of k-space from which the coil maps are estimated."""
         return shape[0] // self.scale, shape[1] // self.scale
 
     def measure(self, kspace: Tensor, maps: Tensor, reference: Tensor | None = None) -> Measurement:
-        """Degrades fully sampled k-space (b, c, y, x) under its coil maps (b, c, y, x).
+        """Degrades fully sampled k-space.
 
-        The measurement has ``low``, the low-resolution image (b, y / scale, x / scale) complex64.
+        Args:
+            kspace: fully sampled k-space, (b, c, y, x) complex64.
+            maps: its coil maps, (b, c, y, x) complex64.
+            reference: the reference image of the measurement, (b, y, x) float32.
+
+        Returns:
+            a measurement with ``low``, the low-resolution image (b, y / scale, x / scale) complex64.
         """
         raise NotImplementedError
 
     def given(self, low: Tensor) -> Measurement:
-        """The measurement of images (b, y, x) complex64 that are of low resolution already."""
+        """The measurement of images (b, y, x) complex64 that have a low resolution already."""
         raise NotImplementedError

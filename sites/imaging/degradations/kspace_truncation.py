@@ -1,4 +1,4 @@
-"""Fewer outer k-space lines along both axes: what a scan of lower resolution is."""
+"""Removes the outer k-space lines along both axes, as a scan of lower resolution does."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 
 class KspaceTruncation(Degradation):
-    """The central 1 / scale of k-space along both axes, every coil and sample of it; nothing windows its edge.
+    """Keeps the central 1 / scale of k-space along both axes, fully sampled for every coil, without a window.
 
-    The low-resolution coil images are combined by the maps' means over the coarse pixels, of unit length again.
+    The low-resolution coil images are combined by the means of the coil maps over the coarse pixels, scaled to unit
+    length again.
     """
 
     in_kspace: ClassVar[bool] = True
 
     def measure(self, kspace: Tensor, maps: Tensor, reference: Tensor | None = None) -> Measurement:
-        """The measurement of a centred box; see the base class."""
+        """The measurement of the centred box of k-space; see the base class."""
         from dataclasses import replace
 
         import torch
@@ -37,7 +38,7 @@ class KspaceTruncation(Degradation):
         return replace(measured, low=combined_low(kspace, maps, self.scale))
 
     def given(self, low: Tensor) -> Measurement:
-        """Of one coil, without noise of its own."""
+        """The measurement of low-resolution images as one coil, without added noise; see the base class."""
         import torch
 
         from fedrecon.sites.imaging.fourier import fft2c

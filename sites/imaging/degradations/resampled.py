@@ -1,4 +1,4 @@
-"""The degradations of the super-resolution literature, made in the image by one matrix for each axis."""
+"""The base of the degradations that act on the image, with one matrix for each axis."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 class Resampled(Degradation):
-    """The coil-combined complex image on a coarser grid; k-space, coils and their noise end before it."""
+    """Resamples the coil-combined complex image to a coarser grid.
+
+    Coils, k-space and noise act before this step, so the samples have one channel and no k-space.
+    """
 
     def matrix(self, length: int) -> Tensor:
-        """(length / scale, length) float32, rows of sum 1."""
+        """The matrix that resamples an axis, (length / scale, length) float32; each row sums to 1."""
         raise NotImplementedError
 
     def measure(self, kspace: Tensor, maps: Tensor, reference: Tensor | None = None) -> Measurement:
-        """The measurement of a coarse image; see the base class."""
+        """The measurement of the coarse image; see the base class."""
         from fedrecon.sites.imaging.coils import combine
         from fedrecon.sites.imaging.fourier import ifft2c
 
@@ -30,7 +33,7 @@ class Resampled(Degradation):
         return self._measurement(operator, operator.forward(image), reference)
 
     def given(self, low: Tensor) -> Measurement:
-        """The samples are the image itself."""
+        """The measurement whose samples are the images themselves; see the base class."""
         operator = self._operator(low, (low.shape[-2] * self.scale, low.shape[-1] * self.scale))
         return self._measurement(operator, operator.gain * low.unsqueeze(1), None)
 

@@ -1,4 +1,4 @@
-"""Sampling masks, one file a family: add a file and a line in ``MASKS``."""
+"""The families of sampling masks, one file each. To add one, add a file and a line in ``MASKS``. Loads no torch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def make_mask(name: str, **parameters: Any) -> Mask:
     """The mask family ``name`` with these parameters.
 
     Raises:
-        InputError: an unknown name or parameter, an acceleration below 1 or a center_fraction outside (0, 1].
+        InputError: the name or a parameter is unknown, the acceleration is below 1, or another value is refused (a
+            center_fraction outside (0, 1]).
     """
     return choose("mask", MASKS, name, parameters)

@@ -1,4 +1,4 @@
-"""Equispaced columns whose spacing makes up for the fully sampled centre."""
+"""Equispaced columns. Their spacing allows for the fully sampled centre."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from fedrecon.sites.imaging.masks.mask import ColumnMask, Samples
 
 
 class EquispacedFraction(ColumnMask):
-    """Every R'-th column from a random offset, with R' = R (n_low - N) / (n_low R - N), which is not an
-    integer.
+    """Every R'-th column from a random offset, with R' = R (n_low - N) / (n_low R - N).
 
-    Equal to fastMRI's ``EquispacedMaskFractionFunc`` bit for bit for the same seed; acceleration 1 samples
-    the last column too, which the original leaves out.
+    R' need not be an integer. For the same seed the mask equals fastMRI's ``EquispacedMaskFractionFunc`` bit for
+    bit, with one exception: at acceleration 1 it also samples the last column, which fastMRI leaves out.
     """
 
     paper: ClassVar[str] = (
@@ -22,7 +21,7 @@ class EquispacedFraction(ColumnMask):
     )
 
     def columns(self, n: int, n_low: int, random: np.random.RandomState) -> Samples:
-        """Rounded positions of the real-valued comb."""
+        """The columns at the rounded positions of a comb with the real-valued spacing R'."""
         spacing = (self.acceleration * (n_low - n)) / (n_low * self.acceleration - n)
         offset = random.randint(0, high=round(spacing))
         columns = np.zeros(n, dtype=bool)

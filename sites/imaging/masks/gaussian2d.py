@@ -1,4 +1,4 @@
-"""Points of the plane with a normal density."""
+"""Points of the k-space plane with a normal density."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from fedrecon.sites.imaging.masks.mask import DensityMask, Shape
 
 
 class Gaussian2d(DensityMask):
-    """Distinct points from a normal density around DC with standard deviation width * sqrt(N//2) on each
-    axis.
+    """Distinct points from a normal density around DC with standard deviation width * sqrt(N//2) on each axis.
 
-    With the default width this is the density of DIRECT's ``Gaussian2DMaskFunc``; the count of samples is
-    exact.
+    With the default width this is the density of DIRECT's ``Gaussian2DMaskFunc``. The number of samples is exact.
+
+    Attributes:
+        width: factor on the standard deviation.
     """
 
     paper: ClassVar[str] = "Yiasemis et al., DIRECT: Deep Image REConstruction Toolkit, JOSS 7(73):4278, 2022"
@@ -24,7 +25,7 @@ class Gaussian2d(DensityMask):
     width: float = Field(6.0, gt=0, allow_inf_nan=False)
 
     def log_density(self, shape: Shape) -> NDArray[np.float64]:
-        """Minus half the squared distance from DC in standard deviations."""
+        """Minus half the squared distance from DC, in units of the standard deviation, (y, x)."""
         y, x = ((np.arange(n) - n // 2) / (self.width * max(n // 2, 1) ** 0.5) for n in shape)
         log_density: NDArray[np.float64] = -0.5 * (y[:, None] ** 2 + x[None, :] ** 2)
         return log_density

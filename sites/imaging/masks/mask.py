@@ -1,7 +1,7 @@
-"""What every sampling mask is, and the two shapes a fully sampled centre has: columns, or an ellipse.
+"""The base class of sampling masks, and the two shapes of their fully sampled centre: columns, or an ellipse.
 
-DC is at N//2. A mask is drawn from its seed alone by numpy's RandomState, whose streams are frozen for
-ever, so that the same seed gives the same mask on every machine.
+DC is at N//2. Only the seed decides a mask. It is drawn by numpy's RandomState, whose streams never change. So
+the same seed gives the same mask on every machine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Samples = NDArray[np.bool_]
 
 
 def centred(length: int, size: int) -> slice:
-    """The ``size`` samples around DC of an axis, from (length - size + 1)//2 on, where fastMRI puts them."""
+    """The ``size`` samples around DC of an axis. They start at (length - size + 1)//2, as in fastMRI."""
     start = (length - size + 1) // 2
     return slice(start, start + size)
 
 
 def measured_acceleration(mask: NDArray[np.bool_]) -> float:
-    """Grid points over samples: what a mask really measures, beside the nominal acceleration."""
+    """The acceleration that a mask really has: grid points over samples. The nominal acceleration may differ."""
     return mask.size / max(int(np.count_nonzero(mask)), 1)
 
 
@@ -35,8 +35,8 @@ class Mask(Plugin):
     """A family of Cartesian sampling masks.
 
     Attributes:
-        paper: citation of the family.
-        acceleration: grid points over samples, the fully sampled centre counted; 1 samples everything.
+        paper: the citation of the family.
+        acceleration: grid points over samples, the fully sampled centre included; 1 samples everything.
         center_fraction: size of the fully sampled centre, as the family defines it.
     """
 
@@ -46,10 +46,10 @@ class Mask(Plugin):
     center_fraction: float = Field(0.08, gt=0, le=1)
 
     def sample(self, shape: Shape, seed: int) -> Samples:
-        """One mask (y, x); True where a sample is measured. The same seed gives the same mask.
+        """One mask (y, x), True at measured samples. The same seed gives the same mask.
 
         Raises:
-            InputError: see :meth:`check`.
+            InputError: the seed is negative, or the mask is refused (see :meth:`check`).
         """
         self.check(shape)
         if self.acceleration == 1:
@@ -64,7 +64,8 @@ class Mask(Plugin):
         """Refuses a mask that cannot reach its acceleration on this matrix (y, x).
 
         Raises:
-            InputError: says which ``center_fraction`` would do, or how far the acceleration can go.
+            InputError: the mask is refused; the message names a possible ``center_fraction`` or the largest possible
+                acceleration.
         """
         if min(shape) < 1:
             raise InputError(f"a mask needs a matrix (y, x) of at least 1 x 1, got {shape}")
@@ -72,15 +73,19 @@ class Mask(Plugin):
             self.check_centre(shape)
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
-        """The family's own draw, for an acceleration above 1 that was checked."""
+        """A mask (y, x) of this family, for an acceleration above 1 that :meth:`check` accepted."""
         raise NotImplementedError
 
     def box(self, shape: Shape) -> Shape:
-        """The family's own calibration box, for an acceleration above 1."""
+        """The calibration box (y, x) of this family, for an acceleration above 1."""
         raise NotImplementedError
 
     def check_centre(self, shape: Shape) -> None:
-        """Refuses a centre that leaves no sample beside it."""
+        """Refuses a centre that leaves no sample outside it.
+
+        Raises:
+            InputError: the centre is refused.
+        """
         raise NotImplementedError
 
     def _refusal(self, shape: Shape, why: str, advice: str) -> InputError:
@@ -94,7 +99,7 @@ class ColumnMask(Mask):
     """Whole columns of the last axis: the centre is round(center_fraction * N_x) columns."""
 
     def box(self, shape: Shape) -> Shape:
-        """All rows of the central columns."""
+        """The central columns with all their rows."""
         return shape[0], round(shape[1] * self.center_fraction)
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
@@ -105,30 +110,30 @@ class ColumnMask(Mask):
         return np.ascontiguousarray(np.broadcast_to(columns, shape))
 
     def columns(self, n: int, n_low: int, random: np.random.RandomState) -> Samples:
-        """The sampled columns (n,) beside the ``n_low`` central ones, which are added to them."""
+        """The sampled columns (n,) outside the centre. The caller adds the ``n_low`` central columns."""
         raise NotImplementedError
 
     def check_centre(self, shape: Shape) -> None:
-        """One column in the centre and one beside it: 1 <= n_low <= N_x / R - 1."""
+        """Requires at least one column in the centre and one outside it: 1 <= n_low <= N_x / R - 1."""
         n, n_low = shape[1], self.box(shape)[1]
         most = math.floor(n / self.acceleration) - 1
         if 1 <= n_low <= most:
             return
-        why = f"its centre has {n_low} of the {n} columns, and {n / self.acceleration:.3g} may be measured"
+        why = f"its centre has {n_low} of the {n} columns, but only {n / self.acceleration:.3g} may be measured"
         if most < 1:
-            raise self._refusal(shape, why, f"The acceleration can be at most {n / 2:g} there.")
+            raise self._refusal(shape, why, f"On this matrix the acceleration can be at most {n / 2:g}.")
         raise self._refusal(shape, why, f"A center_fraction from {1 / n:.3g} to {most / n:.3g} would do.")
 
 
 class EllipseMask(Mask):
-    """Points of the plane: the centre is an ellipse with the area of a center_fraction N_y x
-    center_fraction N_x box.
+    """Points of the k-space plane: the fully sampled centre is an ellipse.
 
-    Its semi-axes are center_fraction N / sqrt(pi). The number of samples is round(N_y N_x / R) in every draw.
+    Its semi-axes are center_fraction N / sqrt(pi), so it has the area of a box of center_fraction N_y x
+    center_fraction N_x. The number of samples is round(N_y N_x / R) in every draw.
     """
 
     def box(self, shape: Shape) -> Shape:
-        """The inscribed box of odd sides with the aspect of the ellipse."""
+        """The box inscribed in the ellipse, with odd sides and the ellipse's aspect ratio."""
         y, x = (2 * math.floor(radius / math.sqrt(2)) + 1 for radius in self._radii(shape))
         return min(y, shape[0]), min(x, shape[1])
 
@@ -142,18 +147,19 @@ class EllipseMask(Mask):
         return np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
 
     def n_samples(self, shape: Shape) -> int:
-        """Samples of every draw, the centre counted."""
+        """The number of samples of every draw, the centre included."""
         return round(shape[0] * shape[1] / self.acceleration)
 
     def check_centre(self, shape: Shape) -> None:
-        """The centre must be smaller than what may be measured."""
+        """Requires that the centre has fewer samples than the mask may have."""
         allowed, centre = self.n_samples(shape), int(self.ellipse(shape).sum())
         if centre < allowed:
             return
-        why = f"its centre has {centre} samples, and {allowed} may be measured"
+        why = f"its centre has {centre} samples, but only {allowed} may be measured"
         would_do = self._largest_fraction(shape, allowed)
         if would_do is None:
-            raise self._refusal(shape, why, f"The acceleration can be at most {shape[0] * shape[1] / 2:g} there.")
+            most = shape[0] * shape[1] / 2
+            raise self._refusal(shape, why, f"On this matrix the acceleration can be at most {most:g}.")
         raise self._refusal(shape, why, f"A center_fraction of at most {would_do:g} would do.")
 
     def _largest_fraction(self, shape: Shape, allowed: int) -> float | None:
@@ -167,18 +173,18 @@ class EllipseMask(Mask):
 
 
 class DensityMask(EllipseMask):
-    """Distinct points drawn one after the other with a probability that depends on the place."""
+    """Distinct points, drawn one after the other with a probability that depends on their position."""
 
     def log_density(self, shape: Shape) -> NDArray[np.float64]:
-        """Logarithm of the density to draw from, up to a constant, (y, x)."""
+        """The logarithm of the density of the points, up to a constant, (y, x)."""
         raise NotImplementedError
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
-        """The centre and the points with the largest keys.
+        """The centre, and the points with the largest keys.
 
-        Gumbel noise on the log density: the k largest keys are k weighted draws without replacement
-        (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006), so the count is exact and nothing is
-        drawn twice.
+        A key is the log density plus Gumbel noise. The k largest keys are k weighted draws without replacement
+        (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006). So the number of samples is exact, and no
+        point is drawn twice.
         """
         mask = self.ellipse(shape)
         keys = self.log_density(shape) + random.gumbel(size=shape)
@@ -189,8 +195,8 @@ class DensityMask(EllipseMask):
 
 
 def _words(seed: int) -> int | list[int]:
-    """A seed as RandomState takes it: one number below 2^32, else its 32-bit words, lowest first."""
+    """A seed in the form that RandomState takes: one number below 2^32, or the seed's 32-bit words, lowest first."""
     if seed < 0:
-        raise InputError(f"a mask seed is a number of at least 0, got {seed}")
+        raise InputError(f"a mask seed must be at least 0, got {seed}")
     words = [(seed >> shift) & 0xFFFFFFFF for shift in range(0, max(seed.bit_length(), 1), 32)]
     return words[0] if len(words) == 1 else words

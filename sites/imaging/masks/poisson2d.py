@@ -1,4 +1,4 @@
-"""Variable-density Poisson-disc points of the plane."""
+"""Variable-density Poisson-disc points of the k-space plane."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from fedrecon.sites.imaging.masks.mask import EllipseMask, Samples, Shape
 
 _SURPLUS = 1.03
-"""The slope is chosen for this much more than is needed; the surplus is then taken away at random."""
+"""Factor on the wanted number of samples, for which the slope is chosen. The surplus is then removed at random."""
 
 
 class Poisson2d(EllipseMask):
-    """Points that keep a distance from each other which grows linearly from the edge of the centre.
+    """Points that keep a distance from each other. The distance grows linearly from the edge of the centre.
 
-    Grid points are visited in random order; one that is still free is sampled and frees itself of the
-    neighbours closer than slope * d + u, where d is its distance from the centre's edge over the largest
-    one and u is uniform in [0, 1) (so that the density changes smoothly on a grid, and slope 0 samples
-    everything). The slope is found by bisection once per shape and parameters.
+    Grid points are visited in random order. A point that is still free is sampled, and its neighbours closer than
+    slope * d + u are blocked. d is its distance from the centre's edge over the largest such distance. u is
+    uniform in [0, 1), so that the density changes smoothly on a grid, and slope 0 samples everything. Bisection
+    finds the slope, once per shape and parameters.
     """
 
     paper: ClassVar[str] = (
@@ -29,7 +29,7 @@ class Poisson2d(EllipseMask):
     )
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
-        """The discs at the slope that fits, less a few at random so that the count is exact."""
+        """The points at the slope that fits. A few are removed at random, so that their number is exact."""
         centre, allowed = self.ellipse(shape), self.n_samples(shape)
         mask = _discs(centre, _outside(self, shape), _slope(self, shape), random)
         drawn = np.flatnonzero(mask & ~centre)
@@ -40,21 +40,21 @@ class Poisson2d(EllipseMask):
 
 
 def _outside(mask: EllipseMask, shape: Shape) -> NDArray[np.float64]:
-    """Distance from the centre's edge over the largest one, (y, x) in [0, 1]."""
+    """The distance from the centre's edge over the largest such distance, (y, x) in [0, 1]."""
     distance = np.maximum(mask.distance(shape) - 1, 0)
     return distance / max(float(distance.max()), 1e-12)
 
 
 @functools.lru_cache(maxsize=256)
 def _slope(mask: EllipseMask, shape: Shape) -> float:
-    """The slope whose draws have just enough samples; a pure function of mask and shape."""
+    """The slope at which a draw has just enough samples; a pure function of mask and shape."""
     centre, outside = mask.ellipse(shape), _outside(mask, shape)
     wanted = _SURPLUS * mask.n_samples(shape)
 
     def enough(slope: float) -> bool:
         return bool(_discs(centre, outside, slope, np.random.RandomState(0)).sum() >= wanted)
 
-    # upwards from below: a slope that is far too steep has enormous discs
+    # the search goes upwards: a slope that is far too steep would have enormous discs
     low, high = 0.0, 1.0
     while enough(high) and high < max(shape):
         low, high = high, 2 * high
@@ -65,7 +65,7 @@ def _slope(mask: EllipseMask, shape: Shape) -> float:
 
 
 def _discs(centre: Samples, outside: NDArray[np.float64], slope: float, random: np.random.RandomState) -> Samples:
-    """Sequential random placement on the grid; the centre is always sampled and keeps nobody away."""
+    """Random placement on the grid, point by point. The centre is always sampled, and it blocks no other point."""
     n_y, n_x = centre.shape
     radius = slope * outside + random.uniform(size=centre.shape)
     margin = int(radius.max()) + 1
@@ -78,18 +78,18 @@ def _discs(centre: Samples, outside: NDArray[np.float64], slope: float, random: 
     squared = np.ceil(radius**2).astype(np.intp).ravel()
     offsets = _offsets(int(squared.max()), margin, width)
     candidates = random.permutation(np.flatnonzero(~centre))
-    places = (candidates // n_x + margin) * width + candidates % n_x + margin
-    for place, size in zip(places.tolist(), squared[candidates].tolist(), strict=True):
-        if free[place]:
-            sampled[place] = True
+    positions = (candidates // n_x + margin) * width + candidates % n_x + margin
+    for position, size in zip(positions.tolist(), squared[candidates].tolist(), strict=True):
+        if free[position]:
+            sampled[position] = True
             if size > 1:
-                free[offsets[size] + place] = False
+                free[offsets[size] + position] = False
     return sampled.reshape(-1, width)[margin:-margin, margin:-margin] | centre
 
 
 @functools.lru_cache(maxsize=64)
 def _offsets(largest: int, margin: int, width: int) -> list[NDArray[np.intp]]:
-    """Flat offsets of the neighbours with squared distance below n, for n = 0 ... largest."""
+    """Flat offsets of the neighbours with a squared distance below n, for n = 0 ... largest."""
     step = np.arange(-margin, margin + 1)
     distance = step[:, None] ** 2 + step[None, :] ** 2
     flat = step[:, None] * width + step[None, :]

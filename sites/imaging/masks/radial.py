@@ -14,11 +14,11 @@ _GOLDEN_ANGLE = math.pi / ((1 + math.sqrt(5)) / 2)
 
 
 class Radial(EllipseMask):
-    """Full spokes through DC, each turned by 111.246 degrees, the first at a random angle, until R is
-    reached.
+    """Full spokes through DC, each turned by 111.246 degrees, until R is reached.
 
-    A spoke is rounded to the grid, one sample for each step along its longer axis. The last spoke is cut to
-    the samples nearest to DC that bring the count to round(N_y N_x / R).
+    The first spoke has a random angle. A spoke is rounded to the grid, with one sample for each step along its
+    longer axis. The last spoke is cut: it keeps its samples nearest to DC, so that the number of samples is
+    round(N_y N_x / R).
     """
 
     paper: ClassVar[str] = (
@@ -26,7 +26,7 @@ class Radial(EllipseMask):
     )
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
-        """The grid points in the order in which the spokes meet them, as many as allowed."""
+        """The grid points in the order in which the spokes meet them, until their number is reached."""
         start = math.pi * random.uniform()
         centre, allowed = self.ellipse(shape), self.n_samples(shape)
         n_spokes = 2 + 2 * allowed // min(shape)
@@ -41,7 +41,7 @@ class Radial(EllipseMask):
 
 
 def _first_visits(shape: Shape, start: float, n_spokes: int) -> NDArray[np.intp]:
-    """Flat indices of the points on the spokes, each once, by spoke and then by distance from DC."""
+    """Flat indices of the points on the spokes, each once, sorted by spoke and then by distance from DC."""
     angle = start + _GOLDEN_ANGLE * np.arange(n_spokes)[:, None]
     direction = np.sin(angle), np.cos(angle)
     longest = np.maximum(np.abs(direction[0]), np.abs(direction[1]))

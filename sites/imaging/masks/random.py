@@ -1,4 +1,4 @@
-"""Random columns."""
+"""Columns at random positions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fedrecon.sites.imaging.masks.mask import ColumnMask, Samples
 
 
 class Random(ColumnMask):
-    """Each column outside the centre on its own with probability (N/R - n_low) / (N - n_low).
+    """Columns drawn independently outside the centre, with probability (N/R - n_low) / (N - n_low).
 
-    Equal to fastMRI's ``RandomMaskFunc`` bit for bit for the same seed. The acceleration holds on average
-    only.
+    For the same seed the mask equals fastMRI's ``RandomMaskFunc`` bit for bit. The acceleration is reached only on
+    average.
     """
 
     paper: ClassVar[str] = (
@@ -21,6 +21,6 @@ class Random(ColumnMask):
     )
 
     def columns(self, n: int, n_low: int, random: np.random.RandomState) -> Samples:
-        """Independent columns."""
+        """Columns (n,), each drawn independently."""
         probability = (n / self.acceleration - n_low) / (n - n_low)
         return random.uniform(size=n) < probability

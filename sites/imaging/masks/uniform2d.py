@@ -1,4 +1,4 @@
-"""Points of the plane, each as likely as the other."""
+"""Points of the k-space plane, all equally likely."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class Uniform2d(DensityMask):
     paper: ClassVar[str] = "Lustig, Donoho, Pauly, Sparse MRI, Magn. Reson. Med. 58:1182, 2007"
 
     def log_density(self, shape: Shape) -> NDArray[np.float64]:
-        """Constant."""
+        """A constant density, (y, x)."""
         return np.zeros(shape)

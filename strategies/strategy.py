@@ -44,6 +44,7 @@ class Strategy(Plugin):
             reconstruct with one network, and a site that never trained needs no rule.
         at_inference: parameters that do not influence training, and so are no part of its digest.
         remembers: the method keeps vectors in the site's private memory (``fit.memory``) over rounds.
+        replies: names of the vectors that :meth:`reply` sends up beside the shared parameters; others are refused.
         moves_data: the method needs all data in one place, and is refused where it may not be moved.
     """
 
@@ -57,6 +58,7 @@ class Strategy(Plugin):
     at_inference: ClassVar[tuple[str, ...]] = ()
     remembers: ClassVar[bool] = False
     moves_data: ClassVar[bool] = False
+    replies: ClassVar[tuple[str, ...]] = ()
 
     # On the server
 

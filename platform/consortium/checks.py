@@ -12,6 +12,7 @@ from fedrecon.platform.consortium.network import check_network, network_layout, 
 from fedrecon.platform.consortium.shards import is_here, open_sites
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.scoring.settings import PHANTOM
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -184,7 +185,7 @@ def check_patch(experiment: Experiment, name: str, shard: Shard) -> None:
 def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
     if experiment.allow_pooling or experiment.strategy.get("allow_pooling"):
         return
-    real = [name for name, shard in shards.items() if shard.attributes.get("origin") != "phantom"]
+    real = [name for name, shard in shards.items() if shard.origin != PHANTOM]
     if real:
         raise InputError(
             f"strategy '{experiment.strategy['name']}' needs the raw data of all sites in one place, and "

@@ -64,6 +64,11 @@ class UnseenPolicy:
         return tuple(names)
 
 
+def consented(publish_private: str | Sequence[str], member: str) -> bool:
+    """Whether a member agreed that its private part may leave it (the key ``publish_private``)."""
+    return publish_private == "all" or member in publish_private
+
+
 def check_published(rule: str | None, members: Sequence[str], published: Sequence[str]) -> None:
     """Refuses a rule for which too few sites agreed to publish their private part.
 

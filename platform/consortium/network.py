@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.consent import consented
 from fedrecon.sites.data.shard import Shard
 
 if TYPE_CHECKING:
@@ -109,5 +110,6 @@ def site_plan(
         "seed": experiment.seed,
         "reconstructor": experiment.classical,
         "threads": experiment.resources.threads,
+        "publish_private": consented(experiment.publish_private, member),
     }
     return SitePlan(member=member, shards=shards, operators=operators, images=images, **{**given, **more})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedrecon.sites.data.inspect import find_shards
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import check_consortium
+from fedrecon.sites.data.splits import check_consortium, key_problems
 from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def check_subjects(shards: Mapping[str, Shard]) -> None:
     Raises:
         InputError: names the subject and the two sites.
     """
+    for problem in key_problems(list(shards.values())):
+        raise InputError(problem)
     known: dict[str, tuple[str, str]] = {}
     for name, shard in shards.items():
         for subject, split in shard.subjects.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
 
 if TYPE_CHECKING:
@@ -54,9 +55,15 @@ class Recorder:
     """
 
     def __init__(
-        self, tracker: Tracker, checkpoints: Checkpoints, progress: Progress, committed: Mapping[str, Any]
+        self,
+        tracker: Tracker,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        committed: Mapping[str, Any],
+        wire_log: WireLog | None = None,
     ) -> None:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
+        self.wire_log = wire_log or WireLog()
         self.rounds: list[dict[str, Any]] = list(committed.get("rounds", ()))
         self.curve = [CommittedRound(one["round"], one["metrics"]) for one in committed.get("curve", ())]
 
@@ -75,6 +82,7 @@ class Recorder:
         """Commits a state that another run trained, with what this experiment's evaluation makes of it."""
         values = {**losses, **flat_metrics(summarise(seen.scores)), **seen.numbers}
         self.curve = [self._note(state.round, values, seen.pictures)]
+        self.wire_log.write()
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
@@ -99,6 +107,7 @@ class Recorder:
         committed = self._note(finished.number, values, seen.pictures)
         self.rounds.append(finished.row())
         self.curve.append(committed)
+        self.wire_log.write()
         self.checkpoints.save(state, self.content)
         psnr = {site: one["psnr"] for site, one in summary.get("sites", {}).items()}
         self.progress.round(finished.number, losses, psnr, finished.seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class _Fold:
     """Watches the replies pass by on their way into the merge."""
 
+    declared: tuple[str, ...] = ()
     sound: list[str] = field(default_factory=list)
     bytes_up: int = 0
     extra_up: int = 0
@@ -32,6 +33,7 @@ class _Fold:
 
     def watch(self, replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
         for reply in replies:
+            refuse_undeclared(reply, self.declared)
             refuse_unsound(reply)
             self.sound.append(reply.site)
             self.bytes_up += reply.nbytes
@@ -70,7 +72,7 @@ def rounds(
     """
     strategy, executor = experiment.method, scorer.executor
     while state.round < experiment.rounds:
-        start, restarts, fold = time.perf_counter(), executor.restarts, _Fold()
+        start, restarts, fold = time.perf_counter(), executor.restarts, _Fold(strategy.replies)
         request = strategy.request(state)
         state = strategy.merge(state, fold.watch(executor.fit(request)), n_slices).owned()
         seconds = time.perf_counter() - start
@@ -87,9 +89,23 @@ def rounds(
         )
         seen = ValidationResult()
         if experiment.scores_due(state.round):
-            seen = scorer.validation(state, state.round == experiment.rounds, experiment.evaluation.panels)
+            seen = scorer.validation(state, state.round == experiment.rounds, experiment.evaluation.panels is not False)
         yield record.commit(finished, state, seen)
     return state
+
+
+def refuse_undeclared(reply: TrainReply, declared: Sequence[str]) -> None:
+    """Refuses a reply that carries other vectors than its strategy declares (``Strategy.replies``).
+
+    Raises:
+        RunError: names the site, the round and the vectors.
+    """
+    if more := sorted(set(reply.extra) - set(declared)):
+        wanted = ", ".join(declared) or "none"
+        message = (
+            f"replied with {', '.join(more)} beside the shared parameters; its strategy declares {wanted}. Refused."
+        )
+        raise RunError(at_site(reply.site, reply.round, message))
 
 
 def refuse_unsound(reply: TrainReply) -> None:

@@ -28,6 +28,7 @@ class SitePlan:
         training, evaluation, seed: of the experiment.
         memory: folder for the private memory, on the member's own node; None keeps nothing.
         memory_source: where another run of the same training keeps it; for a run that takes over that training.
+        publish_private: this member agreed that its private part may leave it.
         threads: torch threads.
         sample: training slices to take instead of ``training.max_slices``, for a measurement of the time.
     """
@@ -44,6 +45,7 @@ class SitePlan:
     reconstructor: Any = None
     memory: str | None = None
     memory_source: str | None = None
+    publish_private: bool = False
     threads: int = 1
     sample: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

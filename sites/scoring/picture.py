@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.batches import Slices
 
 
-def draw(slices: Slices, reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
+def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
     """PNG by site: reference, zero-filled, reconstruction and error of one slice, always the same one.
 
     Args:
+        sites: whose shards are drawn.
         note: what the caption adds, such as the round.
     """
     pictures = {}
-    for site in slices.shards:
+    for site in sites:
         own = [item for item in slices.items if item.site == site]
         first = [item for item in own if item.volume.name == own[0].volume.name] if own else []
         if not first:

@@ -43,7 +43,7 @@ def test_it_opens_on_experiments_not_on_the_sweeps_own_runs(mlflow_template, tmp
     shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
     store = run_store(None, tmp_path)
     for name in ("opened", SUMMARIES):
-        store.open(name, "run", f"digest-{name}", {}, {}).finish("FINISHED")
+        store.open(RunRecord(name, "run", f"digest-{name}")).finish("FINISHED")
     opened = store.client.get_experiment_by_name("opened").experiment_id
     assert ui.newest_experiment(tmp_path) == opened
 

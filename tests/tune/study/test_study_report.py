@@ -289,7 +289,9 @@ def test_a_label_that_is_cut_keeps_its_marks():
     assert shortened("short†", 10) == "short†"
 
 
-@pytest.mark.parametrize("module", ["analysis.analyse", "report.figures", "report.html", "report.markdown", "report.latex"])
+@pytest.mark.parametrize(
+    "module", ["analysis.analyse", "report.figures", "report.html", "report.markdown", "report.latex"]
+)
 def test_importing_the_report_is_light(module):
     heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'jinja2', 'scipy'}"
     code = f"import fedrecon.tune.study.{module}, sys; print(*{heavy} & sys.modules.keys())"

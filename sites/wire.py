@@ -1,23 +1,23 @@
-"""The types of the wire between the server and the sites: five frozen dataclasses.
+"""ALL that crosses a hospital's wall: a closed list of frozen types and of the methods that a site answers.
 
-A :class:`State` stays on the server. A :class:`TrainRequest` goes down to every site. A :class:`TrainReply`,
-:class:`Scores` and :class:`Samples` come back. Parameters travel as one flat float32 vector, losses and scores as
-numbers. No type holds k-space or an image. The one exception are the pictures in :class:`Samples`: 8-bit PNG, only
-where ``evaluation.panels`` allows them. ``extra`` holds further flat vectors by name. The strategy chooses their names
-and is responsible for their lengths.
-
-A site also returns values that have no type here: its private parameters, the tuned parameters of a classical method,
-a description of its process, and pictures of slices (``fedrecon.sites.member.site``).
+Parameters travel as one flat float32 vector, losses and scores as numbers, names as text. There is no type for
+k-space or for an image, so neither can travel. Two types may hold pictures (8-bit PNG), and only where
+``evaluation.panels`` allows them: :class:`Panels` and :class:`Samples`. One type holds a site's private part, and
+only by its consent (``publish_private``): :class:`PrivatePart`. What is in no list here cannot be sent:
+:func:`check_message` refuses it, on both sides, for every executor. An ``extra`` is a flat vector whose name the
+strategy declares (``Strategy.replies``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedrecon.sites.errors import RunError
 
 Vector = NDArray[np.float32]
 
@@ -154,3 +154,231 @@ class Samples:
     round: int
     numbers: Mapping[str, float]
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+Plain = None | bool | int | float | str
+"""A value of a setting, a score or a name."""
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Asks for scores of the state in the request beside it.
+
+    Attributes:
+        split: ``validation`` or ``test``. part: the batch of this number alone, from 0; None asks for all batches.
+    """
+
+    split: str
+    part: int | None = None
+
+
+@dataclass(frozen=True)
+class PanelTask:
+    """Asks for one picture of each shard.
+
+    Attributes:
+        split: ``validation`` or ``test``. note: what the caption adds, such as the round.
+    """
+
+    split: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Pictures that a site draws, as PNG by shard; only of shards that ``evaluation.panels`` allows."""
+
+    site: str
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PrivatePart:
+    """The private parameters of a member that consented (``publish_private``).
+
+    Attributes:
+        site: the member. round: of the state that they belong to. parameters: float32 arrays by name.
+    """
+
+    site: str
+    round: int
+    parameters: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TunedReconstructor:
+    """A classical reconstructor with the parameters that a site chose on its validation subjects.
+
+    Attributes:
+        site: the member. name: of the reconstructor. parameters: the chosen ones.
+        table: the parameters of every candidate with its mean PSNR (dB).
+    """
+
+    site: str
+    name: str
+    parameters: Mapping[str, Plain]
+    table: tuple[Mapping[str, Plain], ...] = ()
+
+
+@dataclass(frozen=True)
+class Description:
+    """Where a member runs and what it holds.
+
+    Attributes:
+        shards: content hash by site. node, gpus: of the Ray actor; empty in one process.
+    """
+
+    site: str
+    pid: int
+    device: str
+    threads: int
+    torch: str
+    instruction_set: str
+    shards: Mapping[str, str]
+    node: str = ""
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardLabels:
+    """The labels of a shard on another node: no data.
+
+    Attributes:
+        labels: the fields of :class:`fedrecon.sites.data.shard.Shard`; volumes as mappings.
+        problem: why there are none.
+    """
+
+    site: str
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained network on its way to a site that it is tested at.
+
+    Attributes:
+        experiment: its settings, as in the experiment's file. images: what the network was built for.
+        state: the shared parameters and the standing of the members after the last round.
+        members: with private parts. all_private: nothing is shared.
+        private: the parts that the tested site needs from others, by member; each consented.
+        folder: of the run. The site's own private part is read there, on its own node.
+    """
+
+    experiment: Mapping[str, Any]
+    images: Mapping[str, Any]
+    state: TrainRequest
+    members: tuple[str, ...]
+    all_private: bool
+    private: Mapping[str, PrivatePart] = field(default_factory=dict)
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class RemoteScoreTask:
+    """Asks a site on another node for scores of a trained network on its test subjects.
+
+    Attributes:
+        site: the tested site. shard: path of its shard. operator: how it measures, as in the experiment's file.
+        rule: where its private part comes from if it did not train. published: members that consented.
+        epochs: of a fine-tune. parts: folder for scores that are already there.
+    """
+
+    site: str
+    shard: str
+    operator: Mapping[str, Any]
+    rule: str | None
+    published: tuple[str, ...]
+    epochs: int
+    parts: str = ""
+
+
+@dataclass(frozen=True)
+class RemoteScores:
+    """Scores of one site under each network that reconstructs there."""
+
+    site: str
+    scores: tuple[Scores, ...]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a method of a site takes and what it returns; None is no answer but that it was done."""
+
+    takes: tuple[type, ...]
+    returns: type | None
+
+
+METHODS: dict[str, Exchange] = {
+    "describe": Exchange((), Description),
+    "fit": Exchange((TrainRequest,), TrainReply),
+    "evaluate": Exchange((TrainRequest, ScoreTask), Scores),
+    "samples": Exchange((TrainRequest,), Samples),
+    "panels": Exchange((TrainRequest, PanelTask), Panels),
+    "private_part": Exchange((TrainRequest,), PrivatePart),
+    "tune_reconstructor": Exchange((), TunedReconstructor),
+    "use_reconstructor": Exchange((TunedReconstructor,), None),
+}
+"""The methods that a site answers; no other can be called from outside."""
+
+REMOTE = (ShardLabels, TrainedNetwork, RemoteScoreTask, RemoteScores)
+"""What tasks on a site's node take and return beside these, while the site has no actor."""
+
+MESSAGES: tuple[type, ...] = (
+    tuple(
+        dict.fromkeys(
+            kind for one in METHODS.values() for kind in (*one.takes, *((one.returns,) if one.returns else ()))
+        )
+    )
+    + REMOTE
+)
+"""Every type that may cross the wall."""
+
+WITH_PICTURES = (Panels, Samples)
+WITH_PRIVATE = (PrivatePart,)
+
+
+def check_message(message: Any) -> Any:
+    """The message itself, if it may cross the wall.
+
+    Raises:
+        RunError: its type is not in the list, or a field holds what no message of this type may hold.
+    """
+    kind = type(message)
+    if kind not in MESSAGES:
+        raise RunError(
+            f"{kind.__module__}.{kind.__qualname__} is no type of the wire, so it cannot cross a site's wall"
+        )
+    for one in fields(message):
+        _check_value(f"{kind.__name__}.{one.name}", getattr(message, one.name), kind)
+    return message
+
+
+def _check_value(name: str, value: Any, kind: type) -> None:
+    if value is None or type(value) in (bool, int, float, str):
+        return
+    if isinstance(value, np.ndarray):
+        flat = value.ndim == 1 or kind in WITH_PRIVATE
+        if value.dtype != np.float32 or not flat or kind not in (TrainRequest, TrainReply, PrivatePart):
+            raise RunError(
+                f"{name} is an array of {value.dtype} and shape {value.shape}; it cannot cross a site's wall"
+            )
+    elif isinstance(value, bytes):
+        if kind not in WITH_PICTURES or not value.startswith(PNG):
+            raise RunError(
+                f"{name} holds bytes; only {' and '.join(one.__name__ for one in WITH_PICTURES)} hold pictures"
+            )
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            _check_value(f"{name}", key, kind)
+            _check_value(f"{name}[{key!r}]", one, kind)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            _check_value(name, one, kind)
+    elif type(value) in MESSAGES:
+        check_message(value)
+    else:
+        raise RunError(f"{name} is of type {type(value).__qualname__}; it cannot cross a site's wall")
+
+
+PNG = b"\x89PNG"

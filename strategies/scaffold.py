@@ -36,6 +36,7 @@ class Scaffold(FedAvg):
     )
     neutral: ClassVar[None] = None
     not_neutral: ClassVar[str] = "the control variates are part of every step; no parameter turns them off"
+    replies: ClassVar[tuple[str, ...]] = ("change",)
     remembers: ClassVar[bool] = True
 
     # On the server

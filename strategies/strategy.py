@@ -64,6 +64,8 @@ class Strategy(Plugin):
             out; the digest of the run holds them.
         remembers: whether the method keeps vectors in the site's private memory (``fit.memory``) over rounds. If False,
             what a hook writes there may be lost after the round.
+        replies: the names of the vectors that :meth:`reply` sends up beside the shared parameters. A reply that carries
+            others is refused.
         moves_data: whether the method needs the data of all sites in one place. Such a method is refused for patients'
             data unless the experiment allows it (``allow_pooling``).
     """
@@ -78,6 +80,7 @@ class Strategy(Plugin):
     at_inference: ClassVar[tuple[str, ...]] = ()
     remembers: ClassVar[bool] = False
     moves_data: ClassVar[bool] = False
+    replies: ClassVar[tuple[str, ...]] = ()
 
     # On the server
 

@@ -1,6 +1,6 @@
 """An experiment: one frozen, validated description of one run. YAML in, JSON out; its digest identifies the science.
 
-Reading and validating one loads neither torch, ray nor mlflow.
+Reading and validating an experiment loads neither torch, Ray nor MLflow.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.choice import NetworkChoice
 
 SCIENCE_VERSION = 1
-"""Raised on purpose when a fix changes results: older runs are then no longer resumed, nor taken for the same."""
+"""Increased when a fix changes results. Runs of an older version then have other digests and are not resumed."""
 
 Block = dict[str, Any]
 
 
 class Experiment(Settings):
-    """One run. ``sites`` are paths, resolved from the working directory; everything else is science or resources.
+    """The description of one run. All keys describe the science or the resources, except ``name``.
 
     Attributes:
-        name: for people; no part of the digest.
-        sites: a folder of shards (NAME.h5), or {NAME: PATH}.
-        task: what is undone; ``reconstruction`` from undersampled k-space, ``super-resolution`` from a coarser grid.
-        operator: of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask; ``per_site: {NAME:
-            {...}}`` differs from it.
-        degradation: of super-resolution, in place of the operator: kind, scale, noise, and ``per_site``.
-        strategy: a name of the registry and its own parameters.
-        network: a name of the registry and its own parameters; by default one of the kind that the strategy trains.
-        reconstructor: network, or a classical method of the registry (a name, or a name with parameters).
-        allow_pooling: says that the data may be moved to one place (for ``pooled``).
+        name: name for people; no part of the digest.
+        sites: folder of shards (NAME.h5), or {NAME: PATH}. Paths are resolved from the working directory.
+        task: ``reconstruction`` from undersampled k-space, or ``super-resolution`` from a coarser grid.
+        operator: block of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask.
+            ``per_site: {NAME: {...}}`` holds the keys that differ at a site.
+        degradation: block of super-resolution in place of the operator: kind, scale, noise, and ``per_site``.
+        strategy: name in the registry, and the strategy's parameters.
+        network: name in the registry, and the network's parameters; the default fits the task and the strategy.
+        reconstructor: ``network``, or a classical method of the registry (a name, or a name with parameters).
+        allow_pooling: consent that the data of all sites are moved to one machine (for ``pooled``).
         publish_private: sites that agreed that their private part of the network may leave them (``all``, or names),
-            for ``evaluate`` at a site that did not train; no part of the digest.
-        test: where else, and how else, the finished run is tested; None tests at its own sites as they measure.
-        seed: of everything random but the evaluation masks.
+            for tests at sites that did not train. It is a part of the digest only with ``test.unseen``.
+        test: transfer test of the finished run; None tests the run at its own sites with their own settings.
+        seed: seed of all random numbers, except those of the evaluation masks.
     """
 
-    # A default is completed like what is given: the digest must not tell them apart.
+    # A default value is validated like a given one, so that both give the same digest.
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     name: str = Field("experiment", min_length=1)
@@ -77,7 +77,7 @@ class Experiment(Settings):
     @field_validator("operator", "degradation")
     @classmethod
     def _measured(cls, block: Block, info: ValidationInfo) -> Block:
-        if "task" not in info.data:  # it was refused, and says so itself
+        if "task" not in info.data:  # the task was refused, with its own message
             return block
         task = TASKS[info.data["task"]]
         if info.field_name == task.block:
@@ -87,7 +87,7 @@ class Experiment(Settings):
             wanted = next(name for name, one in TASKS.items() if one.block == info.field_name)
             raise ValueError(
                 f"belongs to task: {wanted}; the task '{info.data['task']}' is described by '{task.block}' "
-                f"(where a file holds both, {info.field_name}={{}} takes this one out)"
+                f"(if a file holds both blocks, the override {info.field_name}={{}} removes this one)"
             )
         return {}
 
@@ -113,13 +113,13 @@ class Experiment(Settings):
                 f"'{info.data['strategy']['name']}' trains a {' or '.join(kinds)} network. "
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
-        check_degradations(choice.name, _ways(info.data))
+        check_degradations(choice.name, _settings(info.data))
         return choice.as_dict()
 
     @field_validator("training")
     @classmethod
     def _training(cls, training: Training, info: ValidationInfo) -> Training:
-        if not {"strategy", "network"} <= info.data.keys():  # it was refused, and says so itself
+        if not {"strategy", "network"} <= info.data.keys():  # one was refused, with its own message
             return training
         block = dict(info.data["strategy"])
         strategy = make_strategy(block.pop("name"), block)
@@ -132,7 +132,7 @@ class Experiment(Settings):
     @field_validator("evaluation")
     @classmethod
     def _evaluation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
-        known = {"network", "reconstructor"} <= info.data.keys()  # else they were refused, and say so themselves
+        known = {"network", "reconstructor"} <= info.data.keys()  # else one was refused, with its own message
         fits = known and _enlarges(info.data["network"]) and info.data["reconstructor"]["name"] == "network"
         if evaluation.self_ensemble and known and not fits:
             raise ValueError("self_ensemble: only a super-resolution network works on turned images")
@@ -147,13 +147,13 @@ class Experiment(Settings):
         name, parameters = _split(block, "reconstructor", {"network": None, **RECONSTRUCTORS})
         if name == "network":
             if parameters:
-                raise ValueError("'network' takes no parameters here; they belong under network:")
+                raise ValueError("'network' takes no parameters here; put them into the block 'network'")
             return {"name": name}
         chosen = _raised(lambda: choose("reconstructor", RECONSTRUCTORS, name, parameters))
         if chosen.needs_low and info.data.get("task") == "reconstruction":
             raise ValueError(f"'{name}' enlarges a low-resolution image; that needs task=super-resolution")
         if chosen.needs_kspace:
-            check_kspace(name, _ways(info.data))
+            check_kspace(name, _settings(info.data))
         return {"name": name, **chosen.model_dump()}
 
     @field_validator("test")
@@ -161,9 +161,10 @@ class Experiment(Settings):
     def _test(cls, test: TransferTest | None, info: ValidationInfo) -> TransferTest | None:
         if test is None or test == TransferTest():
             return None
-        known = {"task", "network", "reconstructor"} <= info.data.keys()  # else they say themselves what is wrong
+        known = {"task", "network", "reconstructor"} <= info.data.keys()  # else one was refused, with its own message
         if known and info.data["reconstructor"]["name"] != "network":
-            raise ValueError("a classical reconstructor learns nothing: say its own sites and operator instead")
+            block = TASKS[info.data["task"]].block
+            raise ValueError(f"a classical reconstructor learns nothing; set 'sites' and '{block}' instead of 'test'")
         if known and TASKS[info.data["task"]].block in info.data:
             task = TASKS[info.data["task"]]
             _raised(lambda: test.check(task))
@@ -178,7 +179,7 @@ class Experiment(Settings):
         """An experiment from a YAML file, a mapping or an experiment, with ``key.path=value`` overrides applied.
 
         Raises:
-            InputError: the file, a key or a value is wrong; says what is allowed and the nearest right name.
+            InputError: the file, a key or a value is wrong; the message gives the allowed values and the nearest name.
         """
         where = "experiment"
         if isinstance(given, Experiment):
@@ -192,81 +193,82 @@ class Experiment(Settings):
         return parse(cls, apply_overrides(dict(raw), overrides), where=where)
 
     def as_dict(self) -> dict[str, Any]:
-        """The experiment with every default written out; :meth:`read` gives the same experiment back."""
+        """The experiment with every default written out, for JSON; :meth:`read` makes the same experiment from it."""
         plain: dict[str, Any] = json.loads(self.model_dump_json())
         return plain
 
     def shown(self) -> dict[str, Any]:
-        """:meth:`as_dict` without what does not act: a classical reconstructor trains nothing."""
+        """:meth:`as_dict` without the keys that have no effect: a classical reconstructor trains nothing."""
         idle = [] if self.trains else ["strategy", "network", "training", "allow_pooling", "publish_private"]
         idle += [] if self.test else ["test"]
         return {key: value for key, value in self.as_dict().items() if key not in idle}
 
     def flat(self) -> dict[str, str]:
-        """Dotted keys and values as text: what MLflow shows as parameters."""
+        """Dotted keys with their values as text: the parameters that MLflow shows."""
         return dict(_flatten(self.shown()))
 
     @cached_property
     def method(self) -> Strategy:
-        """The strategy."""
+        """The strategy with its parameters."""
         return make_strategy(self.strategy["name"], {k: v for k, v in self.strategy.items() if k != "name"})
 
     @cached_property
     def classical(self) -> Reconstructor | None:
-        """The classical reconstructor, or None where a network reconstructs."""
+        """The classical reconstructor; None if a network reconstructs."""
         block = dict(self.reconstructor)
         name = block.pop("name")
         return None if name == "network" else choose("reconstructor", RECONSTRUCTORS, name, block)
 
     @property
     def trains(self) -> bool:
-        """Whether a network is trained at all."""
+        """Whether a network is trained."""
         return self.classical is None
 
     @property
     def fixed_scale(self) -> bool:
-        """Whether the network enlarges by one scale alone."""
+        """Whether the network works for one scale only, as super-resolution networks do."""
         return self.trains and _enlarges(self.network)
 
     @property
     def rounds(self) -> int:
-        """Rounds to train; none for a classical reconstructor."""
+        """The number of rounds to train; 0 for a classical reconstructor."""
         return self.training.rounds if self.trains else 0
 
     @property
     def measured(self) -> Block:
-        """The block that says how sites measure: ``operator``, or ``degradation``."""
+        """The block that says how sites measure: ``operator`` or ``degradation``."""
         block: Block = getattr(self, TASKS[self.task].block)
         return block
 
     @property
     def scale(self) -> int:
-        """How many times coarser the measured grid is: of super-resolution; 1 otherwise."""
+        """How many times coarser the measured grid of super-resolution is; 1 for a reconstruction."""
         return self.operator_at("").scale
 
     def operator_at(self, site: str) -> Acquisition:
-        """How this site measures."""
+        """The setting with which this site measures."""
         return TASKS[self.task].at(self.measured, site)
 
     @property
     def alone(self) -> Experiment:
-        """The experiment whose run is tested elsewhere: itself without :attr:`test`."""
+        """This experiment without its transfer test: the run of it is tested."""
         return Experiment.read({**self.as_dict(), "test": None})
 
     def tested_at(self, site: str) -> Acquisition:
-        """How this site measures when the finished run is tested."""
+        """The setting with which this site measures when the finished run is tested."""
         own = self.operator_at(site)
         return own if self.test is None else self.test.at(TASKS[self.task], self.measured, site)
 
     def scores_due(self, round_number: int) -> bool:
-        """Whether validation scores (of a prior before its last round: samples) are taken after this round."""
+        """Whether the sites validate after this round. A prior has scores only after the last round; before, it has samples."""
         return round_number % self.evaluation.every == 0 or round_number == self.rounds
 
     def digest(self, contents: Mapping[str, str], tested: Mapping[str, str] | None = None) -> str:
-        """The identity of the science: the same digest means resume, never rerun.
+        """The identity of the science: a run with the same digest is resumed, and never runs again.
 
         Args:
-            contents: content hash of each site's shard. tested: of the shards of ``test.sites``; None has none.
+            contents: content hash of each site's shard.
+            tested: content hash of each shard in ``test.sites``; None takes ``contents``.
         """
         science = self._training_part(contents, operators=True)
         science |= {
@@ -292,7 +294,7 @@ class Experiment(Settings):
         return _hash(science)
 
     def training_digest(self, contents: Mapping[str, str]) -> str | None:
-        """The identity of what influences training; None where nothing is trained."""
+        """The identity of everything that influences the training; None if nothing is trained."""
         if not self.trains:
             return None
         part = self._training_part(contents, operators=self.method.trains_on_operator)
@@ -315,7 +317,7 @@ class Experiment(Settings):
 
 
 def _strategy_kind(info: ValidationInfo) -> type[Strategy]:
-    """The strategy's class; where the strategy itself was refused, any will do."""
+    """The strategy's class; the base class if the strategy was refused, with its own message."""
     return STRATEGIES[info.data["strategy"]["name"]] if "strategy" in info.data else Strategy
 
 
@@ -323,25 +325,25 @@ def _enlarges(network: Block) -> bool:
     return NETWORKS[network["name"]].kind == "super-resolution"
 
 
-def check_degradations(network: str, all_of_them: Sequence[Acquisition]) -> None:
-    """Refuses a network that cannot undo one of these.
+def check_degradations(network: str, settings: Sequence[Acquisition]) -> None:
+    """Refuses a network that cannot undo the degradation of one of the settings.
 
     Raises:
-        ValueError: says which, and what does.
+        ValueError: the message names the degradation or the scales, and a choice that fits.
     """
     entry = NETWORKS[network]
-    scales = sorted({one.scale for one in all_of_them})
+    scales = sorted({one.scale for one in settings})
     if entry.kind == "super-resolution" and len(scales) > 1:
         raise ValueError(
-            f"'{network}' is built for one scale, and the sites have {', '.join(map(str, scales))}; the others of "
-            "fedrecon list networks take any"
+            f"'{network}' is built for one scale, and the sites have {', '.join(map(str, scales))}; "
+            "reconstruction networks (fedrecon list networks) take any scale"
         )
     if entry.in_kspace:
-        check_kspace(network, all_of_them)
+        check_kspace(network, settings)
 
 
-def _ways(data: Mapping[str, Any]) -> list[Acquisition]:
-    """All ways to measure; none where their block was refused, and says so itself."""
+def _settings(data: Mapping[str, Any]) -> list[Acquisition]:
+    """Every setting with which a site measures; none if their block was refused, with its own message."""
     task = TASKS.get(data.get("task", ""))
     return list(task.all(data[task.block])) if task and task.block in data else []
 
@@ -350,7 +352,7 @@ def _check_patch(patch: int | None, data: Mapping[str, Any]) -> None:
     if patch is None or "degradation" not in data:
         return
     if not _enlarges(data["network"]):
-        raise ValueError("patch: only a super-resolution network trains on patches, for they have no k-space")
+        raise ValueError("patch: only a super-resolution network trains on patches, because a patch has no k-space")
     scale = TASKS["super-resolution"].at(data["degradation"], "").scale
     if patch % scale:
         raise ValueError(f"patch: a multiple of the scale {scale} is needed, such as {patch - patch % scale + scale}")
@@ -367,7 +369,7 @@ def _split(block: Block, kind: str, registry: Mapping[str, Any]) -> tuple[str, B
 
 
 def _raised(make: Any) -> Any:
-    """pydantic collects ValueErrors; ours become them, with their text as it is."""
+    """Makes an InputError a ValueError with the same text, because pydantic collects only ValueErrors."""
     try:
         return make()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""``key.path=value`` on a raw experiment, as the command line, a sweep and a study give it."""
+"""Overrides ``key.path=value`` of an experiment that is not validated yet, for command line, sweeps and studies."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from fedrecon.platform.config.tasks import BLOCKS, Task
 from fedrecon.sites.errors import InputError
 
 NAMED_BLOCKS = ("strategy", "network", "reconstructor")
-"""Blocks whose other keys belong to their name."""
+"""The blocks with a key ``name``. Their other keys are parameters of the plug-in with that name."""
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of ``raw`` with every override in place; names come first, whatever the order given.
+    """A copy of ``raw`` with every override applied. Names are applied first, in any order of ``overrides``.
 
-    Another ``strategy.name`` or ``network.name`` replaces that block: its other keys fall back to the new one's
-    defaults. ``operator.X`` applies to every entry of ``operator.per_site`` too; another ``mask`` keeps the keys that
-    every mask family has. ``degradation`` and its ``kind`` likewise.
+    A new ``strategy.name``, ``network.name`` or ``reconstructor.name`` replaces the block: its other keys take the
+    defaults of the new plug-in. ``operator.X`` changes every entry of ``operator.per_site`` too. A new
+    ``operator.mask`` keeps only the keys that every mask family has. The same holds for ``degradation`` and its
+    ``kind``.
 
     Raises:
-        InputError: an override without '=', or a path through a value that has no keys.
+        InputError: an override has no '=' or its value is not valid YAML, or a path goes through a value without keys.
     """
     return _applied(raw, [_parse(text) for text in overrides])
 
 
 def apply_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """:func:`apply_overrides` for values that are no text: dotted keys to values."""
+    """Does the same as :func:`apply_overrides`, from a mapping of dotted keys to values that are parsed already."""
     return _applied(raw, [(key.split("."), value) for key, value in values.items()])
 
 
@@ -96,7 +97,7 @@ def _set_measured(raw: dict[str, Any], task: Task, path: list[str], value: Any) 
 
 
 def _block(owner: dict[str, Any], path: list[str]) -> dict[str, Any]:
-    """The keys under ``path``, made where there is nothing yet."""
+    """The mapping at ``path``. Missing mappings are made."""
     for depth, part in enumerate(path):
         inner = owner.setdefault(part, {})
         if inner is None:

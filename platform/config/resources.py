@@ -1,4 +1,4 @@
-"""Where an experiment runs; loads neither torch nor ray."""
+"""The ``resources`` block of an experiment: where the experiment runs. Loads neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ class Resources(Settings):
     """Where an experiment runs; no part of its digest.
 
     Attributes:
-        gpus_per_site: GPUs of one site's actor, fractions allowed; auto shares what there is.
-        cpus_per_site: CPUs of one site's actor for the scheduler; auto shares what there is. It sets no thread count.
-        threads: torch threads of a site. One is the fastest where sites share a machine, and the number decides the
-            last bits, so it is the same everywhere and recorded.
-        crew: actors (Ray), in-process (the same contract and the same bits without Ray), or auto: in-process where one
-            device holds all sites anyway, actors where there are several GPUs or nodes.
-        max_restarts: how often a site may die in a run before it counts as dead.
-        min_sites: go on with so many sites when others stay dead; None stops the run then.
-        start_timeout: seconds after which a site that cannot be placed is named.
+        gpus_per_site: number of GPUs of one site's actor; fractions are allowed. auto shares the GPUs of the nodes.
+        cpus_per_site: number of CPUs that the scheduler counts for one site's actor; auto shares the CPUs of the nodes.
+            It sets no thread count.
+        threads: number of torch threads of a site. One thread is the fastest if sites share a machine. The number
+            changes the last bits of a result, so it is the same at all sites, and the run records it.
+        crew: actors (Ray), in-process (no Ray; the same contract and the same bits), or auto. auto chooses in-process
+            if one device holds all sites anyway, and actors if there are several GPUs or nodes.
+        max_restarts: number of times that a site is restarted in a run; a site that dies once more counts as dead.
+        min_sites: smallest number of living sites with which a run goes on when other sites stay dead. None stops the
+            run when a site stays dead.
+        start_timeout: time in seconds after which a site that cannot be placed is an error.
     """
 
     gpus_per_site: Literal["auto"] | float = Field("auto")

@@ -1,4 +1,4 @@
-"""What can be undone, and what each task takes: the block that says how sites measure, and the kinds of networks."""
+"""The tasks. Each task has a block of the experiment that says how sites measure, and its kinds of networks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ class Task:
     """One task.
 
     Attributes:
-        acquisition: how sites measure: reads the experiment's block of that name, in which ``per_site`` differs from
-            the rest. default: the block where none is given. measured: the key in it that says how little is measured.
-        networks: by the kind of network that a strategy trains, the kinds that do the task and the network by default.
+        acquisition: class of a site's setting; its attribute ``block`` is the name of the experiment's block. In that
+            block ``per_site`` holds the keys that differ at single sites.
+        default: content of the block if the experiment gives none.
+        measured: key of the block that says how little is measured.
+        networks: kinds of networks that do the task, and the name of the default network, by the kind of network that
+            the strategy trains.
     """
 
     acquisition: type[Acquisition]
@@ -31,20 +34,21 @@ class Task:
 
     @property
     def block(self) -> str:
-        """The experiment's key that says how sites measure."""
+        """The name of the experiment's block that says how sites measure."""
         return self.acquisition.block
 
     @property
     def flags(self) -> str:
-        """The options of ``evaluate`` that change it."""
+        """The options of ``fedrecon evaluate`` that change the block, for messages."""
         family = self.block if self.acquisition.key == "kind" else self.acquisition.key
         return f"--{family} and --{self.measured}"
 
     def completed(self, block: Mapping[str, Any]) -> Block:
-        """The block with every default written out, at every site that it names.
+        """The block with every default written out, also in each entry of ``per_site``.
 
         Raises:
-            ValueError: ``per_site`` is no mapping of sites. InputError: a key or value is wrong.
+            ValueError: ``per_site`` does not map site names to mappings.
+            InputError: a key or value is wrong.
         """
         block = block or self.default
         base = {key: value for key, value in block.items() if key != "per_site"}
@@ -58,12 +62,12 @@ class Task:
         return {**read(base).flat(), **({"per_site": entries} if entries else {})}
 
     def at(self, block: Mapping[str, Any], site: str) -> Acquisition:
-        """How a site measures."""
+        """The setting with which a site measures."""
         base = {key: value for key, value in block.items() if key != "per_site"}
         return self.acquisition.read(block.get("per_site", {}).get(site, base))
 
     def all(self, block: Mapping[str, Any]) -> Iterator[Acquisition]:
-        """Every way to measure that the block holds."""
+        """Every setting in the block: the one for all sites, then one for each site in ``per_site``."""
         for site in ("", *block.get("per_site", {})):
             yield self.at(block, site)
 
@@ -87,15 +91,21 @@ TASKS: dict[str, Task] = {
 }
 
 BLOCKS: dict[str, Task] = {task.block: task for task in TASKS.values()}
-"""By the block that says how sites measure."""
+"""The tasks, by the name of the block that says how sites measure."""
 
 
-def check_kspace(name: str, all_of_them: Iterable[Acquisition]) -> None:
-    """Refuses what works in k-space where one of these measures none.
+def check_kspace(name: str, settings: Iterable[Acquisition]) -> None:
+    """Refuses a method that works in k-space if one of the settings leaves no Cartesian k-space.
+
+    Args:
+        name: name of the network or of the classical method.
 
     Raises:
-        ValueError: says which, and what does.
+        ValueError: the message names the degradation, and one that leaves k-space.
     """
-    for one in all_of_them:
+    for one in settings:
         if not one.in_kspace:
-            raise ValueError(f"'{name}' works in k-space, of which '{one.family}' leaves none: kspace-truncation does")
+            raise ValueError(
+                f"'{name}' works in k-space, but the degradation '{one.family}' leaves no k-space; "
+                "use kspace-truncation"
+            )

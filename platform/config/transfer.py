@@ -1,4 +1,4 @@
-"""Where a finished run is tested, if not at its own sites as they measure; loads no torch."""
+"""The ``test`` block of an experiment: a transfer test of its finished run. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import Settings
 
 UnseenRule = Literal["average", "nearest", "fine-tune"]
-"""Where a site that did not train gets its private part of the network from."""
+"""A rule that gives a private part of the network to a site that did not train."""
 
 UNSEEN_RULES: tuple[UnseenRule, ...] = get_args(UnseenRule)
 
 
 class TransferTest(Settings):
-    """A test of a trained network under other operators or at other sites; it trains nothing.
+    """A transfer test: a finished run is tested under other operators or at other sites.
+
+    It trains nothing, except the private part of the network under the rule fine-tune.
 
     Attributes:
-        sites: a folder of shards (NAME.h5), or {NAME: PATH}; None takes the run's own.
-        operator, degradation: keys that differ from how each site measures otherwise (a site that did not train: as all
-            that the experiment does not name).
-        unseen: where a site that did not train gets its private part of the network from, if the method has one:
+        sites: folder of shards (NAME.h5), or {NAME: PATH}; None takes the experiment's own sites.
+        operator, degradation: keys that replace those of each site's own setting. A site that the experiment's own
+            block does not name in ``per_site`` starts from the setting for all sites.
+        unseen: rule that gives the private part of the network to a site that did not train, if the method has one:
             average, nearest or fine-tune, as for ``fedrecon evaluate``.
-        fine_tune_epochs: of a fine-tune; None takes its default.
+        fine_tune_epochs: number of epochs of the rule fine-tune; None takes the default of ``fedrecon evaluate``.
     """
 
     sites: str | dict[str, str] | None = None
@@ -37,22 +39,22 @@ class TransferTest(Settings):
     fine_tune_epochs: int | None = Field(None, ge=1)
 
     def check(self, task: Task) -> None:
-        """Refuses what belongs to another task, and per_site.
+        """Refuses a block of another task, and the key ``per_site``.
 
         Raises:
-            InputError: names the key.
+            InputError: the message names the key.
         """
         for block in BLOCKS:
             if block != task.block and getattr(self, block):
                 raise InputError(f"test.{block}: this task is described by '{task.block}'")
         if "per_site" in getattr(self, task.block):
-            raise InputError(f"test.{task.block} holds for all sites; per_site belongs to '{task.block}' itself")
+            raise InputError(f"test.{task.block} holds for all sites; per_site belongs to the block '{task.block}'")
 
     def at(self, task: Task, measured: Mapping[str, Any], site: str) -> Acquisition:
-        """How a site measures in the test.
+        """The setting with which a site measures in the test.
 
         Args:
-            measured: the experiment's own block, over which this one's keys are laid.
+            measured: the experiment's own block. The keys of this test's block replace its keys.
 
         Raises:
             InputError: a key or value is wrong.

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""The consortium: opens the sites of an experiment, and checks them, the network and the consents before a start."""

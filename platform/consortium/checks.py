@@ -1,4 +1,4 @@
-"""The sites of an experiment, those that train and those that are tested: opened, checked before anything starts."""
+"""Opens and checks the sites of an experiment before anything starts: those that train, and those that are tested."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fedrecon.platform.consortium.network import check_network, network_layout, 
 from fedrecon.platform.consortium.shards import is_here, open_sites
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.scoring.settings import PHANTOM
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -23,38 +24,49 @@ Shards = Mapping[str, "Shard"]
 
 @dataclass(frozen=True)
 class ConsortiumShards:
-    """The sites of an experiment: those that train, and those that are tested."""
+    """The shards of an experiment.
+
+    Attributes:
+        trained: shards of the sites that train, by site.
+        tested: shards of the sites that are tested, by site.
+    """
 
     trained: Shards
     tested: Shards
 
     @classmethod
     def of(cls, experiment: Experiment, address: str | None = None) -> ConsortiumShards:
-        """Opened; where nothing else is said those that train are tested.
+        """Opens the shards. If the experiment names no ``test.sites``, the sites that train are tested.
 
         Args:
-            address: see :func:`open_sites`.
+            address: address of a Ray cluster, see :func:`open_sites`.
+
+        Raises:
+            InputError: see :func:`open_sites`.
+            RunError: see :func:`open_sites`.
         """
         trained = open_sites(experiment.sites, address)
         test_sites = experiment.test.sites if experiment.test else None
         return cls(trained, trained if test_sites is None else open_sites(test_sites, address))
 
     @property
-    def away(self) -> tuple[str, ...]:
-        """The sites whose shards lie on other nodes; where there are any, every site is scored on its own node."""
+    def remote_sites(self) -> tuple[str, ...]:
+        """The sites whose shards are on other nodes. If there is one, a test scores every site on the site's own node."""
         both = [*self.trained.items(), *self.tested.items()]
         return tuple(dict.fromkeys(name for name, shard in both if not is_here(shard)))
 
     def check(self, experiment: Experiment) -> None:
-        """Refuses what cannot be trained, drawn or scored, and a test subject that trained or validated anything.
+        """Refuses an experiment whose sites cannot be trained, measured or scored.
+
+        It also refuses a site of ``test.sites`` that tests a subject which the training or the validation uses.
 
         Raises:
-            InputError: says where, and what would do.
+            InputError: the message names the site, and an allowed value where there is one.
         """
-        if self.away and experiment.resources.crew == "in-process":
+        if self.remote_sites and experiment.resources.crew == "in-process":
             raise InputError(
-                "resources.crew: in-process opens every shard itself, and on other nodes of the cluster lie those of "
-                f"{', '.join(self.away)}. Allowed there: actors."
+                "resources.crew: in-process opens every shard in one process, but these sites have their shards on "
+                f"other nodes of the cluster: {', '.join(self.remote_sites)}. Allowed for them: actors."
             )
         check_experiment(experiment, self.trained)
         check_network(experiment, self.trained)
@@ -65,19 +77,22 @@ class ConsortiumShards:
         _check_rule(experiment, self)
 
     def digest(self, experiment: Experiment) -> str:
-        """The experiment's."""
+        """The digest of the experiment with these shards."""
         return experiment.digest(_contents(self.trained), _contents(self.tested))
 
     def training_digest(self, experiment: Experiment) -> str | None:
-        """The experiment's."""
+        """The training digest of the experiment with these shards; None if nothing is trained."""
         return experiment.training_digest(_contents(self.trained))
 
 
 def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:
-    """Refuses a mask that cannot be drawn for a test volume.
+    """Refuses a setting that cannot measure a test volume, such as a mask that cannot be drawn for its shape.
+
+    Args:
+        operators: settings of the test, by site.
 
     Raises:
-        InputError: names the site.
+        InputError: the message names the site.
     """
     for name, shard in shards.items():
         for shape in sorted({volume.shape for volume in shard.split("test")}):
@@ -88,13 +103,13 @@ def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition
 
 
 def check_test_sites(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuses sites that cannot be scored, or whose test subjects a run trained or validated on.
+    """Refuses a site that cannot be scored, or with a test subject that the run used for training or validation.
 
     Args:
-        subjects: by site the split of every subject that the run saw.
+        subjects: for each site of the run, the split of every subject.
 
     Raises:
-        InputError: names the subjects and where they were seen.
+        InputError: the message names the subjects, and the split of the first of them.
     """
     for name, shard in shards.items():
         shard.require_references("test")
@@ -104,7 +119,7 @@ def check_test_sites(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping
             if seen:
                 raise InputError(
                     f"site '{name}' tests {', '.join(seen)}, who was in the split '{splits[seen[0]]}' at site '{site}' "
-                    "of this run: such a score says nothing about new patients."
+                    "of this run. A score on a subject that the run has used says nothing about new patients."
                 )
 
 
@@ -113,7 +128,7 @@ def _contents(shards: Shards) -> dict[str, str]:
 
 
 def _check_rule(experiment: Experiment, sites: ConsortiumShards) -> None:
-    """Refuses, before anything is trained, a site whose private part of the network would come from nowhere."""
+    """Refuses a site that needs a private part of the network and would get none. This is known before the training."""
     assert experiment.test is not None
     if experiment.test.unseen is None and sites.tested.keys() <= sites.trained.keys():
         return
@@ -126,8 +141,8 @@ def _check_rule(experiment: Experiment, sites: ConsortiumShards) -> None:
         return
     if rule is None and not all_private:
         raise InputError(
-            f"site '{unseen[0]}' does not train, so it has no private part of the network of '"
-            f"{experiment.strategy['name']}'. Say where it shall come from: test.unseen=average, nearest or fine-tune"
+            f"site '{unseen[0]}' does not train, so it has no private part of the network, which strategy '"
+            f"{experiment.strategy['name']}' needs. Choose a rule: test.unseen=average, nearest or fine-tune"
         )
     check_published(rule, members, UnseenPolicy.named(experiment.publish_private, members))
     if rule == "fine-tune":
@@ -136,10 +151,10 @@ def _check_rule(experiment: Experiment, sites: ConsortiumShards) -> None:
 
 
 def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
-    """Refuses a site that cannot train or be scored, a mask out of reach, data that must not move.
+    """Refuses a site that cannot train, measure or be scored, a site that does not exist, and data that must not move.
 
     Raises:
-        InputError: says which site, and what would do.
+        InputError: the message names the site, and an allowed value where there is one.
     """
     for name in experiment.measured.get("per_site", {}):
         if name not in shards:
@@ -171,22 +186,22 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
 
 
 def check_patch(experiment: Experiment, name: str, shard: Shard) -> None:
-    """Refuses patches that are larger than a training slice.
+    """Refuses ``training.patch`` if it is larger than a training slice.
 
     Raises:
-        InputError: names the site and its smallest side.
+        InputError: the message names the site and the shortest side of its training slices in pixels.
     """
     patch, sides = experiment.training.patch, [min(volume.shape) for volume in shard.split("train")]
     if patch is not None and sides and patch > min(sides):
-        raise InputError(f"site '{name}': training.patch {patch} is more than the {min(sides)} pixels of its slices")
+        raise InputError(f"site '{name}': training.patch {patch} is more than the {min(sides)} pixels of its slices' shortest side")
 
 
 def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
     if experiment.allow_pooling or experiment.strategy.get("allow_pooling"):
         return
-    real = [name for name, shard in shards.items() if shard.attributes.get("origin") != "phantom"]
+    real = [name for name, shard in shards.items() if shard.origin != PHANTOM]
     if real:
         raise InputError(
-            f"strategy '{experiment.strategy['name']}' needs the raw data of all sites in one place, and "
-            f"{', '.join(real)} hold data of patients. If it may be moved, say so: allow_pooling=true."
+            f"strategy '{experiment.strategy['name']}' needs the raw data of all sites on one machine, and the sites "
+            f"{', '.join(real)} hold data of patients. If these data may be moved, set allow_pooling=true."
         )

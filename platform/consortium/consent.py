@@ -1,4 +1,4 @@
-"""Which sites agreed that their private part of the network may leave them."""
+"""The sites that agreed to publish their private part of the network, and the rules that need such parts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from fedrecon.platform.config.transfer import UNSEEN_RULES
 from fedrecon.sites.errors import InputError, unknown
 
 EPOCHS = 5
-"""Of a local fine-tune, unless another number is asked for."""
+"""The default number of epochs of a local fine-tune."""
 
 
 @dataclass(frozen=True)
 class UnseenPolicy:
-    """What the user says of sites that did not train.
+    """The user's choice for sites that did not train (unseen sites).
 
     Attributes:
-        rule: a name of :data:`RULES`, or None: then an unseen site that needs a private part is refused.
-        published: members that agreed that their private part may leave them.
-        epochs: of a fine-tune.
+        rule: name of :data:`UNSEEN_RULES`, or None. Without a rule an unseen site that needs a private part is refused.
+        published: members that agreed that their private part of the network may leave them.
+        epochs: number of epochs of a fine-tune.
     """
 
     rule: str | None = None
@@ -35,10 +35,18 @@ class UnseenPolicy:
         published: Sequence[str] = (),
         epochs: int | None = None,
     ) -> UnseenPolicy:
-        """Checked against a run; ``published`` adds to what its experiment says.
+        """The policy, checked against a run.
+
+        Args:
+            members: members with a private part of the network.
+            consented: members that agreed to publish their part, by ``publish_private`` of the run's experiment.
+            rule: see :class:`UnseenPolicy`.
+            published: further members that agreed.
+            epochs: number of epochs of a fine-tune; None takes :data:`EPOCHS`.
 
         Raises:
-            InputError: an unknown rule or site, or a rule where there is nothing to choose.
+            InputError: a rule or a site is unknown, the run shares its whole network and needs no rule, or the number
+                of epochs is less than 1.
         """
         if rule is not None and rule not in UNSEEN_RULES:
             raise unknown("rule for unseen sites", rule, UNSEEN_RULES)
@@ -52,33 +60,42 @@ class UnseenPolicy:
 
     @staticmethod
     def named(given: str | Sequence[str], members: Sequence[str]) -> tuple[str, ...]:
-        """The members that ``all`` or a list names.
+        """The names of the members in ``given``, which is a list of names or ``all``.
 
         Raises:
-            InputError: an unknown one.
+            InputError: a name is not the name of a member.
         """
         names = members if given == "all" or list(given) == ["all"] else given
         for name in names:
             if name not in members:
-                raise unknown("site among those that publish their private part", name, members)
+                raise unknown("site that publishes its private part", name, members)
         return tuple(names)
 
 
+def consented(publish_private: str | Sequence[str], member: str) -> bool:
+    """Whether a member agreed that its private part may leave it (the key ``publish_private``)."""
+    return publish_private == "all" or member in publish_private
+
+
 def check_published(rule: str | None, members: Sequence[str], published: Sequence[str]) -> None:
-    """Refuses a rule for which too few sites agreed to publish their private part.
+    """Refuses a rule if too few sites agreed to publish their private part of the network.
 
     Args:
-        rule: None where each site has a network of its own, and each of them reconstructs.
+        rule: rule for the unseen sites; None if each member has a whole network of its own and all of these networks
+            are tested at the unseen sites.
+        members: members with a private part.
+        published: members that agreed.
 
     Raises:
-        InputError: says who did not, and how to say so.
+        InputError: the message names the sites that did not agree, and the key for an agreement.
     """
-    how = "Say so in the experiment (publish_private: [NAME, ...] or all) or by --published."
+    how = "A site agrees in the experiment (publish_private: [NAME, ...] or all) or by --published."
     missing = [one for one in members if one not in published]
-    wanted = {"average": "the average of the private parts", None: "a test of each site's own network elsewhere"}
+    wanted = {"average": "the average of the private parts", None: "a test of each site's own network at other sites"}
     if rule in wanted and missing:
         raise InputError(
-            f"{wanted[rule]} needs that every site agreed to publish its own; not so: {', '.join(missing)}. {how}"
+            f"{wanted[rule]} needs the agreement of every site to publish its private part. "
+            f"No agreement: {', '.join(missing)}. {how}"
         )
     if rule == "nearest" and not published:
-        raise InputError(f"the nearest site's private part needs that some site agreed to publish its own. {how}")
+        raise InputError(f"the rule nearest needs a site that agreed to publish its private part. {how}")

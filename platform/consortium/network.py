@@ -1,4 +1,4 @@
-"""The network of an experiment, as the driver sees it: what to build, and its parameters' names and first values."""
+"""The network of an experiment on the driver: its choice, its parameters (names, first values), and the site plans."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.consent import consented
 from fedrecon.sites.data.shard import Shard
 
 if TYPE_CHECKING:
@@ -15,22 +16,24 @@ if TYPE_CHECKING:
     from fedrecon.sites.member.site_plan import SitePlan
 
 
-_KNOWN: set[str] = set()
-"""Strategies and networks that fit each other."""
+_ACCEPTED: set[str] = set()
+"""Combinations of strategy, network and image properties that :func:`check_network` has accepted."""
 
 
 def network_choice(experiment: Experiment) -> Any:
-    """The network, or None where nothing is trained."""
+    """The :class:`NetworkChoice` of the experiment; None if nothing is trained."""
     from fedrecon.strategies.networks.choice import NetworkChoice
 
     return NetworkChoice.parse(experiment.network) if experiment.trains else None
 
 
 def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
-    """Asks the strategy which parameters it shares, of a network that holds no values.
+    """Refuses a strategy that names a part which the network does not have.
+
+    It builds the network without values and asks the strategy, for each parameter, whether it is shared.
 
     Raises:
-        InputError: it names a part that this network does not have.
+        InputError: the message names the part.
     """
     if not experiment.trains:
         return
@@ -38,17 +41,17 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
 
     method, shapes = experiment.method, images(shards, experiment.scale)
     key = json.dumps([experiment.strategy, experiment.network, repr(shapes)], sort_keys=True)
-    if key in _KNOWN:  # hundreds of trials of a plan differ in other things
+    if key in _ACCEPTED:  # hundreds of trials of one sweep differ only in other keys
         return
     with torch.device("meta"):
         model = method.build(network_choice(experiment), shapes)
     for name, _ in model.named_parameters():
         method.shares(name, model)
-    _KNOWN.add(key)
+    _ACCEPTED.add(key)
 
 
 def network_layout(experiment: Experiment, shards: Mapping[str, Shard]) -> Any:
-    """:class:`Parameters` of a new network for these sites, or None where nothing is trained."""
+    """The :class:`Parameters` of a new network for these sites; None if nothing is trained."""
     if not experiment.trains:
         return None
     from fedrecon.sites.member.site import new_network
@@ -60,7 +63,7 @@ def network_layout(experiment: Experiment, shards: Mapping[str, Shard]) -> Any:
 
 
 def images(shards: Mapping[str, Shard], scale: int = 1) -> Images:
-    """What a network for these sites is built for; ``scale`` of super-resolution."""
+    """The properties of the images for which a network is built; ``scale`` is the scale of super-resolution, else 1."""
     from fedrecon.sites.imaging.measurement import Images
 
     volumes = [volume for shard in shards.values() for volume in shard.volumes]
@@ -74,10 +77,14 @@ def images(shards: Mapping[str, Shard], scale: int = 1) -> Images:
 
 
 def private_members(experiment: Experiment, layout: Any, sites: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    """The members whose private parameters reconstruct, and whether nothing at all is shared.
+    """The members whose private parameters are needed to reconstruct.
 
     Args:
-        layout: the network's :class:`Parameters`; None where nothing is trained. sites: that train.
+        layout: :class:`Parameters` of the network; None if nothing is trained.
+        sites: names of the sites that train.
+
+    Returns:
+        the members (empty if no private parameter is needed), and True if they share no parameter at all.
     """
     if layout is None or not len(layout.private) or not experiment.method.private_reconstructs:
         return (), False
@@ -93,10 +100,12 @@ def site_plan(
     operators: Mapping[str, Acquisition],
     **more: Any,
 ) -> SitePlan:
-    """What a member of this experiment's federation is started with.
+    """The plan from which a member of this experiment's federation starts.
 
     Args:
-        images: what the network is built for. shards: paths by site. operators: by site.
+        images: properties of the images for which the network is built.
+        shards: paths of the member's shards, by site.
+        operators: settings of the measurement, by site.
         more: other fields of :class:`SitePlan`: memory, memory_source, sample, training.
     """
     from fedrecon.sites.member.site_plan import SitePlan
@@ -109,5 +118,6 @@ def site_plan(
         "seed": experiment.seed,
         "reconstructor": experiment.classical,
         "threads": experiment.resources.threads,
+        "publish_private": consented(experiment.publish_private, member),
     }
     return SitePlan(member=member, shards=shards, operators=operators, images=images, **{**given, **more})

@@ -1,28 +1,26 @@
-"""The sites of an experiment: found, opened and checked before anything is started."""
+"""Finds and opens the shards of an experiment's sites, and checks their subjects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedrecon.sites.data.inspect import find_shards
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import check_consortium
+from fedrecon.sites.data.splits import check_consortium, key_problems
 from fedrecon.sites.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> dict[str, Shard]:
-    """The shards by site name, in the order of the names: a folder of NAME.h5, or {NAME: PATH}.
+    """The shards by site name, in the order of the names.
 
     Args:
-        address: of a cluster; a PATH that is not here is then looked for on the site's own node.
+        sites: a folder of shards (NAME.h5), or {NAME: PATH}.
+        address: address of a Ray cluster. A PATH that does not exist on this node is then opened on the site's node.
 
     Raises:
-        InputError: a path that is missing, a broken shard, a site name used twice, a subject in two splits.
+        InputError: a path is missing, a shard is broken, a site name is used twice, or a subject is in two splits.
+        RunError: no Ray cluster answers, or the node of a site fails or does not answer.
     """
     if isinstance(sites, str):
         shards = [Shard.open(path) for path in find_shards(sites)]
@@ -41,22 +39,24 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
 
 
 def is_here(shard: Shard) -> bool:
-    """Whether this process sees the shard's file; of one on another node of the cluster it knows the labels alone."""
+    """Whether this process sees the shard's file. From a shard on another node of the cluster it has only the labels."""
     return shard.path.exists()
 
 
 def n_slices(shard: Shard, split: str, limit: int | None = None) -> int:
-    """Slices of one split, as many as ``limit`` lets a site take."""
+    """The number of slices in one split, at most ``limit``."""
     total = sum(volume.n_slices for volume in shard.split(split))
     return total if limit is None else min(total, limit)
 
 
 def check_subjects(shards: Mapping[str, Shard]) -> None:
-    """Refuses sites of which two hold a subject in different splits.
+    """Refuses a subject that is in different splits at two sites.
 
     Raises:
-        InputError: names the subject and the two sites.
+        InputError: the message names the subject and the two sites.
     """
+    for problem in key_problems(list(shards.values())):
+        raise InputError(problem)
     known: dict[str, tuple[str, str]] = {}
     for name, shard in shards.items():
         for subject, split in shard.subjects.items():

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import FedreconError, RunError, at_site
+from fedrecon.sites.wire import PanelTask, ScoreTask
 
 if TYPE_CHECKING:
-    from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.member.site_plan import SitePlan
-    from fedrecon.sites.wire import Samples, Scores, TrainReply, TrainRequest
+    from fedrecon.sites.wire import (
+        Description,
+        PrivatePart,
+        Samples,
+        Scores,
+        TrainReply,
+        TrainRequest,
+        TunedReconstructor,
+    )
 
 
 class Executor(Protocol):
@@ -46,22 +55,18 @@ class Executor(Protocol):
         ...
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
-        """One picture (PNG) per site."""
+        """One picture (PNG) for each shard of which pictures may leave."""
         ...
 
-    def private(self, request: TrainRequest) -> dict[str, Mapping[str, Any]]:
-        """Private parameters by member and name, of members that have any."""
+    def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
+        """Private parts of these members; each must have consented."""
         ...
 
-    def tune_reconstructors(self) -> dict[str, dict[str, Any]]:
-        """Tunes a classical reconstructor at every member on its validation subjects; the tables by member."""
+    def tune_reconstructors(self) -> dict[str, TunedReconstructor]:
+        """Tunes a classical reconstructor at every member on its validation subjects."""
         ...
 
-    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
-        """From now on measures with other operators."""
-        ...
-
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, Description]:
         """Where each member runs."""
         ...
 
@@ -71,14 +76,19 @@ class Executor(Protocol):
 
 
 class InProcessExecutor:
-    """Every member in this process, one after the other: start-up in two seconds, and pdb works."""
+    """Every member in this process, one after the other: start-up in two seconds, and pdb works.
 
-    def __init__(self, plans: Sequence[SitePlan]) -> None:
+    Args:
+        plans: one for each member, in the roster's order. wire_log: notes what crosses the walls.
+    """
+
+    def __init__(self, plans: Sequence[SitePlan], wire_log: WireLog | None = None) -> None:
         from fedrecon.sites.member.site import Site
 
         self.sites = {plan.member: Site(plan) for plan in plans}
         self.restarts = 0
         self.dead: dict[str, str] = {}
+        self._wire_log = wire_log or WireLog()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -93,7 +103,7 @@ class InProcessExecutor:
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
-        return [self._call(name, "evaluate", request, split, part) for name in self.sites]
+        return [self._call(name, "evaluate", request, ScoreTask(split, part)) for name in self.sites]
 
     def samples(self, request: TrainRequest) -> list[Samples]:
         """See :class:`Executor`."""
@@ -101,26 +111,18 @@ class InProcessExecutor:
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Executor`."""
-        pictures: dict[str, bytes] = {}
-        for name in self.sites:
-            pictures |= self._call(name, "panel", request, split, note)
-        return pictures
+        answers = [self._call(name, "panels", request, PanelTask(split, note)) for name in self.sites]
+        return {site: png for one in answers for site, png in one.pictures.items()}
 
-    def private(self, request: TrainRequest) -> dict[str, Mapping[str, Any]]:
+    def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
         """See :class:`Executor`."""
-        found = {name: self._call(name, "private_parameters", request) for name in self.sites}
-        return {name: values for name, values in found.items() if values}
+        return {name: self._call(name, "private_part", request) for name in members}
 
-    def tune_reconstructors(self) -> dict[str, dict[str, Any]]:
+    def tune_reconstructors(self) -> dict[str, TunedReconstructor]:
         """See :class:`Executor`."""
         return {name: self._call(name, "tune_reconstructor") for name in self.sites}
 
-    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
-        """See :class:`Executor`."""
-        for site in self.sites.values():
-            site.measure_with({name: operators[name] for name in site.shards})
-
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, Description]:
         """See :class:`Executor`."""
         return {name: self._call(name, "describe") for name in self.sites}
 
@@ -129,11 +131,15 @@ class InProcessExecutor:
         self.sites.clear()
 
     def _call(self, name: str, method: str, *arguments: Any, round_number: int | None = None) -> Any:
+        from fedrecon.sites.member.gate import call
         from fedrecon.sites.training.local_loop import threads
 
         site = self.sites[name]
+        self._wire_log.sent((name,), arguments)
         with threads(site.plan.threads):
             try:
-                return getattr(site, method)(*arguments)
+                answer = call(site, method, arguments)
             except FedreconError as error:
                 raise RunError(at_site(name, round_number, str(error))) from error
+        self._wire_log.received(name, answer)
+        return answer

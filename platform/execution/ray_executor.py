@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,21 @@ from fedrecon.platform.execution.ray_cluster import (
 )
 from fedrecon.platform.execution.shared_memory import PackedMessage, SharedMemoryError, SiteEndpoint, Unreachable
 from fedrecon.platform.execution.transport import Delivery, MakeTransport, SharedMemoryTransport
+from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import RunError, at_site, cause_of
-from fedrecon.sites.wire import TrainReply, TrainRequest
+from fedrecon.sites.member.gate import check_answer, check_call
+from fedrecon.sites.wire import (
+    Description,
+    PanelTask,
+    PrivatePart,
+    ScoreTask,
+    TrainReply,
+    TrainRequest,
+    TunedReconstructor,
+)
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
-    from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.member.site import Site
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.wire import Samples, Scores
@@ -66,17 +76,19 @@ class SiteActor:
             changes: all that the crew has changed about the site; a new process catches up with them.
             arguments: an order may come as a :class:`PackedMessage`, and then the reply goes the same way where it can.
         """
+        from fedrecon.sites.member.gate import call
+
         node = ray.get_runtime_context().get_node_id()
         for name, given in changes[self._changed :]:
-            getattr(self.site, name)(*given)
+            call(self.site, name, given)
         self._changed = len(changes)
         try:
             ready = [self._endpoint.receive(one) if isinstance(one, PackedMessage) else one for one in arguments]
         except SharedMemoryError as error:
             return os.getpid(), node, Unreachable(str(error))
-        result = getattr(self.site, method)(*ready)
-        if method == "describe":
-            result |= {"node": node, "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
+        result = call(self.site, method, tuple(ready))
+        if isinstance(result, Description):
+            result = replace(result, node=node, gpus=tuple(str(gpu) for gpu in ray.get_gpu_ids()))
         back = next((one.back for one in arguments if isinstance(one, PackedMessage)), None)
         return os.getpid(), node, self._endpoint.send(result, back)
 
@@ -99,11 +111,12 @@ class RayExecutor:
         address: str | None = None,
         bundle_members: Sequence[str] = (),
         make_transport: MakeTransport = SharedMemoryTransport,
+        wire_log: WireLog | None = None,
     ) -> None:
+        self._wire_log = wire_log or WireLog()
         self.resources, self.restarts = resources, 0
         self.dead: dict[str, str] = {}
         self.actors: dict[str, Any] = {}
-        self._sites = {plan.member: tuple(plan.shards) for plan in plans}
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
         self._processes: dict[str, int | None] = {}
         self._owns = not ray.is_initialized()
@@ -128,7 +141,7 @@ class RayExecutor:
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
-        return list(self._each("evaluate", (request, split, part)))
+        return list(self._each("evaluate", (request, ScoreTask(split, part))))
 
     def samples(self, request: TrainRequest) -> list[Samples]:
         """See :class:`Executor`."""
@@ -136,25 +149,21 @@ class RayExecutor:
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Executor`."""
-        return {site: png for one in self._each("panel", (request, split, note)) for site, png in one.items()}
+        answers = self._each("panels", (request, PanelTask(split, note)))
+        return {site: png for one in answers for site, png in one.pictures.items()}
 
-    def private(self, request: TrainRequest) -> dict[str, Mapping[str, Any]]:
+    def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
         """See :class:`Executor`."""
-        return {name: one for name, one in self._named("private_parameters", (request,)) if one}
+        return dict(self._named("private_part", (request,), members=members))
 
-    def tune_reconstructors(self) -> dict[str, dict[str, Any]]:
-        """See :class:`Executor`. What was chosen is told again to a site that comes back."""
+    def tune_reconstructors(self) -> dict[str, TunedReconstructor]:
+        """See :class:`Executor`. A site that comes back is asked to use its choice again."""
         tuned = dict(self._named("tune_reconstructor", ()))
         for name, one in tuned.items():
-            self._changes[name].append(("use", (one["chosen"],)))
+            self._changes[name].append(("use_reconstructor", (one,)))
         return tuned
 
-    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
-        """See :class:`Executor`."""
-        for name, sites in self._sites.items():
-            self._changes[name].append(("measure_with", ({site: operators[site] for site in sites},)))
-
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, Description]:
         """See :class:`Executor`."""
         return dict(self._named("describe", ()))
 
@@ -199,10 +208,16 @@ class RayExecutor:
             yield result
 
     def _named(
-        self, method: str, arguments: tuple[Any, ...], round_number: int | None = None
+        self,
+        method: str,
+        arguments: tuple[Any, ...],
+        round_number: int | None = None,
+        members: Sequence[str] | None = None,
     ) -> Iterator[tuple[str, Any]]:
         """Starts the call everywhere, then takes the results in the roster's order."""
-        alive = list(self.members)
+        check_call(method, arguments)
+        alive = [name for name in self.members if members is None or name in members]
+        self._wire_log.sent(alive, arguments)
         delivery = self.transport.send(method, arguments)
         running = {name: self._call(name, method, delivery) for name in alive}
         for name in alive:
@@ -211,6 +226,7 @@ class RayExecutor:
             except _StaysDeadError as error:
                 self._mark_dead(name, round_number, str(error))
                 continue
+            self._wire_log.received(name, result)
             yield name, result
             del result
         delivery.close()
@@ -239,8 +255,14 @@ class RayExecutor:
             self._processes[name] = process
             self.transport.note_node(name, node, isinstance(result, Unreachable))
             if not isinstance(result, Unreachable):
-                return delivery.received(name, result)
+                return self._checked(name, method, delivery.received(name, result), round_number)
             reference = self._call(name, method, delivery)
+
+    def _checked(self, name: str, method: str, answer: Any, round_number: int | None) -> Any:
+        try:
+            return check_answer(method, answer)
+        except RunError as error:
+            raise RunError(at_site(name, round_number, str(error))) from error
 
     def _await_return(self, name: str) -> None:
         """Waits until the restarted actor answers, here or on another node that may hold it."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
 
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
 from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.wire import ShardLabels, check_message
 
 
 def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
@@ -18,16 +21,31 @@ def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
         InputError: the node says what is wrong with the path. RunError: no answer.
     """
     with connected(address):
-        answers = ask_sites(labels, {site: (path,) for site, path in paths.items()}, "what is in its shard")
-    for site, fields in answers.items():
-        if "error" in fields:
-            raise InputError(f"site '{site}', on its own node: {fields['error']}")
-    return {site: Shard(**fields) for site, fields in answers.items()}
+        answers = ask_sites(labels, {site: (site, path) for site, path in paths.items()}, "what is in its shard")
+    found = {}
+    for site, answer in answers.items():
+        one: ShardLabels = check_message(answer)
+        if one.problem:
+            raise InputError(f"site '{site}', on its own node: {one.problem}")
+        given = dict(one.labels)
+        volumes = tuple(
+            Volume(**{**volume, "shape": tuple(volume["shape"]), "voxel_mm": _triple(volume["voxel_mm"])})
+            for volume in given.pop("volumes")
+        )
+        voxel = _triple(given.pop("voxel_mm"))
+        found[site] = Shard(**{**given, "path": Path(given["path"]), "volumes": volumes, "voxel_mm": voxel})
+    return found
 
 
-def labels(path: str) -> dict[str, Any]:
-    """All fields of the shard at ``path``, or under ``error`` what is wrong with it."""
+def labels(site: str, path: str) -> ShardLabels:
+    """The labels of the shard at ``path``, or what is wrong with it; runs on the site's own node."""
     try:
-        return dict(vars(Shard.open(path)))
+        shard = Shard.open(path)
     except InputError as error:
-        return {"error": str(error)}
+        return ShardLabels(site, problem=str(error))
+    plain = {**asdict(shard), "path": str(shard.path), "attributes": dict(shard.attributes)}
+    return ShardLabels(site, plain)
+
+
+def _triple(values: list[float] | tuple[float, ...] | None) -> tuple[float, float, float] | None:
+    return None if values is None else (values[0], values[1], values[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class _ReplyCounter:
     """Checks and counts the replies on their way into the merge."""
 
+    declared: tuple[str, ...] = ()
     members: list[str] = field(default_factory=list)
     bytes_up: int = 0
     extra_up: int = 0
@@ -32,6 +33,7 @@ class _ReplyCounter:
 
     def count(self, replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
         for reply in replies:
+            refuse_undeclared(reply, self.declared)
             refuse_unsound(reply)
             self.members.append(reply.site)
             self.bytes_up += reply.nbytes
@@ -74,7 +76,7 @@ def rounds(
     """
     strategy, executor = experiment.method, scorer.executor
     while state.round < experiment.rounds:
-        start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter()
+        start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter(strategy.replies)
         request = strategy.request(state)
         state = strategy.merge(state, counted.count(executor.fit(request)), n_slices).owned()
         seconds = time.perf_counter() - start
@@ -91,9 +93,24 @@ def rounds(
         )
         validated = ValidationResult()
         if experiment.scores_due(state.round):
-            validated = scorer.validation(state, state.round == experiment.rounds, experiment.evaluation.panels)
+            panels = experiment.evaluation.panels is not False
+            validated = scorer.validation(state, state.round == experiment.rounds, panels)
         yield record.commit(finished, state, validated)
     return state
+
+
+def refuse_undeclared(reply: TrainReply, declared: Sequence[str]) -> None:
+    """Refuses a reply that carries other vectors than its strategy declares (``Strategy.replies``).
+
+    Raises:
+        RunError: names the site, the round and the vectors.
+    """
+    if more := sorted(set(reply.extra) - set(declared)):
+        wanted = ", ".join(declared) or "none"
+        message = (
+            f"replied with {', '.join(more)} beside the shared parameters; its strategy declares {wanted}. Refused."
+        )
+        raise RunError(at_site(reply.site, reply.round, message))
 
 
 def refuse_unsound(reply: TrainReply) -> None:

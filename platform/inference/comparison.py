@@ -138,7 +138,7 @@ def _reconstructed(hospital: Site, trained: TrainedRun, site: str) -> tuple[dict
     first = slices.items[0].volume
     item = slices.items[sum(one.volume is first for one in slices.items) // 2]
     if trained.experiment.trains:
-        hospital.private_parameters(trained.request)  # loads the weights
+        hospital.load(trained.request)  # loads the weights
     elif slices.shards[site].split("validation"):
         hospital.tune_reconstructor()
     with torch.no_grad():

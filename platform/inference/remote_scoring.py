@@ -1,36 +1,41 @@
 """Scores remote sites: a Ray task scores each site on the site's own node of the cluster.
 
-The trained network travels to the node, and the scores come back. Images and k-space stay on the node.
+A trained network goes to the node, scores come back: the types of :mod:`fedrecon.sites.wire` and no others. Images and
+k-space stay on the node. A site's private part is read on its own node; another site's part travels only if that site
+agreed to publish it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.tasks import TASKS
+from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites, site_tasks
+from fedrecon.platform.execution.wire_log import WireLog
+from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import needed
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.wire import PrivatePart, RemoteScores, RemoteScoreTask, Scores, State, TrainedNetwork, check_message
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
-    from fedrecon.platform.consortium.consent import UnseenPolicy
-    from fedrecon.platform.inference.trained_run import TrainedRun
     from fedrecon.sites.acquisition.setting import Acquisition
-    from fedrecon.sites.data.shard import Shard
 
 Columns = dict[str, Any]
 """Columns of ``scores.parquet``."""
 
-Private = Mapping[str, Any]
-"""Private parameters of one member, by name."""
-
 
 @dataclass(frozen=True)
 class RemoteTest:
-    """A transfer test, in the form in which it travels to the nodes of the sites.
+    """A test of sites on other nodes.
 
     Attributes:
         trained: the tested run.
@@ -44,19 +49,6 @@ class RemoteTest:
     unseen: UnseenPolicy
     parts: Path
 
-    def score(self, name: str, shard: Shard, private: Mapping[str, Private]) -> list[Columns]:
-        """Scores one site. This runs on the site's own node.
-
-        Args:
-            private: the private parts of the network that travelled to this node, by member.
-        """
-        from fedrecon.platform.inference.scoring import scored
-
-        # A node that does not see the workspace keeps no parts: the driver could never remove them there.
-        parts = self.parts if self.parts.parent.is_dir() else None
-        trained = replace(self.trained, private=private)
-        return list(scored(trained, {name: shard}, self.operators, self.unseen, lambda _: None, parts))
-
 
 def scored_remotely(
     test: RemoteTest,
@@ -64,38 +56,115 @@ def scored_remotely(
     resources: Resources,
     address: str | None,
     bundle_members: Sequence[str] = (),
+    wire_log: WireLog | None = None,
 ) -> list[Columns]:
     """Does the same as :func:`fedrecon.platform.inference.scoring.scored`, in parallel: each site on its own node.
 
     Args:
         resources: the experiment's resources; a site whose process dies is scored again, up to ``max_restarts`` times.
         address, bundle_members: see :class:`fedrecon.platform.execution.ray_executor.RayExecutor`.
+        wire_log: notes what crosses the walls.
 
     Raises:
+        InputError: a network would go to another site without its owner's consent.
         RunError: a site cannot be placed, fails, or its node is lost for good.
     """
+    log = wire_log or WireLog()
     with connected(address):
         sites = list(shards)
-        private = _private_parts(test, sites)
-        questions = {name: (name, shards[name], private[name]) for name in sites}
-        with site_tasks(RemoteTest.score, test, questions, resources, bundle_members) as tasks:
-            return [columns for name in sites for columns in tasks.result(name, resources.max_restarts)]
+        private = _published_parts(test, sites, log)
+        questions = {name: _question(test, name, shards[name], private[name]) for name in sites}
+        for name, messages in questions.items():
+            log.sent((name,), messages)
+        with site_tasks(_score, None, questions, resources, bundle_members) as tasks:
+            found: list[Columns] = []
+            for name in sites:
+                answer: RemoteScores = check_message(tasks.result(name, resources.max_restarts))
+                log.received(name, answer)
+                found += [dict(one.columns) for one in answer.scores]
+            return found
 
 
-def _private_parts(test: RemoteTest, sites: Sequence[str]) -> dict[str, dict[str, Private]]:
-    """The private parts that travel to each site, by site and member.
+def _question(
+    test: RemoteTest, name: str, shard: Shard, private: Mapping[str, PrivatePart]
+) -> tuple[TrainedNetwork, RemoteScoreTask]:
+    trained, unseen = test.trained, test.unseen
+    network = _network(trained, private)
+    block, parts = test.operators[name].flat(), str(test.parts)
+    task = RemoteScoreTask(name, str(shard.path), block, unseen.rule, unseen.published, unseen.epochs, parts)
+    return network, check_message(task)
 
-    A site needs these parts for its test. A part that only its own node can read travels only to other sites.
+
+def _score(_: None, network: TrainedNetwork, task: RemoteScoreTask) -> RemoteScores:
+    """Scores one site; runs on its own node."""
+    from fedrecon.platform.inference.scoring import scored
+
+    trained = _trained_run(check_message(network))
+    parts: Path | None = Path(task.parts)
+    # A node that does not share the workspace keeps no parts: nobody would ever remove them there.
+    parts = parts if parts and parts.parent.is_dir() else None
+    unseen = UnseenPolicy(task.rule, task.published, task.epochs)
+    operator = TASKS[trained.experiment.task].acquisition.read(task.operator)
+    shards, operators = {task.site: Shard.open(task.shard)}, {task.site: operator}
+    found = scored(trained, shards, operators, unseen, lambda _: None, parts)
+    scores = (Scores(task.site, "test", {key: tuple(values) for key, values in one.items()}) for one in found)
+    return check_message(RemoteScores(task.site, tuple(scores)))  # type: ignore[no-any-return]
+
+
+def _trained_run(network: TrainedNetwork) -> TrainedRun:
+    """The run as far as it travelled: without the subjects of other sites."""
+    from fedrecon.sites.imaging.measurement import Images
+
+    folder, given, request = Path(network.folder), dict(network.images), network.state
+    images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
+    return TrainedRun(
+        folder=RunFolder(folder.parents[1], folder.name),
+        experiment=Experiment.read(dict(network.experiment)),
+        state=State(request.round - 1, request.shared, {}, request.standing),
+        subjects={},
+        images=images,
+        members=network.members,
+        all_private=network.all_private,
+        private=network.private,
+    )
+
+
+def _published_parts(test: RemoteTest, sites: Sequence[str], log: WireLog) -> dict[str, dict[str, PrivatePart]]:
+    """By site, the private parts of OTHER members that reconstruct there; each member must have consented.
+
+    Raises:
+        InputError: a member did not.
     """
-    trained = test.trained
-    wanted = {name: needed(trained, name, test.unseen) for name in sites}
-    members = dict.fromkeys(member for each in wanted.values() for member in each)
-    found = {member: trained.private_part(member) for member in members if trained.holds(member)}
-    # These parts can be read only on their owner's node, and another site needs them.
-    lent = {member: None for name, each in wanted.items() for member in each if member not in found and member != name}
-    found |= ask_sites(_private_part, {member: (trained, member) for member in lent}, "its private part of the network")
-    return {name: {member: found[member] for member in each if member in found} for name, each in wanted.items()}
+    trained, published = test.trained, test.unseen.published
+    lent = {name: [m for m in needed(trained, name, test.unseen) if m != name] for name in sites}
+    if trained.all_private and any(name not in trained.members for name in sites):
+        check_published(None, trained.members, published)
+    members = dict.fromkeys(member for each in lent.values() for member in each)
+    found = {member: trained.private_part(member, published) for member in members if trained.holds(member)}
+    questions = {member: (_network(trained, {}), member, published) for member in members if member not in found}
+    for member, part in ask_sites(_private_part, questions, "its private part of the network").items():
+        log.sent((member,), questions[member][:1])
+        log.received(member, part)
+        found[member] = check_message(part)
+    return {name: {member: found[member] for member in each} for name, each in lent.items()}
 
 
-def _private_part(trained: TrainedRun, member: str) -> Private:
-    return trained.private_part(member)
+def _network(trained: TrainedRun, private: Mapping[str, PrivatePart]) -> TrainedNetwork:
+    images = trained.images
+    network = TrainedNetwork(
+        experiment=trained.experiment.as_dict(),
+        images={**asdict(images), "size": list(images.size), "sites": list(images.sites)},
+        state=trained.request,
+        members=trained.members,
+        all_private=trained.all_private,
+        private=private,
+        folder=str(trained.folder.path),
+    )
+    return check_message(network)  # type: ignore[no-any-return]
+
+
+def _private_part(network: TrainedNetwork, member: str, published: tuple[str, ...]) -> PrivatePart:
+    """The private part of a member; runs on its own node, which refuses without consent."""
+    if member not in published:
+        raise RunError(f"site '{member}' did not agree to publish its private part: see publish_private")
+    return _trained_run(network).private_part(member, published)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.platform.federation.scorer import Scorer
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
 from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.wire import ScoreTask
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
@@ -25,6 +27,7 @@ def scored(
     unseen: UnseenPolicy,
     tell: Callable[[str], None],
     parts: Path | None = None,
+    wire_log: WireLog | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Scores the test subjects of each site with each network that reconstructs there.
 
@@ -33,6 +36,7 @@ def scored(
         tell: function that receives progress messages of a method that adapts to each slice.
         parts: folder in which such a method keeps the scores of finished batches, so that a crash loses one batch;
             None keeps none.
+        wire_log: notes what crosses the walls.
 
     Yields:
         the columns of ``scores.parquet``, for one site and network at a time.
@@ -45,24 +49,31 @@ def scored(
     with threads(trained.experiment.resources.threads):
         for name, shard in shards.items():
             for site, model in networks_at(trained, name, shard, operators[name], unseen):
+                member = _OneSite(site, wire_log or WireLog())
                 if trained.experiment.classical is not None and shard.split("validation"):
-                    site.tune_reconstructor()
+                    member.call("tune_reconstructor")
                 kept = None if parts is None else parts / f"{name}-{model}"
-                columns = dict(
-                    Scorer(_OneSite(site), trained.experiment.method, kept, tell)(trained.request, "test").columns
-                )
+                columns = dict(Scorer(member, trained.experiment.method, kept, tell)(trained.request, "test").columns)
                 columns["model"] = [model for _ in columns["model"]]
                 yield columns
 
 
 class _OneSite:
-    """An executor with one site; it can only score."""
+    """One site behind its gate, with the methods that a scorer calls."""
 
-    def __init__(self, site: Site) -> None:
-        self.site, self.members = site, (site.name,)
+    def __init__(self, site: Site, wire_log: WireLog) -> None:
+        self.site, self.members, self._wire_log = site, (site.name,), wire_log
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
-        return [self.site.evaluate(request, split, part)]
+        return [self.call("evaluate", request, ScoreTask(split, part))]
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        from fedrecon.sites.member.gate import call
+
+        self._wire_log.sent(self.members, arguments)
+        answer = call(self.site, method, arguments)
+        self._wire_log.received(self.site.name, answer)
+        return answer
 
 
 def networks_at(
@@ -72,11 +83,13 @@ def networks_at(
 
     Raises:
         InputError: the site did not train, and ``unseen`` names no rule for its private part, or a rule that cannot be
-            applied.
+            applied; or a member did not agree that its own network goes to another site.
     """
     if unseen.rule is not None and name not in trained.members:
         site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen))
         yield site, site.name
         return
+    if trained.all_private and name not in trained.members:  # each member's own network goes to another site
+        check_published(None, trained.members, unseen.published)
     for model in trained.models(name):
         yield trained.site(model, {name: str(shard.path.resolve())}, {name: operator}), model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from fedrecon.sites.errors import InputError, RunError, unknown
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.member.site import Site
-    from fedrecon.sites.wire import State, TrainRequest
+    from fedrecon.sites.wire import PrivatePart, State, TrainRequest
 
 GLOBAL = "global"
 """Name of the one network of a method that shares all parameters."""
@@ -44,7 +44,7 @@ class TrainedRun:
     images: Any
     members: tuple[str, ...]
     all_private: bool
-    private: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    private: Mapping[str, PrivatePart] = field(default_factory=dict)
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> TrainedRun:
@@ -134,6 +134,7 @@ class TrainedRun:
         shards: Mapping[str, str],
         operators: Mapping[str, Acquisition],
         private: Mapping[str, Any] | None = None,
+        publish_private: bool = False,
     ) -> Site:
         """A site that holds these shards and reconstructs with this network.
 
@@ -147,22 +148,32 @@ class TrainedRun:
         from fedrecon.sites.member.site import Site
 
         experiment, standing = self.experiment, self.state.standing
-        private = self.private.get(model) if private is None else private
+        if private is None and model in self.private:
+            private = self.private[model].parameters
         member = model if model != GLOBAL else next(iter(standing), GLOBAL)
         memory = str(self.folder.memory(model)) if model != GLOBAL and private is None else None
-        plan = site_plan(experiment, self.images, member, shards, operators, memory=memory)
+        plan = site_plan(
+            experiment, self.images, member, shards, operators, memory=memory, publish_private=publish_private
+        )
         site = Site(plan)
         if private is not None:
             site.adopt(private, standing.get(model, 0))
         return site
 
-    def private_part(self, member: str) -> Mapping[str, Any]:
-        """The member's private parameters by name, after the last round.
+    def private_part(self, member: str, published: Collection[str]) -> PrivatePart:
+        """The member's private parameters after the last round.
+
+        Args:
+            published: the members that agreed to publish theirs.
 
         Raises:
-            RunError: this node cannot read them.
+            InputError: this member did not agree. RunError: this node cannot read the part.
         """
-        return self.site(member, {}, {}).private_parameters(self.request)
+        if member not in published:
+            raise InputError(f"site '{member}' did not agree to publish its private part: see publish_private")
+        if member in self.private:
+            return self.private[member]
+        return self.site(member, {}, {}, publish_private=True).private_part(self.request)
 
     def holds(self, member: str) -> bool:
         """Whether :meth:`private_part` can read the member's private parameters on this node."""

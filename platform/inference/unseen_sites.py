@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import check_patch
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.sites.wire import ScoreTask
 
 if TYPE_CHECKING:
     from fedrecon.platform.inference.trained_run import TrainedRun
@@ -54,8 +55,9 @@ class UnseenSite:
         return self.trained.site(label, shards, {self.name: self.operator}, {} if private is None else private)
 
     def parts(self) -> dict[str, Private]:
-        """The published private parts, by member."""
-        return {one: self.trained.private_part(one) for one in self.unseen.published}
+        """The private parts that were published, by member."""
+        published = self.unseen.published
+        return {one: self.trained.private_part(one, published).parameters for one in published}
 
 
 def average(unseen_site: UnseenSite) -> Site:
@@ -80,7 +82,7 @@ def nearest(unseen_site: UnseenSite) -> Site:
     unseen_site.shard.require_references("validation")
     sites = {member: unseen_site.site(f"nearest: {member}", private) for member, private in unseen_site.parts().items()}
     scores = {
-        member: summarise(site.evaluate(unseen_site.trained.request, "validation").columns)["mean"]["psnr"]
+        member: summarise(site.evaluate(unseen_site.trained.request, ScoreTask("validation")).columns)["mean"]["psnr"]
         for member, site in sites.items()
     }
     return sites[max(scores, key=lambda member: scores[member])]

@@ -16,10 +16,11 @@ from fedrecon.sites import atomic
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.execution.executor import Executor
+    from fedrecon.platform.execution.wire_log import WireLog
     from fedrecon.platform.storage.tracking.tracker import Tracker
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.sites.acquisition.setting import Acquisition
-    from fedrecon.sites.wire import State
+    from fedrecon.sites.wire import PrivatePart, State
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class FinishedRun:
         rounds: rows of ``rounds.parquet``.
         scores: columns of ``scores.parquet`` (test subjects).
         layout: the network's :class:`Parameters`; None if no weights are written.
+        wire_log: the record of what crossed the walls of the sites.
     """
 
     experiment: Experiment
@@ -86,10 +88,13 @@ class FinishedRun:
     rounds: Sequence[Mapping[str, Any]]
     scores: Mapping[str, Any]
     layout: Any
+    wire_log: WireLog
 
 
-def write_artifacts(tracker: Tracker, folder: RunFolder, finished: FinishedRun, executor: Executor) -> None:
-    """Writes the artifacts of a finished run to the tracker."""
+def write_artifacts(
+    tracker: Tracker, folder: RunFolder, finished: FinishedRun, executor: Executor, published: Sequence[str]
+) -> None:
+    """Writes the artifacts of a finished run."""
     with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
         into = Path(scratch)
         write_tables(into, finished)
@@ -97,9 +102,10 @@ def write_artifacts(tracker: Tracker, folder: RunFolder, finished: FinishedRun, 
             _write_weights(into / "weights.safetensors", finished)
         for path in sorted(into.iterdir()):
             tracker.artifact(path)
-        if finished.layout is not None:
-            _write_private(tracker, into / "private", finished, executor)
+    request = finished.experiment.method.scoring_request(finished.state)
+    write_private(tracker, folder, executor.private_parts(request, published) if published else {})
     _write_panels(tracker, folder.path / "panels", finished, executor)
+    write_wire(tracker, folder, finished.wire_log)
 
 
 def write_tables(into: Path, finished: FinishedRun) -> None:
@@ -115,7 +121,7 @@ def write_tables(into: Path, finished: FinishedRun) -> None:
 def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor: Executor) -> None:
     """Writes a picture of one test slice per site to the run's folder and MLflow, if the experiment allows pictures."""
     experiment = finished.experiment
-    if not experiment.evaluation.panels:
+    if experiment.evaluation.panels is False:
         return
     note = f"test, {experiment.strategy['name'] if experiment.trains else experiment.reconstructor['name']}"
     for site, png in executor.panels(experiment.method.scoring_request(finished.state), "test", note).items():
@@ -156,14 +162,23 @@ def _write_weights(path: Path, finished: FinishedRun) -> None:
         save_file({name: value.copy() for name, value in named.items()}, temporary)
 
 
-def _write_private(tracker: Tracker, into: Path, finished: FinishedRun, executor: Executor) -> None:
+def write_private(tracker: Tracker, folder: RunFolder, parts: Mapping[str, PrivatePart]) -> None:
+    """Writes private parts of members that consented among the run's artifacts, and notes whose they are."""
     from safetensors.numpy import save_file
 
-    method = finished.experiment.method
-    if not method.private_reconstructs:
+    if not parts:
         return
-    into.mkdir()
-    for member, named in executor.private(method.scoring_request(finished.state)).items():
-        path = into / f"{member}.safetensors"
-        save_file({name: value.copy() for name, value in named.items()}, path)
-        tracker.artifact(path, "private")
+    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
+        for member, part in parts.items():
+            path = Path(scratch) / f"{member}.safetensors"
+            save_file({name: value.copy() for name, value in part.parameters.items()}, path)
+            tracker.artifact(path, "private")
+    folder.note_published([*folder.published(), *parts])
+
+
+def write_wire(tracker: Tracker, folder: RunFolder, wire_log: WireLog) -> None:
+    """Writes ``wire.parquet``, the record of all that crossed the walls of the sites."""
+    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
+        path = Path(scratch) / "wire.parquet"
+        parquet.write_wire(path, wire_log.rows)
+        tracker.artifact(path)

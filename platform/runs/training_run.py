@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import check_experiment
-from fedrecon.platform.consortium.network import check_network, images, network_layout, site_plan
+from fedrecon.platform.consortium.consent import consented
+from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
+from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.runs.context import RunContext, locked, open_run
+from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
 from fedrecon.sites.errors import RunError
@@ -41,6 +44,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
         elif (found := folder.result()) is not None:
             if (kept := folder.checkpoints.latest()) is not None:
                 yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
+            publish_later(chosen, folder, context)
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         return (yield from _Run(chosen, shards, contents, folder, context).go())
 
@@ -67,6 +71,7 @@ class _Run:
             m: sum(n_slices(shards[s], "train", limit(s)) for s in held) for m, held in self.roster.items()
         }
         self.source = self._run_with_same_training()
+        self.wire_log = WireLog(folder.path / WIRE_LINES)
 
     @property
     def _parts(self) -> Path:
@@ -83,6 +88,7 @@ class _Run:
         progress = (self.context.progress or Progress)(self.experiment.rounds, start)
         status: Ended = "FAILED"
         try:
+            self.wire_log = WireLog(self.folder.path / WIRE_LINES, start)
             self._say(progress, tracker, start)
             executor = self._executor()
             try:
@@ -112,7 +118,7 @@ class _Run:
         experiment = self.experiment
         tuned = {} if experiment.trains else executor.tune_reconstructors()
         environment = self._environment(executor, found)
-        record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {})
+        record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, self.wire_log)
         scorer = Scorer(executor, experiment.method, self._parts, progress.update)
         if found is not None:
             state = found[0]
@@ -151,10 +157,13 @@ class _Run:
             name=experiment.name,
             training_digest=self.training_digest,
             validation=record.validation,
-            environment={**environment, "tuned": {m: one["chosen"].model_dump() for m, one in tuned.items()}},
+            environment={**environment, "tuned": {m: dict(one.parameters) for m, one in tuned.items()}},
         )
-        finished = FinishedRun(experiment, result.as_dict(), state, record.rounds, scored.columns, self._layout())
-        write_artifacts(tracker, self.folder, finished, executor)
+        layout = self._layout()
+        finished = FinishedRun(
+            experiment, result.as_dict(), state, record.rounds, scored.columns, layout, self.wire_log
+        )
+        write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result
 
     def _run_with_same_training(self) -> RunFolder | None:
@@ -175,7 +184,7 @@ class _Run:
         last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}
         losses = {key: value for key, value in last.items() if key.endswith("/loss")}
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
-        panels = self.experiment.evaluation.panels
+        panels = self.experiment.evaluation.panels is not False
         record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
         return state
 
@@ -199,15 +208,25 @@ class _Run:
             f"{self.folder.digest}, run {tracker.run_id}{resumed}"
         )
 
+        for line in what_leaves(experiment, self.shards):
+            progress.say(line)
+
+    def _published(self, layout: Any, executor: Executor) -> list[str]:
+        """The members whose private part goes to the driver and into the tracker: those that consented."""
+        members, _ = private_members(self.experiment, layout, list(self.shards))
+        given = self.experiment.publish_private
+        return [one for one in members if one in executor.members and consented(given, one)]
+
     def _executor(self) -> Executor:
         plans = [self._plan(member, held) for member, held in self.roster.items()]
         if self.in_process:
             from fedrecon.platform.execution.executor import InProcessExecutor
 
-            return InProcessExecutor(plans)
+            return InProcessExecutor(plans, self.wire_log)
         from fedrecon.platform.execution.ray_executor import RayExecutor
 
-        return RayExecutor(plans, self.experiment.resources, self.context.address, self.context.bundle_members)
+        resources, context = self.experiment.resources, self.context
+        return RayExecutor(plans, resources, context.address, context.bundle_members, wire_log=self.wire_log)
 
     def _plan(self, member: str, held: Sequence[str]) -> SitePlan:
         experiment = self.experiment
@@ -241,7 +260,7 @@ class _Run:
         """
         import sys
 
-        members = executor.describe()
+        members = {name: asdict(one) for name, one in executor.describe().items()}
         keys = ("device", "threads", "torch", "instruction_set")
         environment = {
             "python": sys.version.split()[0],

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, locked, open_run
-from fedrecon.platform.runs.results import FinishedRun, Result, write_tables
+from fedrecon.platform.runs.publishing import what_leaves
+from fedrecon.platform.runs.results import FinishedRun, Result, write_tables, write_wire
 from fedrecon.platform.runs.training_run import train_steps
 from fedrecon.platform.storage.workspace import RunFolder, find_trained
 
@@ -95,7 +97,11 @@ class _Test:
 
         experiment, tested = self.experiment, self.sites.tested
         progress = (self.context.progress or Progress)(0, 0)
-        columns = join_scores(self._columns(progress))
+        log = WireLog(self.folder.path / WIRE_LINES, self.trained.state.round)
+        for line in what_leaves(experiment, tested):
+            progress.say(line)
+        columns = join_scores(self._columns(progress, log))
+        log.write()
         progress.close()
         summary = summarise(columns)
         rounds = self.trained.state.round
@@ -115,22 +121,21 @@ class _Test:
             training_digest=training_digest,
             environment={"simulated": [name for name, one in tested.items() if one.simulated]},
         )
-        self._write(tracker, FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None))
+        self._write(tracker, FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None, log))
         return result
 
-    def _columns(self, progress: Progress) -> Iterable[dict[str, Any]]:
+    def _columns(self, progress: Progress, log: WireLog) -> Iterable[dict[str, Any]]:
         """The columns of the scores. If a shard is on another node, each site is scored on its own node."""
         tested, rule = self.sites.tested, unseen_policy(self.experiment, self._applied)
         operators = {name: self.experiment.tested_at(name) for name in tested}
-        if not self.sites.away:
-            return scored(self._applied, tested, operators, rule, progress.update, self._parts)
+        if not self.sites.remote_sites:
+            return scored(self._applied, tested, operators, rule, progress.update, self._parts, log)
         from fedrecon.platform.inference.remote_scoring import RemoteTest, scored_remotely
 
         progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")
         test = RemoteTest(self._applied, operators, rule, self._parts)
-        return scored_remotely(
-            test, tested, self.experiment.resources, self.context.address, self.context.bundle_members
-        )
+        resources, context = self.experiment.resources, self.context
+        return scored_remotely(test, tested, resources, context.address, context.bundle_members, log)
 
     @property
     def _applied(self) -> TrainedRun:
@@ -143,6 +148,7 @@ class _Test:
             write_tables(into, finished)
             for path in sorted(into.iterdir()):
                 tracker.artifact(path)
+        write_wire(tracker, self.folder, finished.wire_log)
 
 
 def find_trained_run(workspace: Path, training_digest: str, rounds: int) -> RunFolder | None:

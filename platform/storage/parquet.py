@@ -27,6 +27,23 @@ ROUNDS = {
 }
 
 
+WIRE = {
+    "round": "int64",  # the round that the message belongs to
+    "site": "string",
+    "direction": "string",  # down to the site | up from it
+    "type": "string",  # of fedrecon.sites.wire
+    "names": "list<string>",  # of its parts: fields, vectors, pictures
+    "shapes": "list<string>",  # of each part; empty for what is no array
+    "bytes": "int64",
+    "hash": "string",  # SHA-256 over names and contents, first 32 digits
+}
+
+
+def write_wire(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one row for each message that crossed a site's wall, whole or not at all."""
+    write_table(path, {name: [row[name] for row in rows] for name in WIRE}, WIRE)
+
+
 def write_rounds(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one row per round, whole or not at all.
 

@@ -119,6 +119,15 @@ class RunFolder:
         """Notes where the run began."""
         atomic.write_json(self.path / "environment.json", environment)
 
+    def published(self) -> list[str]:
+        """The members whose private parts are among the run's artifacts."""
+        noted = self._read("published.json")
+        return list(noted["members"]) if noted else []
+
+    def note_published(self, members: list[str]) -> None:
+        """Notes whose private parts are among the run's artifacts."""
+        atomic.write_json(self.path / "published.json", {"members": sorted(set(members))})
+
     def set_aside(self) -> None:
         """Keeps what is here under another name, so that a rerun starts from nothing and nothing is lost."""
         if self.path.exists():

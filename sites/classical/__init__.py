@@ -37,4 +37,9 @@ def make_reconstructor(name: str, **parameters: Any) -> Reconstructor:
     return choose("reconstructor", RECONSTRUCTORS, name, parameters)
 
 
-__all__ = ["RECONSTRUCTORS", "Reconstructor", "make_reconstructor"]
+def reconstructor_name(reconstructor: Reconstructor) -> str:
+    """The name under which the reconstructor stands in the registry."""
+    return next(name for name, kind in RECONSTRUCTORS.items() if kind is type(reconstructor))
+
+
+__all__ = ["RECONSTRUCTORS", "Reconstructor", "make_reconstructor", "reconstructor_name"]

@@ -87,6 +87,16 @@ class Shard:
         return max(volume.n_coils for volume in self.volumes)
 
     @property
+    def origin(self) -> str:
+        """Where its images come from: ``phantom``, or what its writer noted, or nothing."""
+        return str(self.attributes.get("origin", ""))
+
+    @property
+    def pseudonym_key(self) -> str:
+        """Fingerprint of the key under which subjects have pseudonyms; empty where they keep their ids."""
+        return str(self.attributes.get("pseudonym_key", ""))
+
+    @property
     def subjects(self) -> dict[str, str]:
         """The split of each subject."""
         return {volume.subject: volume.split for volume in self.volumes}

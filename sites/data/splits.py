@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedrecon.sites.errors import InputError, unknown
@@ -76,9 +76,23 @@ def check_consortium(shards: Collection[Shard]) -> None:
         raise InputError("\n".join(problems))
 
 
+def key_problems(shards: Collection[Shard]) -> Iterator[str]:
+    """Shards whose subjects have pseudonyms under different keys: the same person would look like two."""
+    keys: dict[str, Shard] = {}
+    for shard in shards:
+        if shard.pseudonym_key:
+            keys.setdefault(shard.pseudonym_key, shard)
+    if len(keys) > 1:
+        first, second = list(keys.values())[:2]
+        yield (
+            f"sites '{first.site}' and '{second.site}' were imported with different keys, so a person who is at both "
+            "would not be found: import both with the same --key FILE."
+        )
+
+
 def consortium_problems(shards: Collection[Shard]) -> list[str]:
     """One message for each problem that :func:`check_consortium` refuses."""
-    problems: list[str] = []
+    problems: list[str] = list(key_problems(shards))
     sites: dict[str, Shard] = {}
     known: dict[str, tuple[str, Shard]] = {}
     for shard in shards:

@@ -58,6 +58,11 @@ class Format(Plugin):
                 raise InputError(text if text.startswith(str(source)) else f"{source}: {error}") from None
             yield data
 
+    def stem(self, path: Path) -> str:
+        """The file's name without the format's suffix (the longest that fits: ``.nii.gz`` is one)."""
+        fitting = [suffix for suffix in self.suffixes if path.name.lower().endswith(suffix)]
+        return path.name[: -max(map(len, fitting))] if fitting else path.stem
+
     @abstractmethod
     def volume(self, source: Path, label: Label) -> VolumeData:
         """The volume in one file."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 
+from fedrecon.sites.data.pseudonyms import KEY_FILE, SCHEME, Pseudonyms
 from fedrecon.sites.data.shard import Shard, VolumeData, write_shard
 from fedrecon.sites.data.shard_writer import FORMAT
 from fedrecon.sites.data.splits import assign_splits, subject_of
@@ -29,6 +30,7 @@ def import_data(
     validation_subjects: Sequence[str] = (),
     test_subjects: Sequence[str] = (),
     seed: int | None = None,
+    key: Path | str | None = None,
 ) -> Path:
     """Write the files ``sources`` as the shard ``out``/``site``.h5 and return its path.
 
@@ -43,6 +45,8 @@ def import_data(
         subject_pattern: regular expression, see :func:`fedrecon.sites.data.splits.subject_of`.
         validation_subjects, test_subjects: see :func:`fedrecon.sites.data.splits.assign_splits`.
         seed: seed of the simulated phase (nifti only; default 0).
+        key: file of the consortium's key, made at first use; default ``consortium.key`` beside the shard. Subjects and
+            volumes have pseudonyms under it: no name of a file reaches the shard.
 
     Raises:
         InputError: an option does not belong to the format, a file or a name is refused, or the splits are wrong; see
@@ -52,22 +56,34 @@ def import_data(
     reader = choose("format", FORMATS, format, {key: value for key, value in given.items() if value is not None})
     check_name("site", site)
     paths = find_files(reader, [sources] if isinstance(sources, Path | str) else sources)
-    subjects = {path: subject_of(stem(reader, path), subject_pattern) for path in paths}
+    subjects = {path: subject_of(reader.stem(path), subject_pattern) for path in paths}
     splits = assign_splits(subjects.values(), validation_subjects, test_subjects)
 
+    names = Pseudonyms.of(Path(key) if key is not None else Path(out) / KEY_FILE)
+    volumes = {path: names.volume(reader.stem(path)) for path in paths}
+
     def label(path: Path) -> Label:
-        return Label(stem(reader, path), subjects[path], splits[subjects[path]])
+        return Label(volumes[path], names.subject(subjects[path]), splits[subjects[path]])
 
     target = Path(out) / f"{site}.h5"
-    write_shard(
-        target,
-        site,
-        reader.read(paths, label),
-        contrast=contrast,
-        simulated=reader.simulated,
-        phase=reader.phase_kind,
-        imported_from=format,
-    )
+    try:
+        write_shard(
+            target,
+            site,
+            reader.read(paths, label),
+            contrast=contrast,
+            simulated=reader.simulated,
+            phase=reader.phase_kind,
+            imported_from=format,
+            pseudonyms=SCHEME,
+            pseudonym_key=names.fingerprint,
+        )
+    except InputError as error:
+        # Who imports knows the files by their names, and sees this error alone.
+        text = str(error)
+        for path, pseudonym in volumes.items():
+            text = text.replace(pseudonym, reader.stem(path))
+        raise InputError(text) from None
     return target
 
 
@@ -88,17 +104,11 @@ def find_files(reader: Format, sources: Sequence[Path | str]) -> list[Path]:
         found += inside
     if not found:
         raise InputError("nothing to import: no source was given.")
-    names = [stem(reader, path) for path in found]
+    names = [reader.stem(path) for path in found]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        twice = ", ".join(str(path) for path in found if stem(reader, path) == name)
+        twice = ", ".join(str(path) for path in found if reader.stem(path) == name)
         raise InputError(f"the volume '{name}' is there twice: {twice}.")
     return sorted(found, key=lambda path: path.name)
-
-
-def stem(reader: Format, path: Path) -> str:
-    """The file's name without the format's suffix. The longest suffix that fits is removed, for example ``.nii.gz``."""
-    fitting = [suffix for suffix in reader.suffixes if path.name.lower().endswith(suffix)]
-    return path.name[: -max(map(len, fitting))] if fitting else path.stem
 
 
 def read_input(path: Path | str) -> Iterator[VolumeData]:
@@ -114,7 +124,7 @@ def read_input(path: Path | str) -> Iterator[VolumeData]:
         raise InputError(f"{path}: there is no such file.")
     if not _is_shard(path):
         reader = _reader_of(path)
-        name = stem(reader, path)
+        name = reader.stem(path)
         yield from reader.read([path], lambda _: Label(name, subject_of(name), "test"))
         return
     shard = Shard.open(path)

@@ -61,7 +61,7 @@ class NIfTI(Format):
         reference, voxel_mm = low_pass(magnitude, voxel_mm, self.size)
         image: Complex = reference.astype(np.complex64)
         if self.phase == "smooth":
-            image = image * smooth_phase(image.shape, self.seed, label.name)
+            image = image * smooth_phase(image.shape, self.seed, self.stem(source))
         kspace = fft2c_numpy(image)[:, None]
         return VolumeData(
             label.name,

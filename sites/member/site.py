@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score
 from fedrecon.sites.seeding import seed, torch_generator
@@ -22,7 +22,19 @@ from fedrecon.sites.training.local_loop import autocast, load_optimizer_vectors,
 from fedrecon.sites.training.memory import Memory
 from fedrecon.sites.training.method import LocalFit, Subject
 from fedrecon.sites.training.parameters import Parameters, initialise, to_vector
-from fedrecon.sites.wire import Samples, Scores, TrainReply, TrainRequest, Vector
+from fedrecon.sites.wire import (
+    Description,
+    Panels,
+    PanelTask,
+    PrivatePart,
+    Samples,
+    Scores,
+    ScoreTask,
+    TrainReply,
+    TrainRequest,
+    TunedReconstructor,
+    Vector,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,9 +60,9 @@ def new_network(method: Any, network: Any, images: Any, experiment_seed: int) ->
 class Site:
     """One member of the federation, behind its wall. ``SiteActor`` runs it as a Ray actor.
 
-    A site answers with a :class:`TrainReply`, :class:`Scores` or :class:`Samples`. It also returns its private
-    parameters, the tuned parameters of a classical method, a description of its process, and, if the experiment allows
-    panels, pictures. :meth:`reconstruct` and :meth:`image` return images; no executor calls them.
+    From outside, only the methods of :data:`fedrecon.sites.wire.METHODS` can be called, through
+    :func:`fedrecon.sites.member.gate.call`. The other methods are for the code on the site's own machine:
+    :meth:`reconstruct` and :meth:`image` return images.
     """
 
     def __init__(self, plan: SitePlan) -> None:
@@ -74,17 +86,18 @@ class Site:
         self._first_private = to_vector(parameters.private)
         return parameters
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Description:
         """A description of this member: process, device, threads, torch version, instruction set, shard hashes."""
         cuda = torch.cuda.get_device_name() if self.device.type == "cuda" else None
-        return {
-            "pid": os.getpid(),
-            "device": cuda or "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "instruction_set": torch.backends.cpu.get_cpu_capability(),
-            "shards": {name: shard.content_hash for name, shard in self.shards.items()},
-        }
+        return Description(
+            site=self.name,
+            pid=os.getpid(),
+            device=cuda or "cpu",
+            threads=torch.get_num_threads(),
+            torch=str(torch.__version__),
+            instruction_set=torch.backends.cpu.get_cpu_capability(),
+            shards={name: shard.content_hash for name, shard in self.shards.items()},
+        )
 
     def fit(self, request: TrainRequest) -> TrainReply:
         """One round of local training from the state in the request.
@@ -94,7 +107,7 @@ class Site:
         caller copies it: the Ray actor into Ray's store or shared memory, the in-process executor into a new array.
         """
         start, plan = time.perf_counter(), self.plan
-        self._load(request, trains=True)
+        self.load(request, trains=True)
         slices = self.slices("train")
         fit = LocalFit(
             site=self.name,
@@ -125,19 +138,14 @@ class Site:
         shared = self.parameters.shared.detach().cpu().numpy()
         return TrainReply(self.name, request.round, len(slices), shared, extra, losses, steps, seconds)
 
-    def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> Scores:
-        """Scores of one split under the state in the request and this site's committed private memory.
-
-        Args:
-            part: number of the one batch to score, from 0; the scores are empty if there are fewer batches. None
-                scores all batches.
-        """
-        self._load(request)
-        slices = self.slices(split)
+    def evaluate(self, request: TrainRequest, task: ScoreTask) -> Scores:
+        """Scores of one split under the request's state and this site's committed private memory."""
+        self.load(request)
+        slices = self.slices(task.split)
         batches = list(slices.iterate(self.scoring_batch))
-        chosen = batches if part is None else batches[part : part + 1]
+        chosen = batches if task.part is None else batches[task.part : task.part + 1]
         seed_ = self.plan.evaluation.mask_seed
-        return score(slices, chosen, split, self.image, seed_, self._model_name, self.name)
+        return score(slices, chosen, task.split, self.image, seed_, self._model_name, self.name)
 
     @torch.no_grad()
     def samples(self, request: TrainRequest) -> Samples:
@@ -145,32 +153,40 @@ class Site:
         from fedrecon.sites.scoring.prior_distance import compare, grid
 
         plan = self.plan
-        self._load(request)
+        self.load(request)
         self.model.eval()
         draw, (known, fresh) = partial(plan.method.draw, self.model, self.name), self._real
-        pictures = {self.name: grid(draw, known, plan.seed, self.name)} if plan.evaluation.panels else {}
+        allowed = set(self.pictured) == set(self.shards)
+        pictures = {self.name: grid(draw, known, plan.seed, self.name)} if allowed else {}
         return Samples(self.name, request.round, compare(draw, known, fresh, plan.seed, self.name), pictures)
 
-    def panel(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
-        """A picture (PNG) of one slice of each shard, by site.
+    @property
+    def pictured(self) -> tuple[str, ...]:
+        """The shards of which pictures may leave (``evaluation.panels``)."""
+        return tuple(name for name, shard in self.shards.items() if self.plan.evaluation.draws(shard.origin))
 
-        Raises:
-            PermissionError: the experiment does not allow pictures (``evaluation.panels``).
-        """
-        if not self.plan.evaluation.panels:
-            raise PermissionError(f"site '{self.name}' publishes no pictures: evaluation.panels is false")
+    def panels(self, request: TrainRequest, task: PanelTask) -> Panels:
+        """A picture of one slice of each shard of which pictures may leave."""
         from fedrecon.sites.scoring.picture import draw
 
-        self._load(request)
-        return draw(self.slices(split), self.image, self.plan.evaluation.mask_seed, note)
+        if not self.pictured:
+            return Panels(self.name)
+        self.load(request)
+        slices = self.slices(task.split)
+        pictures = draw(slices, self.pictured, self.image, self.plan.evaluation.mask_seed, task.note)
+        return Panels(self.name, pictures)
 
-    def private_parameters(self, request: TrainRequest) -> dict[str, Any]:
-        """The private parameters by name, for the site's own file.
+    def private_part(self, request: TrainRequest) -> PrivatePart:
+        """The private parameters by name, after the request's state.
 
-        Another site gets them only if this site agreed to publish them (``publish_private``).
+        Raises:
+            RunError: this member did not consent (``publish_private``).
         """
-        self._load(request)
-        return self.parameters.named(self._private(), shared=False)
+        if not self.plan.publish_private:
+            raise RunError(f"site '{self.name}' did not agree to publish its private part: see publish_private")
+        self.load(request)
+        named = self.parameters.named(self._private(), shared=False)
+        return PrivatePart(self.name, request.round, {name: value.copy() for name, value in named.items()})
 
     def adopt(self, private: Mapping[str, Any], number: int = 0) -> None:
         """Starts from these private parameters in place of the network's first values.
@@ -189,13 +205,13 @@ class Site:
         from fedrecon.sites.training.fine_tuning import fine_tune
 
         plan = self.plan
-        self._load(request)
+        self.load(request)
         fine_tune(self.model, self.parameters, self.slices("train"), plan.training, plan.seed, self.name, epochs)
         self._first_private = to_vector(self.parameters.private)
 
     def reconstruct(self, request: TrainRequest, batch: Measurement, subject: Subject) -> Tensor:
         """The images (b, y, x) complex64 of a measured batch, under the request's state and the private part."""
-        self._load(request)
+        self.load(request)
         return self._apply(batch, subject)
 
     def slices(self, split: str) -> Slices:
@@ -238,28 +254,25 @@ class Site:
         trains = self.plan.reconstructor is None
         return self.plan.method.scoring_batch(EVALUATION_BATCH) if trains else EVALUATION_BATCH
 
-    def measure_with(self, operators: Mapping[str, Acquisition]) -> None:
-        """Measures with these operators from now on, for a test under another mask or acceleration."""
-        self.plan = replace(self.plan, operators=operators)
-        self._slices.clear()
-
-    def tune_reconstructor(self) -> dict[str, Any]:
-        """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects.
-
-        Returns:
-            ``chosen``: the tuned reconstructor. ``table``: the parameters and PSNR of every candidate.
-        """
+    def tune_reconstructor(self) -> TunedReconstructor:
+        """Chooses the classical reconstructor's parameters by PSNR on this site's validation subjects."""
+        from fedrecon.sites.classical import reconstructor_name
         from fedrecon.sites.scoring.tuning import tune
 
         chosen, table = tune(self.plan.reconstructor, self.slices("validation"), self.plan.evaluation.mask_seed)
-        self.use(chosen)
-        return {"chosen": chosen, "table": table}
+        tuned = TunedReconstructor(self.name, reconstructor_name(chosen), chosen.model_dump(), tuple(table))
+        self.use_reconstructor(tuned)
+        return tuned
 
-    def use(self, reconstructor: Any) -> None:
+    def use_reconstructor(self, tuned: TunedReconstructor) -> None:
         """Reconstructs with this classical method from now on."""
-        self.plan = replace(self.plan, reconstructor=reconstructor)
+        from fedrecon.sites.classical import RECONSTRUCTORS
+        from fedrecon.sites.plugin import choose
 
-    def _load(self, request: TrainRequest, trains: bool = False) -> None:
+        chosen = choose("reconstructor", RECONSTRUCTORS, tuned.name, tuned.parameters)
+        self.plan = replace(self.plan, reconstructor=chosen)
+
+    def load(self, request: TrainRequest, trains: bool = False) -> None:
         """Loads the request's shared parameters and the committed private parameters into the network, if there is one.
 
         Only training needs the other vectors in the memory: a finished run is scored without them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,17 +15,18 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.batches import Slices
 
 
-def draw(slices: Slices, reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
+def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
     """PNG by site: reference, zero-filled image, reconstruction and error of one slice. The slice is always the same.
 
     Args:
         slices: the slices of one split. A site without slices gets no picture.
+        sites: the sites whose shards are drawn.
         reconstruct: maps a measurement and its slices to images (b, y, x) complex64.
         mask_seed: seed of the masks and of the noise.
         note: last part of the caption, for example the round.
     """
     pictures = {}
-    for site in slices.shards:
+    for site in sites:
         own = [item for item in slices.items if item.site == site]
         first = [item for item in own if item.volume.name == own[0].volume.name] if own else []
         if not first:

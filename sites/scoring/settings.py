@@ -8,6 +8,9 @@ from pydantic import Field
 
 from fedrecon.sites.plugin import ADDED_LATER, Count, Settings, science_of
 
+PHANTOM = "phantom"
+"""Origin of a shard that was simulated: its images show nobody."""
+
 
 class Evaluation(Settings):
     """How a site is scored.
@@ -19,19 +22,24 @@ class Evaluation(Settings):
         mask_seed: seed of the validation and test masks, which follow from (mask_seed, subject, slice) alone.
         self_ensemble: True to average over the eight turns and flips of the low-resolution image (four if it is not
             square), for super-resolution only. Each is reconstructed and turned back: eight times the work.
-        panels: True to send pictures to MLflow: one slice of each site, and for a prior a grid of drawn images with
-            eight training slices. No other pixels leave a site. Real consortia that must not send pixels set false.
+        panels: draws one slice of each shard as a picture for MLflow, and for a prior a grid of drawn images with eight
+            training slices. No other pixels leave a site. ``auto`` draws simulated shards (phantoms) alone; ``true``
+            draws every shard, for data that may be shown; ``false`` draws none.
     """
 
     every: int = Field(5, ge=1)
     max_slices: Count | dict[Literal["validation", "test"], Count] | None = None
     mask_seed: int = 0
-    panels: bool = True
+    panels: Literal["auto"] | bool = "auto"
     self_ensemble: Annotated[bool, ADDED_LATER] = False
 
     def science(self) -> dict[str, Any]:
-        """The values that enter a digest."""
-        return science_of(self)
+        """What a digest holds. Pictures change no score: ``auto`` counts as ``true``, the first default."""
+        return {**science_of(self), "panels": self.panels is not False}
+
+    def draws(self, origin: str) -> bool:
+        """Whether pictures of a shard of this origin may leave its site."""
+        return origin == PHANTOM if self.panels == "auto" else bool(self.panels)
 
     def slices_of(self, split: str) -> int | None:
         """The value of ``max_slices`` for one split."""

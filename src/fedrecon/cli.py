@@ -66,6 +66,7 @@ def _import(arguments: argparse.Namespace) -> int:
         validation_subjects=_names(arguments.validation_subjects),
         test_subjects=_names(arguments.test_subjects),
         seed=arguments.seed,
+        key=arguments.key,
     )
     print(path)
     return DONE
@@ -299,6 +300,11 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
     one.add_argument("--validation-subjects", metavar="A,B")
     one.add_argument("--test-subjects", metavar="C")
     one.add_argument("--seed", type=int, help="seed of the simulated phase (nifti; default: 0)")
+    one.add_argument(
+        "--key",
+        metavar="FILE",
+        help="the consortium's key for pseudonyms, made at first use (default: DIR/consortium.key)",
+    )
 
     one = _command(
         commands,

@@ -1,9 +1,12 @@
 """Small volumes with known k-space."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrecon.sites.data.shard import VolumeData
+from fedrecon.sites.data.pseudonyms import KEY_FILE, Pseudonyms
+from fedrecon.sites.data.shard import Shard, VolumeData
 
 
 def centred_fft(image: NDArray[np.complex64]) -> NDArray[np.complex64]:
@@ -29,3 +32,20 @@ def make_volume(name: str = "a_1", subject: str = "a", split: str = "train", **s
     coil_images = np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=axes)
     reference = np.sqrt((np.abs(coil_images) ** 2).sum(axis=1)).astype(np.float32)
     return VolumeData(name, subject, split, kspace, reference, 0.25, voxel_mm=(3.0, 1.0, 1.5))
+
+
+class Imported(Shard):
+    """A shard under the names of the files that it was made of; its key is beside it."""
+
+    @classmethod
+    def of(cls, path: Path) -> "Imported":
+        return cls.open(path)
+
+    @property
+    def names(self) -> Pseudonyms:
+        beside = self.path.with_name(KEY_FILE)
+        return Pseudonyms.of(beside if beside.exists() else beside.parents[1] / KEY_FILE)
+
+    def _by_name(self, name):
+        known = {volume.name for volume in self.volumes}
+        return super()._by_name(name if name in known else self.names.volume(name))

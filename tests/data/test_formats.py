@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from small_volumes import centred_fft, make_kspace
+from small_volumes import Imported, centred_fft, make_kspace
 
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
@@ -63,19 +63,25 @@ class TestEveryFormat:
             write_any(name, folder, stem)
         (folder / "notes.txt").write_text("not imported")
         path = import_data(name, folder, "north", tmp_path / "out", contrast="T9")
-        shard = Shard.open(path)
+        shard = Imported.of(path)
         shard.verify()
         shard.require_training()
         assert path == tmp_path / "out" / "north.h5"
-        assert [volume.name for volume in shard.volumes] == ["a_1.2", "a_2", "b_1", "c_1"]
-        assert shard.subjects == {"a": "train", "b": "validation", "c": "test"}
+        names = shard.names
+        assert {volume.name for volume in shard.volumes} == set(map(names.volume, ("a_1.2", "a_2", "b_1", "c_1")))
+        assert shard.subjects == {
+            names.subject(name): split for name, split in {"a": "train", "b": "validation", "c": "test"}.items()
+        }
+        assert shard.pseudonym_key == names.fingerprint
         assert (shard.site, shard.contrast, shard.simulated) == ("north", "T9", FORMATS[name].simulated)
         assert shard.phase == ("smooth" if name == "nifti" else "measured")
 
     def test_the_same_import_has_the_same_content(self, name, tmp_path):
         source = write_any(name, tmp_path, "a_1")
-        hashes = {Shard.open(import_data(name, [source], "s", tmp_path / out)).content_hash for out in "xy"}
+        key = tmp_path / "one.key"
+        hashes = {Shard.open(import_data(name, [source], "s", tmp_path / out, key=key)).content_hash for out in "xy"}
         assert len(hashes) == 1
+        assert Shard.open(import_data(name, [source], "s", tmp_path / "z")).content_hash not in hashes
 
     def test_truncated_and_foreign_files_are_refused_by_name(self, name, tmp_path):
         source = write_any(name, tmp_path, "a_1")
@@ -85,7 +91,7 @@ class TestEveryFormat:
             with pytest.raises(InputError) as error:
                 import_data(name, [source], "s", tmp_path / "out")
             assert str(error.value).startswith(f"{source}: ")
-            assert not list((tmp_path / "out").iterdir())
+            assert [path.name for path in (tmp_path / "out").iterdir()] == ["consortium.key"]
 
     def test_missing_doubled_and_unsuited_sources_are_refused(self, name, tmp_path):
         source = write_any(name, tmp_path, "a_1")
@@ -122,7 +128,7 @@ def test_fastmri_single_and_multi_coil_by_their_own_definition(tmp_path):
         crop = rss(kspace)[:, 4:20, 2:18].astype(np.float32)
         key = "reconstruction_rss" if coils > 1 else "reconstruction_esc"
         source = write_fastmri(tmp_path / "file1.h5", stored, **{key: crop})
-        shard = Shard.open(import_data("fastmri", [source], "s", tmp_path / "out"))
+        shard = Imported.of(import_data("fastmri", [source], "s", tmp_path / "out"))
         np.testing.assert_array_equal(shard.kspace("file1"), kspace)
         np.testing.assert_allclose(shard.reference("file1")[:, 4:20, 2:18], crop, atol=1e-5)
         assert shard.contrast == "AXT2"
@@ -130,7 +136,7 @@ def test_fastmri_single_and_multi_coil_by_their_own_definition(tmp_path):
 
 def test_fastmri_header_gives_padding_voxel_and_field(tmp_path):
     source = write_fastmri(tmp_path / "f.h5", make_kspace(), ismrmrd_header=HEADER)
-    shard = Shard.open(import_data("fastmri", [source], "s", tmp_path / "out"))
+    shard = Imported.of(import_data("fastmri", [source], "s", tmp_path / "out"))
     assert shard.field_strength_t == 2.89
     assert shard.voxel_mm == (4.5, 2.0, 3.0)
     # padding_left = 20 // 2 - 8 = 2, padding_right = 2 + 15 + 1 = 18
@@ -142,7 +148,7 @@ def test_fastmri_header_gives_padding_voxel_and_field(tmp_path):
 def test_fastmri_test_file_is_for_reconstruction_only(tmp_path):
     mask = np.arange(20) % 4 == 0
     source = write_fastmri(tmp_path / "f.h5", make_kspace() * mask, mask=mask)
-    shard = Shard.open(import_data("fastmri", [source], "s", tmp_path / "out"))
+    shard = Imported.of(import_data("fastmri", [source], "s", tmp_path / "out"))
     assert shard.summary()["usable_for"] == ["reconstruct"]
 
 
@@ -183,7 +189,7 @@ def test_broken_fastmri_files_are_named(case, tmp_path):
 def test_npy_of_two_three_and_four_axes(index, shape, tmp_path):
     kspace = make_kspace(coils=2)[index].astype(np.complex128)
     np.save(tmp_path / "k.npy", kspace)
-    shard = Shard.open(import_data("npy", [tmp_path / "k.npy"], "s", tmp_path))
+    shard = Imported.of(import_data("npy", [tmp_path / "k.npy"], "s", tmp_path))
     assert shard.kspace("k").shape == (*shape, 24, 20)
     np.testing.assert_allclose(shard.kspace("k").reshape(kspace.shape), kspace, rtol=1e-6)
     np.testing.assert_allclose(shard.reference("k"), rss(shard.kspace("k")), atol=1e-5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from small_volumes import centred_fft
+from small_volumes import Imported, centred_fft
 
 from fedrecon.sites.data.inspect import inspect
 from fedrecon.sites.data.shard import Shard
@@ -107,7 +107,7 @@ def box(nz: int = 4):
 
 def test_phase_none_is_the_kspace_of_the_magnitude(tmp_path):
     source = save(tmp_path / "a_1.nii.gz", box())
-    shard = Shard.open(import_data("nifti", [source], "s", tmp_path, size=16, phase="none"))
+    shard = Imported.of(import_data("nifti", [source], "s", tmp_path, size=16, phase="none"))
     np.testing.assert_allclose(shard.kspace("a_1")[:, 0], centred_fft(shard.reference("a_1")), atol=1e-3)
     assert (shard.phase, shard.simulated) == ("none", True)
     assert shard.voxel_mm == (4.0, 2.0, 2.0)
@@ -117,7 +117,9 @@ def test_smooth_phase_changes_the_kspace_and_not_the_reference(tmp_path):
     source = save(tmp_path / "a_1.nii.gz", box())
 
     def imported(out, **choice):
-        return Shard.open(import_data("nifti", [source], "s", tmp_path / out, size=16, **choice))
+        return Imported.of(
+            import_data("nifti", [source], "s", tmp_path / out, size=16, key=tmp_path / "consortium.key", **choice)
+        )
 
     none, smooth, again, other = (
         imported("n", phase="none"),
@@ -207,8 +209,8 @@ def test_real_volumes_become_three_sites(tmp_path):
 @pytest.mark.skipif("FEDRECON_REAL_DATA" not in os.environ, reason="FEDRECON_REAL_DATA is not set")
 def test_real_raw_kspace_is_read(tmp_path):
     folder = Path(os.environ["FEDRECON_REAL_DATA"]) / "raw-kspace"
-    head = Shard.open(import_data("npy", folder / "head_sagittal_t1_1ch.npy", "head", tmp_path))
-    brain = Shard.open(import_data("npy", folder / "brain_8ch_poisson_r8.npy", "brain", tmp_path))
+    head = Imported.of(import_data("npy", folder / "head_sagittal_t1_1ch.npy", "head", tmp_path))
+    brain = Imported.of(import_data("npy", folder / "brain_8ch_poisson_r8.npy", "brain", tmp_path))
     assert head.summary()["usable_for"] == ["reconstruct", "test"]
     assert brain.summary()["usable_for"] == ["reconstruct"]
     assert (brain.n_coils, brain.volumes[0].shape, brain.phase) == (8, (230, 180), "measured")

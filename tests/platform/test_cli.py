@@ -15,7 +15,7 @@ from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.inference.reconstruct import calibration_box
 from fedrecon.platform.storage.parquet import read_rounds, read_scores
 from fedrecon.platform.storage.tracking.store import run_store
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, RunError
 
 RUN_KEYS = {"run_id", "digest", "status", "rounds", "resumed_from", "trained_rounds", "bytes_up", "bytes_down"}
 ROW_KEYS = {"site", "mask", "acceleration", "measured_acceleration", "model", "n_slices", "with_data_consistency"}
@@ -103,15 +103,26 @@ def test_artifacts_of_a_run(trained):
     assert _artifact(workspace, results["fedavg"], "panels/north.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_local_shares_nothing_and_keeps_every_site_its_own(trained):
-    _, workspace, results = trained
+def test_local_shares_nothing_and_its_parts_are_published_when_it_is_asked_again_with_consent(trained):
+    path, workspace, results = trained
     assert results["local"].bytes_up == results["local"].bytes_down == 0
+    assert load_file(_artifact(workspace, results["local"], "weights.safetensors")) == {}
+    with pytest.raises(RunError, match="no artifact 'private/north"):
+        _artifact(workspace, results["local"], "private/north.safetensors")
+
+    import fedrecon
+
+    again = fedrecon.run(
+        path, ["strategy.name=local", "publish_private=[north, south]"], workspace=workspace, in_process=True
+    )
+    assert (again.run_id, again.trained_rounds) == (results["local"].run_id, 0)
     parts = {
         s: load_file(_artifact(workspace, results["local"], f"private/{s}.safetensors")) for s in ("north", "south")
     }
     assert parts["north"].keys() == parts["south"].keys()
     assert any(not np.array_equal(parts["north"][name], parts["south"][name]) for name in parts["north"])
-    assert load_file(_artifact(workspace, results["local"], "weights.safetensors")) == {}
+    with pytest.raises(RunError, match="no artifact 'private/middle"):
+        _artifact(workspace, results["local"], "private/middle.safetensors")
 
 
 def test_evaluate_under_the_run_s_own_operator_gives_the_run_s_own_scores(call, trained):
@@ -142,7 +153,11 @@ def test_evaluate_says_whose_network_it_was(trained, tmp_path):
     for row in own:
         assert row["psnr"] == pytest.approx(results["local"].sites[row["site"]]["psnr"], abs=1e-9)
     elsewhere = write_consortium(tmp_path)["north"]
-    unseen = evaluate(results["local"].digest, sites={"elsewhere": str(elsewhere)}, workspace=workspace)["rows"]
+    with pytest.raises(InputError, match="every site agreed to publish its own; not so: middle"):
+        evaluate(results["local"].digest, sites={"elsewhere": str(elsewhere)}, workspace=workspace)
+    unseen = evaluate(
+        results["local"].digest, sites={"elsewhere": str(elsewhere)}, published=["all"], workspace=workspace
+    )["rows"]
     assert [row["model"] for row in unseen] == ["middle", "north", "south"]
 
 

@@ -59,11 +59,11 @@ def test_each_site_runs_on_its_own_node(nodes: dict[str, str], consortium: dict[
     with ray_executor(fed, cpus_per_site=1) as executor:
         found = executor.describe()
         there = fed.train(executor, record)
-    assert found["north"]["node"] == nodes["north"]
-    assert found["south"]["node"] == nodes["south"]
-    assert found["middle"]["node"] == nodes["head"]
-    assert found["north"]["gpus"] == ["0"]
-    assert found["south"]["gpus"] == []
+    assert found["north"].node == nodes["north"]
+    assert found["south"].node == nodes["south"]
+    assert found["middle"].node == nodes["head"]
+    assert found["north"].gpus == ("0",)
+    assert found["south"].gpus == ()
     assert there.shared.tobytes() == here.shared.tobytes()
 
 

@@ -31,6 +31,7 @@ def test_scored_again_it_has_the_run_s_own_scores(case, consortium, workspace):
         "network": NETWORKS.get(name, UNET),
         "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01, **CASES[case]},
         "evaluation": {"every": 2, "panels": False},
+        "publish_private": "all",
     }
     result = fedrecon.run(given, workspace=workspace, in_process=True)
     rows = evaluate(result.digest, workspace=workspace)["rows"]
@@ -42,7 +43,7 @@ def test_scored_again_it_has_the_run_s_own_scores(case, consortium, workspace):
     store = run_store(None, workspace)
     for member in trained.members:
         kept = load_file(store.local_artifact(result.run_id, f"private/{member}.safetensors"))
-        used = trained.site(member, {}, {}).private_parameters(trained.request)
+        used = trained.private_part(member, [member]).parameters
         assert {key: values.tobytes() for key, values in kept.items()} == {
             key: values.tobytes() for key, values in used.items()
         }

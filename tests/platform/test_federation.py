@@ -11,6 +11,7 @@ from fedrecon.sites.errors import RunError
 from fedrecon.sites.scoring.columns import SCORES as COLUMNS
 from fedrecon.sites.wire import Scores, State, TrainReply
 from fedrecon.strategies import make_strategy
+from fedrecon.strategies.fedavg import FedAvg
 
 N_SLICES = {"a": 6, "b": 2, "c": 4}
 
@@ -42,9 +43,15 @@ class Members:
         return {"a": note.encode()}
 
 
-def experiment(rounds=2, every=10, panels=True):
+class Declares(FedAvg):
+    """FedAvg whose replies carry one more vector."""
+
+    replies = ("control",)
+
+
+def experiment(rounds=2, every=10, panels=True, method=None):
     return SimpleNamespace(
-        method=make_strategy("fedavg", {}),
+        method=method or make_strategy("fedavg", {}),
         rounds=rounds,
         scores_due=lambda number: number % every == 0 or number == rounds,
         evaluation=SimpleNamespace(panels=panels),
@@ -106,10 +113,21 @@ def test_what_is_no_number_is_refused_by_name_and_never_committed(value, where):
 
     record = Commits(None)
     with pytest.raises(RunError, match="site 'b', round 2: replied with") as caught:
-        go(Members(spoil=spoil), record)
+        go(Members(spoil=spoil), record, method=Declares())
     named = {"shared": "1 of 3 shared parameters", "extra": "1 of 3 control", "losses": "loss = "}[where]
     assert named in str(caught.value)
     assert [one.number for one in record.rounds] == [1]
+
+
+def test_a_reply_that_carries_more_than_its_strategy_declares_is_refused():
+    def smuggle(reply):
+        extra = {"patients": np.zeros(3, np.float32)} if reply.site == "c" else {}
+        return TrainReply(reply.site, reply.round, reply.n_slices, reply.shared, extra, reply.losses)
+
+    record = Commits(None)
+    with pytest.raises(RunError, match=r"site 'c', round 1: replied with patients .*declares none"):
+        go(Members(spoil=smuggle), record)
+    assert not record.rounds
 
 
 def test_opposite_infinities_and_great_but_finite_values():

@@ -48,11 +48,11 @@ def test_a_site_that_dies_comes_back_with_the_same_bits(
         state = there.begin()
         for number in (1, 2, 3):
             there = replace(there, rounds=number)
-            process = executor.describe()["middle"]["pid"]
+            process = executor.describe()["middle"].pid
             if number == 2:
                 with killed_in_fit(process):
                     state = there.train(executor, record, state)
-                assert executor.describe()["middle"]["pid"] != process
+                assert executor.describe()["middle"].pid != process
             else:
                 if number == 3:
                     os.kill(process, signal.SIGKILL)
@@ -72,7 +72,7 @@ def test_a_site_that_stays_dead_stops_the_run_by_name(consortium: dict[str, Path
     fed = Federation(FedAvg(), sites, tmp_path, training={"local_epochs": 20})
     record = Commits(None)
     with ray_executor(fed, max_restarts=0) as executor:
-        process = executor.describe()["middle"]["pid"]
+        process = executor.describe()["middle"].pid
         with (
             killed_in_fit(process),
             pytest.raises(

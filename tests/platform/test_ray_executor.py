@@ -49,11 +49,11 @@ def executor(four: Federation) -> Iterator[RayExecutor]:
 def test_four_sites_share_two_gpus(executor: RayExecutor) -> None:
     found = executor.describe()
     assert list(found) == ["north", "middle", "south", "west"]
-    assert sorted(one["gpus"] for one in found.values()) == [["0"], ["0"], ["1"], ["1"]]
-    assert len({one["pid"] for one in found.values()}) == 4
-    assert {one["threads"] for one in found.values()} == {1}
-    assert {one["device"] for one in found.values()} == {"cpu"}
-    assert {title(one["pid"]) for one in found.values()} == {"ray::SiteActor"}
+    assert sorted(list(one.gpus) for one in found.values()) == [["0"], ["0"], ["1"], ["1"]]
+    assert len({one.pid for one in found.values()}) == 4
+    assert {one.threads for one in found.values()} == {1}
+    assert {one.device for one in found.values()} == {"cpu"}
+    assert {title(one.pid) for one in found.values()} == {"ray::SiteActor"}
 
 
 def test_the_same_bits_as_in_this_process(four: Federation, executor: RayExecutor, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_prior_draws_and_adapts_the_same_bits_and_so_does_a_site_that_comes_ba
         assert drawn == inside.samples(request)
         assert [one.site for one in drawn] == list(pair)
         assert all(one.pictures[one.site].startswith(b"\x89PNG") for one in drawn)
-        os.kill(executor.describe()["middle"]["pid"], signal.SIGKILL)
+        os.kill(executor.describe()["middle"].pid, signal.SIGKILL)
         wait_for(lambda: executor.describe() and executor.restarts, "a restart")
         for part in (0, 1):
             again = [one.columns for one in executor.evaluate(request, "test", part)]
@@ -112,11 +112,15 @@ def test_the_order_is_only_read_and_replies_do_not_pile_up(four: Federation, exe
 def test_what_ray_shares_is_read_only_and_stays_as_it_was(four: Federation, executor: RayExecutor) -> None:
     import ray
 
-    reference = ray.put(four.method.request(four.begin()))
+    from fedrecon.platform.execution.transport import RayStoreTransport
+
+    request = four.method.request(four.begin())
+    (reference,) = RayStoreTransport().send("fit", (request,)).arguments("north")
     stored = ray.get(reference)
     before = stored.shared.tobytes()
     assert not stored.shared.flags.writeable
-    assert len(list(executor._each("fit", (reference,), 1))) == 4
+    actors = [actor.call.remote((), "fit", reference) for actor in executor.actors.values()]
+    assert len(ray.get(actors)) == 4
     assert stored.shared.tobytes() == before
 
 
@@ -131,10 +135,10 @@ def test_a_tuned_site_that_comes_back_is_tuned(consortium: dict[str, Path], tmp_
         RayExecutor(plans, Resources(cpus_per_site=1, gpus_per_site=0)),
     )
     try:
-        assert {n: one["chosen"] for n, one in here.tune_reconstructors().items()} == {
-            n: one["chosen"] for n, one in executor.tune_reconstructors().items()
+        assert {n: one.parameters for n, one in here.tune_reconstructors().items()} == {
+            n: one.parameters for n, one in executor.tune_reconstructors().items()
         }
-        os.kill(executor.describe()["middle"]["pid"], signal.SIGKILL)
+        os.kill(executor.describe()["middle"].pid, signal.SIGKILL)
         wait_for(lambda: executor.describe() and executor.restarts, "a restart")
         expected = [one.columns["ssim"] for one in here.evaluate(request, "test")]
         assert [one.columns["ssim"] for one in executor.evaluate(request, "test")] == expected

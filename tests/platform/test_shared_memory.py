@@ -238,7 +238,7 @@ def lose(executor: RayExecutor, how: str, patch: pytest.MonkeyPatch) -> None:
     elif how == "not opened":
         patch.setattr(shared_memory, "Buffer", Hidden)
     elif how == "killed":
-        os.kill(executor.describe()["middle"]["pid"], signal.SIGKILL)
+        os.kill(executor.describe()["middle"].pid, signal.SIGKILL)
 
 
 @pytest.mark.ray
@@ -260,7 +260,7 @@ def test_on_ray_the_same_bits_whatever_becomes_of_the_lane(
                 answers.append(lost)  # noqa: B023
                 note(name, node, lost)
 
-            patch.setattr(executor.transport, "note_place", noted)
+            patch.setattr(executor.transport, "note_node", noted)
             lose(executor, how, patch)
             rows_there, found = everything(there, executor)
             buffers = (executor.transport.buffers._down, *executor.transport.buffers._up.values())

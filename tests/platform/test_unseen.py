@@ -1,8 +1,9 @@
 """A site that never trained has no private part: every rule is stated, asked for, and checked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 from tiny import UNET, make_volume
 
 import fedrecon
@@ -11,9 +12,9 @@ from fedrecon.platform.federation.aggregate import summarise
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
-from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.wire import ScoreTask, TrainRequest
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,14 @@ def newcomer(tmp_path):
         return {"newcomer": str(path)}
 
     return write
+
+
+def private_of(site):
+    """The private parameters of a site that asked nobody: it is the test's own."""
+    site.plan = replace(site.plan, publish_private=True)
+    return site.private_part(
+        TrainRequest(3, site.parameters.shared.numpy(), {}, {site.name: site.memory.round})
+    ).parameters
 
 
 def rows(workspace, newcomer, **options):
@@ -94,11 +103,8 @@ def at_newcomer(workspace, newcomer, rule, published=(), epochs=None):
 
 def test_the_average_is_the_mean_of_the_published_files(workspace, newcomer):
     trained, site = at_newcomer(workspace, newcomer, "average", ["all"])
-    found = site.private_parameters(trained.request)
-    place, runs = workspace
-    store = run_store(None, place)
-    run = store.find(runs["fedper"])
-    files = [load_file(store.local_artifact(run.run_id, f"private/{one}.safetensors")) for one in trained.members]
+    found = private_of(site)
+    files = [trained.private_part(one, ["north", "middle", "south"]).parameters for one in trained.members]
     assert set(found) == set(files[0]) == {"unet.head.weight", "unet.head.bias"}
     for name, values in found.items():
         np.testing.assert_allclose(values, np.mean([one[name] for one in files], axis=0), rtol=1e-6)
@@ -111,11 +117,11 @@ def test_the_nearest_has_the_best_validation_score_and_bears_its_name(workspace,
     for one in ("north", "south"):
         _, alone = at_newcomer(workspace, newcomer, "nearest", [one])
         assert alone.name == f"nearest: {one}"
-        published[one] = summarise(alone.evaluate(trained.request, "validation").columns)["mean"]["psnr"]
+        published[one] = summarise(alone.evaluate(trained.request, ScoreTask("validation")).columns)["mean"]["psnr"]
     best = max(published, key=published.get)
     assert site.name == f"nearest: {best}"
-    own = trained.site(best, {}, {}).private_parameters(trained.request)
-    got = site.private_parameters(trained.request)
+    own = trained.private_part(best, [best]).parameters
+    got = private_of(site)
     assert all(np.array_equal(got[name], own[name]) for name in own)
 
 
@@ -126,7 +132,7 @@ def test_a_fine_tune_moves_the_private_part_alone_and_is_repeatable(workspace, n
     np.testing.assert_array_equal(shared, trained.state.shared)
     _, again = at_newcomer(workspace, newcomer, "fine-tune", epochs=2)
     _, longer = at_newcomer(workspace, newcomer, "fine-tune", epochs=4)
-    first, same, other = (one.private_parameters(trained.request) for one in (site, again, longer))
+    first, same, other = (private_of(one) for one in (site, again, longer))
     assert all(np.array_equal(first[name], same[name]) for name in first)
     assert any(not np.array_equal(first[name], other[name]) for name in first)
     _, informed = at_newcomer(workspace, newcomer, "fine-tune", ["all"], 1)

@@ -1,11 +1,14 @@
 """Nothing but flat float32 vectors, numbers and names crosses a hospital's wall."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedrecon.sites import wire
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.member import gate
 from fedrecon.sites.wire import Samples, Scores, State, TrainReply, TrainRequest, vector
 
 
@@ -32,19 +35,110 @@ def test_a_flat_float32_vector_passes_as_it_is():
     assert vector(values) is values
 
 
-def test_the_wire_has_five_frozen_types():
+NAMED = {
+    "State", "TrainRequest", "TrainReply", "Scores", "Samples", "ScoreTask", "PanelTask", "Panels", "PrivatePart",
+    "TunedReconstructor", "Description", "ShardLabels", "TrainedNetwork", "RemoteScoreTask", "RemoteScores", "Exchange",
+}  # fmt: skip
+"""Every class of the wire: a new one is added here on purpose, and to docs/privacy.md."""
+
+
+def test_the_wire_is_a_closed_list_of_frozen_types():
     kinds = {name for name, one in vars(wire).items() if isinstance(one, type) and one.__module__ == wire.__name__}
-    assert kinds == {"State", "TrainRequest", "TrainReply", "Scores", "Samples"}
-    for kind in (State, TrainRequest, TrainReply, Scores, Samples):
-        assert kind.__dataclass_params__.frozen
-    hints = {
-        (kind.__name__, f.name): str(f.type)
-        for kind in (State, TrainRequest, TrainReply, Samples)
-        for f in dataclasses.fields(kind)
-    }
-    room = {"int", "float", "str", "Vector", "Mapping[str, Vector]", "Mapping[str, float]", "Mapping[str, int]"}
-    assert {of for of, kind in hints.items() if kind not in room} == {("Samples", "pictures")}
-    assert not any(kind.startswith("Samples") and "Vector" in hints[kind, name] for kind, name in hints)
+    assert kinds == NAMED
+    assert {one.__name__ for one in wire.MESSAGES} == NAMED - {"State", "Exchange"}
+    for name in NAMED:
+        assert getattr(wire, name).__dataclass_params__.frozen
+
+
+def test_every_type_of_the_wire_is_explained_to_hospitals():
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text()
+    for one in wire.MESSAGES:
+        assert f"`{one.__name__}`" in page
+
+
+REQUEST = TrainRequest(1, np.zeros(3, np.float32))
+PNG = b"\x89PNG and so on"
+GOOD = {
+    "request": REQUEST,
+    "reply": TrainReply("a", 1, 2, np.zeros(3, np.float32), {"c": np.ones(3, np.float32)}, {"loss": 0.5}),
+    "scores": Scores("a", "test", {"psnr": (1.0, 2.0), "site": ("a", "a")}),
+    "samples": Samples("a", 1, {"nearest": 1.0}, {"a": PNG}),
+    "panels": wire.Panels("a", {"a": PNG}),
+    "private": wire.PrivatePart("a", 1, {"weight": np.zeros((2, 3), np.float32)}),
+    "task": wire.ScoreTask("test", 3),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_in_the_list_passes(name):
+    assert wire.check_message(GOOD[name]) is GOOD[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Smuggler(TrainReply):
+    """Looks like a reply, and holds an image."""
+
+    image: object = None
+
+
+BAD = {
+    "an array": np.zeros(3, np.float32),
+    "a dict": {"image": 1},
+    "a type of one's own": Smuggler("a", 1, 2, np.zeros(3, np.float32), image=np.zeros((4, 4))),
+    "an image as the shared vector": TrainReply("a", 1, 2, np.zeros((4, 4), np.float32)),
+    "k-space as an extra": TrainReply("a", 1, 2, np.zeros(3, np.float32), {"k": np.zeros(3, np.complex64)}),
+    "a double as an extra": TrainReply("a", 1, 2, np.zeros(3, np.float32), {"k": np.zeros(3)}),
+    "an array as a loss": TrainReply(
+        "a", 1, 2, np.zeros(3, np.float32), {}, {"loss": np.zeros(3, np.float32)}, 0, b"x"
+    ),
+    "bytes as a score": Scores("a", "test", {"psnr": (PNG,)}),
+    "an array as a score": Scores("a", "test", {"psnr": np.zeros(4, np.float32)}),
+    "an array as a picture": wire.Panels("a", {"a": np.zeros((4, 4), np.float32)}),
+    "other bytes as a picture": wire.Panels("a", {"a": b"raw pixels"}),
+    "an object as a note": wire.PanelTask("test", Path("x")),
+    "k-space as a private part": wire.PrivatePart("a", 1, {"k": np.zeros((2, 3), np.complex64)}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_by_force_nothing_else_passes(name):
+    with pytest.raises(RunError, match=r"wall|pictures"):
+        wire.check_message(BAD[name])
+
+
+class Stub:
+    """A site that answers what it is told to."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __getattr__(self, name):
+        return lambda *_: self.answer
+
+
+def test_the_gate_answers_the_methods_of_the_list_alone():
+    good = GOOD["reply"]
+    assert gate.call(Stub(good), "fit", (REQUEST,)) is good
+    for method in ("slices", "shards", "plan", "memory", "adopt", "_private", "__class__", "reconstruct", "load"):
+        with pytest.raises(RunError, match="unknown method of a site"):
+            gate.call(Stub(good), method, (REQUEST,))
+    with pytest.raises(RunError, match="fit takes TrainRequest, given nothing"):
+        gate.call(Stub(good), "fit", ())
+    with pytest.raises(RunError, match="evaluate takes TrainRequest, ScoreTask, given TrainRequest, str"):
+        gate.call(Stub(good), "evaluate", (REQUEST, "test"))
+    with pytest.raises(RunError, match="fit returns TrainReply, and returned Panels"):
+        gate.call(Stub(GOOD["panels"]), "fit", (REQUEST,))
+    with pytest.raises(RunError, match="cannot cross"):
+        gate.call(Stub(BAD["k-space as an extra"]), "fit", (REQUEST,))
+    with pytest.raises(RunError, match="returns nothing"):
+        gate.call(Stub(good), "use_reconstructor", (wire.TunedReconstructor("a", "tv", {}),))
+
+
+def test_every_method_of_the_list_is_one_of_the_site():
+    from fedrecon.sites.member.site import Site
+
+    for name in wire.METHODS:
+        assert callable(getattr(Site, name))
 
 
 def test_bytes_are_those_of_the_vectors():

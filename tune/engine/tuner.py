@@ -172,7 +172,7 @@ class Engine:
         members = roster(experiment, list(sites.trained))
         if experiment.test is None:
             return members
-        if not sites.away:
+        if not sites.remote_sites:
             return []
         there = now and find_trained_run(self._trial_table.workspace, trial.training, experiment.rounds) is not None
         return list(dict.fromkeys([*(() if there else members), *sites.tested]))

@@ -37,13 +37,14 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
     """
     from fedrecon.sites.training.local_loop import threads
 
-    if not campaign.matrix.whole.evaluation.panels:
-        return []
+    evaluation = campaign.matrix.whole.evaluation
     reasons, found = campaign.reasons(), []
     cells = [
         cell
         for cell in campaign.matrix.cells
-        if cell.digest not in reasons and is_here(campaign.matrix.shards[cell.tested_on])
+        if cell.digest not in reasons
+        and is_here(campaign.matrix.shards[cell.tested_on])
+        and evaluation.draws(campaign.matrix.shards[cell.tested_on].origin)
     ]
     with threads(campaign.matrix.whole.resources.threads):
         there = {cell.tested_on for cell in cells}

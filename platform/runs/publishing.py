@@ -1,0 +1,53 @@
+"""What of a run leaves its sites beside scores, and what a later consent adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from fedrecon.platform.consortium.consent import consented
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.runs.context import RunContext, open_run
+from fedrecon.platform.runs.results import write_private
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.platform.storage.workspace import RunFolder
+    from fedrecon.sites.data.shard import Shard
+
+
+def what_leaves(experiment: Experiment, shards: Mapping[str, Shard]) -> Iterator[str]:
+    """What is said once at the start: which sites are pictured, and whose subjects keep their ids."""
+    panels = experiment.evaluation.panels
+    drawn = [name for name, shard in shards.items() if experiment.evaluation.draws(shard.origin)]
+    key = f"evaluation.panels: {str(panels).lower()}"
+    if drawn:
+        yield f"pictures of {', '.join(drawn)} leave their sites ({key})"
+    else:
+        yield f"no picture leaves a site ({key})"
+    plain = [name for name, shard in shards.items() if not shard.pseudonym_key]
+    if plain:
+        yield f"subjects of {', '.join(plain)} keep the ids that their shards hold (imported without a key)"
+
+
+def publish_later(chosen: Experiment, folder: RunFolder, context: RunContext) -> None:
+    """Writes the private parts of members that consent now, where the run finished without them.
+
+    Raises:
+        RunError: a part is not on this machine.
+    """
+    if not chosen.trains or not chosen.publish_private:
+        return
+    trained = TrainedRun.of(folder)
+    wanted = [one for one in trained.members if consented(chosen.publish_private, one)]
+    missing = [one for one in wanted if one not in folder.published()]
+    if not missing:
+        return
+    parts = {one: trained.private_part(one, wanted) for one in missing}
+    noted = folder.noted() or {}
+    folder.note_run({**noted, "experiment": {**noted["experiment"], "publish_private": wanted}})
+    tracker = open_run(chosen, folder, noted.get("training_digest"), context)
+    try:
+        write_private(tracker, folder, parts)
+    finally:
+        tracker.finish("FINISHED")

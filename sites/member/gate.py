@@ -1,0 +1,53 @@
+"""The gate in the wall: the one way to a site's methods from outside, for actors and in one process alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.sites.errors import RunError, unknown
+from fedrecon.sites.wire import METHODS, check_message
+
+if TYPE_CHECKING:
+    from fedrecon.sites.member.site import Site
+
+
+def check_call(method: str, arguments: tuple[Any, ...]) -> None:
+    """Refuses a call that is not in the list of the wire.
+
+    Raises:
+        RunError: an unknown method, an argument of another type, or one that may not cross.
+    """
+    if method not in METHODS:
+        raise RunError(str(unknown("method of a site", method, METHODS)))
+    takes = METHODS[method].takes
+    if tuple(map(type, arguments)) != takes:
+        given = ", ".join(type(one).__name__ for one in arguments) or "nothing"
+        raise RunError(f"{method} takes {', '.join(one.__name__ for one in takes) or 'nothing'}, given {given}")
+    for one in arguments:
+        check_message(one)
+
+
+def check_answer(method: str, answer: Any) -> Any:
+    """The answer itself, if the method may return it.
+
+    Raises:
+        RunError: it is of another type, or holds what may not cross.
+    """
+    returns = METHODS[method].returns
+    if returns is None:
+        if answer is not None:
+            raise RunError(f"{method} returns nothing, and returned {type(answer).__name__}")
+        return None
+    if type(answer) is not returns:
+        raise RunError(f"{method} returns {returns.__name__}, and returned {type(answer).__name__}")
+    return check_message(answer)
+
+
+def call(site: Site, method: str, arguments: tuple[Any, ...]) -> Any:
+    """Calls a method of a site through the gate.
+
+    Raises:
+        RunError: the call or the answer is not in the list of the wire.
+    """
+    check_call(method, arguments)
+    return check_answer(method, getattr(site, method)(*arguments))

@@ -1,0 +1,335 @@
+"""The wall: what crosses it is of the list, recorded and consented to; no name and no private part gets through."""
+
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clusters import local_cluster
+from tiny import NETWORKS, PARAMETERS, UNET, make_volume
+
+import fedrecon
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.execution.wire_log import WireLog, described
+from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.reconstruct import reconstruct
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.parquet import read_table
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites import wire
+from fedrecon.sites.data.pseudonyms import KEY_FILE, Pseudonyms
+from fedrecon.sites.data.shard import Shard, write_shard
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.importing import import_data
+from fedrecon.sites.scoring.settings import Evaluation
+from fedrecon.sites.wire import TrainReply, TrainRequest
+from fedrecon.strategies import STRATEGIES
+
+PERSON = "Hildegard-Muster"
+"""A name that stands in a file name; it must be found nowhere else."""
+
+
+def given(paths, name="fedavg", **more):
+    return {
+        "sites": {site: str(path) for site, path in paths.items()},
+        "strategy": {"name": name, **PARAMETERS.get(name, {})},
+        "network": NETWORKS.get(name, UNET),
+        "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01},
+        "evaluation": {"every": 1},
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def workspace(mlflow_template, tmp_path_factory):
+    place = tmp_path_factory.mktemp("wall")
+    (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
+    return place
+
+
+def crossed(workspace, result):
+    """The rows of a run's ``wire.parquet``."""
+    columns = read_table(run_store(None, workspace).local_artifact(result.run_id, "wire.parquet"))
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+class Watched:
+    """Every object that goes through the gate, in either direction, of any executor in this process."""
+
+    def __init__(self, monkeypatch):
+        self.seen = []
+        from fedrecon.sites.member import gate
+
+        real = gate.call
+
+        def call(site, method, arguments):
+            answer = real(site, method, arguments)
+            self.seen += [*arguments, *([] if answer is None else [answer])]
+            return answer
+
+        monkeypatch.setattr(gate, "call", call)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_all_that_crosses_is_of_the_list_and_in_the_record(name, consortium, workspace, monkeypatch):
+    """Every strategy, from the start of a run to its artifacts, then ``evaluate``."""
+    watched = Watched(monkeypatch)
+    result = fedrecon.run(given(consortium, name), workspace=workspace, in_process=True)
+    evaluate(result.digest, workspace=workspace)
+    assert watched.seen
+    for message in watched.seen:
+        assert wire.check_message(message) is message
+    assert not any(isinstance(one, wire.PrivatePart) for one in watched.seen)
+
+    rows = crossed(workspace, result)
+    assert {row["type"] for row in rows} <= {one.__name__ for one in wire.MESSAGES}
+    replies = [row for row in rows if row["type"] == "TrainReply"]
+    members = STRATEGIES[name](**PARAMETERS.get(name, {})).roster(sorted(consortium))
+    assert [(row["round"], row["site"]) for row in replies] == [(n, m) for n in (1, 2) for m in members]
+    assert all(row["direction"] == "up" for row in replies)
+    requests = [row for row in rows if row["type"] == "TrainRequest" and row["round"] == 1]
+    assert len({row["hash"] for row in requests}) == 1  # all sites get the same
+    assert result.bytes_up == sum(
+        4 * np.prod([int(n) for n in shape.split("x")])
+        for row in replies
+        for part, shape in zip(row["names"], row["shapes"], strict=True)
+        if shape and (part == "shared" or part.startswith("extra/"))
+    )
+
+
+def test_what_a_message_holds_and_its_hash_by_hand():
+    reply = TrainReply("a", 3, 7, np.arange(3, dtype=np.float32), {"change": np.ones(2, np.float32)}, {"loss": 0.5})
+    row = described(reply)
+    assert row["type"] == "TrainReply"
+    shapes = dict(zip(row["names"], row["shapes"], strict=True))
+    assert (shapes["shared"], shapes["extra/change"], shapes["losses"]) == ("3", "2", "")
+    other = TrainReply("a", 3, 7, np.arange(3, dtype=np.float32) + 1, {"change": np.ones(2, np.float32)}, {"loss": 0.5})
+    assert described(reply)["hash"] == row["hash"] != described(other)["hash"]
+
+
+def test_the_record_drops_what_was_not_committed_and_survives_a_torn_line(tmp_path):
+    path = tmp_path / "wire.jsonl"
+    log = WireLog(path)
+    for number in (1, 2, 3):
+        log.sent(("a", "b"), [TrainRequest(number, np.zeros(2, np.float32))])
+        log.write()
+    with path.open("a") as file:
+        file.write('{"round": 3, "si')
+    again = WireLog(path, committed=2)
+    assert [(row["round"], row["site"]) for row in again.rows] == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]
+    assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.ray
+def test_on_ray_the_record_is_the_same_and_an_actor_answers_no_other_method(consortium, mlflow_template, tmp_path):
+    import ray
+
+    from fedrecon.platform.execution.ray_executor import SiteActor
+
+    found = {}
+    with local_cluster(num_cpus=3):
+        for where in ("in-process", "actors"):
+            place = tmp_path / where
+            place.mkdir()
+            (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
+            described_as = given(consortium, "scaffold", resources={"crew": where})
+            found[where] = crossed(place, fedrecon.run(described_as, workspace=place))
+        plan = _plan(consortium)
+        actor = ray.remote(SiteActor).remote(plan)
+        for method in ("slices", "adopt", "_private", "load", "__init__"):
+            with pytest.raises(ray.exceptions.RayTaskError, match="unknown method of a site"):
+                ray.get(actor.call.remote((), method))
+        ray.kill(actor)
+    keys = ("round", "site", "direction", "type", "names", "shapes", "hash")
+
+    def exact(rows):  # seconds and process ids differ
+        same = [row for row in rows if row["type"] in ("TrainRequest", "ScoreTask", "PanelTask")]
+        return sorted([row[key] for key in keys] for row in same)
+
+    assert exact(found["actors"]) == exact(found["in-process"])
+    # The executor of actors asks for descriptions once more, to see that every shard opens.
+    kinds = {
+        where: sorted((row["site"], row["type"]) for row in rows if row["type"] != "Description")
+        for where, rows in found.items()
+    }
+    assert kinds["actors"] == kinds["in-process"]
+
+
+def _plan(consortium):
+    from fedrecon.platform.consortium.network import images, site_plan
+
+    experiment = Experiment.read(given(consortium))
+    shards = {"north": Shard.open(consortium["north"])}
+    operators = {"north": experiment.operator_at("north")}
+    return site_plan(experiment, images(shards), "north", {"north": str(consortium["north"])}, operators)
+
+
+# --- consent ---
+
+
+def private_files(workspace, result):
+    root = run_store(None, workspace).local_artifact(result.run_id, "weights.safetensors").parent
+    return sorted(path.name for path in root.rglob("private/*"))
+
+
+@pytest.mark.parametrize("name", ["fedper", "local", "ditto"])
+def test_without_consent_no_private_part_reaches_driver_or_tracker(name, consortium, workspace):
+    result = fedrecon.run(given(consortium, name, seed=1), workspace=workspace, in_process=True)
+    assert private_files(workspace, result) == []
+    assert "PrivatePart" not in {row["type"] for row in crossed(workspace, result)}
+    assert evaluate(result.digest, workspace=workspace)["rows"]  # used where they lie
+    trained = TrainedRun.load(workspace, result.digest)
+    with pytest.raises(InputError, match="did not agree"):
+        trained.private_part("north", ())
+
+
+def test_consent_publishes_those_who_gave_it_and_asking_again_adds_others(consortium, workspace):
+    def asked(consent):
+        described_as = given(consortium, "fedper", seed=2, publish_private=consent)
+        return fedrecon.run(described_as, workspace=workspace, in_process=True)
+
+    one = asked(["north"])
+    assert private_files(workspace, one) == ["north.safetensors"]
+    parts = [row["site"] for row in crossed(workspace, one) if row["type"] == "PrivatePart"]
+    assert parts == ["north"]
+    again = asked("all")
+    assert (again.run_id, again.trained_rounds) == (one.run_id, 0)
+    assert private_files(workspace, one) == [f"{site}.safetensors" for site in ("middle", "north", "south")]
+    assert RunFolder(workspace, one.digest).published() == ["middle", "north", "south"]
+
+
+# --- pictures ---
+
+
+def test_auto_draws_phantoms_alone_and_the_digest_does_not_move():
+    auto, always, never = (Evaluation(panels=one) for one in ("auto", True, False))
+    assert [one.draws("phantom") for one in (auto, always, never)] == [True, True, False]
+    assert [one.draws("") for one in (auto, always, never)] == [False, True, False]
+    assert Evaluation() == auto
+    assert auto.science() == always.science() != never.science()
+    assert auto.science()["panels"] is True
+
+
+@pytest.mark.parametrize(("panels", "drawn"), [("auto", ["phantom"]), (True, ["patients", "phantom"]), (False, [])])
+def test_pictures_of_patients_leave_only_where_the_key_says_so(panels, drawn, tmp_path, mlflow_template, capsys):
+    (tmp_path / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
+    paths = {}
+    for site, origin in (("patients", {}), ("phantom", {"origin": "phantom"})):
+        volumes = [make_volume(f"{site}-{split}", split, 2, 1, 7) for split in ("train", "validation", "test")]
+        paths[site] = tmp_path / f"{site}.h5"
+        write_shard(paths[site], site, volumes, simulated=True, phase="smooth", **origin)
+    result = fedrecon.run(given(paths, evaluation={"every": 2, "panels": panels}), workspace=tmp_path, in_process=True)
+    said = capsys.readouterr().err
+    assert f"(evaluation.panels: {str(panels).lower()})" in said
+    assert (f"pictures of {', '.join(drawn)} leave" in said) if drawn else ("no picture leaves" in said)
+    folder = RunFolder(tmp_path, result.digest).path / "panels"
+    assert sorted(path.stem for path in folder.glob("*.png")) == drawn
+    rows = [row for row in crossed(tmp_path, result) if row["type"] == "Panels"]
+    assert {row["site"] for row in rows if any(name.startswith("pictures/") for name in row["names"])} == set(drawn)
+
+
+# --- names of people ---
+
+
+def hospital(folder: Path, out: Path, key=None, people=(PERSON, "b", "c", "d")):
+    """Files with a person's name, imported as a shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(people):
+        volume = make_volume(name, "train", 2, 2, number)
+        np.save(folder / f"{name}_scan.npy", volume.kspace)
+    return import_data("npy", folder, "ward", out, key=key, validation_subjects=[people[1]], test_subjects=[people[2]])
+
+
+def everything_written(*folders):
+    """Content and names of all files under the folders."""
+    for folder in folders:
+        for path in folder.rglob("*"):
+            yield str(path.relative_to(folder)).encode()
+            if path.is_file():
+                yield path.read_bytes()
+
+
+@pytest.mark.ray
+def test_a_name_in_a_file_name_is_found_nowhere(tmp_path, mlflow_template, capfd, monkeypatch):
+    """After a run, an evaluation, a reconstruction, a sweep and a study: workspace, MLflow, logs, Ray's session."""
+    path = hospital(tmp_path / "in", tmp_path / "out")
+    place = tmp_path / "workspace"
+    place.mkdir()
+    (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
+    key = (tmp_path / "out" / KEY_FILE).read_text().strip()
+    base = given({"ward": path}, evaluation={"every": 1, "panels": True})
+    with local_cluster(num_cpus=2):
+        import ray
+
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        run = fedrecon.run(base, workspace=place)
+        evaluate(run.digest, accelerations=[2], workspace=place)
+        reconstruct(run.digest, path, tmp_path / "images.h5", workspace=place)
+        zero = {**base, "reconstructor": "zero_filled"}
+        fedrecon.sweep(zero, {"operator.acceleration": {"grid": [2]}}, name="one", workspace=place)
+        study = {"name": "s", "experiment": base, "methods": {"z": {"reconstructor": "zero_filled"}}}
+        fedrecon.study(study, workspace=place)
+        logs = list(everything_written(session / "logs"))
+    out, err = capfd.readouterr()
+    texts = [*everything_written(place, tmp_path / "out"), *logs, out.encode(), err.encode()]
+    texts.append((tmp_path / "images.h5").read_bytes())
+    assert len(texts) > 50
+    for secret in (PERSON, "Hildegard", "_scan"):
+        assert not any(secret.encode() in text for text in texts)
+    own_key = [text for text in texts if key.encode() in text]
+    assert own_key == [(tmp_path / "out" / KEY_FILE).read_bytes()]
+    pseudonym = Pseudonyms.of(tmp_path / "out" / KEY_FILE).subject("c")
+    scores = read_table(run_store(None, place).local_artifact(run.run_id, "scores.parquet"))
+    assert set(scores["subject"]) == {pseudonym}
+
+
+def test_one_key_keeps_a_person_one_subject_and_two_keys_are_refused(tmp_path):
+    key = tmp_path / "shared.key"
+    first = Shard.open(hospital(tmp_path / "a", tmp_path / "one", key))
+    second = Shard.open(hospital(tmp_path / "b", tmp_path / "two", key, people=("x", "y", PERSON)))
+    person = Pseudonyms.of(key).subject(PERSON)
+    assert (first.subjects[person], second.subjects[person]) == ("train", "test")
+    with pytest.raises(InputError, match=f"the subject '{person}' is in the split"):
+        fedrecon.run(given({"a": first.path, "b": second.path}), workspace=tmp_path / "w", in_process=True)
+    other = hospital(tmp_path / "c", tmp_path / "three", people=("u", "v", "w", "z"))
+    with pytest.raises(InputError, match="imported with different keys"):
+        fedrecon.run(given({"a": first.path, "b": other}), workspace=tmp_path / "w", in_process=True)
+
+
+def test_the_key_is_made_once_for_its_owner_alone(tmp_path):
+    path = tmp_path / "new" / "a.key"
+    made = Pseudonyms.of(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Pseudonyms.of(path) == made
+    assert made.key.hex() not in repr(made)
+    assert made.subject("x") == Pseudonyms.of(path).subject("x") != Pseudonyms.of(tmp_path / "b.key").subject("x")
+    assert made.subject("x")[1:] != made.volume("x")[1:]
+    path.chmod(0o644)
+    with pytest.raises(InputError, match="chmod 600"):
+        Pseudonyms.of(path)
+    (tmp_path / "empty.key").touch(0o600)
+    with pytest.raises(InputError, match="holds no key"):
+        Pseudonyms.of(tmp_path / "empty.key")
+
+
+def test_an_import_that_fails_names_the_file_to_who_imports(tmp_path):
+    np.save(tmp_path / f"{PERSON}_1.npy", np.zeros((2, 1, 16, 16), np.complex64))
+    with pytest.raises(InputError, match=f"'{PERSON}_1'.*all zero"):
+        import_data("npy", [tmp_path / f"{PERSON}_1.npy"], "ward", tmp_path / "out")
+
+
+def test_shards_without_a_key_are_named_at_the_start(consortium, workspace, capsys):
+    fedrecon.run(given(consortium, seed=3), workspace=workspace, in_process=True)
+    assert "subjects of middle, north, south keep the ids that their shards hold" in capsys.readouterr().err
+
+
+def test_no_name_of_another_site_goes_to_a_site(consortium, workspace):
+    """What goes down holds no subject at all: neither plans nor requests."""
+    plan = _plan(consortium)
+    subjects = {subject for path in consortium.values() for subject in Shard.open(path).subjects}
+    assert not any(subject in repr(plan) for subject in subjects)
+    result = fedrecon.run(given(consortium, seed=4), workspace=workspace, in_process=True)
+    lines = (RunFolder(workspace, result.digest).path / "wire.jsonl").read_text().splitlines()
+    assert {json.loads(line)["direction"] for line in lines} == {"up", "down"}

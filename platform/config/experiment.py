@@ -49,8 +49,9 @@ class Experiment(Settings):
         network: name in the registry, and the network's parameters; the default fits the task and the strategy.
         reconstructor: ``network``, or a classical method of the registry (a name, or a name with parameters).
         allow_pooling: consent that the data of all sites are moved to one machine (for ``pooled``).
-        publish_private: sites that agreed that their private part of the network may leave them (``all``, or names),
-            for tests at sites that did not train. It is a part of the digest only with ``test.unseen``.
+        publish_private: sites that agreed that their private part of the network may leave them (``all``, or names).
+            The run stores these parts, for tests at sites that did not train. A part of the digest only with
+            ``test.unseen``.
         test: transfer test of the finished run; None tests the run at its own sites with their own settings.
         seed: seed of all random numbers, except those of the evaluation masks.
     """
@@ -260,7 +261,7 @@ class Experiment(Settings):
         return own if self.test is None else self.test.at(TASKS[self.task], self.measured, site)
 
     def scores_due(self, round_number: int) -> bool:
-        """Whether the sites validate after this round. A prior has scores only after the last round; before, it has samples."""
+        """Whether the sites validate after this round: they score, or a prior before its last round draws samples."""
         return round_number % self.evaluation.every == 0 or round_number == self.rounds
 
     def digest(self, contents: Mapping[str, str], tested: Mapping[str, str] | None = None) -> str:

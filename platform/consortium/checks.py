@@ -51,7 +51,7 @@ class ConsortiumShards:
 
     @property
     def remote_sites(self) -> tuple[str, ...]:
-        """The sites whose shards are on other nodes. If there is one, a test scores every site on the site's own node."""
+        """The sites whose shards are on other nodes. If there is one, a test scores every site on its own node."""
         both = [*self.trained.items(), *self.tested.items()]
         return tuple(dict.fromkeys(name for name, shard in both if not is_here(shard)))
 
@@ -193,7 +193,8 @@ def check_patch(experiment: Experiment, name: str, shard: Shard) -> None:
     """
     patch, sides = experiment.training.patch, [min(volume.shape) for volume in shard.split("train")]
     if patch is not None and sides and patch > min(sides):
-        raise InputError(f"site '{name}': training.patch {patch} is more than the {min(sides)} pixels of its slices' shortest side")
+        shortest = f"the {min(sides)} pixels of its shortest side"
+        raise InputError(f"site '{name}': training.patch {patch} is more than {shortest}")
 
 
 def _check_pooling(experiment: Experiment, shards: Mapping[str, Shard]) -> None:

@@ -73,7 +73,7 @@ class UnseenPolicy:
 
 
 def consented(publish_private: str | Sequence[str], member: str) -> bool:
-    """Whether a member agreed that its private part may leave it (the key ``publish_private``)."""
+    """Whether a member agreed, by the key ``publish_private``, that its private part may leave it."""
     return publish_private == "all" or member in publish_private
 
 

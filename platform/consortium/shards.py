@@ -39,7 +39,7 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
 
 
 def is_here(shard: Shard) -> bool:
-    """Whether this process sees the shard's file. From a shard on another node of the cluster it has only the labels."""
+    """Whether this process sees the shard's file. It knows only the labels of a shard on another node."""
     return shard.path.exists()
 
 

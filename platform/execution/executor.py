@@ -1,4 +1,4 @@
-"""Who carries out a request: Ray actors (``ray_executor.py``), or this process. Both give the same bits."""
+"""Executors carry out requests, on Ray actors (``ray_executor.py``) or in this process. Both give the same bits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Executor(Protocol):
     """The members of one federation, in the roster's order.
 
     Attributes:
-        restarts: processes of sites that died and came back, since the crew was made.
-        dead: members that stay dead, with the reason.
+        restarts: number of site processes that died and came back, since the executor was made.
+        dead: reasons by member, for the members that stay dead.
     """
 
     restarts: int
@@ -36,50 +36,52 @@ class Executor(Protocol):
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Those that are alive."""
+        """The members that are alive."""
         ...
 
     def fit(self, request: TrainRequest) -> Iterator[TrainReply]:
-        """Trains everywhere; replies come in the roster's order, each as soon as it and those before it are there.
+        """Trains at every member. Yields the replies in the roster's order.
 
-        The vectors of a reply are good until the next fit; who keeps one longer copies it (:meth:`State.owned`).
+        A reply is yielded as soon as it and the replies before it have arrived. Its vectors are valid until the next
+        fit. A caller that keeps them longer copies them (:meth:`State.owned`).
         """
         ...
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
-        """Scores of one split at every member, or of one batch of it."""
+        """Scores of one split at every member; ``part`` is the number of one batch, None takes all batches."""
         ...
 
     def samples(self, request: TrainRequest) -> list[Samples]:
-        """What a prior draws for every member."""
+        """The comparison of a prior's drawn images with the slices of every member."""
         ...
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
-        """One picture (PNG) for each shard of which pictures may leave."""
+        """One picture (PNG) by site, for each shard whose pictures may leave the site."""
         ...
 
     def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
-        """Private parts of these members; each must have consented."""
+        """The private parts of these members, by member. Each of them must have consented."""
         ...
 
     def tune_reconstructors(self) -> dict[str, TunedReconstructor]:
-        """Tunes a classical reconstructor at every member on its validation subjects."""
+        """Tunes a classical reconstructor at every member, on the member's validation subjects."""
         ...
 
     def describe(self) -> dict[str, Description]:
-        """Where each member runs."""
+        """Descriptions by member: where it runs and which shards it holds."""
         ...
 
     def close(self) -> None:
-        """Ends what was started."""
+        """Ends everything that the executor started."""
         ...
 
 
 class InProcessExecutor:
-    """Every member in this process, one after the other: start-up in two seconds, and pdb works.
+    """Every member in this process, one after the other. It starts in two seconds, and pdb works.
 
     Args:
-        plans: one for each member, in the roster's order. wire_log: notes what crosses the walls.
+        plans: plans of the members, in the roster's order.
+        wire_log: record of the messages; None makes one in memory.
     """
 
     def __init__(self, plans: Sequence[SitePlan], wire_log: WireLog | None = None) -> None:
@@ -127,7 +129,7 @@ class InProcessExecutor:
         return {name: self._call(name, "describe") for name in self.sites}
 
     def close(self) -> None:
-        """Lets the sites go."""
+        """Releases the sites."""
         self.sites.clear()
 
     def _call(self, name: str, method: str, *arguments: Any, round_number: int | None = None) -> Any:

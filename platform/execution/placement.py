@@ -1,6 +1,7 @@
-"""Which node and how much of a GPU each site gets: decided before an actor is made, refused with the reason.
+"""Decides how much CPU and GPU each site gets, and on which nodes, before an actor is made.
 
-Pure functions of Ray's own node table, so that they are tested without a cluster.
+A demand that cannot be met is refused with the reason. All functions are pure functions of Ray's node table, so the
+tests need no cluster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TINY = 1e-9
 
 @dataclass(frozen=True)
 class Demand:
-    """What one member's actor asks of the scheduler."""
+    """The resources and labels that one member's actor asks of the scheduler."""
 
     member: str
     cpus: float
@@ -29,12 +30,12 @@ class Demand:
 
     @property
     def bound(self) -> bool:
-        """Whether only nodes that carry the member's name will do."""
+        """Whether the member may run only on nodes that carry its name."""
         return bool(self.labels or self.resources)
 
     @property
     def needs(self) -> dict[str, float]:
-        """Amounts by Ray's names."""
+        """The demanded amounts, by Ray's resource names."""
         return {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
 
     def options(self) -> dict[str, Any]:
@@ -56,26 +57,31 @@ class Demand:
 def demands(
     members: Sequence[str], nodes: Sequence[Node], cpus: float | str, gpus: float | str, at_once: int = 1
 ) -> list[Demand]:
-    """What each member asks for.
+    """The demand of each member.
 
-    A member is bound to the nodes that carry its name, as the label ``site=NAME`` or the resource ``site:NAME``, where
-    there are any. ``auto`` shares what there is, at most one GPU and one CPU a member: a bound member gets its share
-    of its own nodes, the others of the nodes that are nobody's (of all, where there are none). ``at_once`` such
-    federations share.
+    If there are nodes that carry a member's name, the member is bound to them. A node carries the name by the label
+    ``site=NAME`` or by the resource ``site:NAME``.
+
+    Args:
+        nodes: Ray's node table.
+        cpus, gpus: amounts for each member. ``auto`` shares the nodes, at most one CPU and one GPU for each member. A
+            bound member gets its share of its own nodes. The other members share the nodes that carry no member's
+            name, or all nodes if there are no such nodes.
+        at_once: number of federations of these members that run at the same time and share the nodes.
 
     Raises:
-        InputError: more than one GPU, and not a whole number of them.
+        InputError: ``gpus`` is more than one and not a whole number.
     """
     if gpus != "auto" and float(gpus) > 1 and float(gpus) != int(float(gpus)):
         raise InputError(f"resources.gpus_per_site is {gpus:g}: above one GPU only whole numbers are possible.")
     alive = [node for node in nodes if node["Alive"]]
     own = {m: {i for i, node in enumerate(alive) if _carries(node, m)} for m in members}
-    everywhere = set(range(len(alive)))
-    nobodys = everywhere.difference(*own.values()) or everywhere
+    all_nodes = set(range(len(alive)))
+    unnamed = all_nodes.difference(*own.values()) or all_nodes
     found = []
     for member in members:
-        among = own[member] or nobodys
-        sharing = at_once * sum(1 for other in members if among & (own[other] or nobodys))
+        among = own[member] or unnamed
+        sharing = at_once * sum(1 for other in members if among & (own[other] or unnamed))
         there = [alive[i] for i in sorted(among)]
         share_cpu = _share(sharing, there, "CPU") if cpus == "auto" else float(cpus)
         share_gpu = _share(sharing, there, "GPU") if gpus == "auto" else float(gpus)
@@ -84,7 +90,7 @@ def demands(
 
 
 def bundled(members: Sequence[str], bundles: Sequence[Mapping[str, float]]) -> list[Demand]:
-    """What each member asks of the bundle that a placement group reserved for it."""
+    """The demand of each member: all resources of the bundle that a placement group has reserved for it."""
     own = {"CPU", "GPU"}
     return [
         Demand(
@@ -98,7 +104,7 @@ def bundled(members: Sequence[str], bundles: Sequence[Mapping[str, float]]) -> l
 
 
 def first_bound(demanded: Sequence[Demand]) -> list[Demand]:
-    """The order in which to place: who is bound to a node comes before who can go anywhere, then the larger."""
+    """The demands in the order of placement: bound members first, and among equals the larger demand first."""
     return sorted(demanded, key=lambda one: (not one.bound, -one.gpus, -one.cpus))
 
 
@@ -106,11 +112,11 @@ def check(demanded: Sequence[Demand], nodes: Sequence[Node], waited: float | Non
     """Refuses what the nodes cannot hold together.
 
     Args:
-        nodes: as ``ray.nodes()`` gives them; with the free amounts as Resources where the members have waited.
-        waited: seconds that the members have waited for room that others hold; None before the start.
+        nodes: Ray's node table (``ray.nodes()``). After waiting, its Resources hold the free amounts.
+        waited: time in seconds that the members have waited for resources that others use; None before the start.
 
     Raises:
-        RunError: names the member, what it asked for, and what there is.
+        RunError: the message names the member, its demand and the amounts of the nodes.
     """
     rooms = [_Room.of(node) for node in nodes if node["Alive"]]
     for demand in first_bound(demanded):
@@ -120,7 +126,7 @@ def check(demanded: Sequence[Demand], nodes: Sequence[Node], waited: float | Non
 
 @dataclass
 class _Room:
-    """What is left of one node; a fraction of a GPU is a fraction of ONE GPU."""
+    """The remaining resources of one node. A fraction of a GPU is a fraction of ONE GPU."""
 
     labels: Mapping[str, str]
     left: dict[str, float]
@@ -133,7 +139,7 @@ class _Room:
         return cls(node.get("Labels") or {}, left, [1.0] * int(whole) + ([part] if part > _TINY else []))
 
     def take(self, demand: Demand) -> bool:
-        """Takes what is demanded, if it fits."""
+        """Takes the demanded resources if they fit. Returns whether they fit."""
         needs = {name: amount for name, amount in demand.needs.items() if amount and name != "GPU"}
         if any(self.labels.get(key) != value for key, value in demand.labels.items()):
             return False
@@ -182,7 +188,7 @@ def _demand(member: str, own: Sequence[Node], cpus: float, gpus: float) -> Deman
 
 
 def _share(members: int, nodes: Sequence[Node], name: str) -> float:
-    """At most 1; where members outnumber the units, a fraction of which whole groups fill a unit."""
+    """The share of one member, at most 1. With more members than units it is a fraction: n members fill one unit."""
     units = sum(math.floor(node["Resources"].get(name, 0)) for node in nodes)
     return min(1.0, math.floor(1e4 / math.ceil(members / units)) / 1e4) if units else 0.0
 

@@ -1,4 +1,4 @@
-"""The Ray cluster that this process is connected to: its nodes, what is free on them, and the seats of members."""
+"""The Ray cluster of this process: the connection, the nodes, their free resources, and the demands of members."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 
 
 RESTART_TIMEOUT = 600.0
-"""Seconds for a dead actor to come back, on its own node or on another one that carries its label."""
+"""Time in seconds for a dead actor to come back, on its own node or on another node that carries its name."""
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds for a cluster's address to answer; Ray itself would try for minutes."""
+"""Time in seconds for a cluster's address to answer; Ray itself would try for minutes."""
 
 
-def seats(members: Sequence[str], resources: Resources, bundle_members: Sequence[str]) -> list[placement.Demand]:
-    """What each member asks for: what its bundle holds, or where there are none its share of the nodes.
+def member_demands(
+    members: Sequence[str], resources: Resources, bundle_members: Sequence[str]
+) -> list[placement.Demand]:
+    """The demand of each member: the resources of its bundle, or without bundles its share of the nodes.
+
+    Args:
+        bundle_members: members that have a bundle in this process's placement group; empty without a group.
 
     Raises:
         RunError: no node can hold a member.
@@ -43,8 +48,8 @@ def seats(members: Sequence[str], resources: Resources, bundle_members: Sequence
     return demanded
 
 
-def seated(member: str, bundle_members: Sequence[str]) -> dict[str, Any]:
-    """Ray's option that puts a member into its bundle."""
+def bundle_option(member: str, bundle_members: Sequence[str]) -> dict[str, Any]:
+    """Ray's option that puts a member into its bundle; empty without bundles."""
     if not bundle_members:
         return {}
     group: Any = get_current_placement_group()
@@ -52,15 +57,15 @@ def seated(member: str, bundle_members: Sequence[str]) -> dict[str, Any]:
 
 
 def has_process(actor: Any) -> bool:
-    """Whether a node has given the actor a process, which may still be starting."""
+    """Whether a node has started a process for the actor. The process may not be ready yet."""
     try:
         return bool(ray_state.actors(actor._actor_id.hex()).get("Pid"))
-    except Exception:  # noqa: BLE001 - not public in Ray; without it a slow start looks like no place
+    except Exception:  # noqa: BLE001 - not public in Ray; on failure a slow start counts as not placed
         return False
 
 
 def store_size(node: str) -> int:
-    """Bytes of Ray's object store on a node: what lanes take instead of it, they may take."""
+    """Size of Ray's object store on a node in bytes. It is the limit for the shared-memory buffers that replace it."""
     return sum(int(one["Resources"].get("object_store_memory", 0)) for one in nodes() if one["NodeID"] == node)
 
 
@@ -70,15 +75,19 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def free() -> list[dict[str, Any]]:
-    """Ray's node table with what is free now instead of what there is."""
+    """Ray's node table, with the resources that are free now in place of all resources."""
     left = ray_state.available_resources_per_node()  # type: ignore[no-untyped-call]
     return [{**node, "Resources": left.get(node["NodeID"], {})} for node in nodes()]
 
 
 def connect(address: str | None) -> None:
-    """Connects this process to the cluster at ``address``, or starts one here; RunError if none answers."""
+    """Connects this process to the cluster at ``address``; None starts a cluster on this machine.
+
+    Raises:
+        RunError: no cluster answers at ``address``, or Ray does not start.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Without it an actor that asked for no GPU sees all of its node's (ray#54868).
+    # Without this an actor that asked for no GPU sees all GPUs of its node (ray#54868).
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     _check_answers(address)
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
@@ -92,7 +101,7 @@ def connect(address: str | None) -> None:
             raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {error}") from error
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
-        token.chmod(0o600)  # Ray writes it readable for all
+        token.chmod(0o600)  # Ray makes the file readable for all users
 
 
 def _check_answers(address: str | None) -> None:
@@ -105,7 +114,7 @@ def _check_answers(address: str | None) -> None:
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """In here this process is connected to the cluster; it stays so if it was before."""
+    """Connects this process to the cluster in the body. A connection that existed before stays open after it."""
     owns = not ray.is_initialized()
     if owns:
         connect(address)

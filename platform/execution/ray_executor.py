@@ -1,4 +1,4 @@
-"""The crew on Ray: one actor per member, restarted when its process dies, never silently left out."""
+"""The executor on Ray: one actor for each member. Dead actors are restarted, and no member is left out silently."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.ray_cluster import (
     RESTART_TIMEOUT,
+    bundle_option,
     connect,
     free,
     has_process,
-    seated,
-    seats,
+    member_demands,
     store_size,
 )
 from fedrecon.platform.execution.shared_memory import PackedMessage, SharedMemoryError, SiteEndpoint, Unreachable
@@ -44,24 +44,24 @@ if TYPE_CHECKING:
     from fedrecon.sites.wire import Samples, Scores
 
 READY_TIMEOUT = 600.0
-"""Seconds for a placed actor to import torch and open its shard, on a machine that is busy."""
+"""Time in seconds for the process of a placed actor to start, on a busy machine."""
 
 Change = tuple[str, tuple[Any, ...]]
-"""A method of the site that changes it for good, and its arguments."""
+"""A method that changes the site permanently, and the arguments of the method."""
 
 DIED = (ActorUnavailableError, ObjectLostError)
-"""What a call of an actor that will come back ends with; ObjectLost when a whole node took its replies along."""
+"""The errors of a call to an actor that can come back. ObjectLostError: a node was lost together with a reply."""
 
 
 class SiteActor:
-    """A site as a Ray actor, on its own threads and its own GPU; a new process makes the same site again."""
+    """A site as a Ray actor, with its own threads and its own GPU. A restarted process makes the same site again."""
 
     def __init__(self, plan: SitePlan) -> None:
         self.plan, self._changed, self._endpoint = plan, 0, SiteEndpoint()
 
     @cached_property
     def site(self) -> Site:
-        """The site, made at the first call: what is wrong with its shard is then that call's error."""
+        """The site. It is made at the first call, so that a problem with its shard is an error of that call."""
         import torch
 
         from fedrecon.sites.member.site import Site
@@ -70,11 +70,17 @@ class SiteActor:
         return Site(self.plan)
 
     def call(self, changes: Sequence[Change], method: str, *arguments: Any) -> tuple[int, str, Any]:
-        """The process, by which the crew sees that it is a new one; its node; and what the site answers.
+        """Calls a method of the site.
 
         Args:
-            changes: all that the crew has changed about the site; a new process catches up with them.
-            arguments: an order may come as a :class:`PackedMessage`, and then the reply goes the same way where it can.
+            changes: all changes that the executor has made to the site. A restarted process makes them again.
+            method: name of the method.
+            arguments: arguments of the method. A request may be a :class:`PackedMessage`; then the reply is packed too
+                if it has a buffer.
+
+        Returns:
+            the process id (a new one shows the executor that the actor was restarted), the id of the Ray node, and the
+            answer of the site.
         """
         from fedrecon.sites.member.gate import call
 
@@ -94,14 +100,17 @@ class SiteActor:
 
 
 class RayExecutor:
-    """Members as actors on the running cluster, or on a local one that this crew starts and stops.
+    """Members as actors on a running cluster, or on a local cluster that this executor starts and stops.
 
     Args:
-        plans: one per member, in the roster's order.
-        resources: of the experiment.
-        address: of a running cluster; None starts one on this machine. A cluster that this process is connected to
-            already (a notebook, a Tune trial) is used as it is and left running.
-        bundles: for whom this process's placement group holds a bundle each, after its own; none: there is no group.
+        plans: plans of the members, in the roster's order.
+        resources: resources of the experiment.
+        address: address of a running cluster; None starts one on this machine. If this process is connected to a
+            cluster already (a notebook, a Tune trial), that cluster is used and left running.
+        bundle_members: members that have a bundle in the placement group of this process, in the order of the bundles.
+            The first bundle of the group belongs to this process. Empty without a placement group.
+        make_transport: function that makes the transport of requests and replies.
+        wire_log: record of the messages; None makes one in memory.
     """
 
     def __init__(
@@ -136,7 +145,7 @@ class RayExecutor:
         return tuple(name for name in self.actors if name not in self.dead)
 
     def fit(self, request: TrainRequest) -> Iterator[TrainReply]:
-        """See :class:`Executor`. Replies are only read where they lie, in Ray's store or in the member's lane."""
+        """See :class:`Executor`. The vectors are read-only views of Ray's store or of the reply buffer."""
         yield from self._each("fit", (request,), request.round)
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
@@ -157,7 +166,7 @@ class RayExecutor:
         return dict(self._named("private_part", (request,), members=members))
 
     def tune_reconstructors(self) -> dict[str, TunedReconstructor]:
-        """See :class:`Executor`. A site that comes back is asked to use its choice again."""
+        """See :class:`Executor`. A restarted site gets its chosen parameters again."""
         tuned = dict(self._named("tune_reconstructor", ()))
         for name, one in tuned.items():
             self._changes[name].append(("use_reconstructor", (one,)))
@@ -168,7 +177,7 @@ class RayExecutor:
         return dict(self._named("describe", ()))
 
     def close(self) -> None:
-        """Ends the actors, and the cluster if this crew started it."""
+        """Ends the actors, and the cluster if this executor started it."""
         for actor in self.actors.values():
             ray.kill(actor)
         self.actors = {}
@@ -177,20 +186,23 @@ class RayExecutor:
             ray.shutdown()
 
     def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str]) -> None:
-        """Makes the actors, and waits until each has a place and has opened its shard."""
-        demanded = seats([plan.member for plan in plans], self.resources, bundle_members)
+        """Makes the actors, and waits until each is placed and has opened its shard."""
+        demanded = member_demands([plan.member for plan in plans], self.resources, bundle_members)
         remote, by_member = ray.remote(SiteActor), {plan.member: plan for plan in plans}
         restarts = {"max_restarts": self.resources.max_restarts, "max_task_retries": 0}
         made = {}
         for one in placement.first_bound(demanded):
-            options = {**restarts, **one.options(), **seated(one.member, bundle_members)}
+            options = {**restarts, **one.options(), **bundle_option(one.member, bundle_members)}
             made[one.member] = remote.options(**options).remote(by_member[one.member])
         self.actors = {plan.member: made[plan.member] for plan in plans}
         self._await_start({one.member: one for one in demanded}, bool(bundle_members))
         self.describe()
 
     def _await_start(self, demanded: Mapping[str, placement.Demand], reserved: bool) -> None:
-        """Waits until every actor's process runs; refuses when others hold the room of one that is not reserved."""
+        """Waits until every actor's process is ready.
+
+        Without reserved bundles it refuses an actor that gets no process because others use the resources.
+        """
         waiting = {actor.__ray_ready__.remote(): member for member, actor in self.actors.items()}
         start, patience = time.monotonic(), self.resources.start_timeout
         while waiting:
@@ -214,7 +226,7 @@ class RayExecutor:
         round_number: int | None = None,
         members: Sequence[str] | None = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Starts the call everywhere, then takes the results in the roster's order."""
+        """Calls the living members (of ``members``, if given) at once. Yields the results in the roster's order."""
         check_call(method, arguments)
         alive = [name for name in self.members if members is None or name in members]
         self._wire_log.sent(alive, arguments)
@@ -232,12 +244,12 @@ class RayExecutor:
         delivery.close()
 
     def _call(self, name: str, method: str, delivery: Delivery) -> Any:
-        """Calls the member, for the first time or again; the reference of its answer."""
+        """Calls the member, for the first time or again. Returns the reference of the answer."""
         remote = self.actors[name].call.options(name=f"SiteActor.{method}")
         return remote.remote(self._changes[name], method, *delivery.arguments(name))
 
     def _result(self, name: str, method: str, reference: Any, delivery: Delivery, round_number: int | None) -> Any:
-        """The call's result; a member whose process died is asked again once it is back."""
+        """The result of the call. A member whose process died is called again when it is back."""
         while True:
             try:
                 process, node, result = ray.get(reference)
@@ -265,7 +277,7 @@ class RayExecutor:
             raise RunError(at_site(name, round_number, str(error))) from error
 
     def _await_return(self, name: str) -> None:
-        """Waits until the restarted actor answers, here or on another node that may hold it."""
+        """Waits until the restarted actor answers, on its node or on another node that can hold it."""
         deadline = time.monotonic() + RESTART_TIMEOUT
         while time.monotonic() < deadline:
             try:
@@ -291,4 +303,4 @@ class RayExecutor:
 
 
 class _StaysDeadError(Exception):
-    """A member used up its restarts."""
+    """A member has no restarts left, or did not come back in time."""

@@ -1,4 +1,4 @@
-"""Labels of shards that lie on other nodes of a cluster, read on the site's own node. No image or k-space is read."""
+"""Labels of shards on other nodes of a cluster. They are read on the site's own node, without images and k-space."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from fedrecon.sites.wire import ShardLabels, check_message
 
 
 def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
-    """The shards by site name as their own nodes see them. Only labels travel.
+    """The shards by site name, as their own nodes see them. Only labels travel.
+
+    Args:
+        paths: paths of the shards on their nodes, by site.
+        address: address of the Ray cluster.
 
     Raises:
-        InputError: the node says what is wrong with the path. RunError: no answer.
+        InputError: a node cannot open its shard; the message gives the reason.
+        RunError: the cluster or a node does not answer.
     """
     with connected(address):
-        answers = ask_sites(labels, {site: (site, path) for site, path in paths.items()}, "what is in its shard")
+        answers = ask_sites(labels, {site: (site, path) for site, path in paths.items()}, "the labels of its shard")
     found = {}
     for site, answer in answers.items():
         one: ShardLabels = check_message(answer)
@@ -38,7 +43,7 @@ def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
 
 
 def labels(site: str, path: str) -> ShardLabels:
-    """The labels of the shard at ``path``, or what is wrong with it; runs on the site's own node."""
+    """The labels of the shard at ``path``, or the problem with the shard. This runs on the site's own node."""
     try:
         shard = Shard.open(path)
     except InputError as error:

@@ -1,16 +1,16 @@
-"""Memory that the driver shares with the sites on its own node: mapped once, written anew every round.
+"""Memory that the driver shares with the sites on its own node: mapped once, written again in every round.
 
-Ray's store gives every request and every reply a new place, and a process pays for each memory page that it touches for
+Ray's store gives every request and every reply new memory pages, and a process pays for each page that it touches for
 the first time. A buffer here is anonymous (``memfd_create``), and both sides keep it mapped. One buffer goes *down*: it
 holds the vectors of the request, which every site reads. One buffer for each member goes *up*: it holds the vectors of
 that member's reply. A buffer vanishes with the last process that maps it.
 
-The driver makes every buffer. A site opens it through the driver's ``/proc/<pid>/fd``. Where that fails (another node,
-a container, no Linux) the site answers with :class:`Unreachable`, and the request goes through Ray's store.
+The driver makes every buffer. A site opens it through the driver's ``/proc/<pid>/fd``. If that fails (another node, a
+container, no Linux), the site answers with :class:`Unreachable`, and the request goes through Ray's store.
 
-Who may write when: the driver writes *down* only while no call reads it (see :meth:`SharedBuffers.post`). A site writes
-*up* only within a fit, and the driver reads it after that call has returned. So the vectors of a reply are good until
-the member's next fit. What outlives the merge must own its memory (:meth:`State.owned`).
+The rules for writing: the driver writes *down* only while no call reads it (see :meth:`SharedBuffers.post`). A site
+writes *up* only within a fit, and the driver reads it after that call has returned. So the vectors of a reply are valid
+until the member's next fit. A vector that is kept after the merge must own its memory (:meth:`State.owned`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import numpy as np
 from fedrecon.sites.wire import TrainReply, TrainRequest, Vector
 
 SMALL = 1 << 20
-"""Bytes of vectors below which a message goes through Ray: the lane would save nothing."""
+"""Size of the vectors in bytes below which a message goes through Ray, because shared memory would save no time."""
 
 ALIGNMENT = 64
-"""Bytes: every vector starts on a cache line of its own."""
+"""Alignment in bytes: every vector starts on its own cache line."""
 
 EMPTY = np.zeros(0, np.float32)
 
@@ -43,7 +43,14 @@ class SharedMemoryError(Exception):
 
 @dataclass(frozen=True)
 class Handle:
-    """Where a buffer is found: the driver's process and descriptor; size in bytes; a name that no other buffer has."""
+    """The address of a buffer.
+
+    Attributes:
+        process: process id of the driver.
+        descriptor: file descriptor of the buffer in that process.
+        size: size in bytes.
+        name: unique name of the buffer.
+    """
 
     process: int
     descriptor: int
@@ -56,8 +63,10 @@ class PackedMessage:
     """A message whose vectors lie in a buffer.
 
     Attributes:
-        message: with empty vectors in place of its own. lengths: values of ``shared``, then of each ``extra``.
-        handle: the buffer. back: the buffer for the reply, where one is wanted.
+        message: copy of the message with empty vectors.
+        lengths: number of values of ``shared``, then of each vector in ``extra``.
+        handle: address of the buffer with the vectors.
+        back: address of the buffer for the reply; None if the reply has no buffer.
     """
 
     message: Any
@@ -68,7 +77,7 @@ class PackedMessage:
 
 @dataclass(frozen=True)
 class Unreachable:
-    """A site's answer to a parcel that it cannot open; nothing has been done yet."""
+    """A site's answer to a packed message whose buffer it cannot open. The site has not done anything yet."""
 
     reason: str
 
@@ -77,11 +86,11 @@ class Buffer:
     """A buffer that this process made.
 
     Attributes:
-        handle: by which a site finds it, until ``close()``.
-        memory: the mapping here. Never closed by hand: it goes when the last vector that looks at it goes.
+        handle: address by which a site opens the buffer, until ``close()``.
+        memory: mapping in this process. It is never closed explicitly: it ends with the last vector that views it.
 
     Raises:
-        SharedMemoryError: this system makes none.
+        SharedMemoryError: this system cannot make a buffer.
     """
 
     def __init__(self, size: int, writable: bool) -> None:
@@ -103,10 +112,14 @@ class Buffer:
 
 
 def opened(handle: Handle, writable: bool) -> mmap.mmap:
-    """The mapping of another process's buffer; SharedMemoryError where it cannot be had."""
+    """Maps a buffer of another process.
+
+    Raises:
+        SharedMemoryError: the buffer cannot be opened or mapped.
+    """
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
     try:
-        # Looked at before it is opened: on another node the path may lead to anybody's file.
+        # The name is checked before opening: on another node the path may lead to any file.
         _check_name(f"/proc/{handle.process}/fd/{handle.descriptor}", handle)
         descriptor = os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", flags)
         try:
@@ -125,13 +138,13 @@ def _check_name(link: str, handle: Handle) -> None:
 
 
 def _mapped(descriptor: int, size: int, writable: bool) -> mmap.mmap:
-    # Populated at once: one call instead of a fault for each page.
+    # MAP_POPULATE maps all pages in one call, instead of one page fault for each page.
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=protection)
 
 
 def bytes_needed(message: TrainRequest | TrainReply) -> int:
-    """Room that the vectors of a message take in a buffer; 0 where they are no flat float32 vectors."""
+    """Bytes that the vectors of a message take in a buffer; 0 if they are not all flat float32 vectors."""
     vectors = (message.shared, *message.extra.values())
     if any(not isinstance(v, np.ndarray) or v.ndim != 1 or v.dtype != np.float32 for v in vectors):
         return 0
@@ -139,7 +152,7 @@ def bytes_needed(message: TrainRequest | TrainReply) -> int:
 
 
 def pack(message: TrainRequest | TrainReply, memory: mmap.mmap, handle: Handle) -> PackedMessage:
-    """Copies the vectors of ``message`` into ``memory``, which is of ``handle`` and has the room."""
+    """Copies the vectors of ``message`` into ``memory``, the mapping of ``handle``, which must be large enough."""
     vectors = (message.shared, *message.extra.values())
     lengths = tuple(len(value) for value in vectors)
     for target, value in zip(_vectors(memory, lengths), vectors, strict=True):
@@ -147,12 +160,12 @@ def pack(message: TrainRequest | TrainReply, memory: mmap.mmap, handle: Handle) 
     return PackedMessage(replace(message, shared=EMPTY, extra=dict.fromkeys(message.extra, EMPTY)), lengths, handle)
 
 
-def unpack(parcel: PackedMessage, memory: mmap.mmap) -> Any:
+def unpack(packed: PackedMessage, memory: mmap.mmap) -> Any:
     """The message with read-only views of ``memory`` as its vectors."""
-    shared, *extra = _vectors(memory, parcel.lengths)
+    shared, *extra = _vectors(memory, packed.lengths)
     for value in (shared, *extra):
         value.flags.writeable = False
-    return replace(parcel.message, shared=shared, extra=dict(zip(parcel.message.extra, extra, strict=True)))
+    return replace(packed.message, shared=shared, extra=dict(zip(packed.message.extra, extra, strict=True)))
 
 
 def _vectors(memory: mmap.mmap, lengths: Sequence[int]) -> Iterator[Vector]:
@@ -167,10 +180,10 @@ def _room(length: int) -> int:
 
 
 class SharedBuffers:
-    """The driver's buffers: one down, one up for each member.
+    """The driver's buffers: one for the requests (down), and one for the replies of each member (up).
 
     Args:
-        budget: bytes that all of them together may take; beyond it messages go through Ray.
+        budget: limit in bytes for all buffers together. A message that needs more goes through Ray.
     """
 
     def __init__(self, budget: int) -> None:
@@ -181,9 +194,13 @@ class SharedBuffers:
         self._under_way: set[object] = set()
 
     def post(self, request: TrainRequest) -> tuple[PackedMessage, object] | None:
-        """Writes ``order`` down and returns it with a token to give to :meth:`done`; None where it goes through Ray.
+        """Writes ``request`` into the buffer for requests.
 
-        Calls whose caller went away before :meth:`done` may still read and write the old buffers, so new ones are made.
+        If an earlier caller ended without :meth:`done`, its calls may still read and write the old buffers. Then new
+        buffers are made.
+
+        Returns:
+            the packed request and a token for :meth:`done`; None if the request must go through Ray.
         """
         size = bytes_needed(request)
         if size < SMALL:
@@ -198,11 +215,11 @@ class SharedBuffers:
         return pack(request, self._down.memory, self._down.handle), token
 
     def done(self, token: object) -> None:
-        """All calls that were given this order have ended."""
+        """Notes that all calls with the request of this token have ended."""
         self._under_way.discard(token)
 
     def reply_buffer(self, member: str, request: TrainRequest) -> Buffer | None:
-        """The buffer for a member's reply: of the size of its last one, before that of the order."""
+        """The buffer for a member's reply, or None. It has the size of the last reply, at first of the request."""
         size = self._replies.get(member, bytes_needed(request))
         buffer = self._roomy(self._up.pop(member, None), size, writable=False) if size >= SMALL else None
         if buffer is not None:
@@ -210,16 +227,16 @@ class SharedBuffers:
         return buffer
 
     def replied(self, member: str, reply: TrainReply) -> None:
-        """Notes what room the member's replies need."""
+        """Notes the size of the member's reply, for its next buffer."""
         self._replies[member] = bytes_needed(reply)
 
     def drop(self, member: str) -> None:
-        """The member is gone for good."""
+        """Closes the reply buffer of a member that stays dead."""
         if buffer := self._up.pop(member, None):
             buffer.close()
 
     def close(self) -> None:
-        """Closes every buffer; vectors that still look at one keep its memory."""
+        """Closes every buffer. Vectors that are still views of a buffer keep its memory."""
         for buffer in (self._down, *self._up.values()):
             if buffer is not None:
                 buffer.close()
@@ -227,7 +244,7 @@ class SharedBuffers:
         self._under_way.clear()
 
     def _roomy(self, old: Buffer | None, size: int, writable: bool) -> Buffer | None:
-        """``old`` if it has the room, else a new one within the budget."""
+        """``old`` if it is large enough, else a new buffer; None if the budget or the system allows no buffer."""
         if old is not None and old.handle.size >= size:
             return old
         if old is not None:
@@ -243,17 +260,21 @@ class SharedBuffers:
 
 
 class SiteEndpoint:
-    """A site's ends of the lanes: each mapped at first use, and again when the driver made a new buffer."""
+    """A site's mappings of its buffers. A buffer is mapped at first use, and again when the driver made a new one."""
 
     def __init__(self) -> None:
         self._mapped: dict[bool, tuple[Handle, mmap.mmap]] = {}
 
-    def receive(self, parcel: PackedMessage) -> Any:
-        """The message, with read-only vectors; SharedMemoryError where the buffer cannot be opened."""
-        return unpack(parcel, self._memory(parcel.handle, writable=False))
+    def receive(self, packed: PackedMessage) -> Any:
+        """The message with read-only vectors.
+
+        Raises:
+            SharedMemoryError: the buffer cannot be opened.
+        """
+        return unpack(packed, self._memory(packed.handle, writable=False))
 
     def send(self, reply: Any, handle: Handle | None) -> Any:
-        """The reply as a parcel, or as it is where there is no lane or no room in it."""
+        """The reply as a packed message; the reply itself if there is no buffer, or if it does not fit."""
         if handle is None or not isinstance(reply, TrainReply) or not SMALL <= bytes_needed(reply) <= handle.size:
             return reply
         try:

@@ -1,4 +1,4 @@
-"""Ray tasks on the sites' own nodes: for what is asked of a site outside the rounds, while it has no actor."""
+"""Ray tasks on the sites' own nodes, for work outside the rounds, when the sites have no actors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from fedrecon.platform.execution import placement
-from fedrecon.platform.execution.ray_cluster import RESTART_TIMEOUT, free, nodes, seated, seats
+from fedrecon.platform.execution.ray_cluster import RESTART_TIMEOUT, bundle_option, free, member_demands, nodes
 from fedrecon.sites.errors import RunError, at_site, cause_of
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
 
 ANSWER_TIMEOUT = 60.0
-"""Seconds for a node to answer a small question."""
+"""Time in seconds for a node to answer a small question."""
 
 PATIENCE = 5.0
-"""Seconds between two looks at whether a site's node is still there."""
+"""Time in seconds between two checks whether a site's node still exists."""
 
 OUTSIDE_GROUP = {"scheduling_strategy": "DEFAULT"}
 """Ray's option that keeps a task out of its caller's placement group, whose bundles may be on other nodes."""
@@ -35,11 +35,12 @@ def ask_sites(function: Callable[..., Any], questions: Mapping[str, Question], s
     """Calls ``function`` once on each site's node; it takes no CPU or GPU from the scheduler.
 
     Args:
-        function: runs in a process of its own. questions: its arguments by site.
-        subject: what is asked for, in words, for the error.
+        function: function to call, in its own process.
+        questions: arguments of the function, by site.
+        subject: name of the requested information, for the error message.
 
     Raises:
-        RunError: a node fails, or does not answer in time.
+        RunError: the function fails on a node, or a node does not answer in time.
     """
     homes = home_nodes(list(questions)) if questions else {}
     task = ray.remote(max_calls=1)(function)
@@ -51,7 +52,7 @@ def ask_sites(function: Callable[..., Any], questions: Mapping[str, Question], s
         try:
             answers[site] = ray.get(reference, timeout=ANSWER_TIMEOUT)
         except (GetTimeoutError, RayTaskError) as error:
-            raise RunError(at_site(site, None, f"its node did not tell {subject}: {cause_of(error)}")) from error
+            raise RunError(at_site(site, None, f"its node did not send {subject}: {cause_of(error)}")) from error
     return answers
 
 
@@ -63,21 +64,26 @@ def site_tasks(
     resources: Resources,
     bundle_members: Sequence[str],
 ) -> Iterator[SiteTasks]:
-    """One started task for each site, each with an actor's share of its node; ended after the body.
+    """Starts one task for each site, with the same resources as an actor. The tasks are ended after the body.
 
     Args:
-        function: is called as ``function(shared, *question)``. shared: goes to every site, once.
-        bundle_members: members for which this process's placement group holds a bundle; without a group none.
+        function: function that is called as ``function(shared, *question)``.
+        shared: first argument for all sites; it is stored once.
+        questions: other arguments of the function, by site.
+        resources: resources of the experiment.
+        bundle_members: members that have a bundle in this process's placement group; empty without a group.
 
     Raises:
         RunError: a site cannot be placed.
     """
     sites = list(questions)
-    demanded = seats(sites, resources, bundle_members)
+    demanded = member_demands(sites, resources, bundle_members)
     if not bundle_members:
         _await_room(demanded, resources.start_timeout)
-    options = {one.member: {**one.options(), **OUTSIDE_GROUP, **seated(one.member, bundle_members)} for one in demanded}
-    # A process of its own for each task: torch looks for GPUs only once in a process.
+    options = {
+        one.member: {**one.options(), **OUTSIDE_GROUP, **bundle_option(one.member, bundle_members)} for one in demanded
+    }
+    # Each task has its own process, because torch looks for GPUs only once in a process.
     task = ray.remote(max_calls=1, max_retries=0)(function)
     tasks = SiteTasks(task, ray.put(shared), questions, options, home_nodes(sites))
     try:
@@ -90,11 +96,15 @@ def site_tasks(
 
 @dataclass
 class SiteTasks:
-    """Tasks that run now, one for each site.
+    """Running tasks, one for each site.
 
     Attributes:
-        task: the remote function. shared: the reference of its first argument. questions: its other arguments by site.
-        options: Ray's, by site. homes: what a node must have to be the site's own.
+        task: remote function.
+        shared: reference of its first argument.
+        questions: its other arguments, by site.
+        options: Ray's options of the task, by site.
+        homes: demand that only the site's own node can meet, by site.
+        running: reference of the result, by site.
     """
 
     task: Any
@@ -109,10 +119,10 @@ class SiteTasks:
         self.running[site] = self.task.options(**self.options[site]).remote(self.shared, *self.questions[site])
 
     def result(self, site: str, restarts: int) -> Any:
-        """The result; a task whose process or node died is started again, at most ``restarts`` times.
+        """The result of a site's task. A task whose process or node died is started again, at most ``restarts`` times.
 
         Raises:
-            RunError: the function failed, died too often, or its node is lost for good.
+            RunError: the function failed, its process died too often, or its node is lost and none came back.
         """
         died = 0
         while True:
@@ -129,23 +139,23 @@ class SiteTasks:
                 self.start(site)
 
     def cancel(self) -> None:
-        """Ends what still runs."""
+        """Ends the tasks that still run."""
         for reference in self.running.values():
             ray.cancel(reference, force=True)
 
     def _wait(self, site: str) -> None:
-        """Waits for the answer. A task whose node is lost waits for another node that carries the site's name."""
+        """Waits for the result. If the site's node is lost, waits for another node that carries the site's name."""
         seen = time.monotonic()
         while not ray.wait([self.running[site]], timeout=PATIENCE)[0]:
             if _fits(self.homes[site]):
                 seen = time.monotonic()
             elif time.monotonic() - seen > RESTART_TIMEOUT:
-                lost = f"its node is lost, and none came back within {RESTART_TIMEOUT:.0f} s"
+                lost = f"its node is lost, and no node with its name came back within {RESTART_TIMEOUT:.0f} s"
                 raise RunError(at_site(site, None, lost))
 
 
 def home_nodes(sites: Sequence[str]) -> dict[str, placement.Demand]:
-    """By site, the demand that its own node alone can fill; it takes no CPU and no GPU."""
+    """Demands by site that only the site's own node can meet. They take no CPU and no GPU."""
     return {one.member: one for one in placement.demands(sites, nodes(), cpus=0.0, gpus=0.0)}
 
 
@@ -158,7 +168,7 @@ def _fits(home: placement.Demand) -> bool:
 
 
 def _await_room(demanded: Sequence[placement.Demand], patience: float) -> None:
-    """Waits for room that others hold, as long as actors do; then refuses."""
+    """Waits until the nodes have room, as long as actors wait for it. Then refuses the demands."""
     start = time.monotonic()
     while True:
         waited = time.monotonic() - start

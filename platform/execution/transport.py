@@ -17,22 +17,22 @@ from fedrecon.platform.execution.shared_memory import Buffer, PackedMessage, Sha
 from fedrecon.sites.wire import TrainReply, TrainRequest
 
 Arguments = tuple[Any, ...]
-"""What a site's method is called with. At most one of them is a request."""
+"""The arguments of a site's method. At most one of them is a request."""
 
 
 class Delivery(Protocol):
-    """The arguments of one call, made at every member."""
+    """The arguments of one call that is made at every member."""
 
     def arguments(self, member: str) -> Arguments:
-        """What is sent to the member, for the first time or again."""
+        """The arguments to send to the member, for the first time or again."""
         ...
 
     def received(self, member: str, answer: Any) -> Any:
-        """The member's answer. Its vectors may be views that are good until the member's next fit."""
+        """The member's answer. Its vectors may be views that are valid until the member's next fit."""
         ...
 
     def close(self) -> None:
-        """Every member has answered."""
+        """Ends the delivery, after every member has answered."""
         ...
 
 
@@ -44,15 +44,15 @@ class Transport(Protocol):
         ...
 
     def note_node(self, member: str, node: str, unreachable: bool) -> None:
-        """The member answered from this Ray node; ``unreachable`` says that it could not open what was sent."""
+        """Notes the Ray node of the member. ``unreachable``: the member could not open the sent buffer."""
         ...
 
     def drop(self, member: str) -> None:
-        """The member stays dead."""
+        """Releases the memory of a member that stays dead."""
         ...
 
     def close(self) -> None:
-        """Gives all memory back."""
+        """Releases all memory."""
         ...
 
 
@@ -107,13 +107,14 @@ class SharedMemoryTransport:
     """Requests and replies of sites on the driver's node go through shared memory, all others through Ray's store.
 
     Args:
-        node: the driver's Ray node. store_size: bytes that the buffers may take together.
+        node: id of the driver's Ray node.
+        store_size: limit in bytes for all buffers together.
     """
 
     def __init__(self, node: str, store_size: int) -> None:
         self.node, self.buffers = node, SharedBuffers(store_size)
         self.near = set[str]()
-        """Members that shared memory reaches now."""
+        """Members that can use shared memory now."""
         self._refused = set[str]()
 
     def send(self, method: str, arguments: Arguments) -> Delivery:
@@ -121,7 +122,7 @@ class SharedMemoryTransport:
         return _SharedDelivery(self, method, arguments)
 
     def note_node(self, member: str, node: str, unreachable: bool) -> None:
-        """See :class:`Transport`. A member that could not open a buffer is served by Ray's store from then on."""
+        """See :class:`Transport`. After a member could not open a buffer, its messages go through Ray's store."""
         if unreachable:
             self._refused.add(member)
         near = node == self.node and member not in self._refused
@@ -138,7 +139,7 @@ class SharedMemoryTransport:
 
 
 class _SharedDelivery:
-    """One buffer for the request, and for a fit one buffer for each member's reply."""
+    """One buffer for the request. A fit has one more buffer for each member's reply."""
 
     def __init__(self, transport: SharedMemoryTransport, method: str, arguments: Arguments) -> None:
         self._transport, self._method, self._given = transport, method, arguments

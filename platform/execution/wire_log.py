@@ -1,4 +1,4 @@
-"""The record of what crossed the walls of the sites: one row for each message, with names, sizes and a hash."""
+"""The record of all messages to and from the sites: one row for each message, with names, sizes and a hash."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 DOWN, UP = "down", "up"
 
 WIRE_LINES = "wire.jsonl"
-"""Name of the file of lines in the folder of a run."""
+"""Name of the file of rows (JSON lines) in the folder of a run."""
 
 
 class WireLog:
-    """Rows of ``wire.parquet``, kept in a file of lines until the run is finished.
+    """The rows of ``wire.parquet``. Until the run is finished they are in a file of JSON lines.
 
-    Rows are written when a round is committed. A run that goes on after a crash drops the rows of rounds that were not
-    committed; what crosses again is noted again.
+    The rows are written when a round is committed. A run that is resumed after a crash drops the rows of rounds that
+    were not committed. The messages of these rounds are sent and noted again.
 
     Args:
-        path: the file of lines; None keeps the rows in this process.
-        committed: the last committed round.
+        path: path of the file of JSON lines; None keeps the rows in memory.
+        committed: number of the last committed round.
     """
 
     def __init__(self, path: Path | None = None, committed: int = 0) -> None:
@@ -38,12 +38,12 @@ class WireLog:
             self._rewrite()
 
     def sent(self, sites: Iterable[str], messages: Iterable[Any]) -> None:
-        """Notes messages that go down to sites; each is hashed once."""
+        """Notes messages that go down to sites. Each message is hashed once for all sites."""
         rows = [self._row(DOWN, message) for message in messages]
         self.rows += [{**row, "site": site} for site in sites for row in rows]
 
     def received(self, site: str, message: Any) -> None:
-        """Notes a message that came up from a site; None is no message."""
+        """Notes a message that came up from a site. None is not a message and is not noted."""
         if message is not None:
             self.rows.append({**self._row(UP, message), "site": site})
 
@@ -66,7 +66,7 @@ class WireLog:
 
 
 def described(message: Any) -> dict[str, Any]:
-    """Type, names, shapes, bytes and hash of a message; arrays by their bytes, everything else as JSON."""
+    """Type, names, shapes, bytes and hash of a message. Arrays count with their bytes, other values as JSON text."""
     names: list[str] = []
     shapes: list[str] = []
     size, hashed = 0, hashlib.sha256()
@@ -106,7 +106,7 @@ def _content(value: Any) -> tuple[Any, str]:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A row, or None for a line that a crash tore."""
+    """The row of a line; None if a crash cut the line off."""
     try:
         row: dict[str, Any] = json.loads(line)
     except ValueError:

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""Storage: run folders, checkpoints, Parquet tables, file locks, and the tracking of runs."""

@@ -1,8 +1,8 @@
-"""The committed rounds of a run on disk: one file a round, and the rename of that file IS the commit.
+"""The committed rounds of a run on disk: one file for each round. The rename of the file IS the commit.
 
-A file is plain safetensors: the vectors ``shared`` and ``extra/<name>``, and in its header the round, the
-standing of the sites, the caller's record (tracker position, history of rounds) and a CRC-32 of every vector.
-A CRC is enough: it guards against a torn write, not against an adversary, and costs a fifth of the write.
+A file is plain safetensors. It holds the vectors ``shared`` and ``extra/<name>``. Its header holds the round, the
+standing of the sites, the caller's record (tracker position, history of rounds) and a CRC-32 of every vector. A CRC is
+enough, because it guards against a torn write and not against an adversary. It costs a fifth of the write.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _EXTRA = "extra/"
 
 
 class Checkpoints:
-    """The checkpoints in a folder; one driver at a time writes there.
+    """The checkpoints in a folder. Only one driver at a time writes there.
 
     Args:
-        folder: made when the first round is saved.
+        folder: folder of the files; it is made when the first round is saved.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, state: State, record: Mapping[str, Any]) -> Path:
-        """Commit ``state`` with the JSON-able ``record``; keeps this round and the one before it.
+        """Commits ``state`` with the JSON-able ``record``. Keeps this round and the round before it.
 
-        Rounds above ``state.round`` can only be what a resume could not read, so they go too.
+        A file of a later round can only be one that a resumed run could not read, so it is deleted too.
         """
         from safetensors.numpy import save_file
 
@@ -50,15 +50,15 @@ class Checkpoints:
         return path
 
     def latest(self) -> tuple[State, dict[str, Any]] | None:
-        """The newest committed round that can be read with its record, or None before the first.
+        """The newest committed round that can be read, with its record; None if there is no such round.
 
-        A torn or corrupt file is passed over with a warning and the round before it is taken.
+        A torn or corrupt file is skipped with a warning, and the round before it is taken.
         """
         for path in reversed(self.paths()):
             try:
                 return _read(path)
             except Exception as error:  # noqa: BLE001 - a torn header raises anything
-                warnings.warn(f"checkpoint {path.name} cannot be read and is passed over: {error}", stacklevel=2)
+                warnings.warn(f"checkpoint {path.name} cannot be read and is skipped: {error}", stacklevel=2)
         return None
 
     def paths(self) -> list[Path]:
@@ -66,7 +66,7 @@ class Checkpoints:
         return sorted(self.folder.glob("round-*.safetensors"))
 
     def clear(self) -> None:
-        """Forget every committed round."""
+        """Deletes every committed round."""
         for path in self.paths():
             path.unlink()
 

@@ -1,4 +1,4 @@
-"""Locks between processes, by the library ``filelock``: they end with their process, whatever ends it."""
+"""Locks between processes (library ``filelock``). A lock ends with its process, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
     """Holds the lock file ``path`` in the body; missing folders are made.
 
     Raises:
-        RunError: another process holds it; ``busy`` is the message.
+        RunError: another process holds the lock; ``busy`` is the message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)
@@ -32,7 +32,7 @@ def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
 
 @contextmanager
 def waited_lock(path: Path) -> Iterator[None]:
-    """Holds the lock file ``path`` in the body, after the processes that came first."""
+    """Waits until the lock file ``path`` is free, and holds it in the body; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path, thread_local=False):
         yield

@@ -1,7 +1,8 @@
-"""The parquet files of a run, and the only file that imports pyarrow for them.
+"""The Parquet files of a run. No other file imports pyarrow for them.
 
-``rounds.parquet`` has one row per committed round, ``scores.parquet`` one per slice and stage. The schemas
-below are the documentation; types are enforced on writing.
+``rounds.parquet`` has one row for each committed round. ``scores.parquet`` has one row for each slice and stage, under
+each network that reconstructs the slice. ``wire.parquet`` has one row for each message to or from a site. The schemas
+below are the documentation. Types are enforced on writing.
 """
 
 from __future__ import annotations
@@ -31,42 +32,42 @@ WIRE = {
     "round": "int64",  # the round that the message belongs to
     "site": "string",
     "direction": "string",  # down to the site | up from it
-    "type": "string",  # of fedrecon.sites.wire
-    "names": "list<string>",  # of its parts: fields, vectors, pictures
-    "shapes": "list<string>",  # of each part; empty for what is no array
+    "type": "string",  # type of the message, in fedrecon.sites.wire
+    "names": "list<string>",  # names of its parts: fields, vectors, pictures
+    "shapes": "list<string>",  # shape of each array, bytes of each picture; empty for other parts
     "bytes": "int64",
     "hash": "string",  # SHA-256 over names and contents, first 32 digits
 }
 
 
 def write_wire(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes one row for each message that crossed a site's wall, whole or not at all."""
+    """Writes one row for each message to or from a site, atomically. The rows have the keys of :data:`WIRE`."""
     write_table(path, {name: [row[name] for row in rows] for name in WIRE}, WIRE)
 
 
 def write_rounds(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one row per round, whole or not at all.
+    """Writes one row for each round, atomically.
 
     Args:
-        path: the parquet file.
-        rows: the keys of :data:`ROUNDS`; ``losses`` as ``{site: {name: value}}``.
+        path: path of the Parquet file.
+        rows: rows with the keys of :data:`ROUNDS`; ``losses`` as ``{site: {name: value}}``.
     """
     flat = [{**row, "losses": _flatten(row["losses"])} for row in rows]
     write_table(path, {name: [row[name] for row in flat] for name in ROUNDS}, ROUNDS)
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """What :func:`write_rounds` wrote."""
+    """The rows that :func:`write_rounds` wrote."""
     columns = read_table(path)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [{**row, "losses": _nest(row["losses"])} for row in rows]
 
 
 def write_scores(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write one row per slice and stage, whole or not at all; the columns are those of :data:`SCORES`.
+    """Writes one row for each slice and stage, atomically. The columns are those of :data:`SCORES`.
 
     Raises:
-        ValueError: a column is missing, unknown or of another length.
+        ValueError: a column is missing or unknown, or the lengths of the columns differ.
     """
     if set(columns) != set(SCORES):
         raise ValueError(
@@ -82,13 +83,13 @@ def read_scores(path: Path) -> dict[str, list[Any]]:
 
 
 def join_scores(parts: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
-    """The columns of several sites, stages or operators, one after the other."""
+    """The columns of several sites, stages or operators, joined row after row."""
     parts = list(parts)
     return {name: [value for part in parts for value in part[name]] for name in SCORES}
 
 
 def write_table(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[str, str]) -> None:
-    """Columns of these types, whole or not at all."""
+    """Writes a Parquet file of columns with the types of ``schema``, atomically."""
     import pyarrow
     import pyarrow.parquet
 
@@ -99,7 +100,7 @@ def write_table(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[st
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
-    """All columns of one file."""
+    """All columns of one Parquet file, by name."""
     import pyarrow.parquet
 
     columns: dict[str, list[Any]] = pyarrow.parquet.ParquetFile(path).read().to_pydict()

@@ -1,4 +1,4 @@
-"""The folder of a user's runs: mlflow.db, artifacts, and one folder a digest with its checkpoints."""
+"""The workspace, a user's folder of runs: mlflow.db, artifacts, and one folder for each digest with its checkpoints."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ def default_workspace() -> Path:
 
 
 def find_run_folder(workspace: Path, reference: str) -> RunFolder:
-    """The folder of a finished run: by run id, by digest (its first six characters suffice), or ``latest``.
+    """The folder of a finished run.
+
+    Args:
+        workspace: folder of the user's runs.
+        reference: run id, digest (its first six characters are enough), or ``latest``.
 
     Raises:
-        InputError: no such run, several, or one that is not finished.
+        InputError: no run or several runs fit the reference, or the run is not finished.
     """
     runs = workspace.resolve() / "runs"
     known = [RunFolder(workspace, path.parent.name) for path in runs.glob("*/run.json")] if runs.is_dir() else []
     if not known:
-        raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (--workspace names another)")
+        raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (other folder: --workspace)")
     if reference == "latest":
         finished = [folder for folder in known if folder.result() is not None]
         if not finished:
@@ -44,22 +48,23 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
     if len(fitting) > 1:
         raise InputError(f"'{reference}' fits several runs: {', '.join(folder.digest for folder in fitting)}")
     if fitting[0].result() is None:
-        raise InputError(f"run '{reference}' is not finished; the same fedrecon run goes on with it")
+        raise InputError(f"run '{reference}' is not finished; the same command fedrecon run continues it")
     return fitting[0]
 
 
 MIN_PREFIX = 6
+"""The smallest number of characters of a digest in a reference."""
 
 
 def note_trained(folder: RunFolder, training_digest: str) -> None:
-    """Notes that this run's last checkpoint is the end of this training, for runs that differ only in the rest."""
+    """Notes that this run has finished this training. Runs with the same training can take its last checkpoint."""
     path = _trained(folder.workspace, training_digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, {"digest": folder.digest})
 
 
 def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
-    """The folder of a run that went through this training to its end, if there is one."""
+    """The folder of a run that has finished this training; None if there is no such run, or no checkpoint of it."""
     path = _trained(workspace.resolve(), training_digest)
     if not path.is_file():
         return None
@@ -72,7 +77,7 @@ def _trained(workspace: Path, training_digest: str) -> Path:
 
 
 class RunFolder:
-    """``WORKSPACE/runs/DIGEST``: checkpoints, private memory of the sites, the experiment and the result."""
+    """``WORKSPACE/runs/DIGEST``: the checkpoints, the private memory of the sites, the experiment and the result."""
 
     def __init__(self, workspace: Path, digest: str) -> None:
         self.workspace, self.digest = workspace.resolve(), digest
@@ -80,7 +85,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Locked by the driver that works here; outside the folder, so that it outlives a set-aside."""
+        """The lock file of the driver that works on this run. It is outside the folder which a rerun renames."""
         return self.workspace / "runs" / f".{self.digest}.lock"
 
     @cached_property
@@ -91,45 +96,45 @@ class RunFolder:
         return Checkpoints(self.path / "checkpoints")
 
     def memory(self, member: str) -> Path:
-        """Where a member keeps its private memory; on a cluster on a file system that its node sees."""
+        """The folder for the private memory of a member; on a cluster, on a file system that the member's node sees."""
         return self.path / "private" / member
 
     def result(self) -> dict[str, Any] | None:
-        """The result, if the run is finished."""
+        """The result; None if the run is not finished."""
         return self._read("result.json")
 
     def save_result(self, result: dict[str, Any]) -> None:
-        """Marks the run as finished: the last thing that a run writes."""
+        """Writes the result, which marks the run as finished. A run writes it last."""
         atomic.write_json(self.path / "result.json", result)
 
     def note_run(self, note: dict[str, Any]) -> None:
-        """Notes whose folder this is: run id, experiment, what the network was built for, the subjects' splits."""
+        """Notes the run: run id, experiment, image properties of the network, splits of the subjects."""
         self.path.mkdir(parents=True, exist_ok=True)
         atomic.write_json(self.path / "run.json", note)
 
     def noted(self) -> dict[str, Any] | None:
-        """What :meth:`note_run` noted."""
+        """The note of :meth:`note_run`; None if there is no note."""
         return self._read("run.json")
 
     def environment(self) -> dict[str, Any] | None:
-        """Where the run began."""
+        """The hardware and software with which the run began; None before it began."""
         return self._read("environment.json")
 
     def save_environment(self, environment: dict[str, Any]) -> None:
-        """Notes where the run began."""
+        """Notes the hardware and software with which the run began."""
         atomic.write_json(self.path / "environment.json", environment)
 
     def published(self) -> list[str]:
-        """The members whose private parts are among the run's artifacts."""
+        """The names of the members whose private parts are among the run's artifacts."""
         noted = self._read("published.json")
         return list(noted["members"]) if noted else []
 
     def note_published(self, members: list[str]) -> None:
-        """Notes whose private parts are among the run's artifacts."""
+        """Notes the members whose private parts are among the run's artifacts."""
         atomic.write_json(self.path / "published.json", {"members": sorted(set(members))})
 
     def set_aside(self) -> None:
-        """Keeps what is here under another name, so that a rerun starts from nothing and nothing is lost."""
+        """Renames the folder, so that a rerun starts from nothing and no file is lost."""
         if self.path.exists():
             number = sum(1 for _ in self.path.parent.glob(f"{self.digest}.before-*")) + 1
             self.path.rename(self.path.with_name(f"{self.digest}.before-{number}"))

@@ -157,6 +157,6 @@ def test_a_site_that_dies_while_it_is_tested_is_asked_again_so_often_and_not_mor
     monkeypatch.setattr(site_tasks, "RESTART_TIMEOUT", 0.3)
     nowhere = {"site": "nowhere"}
     gone = tests(0, nowhere, label_selector=nowhere)
-    with pytest.raises(RunError, match="site 'south': its node is lost, and none came back within 0 s"):
+    with pytest.raises(RunError, match="its node is lost, and no node with its name came back within 0 s"):
         gone.result("south", restarts=1)
     gone.cancel()

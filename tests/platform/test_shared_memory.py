@@ -55,11 +55,11 @@ def files() -> int:
 def test_down_and_up_by_hand(tiny_messages: None) -> None:
     buffers, site = SharedBuffers(ROOM), SiteEndpoint()
     sent = request(1, 2, 3, drift=[4, 5], nothing=[])
-    parcel, token = buffers.post(sent) or NEITHER
+    packed, token = buffers.post(sent) or NEITHER
     back = buffers.reply_buffer("north", sent)
     assert back is not None
-    assert parcel.message.shared.size == 0
-    found = site.receive(parcel)
+    assert packed.message.shared.size == 0
+    found = site.receive(packed)
     assert (found.round, found.standing) == (4, {"north": 3})
     assert found.shared.tolist() == [1, 2, 3]
     assert {name: value.tolist() for name, value in found.extra.items()} == {"drift": [4, 5], "nothing": []}
@@ -80,9 +80,9 @@ def test_down_and_up_by_hand(tiny_messages: None) -> None:
 def test_the_same_buffers_serve_every_round_and_grow_when_they_must(tiny_messages: None) -> None:
     buffers, site, handles = SharedBuffers(ROOM), SiteEndpoint(), []
     for values in ([1.0], [2.0], list(range(5000)), [3.0]):
-        parcel, token = buffers.post(request(*values)) or NEITHER
-        assert site.receive(parcel).shared.tolist() == values
-        handles.append(parcel.handle)
+        packed, token = buffers.post(request(*values)) or NEITHER
+        assert site.receive(packed).shared.tolist() == values
+        handles.append(packed.handle)
         buffers.done(token)
     assert handles[0] == handles[1] != handles[2] == handles[3]
     small = buffers.reply_buffer("north", request(1))
@@ -155,14 +155,14 @@ def test_files_and_memory_stay_flat_even_if_vectors_outlive_their_lane(tiny_mess
     before, kept = files(), []
     for number in range(100):
         buffers, site = SharedBuffers(ROOM), SiteEndpoint()
-        parcel, _ = buffers.post(request(number)) or NEITHER
+        packed, _ = buffers.post(request(number)) or NEITHER
         back = buffers.reply_buffer("north", request(number))
         assert back is not None
-        reply = unpack(site.send(TrainReply("north", 1, 1, site.receive(parcel).shared), back.handle), back.memory)
+        reply = unpack(site.send(TrainReply("north", 1, 1, site.receive(packed).shared), back.handle), back.memory)
         if number < 3:
             kept.append(reply)
         buffers.close()
-        del buffers, site, parcel, back, reply
+        del buffers, site, packed, back, reply
     assert [one.shared.tolist() for one in kept] == [[0], [1], [2]]
     assert files() <= before + len(kept)  # Python's mmap holds one each
     kept.clear()
@@ -279,8 +279,8 @@ def test_what_the_crew_and_a_site_say_can_be_pickled() -> None:
     import pickle
 
     buffer = Buffer(4096, writable=True)
-    parcel = pack(request(1, 2), buffer.memory, buffer.handle)
-    again = pickle.loads(pickle.dumps((parcel, Unreachable("why"))))
+    packed = pack(request(1, 2), buffer.memory, buffer.handle)
+    again = pickle.loads(pickle.dumps((packed, Unreachable("why"))))
     assert again[0].handle == Handle(*vars(buffer.handle).values())
     assert unpack(again[0], buffer.memory).shared.tolist() == [1, 2]
     assert again[1] == Unreachable("why")

@@ -72,9 +72,9 @@ def test_without_a_rule_nothing_is_guessed(workspace, newcomer):
     ("options", "message"),
     [
         ({"unseen": "avrage"}, "Did you mean 'average'"),
-        ({"unseen": "average"}, "not so: middle, north, south"),
-        ({"unseen": "average", "published": ["north", "south"]}, "not so: middle"),
-        ({"unseen": "nearest"}, "some site agreed"),
+        ({"unseen": "average"}, "No agreement: middle, north, south"),
+        ({"unseen": "average", "published": ["north", "south"]}, "No agreement: middle"),
+        ({"unseen": "nearest"}, "needs a site that agreed"),
         ({"unseen": "nearest", "published": ["nroth"]}, "Did you mean 'north'"),
         ({"unseen": "fine-tune", "fine_tune_epochs": 0}, "at least 1"),
     ],

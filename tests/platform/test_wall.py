@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clusters import local_cluster
+from safetensors.numpy import load_file
 from tiny import NETWORKS, PARAMETERS, UNET, make_volume
 
 import fedrecon
@@ -252,26 +253,29 @@ def everything_written(*folders):
 
 
 @pytest.mark.ray
-def test_a_name_in_a_file_name_is_found_nowhere(tmp_path, mlflow_template, capfd, monkeypatch):
-    """After a run, an evaluation, a reconstruction, a sweep and a study: workspace, MLflow, logs, Ray's session."""
+def test_neither_a_name_of_a_file_nor_a_private_part_is_found_anywhere(tmp_path, mlflow_template, capfd):
+    """After a run, an evaluation, a reconstruction, a sweep and a study: workspace, MLflow, logs, Ray's session.
+
+    The site's own folder holds its private memory, and the folder of the shards holds the key: nothing else does.
+    """
     path = hospital(tmp_path / "in", tmp_path / "out")
     place = tmp_path / "workspace"
     place.mkdir()
     (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
     key = (tmp_path / "out" / KEY_FILE).read_text().strip()
-    base = given({"ward": path}, evaluation={"every": 1, "panels": True})
+    base = given({"ward": path}, "fedper", evaluation={"every": 1, "panels": True})
     with local_cluster(num_cpus=2):
         import ray
 
         session = Path(ray._private.worker._global_node.get_session_dir_path())
         run = fedrecon.run(base, workspace=place)
         evaluate(run.digest, accelerations=[2], workspace=place)
-        reconstruct(run.digest, path, tmp_path / "images.h5", workspace=place)
+        reconstruct(run.digest, path, tmp_path / "images.h5", site="ward", workspace=place)
         zero = {**base, "reconstructor": "zero_filled"}
         fedrecon.sweep(zero, {"operator.acceleration": {"grid": [2]}}, name="one", workspace=place)
         study = {"name": "s", "experiment": base, "methods": {"z": {"reconstructor": "zero_filled"}}}
         fedrecon.study(study, workspace=place)
-        logs = list(everything_written(session / "logs"))
+        logs = list(everything_written(session))
     out, err = capfd.readouterr()
     texts = [*everything_written(place, tmp_path / "out"), *logs, out.encode(), err.encode()]
     texts.append((tmp_path / "images.h5").read_bytes())
@@ -281,6 +285,11 @@ def test_a_name_in_a_file_name_is_found_nowhere(tmp_path, mlflow_template, capfd
     own_key = [text for text in texts if key.encode() in text]
     assert own_key == [(tmp_path / "out" / KEY_FILE).read_bytes()]
     pseudonym = Pseudonyms.of(tmp_path / "out" / KEY_FILE).subject("c")
+    own = RunFolder(place, run.digest).memory("ward")
+    kept = load_file(sorted(own.glob("round-*.safetensors"))[-1])["parameters"].tobytes()
+    assert len(kept) >= 24
+    others = [path for path in place.rglob("*") if path.is_file() and own not in path.parents]
+    assert not any(kept[:24] in content for content in (*(path.read_bytes() for path in others), *logs))
     scores = read_table(run_store(None, place).local_artifact(run.run_id, "scores.parquet"))
     assert set(scores["subject"]) == {pseudonym}
 

@@ -332,7 +332,7 @@ def test_one_process_does_not_open_what_lies_on_another_node(consortium):
     hide(planner, "north")
     planner._checked.clear()
     with pytest.raises(
-        InputError, match=r"in-process opens every shard itself, .* those of north. Allowed there: actors"
+        InputError, match=r"in-process opens every shard in one process, .*: north. Allowed for them: actors"
     ):
         planner.trial(0, trial.params)
 

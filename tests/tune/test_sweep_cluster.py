@@ -117,7 +117,7 @@ def test_a_study_of_a_shard_that_its_own_node_alone_sees(
     assert len(found) == 4
     assert len(list((spaces["there"] / "studies" / "hidden" / "panels").iterdir())) == 1
     assert load_study("hidden", spaces["there"], "auto").cells == result.cells
-    with pytest.raises(InputError, match="in-process opens every shard itself"):
+    with pytest.raises(InputError, match="in-process opens every shard in one process"):
         study(
             {**described, "experiment": {**base, "sites": hidden, "resources": {"crew": "in-process"}}}, address="auto"
         )

@@ -1,1 +1,1 @@
-"""TODO room."""
+"""Tracking: the record of each run (parameters, metrics, images, artifacts), in MLflow or in memory."""

@@ -1,4 +1,4 @@
-"""The twin of the MLflow tracker: a record in this process that leaves nothing behind."""
+"""The counterpart of the MLflow store in memory, for tests: it writes no file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedrecon.sites.errors import RunError
 
 @dataclass
 class MemoryRun:
-    """All that a :class:`MemoryTracker` recorded, in order of writing."""
+    """Everything that a :class:`MemoryTracker` recorded, in the order of writing."""
 
     info: RunInfo
     params: dict[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class MemoryRun:
 
 
 class MemoryTracker(BufferedTracker):
-    """The twin of the MLflow tracker: records into a :class:`MemoryRun`."""
+    """The counterpart of the MLflow tracker: it records into a :class:`MemoryRun`."""
 
     def __init__(self, run: MemoryRun, continued: bool = False) -> None:
         steps: dict[str, set[int]] = {}
@@ -67,7 +67,7 @@ class MemoryTracker(BufferedTracker):
 
 
 class MemoryStore(RunStore):
-    """The twin of the MLflow store; ``runs`` are in order of creation."""
+    """The counterpart of the MLflow store; ``runs`` are in the order of creation."""
 
     def __init__(self) -> None:
         self.runs: list[MemoryRun] = []

@@ -1,8 +1,8 @@
-"""Runs recorded in MLflow: the only file that imports it, and only inside functions (the import takes 2 s).
+"""Runs recorded in MLflow. Only this file imports MLflow, and only inside functions (the import takes 2 s).
 
-The default store is an SQLite file in the workspace. It is made whole under a temporary name and renamed,
-under a file lock: four processes that open a fresh store together, or one that is killed in the middle,
-leave a file that never opens again.
+The default store is an SQLite file in the workspace. It is made completely under a temporary name and then renamed,
+under a file lock. Without this, four processes that make a new store together, or one process that is killed while it
+makes one, leave a file that never opens again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
-_MAX_POINTS = 1000  # what MLflow takes in one batch
+_MAX_POINTS = 1000  # the most that MLflow takes in one batch
 _MAX_TEXTS = 100
 _MAX_PARAM = 6000
 _SQLITE = "sqlite:///"
@@ -61,12 +61,12 @@ class MlflowStore(RunStore):
     """The runs at an MLflow tracking URI.
 
     Args:
-        uri: ``sqlite:///FILE``, ``http(s)://HOST`` or a database that MLflow knows; None: the variable
-            MLFLOW_TRACKING_URI, and without it ``mlflow.db`` in the workspace.
-        workspace: holds the default store, its artifacts and the lock.
+        uri: ``sqlite:///FILE``, ``http(s)://HOST`` or a database that MLflow knows. None takes the environment variable
+            MLFLOW_TRACKING_URI, and if that is not set, ``mlflow.db`` in the workspace.
+        workspace: folder of the default store, its artifacts and the lock.
 
     Raises:
-        InputError: a URI that cannot hold runs, or a server that does not answer.
+        InputError: the URI cannot hold runs, or the server does not answer.
     """
 
     def __init__(self, uri: str | None, workspace: Path) -> None:
@@ -89,7 +89,7 @@ class MlflowStore(RunStore):
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def local_artifact(self, run_id: str, path: str) -> Path:
-        """See :class:`RunStore`; in a local store the file itself, not a copy."""
+        """See :class:`RunStore`. A local store gives the file itself, not a copy."""
         root = urllib.parse.urlsplit(self.client.get_run(run_id).info.artifact_uri)
         if root.scheme == "file":
             local = Path(urllib.request.url2pathname(root.path)) / path
@@ -163,7 +163,7 @@ class MlflowStore(RunStore):
         return MlflowTracker(self.client, run.run_id, _logged(self.client, run.run_id))
 
     def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
-        """See :class:`RunStore`. The tag is what MLflow's own button for sharing a view writes."""
+        """See :class:`RunStore`. MLflow's own button for sharing a view writes the same tag."""
         number = self._experiment(experiment_name)
         self.client.set_experiment_tag(number, f"mlflow.sharedViewState.{key}", json.dumps(view))
         return number
@@ -179,7 +179,7 @@ class MlflowStore(RunStore):
             self.client.set_terminated(run.run_id, "KILLED")
 
     def _experiment(self, name: str) -> str:
-        """The id of the experiment, made if missing; with SQLite its artifacts are in the workspace."""
+        """The id of the experiment, which is made if missing. With SQLite its artifacts are in the workspace."""
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(name)
@@ -240,7 +240,11 @@ class MlflowTracker(BufferedTracker):
 
 
 def tracking_uri(uri: str | None, workspace: Path) -> str:
-    """The tracking URI in force: the argument, MLFLOW_TRACKING_URI, or the workspace's own SQLite file."""
+    """The tracking URI: the argument, else MLFLOW_TRACKING_URI, else the workspace's own SQLite file.
+
+    Raises:
+        InputError: the URI cannot hold runs.
+    """
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + str(workspace.absolute() / DATABASE)
     if "://" not in chosen or chosen.startswith("file:"):
         raise InputError(
@@ -253,7 +257,7 @@ def tracking_uri(uri: str | None, workspace: Path) -> str:
 
 
 def create_database(path: Path, artifacts: Path) -> None:
-    """Make the SQLite store ``path`` with all its tables unless it is there; call it under the lock."""
+    """Make the SQLite store ``path`` with all its tables, unless it exists. Call it under the lock."""
     if path.exists():
         return
     from mlflow.store.tracking import sqlalchemy_store
@@ -265,7 +269,7 @@ def create_database(path: Path, artifacts: Path) -> None:
 
 
 def _logged(client: MlflowClient, run_id: str) -> Logged:
-    """What the run holds already: the history of every metric, its parameters and its images."""
+    """The content of a run: the steps of every metric, its parameters and its images."""
     data = client.get_run(run_id).data
     steps = {key: frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
     names = [Path(item.path).name for item in client.list_artifacts(run_id, "images")]
@@ -279,7 +283,7 @@ def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
 
 
 def _check_answers(uri: str, seconds: float = 10.0) -> None:
-    """A server that is not there is found out now: MLflow itself would retry for minutes."""
+    """Refuses a server that does not answer. MLflow itself would retry for minutes."""
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return
@@ -294,7 +298,7 @@ def _check_answers(uri: str, seconds: float = 10.0) -> None:
 
 @contextmanager
 def _third_party_warnings() -> Iterator[None]:
-    """MLflow's modules load with deprecation warnings of its own dependencies: not ours to mend."""
+    """Hides deprecation warnings in the body: MLflow's dependencies raise them, and fedrecon cannot mend those."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

@@ -1,4 +1,4 @@
-"""Loggers that say nothing for a while."""
+"""Silences loggers for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(*names: str, level: int = logging.WARNING) -> Iterator[None]:
-    """These loggers say nothing below ``level`` meanwhile."""
+    """In the body these loggers write no message below ``level``."""
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:

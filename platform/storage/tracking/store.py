@@ -9,10 +9,11 @@ from fedrecon.platform.storage.tracking.tracker import RunStore
 
 
 def run_store(uri: str | None, workspace: Path) -> RunStore:
-    """The MLflow store at ``uri``, made if it is a file that is not there yet.
+    """The MLflow store at ``uri``. An SQLite file that does not exist is made.
 
     Args:
-        uri: None takes the variable MLFLOW_TRACKING_URI, and without it ``mlflow.db`` in ``workspace``.
-        workspace: the folder of this user's runs.
+        uri: tracking URI. None takes the environment variable MLFLOW_TRACKING_URI, and if that is not set,
+            ``mlflow.db`` in ``workspace``.
+        workspace: folder of this user's runs.
     """
     return MlflowStore(uri, workspace)

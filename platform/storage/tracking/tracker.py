@@ -1,7 +1,8 @@
 """The record of a run: the contract of a tracker, and how a run is found, continued or made.
 
-``mlflow_tracker.py`` is one implementation (loaded only when it is opened), ``memory_tracker.py`` the other.
-Both pass the same tests; what they share (buffering, skipping what is there, one run per digest) is here.
+``mlflow_store.py`` is one implementation (it loads MLflow only when a store is opened), ``memory_store.py`` is the
+other. Both pass the same tests. Their common parts are here: buffering, skipping of values that are recorded already,
+one run for each digest.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ TAG_DIGEST = "fedrecon.digest"
 TAG_SUPERSEDED = "fedrecon.superseded_by"
 LATEST = "latest"
 MIN_PREFIX = 6
+"""The smallest number of characters of a digest in a reference."""
+
 SUMMARIES = "fedrecon-sweeps"
+"""The MLflow experiment of the sweeps' own runs. The runs of their trials are, flat, among all other runs."""
+
 STUDIES = "fedrecon-studies"
-"""The experiment of the sweeps' own runs; those of their trials stand, flat, among all other runs."""
+"""The MLflow experiment of the studies' own runs. The runs of their trials are, flat, among all other runs."""
 
 Ended = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -39,12 +44,14 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """How a run stands in the store: enough to make it, and to find it again.
+    """The data with which the store makes a run, or finds it again.
 
     Attributes:
-        experiment_name: the MLflow experiment, made if missing. run_name: the name of a new run.
-        digest: identifies the science of the run. params: the flat experiment, as text.
-        tags: git commit, the sweep or study that it belongs to, and the like.
+        experiment_name: name of the MLflow experiment, which is made if missing.
+        run_name: name of a new run.
+        digest: identity of the science of the run.
+        params: values of the experiment as text, by dotted key.
+        tags: tags, such as the git commit and the sweep or study that the run belongs to.
     """
 
     experiment_name: str
@@ -56,15 +63,15 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A recorded run as it is found again.
+    """A recorded run, as the store describes it.
 
     Attributes:
-        run_id: the tracker's own id.
-        experiment_name: the MLflow experiment that it belongs to.
-        name: its name in the list of runs.
+        run_id: id of the run in the store.
+        experiment_name: name of the MLflow experiment that the run belongs to.
+        name: name in the list of runs.
         status: RUNNING, FINISHED, FAILED or KILLED.
         tags: all tags; the digest is one of them.
-        params: the flat experiment, as text.
+        params: values of the experiment as text, by dotted key.
     """
 
     run_id: str
@@ -82,7 +89,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Logged:
-    """What a continued run holds already: steps by metric, parameters, and (key, step) of its images."""
+    """The content of a run that is continued: steps by metric, parameters, and (key, step) of its images."""
 
     steps: Mapping[str, frozenset[int]] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +97,7 @@ class Logged:
 
 
 class Tracker(Protocol):
-    """What the round loop needs of a record."""
+    """The record of one run, with the methods that a run uses."""
 
     @property
     def run_id(self) -> str:
@@ -103,15 +110,15 @@ class Tracker(Protocol):
         ...
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Write the parameters that are not there yet; those that are there stay as they are."""
+        """Write the parameters that are not recorded yet. Recorded parameters stay unchanged."""
         ...
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Write tags, over what was there."""
+        """Write tags; a new value replaces an old one."""
         ...
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Buffer values at ``step``; a key that has this step already is passed over."""
+        """Buffer values at ``step``; a key that has a value at this step already is skipped."""
         ...
 
     def flush(self) -> None:
@@ -119,11 +126,11 @@ class Tracker(Protocol):
         ...
 
     def image(self, key: str, step: int, png: bytes) -> None:
-        """Write one PNG of an image grid; passed over if ``key`` has this step already."""
+        """Write one PNG of an image grid, unless ``key`` has an image at this step already."""
         ...
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Store the file ``path`` under ``folder`` of the run's artifacts, over one of the same name."""
+        """Store the file ``path`` under ``folder`` of the run's artifacts. It replaces a file of the same name."""
         ...
 
     def finish(self, status: Ended) -> None:
@@ -132,7 +139,7 @@ class Tracker(Protocol):
 
 
 class BufferedTracker(ABC):
-    """A tracker that buffers metrics and never writes a (key, step) pair twice; subclasses only write."""
+    """A tracker that buffers metrics and never writes a (key, step) pair twice. Subclasses only write."""
 
     def __init__(self, run_id: str, logged: Logged | None) -> None:
         self.run_id = run_id
@@ -164,7 +171,7 @@ class BufferedTracker(ABC):
                 self._buffer.append(Point(key, float(value), step, now))
 
     def flush(self) -> None:
-        """See :class:`Tracker`. What could not be written stays in the buffer."""
+        """See :class:`Tracker`. If the writing fails, the values stay in the buffer."""
         if self._buffer:
             self._write_points(self._buffer)
             self._buffer = []
@@ -204,7 +211,7 @@ class BufferedTracker(ABC):
 
 
 class Store(Protocol):
-    """What an experiment needs of the place where runs are kept."""
+    """The part of a :class:`RunStore` that a run uses."""
 
     def open(self, record: RunRecord, fresh: bool = False) -> Tracker:
         """See :meth:`RunStore.open`."""
@@ -212,13 +219,13 @@ class Store(Protocol):
 
 
 class RunStore(ABC):
-    """Where runs are kept: opens the one run of a digest, and finds runs again."""
+    """A store of runs. It opens the one run of a digest, and finds runs again."""
 
     def open(self, record: RunRecord, fresh: bool = False) -> Tracker:
-        """The tracker of the record's run: the run with its digest is continued, or a new one is made with its tags.
+        """Opens the run with the digest of the record, and gives it the tags. If there is no such run, makes one.
 
-        A continued run is RUNNING again. ``fresh`` makes a new run in any case. Older runs of the same digest
-        are tagged as superseded, and one of them that was left RUNNING is ended as KILLED.
+        A continued run has the status RUNNING again. ``fresh`` makes a new run in any case. Older runs of the same
+        digest get a tag that they are superseded. If one of them has the status RUNNING, it ends as KILLED.
         """
         tags = {**record.tags, TAG_DIGEST: record.digest}
         with self._exclusive():
@@ -236,14 +243,15 @@ class RunStore(ABC):
         return tracker
 
     def find(self, reference: str, status: str | None = None) -> RunInfo:
-        """The newest run that ``reference`` names: run id, digest (6 or more of its letters) or ``latest``.
+        """The newest run that fits ``reference``.
 
         Args:
-            reference: what the user gave.
-            status: only runs of this status count, for instance FINISHED.
+            reference: run id, digest (its first 6 characters are enough), or ``latest``.
+            status: status that the run must have, for instance FINISHED; None allows all. A run id finds its run with
+                any status.
 
         Raises:
-            InputError: no run has that name, or the beginning of a digest fits several.
+            InputError: no run fits, the fitting runs have another status, or the beginning of a digest fits several.
         """
         if (run := self._run(reference)) is not None:
             return run
@@ -261,10 +269,12 @@ class RunStore(ABC):
         return fitting[0]
 
     def tag(self, digest: str, tags: Mapping[str, str]) -> str | None:
-        """Tags the run of ``digest`` without opening it, and ends it as KILLED if nobody is at work on it any more.
+        """Tags the run of ``digest`` without opening it. A run with the status RUNNING is ended as KILLED.
+
+        Call it only if no process works on the run.
 
         Returns:
-            its id, or None if there is no such run.
+            the run id, or None if there is no such run.
         """
         runs = [one for one in self._runs(digest, None) if one.digest == digest and TAG_SUPERSEDED not in one.tags]
         if not runs:
@@ -274,10 +284,10 @@ class RunStore(ABC):
 
     @abstractmethod
     def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
-        """Saves which runs and columns a page of the experiment shows under ``key``.
+        """Saves a view under ``key``: the runs and columns that a page of the experiment shows.
 
         Returns:
-            the id of the experiment, made if missing: what the page's address needs.
+            the id of the experiment, which is made if missing. The page's address contains this id.
         """
 
     def _not_found(self, reference: str) -> InputError:
@@ -289,7 +299,11 @@ class RunStore(ABC):
 
     @abstractmethod
     def local_artifact(self, run_id: str, path: str) -> Path:
-        """A local file with the artifact ``path`` of a run, downloaded if need be; RunError if none."""
+        """A local file with the artifact ``path`` of a run. It is downloaded if it is not on this machine.
+
+        Raises:
+            RunError: the run has no such artifact.
+        """
 
     def _exclusive(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -299,7 +313,7 @@ class RunStore(ABC):
 
     @abstractmethod
     def _runs(self, digest: str, experiment_name: str | None) -> list[RunInfo]:
-        """Runs whose digest begins with ``digest``, newest first, without deleted ones and others' runs."""
+        """Runs whose digest begins with ``digest``, newest first; no deleted runs, and no runs of other programs."""
 
     @abstractmethod
     def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> Tracker: ...

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from fedrecon.sites.errors import RunError
 
 Vector = NDArray[np.float32]
+
+Message = TypeVar("Message")
 
 
 def vector(values: Any) -> Vector:
@@ -37,6 +39,8 @@ def vector(values: Any) -> Vector:
 @dataclass(frozen=True)
 class State:
     """The server's state after ``round`` committed rounds: everything that a strategy needs to resume.
+
+    It stays at the server; it is no message. A request is made from it.
 
     Attributes:
         round: the number of committed rounds; 0 before the first.
@@ -322,7 +326,7 @@ METHODS: dict[str, Exchange] = {
 """The methods that a site answers; no other can be called from outside."""
 
 REMOTE = (ShardLabels, TrainedNetwork, RemoteScoreTask, RemoteScores)
-"""What tasks on a site's node take and return beside these, while the site has no actor."""
+"""What tasks on a site's node take and return beside these, while the site has no actor. Both sides check them."""
 
 MESSAGES: tuple[type, ...] = (
     tuple(
@@ -338,18 +342,18 @@ WITH_PICTURES = (Panels, Samples)
 WITH_PRIVATE = (PrivatePart,)
 
 
-def check_message(message: Any) -> Any:
+def check_message(message: Message) -> Message:
     """The message itself, if it may cross the wall.
 
     Raises:
         RunError: its type is not in the list, or a field holds what no message of this type may hold.
     """
-    kind = type(message)
+    kind: Any = type(message)
     if kind not in MESSAGES:
         raise RunError(
             f"{kind.__module__}.{kind.__qualname__} is no type of the wire, so it cannot cross a site's wall"
         )
-    for one in fields(message):
+    for one in fields(message):  # type: ignore[arg-type]  # every type in the list is a dataclass
         _check_value(f"{kind.__name__}.{one.name}", getattr(message, one.name), kind)
     return message
 

@@ -1,4 +1,4 @@
-"""The registry of strategies. Each strategy is one file and one line here. Importing this package loads no torch."""
+"""The registry of strategies. Each strategy is one file, and one entry here. Importing this package loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor 4, what searches many experiments: sweeps over the keys of an experiment, and studies. Ray Tune runs both.
+"""Floor 4, which runs many experiments: sweeps over the keys of an experiment, and studies. Ray Tune runs both.
 
-It imports ``fedrecon.platform`` and the floors below. ``ray.tune`` is imported on this floor alone.
+It imports ``fedrecon.platform`` and the floors below. Only this floor imports ``ray.tune``.
 """

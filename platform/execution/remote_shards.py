@@ -47,9 +47,9 @@ def labels(site: str, path: str) -> ShardLabels:
     try:
         shard = Shard.open(path)
     except InputError as error:
-        return ShardLabels(site, problem=str(error))
+        return check_message(ShardLabels(site, problem=str(error)))
     plain = {**asdict(shard), "path": str(shard.path), "attributes": dict(shard.attributes)}
-    return ShardLabels(site, plain)
+    return check_message(ShardLabels(site, plain))
 
 
 def _triple(values: list[float] | tuple[float, ...] | None) -> tuple[float, float, float] | None:

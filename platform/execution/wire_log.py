@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 DOWN, UP = "down", "up"
 
@@ -32,13 +33,14 @@ class WireLog:
         self.path, self.round = path, committed
         self.rows: list[dict[str, Any]] = []
         self._written = 0
+        self._last: tuple[weakref.ref[Any], dict[str, Any]] | None = None
         if path is not None and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             self.rows = [row for row in map(_parsed, lines) if row is not None and row["round"] <= committed]
             self._rewrite()
 
     def sent(self, sites: Iterable[str], messages: Iterable[Any]) -> None:
-        """Notes messages that go down to sites. Each message is hashed once for all sites."""
+        """Notes messages that go down to sites. A message that goes to many sites is hashed once."""
         rows = [self._row(DOWN, message) for message in messages]
         self.rows += [{**row, "site": site} for site in sites for row in rows]
 
@@ -49,7 +51,14 @@ class WireLog:
 
     def _row(self, direction: str, message: Any) -> dict[str, Any]:
         self.round = getattr(message, "round", self.round)
-        return {"round": self.round, "site": "", "direction": direction, **described(message)}
+        description = described(message) if direction == UP else self._described_once(message)
+        return {"round": self.round, "site": "", "direction": direction, **description}
+
+    def _described_once(self, message: Any) -> dict[str, Any]:
+        if self._last is None or self._last[0]() is not message:
+            # Weak: the log must not keep 100 MB of parameters alive.
+            self._last = weakref.ref(message), described(message)
+        return self._last[1]
 
     def write(self) -> None:
         """Writes the rows that are not on disk yet."""
@@ -69,7 +78,7 @@ def described(message: Any) -> dict[str, Any]:
     """Type, names, shapes, bytes and hash of a message. Arrays count with their bytes, other values as JSON text."""
     names: list[str] = []
     shapes: list[str] = []
-    size, hashed = 0, hashlib.sha256()
+    size, hashed = 0, xxhash.xxh3_128()
     for one in fields(message):
         for name, value in _parts(one.name, getattr(message, one.name)):
             content, shape = _content(value)
@@ -83,7 +92,7 @@ def described(message: Any) -> dict[str, Any]:
         "names": names,
         "shapes": shapes,
         "bytes": size,
-        "hash": hashed.hexdigest()[:32],
+        "hash": hashed.hexdigest(),
     }
 
 

@@ -100,7 +100,7 @@ def _score(_: None, network: TrainedNetwork, task: RemoteScoreTask) -> RemoteSco
     from fedrecon.platform.inference.scoring import scored
 
     trained = _trained_run(check_message(network))
-    parts: Path | None = Path(task.parts)
+    parts: Path | None = Path(check_message(task).parts)
     # A node that does not share the workspace keeps no parts: nobody would ever remove them there.
     parts = parts if parts and parts.parent.is_dir() else None
     unseen = UnseenPolicy(task.rule, task.published, task.epochs)
@@ -108,7 +108,7 @@ def _score(_: None, network: TrainedNetwork, task: RemoteScoreTask) -> RemoteSco
     shards, operators = {task.site: Shard.open(task.shard)}, {task.site: operator}
     found = scored(trained, shards, operators, unseen, lambda _: None, parts)
     scores = (Scores(task.site, "test", {key: tuple(values) for key, values in one.items()}) for one in found)
-    return check_message(RemoteScores(task.site, tuple(scores)))  # type: ignore[no-any-return]
+    return check_message(RemoteScores(task.site, tuple(scores)))
 
 
 def _trained_run(network: TrainedNetwork) -> TrainedRun:
@@ -160,11 +160,11 @@ def _network(trained: TrainedRun, private: Mapping[str, PrivatePart]) -> Trained
         private=private,
         folder=str(trained.folder.path),
     )
-    return check_message(network)  # type: ignore[no-any-return]
+    return check_message(network)
 
 
 def _private_part(network: TrainedNetwork, member: str, published: tuple[str, ...]) -> PrivatePart:
     """The private part of a member; runs on its own node, which refuses without consent."""
     if member not in published:
         raise RunError(f"site '{member}' did not agree to publish its private part: see publish_private")
-    return _trained_run(network).private_part(member, published)
+    return check_message(_trained_run(check_message(network)).private_part(member, published))

@@ -36,7 +36,7 @@ WIRE = {
     "names": "list<string>",  # names of its parts: fields, vectors, pictures
     "shapes": "list<string>",  # shape of each array, bytes of each picture; empty for other parts
     "bytes": "int64",
-    "hash": "string",  # SHA-256 over names and contents, first 32 digits
+    "hash": "string",  # XXH3 (128 bits) over names and contents
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from small_volumes import Imported, centred_fft
 
 from fedrecon.sites.data.inspect import inspect
+from fedrecon.sites.data.pseudonyms import KEY_FILE, Pseudonyms
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.importing import import_data
@@ -195,7 +196,8 @@ def test_real_volumes_become_three_sites(tmp_path):
     assert [shard["site"] for shard in found["shards"]] == ["flair", "t1w", "t2w"]
     for shard in found["shards"]:
         assert set(shard["usable_for"]) == {"train", "test", "reconstruct"}
-        assert shard["splits"]["validation"]["subjects"] == ["patient03"]
+        names = Pseudonyms.of(tmp_path / KEY_FILE)
+        assert shard["splits"]["validation"]["subjects"] == [names.subject("patient03")]
         opened = Shard.open(shard["path"])
         for volume in opened.volumes:
             assert 28 <= volume.n_slices <= 45  # of 36 to 48: the end slices are left out

@@ -88,7 +88,7 @@ def _in_a_fit_of_round(number: int, act: Callable[[], None] = _die) -> Callable[
 def _at_the_final_evaluation(workspace: Path) -> None:
     from fedrecon.sites.member.site import Site
 
-    _before(Site, "evaluate", lambda self, request, split, part: (split, self.name) == ("test", "middle"))
+    _before(Site, "evaluate", lambda self, request, task: (task.split, self.name) == ("test", "middle"))
 
 
 def _in_a_fit_of_a_prior(workspace: Path) -> None:
@@ -103,7 +103,7 @@ def _in_stage_two(split: str) -> Callable[[Path], None]:
     def install(workspace: Path) -> None:
         from fedrecon.sites.member.site import Site
 
-        due = lambda self, request, of, part: (of, part, self.name) == (split, 1, "middle")  # noqa: E731
+        due = lambda self, request, task: (task.split, task.part, self.name) == (split, 1, "middle")  # noqa: E731
         _before(Site, "evaluate", due)
 
     return install

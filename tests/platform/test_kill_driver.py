@@ -238,7 +238,7 @@ def test_a_driver_on_ray_that_is_interrupted_and_killed(
     on_ray: list[OnRay],
 ) -> None:
     sites = {name: consortium[name] for name in ("north", "middle")}
-    given = experiment(sites, "local", local_epochs=40)
+    given = {**experiment(sites, "local", local_epochs=40), "publish_private": "all"}
     calm, stormy = (prepared(tmp_path / name, mlflow_template) for name in ("calm", "stormy"))
     expected = drivers(given, calm)
 

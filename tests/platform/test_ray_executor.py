@@ -93,17 +93,22 @@ def test_a_prior_draws_and_adapts_the_same_bits_and_so_does_a_site_that_comes_ba
             assert again == [one.columns for one in inside.evaluate(request, "test", part)]
 
 
-def test_the_order_is_only_read_and_replies_do_not_pile_up(four: Federation, executor: RayExecutor) -> None:
+def replies_alive() -> int:
+    gc.collect()
+    return sum(type(one) is TrainReply for one in gc.get_objects())
+
+
+def test_the_request_is_only_read_and_replies_do_not_pile_up(four: Federation, executor: RayExecutor) -> None:
     request = four.method.request(four.begin())
     before = hashlib.sha256(request.shared.tobytes()).hexdigest()
     alive, first = [], []
+    others = replies_alive()
     for reply in executor.fit(request):
         assert not np.shares_memory(reply.shared, request.shared)
         assert not reply.shared.flags.writeable
         assert reply.shared.tobytes() != request.shared.tobytes()
         first.append(reply.shared.tobytes())
-        gc.collect()
-        alive.append(sum(type(one) is TrainReply for one in gc.get_objects()))
+        alive.append(replies_alive() - others)
     assert max(alive) <= 2
     assert [reply.shared.tobytes() for reply in executor.fit(request)] == first
     assert hashlib.sha256(request.shared.tobytes()).hexdigest() == before

@@ -151,7 +151,7 @@ def test_another_process_opens_it_and_it_goes_with_the_last() -> None:
     assert done.stdout.strip() == "[1.0, 2.0]", done.stderr
 
 
-def test_files_and_memory_stay_flat_even_if_vectors_outlive_their_lane(tiny_messages: None) -> None:
+def test_files_and_memory_stay_flat_even_if_vectors_outlive_their_buffer(tiny_messages: None) -> None:
     before, kept = files(), []
     for number in range(100):
         buffers, site = SharedBuffers(ROOM), SiteEndpoint()
@@ -201,7 +201,7 @@ class Keeps(FedAvg):
 
 
 WIDE = {"name": "unet", "channels": 40, "pools": 2}
-"""A network above the least size for a lane."""
+"""A network above the least size for shared memory."""
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def everything(federation: Federation, executor: Any) -> tuple[list[dict[str, An
 
 
 def lose(executor: RayExecutor, how: str, patch: pytest.MonkeyPatch) -> None:
-    """Makes the lane fail in one of the ways in which it may."""
+    """Makes shared memory fail in one of the ways in which it may."""
     if how == "another node":
         patch.setattr(executor.transport, "node", "another")
         executor.describe()
@@ -242,7 +242,7 @@ def lose(executor: RayExecutor, how: str, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.ray
-def test_on_ray_the_same_bits_whatever_becomes_of_the_lane(
+def test_on_ray_the_same_bits_whatever_becomes_of_shared_memory(
     cluster: None, consortium: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sites = {name: consortium[name] for name in ("north", "middle")}

@@ -320,7 +320,7 @@ def test_a_nifti_volume_is_enlarged_in_its_space(trained, workspace, tmp_path):
 
 
 def test_what_nifti_cannot_be(trained, workspace, consortium, tmp_path):
-    with pytest.raises(InputError, match="from a NIfTI volume alone"):
+    with pytest.raises(InputError, match="only a NIfTI volume can be written as NIfTI"):
         reconstruct(trained["mscan"].digest, consortium["north"], tmp_path / "x.nii", workspace=workspace)
     with pytest.raises(InputError, match="no such file"):
         reconstruct(trained["mscan"].digest, tmp_path / "none.nii", tmp_path / "x.nii", workspace=workspace)

@@ -12,6 +12,7 @@ from tiny import NETWORKS, PARAMETERS, UNET, make_volume
 
 import fedrecon
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.execution import wire_log
 from fedrecon.platform.execution.wire_log import WireLog, described
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.inference.reconstruct import reconstruct
@@ -342,3 +343,17 @@ def test_no_name_of_another_site_goes_to_a_site(consortium, workspace):
     result = fedrecon.run(given(consortium, seed=4), workspace=workspace, in_process=True)
     lines = (RunFolder(workspace, result.digest).path / "wire.jsonl").read_text().splitlines()
     assert {json.loads(line)["direction"] for line in lines} == {"up", "down"}
+
+
+def test_a_request_to_many_sites_is_hashed_once_and_noted_for_each(monkeypatch):
+    hashed = []
+    monkeypatch.setattr(wire_log, "described", lambda message: hashed.append(message) or described(message))
+    log, request = WireLog(), TrainRequest(1, np.arange(3, dtype=np.float32))
+
+    for site in ("north", "south"):
+        log.sent((site,), (request,))
+    log.sent(("north",), (TrainRequest(2, np.ones(3, np.float32)),))
+
+    assert len(hashed) == 2
+    assert [(row["round"], row["site"]) for row in log.rows] == [(1, "north"), (1, "south"), (2, "north")]
+    assert log.rows[0]["hash"] == log.rows[1]["hash"] != log.rows[2]["hash"]

@@ -151,7 +151,7 @@ def test_show_of_an_unknown_sweep_names_the_nearest(call, workspace, consortium)
 def test_show_needs_one_name(call, workspace, arguments):
     wrong = call(*arguments, "--workspace", workspace)
     assert wrong.code == 2
-    assert "the name of a sweep, or its file, is needed" in wrong.err
+    assert "needs the name of a sweep or its file" in wrong.err
 
 
 @pytest.mark.parametrize("content", ["- 1\n- 2\n", "seed: 1\n", "name: ["])

@@ -33,7 +33,7 @@ def selectors(group: Any) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "crew"),
+    ("nodes", "executor"),
     [
         ([node(2)], "in-process"),
         ([node(64, 1)], "in-process"),

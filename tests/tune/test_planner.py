@@ -206,7 +206,7 @@ def test_a_trial_is_named_by_what_is_searched(consortium):
 def test_grid_takes_grids_only(consortium):
     rate = {"training.learning_rate": {"loguniform": [1e-4, 1e-2]}}
     said = refusal(base(consortium), {**RATES, **rate}, algorithm="grid")
-    assert "algorithm: grid takes grids only" in said
+    assert "algorithm: grid allows only grids" in said
     assert "training.learning_rate" in said
     assert "operator.acceleration" not in said
     assert len(planned(base(consortium), RATES, algorithm="grid")) == 3
@@ -315,14 +315,14 @@ def hide(planner, site):
 
 
 def test_a_test_asks_for_bundles_where_a_shard_lies_on_another_node(consortium, tmp_path, monkeypatch):
-    from fedrecon.tune.engine import tuner as engine
+    from fedrecon.tune.engine import tuner
 
     planner, trial = leaving_out(consortium, "north")
-    one = engine.Engine(planner, SimpleNamespace(workspace=tmp_path), None, None, False, lambda _: {})
+    one = tuner.TrialTuner(planner, SimpleNamespace(workspace=tmp_path), None, None, False, lambda _: {})
     assert one._members(trial) == []
     hide(planner, "north")
     assert one._members(trial) == one._members(trial, now=True) == ["middle", "south", "north"]
-    monkeypatch.setattr(engine, "find_trained_run", lambda *_: "a folder")
+    monkeypatch.setattr(tuner, "find_trained_run", lambda *_: "a folder")
     assert one._members(trial) == ["middle", "south", "north"]
     assert one._members(trial, now=True) == ["north"]
 

@@ -1,4 +1,7 @@
-"""Many trials from their plan to their record, in one call that can be made again: what a sweep and a study share."""
+"""The steps that a sweep and a study share: plan the trials, run the missing ones, write the outputs.
+
+The same call can be made again. It resumes what an earlier call left.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,25 @@ from fedrecon.tune.trials.planner import Planner
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
 
 Rerun = bool | Literal["failed"]
-"""Which trials run again, though the workspace holds their end: all, those that failed, or none."""
+"""The trials that run again even if they have ended: all (True), the failed ones (``"failed"``), or none (False)."""
 
 
 class Campaign(ABC):
-    """One call: what was planned runs on the cluster, packed by Ray Tune, as far as the workspace does not hold it.
+    """One call of a sweep or a study. Ray Tune runs the planned trials that have not ended in the workspace.
 
     Args:
-        planner: of its trials. folder: of all campaigns of this kind in the workspace.
+        planner: the planner of the trials.
+        folder: the folder in the workspace for all campaigns of this kind: ``sweeps`` or ``studies``.
         workspace, address, tracking_uri, rerun: see :func:`fedrecon.tune.sweep.run.sweep`.
 
     Attributes:
-        url: of its runs in MLflow, once it is concluded.
-        over: the time ended it.
+        trial_table: the table of the trials.
+        url: the address of the campaign's runs in MLflow; None until :meth:`conclude` has set it.
+        over: whether the time budget ended this call.
     """
 
     ranks = True
-    """Whether its trials compete for the best validation score."""
+    """Whether the trials compete for the best validation score."""
 
     def __init__(
         self,
@@ -50,26 +55,40 @@ class Campaign(ABC):
 
     @abstractmethod
     def fill(self) -> None:
-        """Gives the board the rows that are known before anything runs."""
+        """Adds the rows that are known before anything runs to the trial table."""
 
     @abstractmethod
     def announce(self) -> None:
-        """Says what is planned."""
+        """Prints the plan to stderr."""
 
     @abstractmethod
     def content(self) -> tuple[str, dict[str, Any]]:
-        """The name and content of the file by which it is found again."""
+        """The name and content of the YAML file from which the campaign can be loaded again."""
 
     @abstractmethod
     def tags(self, number: int) -> dict[str, str]:
-        """Of a trial's run in MLflow, by the trial's number."""
+        """The MLflow tags of a trial's run, from the trial's number."""
 
     @abstractmethod
     def conclude(self, call: Any) -> None:
-        """Writes what it came to, through the methods of the :class:`TrackingActor`."""
+        """Writes the outputs.
+
+        Args:
+            call: a function that calls a method of the :class:`TrackingActor`, given the method's name and arguments.
+        """
 
     def go(self, dry_run: bool) -> bool:
-        """Runs what is left; whether it was more than a plan."""
+        """Plans the trials, runs those that have not ended, and writes the outputs.
+
+        Args:
+            dry_run: True plans the trials and starts nothing.
+
+        Returns:
+            False for a dry run, else True.
+
+        Raises:
+            RunError: no node can hold a trial, or another process runs this campaign.
+        """
         self.fill()
         self.announce()
         if dry_run:
@@ -85,7 +104,13 @@ class Campaign(ABC):
         return True
 
     def look(self) -> bool:
-        """Fills the board from outside, of trials at work too; whether a driver is at work on it."""
+        """Fills the trial table without starting anything.
+
+        A driver may be running the campaign in another process. Then a trial whose run folder is locked is RUNNING.
+
+        Returns:
+            True if a driver is running the campaign.
+        """
         running = is_locked(self.trial_table.folder / ".lock")
         self.fill()
         for row in self.trial_table.rows:
@@ -95,14 +120,22 @@ class Campaign(ABC):
         return running
 
     def status(self) -> str:
-        """finished, interrupted or budget."""
+        """The status after a call.
+
+        Returns:
+            ``finished``: every trial has ended. ``budget``: the time or the number of trials is used up.
+            ``interrupted``: trials are left, and the same call goes on with them.
+        """
         limited = self.trial_table.rows[: self._limit]
         if any(row.status in ("WAITING", "RUNNING") for row in limited) or self._asks_more():
             return "budget" if self.over else "interrupted"
         return "finished" if len(limited) == len(self.trial_table.rows) else "budget"
 
     def duration(self) -> str:
-        """Roughly how long what is left will take on this machine's cores, in words; nothing where no shard is here."""
+        """A rough estimate of the remaining duration on this machine's cores, as text.
+
+        The text is empty if no trial is left, or if the shards for the estimate lie on other nodes.
+        """
         left = [
             row.trial for row in self.trial_table.rows[: self._limit] if row.status == "WAITING" or self._again(row)
         ]
@@ -119,18 +152,21 @@ class Campaign(ABC):
         return f"; roughly {_rounded(found / 60)}{where}"
 
     def _again(self, row: TrialRow) -> bool:
-        """Whether a trial that came to an end runs once more; one that failed goes on from its last round."""
+        """Whether a trial that has ended runs again. A failed trial goes on from its last committed round."""
         return self.rerun is True or (self.rerun == "failed" and row.status == "FAILED")
 
     @property
     def _limit(self) -> int:
+        """The number of rows that the budget allows."""
         return self.planner.sweep.budget.trials or 10**9
 
     def _asks_more(self) -> bool:
+        """Whether Optuna has more trials to suggest."""
         sweep = self.planner.sweep
         return sweep.algorithm == "optuna" and len(self.trial_table.rows) < min(sweep.samples, self._limit)
 
     def _save(self) -> None:
+        """Writes the campaign's YAML file into its folder."""
         import yaml
 
         from fedrecon.sites import atomic
@@ -145,17 +181,19 @@ class Campaign(ABC):
         return exclusive_lock(self.trial_table.folder / ".lock", busy)
 
     def _run(self) -> None:
-        from fedrecon.tune.engine.tuner import Engine
+        from fedrecon.tune.engine.tuner import TrialTuner
         from fedrecon.tune.trials.progress import SweepProgress
 
         sweep = self.planner.sweep
         allowed = min(len(self.trial_table.rows) or sweep.samples, self._limit)
         live = SweepProgress(sweep, self.trial_table, allowed, ranks=self.ranks)
-        engine = Engine(self.planner, self.trial_table, self.address, self.tracking_uri, self.rerun is True, self.tags)
-        self.over = engine.run(live, self._limit, self.conclude)
+        tuner = TrialTuner(
+            self.planner, self.trial_table, self.address, self.tracking_uri, self.rerun is True, self.tags
+        )
+        self.over = tuner.run(live, self._limit, self.conclude)
 
     def _conclude_alone(self) -> None:
-        """Nothing was left to run: no cluster is needed to write the tables again."""
+        """Writes the outputs again without a cluster, because no trial is left to run."""
         from fedrecon.tune.engine.tracking_actor import TrackingActor
 
         writer = TrackingActor(self.tracking_uri, str(self.workspace))
@@ -163,11 +201,12 @@ class Campaign(ABC):
 
 
 def say(message: str) -> None:
-    """To a person, and never on stdout."""
+    """Prints a message to stderr, never to stdout."""
     print(message, file=sys.stderr, flush=True)
 
 
 def _rounded(minutes: float) -> str:
+    """A duration as text."""
     if minutes < 1.5:
         return "a minute"
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

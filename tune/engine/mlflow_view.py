@@ -1,4 +1,4 @@
-"""The saved view of MLflow's runs page, and its address."""
+"""A saved view of MLflow's page of runs, and the address of the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from fedrecon.platform.terminal.mlflow_ui import PORT
 
 
 def charts(scores: Sequence[str]) -> dict[str, Any]:
-    """The scores as the first charts of the page, test scores as bars; MLflow adds the other metrics below them."""
+    """The charts of a saved view. The scores come first; MLflow adds charts of the other metrics below them.
+
+    A test score is a bar chart, because it has one value per run. A validation score is a line over rounds.
+
+    Args:
+        scores: the MLflow keys of the scores, in the order of the charts.
+    """
     section = {"uuid": "fedrecon-scores", "name": "scores", "display": True, "isReordered": True}
     charts = []
     for key in dict.fromkeys(scores):
@@ -24,9 +30,14 @@ def charts(scores: Sequence[str]) -> dict[str, Any]:
 
 
 def address(experiment_id: str, key: str, tracking_uri: str | None = None) -> str:
-    """The page of MLflow that shows a saved view: at the server, or where ``fedrecon ui`` is.
+    """The address of the MLflow page that shows a saved view.
 
-    The view holds the filter too; MLflow ignores a view whose address holds one beside it.
+    The filter is in the view. The address has none, because MLflow ignores a view whose address has a filter.
+
+    Args:
+        experiment_id: the id of the MLflow experiment. key: the key under which the view is saved.
+        tracking_uri: the address of an MLflow server; None takes MLFLOW_TRACKING_URI. If it is no HTTP address, the
+            page is on the server of ``fedrecon ui``.
     """
     given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
     host = given.rstrip("/") if given.startswith("http") else f"http://127.0.0.1:{PORT}"

@@ -1,6 +1,7 @@
-"""What a trial asks of the cluster, and how many fit at once: decided, and refused, before Ray Tune starts.
+"""Decides before Ray Tune starts which resources a trial gets and how many trials run at once.
 
-Ray Tune itself waits without a word for a placement group that no node can hold.
+A trial that the cluster cannot hold is refused here. Ray Tune itself would wait for its placement group forever,
+without a message.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from fedrecon.platform.execution.placement import Demand, Node
 from fedrecon.sites.errors import RunError
 
 PER_GPU = 4
-"""In-process trials that share a GPU with ``concurrency: auto``; their memory is what limits it, so it is few."""
+"""The largest number of in-process trials on one GPU with ``concurrency: auto``. It is small: GPU memory limits it."""
 
 Amount = float | Literal["auto"]
+"""A number of CPUs or GPUs; ``auto`` shares the nodes, see :func:`placement.demands`."""
 
 DRIVER_CPUS = 0.001
-"""Of the trial itself, whose work is done by its sites."""
+"""The CPUs of a trial's own process. They are few, because the sites do the work."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How trials are packed.
+    """How trials share the nodes of the cluster.
 
     Attributes:
-        crew: ``actors`` or ``in-process``.
-        at_once: trials at once; None leaves it to what fits.
-        nodes: Ray's node table. here: id of the node where the workspace is.
+        executor: ``actors`` or ``in-process``.
+        at_once: the number of trials at once; None runs as many as fit.
+        nodes: the living nodes of Ray's node table. here: the id of the node with the workspace.
     """
 
     executor: str
@@ -43,7 +45,14 @@ class Packing:
 
     @classmethod
     def of(cls, executor: str, concurrency: int | str, nodes: Sequence[Node], here: str) -> Packing:
-        """The packing of a sweep: in process where one device holds all sites, unless the user says otherwise."""
+        """The packing of a sweep.
+
+        Args:
+            executor: ``actors``, ``in-process`` or ``auto``. ``auto`` is ``in-process`` on a single node with at most
+                one GPU, because one device holds all sites there anyway; else it is ``actors``.
+            concurrency: the number of trials at once, or ``auto``.
+            nodes: Ray's node table. here: the id of the node with the workspace.
+        """
         alive = [node for node in nodes if node["Alive"]]
         if executor == "auto":
             executor = "in-process" if len(alive) == 1 and _total(alive, "GPU") <= 1 else "actors"
@@ -54,26 +63,33 @@ class Packing:
         return cls(executor, at_once, alive, here)
 
     def factory(self, each: tuple[Amount, Amount], members: Sequence[str]) -> PlacementGroupFactory:
-        """The placement group of a trial: itself on the workspace's node, then one bundle a site.
+        """The placement group of a trial: a bundle for its own process on the workspace's node, then one per member.
+
+        An in-process trial has a single bundle.
 
         Args:
-            each: CPUs and GPUs of a site, see :func:`asked`. members: of the federation.
+            each: the CPUs and GPUs of one site, see :func:`asked`.
+            members: the members of the federation, in the order of the bundles.
 
         Raises:
-            RunError: no node can hold a bundle; says what is missing.
+            InputError: the GPUs of a site are more than one and not a whole number.
+            RunError: no node can hold a bundle; the message says what is missing.
         """
         return self._in_process() if self.executor == "in-process" else self._actors(*each, members)
 
     def alone(self, each: tuple[Amount, Amount]) -> PlacementGroupFactory:
-        """The placement group of a test of shards that are here: itself, on the workspace's node, with what a site has.
+        """The placement group of a transfer test whose shards are all on the workspace's node.
+
+        The test does everything in its own process. Its single bundle has the resources of one site.
 
         Raises:
-            RunError: the node cannot hold it.
+            InputError: see :meth:`factory`.
+            RunError: the workspace's node cannot hold the bundle.
         """
         if self.executor == "in-process":
             return self._in_process()
         here = [node for node in self.nodes if node.get("NodeID") == self.here]
-        gpus = each[1] if _total(here, "GPU") else 0.0  # a head without a GPU scores on its CPUs
+        gpus = each[1] if _total(here, "GPU") else 0.0  # a workspace node without a GPU scores on its CPUs
         (one,) = placement.demands(["test"], here, each[0], gpus, self.at_once or 1)
         placement.check([one], here)
         needs = {name: amount for name, amount in one.needs.items() if amount} or {"CPU": DRIVER_CPUS}
@@ -83,7 +99,7 @@ class Packing:
         assert self.at_once is not None
         one = {"CPU": _share(_total(self.nodes, "CPU"), self.at_once)}
         if gpus := math.floor(_total(self.nodes, "GPU")):
-            # A fraction is of ONE GPU, so whole groups of trials fill each.
+            # A fraction of a GPU is a fraction of ONE GPU, so each GPU holds a whole number of trials.
             one["GPU"] = min(1.0, math.floor(1e4 / math.ceil(self.at_once / gpus)) / 1e4)
         whole = Demand("the trial", one["CPU"], one.get("GPU", 0.0))
         placement.check([whole], self.nodes)
@@ -92,17 +108,23 @@ class Packing:
     def _actors(self, cpus: Amount, gpus: Amount, members: Sequence[str]) -> PlacementGroupFactory:
         found = placement.demands(members, self.nodes, cpus, gpus, self.at_once or 1)
         own = self._own_bundle()
-        if cpus == "auto" and "CPU" in own:  # leaves room for the trial itself
+        if cpus == "auto" and "CPU" in own:  # leave CPU for the trial's own process
             found = [replace(one, cpus=round(max(one.cpus - 2 * DRIVER_CPUS, 0.0), 4)) for one in found]
         placement.check(found, self.nodes)
-        placement.check(found, [_less(node, own) if node.get("NodeID") == self.here else node for node in self.nodes])
+        placement.check(
+            found, [_without(node, own) if node.get("NodeID") == self.here else node for node in self.nodes]
+        )
         sites = [{name: amount for name, amount in one.needs.items() if amount} for one in found]
         bundles = [own, *(one or {"CPU": DRIVER_CPUS} for one in sites)]
         selectors: list[dict[str, str]] = [{"ray.io/node-id": self.here}, *(dict(one.labels) for one in found)]
         return PlacementGroupFactory(bundles, strategy="PACK", bundle_label_selector=selectors)
 
     def _own_bundle(self) -> dict[str, float]:
-        """Of the trial itself, which must be here: a little of what this node alone has, or else of a CPU."""
+        """The bundle of the trial's own process, which must run on the workspace's node.
+
+        It takes a little of the resource that only this node has (``node:IP``). Without such a resource it takes
+        a little of a CPU.
+        """
         here: Mapping[str, float] = next(
             (node["Resources"] for node in self.nodes if node.get("NodeID") == self.here), {}
         )
@@ -111,23 +133,23 @@ class Packing:
 
 
 def asked(experiment: Experiment) -> tuple[Amount, Amount]:
-    """CPUs and GPUs of one site's actor, as its experiment says."""
+    """The CPUs and GPUs of one site's actor, from the experiment."""
     return experiment.resources.cpus_per_site, experiment.resources.gpus_per_site
 
 
 def roster(experiment: Experiment, sites: Sequence[str]) -> list[str]:
-    """The members of an experiment's federation, as its run names them."""
+    """The names of the members of the experiment's federation, as its run uses them."""
     return list(experiment.method.roster(list(sites))) if experiment.trains else list(sites)
 
 
-def _less(node: Node, taken: Mapping[str, float]) -> dict[str, Any]:
-    """A node without what is taken of it."""
+def _without(node: Node, taken: Mapping[str, float]) -> dict[str, Any]:
+    """The node without the taken resources."""
     left = {name: amount - taken.get(name, 0.0) for name, amount in node["Resources"].items()}
     return {**node, "Resources": left}
 
 
 def _share(amount: float, by: int) -> float:
-    """At most 1."""
+    """An equal share of an amount of CPUs, at most 1, rounded down to four decimals."""
     if amount <= 0:
         raise RunError("the cluster has no CPU that Ray may use")
     return min(1.0, math.floor(1e4 * amount / by) / 1e4)

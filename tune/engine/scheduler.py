@@ -1,6 +1,7 @@
-"""Early stopping of like with like: one of Ray Tune's schedulers for every problem of the sweep.
+"""Early stopping within a problem: each problem of the sweep has a Ray Tune scheduler of its own.
 
-A trial at acceleration 2 scores better than any at 8: compared with each other, all hard problems would be stopped.
+A trial at acceleration 2 scores better than any trial at acceleration 8. If one scheduler compared both, it would stop
+all trials of the hard problem.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ MAKERS: dict[str, Callable[..., TrialScheduler]] = {
         time_attr=ROUND,
         metric=metric,
         mode=mode,
-        max_t=max(rounds, chosen.grace_rounds) + 1,  # the last round is never cut: it brings the test scores
+        # ASHA ends every trial at max_t. The last round must not be ended: the test scores come after it.
+        max_t=max(rounds, chosen.grace_rounds) + 1,
         grace_period=chosen.grace_rounds,
         reduction_factor=chosen.reduction_factor,
     ),
@@ -28,16 +30,18 @@ MAKERS: dict[str, Callable[..., TrialScheduler]] = {
         mode=mode,
         grace_period=chosen.grace_rounds,
         min_samples_required=chosen.min_trials,
-        min_time_slice=10**9,  # it would pause trials that wait for company, which needs checkpoints of Tune
+        min_time_slice=10**9,  # else trials pause to wait for others, which needs Tune's checkpoints
     ),
 }
+"""The function that makes each scheduler from its settings, the metric, its mode, and the number of rounds."""
 
 
 class PerProblemScheduler(FIFOScheduler):
-    """Passes what a trial reports to the scheduler of its problem.
+    """Passes the reports of a trial to the scheduler of the trial's problem.
 
     Args:
-        chosen, metric, mode: of the sweep. rounds: the longest experiment's.
+        chosen: the sweep's scheduler settings. metric, mode: the sweep's first metric and its mode.
+        rounds: the number of rounds of the longest experiment.
     """
 
     def __init__(self, chosen: Scheduler, metric: str, mode: str, rounds: int) -> None:
@@ -66,6 +70,7 @@ class PerProblemScheduler(FIFOScheduler):
         self._of(trial).on_trial_remove(tune_controller, trial)
 
     def _of(self, trial: Any) -> TrialScheduler:
+        """The scheduler of the trial's problem. The first trial of a problem makes it."""
         problem = trial.config["problem"]
         if problem not in self._by_problem:
             self._by_problem[problem] = self._make()

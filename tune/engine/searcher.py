@@ -1,4 +1,7 @@
-"""Which trial is next: the plan's order, or Optuna's next suggestion; never a training twice at once."""
+"""Chooses the next trial: the next one of the plan, or Optuna's next suggestion.
+
+No training runs twice at once. A second trial with the same training waits, and then takes over the finished training.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,19 @@ from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 
 class Source(Protocol):
-    """Where trials come from."""
+    """A source of further trials."""
 
     def more(self) -> TrialRow | None:
-        """A row beyond those of the board, or None where there are no more."""
+        """Adds a new trial to the trial table. Returns its row, or None if there are no more trials."""
         ...
 
     def trial_ended(self, row: TrialRow) -> None:
-        """A row has ended."""
+        """Takes note that the trial of a row has ended."""
         ...
 
 
 class PlannedTrials:
-    """All rows are on the board already."""
+    """The source of a planned sweep. All its trials are in the trial table from the start, so it has no more."""
 
     def more(self) -> TrialRow | None:
         """See :class:`Source`."""
@@ -43,10 +46,17 @@ class PlannedTrials:
 
 
 class Optuna:
-    """Optuna's suggestions, asked one by one; written down, so that a resumed sweep asks on from there.
+    """The source of an Optuna sweep. It asks Optuna for one trial at a time.
+
+    The suggestions are saved in ``suggested.json``. A resumed sweep repeats them and then asks for further ones.
 
     Args:
-        total: trials in all. board: gets a row for each suggestion, first those of earlier calls.
+        planner: the planner of the trials.
+        trial_table: the table that gets a row for each suggestion; the suggestions of earlier calls come first.
+        total: the number of all trials, with those of earlier calls.
+
+    Raises:
+        InputError: the package optuna is not installed.
     """
 
     def __init__(self, planner: Planner, trial_table: TrialTable, total: int) -> None:
@@ -59,7 +69,7 @@ class Optuna:
         sweep = planner.sweep
         directions: list[Any] = ["maximize" if mode == "max" else "minimize" for mode in sweep.modes]
         self._planner, self._trial_table, self._total = planner, trial_table, total
-        # Another seed for each call, or a resumed sweep would draw the first suggestions again.
+        # Each call has another seed. Otherwise a resumed sweep would draw the first suggestions again.
         earlier = read_suggested(trial_table.folder)
         sampler = optuna.samplers.TPESampler(seed=seed(sweep.seed, "optuna", len(earlier)) % 2**32)
         self._study = optuna.create_study(directions=directions, sampler=sampler)
@@ -80,7 +90,10 @@ class Optuna:
         return row
 
     def trial_ended(self, row: TrialRow) -> None:
-        """See :class:`Source`. Optuna hears of a stopped trial what it reached; of a failed one that it failed."""
+        """See :class:`Source`. Optuna gets the scores of a finished or stopped trial, or the state FAIL.
+
+        FAIL is for a failed trial, and for a trial without a value of every metric.
+        """
         from optuna.trial import TrialState
 
         asked = self._asked.pop(row.trial.number, None)
@@ -94,6 +107,7 @@ class Optuna:
             self._study.tell(asked, state=TrialState.FAIL)
 
     def _ask(self) -> TrialRow:
+        """Asks Optuna for a trial and adds its row to the trial table."""
         asked = self._study.ask()
         params = suggest(self._planner.space, asked, self._planner.value)
         row = self._trial_table.add(self._planner.trial(len(self._trial_table.rows), params))
@@ -101,19 +115,27 @@ class Optuna:
         return row
 
     def _encoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of a list stand in Optuna as their place in it."""
+        """The params as Optuna knows them: a value of a list is encoded by its index in the list."""
         lists = {one.key: one.values for one in self._planner.space if one.kind in ("grid", "choice")}
         return {key: lists[key].index(value) if key in lists else value for key, value in params.items()}
 
 
 def read_suggested(folder: Path) -> list[dict[str, Any]]:
-    """What Optuna suggested in earlier calls."""
+    """The params that Optuna suggested in earlier calls, in their order.
+
+    Args:
+        folder: the folder of the sweep.
+    """
     path = folder / "suggested.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 class NotPickled:
-    """Ray Tune writes itself down, whole; what belongs to this process stays out: the truth is in the workspace."""
+    """An object without a state when pickled, and without copies.
+
+    Ray Tune pickles its searcher and its callbacks to save itself. This state belongs to this process and must not be
+    saved: a sweep resumes from the files of the workspace.
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -129,8 +151,15 @@ class TrialSearcher(NotPickled, Searcher):
     """Gives Ray Tune the next trial.
 
     Args:
-        config: what a trial is started with. limit: rows that may be run at all, by their number.
-        trained: whether a training, by its digest, is done and will be taken over: any number of trials then may.
+        trial_table: the table of the trials. source: the source of trials beyond the table.
+        config: a function that gives the configuration of a trial for Ray Tune.
+        limit: the number of rows that may run; later rows of the table never run.
+        trained: a function that says whether the training of a digest is done. Any number of trials may take over such
+            a training at once.
+
+    Attributes:
+        rows: the rows of the trials that Ray Tune has got and that have not ended, by Ray Tune's trial id.
+        closed: whether no further trial is given out.
     """
 
     def __init__(
@@ -148,7 +177,11 @@ class TrialSearcher(NotPickled, Searcher):
         self.closed = False
 
     def suggest(self, trial_id: str) -> Any:
-        """See Ray Tune: a configuration, None for "ask again", or FINISHED."""
+        """See Ray Tune.
+
+        Returns:
+            the configuration of the next trial; None if Ray Tune has to ask again; ``FINISHED`` if no trial is left.
+        """
         row = self._next({one for one in {row.trial.training for row in self.rows.values()} if not self._trained(one)})
         if row is None:
             return None if self.rows and not self.closed else Searcher.FINISHED
@@ -156,22 +189,27 @@ class TrialSearcher(NotPickled, Searcher):
         return self._config(row)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """See Ray Tune. The verdict is given by :class:`Watch`, which is told after this."""
+        """See Ray Tune. Does nothing: Ray Tune then calls :class:`TableUpdater`, which notes how the trial ended."""
 
     def settle(self, trial_id: str) -> TrialRow | None:
-        """The row of a trial that has ended."""
+        """Takes a trial that has ended off the list of running trials.
+
+        Returns:
+            the row of the trial; None if the trial is not on the list.
+        """
         return self.rows.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing is kept by Ray Tune: the board's files and the runs' folders are the truth."""
+        """See Ray Tune. Saves nothing: a sweep resumes from the files of the trial table and from the run folders."""
 
     def restore(self, checkpoint_path: str) -> None:
         """See :meth:`save`."""
 
     def _next(self, running: set[str]) -> TrialRow | None:
+        """The next row whose training is not among the running ones; None if there is no such row now."""
         if self.closed:
             return None
-        given = {row.trial.number for row in self.rows.values()}  # a row waits until Ray Tune has started it
+        given = {row.trial.number for row in self.rows.values()}  # they stay WAITING until Ray Tune has started them
         waiting = [row for row in self._trial_table.rows[: self._limit] if row.status == "WAITING"]
         for row in waiting:
             if row.trial.number not in given and row.trial.training not in running:
@@ -186,41 +224,47 @@ class TrialSearcher(NotPickled, Searcher):
 
 
 class TableUpdater(NotPickled, Callback):
-    """Tells the board what happens to Ray Tune's trials.
+    """Updates the trial table when Ray Tune starts a trial, gets its result, or ends it.
 
     Args:
-        tell: called after every change, with the row. over: whether the sweep's time is over.
-        why: what a trial, by its digest, failed of.
+        trial_table: the table of the trials. searcher: the searcher that gave out the trials.
+        source: the source of the trials; it learns which trials have ended.
+        on_change: a function that is called with the row after every change.
+        over: a function that says whether the time budget is used up.
+        why: a function that gives the reason why the trial of a digest failed.
     """
 
     def __init__(
         self,
         trial_table: TrialTable,
-        dispatcher: TrialSearcher,
+        searcher: TrialSearcher,
         source: Source,
-        tell: Callable[[TrialRow], None],
+        on_change: Callable[[TrialRow], None],
         over: Callable[[], bool],
         why: Callable[[str], str],
     ) -> None:
-        self._trial_table, self._dispatcher, self._source = trial_table, dispatcher, source
-        self._tell, self._over, self._why = tell, over, why
+        self._trial_table, self._searcher, self._source = trial_table, searcher, source
+        self._on_change, self._over, self._why = on_change, over, why
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """See Ray Tune."""
-        if (row := self._dispatcher.rows.get(trial.trial_id)) is not None:
+        if (row := self._searcher.rows.get(trial.trial_id)) is not None:
             self._trial_table.began(row.trial.digest)
-            self._tell(row)
+            self._on_change(row)
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         """See Ray Tune."""
-        if (row := self._dispatcher.rows.get(trial.trial_id)) is not None and TRAINED not in result:
+        if (row := self._searcher.rows.get(trial.trial_id)) is not None and TRAINED not in result:
             scores = {key: value for key, value in result.items() if key.startswith(("mean/", "site/"))}
             self._trial_table.reported(row.trial.digest, result[ROUND], scores)
-            self._tell(row)
+            self._on_change(row)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """See Ray Tune. Without a result, it was the scheduler that ended the trial, or the end of the time."""
-        if (row := self._dispatcher.settle(trial.trial_id)) is None:
+        """See Ray Tune. If the trial has no result, the scheduler or the end of the time budget ended it.
+
+        A trial that the end of the time ended stays unfinished in the table.
+        """
+        if (row := self._searcher.settle(trial.trial_id)) is None:
             return
         if (trained := trial.last_result.get(TRAINED)) is not None:
             self._trial_table.finished(row.trial.digest, trained)
@@ -229,11 +273,11 @@ class TableUpdater(NotPickled, Callback):
         else:
             self._trial_table.ended(row.trial.digest, "STOPPED", f"stopped by the scheduler after round {row.round}")
         self._source.trial_ended(row)
-        self._tell(row)
+        self._on_change(row)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """See Ray Tune; called when a trial has used up its failures."""
-        if (row := self._dispatcher.settle(trial.trial_id)) is not None:
+        """See Ray Tune, which calls this if a trial failed more often than ``max_failures`` allows."""
+        if (row := self._searcher.settle(trial.trial_id)) is not None:
             self._trial_table.ended(row.trial.digest, "FAILED", self._why(row.trial.digest))
             self._source.trial_ended(row)
-            self._tell(row)
+            self._on_change(row)

@@ -1,6 +1,7 @@
-"""One writer for all trials: an actor beside the store, and the tracker by which a trial speaks to it.
+"""One actor writes the records of all trials to the store. Each trial has a tracker that sends its record to the actor.
 
-Trials in many processes that wrote to one SQLite file would wait for each other, and each would load MLflow (2 s).
+If every trial wrote to the SQLite file itself, the trials would wait for each other, and each process would load MLflow
+(2 s).
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import Ended, RunRecord, RunStore, Tracker
 
 Entry = tuple[str, tuple[Any, ...]]
-"""A method of :class:`Tracker` and its arguments; an artifact travels as its bytes."""
+"""The name of a method of :class:`Tracker`, and its arguments. An artifact is sent as its bytes."""
 
 
 class TrackingActor:
-    """The actor. A write can be made twice: the tracker skips what is there."""
+    """The actor that writes the records of all trials.
+
+    Ray may repeat a write after a crash: the tracker skips values that are recorded already.
+
+    Args:
+        uri: the address of an MLflow server; None takes the default, see :func:`run_store`.
+        workspace: the workspace folder.
+    """
 
     def __init__(self, uri: str | None, workspace: str) -> None:
         self._store: RunStore = run_store(uri, Path(workspace))
@@ -30,13 +38,20 @@ class TrackingActor:
         self._asked: set[str] = set()
 
     def begin(self, record: RunRecord, fresh: bool) -> tuple[str, bool]:
-        """Opens a run; its id, and whether it was there before."""
+        """Opens a run.
+
+        Args:
+            record: the record of the run. fresh: see :meth:`RunStore.open`.
+
+        Returns:
+            the run's id, and whether the run was there before.
+        """
         tracker = self._store.open(record, fresh)
         self._open[record.digest] = tracker
         return tracker.run_id, tracker.continued
 
     def write(self, record: RunRecord, entries: Sequence[Entry]) -> None:
-        """Writes entries in their order, and flushes."""
+        """Writes the entries in their order, and flushes. A run that is not open is opened first."""
         if record.digest not in self._open:
             self._open[record.digest] = self._store.open(record)
         tracker = self._open[record.digest]
@@ -50,43 +65,51 @@ class TrackingActor:
         tracker.flush()
 
     def first(self, digest: str) -> bool:
-        """Whether this is the first time that it is asked about this trial: a rerun sets aside what was there once."""
+        """Whether this is the first question about this trial.
+
+        In a rerun, only the first start of a trial sets the older run aside. If the trial fails, its next start goes on
+        from its own rounds.
+        """
         fresh = digest not in self._asked
         self._asked.add(digest)
         return fresh
 
     def failed(self, digest: str, message: str) -> None:
-        """Keeps why a trial failed, for :meth:`why`."""
+        """Keeps the reason why a trial failed, for :meth:`why`."""
         self._failures[digest] = message
 
     def why(self, digest: str) -> str:
-        """Why the trial failed the last time; where it could not say so, its process had died."""
+        """The last reason why the trial failed. A trial that gave no reason lost its process."""
         return self._failures.get(digest, "its process died (killed, or out of memory)")
 
     def settle(self) -> None:
-        """Ends what no trial ended, because its process died: nothing is left RUNNING."""
+        """Ends all open runs as KILLED. Their trials did not end them, for example because a process died."""
         for tracker in self._open.values():
             tracker.finish("KILLED")
         self._open = {}
 
     def tag(self, digest: str, tags: Mapping[str, str]) -> str | None:
-        """Tags a run that is there already and ends it if it is still RUNNING; its id, or None if there is none."""
+        """See :meth:`RunStore.tag`."""
         return self._store.tag(digest, tags)
 
     def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
-        """See :class:`RunStore`."""
+        """See :meth:`RunStore.save_view`."""
         return self._store.save_view(experiment_name, key, view)
 
 
 def start_tracking_actor(uri: str | None, workspace: Path) -> Any:
-    """The writer's actor, on this node, where the workspace is."""
+    """Starts the :class:`TrackingActor` on this node, because the workspace is here. Returns its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     return ray.remote(TrackingActor).options(**options).remote(uri, str(workspace))
 
 
 class RelayStore:
-    """Looks like a :class:`RunStore` to a trial."""
+    """The :class:`Store` of a trial. It opens runs through the actor.
+
+    Args:
+        writer: the handle of the :class:`TrackingActor`.
+    """
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -98,7 +121,12 @@ class RelayStore:
 
 
 class RelayTracker:
-    """Looks like a :class:`Tracker`; what it is told is written when :meth:`flush` returns."""
+    """A :class:`Tracker` that collects its entries. :meth:`flush` sends them and returns when they are written.
+
+    Args:
+        writer: the handle of the :class:`TrackingActor`. record: the record of the run.
+        run_id, continued: the answer of :meth:`TrackingActor.begin`.
+    """
 
     def __init__(self, writer: Any, record: RunRecord, run_id: str, continued: bool) -> None:
         self._writer, self._record, self.run_id, self.continued = writer, record, run_id, continued
@@ -137,6 +165,7 @@ class RelayTracker:
 
 
 def _artifact(tracker: Tracker, name: str, content: bytes, folder: str) -> None:
+    """Stores an artifact from its bytes."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / name
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""A trial: one experiment, stepped round by round by Ray Tune, in an actor that goes on to the next one."""
+"""The Ray Tune class of a trial: one experiment, one committed round per step. An actor runs trials one by one."""
 
 from __future__ import annotations
 
@@ -20,61 +20,74 @@ from fedrecon.sites.errors import cause_of
 from fedrecon.tune.engine.tracking_actor import RelayStore
 
 ROUND = "round"
+"""The key of the committed round in the results for Ray Tune."""
+
 TRAINED = "trained_rounds"
+"""The key of the number of trained rounds. Only the last result of a finished trial has it."""
 
 
 class SilentProgress(Progress):
-    """Says nothing: the sweep's driver speaks for all trials."""
+    """A progress display that prints nothing, because the sweep's driver prints the progress of all trials."""
 
     def say(self, message: str) -> None:
-        """Nothing."""
+        """Prints nothing."""
 
 
 class SweepTrial(ray_tune.Trainable):
-    """Each step is one committed round; the last one carries the result.
+    """Runs one experiment. Each step is one committed round; the last step reports the end.
 
-    It keeps no checkpoint of Tune's: the experiment's own, in the workspace, is the only truth, and a trial that
-    failed goes on from it.
+    Ray Tune keeps no checkpoint of the trial. A trial that failed goes on from the experiment's own checkpoint in the
+    workspace.
     """
 
-    _course: Generator[CommittedRound, None, Result] | None = None
+    _steps: Generator[CommittedRound, None, Result] | None = None
     _last: dict[str, Any]
     _digest: str
 
     def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
-        """Begins the experiment of ``config``; ``shared`` is the same for all trials of the sweep."""
+        """Begins the experiment of a trial.
+
+        Args:
+            config: the configuration of the trial, see :class:`TrialTuner`.
+            shared: the values that all trials share: ``workspace``, ``executor``, ``address``, and the handle of the
+                :class:`TrackingActor` (``writer``).
+        """
         assert shared is not None
         self._shared = shared
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Goes on to the next experiment in the same process."""
+        """Begins the next trial in the same process. Returns True: the actor can be used again."""
         self.cleanup()
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """The next committed round."""
-        assert self._course is not None
+        """Runs until the next round is committed.
+
+        Returns:
+            the round and its metrics. The last result has the key ``done`` and the number of rounds that were trained.
+        """
+        assert self._steps is not None
         try:
-            committed = next(self._course)
+            committed = next(self._steps)
         except StopIteration as end:
-            self._course = None
+            self._steps = None
             result: Result = end.value
-            # The result itself is in the run's folder: Ray Tune would keep every one of them in the driver's memory.
+            # The result is in the run folder. If it were returned, Ray Tune would keep it in the driver's memory.
             return {**self._last, "done": True, TRAINED: result.trained_rounds}
         except Exception as error:
-            self._course = None
+            self._steps = None
             ray.get(self._shared["writer"].failed.remote(self._digest, cause_of(error)))
             raise
         self._last = {ROUND: committed.round, **committed.metrics}
         return dict(self._last)
 
     def cleanup(self) -> None:
-        """Leaves the experiment where it is: its run ends as KILLED unless it was finished."""
-        if self._course is not None:
-            self._course.close()
-            self._course = None
+        """Closes the experiment. Its run in MLflow ends as KILLED, unless the experiment was finished."""
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._last, self._digest = {ROUND: 0}, config["digest"]
@@ -89,4 +102,4 @@ class SweepTrial(ray_tune.Trainable):
             name=config["name"],
             bundle_members=config["members"],
         )
-        self._course = steps(Experiment.read(json.loads(config["experiment"])), context)
+        self._steps = steps(Experiment.read(json.loads(config["experiment"])), context)

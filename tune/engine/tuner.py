@@ -1,4 +1,7 @@
-"""Runs what is left of a sweep on a cluster: Ray Tune with our dispatcher, our record and our early stopping."""
+"""Runs the remaining trials of a sweep or study on a cluster with Ray Tune.
+
+Ray Tune gets fedrecon's own searcher, scheduler and tracking.
+"""
 
 from __future__ import annotations
 
@@ -30,23 +33,27 @@ from fedrecon.tune.trials.progress import SweepProgress
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
 
 SETTINGS = {
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # scores are due every few rounds, not in every one
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the record is MLflow's
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every round has scores
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow holds the record
     "TUNE_WARN_THRESHOLD_S": "30",
-    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # what Tune keeps is never read again
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Tune's own files are never read again
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+"""Environment variables of Ray Tune. A variable that the user has set keeps its value."""
 
 Conclude = Callable[[Callable[..., Any]], None]
+"""A function that writes the outputs. Its argument calls a method of the :class:`TrackingActor` by its name."""
 
 
-class Engine:
-    """One call of a sweep on a cluster.
+class TrialTuner:
+    """One call of a sweep or study on a cluster.
 
     Args:
-        planner, board: of the sweep. address, tracking_uri, rerun: see :func:`fedrecon.tune.sweep.run.sweep`.
-        tags: of a trial's run in MLflow, by its number.
+        planner: the planner of the trials. trial_table: the table of the trials.
+        address, tracking_uri: see :func:`fedrecon.tune.sweep.run.sweep`.
+        rerun: whether every trial runs again, even if it has a result.
+        tags: a function that gives the MLflow tags of a trial's run from the trial's number.
     """
 
     def __init__(
@@ -64,10 +71,14 @@ class Engine:
         self._deadline = time.monotonic() + 3600 * hours if hours else float("inf")
 
     def run(self, live: SweepProgress, limit: int, conclude: Conclude) -> bool:
-        """Runs until nothing waits, the budget is used up, or Ctrl-C; whether it was the time that ended it.
+        """Runs trials until all have ended, the budget is used up, or the user presses Ctrl-C.
 
         Args:
-            limit: rows that may be run at all, by number. conclude: writes the tables, through the writer's methods.
+            live: the progress display. limit: the number of rows that may run.
+            conclude: the function that writes the outputs; it is called after an interruption too.
+
+        Returns:
+            True if the time budget is used up.
 
         Raises:
             RunError: no node can hold a trial; nothing was run.
@@ -94,7 +105,7 @@ class Engine:
         return self._over()
 
     def _packing(self) -> Packing:
-        """How trials are packed; every planned one is tried, so that Ray Tune never waits for what cannot be."""
+        """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
         executor = str(self._planner.base["resources"]["crew"])
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
         packing = Packing.of(executor, self._planner.sweep.concurrency, nodes, ray.get_runtime_context().get_node_id())
@@ -103,6 +114,7 @@ class Engine:
         return packing
 
     def _trained(self, training: str) -> bool:
+        """Whether the training of this digest is done and may be taken over. A rerun takes over no earlier training."""
         return not self._rerun and find_trained(self._trial_table.workspace, training) is not None
 
     def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
@@ -111,9 +123,9 @@ class Engine:
         if sweep.algorithm == "optuna":
             trial_table.rows.clear()
             source = Optuna(self._planner, trial_table, min(sweep.samples, limit))
-        dispatcher = TrialSearcher(trial_table, source, self._config, limit, self._trained)
-        watch = TableUpdater(
-            trial_table, dispatcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
+        searcher = TrialSearcher(trial_table, source, self._config, limit, self._trained)
+        updater = TableUpdater(
+            trial_table, searcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
         )
         shared = {
             "workspace": str(trial_table.workspace),
@@ -129,7 +141,7 @@ class Engine:
         tuner = ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
-                search_alg=dispatcher,
+                search_alg=searcher,
                 scheduler=self._scheduler(),
                 num_samples=-1,
                 max_concurrent_trials=packing.at_once,
@@ -142,18 +154,19 @@ class Engine:
                 storage_path=scratch,
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 failure_config=ray_tune.FailureConfig(max_failures=sweep.max_failures),
-                callbacks=[watch],
+                callbacks=[updater],
                 verbose=0,
             ),
         )
         try:
-            # what goes wrong in a trial stands in its row: Ray Tune need not print the traceback too
+            # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
             with contextlib.redirect_stdout(io.StringIO()), quiet("ray.tune", "ray.air", level=logging.CRITICAL):
                 tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _scheduler(self) -> PerProblemScheduler | None:
+        """The scheduler for early stopping; None if the sweep has none."""
         sweep = self._planner.sweep
         if sweep.scheduler is None:
             return None
@@ -161,12 +174,15 @@ class Engine:
         return PerProblemScheduler(sweep.scheduler, sweep.metrics[0], sweep.modes[0], longest)
 
     def _members(self, trial: Trial, now: bool = False) -> list[str]:
-        """For whom a trial's group holds a bundle: the federation; of a test whom it tests, and trains if it has to.
+        """The members for which the placement group of a trial holds a bundle.
 
-        A test whose shards are all here has none: it does everything in its own process.
+        Training: the members of the federation. Transfer test: the tested sites, and the members of the federation if
+        the training is not done yet. If all shards of a transfer test are on this node, the list is empty: the test
+        does everything in its own process.
 
         Args:
-            now: the trial starts now, so it is known whether its training is there; else it may have to train.
+            now: True if the trial starts now, so that a finished training can be found. False assumes that a transfer
+                test has to train.
         """
         experiment, sites = trial.experiment, self._planner.sites(trial.experiment)
         members = roster(experiment, list(sites.trained))
@@ -174,10 +190,11 @@ class Engine:
             return members
         if not sites.remote_sites:
             return []
-        there = now and find_trained_run(self._trial_table.workspace, trial.training, experiment.rounds) is not None
-        return list(dict.fromkeys([*(() if there else members), *sites.tested]))
+        trained = now and find_trained_run(self._trial_table.workspace, trial.training, experiment.rounds) is not None
+        return list(dict.fromkeys([*(() if trained else members), *sites.tested]))
 
     def _config(self, row: TrialRow) -> dict[str, Any]:
+        """The configuration of a trial for Ray Tune, in JSON types except for ``asked``."""
         trial = row.trial
         return {
             "number": trial.number,
@@ -192,8 +209,10 @@ class Engine:
         }
 
     def _over(self) -> bool:
+        """Whether the time budget is used up."""
         return time.monotonic() >= self._deadline
 
 
 def _group(packing: Packing, each: tuple[Any, Any], members: list[str]) -> ray_tune.PlacementGroupFactory:
+    """The placement group of a trial, see :meth:`Packing.factory` and, without members, :meth:`Packing.alone`."""
     return packing.factory(each, members) if members else packing.alone(each)

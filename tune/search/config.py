@@ -1,4 +1,4 @@
-"""A sweep's file: frozen, validated; loads neither torch, ray nor mlflow."""
+"""The settings of a sweep's file, validated and frozen. The import loads no torch, ray or mlflow."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _METRIC = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PROBLEM = ("operator", "degradation", "sites", "task", "evaluation")
-"""Blocks that say WHAT is reconstructed: a scheduler compares trials only where these are equal."""
+"""The blocks that say WHAT is reconstructed. A scheduler compares only trials with equal values in these blocks."""
 
 
 class Scheduler(Settings):
-    """Stops trials that fall behind others of the same problem (equal :data:`PROBLEM`).
+    """Stops trials that are worse than others of the same problem (equal values in the blocks of :data:`PROBLEM`).
 
     Attributes:
-        name: asha (asynchronous successive halving, Li et al. 2020) or median (Golovin et al. 2017).
-        grace_rounds: no trial is stopped before.
-        reduction_factor: of ``asha``: one in so many goes on from rung to rung.
-        min_trials: of ``median``: so many must have come as far.
+        name: ``asha`` (asynchronous successive halving, Li et al. 2020) or ``median`` (Golovin et al. 2017).
+        grace_rounds: the first round after which a trial may be stopped.
+        reduction_factor: for ``asha``, the factor k: at each rung the best 1/k of the trials go on.
+        min_trials: for ``median``, the number of other trials that must have reached a round before it stops a trial.
     """
 
     name: Literal["asha", "median"]
@@ -39,10 +39,11 @@ class Scheduler(Settings):
 
 
 class Budget(Settings):
-    """Where a sweep stops; the same command with a larger one goes on.
+    """The limits of a sweep. The same command with a larger budget goes on.
 
     Attributes:
-        trials: at most so many, in the plan's order. hours: of wall time, of one call.
+        trials: the largest number of trials, in the plan's order; None is no limit.
+        hours: the wall time of one call; None is no limit.
     """
 
     trials: int | None = Field(None, ge=1)
@@ -50,20 +51,22 @@ class Budget(Settings):
 
 
 class Sweep(Settings):
-    """A sweep.
+    """The settings of a sweep.
 
     Attributes:
-        name: of its folder in the workspace and of its tag in MLflow.
-        experiment: the base, a YAML file or its content.
-        search: what varies, see :mod:`fedrecon.tune.search.space`.
-        metric: of the VALIDATION subjects, by its name in MLflow; several with ``algorithm: optuna``.
+        name: the name of the sweep's folder in the workspace and of its tag in MLflow.
+        experiment: the base experiment: the path of a YAML file, or its content.
+        search: the searched keys, each with its values, see :mod:`fedrecon.tune.search.space`.
+        metric: the metric of the VALIDATION subjects, by its name in MLflow; several need ``algorithm: optuna``.
         mode: ``max`` or ``min``, one for each metric.
-        samples: draws for every point of the grid; with ``optuna`` the number of trials.
-        algorithm: ``grid`` allows nothing but grids; ``random`` draws the rest; ``optuna`` learns from what it saw.
-        scheduler: stops trials early; None runs each to its end.
-        concurrency: trials at once; auto packs them on what there is.
-        max_failures: how often a failing trial is tried again, from its last committed round.
-        seed: of what is drawn. The experiments' own seed is a key of theirs.
+        samples: the number of draws for every point of the grid; with ``optuna`` the number of trials.
+        algorithm: ``grid`` allows only grids; ``random`` allows grids and draws the other values; ``optuna`` suggests
+            values from the results of earlier trials.
+        scheduler: the settings of early stopping; None runs each trial to its end.
+        concurrency: the number of trials at once; ``auto`` runs as many as the cluster holds.
+        max_failures: the number of times that a failed trial starts again, from its last committed round.
+        budget: the limits of the sweep.
+        seed: the seed of the drawn values. The seed of an experiment is the experiment's own key.
     """
 
     name: str
@@ -83,7 +86,7 @@ class Sweep(Settings):
     @classmethod
     def _name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise ValueError("letters, digits, '.', '_' and '-' only, as it names a folder")
+            raise ValueError("only letters, digits, '.', '_' and '-' are allowed, as it names a folder")
         return name
 
     @field_validator("scheduler", mode="before")
@@ -128,28 +131,32 @@ class Sweep(Settings):
         if len(self.metrics) > 1 and self.algorithm != "optuna":
             raise ValueError(f"several metrics are for algorithm: optuna, not '{self.algorithm}'")
         if len(self.metrics) > 1 and self.scheduler is not None:
-            raise ValueError("a scheduler compares one metric, and here are several")
+            raise ValueError("a scheduler compares one metric, but several are given")
         return self
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """All metrics; the first one decides which trial is called best."""
+        """All metrics. The first one decides which trial is the best."""
         return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """A mode for each metric."""
+        """The mode of each metric: ``max`` or ``min``."""
         return (self.mode,) if isinstance(self.mode, str) else tuple(self.mode)
 
     @classmethod
     def read(cls, given: Any, overrides: Sequence[str] = ()) -> tuple[Sweep, dict[str, Any]]:
-        """A sweep from a YAML file or a mapping, and the content of its base experiment.
+        """Reads a sweep.
 
         Args:
-            overrides: ``key=value`` for the sweep, ``experiment.KEY=value`` for the base experiment.
+            given: the path of a YAML file, or its content.
+            overrides: ``key=value`` changes the sweep, ``experiment.KEY=value`` changes the base experiment.
+
+        Returns:
+            the sweep, and the content of its base experiment.
 
         Raises:
-            InputError: a file, a key or a value is wrong; says what is allowed and the nearest right name.
+            InputError: a file, a key or a value is wrong; the message says what is allowed and the nearest right name.
         """
         where = str(given) if isinstance(given, str | Path) else "sweep"
         raw = load(Path(given)) if isinstance(given, str | Path) else given
@@ -163,7 +170,10 @@ class Sweep(Settings):
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``search.KEY={grid: [...]}`` is about one dimension, whose key has dots of its own."""
+    """The content of a sweep's file with the overrides.
+
+    ``search.KEY={grid: [...]}`` and ``search.KEY.grid=[...]`` replace one dimension. KEY itself contains dots.
+    """
     prefix = "search."
     found = apply_overrides(raw, [text for text in overrides if not text.startswith(prefix)])
     search = dict(found.get("search") or {})
@@ -186,7 +196,16 @@ def _parsed(text: str, value: str) -> Any:
 
 
 def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The base; a path counts from the working directory, or else from the folder of the file that names it."""
+    """The content of the base experiment.
+
+    Args:
+        given: the content, or the path of a YAML file. The path is relative to the working directory, or else to
+            ``folder``.
+        folder: the folder of the file that names the path.
+
+    Raises:
+        InputError: see :func:`load`; or the content is not a mapping.
+    """
     if isinstance(given, dict):
         return given
     path = next((one for one in (Path(given), folder / given) if one.is_file()), Path(given))
@@ -199,8 +218,11 @@ def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
 def load(path: Path, kind: str = "sweep") -> Any:
     """The content of a YAML file.
 
+    Args:
+        kind: the kind of the file, for the message.
+
     Raises:
-        InputError: no such file, or it is not YAML.
+        InputError: the file does not exist, or it is not YAML.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such {kind} file")

@@ -1,7 +1,8 @@
-"""What a sweep searches: a dimension per key, conditions between them, and the points that follow.
+"""The search space of a sweep: one dimension per searched key, the conditions between keys, and the points.
 
-A random value depends on the sweep's seed, the sample and the key alone, not on the point of the grid: all methods
-and all seeds of a sample are compared at the SAME learning rate, and a mean over seeds is one over seeds only.
+A random value depends only on the sweep's seed, the sample and the key. It does not depend on the point of the grid. So
+all methods and all seeds of a sample are compared at the SAME learning rate, and a mean over seeds is a mean over seeds
+only.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to write down a dimension.
+    """A kind of dimension: how its values are given and chosen.
 
     Attributes:
-        listed: the values are given one by one (otherwise as [low, high]).
-        draw: a value from the generator and what was given; None where all values are taken.
-        suggest: a value from an Optuna trial.
-        check: what is wrong with the bounds, or an empty text.
+        listed: whether the values are given one by one; otherwise they are given as [low, high].
+        draw: a function that draws a value from the generator and the given values; None if all values are taken.
+        suggest: a function that asks an Optuna trial for a value, from the trial, the key and the given values.
+        check: a function that says what is wrong with the bounds; an empty text means that they are right. None checks
+            nothing more than low < high.
     """
 
     listed: bool
@@ -76,7 +78,7 @@ KINDS: dict[str, Kind] = {
         _whole,
     ),
 }
-"""``randint`` includes both of its bounds."""
+"""The kinds of dimensions by name. ``randint`` includes both of its bounds."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class Dimension:
     """One searched key of the experiment.
 
     Attributes:
-        key: dotted, such as ``operator.acceleration``. kind: of :data:`KINDS`.
-        values: all values, or (low, high).
-        when: keys and the values that each may have for this one to be searched at all.
+        key: the dotted key, such as ``operator.acceleration``. kind: a name in :data:`KINDS`.
+        values: the listed values, or (low, high).
+        when: for each other key, the values with which this key is searched. With any other value it is not searched.
     """
 
     key: str
@@ -96,10 +98,10 @@ class Dimension:
 
     @classmethod
     def read(cls, key: str, block: Any) -> Dimension:
-        """A dimension from its YAML: ``{grid: [...]}``, ``{loguniform: [low, high], when: {KEY: VALUE}}``.
+        """Reads a dimension from its YAML: ``{grid: [...]}``, ``{loguniform: [low, high], when: {KEY: VALUE}}``.
 
         Raises:
-            InputError: an unknown kind, an empty list, bounds the wrong way round.
+            InputError: the kind is unknown, the list is empty, or the bounds are not in order.
         """
         where = f"search.{key}"
         if not isinstance(block, Mapping):
@@ -119,19 +121,20 @@ class Dimension:
         return cls(key, kind, values, _conditions(where, block.get("when") or {}))
 
     def active(self, params: Mapping[str, Any], base: Callable[[str], Any]) -> bool:
-        """Whether it is searched at this point.
+        """Whether the key is searched at this point.
 
         Args:
-            params: of the dimensions before it. base: the experiment's own value of a key that is not searched.
+            params: the values of the dimensions before this one.
+            base: a function that gives the base experiment's value of a key that is not searched.
         """
         return all((params[key] if key in params else base(key)) in allowed for key, allowed in self.when.items())
 
 
 def read_space(search: Mapping[str, Any]) -> tuple[Dimension, ...]:
-    """The dimensions, each after those that it depends on.
+    """Reads the dimensions. Each dimension comes after those in its conditions.
 
     Raises:
-        InputError: a dimension is wrong, or conditions run in a circle.
+        InputError: a dimension is wrong, or the conditions depend on each other in a circle.
     """
     if not search:
         raise InputError("search: at least one key of the experiment is needed, such as operator.acceleration")
@@ -148,7 +151,13 @@ def read_space(search: Mapping[str, Any]) -> tuple[Dimension, ...]:
 
 
 def points(space: Iterable[Dimension], samples: int, seed: int, base: Callable[[str], Any]) -> list[Params]:
-    """Every point of the grid; where something is drawn, ``samples`` times with other draws."""
+    """The points of a grid or random sweep.
+
+    A point with a drawn value occurs ``samples`` times, each time with other draws. A point without one occurs once.
+
+    Args:
+        base: a function that gives the base experiment's value of a key that is not searched.
+    """
     space = tuple(space)
     found: list[Params] = []
     for sample in range(samples):
@@ -160,7 +169,7 @@ def points(space: Iterable[Dimension], samples: int, seed: int, base: Callable[[
 
 
 def suggest(space: Iterable[Dimension], trial: Any, base: Callable[[str], Any]) -> Params:
-    """The point that an Optuna trial suggests; a dimension whose condition does not hold is not asked for."""
+    """The point that an Optuna trial suggests. Optuna is not asked for a dimension whose condition does not hold."""
     params: Params = {}
     for one in space:
         if one.active(params, base):
@@ -169,7 +178,7 @@ def suggest(space: Iterable[Dimension], trial: Any, base: Callable[[str], Any]) 
 
 
 def draw(one: Dimension, seed: int, sample: int = 0) -> Any:
-    """The value of a drawn dimension in one sample."""
+    """The drawn value of a dimension in one sample."""
     function = KINDS[one.kind].draw
     assert function is not None
     return function(generator(seed, "sweep", sample, one.key), one.values)
@@ -178,6 +187,7 @@ def draw(one: Dimension, seed: int, sample: int = 0) -> Any:
 def _extend(
     one: Dimension, params: Params, drawn: bool, sample: int, seed: int, base: Callable[[str], Any]
 ) -> list[tuple[Params, bool]]:
+    """The points with one more dimension, each with the information whether it has a drawn value."""
     if not one.active(params, base):
         return [(params, drawn)]
     if KINDS[one.kind].draw is None:
@@ -186,7 +196,7 @@ def _extend(
 
 
 def _number(value: Any) -> Any:
-    """YAML takes 1e-3 for text, as it has no point."""
+    """The value, with text such as 1e-3 as a number: YAML reads it as text, because it has no decimal point."""
     return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
 
 

@@ -1,1 +1,1 @@
-"""A study's report: from scores of subjects to claims with their uncertainty, pictures, a page and tables to paste."""
+"""Studies: methods x training sites x test sites x seeds, with their scores, statistics and report."""

@@ -1,4 +1,4 @@
-"""One call of a study: its matrix, its trials and their record."""
+"""One call of a study: its matrix, its trials and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ FOLDER = "studies"
 
 
 class StudyCampaign(Campaign):
-    """The steps of one call."""
+    """The steps of one call of a study.
+
+    Args:
+        chosen: the study. base: the content of its base experiment.
+        workspace, address, tracking_uri, rerun: see :func:`fedrecon.tune.study.run.study`.
+        write_outputs: a function that writes the data set and the report and returns the MLflow address; None if
+            the call only reads the study.
+    """
 
     ranks = False
 
@@ -49,7 +56,7 @@ class StudyCampaign(Campaign):
 
     @cached_property
     def matrix(self) -> Matrix:
-        """What is to be filled."""
+        """The planned matrix of trainings and cells."""
         return Matrix(self.chosen, self.planner.base, self.planner).plan()
 
     @property
@@ -58,12 +65,12 @@ class StudyCampaign(Campaign):
         return self.trial_table.folder / "report"
 
     def fill(self) -> None:
-        """One row for each trial that some cell needs, and for each training."""
+        """Adds a row to the trial table for each planned trial: the trainings and the tests that fill the cells."""
         for trial in self.matrix.trials:
             self.trial_table.add(trial)
 
     def announce(self) -> None:
-        """What is planned, and roughly how long it takes."""
+        """Prints the plan and a rough estimate of its duration."""
         trials = self.matrix.trials
         shape, done = Shape.of(trials), len(trials) - self.trial_table.count("WAITING")
         parts = [
@@ -76,11 +83,11 @@ class StudyCampaign(Campaign):
         say(f"{self.chosen.name}: {', '.join(parts)}{self.duration()}")
 
     def content(self) -> tuple[str, dict[str, Any]]:
-        """The study's own file, in its folder."""
+        """The name and content of the study's own file in its folder."""
         return "study.yaml", {**self.chosen.model_dump(mode="json"), "experiment": absolute(self.base)}
 
     def tags(self, number: int) -> dict[str, str]:
-        """Of a trial's run."""
+        """The MLflow tags of a trial's run, from the trial's number."""
         return {"fedrecon.study": self.chosen.name, f"fedrecon.study.{self.chosen.name}": str(number)}
 
     def conclude(self, call: Any) -> None:
@@ -89,7 +96,7 @@ class StudyCampaign(Campaign):
         self.url = self._write_outputs(self, call)
 
     def reasons(self) -> dict[str, str]:
-        """Why a trial, by its digest, has no scores; nothing where it has."""
+        """The reason why a trial has no scores, by the trial's digest. Finished trials are left out."""
         return {
             row.trial.digest: row.error
             or ("not run yet" if row.status in ("WAITING", "RUNNING") else row.status.lower())

@@ -1,4 +1,4 @@
-"""Whom to cite for what ran."""
+"""The works to cite for the methods, operators and scores of a study."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from fedrecon.tune.study.matrix import Matrix
 
 Citations = Mapping[str, Sequence[str]]
-"""Works, as BibTeX or plain text, each with what it is for."""
+"""For each work (BibTeX or plain text), the names of the methods, operators or scores that it describes."""
 
 
 def citations(matrix: Matrix) -> Citations:
-    """Of all methods, of the masks or degradations of training and test, and of the scores."""
+    """The works for all methods, for the masks or degradations in training and test, and for SSIM."""
     found: dict[str, dict[str, None]] = {}
     trials = {trial.digest: trial.experiment for trial in matrix.trials}
     for cell in matrix.cells:

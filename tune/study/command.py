@@ -1,4 +1,4 @@
-"""``fedrecon study``: thin over :mod:`fedrecon.tune.study.run`; importing it loads none of torch, ray and mlflow."""
+"""``fedrecon study``, a thin layer over :mod:`fedrecon.tune.study.run`. Its import loads no torch, ray or mlflow."""
 
 from __future__ import annotations
 
@@ -13,29 +13,42 @@ from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.results import StudyResult
 from fedrecon.tune.study.run import load_study, study
 
-HELP = "does it generalise: methods x trained on x tested on, with a report; 'study show NAME' prints its table"
+HELP = "run a study: methods x training sites x test sites, with a report; 'study show NAME' prints its table"
 
-PLACE = ("method", "trained_on", "tested_on", "mask", "acceleration", "noise")
+CELL_KEYS = ("method", "trained_on", "tested_on", "mask", "acceleration", "noise")
+"""Keys that identify a cell of the printed table; seeds are averaged."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``fedrecon study``."""
-    parser.add_argument("study", metavar="STUDY.yaml", help="a study's file; or: show STUDY")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="experiment.KEY=value for the base")
-    parser.add_argument("--address", metavar="A", help="of a running Ray cluster (default: one is started here)")
-    parser.add_argument("--tracking-uri", metavar="U", help="of an MLflow server (default: the workspace's mlflow.db)")
+    """Adds the options of ``fedrecon study``."""
+    parser.add_argument("study", metavar="STUDY.yaml", help="the file of a study; or: show STUDY")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.path=value",
+        help="changes a key of the study; experiment.KEY=value changes the base",
+    )
+    parser.add_argument("--address", metavar="A", help="address of a Ray cluster (default: start one here)")
+    parser.add_argument("--tracking-uri", metavar="U", help="an MLflow server (default: the workspace's mlflow.db)")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--rerun", action="store_true", help="run every trial again, though the workspace holds it")
-    again.add_argument("--rerun-failed", action="store_true", help="run the trials again that failed")
+    again.add_argument("--rerun", action="store_true", help="run every trial again, even if it has a result")
+    again.add_argument("--rerun-failed", action="store_true", help="run the failed trials again")
     parser.add_argument("--dry-run", action="store_true", help="plan the matrix and start nothing")
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Runs or shows a study; 0, or 130 where it was interrupted."""
+    """Runs or shows a study.
+
+    Returns:
+        the exit code: 0, or 130 if the study was interrupted. A failed trial does not change it.
+
+    Raises:
+        InputError: ``show`` without exactly one name; or see :func:`study` and :func:`load_study`.
+    """
     workspace_folder = Path(arguments.workspace) if arguments.workspace else default_workspace()
     if arguments.study == "show":
         if len(arguments.overrides) != 1:
-            raise InputError("fedrecon study show STUDY: the name of a study, or its file, is needed")
+            raise InputError("fedrecon study show STUDY: needs the name of a study or its file")
         return _print(load_study(_name(arguments.overrides[0]), workspace_folder, arguments.address), arguments.json)
     result = study(
         arguments.study,
@@ -57,12 +70,13 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _name(given: str) -> str:
-    """The name of a study, which may be given as its file."""
+    """The name of a study. The user gives the name or the study's file."""
     path = Path(given)
     return Study.read(path)[0].name if path.suffix in (".yaml", ".yml") and path.is_file() else given
 
 
 def _print(result: StudyResult, as_json: bool) -> int:
+    """Prints the result as JSON or as a table. Returns the exit code 0."""
     if as_json:
         json.dump(result.as_dict(), sys.stdout, indent=2, default=str)
         print()
@@ -82,13 +96,16 @@ def _print(result: StudyResult, as_json: bool) -> int:
 
 
 def _table(result: StudyResult) -> str:
-    """PSNR of each method by training, tested site and operator: seeds averaged, where none is missing."""
+    """A text table of PSNR by method, training, tested site and operator: the mean over seeds.
+
+    A cell is left out if any of its seeds has no result.
+    """
     cells, marks = result.cells, result.marks
-    lacking = {tuple(one[key] for key in PLACE) for one in result.missing}
+    lacking = {tuple(one[key] for key in CELL_KEYS) for one in result.missing}
     rows: dict[tuple[str, str], dict[str, list[float]]] = {}
     columns: dict[str, None] = {}
     for cell in cells:
-        if tuple(cell[key] for key in PLACE) in lacking:
+        if tuple(cell[key] for key in CELL_KEYS) in lacking:
             continue
         noise = f" noise {cell['noise']:g}" if cell["noise"] != 1 else ""
         column = result.operators[cell["mask"], cell["acceleration"]] + noise
@@ -96,8 +113,8 @@ def _table(result: StudyResult) -> str:
         key = (cell["method"], f"{cell['trained_on']} > {cell['tested_on']}")
         rows.setdefault(key, {}).setdefault(column, []).append(cell["psnr"])
     lines = [["method", "trained on > tested on", *columns]]
-    for (method, workspace_folder), found in rows.items():
+    for (method, sites), found in rows.items():
         shown = [f"{sum(found[one]) / len(found[one]):.2f}" if one in found else "-" for one in columns]
-        lines.append([method + marks.get(method, ""), workspace_folder, *shown])
+        lines.append([method + marks.get(method, ""), sites, *shown])
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

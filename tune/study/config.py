@@ -1,4 +1,4 @@
-"""A study's file: frozen, validated; loads neither torch, ray nor mlflow."""
+"""The file of a study, as frozen and validated settings. The import loads no torch, ray or mlflow."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ Patch = dict[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MATRIX = ("sites", "operator", "degradation", "seed", "test", "task", "evaluation")
-"""Keys of an experiment that the matrix says, or that must be equal for all, and so no method's."""
+"""Keys of an experiment that a method cannot set: the study varies them, or they must be equal for all methods."""
 ALLOWED = ("evaluation.self_ensemble",)
+"""Exceptions to :data:`MATRIX`: keys that a method can set."""
 
 
 def _listed(given: Any) -> Any:
-    """One block is a list of one."""
+    """A list of blocks; a single block becomes a list with one entry."""
     return [given] if isinstance(given, dict) else given
 
 
 class Trains(Settings):
-    """What each method is trained on.
+    """The trainings of each method.
 
     Attributes:
-        sites: ``all``; ``leave-one-out``: all but one, for each; ``each``: every site alone; or lists of names (``all``
-            among them).
-        operators: how the data are measured in training: keys over the base experiment's; a list of values stands for
-            each of them.
-        slices: at most so many training slices a site; None takes all.
+        sites: ``all``: one training at all sites; ``leave-one-out``: for each site, a training at all other sites;
+            ``each``: for each site, a training at this site alone; a list of site names: one training at these sites;
+            or a list whose entries are ``all`` or lists of site names: one training for each entry.
+        operators: the operators of the training, each as keys that change the base experiment's operator. A list of
+            values gives one operator per value.
+        slices: the largest number of training slices per site; None takes all slices.
     """
 
     sites: Literal["all", "leave-one-out", "each"] | list[Literal["all"] | list[str]] = "all"
@@ -54,16 +56,17 @@ class Trains(Settings):
 
 
 class Tested(Settings):
-    """Where and how what was trained is tested.
+    """The sites and operators of the tests.
 
     Attributes:
-        sites: ``all``, ``trained``, ``untrained``, or names.
-        operators: how the data are measured in the test, as for ``train``; None takes each training's own.
-        noise: multiples (>= 1) of each shard's own level; None takes what the operators say.
-        stage: the score that the report is about: the method's own ``output``, or ``data_consistency``, with the
-            measured samples put back.
-        unseen: where a site that did not train gets its private part of the network from, if the method has one.
-        fine_tune_epochs: of ``unseen: fine-tune``.
+        sites: the tested sites: ``all``, ``trained``, ``untrained``, or a list of names.
+        operators: the operators of the test, as in :class:`Trains`; None takes the operator of each training.
+        noise: noise levels as multiples (>= 1) of each shard's own level; None takes the noise of the operators.
+        stage: the image that the report scores: ``output`` is the method's own output; ``data_consistency`` is the
+            output with the measured samples put back.
+        unseen: the rule that gives an untrained site its private part of the network; only for methods with private
+            parts. None: no rule.
+        fine_tune_epochs: the number of epochs for ``unseen: fine-tune``.
     """
 
     sites: Literal["all", "trained", "untrained"] | list[str] = "all"
@@ -80,12 +83,16 @@ class Study(Settings):
     """A study: methods x trained on x tested on x seeds.
 
     Attributes:
-        name: of its folder in the workspace and of its tag in MLflow. title: of its report; None takes the name.
-        experiment: the base, a YAML file or its content.
-        methods: by name a patch of the experiment: dotted keys to values. Controls and baselines are methods too.
-        seeds_of: by method, in place of ``seeds``: for one that costs much.
-        references: methods that all others are compared with; none: the best one without training, and the best one.
-        concurrency, max_failures: as of a sweep.
+        name: the name of the study's folder in the workspace and of its tag in MLflow.
+        title: the title of the report; None takes the name.
+        experiment: the base experiment: a YAML file or its content.
+        methods: for each method name a patch of the base experiment, from dotted keys to values. Controls and
+            baselines are methods too.
+        train, test: the trainings and the tests. seeds: the seeds of each training.
+        seeds_of: for a method name its seeds, instead of ``seeds``; useful for an expensive method.
+        references: the methods with which all others are compared. An empty list takes the best method without
+            training and the best method.
+        concurrency, max_failures: see :class:`fedrecon.tune.search.config.Sweep`.
     """
 
     name: str
@@ -116,8 +123,8 @@ class Study(Settings):
             for key in patch:
                 if key.split(".")[0] in MATRIX and key not in ALLOWED:
                     raise ValueError(
-                        f"{name}: '{key}' is no method's: train, test and seeds say what is varied, and the "
-                        "rest of the task is the same for all"
+                        f"{name}: a method cannot set '{key}': the study's train, test and seeds vary the task, and "
+                        "all other settings of the task are the same for all methods"
                     )
         return methods
 
@@ -125,7 +132,7 @@ class Study(Settings):
     @classmethod
     def _seeds(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands there twice")
+            raise ValueError("a seed is listed twice")
         return seeds
 
     @field_validator("seeds_of")
@@ -140,13 +147,14 @@ class Study(Settings):
 
     @classmethod
     def read(cls, given: Any, overrides: Sequence[str] = ()) -> tuple[Study, dict[str, Any]]:
-        """A study from a YAML file or a mapping, and the content of its base experiment.
+        """Reads a study from a YAML file or a mapping. Returns it with the content of its base experiment.
 
         Args:
-            overrides: ``key=value`` for the study, ``experiment.KEY=value`` for the base experiment.
+            given: the file, or its content as a mapping.
+            overrides: ``key=value`` changes the study, ``experiment.KEY=value`` changes the base experiment.
 
         Raises:
-            InputError: a file, a key or a value is wrong; says what is allowed and the nearest right name.
+            InputError: a file, a key or a value is wrong; the message names what is allowed and the nearest right name.
         """
         where = str(given) if isinstance(given, str | Path) else "study"
         raw = load(Path(given), "study") if isinstance(given, str | Path) else given
@@ -160,7 +168,10 @@ class Study(Settings):
 
 
 def expanded(blocks: Sequence[Block]) -> Iterator[Block]:
-    """Each block, once for every combination of its listed values: ``{acceleration: [4, 8]}`` is two."""
+    """Yields each block once for every combination of its listed values.
+
+    ``{acceleration: [4, 8]}`` gives two blocks.
+    """
     for block in blocks:
         keys = [key for key, value in block.items() if isinstance(value, list)]
         for values in itertools.product(*(block[key] for key in keys)):

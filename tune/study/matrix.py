@@ -1,4 +1,4 @@
-"""The matrix of a study, planned before anything starts: its trainings, its tests, and which trial fills which cell."""
+"""The matrix of a study: its trainings, its tests, and the trial that fills each cell. It is planned before the run."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ Block = dict[str, Any]
 
 @dataclass(frozen=True)
 class Learned:
-    """One training of the matrix; of a method without training what stands in its place.
+    """One training of the matrix. A method without training has one entry too.
 
     Attributes:
-        sites: that train. operator: the training's keys over the base experiment's.
-        trained_with: its operator in words; empty where it matters to nothing.
-        slices: at most so many a site. seed: None without training.
+        sites: the sites that train; all sites without training. trained_on: the label of the training sites.
+        operator: keys that change the base experiment's operator for the training.
+        trained_with: the label of the training's operator; empty if the training uses none.
+        slices: the limit of training slices per site; None takes the experiment's. seed: None without training.
     """
 
     method: str
@@ -43,12 +44,12 @@ class Learned:
 
     @property
     def n_sites(self) -> int:
-        """That train."""
+        """The number of sites that train; 0 without training."""
         return 0 if self.seed is None else len(self.sites)
 
     @property
     def label(self) -> str:
-        """For lists of runs."""
+        """The label in lists of runs."""
         parts = [self.method]
         if self.seed is not None:
             with_what = f" with {self.trained_with}" if self.trained_with else ""
@@ -58,12 +59,15 @@ class Learned:
 
 @dataclass(frozen=True)
 class Cell:
-    """One planned number for each subject of a site.
+    """One cell of the matrix: a training, tested at one site under one operator. It gets one score per test subject.
 
     Attributes:
-        digest: of the trial that fills it.
-        slices_per_site: training slices a site, the mean.
-        seen_site, seen_operator: whether the training saw the tested site, and the operator.
+        learned: the training. tested_on: the tested site.
+        mask, acceleration: of the test operator; in super-resolution the degradation and its scale.
+        operator: the label of the test operator. noise: its noise, as a multiple of the shard's own level.
+        digest: the digest of the trial that fills the cell. seen_site: whether the tested site trained.
+        slices_per_site: the mean number of training slices per training site; 0 without training.
+        seen_operator: whether the training used the test operator; True if it used none.
     """
 
     learned: Learned
@@ -80,10 +84,10 @@ class Cell:
 
 @dataclass
 class Matrix:
-    """Plans a study.
+    """Plans the trials and cells of a study.
 
     Attributes:
-        base: the content of its experiment. planner: of its trials.
+        base: the content of the study's base experiment. planner: the planner of its trials.
     """
 
     study: Study
@@ -92,14 +96,14 @@ class Matrix:
     trials: list[Trial] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     _known: dict[str, Trial] = field(default_factory=dict)
-    _measured: dict[tuple[Any, ...], Block] = field(default_factory=dict)
+    _operators: dict[tuple[Any, ...], Block] = field(default_factory=dict)
     _parts: dict[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def plan(self) -> Matrix:
-        """Fills :attr:`trials`, trainings before the tests that take them over, and :attr:`cells`.
+        """Fills :attr:`trials` and :attr:`cells`. A training comes before the tests that use it.
 
         Raises:
-            InputError: a method that the task has not, data that cannot be used, a test subject that trained.
+            InputError: the task does not have a method, data cannot be used, or a test subject was also trained on.
         """
         for site in self._named_sites():
             if site not in self.shards:
@@ -112,9 +116,9 @@ class Matrix:
         for one in learned:
             self._plan(one)
         if not self.cells:
-            raise InputError("test.sites: nothing is tested: every site trains, or none does")
-        ends = {trial.digest: trial for trial in self.trials}
-        order = sorted(ends.values(), key=lambda trial: trial.experiment.test is not None)
+            raise InputError("test.sites: nothing is tested: no training has a site left to test")
+        distinct = {trial.digest: trial for trial in self.trials}
+        order = sorted(distinct.values(), key=lambda trial: trial.experiment.test is not None)
         self.trials = [replace(trial, number=number) for number, trial in enumerate(order)]
         return self
 
@@ -125,7 +129,7 @@ class Matrix:
 
     @cached_property
     def task(self) -> Task:
-        """Of the study."""
+        """The task of the study."""
         return TASKS[self.whole.task]
 
     @property
@@ -135,18 +139,18 @@ class Matrix:
 
     @cached_property
     def methods(self) -> list[Method]:
-        """As the report shows them."""
+        """The methods, as the report shows them."""
         return [self._method(name, patch) for name, patch in self.study.methods.items()]
 
     def method(self, name: str) -> Method:
-        """One of them."""
+        """The method of this name."""
         return next(one for one in self.methods if one.name == name)
 
     def experiment(self, method: str) -> Experiment:
-        """A method at all sites.
+        """The experiment of a method, with all sites.
 
         Raises:
-            InputError: a key or value of its patch is wrong; names the method.
+            InputError: a key or value of the method's patch is wrong; the message names the method.
         """
         try:
             return Experiment.read(apply_values(self.base, self.study.methods[method]))
@@ -154,29 +158,29 @@ class Matrix:
             raise InputError(f"methods.{method}: {error}") from None
 
     def _check_base(self) -> None:
-        """Refuses what would make two cells look alike, or leave subjects out without a word."""
+        """Refuses settings under which two cells have the same name, or under which subjects are left out silently."""
         if self.whole.test is not None:
-            raise InputError("experiment.test: a study says itself where and how it tests, under test:")
+            raise InputError("experiment.test: not allowed in a study; the study's own key test sets the tests")
         named: dict[str, Block] = {}
         for operator in expanded(self.study.train.operators):
             one = self._acquisition("", operator)
             if named.setdefault(_named(one), one.flat()) != one.flat():
                 raise InputError(
-                    f"train.operators: two are {_named(one)}, and no table could tell them apart; make it two studies"
+                    f"train.operators: two operators have the name {_named(one)} in tables; use two studies"
                 )
         limit = self.whole.evaluation.slices_of("test")
         for name, shard in self.shards.items():
-            people = len({volume.subject for volume in shard.split("test")})
-            if limit is not None and limit < people:
+            n_subjects = len({volume.subject for volume in shard.split("test")})
+            if limit is not None and limit < n_subjects:
                 raise InputError(
-                    f"experiment.evaluation.max_slices: {limit} test slices leave out some of the {people} "
-                    f"test subjects of site '{name}', and a study is about subjects"
+                    f"experiment.evaluation.max_slices: {limit} test slices leave out some of the {n_subjects} "
+                    f"test subjects of site '{name}'; a study needs all subjects"
                 )
 
     def _method(self, name: str, patch: Mapping[str, Any]) -> Method:
         one = self.experiment(name)
         personal, alone = self._private(name)
-        travels = any(
+        transferred = any(
             cell.learned.method == name and cell.learned.seed is not None and not cell.seen_site for cell in self.cells
         )
         published = bool(one.publish_private) and (alone or self.study.test.unseen is not None)
@@ -185,7 +189,7 @@ class Matrix:
             settings=", ".join(f"{key}={json.dumps(value)}" for key, value in patch.items()) or "the base experiment",
             trains=one.trains,
             moved_data=one.trains and one.method.moves_data,
-            published_private=personal and travels and published,
+            published_private=personal and transferred and published,
             personal=personal,
             alone=alone,
             network=one.network["name"] if one.trains else "",
@@ -193,7 +197,7 @@ class Matrix:
         )
 
     def _private(self, method: str) -> tuple[bool, bool]:
-        """Whether each site has a private part of the network, and whether all of it is private."""
+        """Whether each site has a private part of the network, and whether the whole network is private."""
         from fedrecon.platform.consortium.network import network_layout, private_members
 
         if method not in self._parts:
@@ -210,7 +214,7 @@ class Matrix:
                 yield from () if one == "all" else one
 
     def _site_sets(self) -> list[tuple[str, tuple[str, ...]]]:
-        """What trains, in words and by name."""
+        """The sets of training sites: the label and the site names of each set."""
         names, asked = tuple(self.shards), self.study.train.sites
         if asked == "all":
             return [("all", names)]
@@ -237,7 +241,7 @@ class Matrix:
             yield Learned(method, sites, label + several, operator, with_what, slices, seed)
 
     def _tested(self, learned: Learned) -> list[str]:
-        """The sites that this training is tested at."""
+        """The sites at which this training is tested."""
         asked = self.study.test.sites
         if isinstance(asked, list):
             return [name for name in self.shards if name in asked]
@@ -246,7 +250,7 @@ class Matrix:
         return [name for name in self.shards if (name in learned.sites) == (asked == "trained")]
 
     def _conditions(self, learned: Learned) -> list[Block]:
-        """Keys over the training's operator, or where it has none over the base's."""
+        """The test operators, as keys that change the training's operator (without one: the base's operator)."""
         blocks: Iterable[Block] = self.study.test.operators or [{}]
         if self.study.test.operators is None and not learned.trained_with:
             blocks = self.study.train.operators
@@ -254,7 +258,7 @@ class Matrix:
         return [{**block, **noise} for block in expanded(list(blocks)) for noise in noises]
 
     def _acquisition(self, site: str, *changes: Mapping[str, Any]) -> Acquisition:
-        """How a site measures, with changes over the base experiment's one after the other."""
+        """A site's acquisition: the base experiment's settings, with the changes applied one after the other."""
         block = self.whole.operator_at(site).flat()
         for one in changes:
             block = self.task.acquisition.inherit(block, one)
@@ -288,12 +292,12 @@ class Matrix:
                 self._fill(learned, tested, condition, trial)
 
     def _params(self, learned: Learned, sites: Sequence[str], operator: Mapping[str, Any]) -> dict[str, Any]:
-        """The patch of a trial."""
+        """The patch of a trial: the values of the base experiment's keys that it changes."""
         params = {**self.study.methods[learned.method], "sites": self._paths(sites)}
         params |= {f"{self.task.block}.{key}": value for key, value in operator.items()}
-        everywhere, inherit = self.whole.measured.get("per_site", {}), self.task.acquisition.inherit
-        if left := set(everywhere) - set(sites):
-            kept = {name: inherit(block, operator) for name, block in everywhere.items() if name not in left}
+        per_site, inherit = self.whole.measured.get("per_site", {}), self.task.acquisition.inherit
+        if left := set(per_site) - set(sites):
+            kept = {name: inherit(block, operator) for name, block in per_site.items() if name not in left}
             params[f"{self.task.block}.per_site"] = kept
         own = self.experiment(learned.method)
         if isinstance(limits := own.training.max_slices, dict):
@@ -337,7 +341,7 @@ class Matrix:
         trains = learned.seed is not None
         for site in sites:
             measured = self._acquisition(site, learned.operator, condition)
-            knows = not trains or not learned.trained_with
+            uses_no_operator = not trains or not learned.trained_with
             where = (learned.method, learned.trained_on, learned.trained_with, learned.seed, site)
             if not self._new((*where, measured.family, measured.acceleration, measured.noise), measured):
                 continue
@@ -352,7 +356,7 @@ class Matrix:
                     digest=trial.digest,
                     slices_per_site=self._slices(learned) if trains else 0.0,
                     seen_site=trains and site in learned.sites,
-                    seen_operator=knows or _same(measured, self._acquisition(site, learned.operator)),
+                    seen_operator=uses_no_operator or _same(measured, self._acquisition(site, learned.operator)),
                 )
             )
 
@@ -360,17 +364,15 @@ class Matrix:
         """Whether a cell is not planned yet.
 
         Raises:
-            InputError: it is, but of another operator that would stand under the same name.
+            InputError: the cell is planned, but for another operator of the same name.
         """
-        known = self._measured.get(key)
+        known = self._operators.get(key)
         if known is None:
-            self._measured[key] = measured.flat()
+            self._operators[key] = measured.flat()
             return True
         if known != measured.flat():
-            raise InputError(
-                f"test.operators: two are {measured.label()} at noise {measured.noise:g}, and no table could tell "
-                "them apart; make two studies of it"
-            )
+            name = f"{measured.label()} at noise {measured.noise:g}"
+            raise InputError(f"test.operators: two operators have the name {name} in all tables; use two studies")
         return False
 
     def _slices(self, learned: Learned) -> float:
@@ -382,17 +384,17 @@ class Matrix:
 
 
 def _named(one: Acquisition) -> str:
-    """An operator in words, with its noise where that is not the data's own."""
+    """The label of an operator, with its noise if that is not the data's own level."""
     return one.label() + (f" noise {one.noise:g}" if one.noise != 1 else "")
 
 
 def _same(one: Acquisition, other: Acquisition) -> bool:
-    """Whether both measure a test subject alike; ``fixed_mask`` is about training."""
+    """Whether two operators give the same measured data of a test subject. ``fixed_mask`` concerns only training."""
     blocks = [{key: value for key, value in each.flat().items() if key != "fixed_mask"} for each in (one, other)]
     return blocks[0] == blocks[1]
 
 
 def _without_params(message: str) -> str:
-    """A planner names a trial by its number and patch; a study names the method."""
+    """A planner's message without the number and patch of the trial. The study's message names the method instead."""
     head, closed, rest = message.partition("}): ")
     return rest if closed and head.startswith("trial ") else message

@@ -1,4 +1,4 @@
-"""What a study leaves: its data set of scores, and the report, in its folder and in its own run in MLflow."""
+"""The outputs of a study: its data set of scores and its report, in its folder and in its own MLflow run."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ VERSIONS = ("torch", "numpy", "ray", "mlflow")
 
 
 def write_outputs(campaign: StudyCampaign, call: Call) -> str:
-    """Writes everything; the address of the MLflow page that shows the study's runs.
+    """Writes all outputs of a study. Returns the address of the MLflow page that shows the study's runs.
 
     Args:
-        call: calls a method of the :class:`fedrecon.tune.engine.tracking_actor.TrackingActor`.
+        campaign: the call of the study.
+        call: a function that calls a method of the :class:`fedrecon.tune.engine.tracking_actor.TrackingActor`.
     """
     name, trial_table = campaign.chosen.name, campaign.trial_table
     for row in trial_table.rows:
@@ -59,7 +60,11 @@ def write_outputs(campaign: StudyCampaign, call: Call) -> str:
 
 
 def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) -> Findings:
-    """What the report is made of."""
+    """The content of the report.
+
+    Args:
+        found: the scores. experiment_id: the id of the MLflow experiment that holds the trials' runs.
+    """
     study, matrix = campaign.chosen, campaign.matrix
     runs = {one.digest: one.run_id for one in found}
     host = address(experiment_id, "", campaign.tracking_uri).partition("#")[0]
@@ -82,7 +87,7 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
 
 
 def notes(matrix: Matrix) -> Iterator[str]:
-    """What a reader must know of these methods at these sites."""
+    """Yields the notes of the report: facts about these methods at these sites that limit a comparison."""
     experiments = {one.name: matrix.experiment(one.name) for one in matrix.methods}
     classical = {name: one.classical for name, one in experiments.items() if one.classical is not None}
     coils = [name for name, one in classical.items() if one.needs_coils]
@@ -97,17 +102,17 @@ def notes(matrix: Matrix) -> Iterator[str]:
             f"{', '.join(tuned)}: tuned on validation subjects of the tested hospital, for each operator, whether it "
             "trained or not. A network knows nothing of a hospital that did not train."
         )
-    away = {cell.learned.method for cell in matrix.cells if cell.learned.seed is not None and not cell.seen_site}
-    if alone := [one.label for one in matrix.methods if one.alone and one.name in away]:
+    transferred = {cell.learned.method for cell in matrix.cells if cell.learned.seed is not None and not cell.seen_site}
+    if alone := [one.label for one in matrix.methods if one.alone and one.name in transferred]:
         yield f"{', '.join(alone)} at a hospital that did not train: the mean of the scores of the others' networks."
-    parts = [one.label for one in matrix.methods if one.personal and not one.alone and one.name in away]
+    parts = [one.label for one in matrix.methods if one.personal and not one.alone and one.name in transferred]
     if parts:
         rule = UNSEEN[matrix.study.test.unseen]
         yield f"{', '.join(parts)} at a hospital that did not train: its private part is {rule}."
 
 
 def facts(campaign: StudyCampaign) -> dict[str, str]:
-    """What ran, where, on which data and with what."""
+    """The facts of the report: runs, settings, data, machines and software, each with its label."""
     rows, matrix = campaign.trial_table.rows, campaign.matrix
     trainings = [row for row in rows if row.trial.experiment.trains and row.trial.experiment.test is None]
     machines = [_machine(RunFolder(campaign.workspace, row.trial.digest)) for row in trainings]
@@ -135,7 +140,7 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
 
 
 def view(name: str) -> dict[str, Any]:
-    """What the runs' page of MLflow shows of a study: its runs, with what was trained and how it was tested."""
+    """The view of a study on MLflow's page of runs: its runs, with the settings of training and test and the scores."""
     keys = ["strategy.name", "network.name", "reconstructor.name", "seed", "operator.mask", "operator.acceleration"]
     tested = ["test.operator.mask", "test.operator.acceleration", "test.operator.noise"]
     scored = ["test/mean/psnr", "test/mean/ssim"]
@@ -157,7 +162,7 @@ def view(name: str) -> dict[str, Any]:
 
 
 def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
-    """The files of the report, with the folder of the artifacts where each belongs."""
+    """Writes the files of the report. Returns each path with its folder among the MLflow artifacts."""
     from fedrecon.tune.study.analysis.analyse import analyse
     from fedrecon.tune.study.report.figures import draw
     from fedrecon.tune.study.report.html import page
@@ -184,7 +189,7 @@ def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
 
 
 def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, str]]) -> None:
-    """The study's own run in MLflow."""
+    """Writes the study's own run in MLflow."""
     from fedrecon.platform.storage.tracking.tracker import RunRecord
 
     study, trial_table = campaign.chosen, campaign.trial_table
@@ -213,7 +218,7 @@ def _training(campaign: StudyCampaign) -> str:
 
 
 def _size(campaign: StudyCampaign, method: str) -> str:
-    """How many parameters a method trains."""
+    """The number of parameters that a method trains, as text; empty without a network."""
     from fedrecon.platform.consortium.network import network_layout
 
     layout = network_layout(campaign.matrix.experiment(method), campaign.matrix.shards)
@@ -227,17 +232,19 @@ def _seeds(campaign: StudyCampaign) -> str:
 
 
 def _slices(campaign: StudyCampaign) -> str:
-    """How many slices stand behind the subjects of each site."""
+    """The number of test slices and test subjects of each site, as text."""
     limit = campaign.matrix.whole.evaluation.slices_of("test")
-    told = []
+    texts = []
     for name, shard in campaign.matrix.shards.items():
-        people = len({volume.subject for volume in shard.split("test")})
-        told.append(f"{name}: {n_slices(shard, 'test', limit)} slices of {people} subject{'s' * (people != 1)}")
-    return "; ".join(told)
+        n_subjects = len({volume.subject for volume in shard.split("test")})
+        texts.append(
+            f"{name}: {n_slices(shard, 'test', limit)} slices of {n_subjects} subject{'s' * (n_subjects != 1)}"
+        )
+    return "; ".join(texts)
 
 
 def _commits(campaign: StudyCampaign) -> list[str]:
-    """Of the working directories that the trials ran in, as their runs say."""
+    """The git commit of the working directory, read from the run of the first trial that has one; empty if unknown."""
     store = run_store(campaign.tracking_uri, campaign.workspace)
     runs = [row.run_id for row in campaign.trial_table.rows if row.run_id][:1]
     return sorted({tag[:12] for run in runs if (tag := store.find(run).tags.get("mlflow.source.git.commit"))})

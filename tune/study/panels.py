@@ -1,4 +1,4 @@
-"""The same test slice under every method of a study."""
+"""Pictures of a study: one test slice, reconstructed by every method."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedrecon.tune.study.campaign import StudyCampaign
 
 SITES = 2
-"""Sites that are pictured: each picture is made again by every method."""
+"""The number of sites with a picture. Each picture costs a reconstruction by every method."""
 
 CAPTION = (
     "The middle slice of the first test volume: the image with its PSNR, a crop where the reference is sharpest, three "
@@ -29,11 +29,12 @@ CAPTION = (
 
 
 def panels(campaign: StudyCampaign) -> list[Panel]:
-    """One picture at each of the first sites, under the first test operator; none where pictures are not allowed.
+    """One picture for each of the first :data:`SITES` sites, under the first test operator.
 
-    A site whose shard lies on another node is left out, for its images stay there; and a method of which a part does.
+    A site is left out if its data do not allow pictures, or if its shard lies on another node: its images stay there.
+    A method is left out if a private part of its network that the site needs lies on another node.
 
-    Of each method the training that did not see the site where there is one, and its first seed.
+    The picture of a method shows a training that did not see the site, if one exists, with its first seed.
     """
     from fedrecon.sites.training.local_loop import threads
 
@@ -47,8 +48,8 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
         and evaluation.draws(campaign.matrix.shards[cell.tested_on].origin)
     ]
     with threads(campaign.matrix.whole.resources.threads):
-        there = {cell.tested_on for cell in cells}
-        for site in [site for site in campaign.matrix.shards if site in there][:SITES]:
+        tested = {cell.tested_on for cell in cells}
+        for site in [site for site in campaign.matrix.shards if site in tested][:SITES]:
             chosen = _chosen([cell for cell in cells if cell.tested_on == site])
             chosen = {name: cell for name, cell in chosen.items() if _is_whole(campaign, cell)}
             if not chosen:
@@ -63,14 +64,14 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
 
 
 def _drawn(campaign: StudyCampaign, site: str, chosen: Mapping[str, Cell]) -> bytes:
-    """The picture, drawn once: some methods take long for a slice."""
+    """The picture as PNG. It is drawn once and kept in a file, because some methods need a long time for a slice."""
     from fedrecon.platform.inference.comparison import WIDE, side_by_side
 
     labels = {name: campaign.matrix.method(name).label for name in chosen}
-    what = repr(
+    key = repr(
         [WIDE, site, campaign.chosen.test.stage, *((labels[name], cell.digest) for name, cell in chosen.items())]
     )
-    path = campaign.trial_table.folder / "panels" / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.png"
+    path = campaign.trial_table.folder / "panels" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.png"
     if not path.is_file():
         before = "zero-filled" if campaign.matrix.whole.task == "reconstruction" else "zero-padded"
         shown = {labels[name]: _shown(campaign, cell) for name, cell in chosen.items()}
@@ -79,7 +80,7 @@ def _drawn(campaign: StudyCampaign, site: str, chosen: Mapping[str, Cell]) -> by
 
 
 def _chosen(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """By method a cell; all under the operator of the first one."""
+    """The chosen cell of each method. All have the operator of the first cell."""
     first = cells[0]
     alike = [
         cell
@@ -104,7 +105,7 @@ def _shown(campaign: StudyCampaign, cell: Cell) -> ComparedMethod:
 
 
 def _is_whole(campaign: StudyCampaign, cell: Cell) -> bool:
-    """Whether all of the network that reconstructs there is seen from here: private parts may lie on other nodes."""
+    """Whether this node has all private network parts that the tested site needs. Parts may lie on other nodes."""
     from fedrecon.platform.inference.unseen_sites import needed
 
     if not campaign.matrix.method(cell.learned.method).personal:
@@ -114,7 +115,7 @@ def _is_whole(campaign: StudyCampaign, cell: Cell) -> bool:
 
 
 def _tested(campaign: StudyCampaign, cell: Cell) -> tuple[Experiment, TrainedRun, UnseenPolicy]:
-    """The experiment that fills a cell, what it trained, and what it says of sites that did not."""
+    """The experiment that fills a cell, its trained run, and its policy for sites that did not train."""
     from fedrecon.platform.inference.trained_run import TrainedRun
     from fedrecon.platform.runs.transfer_run import unseen_policy
 

@@ -1,4 +1,4 @@
-"""What a study came to."""
+"""The result of a study."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from fedrecon.tune.trials.planner import Shape
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study came to; :meth:`as_dict` is the JSON of ``fedrecon study --json``.
+    """The result of a study. :meth:`as_dict` is the JSON of ``fedrecon study --json``.
 
     Attributes:
-        status: ``finished``, ``interrupted`` (the same command goes on), ``planned`` (a dry run), or ``running``.
-        trainings: distinct ones. evaluations: trials that train nothing.
-        missing: planned cells without a score, each with its reason.
-        cells: one for each method, training, site, operator and seed: means over the site's subjects.
-        report: the folder with the page. url: of the study's runs in MLflow.
-        trials: by name and status, in the plan's order. marks: of methods that moved data or published private parts.
-        operators: in words, by mask and acceleration. These three are no part of the JSON.
+        study: the name of the study.
+        status: ``finished``, ``interrupted`` (the same command resumes the study), ``planned`` (a dry run), or
+            ``running`` (another process runs the study).
+        trainings: the number of distinct trainings. evaluations: the number of trials that train nothing.
+        missing: the planned cells without a score, each with its reason.
+        cells: one row for each method, training, site, operator and seed, with means over the site's subjects.
+        report: the folder with the page.
+        url: the address of the study's runs in MLflow; None if this call wrote no outputs. Not in the JSON.
+        trials: the (name, status) of each trial, in the plan's order. Not in the JSON.
+        marks: the mark of each method; not empty if it moved data or published private parts. Not in the JSON.
+        operators: the label of each operator, by mask and acceleration. Not in the JSON.
     """
 
     study: str
@@ -41,7 +45,7 @@ class StudyResult:
     operators: Mapping[tuple[str, float], str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The result in JSON types."""
         own = {
             one.name: getattr(self, one.name)
             for one in dataclasses.fields(self)
@@ -51,8 +55,7 @@ class StudyResult:
 
 
 def study_result(campaign: StudyCampaign, status: str) -> StudyResult:
-    """The result of a study as it stands."""
-
+    """The result of a study in its current state."""
     shape = Shape.of(campaign.matrix.trials)
     several = len({cell.learned.trained_with for cell in campaign.matrix.cells if cell.learned.trained_with}) > 1
     cells = means(scores(campaign), several)
@@ -67,10 +70,11 @@ def study_result(campaign: StudyCampaign, status: str) -> StudyResult:
 
 
 def means(scores: Sequence[Score], several_operators: bool) -> list[dict[str, Any]]:
-    """A row for each method, training, site, operator and seed: the mean over its subjects.
+    """One row for each method, training, site, operator and seed: the mean scores over the site's subjects.
 
     Args:
-        several_operators: trainings differ in their operator too, which ``trained_on`` then tells.
+        scores: one entry per subject and cell.
+        several_operators: True if trainings have different operators; ``trained_on`` then names the operator too.
     """
     import numpy as np
 
@@ -90,5 +94,5 @@ def means(scores: Sequence[Score], several_operators: bool) -> list[dict[str, An
 
 
 def _on(one: Score | Missing, several_operators: bool) -> str:
-    """What it was trained on, and with which operator where trainings differ in that."""
+    """The training sites of a score, and the training operator if trainings have different operators."""
     return f"{one.trained_on} with {one.trained_with}" if several_operators and one.trained_with else one.trained_on

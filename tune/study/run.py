@@ -1,4 +1,4 @@
-"""A study from its description to its report: planned as a matrix, run as a sweep is, resumed, written down."""
+"""A study from its description to its report: plan its matrix, run it like a sweep, resume it, write the report."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def study(
     rerun: Rerun = False,
     dry_run: bool = False,
 ) -> StudyResult:
-    """Runs a study, or goes on where it was interrupted, or writes its report again if it is finished.
+    """Runs a study, resumes an interrupted one, or writes the report of a finished one again.
 
     Args:
-        file: a study's YAML file, or its content.
-        overrides: ``key=value`` of the study, ``experiment.KEY=value`` of the base experiment.
-        workspace: default FEDRECON_WORKSPACE or ./workspace.
-        address: of a running Ray cluster; None starts one on this machine.
-        tracking_uri: of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
-        rerun: run every trial again, though the workspace holds it; ``"failed"``: those that failed.
-        dry_run: plan only.
+        file: the YAML file of a study, or its content.
+        overrides: ``key=value`` changes the study, ``experiment.KEY=value`` changes the base experiment.
+        workspace: the workspace folder; None takes FEDRECON_WORKSPACE or ./workspace.
+        address: the address of a running Ray cluster; None starts one on this machine.
+        tracking_uri: the address of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
+        rerun: True runs every trial again, even if it has a result; ``"failed"`` runs only the failed trials again.
+        dry_run: True plans the study and starts nothing.
 
     Raises:
-        InputError: the study, an experiment of it, or its data is wrong; nothing was started.
-        RunError: the cluster cannot hold a trial; a failing trial is no error, but a missing cell.
+        InputError: the study, one of its experiments, or its data is wrong; nothing was started.
+        RunError: the cluster cannot hold a trial. A failed trial raises no error: its cells are missing.
 
     Example:
         >>> import fedrecon
@@ -56,14 +56,15 @@ def study(
 
 
 def load_study(name: str, workspace: Path | str | None = None, address: str | None = None) -> StudyResult:
-    """A study of a workspace as it stands, running or not.
+    """Reads the current state of a study in a workspace. The study may be running.
 
     Args:
-        workspace: default FEDRECON_WORKSPACE or ./workspace.
-        address: of a cluster, where its nodes hold shards.
+        name: the name of the study.
+        workspace: the workspace folder; None takes FEDRECON_WORKSPACE or ./workspace.
+        address: the address of a Ray cluster; needed if shards lie on its nodes.
 
     Raises:
-        InputError: no such study; says which there are.
+        InputError: the workspace has no study of this name; the message lists its studies.
 
     Example:
         >>> import fedrecon

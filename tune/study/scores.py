@@ -1,6 +1,6 @@
-"""A study's scores: one partitioned Parquet data set, a row per slice, stage and cell.
+"""A study's scores: one partitioned Parquet data set, with one row per slice, stage and cell.
 
-The schema below is the documentation; partitions are folders ``method=NAME``. To read it:
+:data:`SCHEMA` documents the columns. The partitions are folders ``method=NAME``. To read the data set:
 
     pandas.read_parquet("workspace/studies/NAME/scores")
     duckdb.sql("select method, avg(ssim) from 'workspace/studies/NAME/scores/*/*.parquet' group by method")
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from fedrecon.tune.study.campaign import StudyCampaign
 
 CELL = {
-    "trained_on": "string",  # all | all but NAME | NAME | nothing
-    "trained_with": "string",  # the training's operator; empty where it matters to nothing
+    "trained_on": "string",  # all | all but NAME | NAME | NAME and NAME | nothing; a number of slices may follow
+    "trained_with": "string",  # the training's operator; empty if the method's training uses none
     "seed": "int64",  # null without training
-    "tested_on": "string",  # the site
+    "tested_on": "string",  # the tested site
     "noise": "float64",  # a multiple of the shard's own level
-    "seen_site": "bool",  # the tested site trained
-    "seen_operator": "bool",  # tested under the training's own operator
-    "slices_per_site": "float64",  # training slices, the mean over the sites that trained
-    "n_sites": "int64",  # that trained
+    "seen_site": "bool",  # whether the tested site trained
+    "seen_operator": "bool",  # whether the training used the test operator; true if it used none
+    "slices_per_site": "float64",  # the mean number of training slices over the sites that trained
+    "n_sites": "int64",  # the number of sites that trained
     "run_id": "string",
     "digest": "string",
 }
@@ -46,10 +46,10 @@ Columns = Mapping[str, Sequence[Any]]
 
 
 def columns_of(cells: Sequence[Cell], run_id: str, scores: Columns) -> dict[str, list[Any]]:
-    """One training's cells that one trial fills: one file of the data set.
+    """The columns of one file of the data set: the cells of one training that one trial fills.
 
     Args:
-        cells: of one method and training, all of this trial. scores: columns of the trial's ``scores.parquet``.
+        cells: these cells. run_id: the MLflow run of the trial. scores: the columns of the trial's ``scores.parquet``.
     """
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
     for cell in cells:
@@ -63,7 +63,7 @@ def columns_of(cells: Sequence[Cell], run_id: str, scores: Columns) -> dict[str,
 
 
 def path_of(folder: Path, cells: Sequence[Cell]) -> Path:
-    """Where these cells' scores lie: by what they are, so that the same cells are the same file."""
+    """The file of these cells' scores. Its name depends only on the cells, so the same cells have the same file."""
     first = cells[0]
     asked = [(cell.tested_on, cell.mask, cell.acceleration, cell.noise) for cell in cells]
     key = repr((first.learned.label, sorted(asked), first.digest))
@@ -72,10 +72,13 @@ def path_of(folder: Path, cells: Sequence[Cell]) -> Path:
 
 
 def subjects(cells: Sequence[Cell], columns: Columns, stage: str) -> list[Score]:
-    """One row a subject and cell, from a file of the data set.
+    """One score per subject and cell, from a file of the data set.
 
-    Scores are of whole volumes; volumes are averaged within a subject, and so are the networks of several hospitals
-    where one site is reconstructed by each.
+    A score belongs to a whole volume. The score of a subject is the mean over its volumes. If the networks of several
+    hospitals reconstruct one site, it is the mean over these networks too.
+
+    Args:
+        cells: the cells of the file. columns: its columns. stage: the scored stage.
     """
     named = {**columns, "site": columns["tested_on"]}
     volumes = volume_scores({name: named[name] for name in SCORES})
@@ -85,7 +88,7 @@ def subjects(cells: Sequence[Cell], columns: Columns, stage: str) -> list[Score]
 
 
 def by_file(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """The cells that lie in one file each: of one training, filled by one trial."""
+    """The cells, grouped by file. One file holds the cells of one training that one trial fills."""
     found: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         one = cell.learned
@@ -143,10 +146,12 @@ def _scores(cell: Cell, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[
 
 
 def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
-    """One row a subject and cell of all trials that are finished.
+    """One score per subject and cell, of all finished trials.
 
     Args:
-        keep: writes what the data set does not hold yet, and takes away what is in the plan no more.
+        campaign: the call of the study.
+        keep: True writes the missing files of the data set and deletes the files of trials that are not planned or not
+            finished.
     """
     folder = campaign.trial_table.folder / "scores"
     done = {row.trial.digest: row.run_id for row in campaign.trial_table.rows if row.status == "FINISHED"}

@@ -1,4 +1,4 @@
-"""``fedrecon sweep``: thin over :func:`fedrecon.tune.sweep`; importing it loads none of torch, ray and mlflow."""
+"""``fedrecon sweep``, a thin layer over :mod:`fedrecon.tune.sweep.run`. Its import loads no torch, ray or mlflow."""
 
 from __future__ import annotations
 
@@ -17,23 +17,35 @@ HELP = "many experiments: acceleration, hyper-parameters, seeds (Ray Tune); 'swe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``fedrecon sweep``."""
-    parser.add_argument("sweep", metavar="SWEEP.yaml", help="a sweep's file; or: show SWEEP")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="experiment.KEY=value for the base")
-    parser.add_argument("--address", metavar="A", help="of a running Ray cluster (default: one is started here)")
-    parser.add_argument("--tracking-uri", metavar="U", help="of an MLflow server (default: the workspace's mlflow.db)")
+    """Adds the options of ``fedrecon sweep``."""
+    parser.add_argument("sweep", metavar="SWEEP.yaml", help="the file of a sweep; or: show SWEEP")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.path=value",
+        help="changes a key of the sweep; experiment.KEY=value changes the base",
+    )
+    parser.add_argument("--address", metavar="A", help="address of a Ray cluster (default: start one here)")
+    parser.add_argument("--tracking-uri", metavar="U", help="an MLflow server (default: the workspace's mlflow.db)")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--rerun", action="store_true", help="run every trial again, though the workspace holds it")
-    again.add_argument("--rerun-failed", action="store_true", help="run the trials again that failed")
+    again.add_argument("--rerun", action="store_true", help="run every trial again, even if it has a result")
+    again.add_argument("--rerun-failed", action="store_true", help="run the failed trials again")
     parser.add_argument("--dry-run", action="store_true", help="list the trials and start nothing")
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Runs or shows a sweep; 0, or 1 where not every trial came to its end."""
+    """Runs or shows a sweep.
+
+    Returns:
+        the exit code: 0, or 130 if the sweep was interrupted. A failed trial does not change it.
+
+    Raises:
+        InputError: ``show`` without exactly one name; or see :func:`sweep` and :func:`load_sweep`.
+    """
     workspace_folder = Path(arguments.workspace) if arguments.workspace else default_workspace()
     if arguments.sweep == "show":
         if len(arguments.overrides) != 1:
-            raise InputError("fedrecon sweep show SWEEP: the name of a sweep, or its file, is needed")
+            raise InputError("fedrecon sweep show SWEEP: needs the name of a sweep or its file")
         return _print(load_sweep(_name(arguments.overrides[0]), workspace_folder, arguments.address), arguments.json)
     result = sweep(
         file=arguments.sweep,
@@ -55,7 +67,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _name(given: str) -> str:
-    """The name of a sweep, which may be given as its file."""
+    """The name of a sweep. The user gives the name or the sweep's file."""
     path = Path(given)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return Sweep.read(path)[0].name
@@ -63,6 +75,7 @@ def _name(given: str) -> str:
 
 
 def _print(result: SweepResult, as_json: bool) -> int:
+    """Prints the result as JSON or as a table. Returns the exit code 0."""
     if as_json:
         json.dump(result.as_dict(), sys.stdout, indent=2, default=str)
         print()

@@ -1,6 +1,7 @@
-"""The pictures of a sweep, as PNG: what a reader asks first of a table of trials.
+"""The figures of a sweep, as PNG.
 
-Test scores are only shown. Whatever is chosen here (the best per seed, a front, a colour) is chosen by validation.
+The figures show test scores but never use them for a choice. Validation scores make every choice: the best trial per
+seed, a front, a colour.
 """
 
 from __future__ import annotations
@@ -42,19 +43,21 @@ Curves = Mapping[int, Sequence[tuple[int, float]]]
 
 MIN_TRIALS = 8  # fewer say nothing about importance
 RELIABLE = 0.3  # out-of-bag R² below which an importance is called not reliable
-_LEGEND = 10
+_LEGEND = 10  # the largest number of entries in a legend
 
 
 def draw(
     trials: pyarrow.Table, metrics: Sequence[str], modes: Sequence[str], curves: Curves | None = None
 ) -> dict[str, bytes]:
-    """PNGs by name: ``acceleration``, ``curves``, ``parallel``, ``importance``, ``pareto``, each where it makes sense.
+    """PNGs by name: ``acceleration``, ``curves``, ``parallel``, ``importance``, ``pareto``.
+
+    A figure is left out if the trials have too few values for it.
 
     Args:
-        trials: one row a trial: ``number, status, params.KEY ..., METRIC ..., test/METRIC ...``; values may be null.
-        metrics: of the validation subjects; the first one decides, the second one makes a front.
+        trials: one row per trial: ``number, status, params.KEY ..., METRIC ..., test/METRIC ...``; values may be null.
+        metrics: the validation metrics; the first one decides, and the first two make a front.
         modes: ``max`` or ``min``, one for each metric.
-        curves: (round, first metric) of each trial by its number.
+        curves: for each trial number, a list of (round, value of the first metric).
     """
     sweep = GroupedTrials.of(read(trials), metrics, modes)
     drawn = {
@@ -84,13 +87,13 @@ def _acceleration(sweep: GroupedTrials) -> Figure | None:
     below = [("zero-filled", {"ls": "--", "color": FAINT})] if any(row.get(floor) is not None for row in rows) else []
     title = f"{upper(label(score))} against {hard.split('.')[-1]}"
     figure, axes = _sheet(
-        title, _what_is_shown(sweep, panels, hard) + sweep.mixed_problems(panels, [hard]), len(panels)
+        title, _spread_subtitle(sweep, panels, hard) + sweep.mixed_problems(panels, [hard]), len(panels)
     )
     for ax, (name, panel) in zip(axes, panels.items(), strict=True):
         xs = sorted({number(row[hard]) or 0.0 for row in panel})
         lines = sweep.lines(panel)
         for i, (group, own) in enumerate(lines.items()):
-            # A little aside, so that error bars do not cover each other.
+            # Shift the points a little, so that error bars do not cover each other.
             aside = (i - (len(lines) - 1) / 2) * min(0.014, 0.08 / len(lines)) * (xs[-1] - xs[0])
             _line(ax, spread(own, hard, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
         if lowest := means(panel, hard, floor):
@@ -117,8 +120,8 @@ def _line(ax: Axes, points: Sequence[Point], style: tuple[str, str], aside: floa
             )
 
 
-def _what_is_shown(sweep: GroupedTrials, panels: Mapping[str, list[Row]], hard: str) -> str:
-    """What the spread is over, and what was chosen to keep everything else out of it."""
+def _spread_subtitle(sweep: GroupedTrials, panels: Mapping[str, list[Row]], hard: str) -> str:
+    """The subtitle: the number of seeds in the spread, and the keys over which the best trial of each seed is taken."""
     known = (hard, SEED, sweep.line)
     cells: dict[Any, list[Row]] = {}
     for name, panel in panels.items():
@@ -151,7 +154,7 @@ def _curves(sweep: GroupedTrials, curves: Curves) -> Figure | None:
         "STOPPED": ("stopped early", {"ls": "--", "color": FAINT}),
         "FAILED": ("failed", {"ls": "", "marker": "x", "ms": 8, "mew": 2, "color": FAINT}),
     }
-    there = [note for status, note in notes.items() if any(row["status"] == status for row in rows)]
+    used = [note for status, note in notes.items() if any(row["status"] == status for row in rows)]
     subtitle = f"{len(rows)} trials; after every round that was scored." if len(rows) > 1 else "One trial."
     figure, axes = _sheet(
         f"{upper(label(sweep.metric))} in the course of training", subtitle + sweep.mixed_problems(panels), len(panels)
@@ -169,7 +172,7 @@ def _curves(sweep: GroupedTrials, curves: Curves) -> Figure | None:
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         ax.set_xlabel("round")
     axes[0].set_ylabel(label(sweep.metric))
-    _legend(figure, sweep, rows, there)
+    _legend(figure, sweep, rows, used)
     return figure
 
 
@@ -191,7 +194,7 @@ def _parallel(sweep: GroupedTrials) -> Figure | None:
     heights = [_coordinate(ax, at, column, rows) for at, column in enumerate(columns)]
     order = sorted(range(len(rows)), key=lambda i: abs(scores[i] - worst) if top != worst else 0.0)
     for rank, i in enumerate(order):
-        # A little up or down by rank, or all lines of one category would lie on one another.
+        # Shift each line a little by its rank. Otherwise the lines of one category would cover each other.
         aside = 0.03 * (rank / max(len(rows) - 1, 1) - 0.5)
         y = [h[i] + (aside if column in sweep.keys else 0.0) for h, column in zip(heights, columns, strict=True)]
         style = "--" if rows[i]["status"] == "STOPPED" else "-"
@@ -210,7 +213,10 @@ def _parallel(sweep: GroupedTrials) -> Figure | None:
 
 
 def _coordinate(ax: Axes, at: int, column: str, rows: Sequence[Row]) -> NDArray[np.float64]:
-    """Draws one axis with its ticks; the height of each row on it, NaN where a score is missing."""
+    """Draws one axis with its ticks. Returns the height of each row on it, in 0..1; NaN if a score is missing.
+
+    A searched key without a value lies below the axis, at -0.1.
+    """
     heights, ticks = coordinate([row[column] for row in rows], is_numeric(rows, column))
     if not column.startswith("params."):
         heights = np.array([math.nan if row[column] is None else h for row, h in zip(rows, heights, strict=True)])
@@ -263,7 +269,8 @@ def importance(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Permutation importance of searched keys (Breiman 2001), its standard deviation, and the forest's out-of-bag R².
 
-    Categories count by their order; a key that is not searched for a trial lies below all its values.
+    A category is encoded by its position in the order of appearance. If a trial has no value for a key, the encoded
+    value is lower than all values of that key.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
@@ -310,11 +317,11 @@ def _pareto(sweep: GroupedTrials) -> Figure | None:
     return figure
 
 
-# --- what all share ---
+# --- shared by all figures ---
 
 
 def _sheet(title: str, subtitle: str, n: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure with a title, what is to be known about it, and n axes that share their scales."""
+    """A figure with a title, a subtitle, and n axes that share their scales."""
     columns = min(n, 4)
     lines = -(-n // columns)
     figure = canvas(title, subtitle, height or (5.8 if lines == 1 else 7.6))
@@ -330,7 +337,10 @@ def _sheet(title: str, subtitle: str, n: int, height: float | None = None) -> tu
 def _legend(
     figure: Figure, sweep: GroupedTrials, rows: Sequence[Row], notes: Sequence[tuple[str, dict[str, Any]]]
 ) -> None:
-    """The groups and the notes beside the axes; of many groups the first ones, and how many more there are."""
+    """Draws the legend beside the axes: the groups and the notes.
+
+    If the groups are too many, the legend shows the first ones and the number of the others.
+    """
     from matplotlib.lines import Line2D
 
     groups = [group for group in sweep.lines(rows) if group]
@@ -352,7 +362,7 @@ def _legend(
 
 
 def _style(sweep: GroupedTrials, group: str) -> tuple[str, str]:
-    """Colour and marker of a group, the same in every picture; the markers tell colours apart that come again."""
+    """Colour and marker of a group, the same in every figure. If a colour is used again, its marker differs."""
     return style(sweep.groups.index(group))
 
 

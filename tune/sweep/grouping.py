@@ -1,6 +1,6 @@
-"""A table of trials as its readers need it: grouped by problem and method, the best, the mean over seeds, the front.
+"""Groups a sweep's trials for the figures and the page: by problem and method, best trial, mean over seeds, front.
 
-Nothing is chosen by a test score: whatever decides here is a validation metric.
+Only validation metrics decide which trial is best. Test scores decide nothing.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ Row = Mapping[str, Any]
 
 ACCELERATION, SCALE, SEED = "params.operator.acceleration", "params.degradation.scale", "params.seed"
 LINES = ("params.strategy.name", "params.network.name", "params.operator.mask", "params.degradation.kind")
-"""Keys that a line or a colour may stand for, the first that varies; after them any other category."""
+"""Keys that lines and colours may show, in order of preference: the first key that varies is used.
+
+If none of them varies, another category is used.
+"""
 MAX_PANELS = 8
 
 
 def read(trials: pyarrow.Table) -> list[Row]:
-    """The rows by their numbers; what is not finite becomes None."""
+    """The rows, sorted by trial number. A float that is not finite becomes None."""
     rows: list[Row] = [{key: _finite(value) for key, value in row.items()} for row in trials.to_pylist()]
     return sorted(rows, key=lambda row: row["number"])
 
@@ -41,25 +44,29 @@ def searched(rows: Sequence[Row]) -> list[str]:
 
 
 def varying(rows: Iterable[Row], keys: Iterable[str]) -> list[str]:
-    """The keys that have more than one value; a key that is not searched for a trial has none there."""
+    """The keys with more than one value. A trial for which a key was not searched has no value (None) for it."""
     rows = list(rows)
     return [key for key in keys if len({text(row[key]) for row in rows if row[key] is not None}) > 1]
 
 
 def hardness(rows: Iterable[Row]) -> str:
-    """The column that says how little was measured: the acceleration, or of super-resolution the scale."""
+    """The column of the degree of undersampling: the acceleration, or the scale in super-resolution."""
     return SCALE if any(row.get(SCALE) is not None for row in rows) else ACCELERATION
 
 
 def is_problem(key: str) -> bool:
-    """Whether a column says WHAT is reconstructed: trials that differ there do not compare."""
+    """Whether a column says WHAT is reconstructed. Trials with different values there cannot be compared."""
     return key.removeprefix("params.").split(".")[0] in PROBLEM
 
 
 def best(rows: Iterable[Row], metric: str, mode: str) -> Row | None:
-    """The best trial by the validation metric: of the finished ones or, where none has, of the stopped ones.
+    """The best trial by the validation metric.
 
-    The lower number wins a tie. A failed trial is never the best, nor is one without a value.
+    Finished trials come first. If no finished trial has a value, the best stopped trial is taken. The lower trial
+    number wins a tie. A failed trial, or a trial without a value, is never the best.
+
+    Returns:
+        the row of the best trial; None if no finished or stopped trial has a value.
     """
     sign = 1 if mode == "max" else -1
     scored = [row for row in rows if row.get(metric) is not None]
@@ -71,10 +78,11 @@ def best(rows: Iterable[Row], metric: str, mode: str) -> Row | None:
 
 @dataclass(frozen=True)
 class Point:
-    """One x of a line.
+    """One point of a line, at one x.
 
     Attributes:
-        scores: one for each seed. candidates: trials that these were chosen from.
+        x: the position on the x axis. scores: one score per seed.
+        candidates: the number of trials from which the scores were chosen.
     """
 
     x: float
@@ -83,20 +91,23 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """The mean over seeds."""
         return statistics.fmean(self.scores)
 
     @property
     def deviation(self) -> float:
-        """Sample standard deviation over seeds; NaN of one."""
+        """Sample standard deviation over seeds; NaN for a single seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else math.nan
 
 
 def spread(rows: Iterable[Row], x: str, score: str, metric: str, mode: str) -> list[Point]:
-    """Scores of finished trials against a key, one a seed: several trials of a seed give their best by validation.
+    """Scores of finished trials against a key, with one score per seed at each x.
+
+    If a seed has several trials at one x, the trial with the best validation metric is taken.
 
     Args:
-        x: the column along which the line goes. score: the column shown. metric, mode: by which the best is chosen.
+        x: the column on the x axis. score: the column of the shown scores.
+        metric, mode: the validation metric that chooses the best trial, and ``max`` or ``min``.
     """
     groups: dict[float, dict[str, list[Row]]] = {}
     for row in rows:
@@ -111,7 +122,7 @@ def spread(rows: Iterable[Row], x: str, score: str, metric: str, mode: str) -> l
 
 
 def means(rows: Iterable[Row], x: str, column: str) -> list[tuple[float, float]]:
-    """(x, mean) of a column over all rows that have both."""
+    """(x, mean of a column) over all rows that have a value in both columns."""
     groups: dict[float, list[float]] = {}
     for row in rows:
         at = number(row.get(x))
@@ -121,7 +132,10 @@ def means(rows: Iterable[Row], x: str, column: str) -> list[tuple[float, float]]
 
 
 def front(points: Sequence[tuple[float, float]], modes: Sequence[str]) -> list[int]:
-    """The points that no other one beats in both values, from the best first value to the best second one."""
+    """The indices of the points that no other point beats in both values (the Pareto front).
+
+    They are sorted from the best first value to the best second value.
+    """
     first, second = (1 if mode == "max" else -1 for mode in modes)
     order = sorted(range(len(points)), key=lambda i: (-first * points[i][0], -second * points[i][1], i))
     found: list[int] = []
@@ -132,9 +146,10 @@ def front(points: Sequence[tuple[float, float]], modes: Sequence[str]) -> list[i
 
 
 def coordinate(values: Sequence[Any], numeric: bool) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """Heights in 0..1 on an axis of a parallel plot, and its ticks; what has no value lies below the axis.
+    """Heights in 0..1 on an axis of a parallel plot, and the heights of its ticks by label.
 
-    Numbers that are positive and span more than two decades lie on a logarithmic axis, categories one a step.
+    A missing value lies below the axis, at -0.1. Positive numbers that span more than two decades lie on a logarithmic
+    axis. Categories are evenly spaced.
     """
     below = {"not set": -0.1} if any(value is None for value in values) else {}
     if not numeric:
@@ -170,7 +185,7 @@ def _round_marks(low: float, high: float, logarithmic: bool) -> list[float]:
 
 
 def number(value: Any) -> float | None:
-    """The value as a finite number, or None; a table with mixed types holds numbers as text."""
+    """The value as a finite number, or None. Text is converted: a column of mixed types holds numbers as text."""
     try:
         return None if isinstance(value, bool) else _finite(float(value))
     except (TypeError, ValueError):
@@ -178,7 +193,7 @@ def number(value: Any) -> float | None:
 
 
 def text(value: Any) -> str:
-    """The value as people write it; a dash for none."""
+    """The value as text for people; a dash for None."""
     if isinstance(value, list | tuple):
         return ", ".join(map(text, value))
     return "–" if value is None else show(value)
@@ -188,12 +203,12 @@ def label(metric: str) -> str:
     """A metric in words, with its unit: ``test/mean/psnr`` is ``test PSNR (dB)``."""
     *path, name = metric.split("/")
     test = path[:1] == ["test"]
-    words = [f"{'test' if test else 'validation'} {METRIC_LABELS.get(name, name)}"]
+    parts = [f"{'test' if test else 'validation'} {METRIC_LABELS.get(name, name)}"]
     path = path[1:] if test else path
     if path[:1] == ["site"]:
-        words.append(path[1])
-    words += [part.replace("_", " ").replace("zero f", "zero-f") for part in path[1 + (path[:1] == ["site"]) :]]
-    return ", ".join(words)
+        parts.append(path[1])
+    parts += [part.replace("_", " ").replace("zero f", "zero-f") for part in path[1 + (path[:1] == ["site"]) :]]
+    return ", ".join(parts)
 
 
 def _finite(value: Any) -> Any:
@@ -202,12 +217,14 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class GroupedTrials:
-    """A table of trials, and how its pictures group and colour them.
+    """The trials of a sweep, with their groups and colours in the figures.
 
     Attributes:
-        line: the column that a colour stands for, or None. groups: its values, in the order of the trials;
-            a single empty one where there is no line.
-        names: of the columns of searched keys, short.
+        rows: the trials. metrics: the validation metrics. modes: ``max`` or ``min``, one for each metric.
+        keys: the columns of the searched keys.
+        line: the column that lines and colours show, or None.
+        groups: the values of that column, in the order of the trials; one empty group if ``line`` is None.
+        names: the short names of the columns of searched keys.
     """
 
     rows: Sequence[Row]
@@ -220,7 +237,7 @@ class GroupedTrials:
 
     @classmethod
     def of(cls, rows: Sequence[Row], metrics: Sequence[str], modes: Sequence[str]) -> GroupedTrials:
-        """Chooses the lines: strategy, network or mask, or the category with the most values."""
+        """Groups trials by the first key of :data:`LINES` that varies, else by the category with the most values."""
         keys = searched(rows)
         free = [key for key in varying(rows, keys) if key not in (ACCELERATION, SCALE, SEED)]
         counts = {key: len({text(row[key]) for row in rows}) for key in free if not is_numeric(rows, key)}
@@ -236,24 +253,30 @@ class GroupedTrials:
 
     @property
     def mode(self) -> str:
-        """Of the metric that decides."""
+        """``max`` or ``min``, for the metric that decides."""
         return self.modes[0]
 
     def score(self, row: Row, metric: str | None = None) -> float | None:
-        """A validation value that counts: of a finished or stopped trial."""
+        """The validation value of a finished or stopped trial; None for any other trial."""
         return row.get(metric or self.metric) if row["status"] in ("FINISHED", "STOPPED") else None
 
     def group(self, row: Row) -> str:
-        """What its colour stands for."""
+        """The group of a row, which sets its colour."""
         return text(row[self.line]) if self.line else ""
 
     def lines(self, rows: Sequence[Row]) -> dict[str, list[Row]]:
-        """Rows by their group, in the order of the groups."""
+        """The rows of each group, in the order of the groups. Groups without rows are left out."""
         found = {group: [row for row in rows if self.group(row) == group] for group in self.groups}
         return {group: own for group, own in found.items() if own}
 
     def panels(self, rows: Sequence[Row], but: Sequence[str] = ()) -> dict[str, list[Row]]:
-        """Rows by their problem, as each problem gets its own axes; all in one where there are too many."""
+        """The rows of each problem, because each problem gets its own axes.
+
+        With more than :data:`MAX_PANELS` problems, all rows share one panel.
+
+        Args:
+            but: columns that do not separate problems here.
+        """
         keys = [key for key in varying(rows, self.keys) if is_problem(key) and key not in (*but, self.line)]
         found: dict[tuple[Any, ...], list[Row]] = {}
         for row in rows:
@@ -269,14 +292,14 @@ class GroupedTrials:
         }
 
     def mixed_problems(self, panels: Mapping[str, Sequence[Row]], but: Sequence[str] = ()) -> str:
-        """A warning where different problems share their axes, or nothing."""
+        """A warning if different problems share their axes, else an empty text."""
         inside = {key for panel in panels.values() for key in varying(panel, self.keys) if is_problem(key)}
         differ = [self.names[key] for key in self.keys if key in inside and key not in (*but, self.line)]
         return f" More than {MAX_PANELS} problems share these axes, different in {', '.join(differ)}." if differ else ""
 
 
 def names(keys: Sequence[str]) -> dict[str, str]:
-    """Columns of searched keys and their short names."""
+    """The short name of each column of a searched key."""
     plain = [key.removeprefix("params.") for key in keys]
     return dict(zip(keys, short_keys(dict.fromkeys(plain)), strict=True))
 

@@ -1,4 +1,4 @@
-"""The page of a sweep: one HTML file that needs no network, with its best trials, its pictures and its table."""
+"""The page of a sweep: one HTML file with the best trials, the figures and the table. It needs no internet access."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ _WORK = {"trained_rounds": "rounds", "seconds": "seconds"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table: what is read, what it is sorted by, and what is seen when it is pointed at."""
+    """One cell of the table.
+
+    Attributes:
+        shown: the visible text. key: the value for sorting. title: the tooltip. kind: the CSS classes of the cell.
+    """
 
     shown: str
     key: str = ""
@@ -48,7 +52,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: where its values are, its title, and its kind: ``number`` and, folded away at first, ``more``."""
+    """One column of the table.
+
+    Attributes:
+        source: the column of the trials that holds the values. name: the title.
+        kind: the CSS classes: ``number`` for numbers, ``more`` for a column that is hidden at first.
+    """
 
     source: str
     name: str
@@ -63,13 +72,14 @@ def page(
     figures: Mapping[str, bytes],
     facts: Mapping[str, str],
 ) -> str:
-    """The page of a sweep as HTML; everything that comes from trials is escaped.
+    """The page of a sweep as HTML. All text from trials is escaped.
 
     Args:
         trials: as for :func:`fedrecon.tune.sweep.figures.draw`.
-        metrics, modes: of the validation subjects; the first ones decide which trial is the best.
+        metrics: the validation metrics; the first one decides which trial is best.
+        modes: ``max`` or ``min``, one for each metric.
         figures: PNGs by their name, in the order of the page.
-        facts: a label and a text each.
+        facts: the text of each fact, by its label.
     """
     from jinja2 import Environment
 
@@ -98,10 +108,12 @@ def page(
 
 
 def best_by_problem(rows: Sequence[Row], keys: Sequence[str], metric: str, mode: str) -> list[tuple[Row, int]]:
-    """The best trial of each problem, and of how many; a problem without a scored trial has none.
+    """The best trial of each problem, with the problem's number of trials.
+
+    A problem without a scored trial is left out.
 
     Args:
-        keys: the columns that tell problems apart.
+        keys: the columns that distinguish problems.
     """
     found: dict[str, list[Row]] = {}
     for row in rows:
@@ -113,7 +125,7 @@ def best_by_problem(rows: Sequence[Row], keys: Sequence[str], metric: str, mode:
 def _best_of_each(
     rows: Sequence[Row], problems: Sequence[str], keys: Sequence[str], metric: str, mode: str
 ) -> list[tuple[str, Row, str, str, str, int]]:
-    """Problem, trial, its other values, validation score, test score, number of trials."""
+    """For each problem: name, best trial, its other values, validation score, test score, number of trials."""
     short = names(keys)
     others = [key for key in keys if key not in problems]
     return [
@@ -142,18 +154,18 @@ def _values(row: Row, keys: Sequence[str], short: Mapping[str, str]) -> str:
 
 
 def _columns(rows: Sequence[Row], keys: Sequence[str], metrics: Sequence[str]) -> list[Column]:
-    there = set().union(*rows) if rows else set()
-    figures = {key: "number" if is_numeric(rows, key) else "" for key in keys}
-    tests = [one for one in _FIRST_TESTS if one in there]
-    tests += [test for one in metrics if (test := f"test/{one}") in there and test not in tests]
-    rest = sorted(one for one in there if one.startswith("test/") and one not in tests)
+    present = set().union(*rows) if rows else set()
+    kinds = {key: "number" if is_numeric(rows, key) else "" for key in keys}
+    tests = [one for one in _FIRST_TESTS if one in present]
+    tests += [test for one in metrics if (test := f"test/{one}") in present and test not in tests]
+    rest = sorted(one for one in present if one.startswith("test/") and one not in tests)
     return [
         Column("number", "trial", "number"),
-        *(Column(key, short, figures[key]) for key, short in names(keys).items()),
+        *(Column(key, short, kinds[key]) for key, short in names(keys).items()),
         Column("status", "status"),
-        *(Column(one, label(one), "number") for one in [*metrics, *tests] if one in there),
+        *(Column(one, label(one), "number") for one in [*metrics, *tests] if one in present),
         *(Column(one, label(one), "more number") for one in rest),
-        *(Column(key, name, "number") for key, name in _WORK.items() if key in there),
+        *(Column(key, name, "number") for key, name in _WORK.items() if key in present),
         Column("run_id", "run"),
         Column("error", "error"),
     ]
@@ -175,7 +187,7 @@ def _cell(row: Row, column: Column) -> Cell:
 
 
 def _score(value: float | None) -> str:
-    """Two digits of a decibel, four of what lies in 0..1."""
+    """A score as text: two decimals for a value of at least 2 (dB), else four; a dash for None."""
     return "–" if value is None else f"{value:.2f}" if abs(value) >= 2 else f"{value:.4f}"
 
 
@@ -294,7 +306,7 @@ const table = document.getElementById("trials"), body = table.tBodies[0], rows =
 const heads = [...table.tHead.rows[0].cells];
 function compare(a, b, at, sign) {
   const x = a.cells[at].dataset.key, y = b.cells[at].dataset.key;
-  if (x === "" || y === "") return (x === "") - (y === "");  // what is missing stays below
+  if (x === "" || y === "") return (x === "") - (y === "");  // missing values stay at the bottom
   const m = Number(x), n = Number(y);
   return sign * (Number.isNaN(m) || Number.isNaN(n) ? x.localeCompare(y) : m - n);
 }

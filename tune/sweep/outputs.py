@@ -1,4 +1,4 @@
-"""What a sweep leaves: its table, its best experiment, figures and a page, in its folder and as one run in MLflow."""
+"""The outputs of a sweep: table, best experiment, figures and page, in its folder and in one MLflow run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def conclude(
     tags: Callable[[int], Mapping[str, str]],
     tracking_uri: str | None = None,
 ) -> str:
-    """Writes everything; the address of the MLflow page that shows the sweep's runs.
+    """Writes all outputs of a sweep. Returns the address of the MLflow page that shows the sweep's runs.
 
     Args:
-        call: calls a method of the :class:`TrackingActor`. tags: of a trial's run, by the trial's number.
+        call: a function that calls a method of the :class:`fedrecon.tune.engine.tracking_actor.TrackingActor`.
+        tags: a function that gives the MLflow tags of a trial's run from the trial's number.
+        tracking_uri: see :func:`fedrecon.tune.sweep.run.sweep`.
     """
     for row in trial_table.rows:
         if row.status in ENDED:
@@ -51,7 +53,7 @@ def conclude(
 
 
 def view(sweep: Sweep) -> dict[str, Any]:
-    """What the runs' page of MLflow shows of a sweep: its runs, best first, with the searched keys and the scores."""
+    """The view of a sweep on MLflow's page of runs: its runs, best first, with the searched keys and the scores."""
     scores = dict.fromkeys(
         [*sweep.metrics, *(f"test/{one}" for one in sweep.metrics), "test/mean/psnr", "test/mean/ssim"]
     )
@@ -71,7 +73,7 @@ def view(sweep: Sweep) -> dict[str, Any]:
 
 
 def _leaves(key: str, block: Mapping[str, Any]) -> list[str]:
-    """The keys under which MLflow has the values of a searched key: of whole blocks, those of their entries."""
+    """The MLflow parameter names of a searched key. If its values are blocks, these are the names of their entries."""
     listed = [value for values in block.values() if isinstance(values, list) for value in values]
     own = [f"{key}.{name}" for value in listed if isinstance(value, Mapping) for name in value]
     plain = [f"{key}.name" if key == "reconstructor" else key for value in listed if not isinstance(value, Mapping)]
@@ -79,7 +81,11 @@ def _leaves(key: str, block: Mapping[str, Any]) -> list[str]:
 
 
 def curves(trial_table: TrialTable, metric: str) -> dict[int, list[tuple[int, float]]]:
-    """Validation score against round, by trial, as far as rounds were committed."""
+    """The validation score after each committed round.
+
+    Returns:
+        for each trial number a list of (round, value of ``metric``); empty if the trial has no checkpoint.
+    """
     found = {}
     for row in trial_table.rows:
         kept = (
@@ -91,7 +97,7 @@ def curves(trial_table: TrialTable, metric: str) -> dict[int, list[tuple[int, fl
 
 
 def _files(sweep: Sweep, trial_table: TrialTable) -> list[tuple[Path, str]]:
-    """Written in the sweep's folder, with the folder of the artifacts where each belongs."""
+    """Writes the files of the sweep's folder. Returns each path with its folder among the MLflow artifacts."""
     import pyarrow.parquet as pq
 
     from fedrecon.tune.sweep.figures import draw
@@ -121,6 +127,7 @@ def _files(sweep: Sweep, trial_table: TrialTable) -> list[tuple[Path, str]]:
 
 
 def _params(sweep: Sweep) -> dict[str, str]:
+    """The parameters of the sweep's own run in MLflow."""
     shown = {
         "metric": ", ".join(f"{metric} ({mode})" for metric, mode in zip(sweep.metrics, sweep.modes, strict=True)),
         "algorithm": sweep.algorithm,

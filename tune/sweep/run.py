@@ -1,4 +1,4 @@
-"""A sweep from its description to its result: planned, packed on the cluster by Ray Tune, resumed, written down."""
+"""A sweep from its description to its result: plan it, run it on a cluster with Ray Tune, resume it, write outputs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to; :meth:`as_dict` is the JSON of ``fedrecon sweep --json``.
+    """The result of a sweep. :meth:`as_dict` is the JSON of ``fedrecon sweep --json``.
 
     Attributes:
-        sweep: its name. status: ``finished``, ``interrupted`` (the same command goes on), ``budget`` (it is used up),
-            ``planned`` (a dry run), or ``running`` (seen from outside).
-        trials: in the plan's order. best: the finished trial with the best validation score; None if there is none.
-        folder: holds trials.parquet, best.yaml, the figures and the page. url: of its runs in MLflow.
-        metrics: what steered. keys: what was searched.
+        sweep: the sweep's name.
+        status: ``finished``, ``interrupted`` (the same command resumes the sweep), ``budget`` (the budget is used up),
+            ``planned`` (a dry run), or ``running`` (another process runs the sweep).
+        trials: the rows of the trials, in the plan's order.
+        best: the finished trial with the best validation score; None if no finished trial has a score.
+        folder: the folder with trials.parquet, best.yaml, the figures and the page.
+        url: the address of the sweep's runs in MLflow; None if this call wrote no outputs.
+        metrics: the validation metrics; the first one decides which trial is best. keys: the searched keys.
     """
 
     sweep: str
@@ -40,7 +43,7 @@ class SweepResult:
     keys: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The result in JSON types."""
         return {
             "sweep": self.sweep,
             "status": self.status,
@@ -51,7 +54,7 @@ class SweepResult:
         }
 
     def table(self) -> pa.Table:
-        """One row a trial, as in ``trials.parquet``; ``.to_pandas()`` makes a data frame of it."""
+        """A table with one row per trial, as in ``trials.parquet``; ``.to_pandas()`` converts it to a data frame."""
         from fedrecon.tune.sweep.table import arrow
 
         return arrow(self.trials, self.keys)
@@ -70,22 +73,23 @@ def sweep(
     dry_run: bool = False,
     **keys: Any,
 ) -> SweepResult:
-    """Runs a sweep, or goes on where it was interrupted, or returns its table if it is finished.
+    """Runs a sweep, resumes an interrupted one, or returns the table of a finished one.
 
     Args:
-        experiment: the base: a file, a mapping, or an :class:`Experiment`. search: what varies.
-        file: a sweep's YAML file instead of both.
-        overrides: ``key=value`` of the sweep, ``experiment.KEY=value`` of the base.
-        workspace: default FEDRECON_WORKSPACE or ./workspace.
-        address: of a running Ray cluster; None starts one on this machine.
-        tracking_uri: of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
-        rerun: run every trial again, though the workspace holds it; ``"failed"``: those that failed.
-        dry_run: plan only.
+        experiment: the base experiment: a file, a mapping, or an :class:`Experiment`.
+        search: the searched keys, each with its values.
+        file: the YAML file of a sweep; it replaces ``experiment`` and ``search``.
+        overrides: ``key=value`` changes the sweep, ``experiment.KEY=value`` changes the base experiment.
+        workspace: the workspace folder; None takes FEDRECON_WORKSPACE or ./workspace.
+        address: the address of a running Ray cluster; None starts one on this machine.
+        tracking_uri: the address of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
+        rerun: True runs every trial again, even if it has a result; ``"failed"`` runs only the failed trials again.
+        dry_run: True plans the sweep and starts nothing.
         keys: the other keys of a sweep: name, metric, mode, samples, ...
 
     Raises:
-        InputError: the sweep, an experiment of it, or its data is wrong; nothing was started.
-        RunError: the cluster cannot hold a trial; a failing trial is no error, but a row of the table.
+        InputError: the sweep, one of its experiments, or its data is wrong; nothing was started.
+        RunError: the cluster cannot hold a trial. A failed trial raises no error: its row in the table shows it.
 
     Example:
         >>> import fedrecon
@@ -108,14 +112,15 @@ def sweep(
 
 
 def load_sweep(name: str, workspace: Path | str | None = None, address: str | None = None) -> SweepResult:
-    """A sweep of a workspace as it stands, running or not.
+    """Reads the current state of a sweep in a workspace. The sweep may be running.
 
     Args:
-        workspace: default FEDRECON_WORKSPACE or ./workspace.
-        address: of a cluster, where its nodes hold shards.
+        name: the name of the sweep.
+        workspace: the workspace folder; None takes FEDRECON_WORKSPACE or ./workspace.
+        address: the address of a Ray cluster; needed if shards lie on its nodes.
 
     Raises:
-        InputError: no such sweep; says which there are.
+        InputError: the workspace has no sweep of this name; the message lists its sweeps.
 
     Example:
         >>> import fedrecon
@@ -135,7 +140,7 @@ def load_sweep(name: str, workspace: Path | str | None = None, address: str | No
 
 
 class _Sweep(Campaign):
-    """The steps of one call, with what they share."""
+    """The steps of one call for a sweep, and their shared state."""
 
     def __init__(
         self,
@@ -150,7 +155,7 @@ class _Sweep(Campaign):
         self.chosen, self.base = chosen, base
 
     def fill(self) -> None:
-        """The rows that are known before anything runs."""
+        """Adds the rows of the trials that are known before anything runs."""
         if self.chosen.algorithm == "optuna":
             from fedrecon.tune.engine.searcher import read_suggested
 
@@ -162,7 +167,7 @@ class _Sweep(Campaign):
             self.trial_table.add(trial)
 
     def result(self, status: str) -> SweepResult:
-        """What it came to."""
+        """The result of the sweep, from its trial table."""
         best = self.trial_table.best(self.chosen.metrics[0], self.chosen.modes[0])
         rows, keys = list(self.trial_table.rows), list(self.chosen.search)
         return SweepResult(
@@ -170,7 +175,7 @@ class _Sweep(Campaign):
         )
 
     def announce(self) -> None:
-        """What is planned, and roughly how long it takes."""
+        """Prints the plan and a rough estimate of its duration."""
         sweep, waiting = self.chosen, self.trial_table.count("WAITING")
         if sweep.algorithm == "optuna":
             say(
@@ -188,15 +193,15 @@ class _Sweep(Campaign):
         say(f"{sweep.name}: {', '.join(parts)}{self.duration()}")
 
     def content(self) -> tuple[str, dict[str, Any]]:
-        """The sweep's own file, in its folder."""
+        """The name and content of the sweep's own file in its folder."""
         return "sweep.yaml", {**self.chosen.model_dump(mode="json"), "experiment": absolute(self.base)}
 
     def tags(self, number: int) -> dict[str, str]:
-        """Of a trial's run."""
+        """The MLflow tags of a trial's run, from the trial's number."""
         return {"fedrecon.sweep": self.chosen.name, f"fedrecon.sweep.{self.chosen.name}": str(number)}
 
     def conclude(self, call: Any) -> None:
-        """Writes the tables."""
+        """Writes the outputs: tables, figures, the page and the sweep's run in MLflow."""
         from fedrecon.tune.sweep.outputs import conclude
 
         self.url = conclude(self.chosen, self.trial_table, call, self.tags, self.tracking_uri)

@@ -1,4 +1,4 @@
-"""A sweep's trials as an Arrow table, as text, and the best one as an experiment file."""
+"""A sweep's trials as an Arrow table and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ COLUMNS = ("number", "status", "run_id", "digest", "trained_rounds", "round", "s
 
 
 def arrow(rows: Sequence[TrialRow], keys: Sequence[str]) -> pa.Table:
-    """One row a trial: its fields, ``params.KEY`` and every metric; values of mixed types become text.
+    """A table with one row per trial: its fields, ``params.KEY`` and every metric. A key with mixed types becomes text.
 
     Args:
-        rows: of the board. keys: the searched ones, in the order of the columns.
+        rows: the rows of the trial table. keys: the searched keys, in the order of the columns.
     """
     import pyarrow as pa
 
     plain = [row.as_dict() for row in rows]
     metrics = sorted({key for one in plain for key in one["metrics"]})
     columns: dict[str, Any] = {name: [one[name] for one in plain] for name in COLUMNS}
-    columns |= {f"params.{key}": _alike([one["params"].get(key) for one in plain]) for key in keys}
+    columns |= {f"params.{key}": _one_type([one["params"].get(key) for one in plain]) for key in keys}
     columns |= {key: pa.array([one["metrics"].get(key) for one in plain], pa.float64()) for key in metrics}
     columns |= {name: pa.array(columns[name], pa.string()) for name in ("run_id", "error")}
     return pa.table(columns)
@@ -49,7 +49,8 @@ def text(rows: Sequence[TrialRow], keys: Sequence[str], metrics: Sequence[str], 
     )
 
 
-def _alike(values: Sequence[Any]) -> list[Any]:
+def _one_type(values: Sequence[Any]) -> list[Any]:
+    """The values as one type: floats if a number is a float, text if the types are mixed."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
         return [float(value) if float in kinds and value is not None else value for value in values]

@@ -1,4 +1,7 @@
-"""Roughly how long a sweep will take, before it starts: a few slices of each kind of training, timed here."""
+"""A rough estimate of the duration of a sweep before it starts.
+
+A few slices of each kind of training are timed on this machine.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,21 @@ from fedrecon.platform.consortium.shards import is_here, n_slices
 from fedrecon.tune.trials.planner import Planner, Trial
 
 KINDS = 6
-"""Kinds of training that are timed; further ones are taken to be like the mean of these."""
+"""The number of kinds of training that are timed. Each further kind gets the mean time of these."""
 
 TRIAL = 1.5
-"""Seconds of a trial besides: opening shards, recording, pictures."""
+"""Seconds that a trial takes beside training and scoring: to open shards, to record, to draw images."""
 
 
 def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float | None:
-    """Wall seconds of the trials on this machine, ``at_once`` of them side by side, one thread each.
+    """The wall time of the trials on this machine in seconds, with ``at_once`` trials at the same time.
 
-    Whole networks are trained on few slices for it, so it takes a second or two for each kind of training; what is
-    measured first (loading torch, the first step) is left out. None where the shards for it lie on other nodes.
+    Networks of full size are trained on a few slices, so the estimate takes a second or two for each kind of training.
+    Each training uses the experiment's number of threads. The first measurement is left out, because it includes the
+    loading of torch and the first step.
+
+    Returns:
+        the seconds; None if the shards for a measurement lie on other nodes.
     """
     paces: dict[str, float] = {}
     total, trained = 0.0, set[str]()
@@ -54,7 +61,7 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float | 
 
 
 def _per_round(planner: Planner, trial: Trial) -> int:
-    """Slices that all members together train on in a round."""
+    """The number of slices that all members together train on in one round."""
     training, shards = trial.experiment.training, planner.shards(trial.experiment)
     if training.local_steps is not None:
         return len(trial.experiment.method.roster(list(shards))) * training.local_steps * training.batch_size
@@ -64,7 +71,7 @@ def _per_round(planner: Planner, trial: Trial) -> int:
 
 
 def _pace(planner: Planner, trial: Trial) -> float | None:
-    """Seconds of training per slice, at the first member whose shards are here."""
+    """Seconds of training per slice, measured at the first member whose shards are all here; None without one."""
     import torch
 
     from fedrecon.platform.consortium.network import images, site_plan
@@ -91,10 +98,11 @@ def _pace(planner: Planner, trial: Trial) -> float | None:
         )
         site = Site(plan)
         first = experiment.method.begin(site.parameters.shared.detach().cpu().numpy().copy())
-        order = replace(experiment.method.request(first), round=max(experiment.rounds, 1))  # the first may be others
-        site.fit(order)
+        # The request is for the last round, because the first rounds of a method may train in another way.
+        request = replace(experiment.method.request(first), round=max(experiment.rounds, 1))
+        site.fit(request)
         start = time.perf_counter()
-        reply = site.fit(order)
+        reply = site.fit(request)
         return (time.perf_counter() - start) / reply.n_slices
     finally:
         torch.set_num_threads(before)

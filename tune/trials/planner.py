@@ -1,4 +1,4 @@
-"""A sweep planned before anything starts: its trials, their digests, and which of them share a training."""
+"""Plans a sweep before anything starts: its trials, their digests, and the trainings that trials share."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ class Trial:
 
     Attributes:
         number: 0, 1, ... in the plan's order.
-        params: the searched keys alone.
-        digest, training_digest: of the experiment; the latter is None where nothing is trained.
-        label: what to call it; None says what was searched.
+        params: the searched keys with their values.
+        experiment: the experiment of the trial.
+        digest: the digest of the experiment.
+        training_digest: the digest of its training; None if nothing is trained.
+        label: the name of the trial; None makes a name from the searched values.
     """
 
     number: int
@@ -40,17 +42,17 @@ class Trial:
 
     @property
     def training(self) -> str:
-        """What must not be done twice at once: the training, or where there is none the trial itself."""
+        """The digest of the work that must not run twice at once: of the training, or of a trial without a training."""
         return self.training_digest or self.digest
 
     @property
     def problem(self) -> str:
-        """What is reconstructed, by the searched keys that say so: only trials of one problem compare."""
+        """The searched values that say WHAT is reconstructed, as JSON. Only trials of one problem can be compared."""
         return json.dumps({key: value for key, value in self.params.items() if key.split(".")[0] in PROBLEM})
 
     @property
     def name(self) -> str:
-        """For lists of runs, which are narrow: the searched values under short names, names by themselves."""
+        """A short name for lists of runs: the searched values under short keys. Some names stand without their key."""
         if self.label is not None:
             return self.label
         shown = short_keys(self.params).items()
@@ -59,7 +61,12 @@ class Trial:
 
 @dataclass
 class Planner:
-    """Makes trials of points; opens every folder of shards once."""
+    """Makes trials from points. It opens every folder of shards once.
+
+    Attributes:
+        sweep: the settings of the sweep. base: the content of the base experiment.
+        space: the dimensions of the search. address: the address of a Ray cluster, whose nodes may hold the shards.
+    """
 
     sweep: Sweep
     base: Mapping[str, Any]
@@ -71,20 +78,20 @@ class Planner:
 
     @classmethod
     def of(cls, sweep: Sweep, base: Mapping[str, Any], address: str | None = None) -> Planner:
-        """The planner of a sweep; the base experiment and every searched key are checked.
+        """The planner of a sweep. Checks the base experiment, the conditions of the search, and the sites of metrics.
 
         Args:
-            sweep, base: see :meth:`Sweep.read`. address: of a cluster, whose nodes may hold the shards.
+            sweep, base: see :meth:`Sweep.read`. address: the address of a cluster, whose nodes may hold the shards.
 
         Raises:
-            InputError: an unknown key, a value that the experiment refuses, data that cannot be used.
+            InputError: a key is unknown, the base experiment is wrong, or its data cannot be used.
         """
         resources = base.get("resources")
         packed = {"crew": "auto", **(resources if isinstance(resources, dict) else {})}
         planner = cls(sweep, {**base, "resources": packed}, read_space(sweep.search), address)
         whole = Experiment.read(dict(planner.base))
         if sweep.algorithm == "grid" and (drawn := [one.key for one in planner.space if one.kind != "grid"]):
-            raise InputError(f"algorithm: grid takes grids only, and {', '.join(drawn)} is drawn: random does both")
+            raise InputError(f"algorithm: grid allows only grids, but {', '.join(drawn)} is drawn; random allows both")
         planner._check_conditions()
         for metric in sweep.metrics:
             site = metric.split("/")[1] if metric.startswith("site/") else None
@@ -97,7 +104,7 @@ class Planner:
         return self._opened(experiment.sites)
 
     def sites(self, experiment: Experiment) -> ConsortiumShards:
-        """The shards of the sites that train, and of those that are tested."""
+        """The shards of the sites that train and of the sites that are tested."""
         trained, test_sites = self._opened(experiment.sites), experiment.test.sites if experiment.test else None
         return ConsortiumShards(trained, trained if test_sites is None else self._opened(test_sites))
 
@@ -108,7 +115,7 @@ class Planner:
         return self._shards[key]
 
     def _named(self, sites: Mapping[str, str]) -> dict[str, Shard]:
-        """Each is opened once, whatever it is opened with: to ask another node for labels takes seconds."""
+        """The shards of named sites. Each is opened once, because it takes seconds to ask another node for labels."""
         fresh = {name: path for name, path in sites.items() if (name, path) not in self._known}
         if fresh or not sites:
             self._known |= {(name, fresh[name]): shard for name, shard in open_sites(fresh, self.address).items()}
@@ -117,7 +124,7 @@ class Planner:
         return found
 
     def value(self, key: str) -> Any:
-        """The base experiment's value of a dotted key."""
+        """The base experiment's value of a dotted key; None if it has no such key."""
         found: Any = Experiment.read(dict(self.base)).as_dict()
         for part in key.split("."):
             found = found.get(part) if isinstance(found, dict) else None
@@ -127,7 +134,7 @@ class Planner:
         """The trial of a point.
 
         Raises:
-            InputError: the experiment refuses a value; names the trial.
+            InputError: the experiment refuses a value, or its data cannot be used; the message names the trial.
         """
         try:
             experiment = Experiment.read(apply_values(self.base, params))
@@ -139,14 +146,20 @@ class Planner:
                 sites.check(experiment)
                 self._checked.add(problem)
             if self.sweep.scheduler is not None and experiment.trains and experiment.method.network_kind == "prior":
-                raise InputError("a prior is scored after its last round alone, so a scheduler would stop nothing")
+                raise InputError("a prior is scored only after its last round, so a scheduler would stop nothing")
         except InputError as error:
             hint = _hint(str(error), params)
             raise InputError(f"trial {number} ({json.dumps(params)}): {error}{hint}") from None
         return Trial(number, params, experiment, sites.digest(experiment), sites.training_digest(experiment))
 
     def trials(self) -> list[Trial]:
-        """All trials of a grid or random sweep; of an Optuna sweep none, as they follow from each other."""
+        """All trials of a grid or random sweep.
+
+        The list of an Optuna sweep is empty, because its trials depend on earlier results. Its values are only checked.
+
+        Raises:
+            InputError: see :meth:`trial`; or the search makes more than :data:`MAX_TRIALS` trials.
+        """
         base = {key: self.value(key) for one in self.space for key in one.when}
         if self.sweep.algorithm == "optuna":
             self._check_corners(base)
@@ -157,7 +170,10 @@ class Planner:
         return [self.trial(number, params) for number, params in enumerate(found)]
 
     def slices(self, trial: Trial, split: str) -> int:
-        """Slices of one split that are scored, all sites together; a test elsewhere scores no validation subjects."""
+        """The number of slices of one split that are scored, at all sites together.
+
+        A transfer test scores no validation subjects.
+        """
         limit, sites = trial.experiment.evaluation.slices_of(split), self.sites(trial.experiment)
         if trial.experiment.test is not None and split != "test":
             return 0
@@ -165,7 +181,10 @@ class Planner:
         return sum(n_slices(shard, split, limit) for shard in scored.values())
 
     def _check_corners(self, base: Mapping[str, Any]) -> None:
-        """Every value that Optuna may suggest is tried once, where its conditions hold, and one between two bounds."""
+        """Checks values that Optuna may suggest: the listed values, both bounds of a range, and one value between them.
+
+        Each value is checked at a point where its conditions hold.
+        """
         for one in self.space:
             between = () if KINDS[one.kind].listed else (draw(one, self.sweep.seed),)
             for value in (*one.values, *between):
@@ -177,7 +196,7 @@ class Planner:
                 self.trial(0, params)
 
     def _check_conditions(self) -> None:
-        """A condition that can never hold would leave its key unsearched without a word."""
+        """Refuses a condition that can never hold. Its key would never be searched, and no message would say so."""
         searched = {one.key: one for one in self.space}
         for one in self.space:
             for key, allowed in one.when.items():
@@ -198,11 +217,12 @@ class Planner:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a plan comes to.
+    """The size of a plan.
 
     Attributes:
-        trials: all. trainings: distinct ones, each done once. rounds: of all distinct trainings together.
-        evaluations: trials that take over another one's training.
+        trials: the number of trials. trainings: the number of distinct trainings; each is done once.
+        rounds: the number of rounds of all distinct trainings together.
+        evaluations: the number of distinct experiments that take over the training of another one.
     """
 
     trials: int
@@ -212,7 +232,7 @@ class Shape:
 
     @classmethod
     def of(cls, trials: list[Trial]) -> Shape:
-        """The shape of a plan."""
+        """The size of a plan."""
         distinct = {trial.training_digest: trial for trial in trials if trial.training_digest}
         digests = {trial.digest for trial in trials if trial.training_digest}
         rounds = sum(trial.experiment.rounds for trial in distinct.values())
@@ -224,14 +244,18 @@ def _list(values: Sequence[Any]) -> str:
 
 
 def short_keys(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The params under the last part of their keys, or ``strategy``; the whole key where two would be the same."""
+    """The params under short keys.
+
+    The short key is the last part of the key, or the part before it if the last part is ``name`` (``strategy.name`` is
+    ``strategy``). If two short keys are equal, both keys stay whole.
+    """
     last = {key: _short(key) for key in params}
     names = list(last.values())
     return {(short if names.count(short) == 1 else key): params[key] for key, short in last.items()}
 
 
 def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """The experiment with paths that hold from any working directory."""
+    """The experiment with absolute paths of its sites, so that it can be read in any working directory."""
     test = experiment.get("test")
     test_sites = {"test": absolute(test)} if test and test.get("sites") else {}
     sites = experiment["sites"]
@@ -241,7 +265,7 @@ def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show(value: Any) -> str:
-    """A value as people write it; of a mapping to paths the names, which tell sites apart."""
+    """A value as text for people. A mapping of site names to shard files is shown as the names."""
     if isinstance(value, Mapping):
         named = all(str(one).endswith((".h5", ".hdf5")) for one in value.values())
         return "+".join(value) if named else " ".join(f"{key}={show(one)}" for key, one in value.items())
@@ -249,10 +273,11 @@ def show(value: Any) -> str:
 
 
 FAMILIES = ("name", "mask", "kind")
-"""Keys that say which one of a registry is meant: its name needs no other word before it."""
+"""Keys whose value names an entry of a registry. The value is shown without its key."""
 
 
 def _brief(short: str, value: Any) -> str:
+    """One searched value in the name of a trial, such as ``R=4`` or ``fedavg``."""
     if isinstance(value, Mapping) and (named := next((value[key] for key in FAMILIES if key in value), None)):
         return " ".join([str(named), *(_brief(key, one) for key, one in value.items() if key not in FAMILIES)])
     if short in ("strategy", "network", "mask", "reconstructor"):
@@ -267,8 +292,9 @@ def _short(key: str) -> str:
 
 
 def _hint(message: str, params: Mapping[str, Any]) -> str:
+    """Advice for a refused key of a strategy or a network; an empty text for any other error."""
     named = [key for key in params if key.split(".")[0] in ("strategy", "network") and not key.endswith(".name")]
     if ("unknown" not in message and "Allowed" not in message) or not named:
         return ""
     block = named[0].split(".")[0]
-    return f" A key of one {block} alone needs a condition: {named[0]}: {{..., when: {{{block}.name: NAME}}}}."
+    return f" A key that only one {block} has needs a condition: {named[0]}: {{..., when: {{{block}.name: NAME}}}}."

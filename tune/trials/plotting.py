@@ -1,4 +1,4 @@
-"""What all pictures of floor 4 share: colours, a titled canvas, axes, and PNGs that are the same to the byte."""
+"""The common style of all figures of floor 4: colours, a canvas with a title, axes, and PNGs that are reproducible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette without its yellow, which white paper swallows.
+# Okabe and Ito's palette without its yellow, which is hard to see on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 TEXT, FAINT, GRID = "#22262d", "#626b78", "#e3e6ea"
@@ -18,7 +18,7 @@ WIDTH, DPI = 12.0, 100
 
 
 def canvas(title: str, subtitle: str, height: float) -> Figure:
-    """An empty figure with a title and what is to be known about it."""
+    """An empty figure with a title and a subtitle; ``height`` is in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -34,7 +34,7 @@ def canvas(title: str, subtitle: str, height: float) -> Figure:
 
 
 def tidy(ax: Axes) -> None:
-    """The look of all axes."""
+    """Gives the axes the common style."""
     ax.grid(color=GRID, lw=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -45,23 +45,26 @@ def tidy(ax: Axes) -> None:
 
 
 def style(at: int) -> tuple[str, str]:
-    """Colour and marker of the n-th of a list; the markers tell colours apart that come again."""
+    """Colour and marker of entry ``at`` of a list. If a colour is used again, its marker differs."""
     return COLOURS[at % len(COLOURS)], MARKERS[(at + at // len(COLOURS)) % len(MARKERS)]
 
 
-def plain(words: str, most: int = 600) -> str:
-    """Words as they are: no mathematics between dollars, and no leading underscore, which hides a legend's entry."""
-    cut = words if len(words) <= most else words[: most - 1] + "…"
+def plain(text: str, most: int = 600) -> str:
+    """The text as Matplotlib has to get it to show it unchanged, with at most ``most`` characters.
+
+    Dollars do not start mathematics. A leading underscore does not hide a legend's entry.
+    """
+    cut = text if len(text) <= most else text[: most - 1] + "…"
     return (" " + cut if cut.startswith("_") else cut).replace("$", r"\$")
 
 
-def upper(words: str) -> str:
-    """With a capital first letter."""
-    return words[:1].upper() + words[1:]
+def upper(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def png(figure: Figure) -> bytes:
-    """The picture, without a date or a version in it."""
+    """The figure as PNG, without a date or a version, so that equal figures have equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs: one live line on a terminal, one line a trial when piped."""
+"""Prints the progress of a running sweep or study: a live table on a terminal, else lines of text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 INTERVAL = 15.0
-"""Seconds between two lines about running trials when piped."""
+"""The smallest number of seconds between two lines about running trials, if stderr is not a terminal."""
 
 
 class SweepProgress:
-    """Tells of a sweep on ``stream`` (stderr, never stdout).
+    """Prints the progress to ``stream``. None takes stderr; it is never stdout.
 
     Args:
-        total: trials that this call may run. ranks: they compete for the best validation score.
+        sweep: the settings of the sweep. trial_table: the table of the trials.
+        total: the number of trials that this call may run.
+        ranks: whether the trials compete for the best validation score.
     """
 
     def __init__(
@@ -33,15 +35,15 @@ class SweepProgress:
             self._open()
 
     def say(self, message: str) -> None:
-        """A line of its own."""
+        """Prints a message on its own line."""
         if self._view is not None:
             self._view.console.print(message, highlight=False, markup=False)
         else:
             print(message, file=self._stream, flush=True)
 
     def changed(self, row: TrialRow) -> None:
-        """A trial began, committed a round, or ended."""
-        if self._start is None and self._work() > self._before:  # the start-up is no pace
+        """Shows that a trial began, committed a round, or ended."""
+        if self._start is None and self._work() > self._before:  # the time of the start-up does not count for the pace
             self._start, self._before = time.monotonic(), self._work()
         if row.status in ENDED:
             self.say(self._verdict(row))
@@ -58,7 +60,7 @@ class SweepProgress:
             self._view = None
 
     def summary(self) -> str:
-        """How many run, wait, are done and failed, the best so far, and the time left."""
+        """The number of trials with each status, the best trial so far, and the remaining time."""
         counts = [f"{self._trial_table.count(status)} {status.lower()}" for status in ("RUNNING", "WAITING", *ENDED)]
         best = self._trial_table.best(self._sweep.metrics[0], self._sweep.modes[0]) if self._ranks else None
         best_so_far = (
@@ -69,6 +71,7 @@ class SweepProgress:
         return f"{', '.join(counts)}{best_so_far}{self._left()}"
 
     def _verdict(self, row: TrialRow) -> str:
+        """The line about a trial that has ended."""
         done = self._trial_table.count(*ENDED)
         head = f"trial {row.trial.number} {row.status.lower()} ({done}/{max(self._total, len(self._trial_table.rows))})"
         shown = self._sweep.metrics[0] if self._ranks else "test/mean/psnr"
@@ -76,7 +79,7 @@ class SweepProgress:
         return f"{head}  {row.trial.name}{score}  {row.seconds:.1f} s{self._left()}"
 
     def _left(self) -> str:
-        """By the rounds that are left, at the pace of this call's."""
+        """The remaining time as text, from the remaining rounds and the pace of this call; empty without a pace."""
         if self._start is None:
             return ""
         done = self._work() - self._before
@@ -87,9 +90,11 @@ class SweepProgress:
         return f"  about {seconds // 60}:{seconds % 60:02d} left"
 
     def _work(self) -> int:
+        """The work that is done: committed rounds, and one unit for each trial that has ended."""
         return sum(row.round + (row.status in ENDED) for row in self._trial_table.rows)
 
     def _unfinished(self) -> list[TrialRow]:
+        """One row for each training that is still to be done."""
         seen = set[str]()
         rows = []
         for row in self._trial_table.rows:

@@ -1,4 +1,4 @@
-"""What a sweep knows of its trials: the rows of its table, and a file for each verdict that no run's folder holds."""
+"""The trial table of a sweep or study: a row per trial, and a file per experiment that says how its trial ended."""
 
 from __future__ import annotations
 
@@ -21,16 +21,23 @@ ENDED: tuple[Status, ...] = ("FINISHED", "STOPPED", "FAILED")
 
 @dataclass
 class TrialRow:
-    """A trial and how it goes.
+    """A trial and its state.
 
     Attributes:
-        status: of MLflow's words, and STOPPED for what a scheduler stopped, WAITING for what was not begun.
-        metrics: the last validation scores and, once it is finished, the test scores.
-        round: the last committed one. trained_rounds: rounds that this call trained for it; 0 where it took over a
-            training, or was finished before.
-        trained_before: rounds that earlier calls of the sweep trained for it.
-        seconds: of wall time, in this and in earlier calls.
-        error: why it failed or was stopped.
+        trial: the planned trial.
+        status: a status of MLflow, or STOPPED (a scheduler stopped the trial), or WAITING (the trial has not begun, or
+            was interrupted).
+        run_id: the id of the trial's run in MLflow.
+        metrics: the last validation scores and, if the trial is finished, the test scores.
+        round: the last committed round.
+        trained_rounds: the number of rounds that this call trained for the trial; 0 if the trial took over a training
+            or was finished before.
+        trained_before: the number of rounds that earlier calls trained for the trial.
+        seconds: the wall time in this and in earlier calls.
+        error: the reason why the trial failed or was stopped.
+        started: the time (:func:`time.monotonic`) at which the trial started to run; None if it does not run.
+        begun: the last committed round when this call first started the trial.
+        taken_over: whether the trial took over a training.
     """
 
     trial: Trial
@@ -63,11 +70,13 @@ class TrialRow:
 
 
 class TrialTable:
-    """The rows of a sweep, in the plan's order.
+    """The rows of a sweep or study, in the plan's order.
+
+    The verdict of a trial (how it ended) is the file ``FOLDER/NAME/trials/DIGEST.json`` in the workspace.
 
     Args:
-        workspace: of the runs. name: of the sweep or study; its verdicts lie in ``sweeps/NAME/trials``.
-        folder: of all of its kind.
+        workspace: the workspace folder with the runs. name: the name of the sweep or study.
+        folder: the folder of all sweeps (``sweeps``) or of all studies (``studies``).
     """
 
     def __init__(self, workspace: Path, name: str, folder: str = "sweeps") -> None:
@@ -76,14 +85,14 @@ class TrialTable:
         self.rows: list[TrialRow] = []
 
     def add(self, trial: Trial) -> TrialRow:
-        """A row for a trial, as far as the disk tells of it."""
+        """Adds a row for a trial, with the state that the workspace holds of it."""
         row = TrialRow(trial)
         self.rows.append(row)
         self.refresh(row)
         return row
 
     def refresh(self, row: TrialRow) -> None:
-        """Takes what the run's folder and the verdicts say."""
+        """Reads the state of a row from its verdict and from its run folder."""
         folder = RunFolder(self.workspace, row.trial.digest)
         if (verdict := self._verdict(row.trial.digest)) is not None:
             for key in ("status", "error", "seconds", "round", "metrics", "run_id"):
@@ -97,36 +106,37 @@ class TrialTable:
             row.round = kept[0].round
 
     def forget(self, rows: Iterable[TrialRow]) -> None:
-        """Takes verdicts back, so that these trials are run (again)."""
+        """Deletes the verdicts of the rows, so that their trials run again."""
         for row in rows:
             self._path(row.trial.digest).unlink(missing_ok=True)
             row.status, row.error, row.metrics, row.round, row.run_id = "WAITING", None, {}, 0, None
             row.trained_before, row.seconds = 0, 0.0
 
     def with_digest(self, digest: str) -> Iterator[TrialRow]:
-        """The rows of one experiment: several points of a search may come to the same."""
+        """The rows of one experiment. Several points of a search may give the same experiment."""
         return (row for row in self.rows if row.trial.digest == digest)
 
     def began(self, digest: str) -> None:
-        """A trial was given to a worker."""
+        """Notes that a trial started to run."""
         for row in self.with_digest(digest):
             row.status, row.started = "RUNNING", time.monotonic()
             row.begun = row.begun if row.begun is not None else row.round
 
     def reported(self, digest: str, round_number: int, metrics: Mapping[str, float]) -> None:
-        """A trial committed a round, or told of one that was committed before."""
+        """Notes that a trial committed a round, or reported a round that was committed before."""
         for row in self.with_digest(digest):
-            # A first report beyond round 1 is of a training that was taken over, or of rounds from an earlier call.
+            # A first report after round 1: a training was taken over, or an earlier call trained the rounds.
             row.taken_over |= not row.round and round_number > 1
             if round_number >= row.round:
                 row.round = round_number
                 row.metrics |= metrics
 
     def finished(self, digest: str, trained_rounds: int) -> None:
-        """A trial came to its end, and its result lies in its run's folder.
+        """Notes that a trial finished. Its result is in its run folder.
 
         Args:
-            digest: of the trial. trained_rounds: by the process that ended it; none where it took over a training.
+            digest: the digest of the trial.
+            trained_rounds: the number of rounds that the last process trained; 0 if it took over a training.
         """
         result = RunFolder(self.workspace, digest).result()
         assert result is not None
@@ -136,7 +146,10 @@ class TrialTable:
         self._count(digest)
 
     def ended(self, digest: str, status: Status, error: str) -> None:
-        """A trial was stopped or failed for good; so did those that would have taken over its training."""
+        """Notes that a trial was stopped, or failed for the last time.
+
+        If no trial has finished the training, the trials that would have taken it over get the same status.
+        """
         (first, *_) = self._end(digest)
         training = first.trial.training
         done = any(row.status == "FINISHED" and row.trial.training == training for row in self.rows)
@@ -151,14 +164,14 @@ class TrialTable:
         self._count(digest)
 
     def interrupted(self) -> None:
-        """What still ran goes on with the next call."""
+        """Sets the trials that still run to WAITING. The next call goes on with them."""
         for digest in dict.fromkeys(row.trial.digest for row in self.rows if row.status == "RUNNING"):
             for row in self._end(digest):
                 row.status = "WAITING"
             self._count(digest)
 
     def best(self, metric: str, mode: str) -> TrialRow | None:
-        """The finished trial with the best validation score."""
+        """The finished trial with the best validation score; None without one. The lowest number wins a tie."""
         scored = [
             row for row in self.rows if row.status == "FINISHED" and math.isfinite(row.metrics.get(metric, math.nan))
         ]
@@ -168,7 +181,7 @@ class TrialTable:
         return max(scored, key=lambda row: (sign * row.metrics[metric], -row.trial.number))
 
     def count(self, *statuses: str) -> int:
-        """Rows of these statuses."""
+        """The number of rows with one of these statuses."""
         return sum(row.status in statuses for row in self.rows)
 
     def _finish(self, row: TrialRow, result: Mapping[str, Any]) -> None:
@@ -178,7 +191,7 @@ class TrialTable:
         row.round = result["rounds"]
 
     def _end(self, digest: str) -> list[TrialRow]:
-        """The rows of an experiment that runs no more."""
+        """Adds the time of an experiment that no longer runs to its rows. Returns the rows."""
         rows = list(self.with_digest(digest))
         for row in rows:
             if row.started is not None:
@@ -187,7 +200,7 @@ class TrialTable:
         return rows
 
     def _count(self, digest: str) -> None:
-        """Counts what was trained for the first row of an experiment; the others had it for nothing."""
+        """Sets the trained rounds of an experiment, for its first row only, and writes its verdict."""
         first, *others = self.with_digest(digest)
         first.trained_rounds = 0 if first.taken_over else max(first.round - (first.begun or 0), 0)
         self._write(first)
@@ -195,7 +208,7 @@ class TrialTable:
             row.trained_rounds = 0
 
     def _write(self, row: TrialRow) -> None:
-        """A WAITING row keeps its seconds; a verdict keeps everything."""
+        """Writes a row to its verdict file. An interrupted row is written too, so that its seconds are kept."""
         self._path(row.trial.digest).parent.mkdir(parents=True, exist_ok=True)
         trained = row.trained_before + row.trained_rounds
         atomic.write_json(self._path(row.trial.digest), {**row.as_dict(), "trained_rounds": trained})

@@ -139,7 +139,7 @@ def test_an_operator_that_stands_there_twice_is_tested_once(paths, tmp_path):
     twice = [{"acceleration": 3}, {"mask": "random", "acceleration": [3, 3]}]
     matrix = planned(paths, tmp_path, test={"operators": twice})
     assert len(matrix.cells) == 3
-    with pytest.raises(InputError, match="two are random R=3 at noise 1"):
+    with pytest.raises(InputError, match="two operators have the name random R=3 at noise 1"):
         planned(paths, tmp_path, test={"operators": [{"acceleration": 3}, {"center_fraction": 0.2}]})
 
 
@@ -235,7 +235,7 @@ def test_named_limits_and_marks(paths, tmp_path):
         ({"methods": {"tv": {"reconstructor": "tvv"}}}, "methods.tv: .*unknown reconstructor 'tvv'. Did you mean 'tv'"),
         ({"methods": {"x": {"strategy.name": "fedavgg"}}}, "methods.x: .*Did you mean 'fedavg'"),
         ({"methods": {"up": {"reconstructor": "bicubic"}}}, "methods.up: .*task=super-resolution"),
-        ({"methods": {"x": {"operator.acceleration": 2}}}, "'operator.acceleration' is no method's"),
+        ({"methods": {"x": {"operator.acceleration": 2}}}, "a method cannot set 'operator.acceleration'"),
         ({"methods": {"a/b": {}}}, "letters, digits"),
         ({"methods": {}}, "at least 1"),
         ({"train": {"sites": [["nord"]]}}, "unknown site in the study 'nord'. Did you mean 'north'"),
@@ -245,10 +245,13 @@ def test_named_limits_and_marks(paths, tmp_path):
         ({"test": {"sites": "untrained"}}, "nothing is tested"),
         ({"test": {"noise": [0.5]}}, "greater than or equal to 1"),
         ({"references": ["unett"]}, "Did you mean 'unet'"),
-        ({"train": {"operators": [{"center_fraction": [0.1, 0.2]}]}}, "train.operators: two are random R=3"),
-        ({"experiment": {"test": {"operator": {"noise": 3}}}}, "experiment.test: a study says itself"),
+        (
+            {"train": {"operators": [{"center_fraction": [0.1, 0.2]}]}},
+            "train.operators: two operators have the name random R=3",
+        ),
+        ({"experiment": {"test": {"operator": {"noise": 3}}}}, "experiment.test: not allowed in a study"),
         ({"experiment": {"evaluation": {"max_slices": {"test": 0}}}}, "max_slices"),
-        ({"methods": {"x": {"evaluation.mask_seed": 2}}}, "'evaluation.mask_seed' is no method's"),
+        ({"methods": {"x": {"evaluation.mask_seed": 2}}}, "a method cannot set 'evaluation.mask_seed'"),
         ({"concurrency": 0}, "concurrency"),
         ({"seeds": [1, 1]}, "twice"),
         ({"seeds_of": {"unett": [0]}}, "Did you mean 'unet'"),

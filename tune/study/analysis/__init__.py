@@ -1,1 +1,1 @@
-"""TODO room."""
+"""The statistics of a study, computed from its scores: means, tests, best methods and generalisation gaps."""

@@ -1,7 +1,9 @@
-"""All statistics of a study: means with intervals, paired tests over subjects, the best, gaps, what federation pays.
+"""All statistics of a study: means, paired tests, best methods, generalisation gaps and gains over local training.
 
-A family of tests, over which Holm's correction goes, is all comparisons of a place: where was tested what was trained
-how, whatever it was trained with.
+Holm's correction covers a family of tests. One family is all comparisons of one condition: the same kind of training,
+the same noise, and tested sites that trained or did not train. It includes the comparisons with the best method, and
+it includes all training operators. The tests by site are one family per group. The tests of the gain over local
+training are one family.
 """
 
 from __future__ import annotations
@@ -24,7 +26,12 @@ Choices = dict[Group, list[Choice]]
 
 
 def analyse(findings: Findings) -> Statistics:
-    """All statistics of a study; the order of its rows changes nothing."""
+    """Computes all statistics of a study. The order of the scores does not change them.
+
+    Raises:
+        ValueError: a score, a missing cell or a reference names an unknown method, or a subject has two scores in one
+            cell for one seed.
+    """
     _check(findings)
     grid = Grid(findings)
     tables: dict[Group, Table] = {group: _with_mean(table) for group, table in grid.groups().items()}
@@ -57,6 +64,7 @@ def _check(findings: Findings) -> None:
 
 
 def _with_mean(table: Mapping[TestOperator, Mapping[str, Sample]]) -> Table:
+    """The table, with the mean over all operators as its first entry if it has several operators."""
     found: dict[TestOperator | None, Mapping[str, Sample]] = {}
     if len(table) > 1:
         methods = next(iter(table.values()))
@@ -76,7 +84,11 @@ def _estimates(tables: Mapping[Group, Table], metric: str) -> Iterable[tuple[Tab
 
 
 def _references(findings: Findings, means: Mapping[TableEntry, Estimate]) -> tuple[list[str], dict[str, str]]:
-    """Those that are asked for; else the best untrained method and the best of all, among those with most cells."""
+    """The reference methods, and for each one the reason why it is a reference.
+
+    The study's own references, if it has some; else the best method without training and the best method of all, by
+    mean PSNR. A method with means in more groups and operators ranks first.
+    """
     if findings.references:
         return list(findings.references), dict.fromkeys(findings.references, "as the study asks")
     scores: dict[str, list[float]] = {method.name: [] for method in findings.methods}
@@ -94,7 +106,7 @@ def _references(findings: Findings, means: Mapping[TableEntry, Estimate]) -> tup
 
 
 def _pairs(samples: Mapping[str, Sample], references: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """Every method with every reference, each pair once."""
+    """All pairs (method, reference), each pair once."""
     for at, reference in enumerate(references):
         for method in samples:
             if reference in samples and method != reference and method not in references[:at]:
@@ -110,7 +122,7 @@ def _tests(group: Group, table: Table, references: Sequence[str]) -> list[Compar
 
 
 def _corrected(tests: Mapping[Group, list[Comparison]], chosen: Mapping[Group, list[Choice]]) -> tuple[Tests, Choices]:
-    """Both with Holm's correction over all of each place."""
+    """The tests and the choices, with Holm's correction over all comparisons of each condition."""
     found_tests, found_choices = {**tests}, {**chosen}
     for condition, own in chosen.items():
         groups = [group for group in tests if bare(group) == condition]
@@ -126,7 +138,7 @@ def _corrected(tests: Mapping[Group, list[Comparison]], chosen: Mapping[Group, l
 
 
 def _site_tests(group: Group, table: Table, references: Sequence[str]) -> list[Comparison]:
-    """By site, of the mean over operators alone: a site has too few subjects for a test under each."""
+    """The tests by site, of the mean over operators only: a site has too few subjects for a test per operator."""
     return [
         compared(group, operator, pair, (samples[pair[0]].at([site]), samples[pair[1]].at([site])), site)
         for operator, samples in list(table.items())[:1]

@@ -1,4 +1,4 @@
-"""Which method to use where: what is best for each operator that is scanned with, whatever was trained with."""
+"""The best method for each condition and test operator. Trainings with different operators compete."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ Means = Mapping[str, Mapping[TableEntry, Estimate]]
 
 
 def choices(findings: Findings, grid: Grid, tables: Tables, means: Means) -> dict[Group, list[Choice]]:
-    """The best under every operator, by place: groups that differ in the training's operator alone are one place.
+    """The best method under every test operator, for each condition.
 
-    Comparisons are not corrected yet.
+    Groups that differ only in the training's operator are one condition. The comparisons are not corrected yet.
     """
     own: dict[Group, dict[Group, Table]] = {}
     for group, table in tables.items():
         own.setdefault(bare(group), {})[group] = table
-    return {condition: _Chooser(findings, grid, means, condition, there).choices() for condition, there in own.items()}
+    return {
+        condition: _Chooser(findings, grid, means, condition, groups).choices() for condition, groups in own.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Chooser:
-    """Chooses at one place; ``tables`` are its groups'."""
+    """Chooses the best methods of one condition. ``tables`` has the table of each group of the condition."""
 
     findings: Findings
     grid: Grid
@@ -39,23 +41,23 @@ class _Chooser:
         return [one for operator in self._operators() if (one := self._choice(operator)) is not None]
 
     def _operators(self) -> list[TestOperator | None]:
-        """Those of all groups; their mean only where all groups have the same."""
+        """The test operators of all groups. Their mean is among them only if all groups have the same operators."""
         first, *others = (list(table) for table in self.tables.values())
         if all(one == first for one in others):
             return first
         return [*sorted({operator for table in self.tables.values() for operator in table if operator is not None})]
 
     def _choice(self, operator: TestOperator | None) -> Choice | None:
-        there = self._candidates(operator)
-        ranked = self._ranked(there, operator, "psnr")
+        candidates = self._candidates(operator)
+        ranked = self._ranked(candidates, operator, "psnr")
         if not ranked:
             return None
-        best, *others = ranked + [one for one in there if one not in ranked]
+        best, *others = ranked + [one for one in candidates if one not in ranked]
         rivals = tuple(Rival(one, self._test(operator, one, best)) for one in others)
-        return Choice(self.condition, operator, best, rivals, self._ranked(there, operator, "ssim")[0])
+        return Choice(self.condition, operator, best, rivals, self._ranked(candidates, operator, "ssim")[0])
 
     def _candidates(self, operator: TestOperator | None) -> list[Candidate]:
-        """All methods that moved no data; those that know no training operator once."""
+        """All methods that moved no data. A method whose training uses no operator is listed once."""
         found: dict[tuple[str, str], Candidate] = {}
         for group, table in self.tables.items():
             for name in table.get(operator, {}):
@@ -66,9 +68,9 @@ class _Chooser:
                     found.setdefault((name, trained_with), Candidate(group, name, trained_with))
         return list(found.values())
 
-    def _ranked(self, there: list[Candidate], operator: TestOperator | None, metric: str) -> list[Candidate]:
-        scores = {one: self.means[metric][one.group, operator, one.method, ""].mean for one in there}
-        return sorted((one for one in there if scores[one] is not None), key=lambda one: -(scores[one] or 0.0))
+    def _ranked(self, candidates: list[Candidate], operator: TestOperator | None, metric: str) -> list[Candidate]:
+        scores = {one: self.means[metric][one.group, operator, one.method, ""].mean for one in candidates}
+        return sorted((one for one in candidates if scores[one] is not None), key=lambda one: -(scores[one] or 0.0))
 
     def _test(self, operator: TestOperator | None, one: Candidate, best: Candidate) -> Comparison:
         samples = (self._sample(operator, one), self._sample(operator, best))

@@ -1,4 +1,4 @@
-"""What a method loses where it did not train, and what training together is worth."""
+"""The generalisation gap of a method (the loss at unseen sites or operators), and its gain over local training."""
 
 from __future__ import annotations
 
@@ -19,21 +19,26 @@ OWN_NETWORK = "each site has its own network: a hospital that did not train has 
 
 @dataclass(frozen=True)
 class Sides:
-    """Groups whose mean is the matched side, and the unmatched one; at which sites, None: at all."""
+    """The two sides of a comparison. The mean over its groups is the value of a side.
+
+    Attributes:
+        matched: the groups whose training fits the test. unmatched: the groups whose training does not.
+        sites: the compared sites; None compares all.
+    """
 
     matched: tuple[Group, ...]
     unmatched: tuple[Group, ...]
     sites: frozenset[str] | None = None
 
     def of(self, name: str, operator: TestOperator, tables: Tables) -> Sides | None:
-        """The groups that a method is in; None where a side has none."""
+        """The sides with only the groups that have this method; None if a side has no group left."""
         matched, unmatched = (
             tuple(group for group in side if name in tables[group][operator]) for side in (self.matched, self.unmatched)
         )
         return Sides(matched, unmatched, self.sites) if matched and unmatched else None
 
     def lost(self, name: str, operator: TestOperator, tables: Tables) -> Sample:
-        """Matched less unmatched."""
+        """The sample of a method on the matched side minus that on the unmatched side."""
         matched, unmatched = (
             averaged([tables[group][operator][name] for group in side]) for side in (self.matched, self.unmatched)
         )
@@ -42,7 +47,7 @@ class Sides:
 
 
 def gaps(findings: Findings, grid: Grid, tables: Tables) -> list[Gap]:
-    """The gaps of every method: at sites that did not train, and under operators that were not trained with."""
+    """The generalisation gaps of every method: at sites that did not train, and under operators unused in training."""
     found = []
     for what, compared_by, sides in [*_site_sides(tables), *_operator_sides(grid, tables)]:
         for method in findings.methods:
@@ -53,32 +58,32 @@ def gaps(findings: Findings, grid: Grid, tables: Tables) -> list[Gap]:
 def _gap(
     method: Method,
     what: str,
-    words: str,
+    compared_by: str,
     sides: Mapping[TestOperator, Sequence[Sides]],
     grid: Grid,
     tables: Tables,
 ) -> Gap:
     if reason := _why_none(method, what, grid):
-        return Gap(what, words, method.name, {}, reason)
+        return Gap(what, compared_by, method.name, {}, reason)
     own = _own(method.name, sides, tables)
     if not own:
         reason = OWN_NETWORK if method.personal else "one side of the comparison was not run"
-        return Gap(what, words, method.name, {}, reason)
+        return Gap(what, compared_by, method.name, {}, reason)
     samples = {
         operator: averaged([pair.lost(method.name, operator, tables) for pair in pairs])
         for operator, pairs in own.items()
     }
     means: dict[TestOperator | None, Estimate] = {}
     if len(sides) > 1:
-        all_of_it = estimate(averaged(list(samples.values())))
-        means[None] = all_of_it if own == sides else Estimate(None, reason="not run for every comparison")
-    return Gap(what, words, method.name, means | {operator: estimate(one) for operator, one in samples.items()})
+        overall = estimate(averaged(list(samples.values())))
+        means[None] = overall if own == sides else Estimate(None, reason="not run for every comparison")
+    return Gap(what, compared_by, method.name, means | {operator: estimate(one) for operator, one in samples.items()})
 
 
 def _own(
     name: str, sides: Mapping[TestOperator, Sequence[Sides]], tables: Tables
 ) -> dict[TestOperator, Sequence[Sides]]:
-    """The comparisons of which a method has both sides."""
+    """The comparisons that have both sides for this method."""
     found: dict[TestOperator, Sequence[Sides]] = {}
     for operator, pairs in sides.items():
         if own := [one for pair in pairs if (one := pair.of(name, operator, tables)) is not None]:
@@ -87,7 +92,7 @@ def _own(
 
 
 def _why_none(method: Method, what: str, grid: Grid) -> str:
-    """Why a method has no gap; empty where it has one."""
+    """The reason why a method has no generalisation gap; empty if it can have one."""
     if not method.trains:
         return "does not train"
     own = [row for cell, row in grid.first.items() if cell.method == method.name]
@@ -99,10 +104,14 @@ def _why_none(method: Method, what: str, grid: Grid) -> str:
 
 
 def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, list[Sides]]]]:
-    """Trainings of one kind that saw the tested site and those that did not; and all sites against fewer."""
+    """Yields the comparisons of sites: the kind of gap, the comparison as text, and the sides by operator.
+
+    Trainings of one kind that included the tested site are compared with those that did not. Trainings on all sites
+    are also compared with those that did not.
+    """
     kinds = sorted({group.kind for group in tables if not group.seen and _trained(group)})
     for kind in kinds:
-        for matched, words in (
+        for matched, compared_by in (
             (kind, f"{kind} trained, the tested site among them or not"),
             ("all", f"all trained, or {kind}"),
         ):
@@ -114,11 +123,14 @@ def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, l
                         if operator is not None and operator in tables[group]:
                             pairs[operator].append(Sides((twin,), (group,)))
             if pairs:
-                yield "site", words, dict(sorted(pairs.items()))
+                yield "site", compared_by, dict(sorted(pairs.items()))
 
 
 def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, list[Sides]]]]:
-    """Trained with the tested operator, and trained with others; of one kind of training each."""
+    """Yields the comparisons of operators, in the form of :func:`_site_sides`.
+
+    Trainings with the tested operator are compared with trainings of the same kind with other operators.
+    """
     own = {
         (cell.trained_with, cell.operator, cell.noise, cell.tested_on)
         for cell in grid.cells
@@ -132,18 +144,20 @@ def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict
                 for operator in filter(None, table):
                     alike[operator, group.noise].append(group)
         for (operator, noise), groups in alike.items():
-            at: dict[tuple[Group, ...], set[str]] = {}  # sites by which groups are matched there
+            sites_of: dict[tuple[Group, ...], set[str]] = {}  # the sites at which exactly these groups are matched
             for site in grid.sites:
-                there = tuple(group for group in groups if (group.trained_with, operator, noise, site) in own)
-                at.setdefault(there, set()).add(site)
-            for matched, sites in at.items():
+                matched = tuple(group for group in groups if (group.trained_with, operator, noise, site) in own)
+                sites_of.setdefault(matched, set()).add(site)
+            for matched, sites in sites_of.items():
                 unmatched = tuple(group for group in groups if group not in matched)
                 if matched and unmatched:
                     pairs[operator].append(Sides(matched, unmatched, frozenset(sites)))
         if pairs:
             where = "at hospitals that trained" if seen else "at hospitals that did not train"
-            words = f"{'all sites' if kind == 'all' else kind} trained, with the tested operator or another; {where}"
-            yield "operator", words, dict(sorted(pairs.items()))
+            compared_by = (
+                f"{'all sites' if kind == 'all' else kind} trained, with the tested operator or another; {where}"
+            )
+            yield "operator", compared_by, dict(sorted(pairs.items()))
 
 
 def _trained(group: Group) -> bool:
@@ -151,7 +165,7 @@ def _trained(group: Group) -> bool:
 
 
 def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
-    """Each method that trains the same network minus ``local``; one family of tests."""
+    """The gains of the methods that train the same network as local training. Their tests are one family."""
     names = [method.name for method in findings.methods if method.trains]
     alone = [method.name for method in findings.methods if method.alone]
     alone = alone or [name for name in names if name == "local"]
@@ -162,32 +176,35 @@ def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
         for method in names
         if method not in alone and findings.method(method).network == findings.method(single).network
         if _trained(group) and method in next(iter(tables[group].values()))
-        if _home(tables, group, single) is not None
+        if _local_group(tables, group, single) is not None
     ]
     tested = iter(corrected([test for one in found for test in one.tests.values()]))
     return [replace(one, tests={operator: next(tested) for operator in one.tests}) for one in found]
 
 
-def _home(tables: Tables, group: Group, alone: str) -> Group | None:
-    """Where the local networks are scored at their own sites: beside the group's methods, or in another training."""
-    near = [
+def _local_group(tables: Tables, group: Group, alone: str) -> Group | None:
+    """The group with the scores of the local networks at their own sites; None if there is no such group.
+
+    It has the same training operator and noise. The same kind of training comes first, then a training on all sites.
+    """
+    candidates = [
         other
         for other in tables
         if other.seen and (other.trained_with, other.noise) == (group.trained_with, group.noise)
         if alone in next(iter(tables[other].values()))
     ]
-    near.sort(key=lambda other: (other.kind != group.kind, parted(other.kind)[0] != "all", other.kind))
-    return near[0] if near else None
+    candidates.sort(key=lambda other: (other.kind != group.kind, parted(other.kind)[0] != "all", other.kind))
+    return candidates[0] if candidates else None
 
 
 def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -> Payoff:
-    home = _home(tables, group, alone)
-    assert home is not None
+    local = _local_group(tables, group, alone)
+    assert local is not None
     means: dict[TestOperator | None, Estimate] = {}
     tests: dict[TestOperator | None, Comparison] = {}
     for operator in tables[group]:
-        if operator in tables[home]:
-            one, other = tables[group][operator][method], tables[home][operator][alone]
+        if operator in tables[local]:
+            one, other = tables[group][operator][method], tables[local][operator][alone]
             means[operator] = estimate(difference(_of_all_seeds(one), _of_all_seeds(other)))
             tests[operator] = compared(group, operator, (method, alone), (one, other))
     rows = [grid.first[cell] for cell in grid.first if cell.method == method and grid.kind(cell) == group.kind]
@@ -197,7 +214,7 @@ def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -
 
 
 def _of_all_seeds(sample: Sample) -> Sample:
-    """With its mean over seeds as the only seed: two methods need not share theirs."""
+    """The sample with its mean over seeds as its only seed, because two methods can have different seeds."""
     if not sample.seeds:
         return sample
     values = {metric: array.mean(axis=0, keepdims=True) for metric, array in sample.values.items()}

@@ -1,4 +1,4 @@
-"""Which scores belong together: what trained, with what, and under which operator it was tested."""
+"""The grid of a study: its cells, and the groups of cells that a table shows together."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ _COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 
 @dataclass(frozen=True, order=True)
 class TestOperator:
-    """The operator of a test; ``label`` is its name in words."""
+    """The operator of a test.
 
-    __test__ = False  # its name begins like those that pytest collects
+    Attributes:
+        mask, acceleration: its mask and acceleration; in super-resolution the degradation and its scale.
+        label: its name in tables, such as ``random R=4``.
+    """
+
+    __test__ = False  # pytest collects classes whose name begins with Test
 
     mask: str
     acceleration: float
@@ -31,17 +36,18 @@ class TestOperator:
 
     @classmethod
     def of(cls, one: Score | Missing) -> TestOperator:
-        """That a score, or a missing one, is of."""
+        """The test operator of a score or of a missing cell."""
         return cls(one.mask, one.acceleration, one.operator)
 
 
 @dataclass(frozen=True, order=True)
 class Group:
-    """Conditions that differ in the test operator alone; each is one table.
+    """The identity of one table. Its cells have the same values of these attributes; their test operators vary.
 
     Attributes:
-        kind: of training: ``all``, ``all but one``, ``one site``, ..., without the names of sites.
-        trained_with: the training's operator; methods that know none are in every group.
+        kind: the kind of training: ``all``, ``all but one``, ``one site``, ..., without the names of sites.
+        trained_with: the training's operator. Methods whose training uses no operator are in every group.
+        noise: the noise of the test, as a multiple of the data's own level.
         seen: whether the tested sites trained.
     """
 
@@ -52,14 +58,14 @@ class Group:
 
     @property
     def where(self) -> str:
-        """Where it is tested, in words."""
+        """The tested sites, as text for the report."""
         if self.kind == UNTRAINED:
             return "at all hospitals, without training"
         return "at hospitals that trained" if self.seen else "at hospitals that did not train"
 
     @property
     def how(self) -> str:
-        """What trained, in words."""
+        """The training, as text for the report."""
         base, limit = parted(self.kind)
         trained = {UNTRAINED: "nothing trained", "all": "all sites trained"}.get(base, f"{base} trained") + limit
         noise = "" if self.noise == 1 else f", noise {self.noise:g} times the data's own"
@@ -70,7 +76,7 @@ class Group:
 
 
 def kind(trained_on: str, n_sites: int) -> str:
-    """The kind of a training: how many sites, whichever they are."""
+    """The kind of a training: the number of its sites, without their names."""
     base, limit = parted(trained_on)
     if base in (UNTRAINED, "all"):
         return base + limit
@@ -80,7 +86,7 @@ def kind(trained_on: str, n_sites: int) -> str:
 
 
 def parted(trained_on: str) -> tuple[str, str]:
-    """Which sites trained, and `` (8 slices a site)`` where the study varies how much each gives."""
+    """Splits ``trained_on`` into the sites and a limit, such as `` (8 slices a site)``; without a limit it is empty."""
     base, opened, limit = trained_on.partition(" (")
     return base, opened + limit
 
@@ -91,7 +97,7 @@ def _counted(n: int) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a number is of: one method's training, tested at one site under one operator."""
+    """One training of a method, tested at one site under one operator; all seeds together."""
 
     method: str
     trained_on: str
@@ -102,7 +108,14 @@ class Cell:
 
 
 class Grid:
-    """All cells of a study, each complete or missing with a reason."""
+    """All cells of a study. A cell has all its scores, or it is missing with a reason.
+
+    Attributes:
+        methods: the names of the methods, in the plan's order. sites: the names of the tested sites, sorted.
+        first: a score of each cell that has scores. cells: the sample of each cell.
+        trained_under_operators: the methods whose training uses an operator.
+        subjects: the sorted subjects of each site.
+    """
 
     def __init__(self, findings: Findings) -> None:
         rows = _by_cell(findings.scores)
@@ -110,41 +123,40 @@ class Grid:
         self.sites = sorted({row.tested_on for row in findings.scores} | {one.tested_on for one in findings.missing})
         self.first = {cell: own[0] for cell, own in rows.items()}
         planned: list[Score | Missing] = [*findings.missing, *findings.scores]
-        self._of = {_cell(one): one for one in planned}
-        gone = _missing(findings.missing)
-        self.trained_under_operators = {cell.method for cell in self._of if cell.trained_with}
-        """Methods whose training knows an operator."""
+        self._entries = {_cell(one): one for one in planned}
+        missing = _missing(findings.missing)
+        self.trained_under_operators = {cell.method for cell in self._entries if cell.trained_with}
         self.subjects = _subjects(findings.scores)
         seeds = _seeds(findings.scores)
         self.cells = {
-            cell: _sample(own, seeds[cell.method], self.subjects[cell.tested_on], gone.get(cell, {}), cell.tested_on)
+            cell: _sample(own, seeds[cell.method], self.subjects[cell.tested_on], missing.get(cell, {}), cell.tested_on)
             for cell, own in rows.items()
         }
-        for cell, reasons in gone.items():
-            self.cells.setdefault(cell, absent(cell.tested_on, _in_words(reasons)))
+        for cell, reasons in missing.items():
+            self.cells.setdefault(cell, absent(cell.tested_on, _listed(reasons)))
         self.cells = dict(sorted(self.cells.items(), key=lambda one: _order(one[0])))
 
     def seen(self, cell: Cell) -> bool:
         """Whether the tested site trained."""
-        return self._of[cell].seen_site
+        return self._entries[cell].seen_site
 
     def kind(self, cell: Cell) -> str:
-        """The kind of its training."""
-        return kind(cell.trained_on, self._of[cell].n_sites)
+        """The kind of the cell's training."""
+        return kind(cell.trained_on, self._entries[cell].n_sites)
 
     def seen_operator(self, cell: Cell) -> bool:
-        """Whether it is tested under its training's own operator."""
-        return self._of[cell].seen_operator
+        """Whether the training used the test operator; True if it used none."""
+        return self._entries[cell].seen_operator
 
     def groups(self) -> dict[Group, dict[TestOperator, dict[str, Sample]]]:
-        """Of each group and operator the sample of every method that has any; over the same sites for all."""
+        """The samples of each group, by test operator and method. All methods of a table have the same sites."""
         trained = [cell for cell in self.cells if cell.trained_on != UNTRAINED]
         found: dict[Group, list[Cell]] = defaultdict(list)
         for cell in trained:
             found[self._group(cell)].append(cell)
         for group in [one for one in found if not one.trained_with]:
             twins = [one for one in found if one.trained_with and bare(one) == group]
-            for twin in twins:  # a prior knows no operator: it is compared with each training that does
+            for twin in twins:  # a prior uses no operator in training: it is compared with each training that does
                 found[twin] += found[group]
             if twins:
                 del found[group]
@@ -180,7 +192,7 @@ class Grid:
         }
 
     def _at(self, own: Sequence[Cell], site: str, operator: TestOperator, trainings: Iterable[str]) -> Sample:
-        """A method at a site: the mean over the trainings of this kind, all of them."""
+        """A method's sample at a site: the mean over these trainings. It is missing if one of them is missing."""
         here = [cell for cell in own if cell.tested_on == site and cell.operator == operator]
         wanted = {UNTRAINED} if any(cell.trained_on == UNTRAINED for cell in own) else set(trainings)
         if left := sorted(wanted - {cell.trained_on for cell in here}):
@@ -207,18 +219,19 @@ def _by_cell(scores: Iterable[Score]) -> dict[Cell, list[Score]]:
 def _sample(
     rows: Sequence[Score], known: set[Seed], subjects: Sequence[str], reasons: dict[Seed, str], site: str
 ) -> Sample:
-    """The scores of a cell, or why it has none: every seed must have every subject.
+    """The sample of a cell. If a seed lacks a subject, the cell is absent with a reason.
 
     Args:
-        known: seeds of its method. reasons: of its missing seeds; None stands for any.
+        rows: the scores of the cell. known: the seeds of its method. subjects: the subjects of the tested site.
+        reasons: the reason for each missing seed; the key None stands for any seed.
     """
     seeds = sorted(known | (reasons.keys() - {None}), key=lambda seed: -1 if seed is None else seed)
     found = {(row.seed, row.subject): row for row in rows}
     for seed in seeds:
         if lacking := [subject for subject in subjects if (seed, subject) not in found]:
             which = "" if seed is None else f"seed {seed}: "
-            told = "not run" if len(lacking) == len(subjects) else f"{len(lacking)} of {len(subjects)} subjects lack"
-            return absent(site, which + reasons.get(seed, reasons.get(None, told)))
+            default = "not run" if len(lacking) == len(subjects) else f"{len(lacking)} of {len(subjects)} subjects lack"
+            return absent(site, which + reasons.get(seed, reasons.get(None, default)))
     values = {
         metric: np.array([[getattr(found[seed, subject], metric) for subject in subjects] for seed in seeds])
         for metric in METRICS
@@ -230,7 +243,7 @@ def _sample(
 
 
 def _seeds(scores: Iterable[Score]) -> dict[str, set[Seed]]:
-    """Of each method all seeds that any of its cells has: each of them should have all."""
+    """The seeds of each method, from all its cells. Each cell needs all of them."""
     found: dict[str, set[Seed]] = defaultdict(set)
     for row in scores:
         found[row.method].add(row.seed)
@@ -245,24 +258,24 @@ def _subjects(scores: Iterable[Score]) -> dict[str, list[str]]:
 
 
 def _missing(missing: Iterable[Missing]) -> dict[Cell, dict[Seed, str]]:
-    """Reasons by cell and seed."""
+    """The reasons for missing scores, by cell and seed."""
     found: dict[Cell, dict[Seed, str]] = defaultdict(dict)
     for one in sorted(missing, key=lambda one: (one.reason, -1 if one.seed is None else one.seed)):
         found[_cell(one)].setdefault(one.seed, one.reason)
     return found
 
 
-def _in_words(reasons: dict[Seed, str]) -> str:
+def _listed(reasons: dict[Seed, str]) -> str:
     return "; ".join(dict.fromkeys(reasons.values()))
 
 
 def bare(group: Group) -> Group:
-    """A group without its training's operator."""
+    """The group without its training's operator: a condition."""
     return Group(group.kind, "", group.noise, group.seen)
 
 
 def _rank(group: Group) -> tuple[object, ...]:
-    """Hospitals that did not train first: that is what a study asks."""
+    """The sort key of a group. Hospitals that did not train come first: a study asks about them."""
     kinds = {"all but one": 0, "all": 1, UNTRAINED: 9}
     own_noise = 0.0 if group.noise == 1 else math.inf
     return (group.seen, kinds.get(parted(group.kind)[0], 2), group.kind, own_noise, group.noise, group.trained_with)

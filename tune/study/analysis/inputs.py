@@ -1,4 +1,4 @@
-"""What a study found, as its report needs it: one row a subject, which methods there were, and what is missing."""
+"""The input of a study's statistics and report: one score per subject and cell, the methods, the missing cells."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 UNTRAINED = "nothing"
-"""``trained_on`` of a method without training."""
+"""The value of ``trained_on`` for a method without training."""
 LEFT_OUT = "all but "
-"""How ``trained_on`` begins where one site did not train."""
+"""The start of ``trained_on`` if one site did not train; the name of this site follows."""
 MOVED, PUBLISHED = "†", "‡"
 MARKS = {
     MOVED: f"{MOVED} data were moved: not federated",
@@ -18,21 +18,29 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Score:
-    """One subject, reconstructed by one method under one operator.
+    """The scores of one subject in one cell: one method's training and seed, one site, one operator, one noise level.
 
     Attributes:
-        trained_on: ``all``, ``all but T1w``, ``T1w``, or ``nothing`` for a method without training.
-        trained_with: the training's operator, such as ``random R=4``; empty without training and for a prior whose
-            training knows no operator.
-        n_sites: sites that trained, 0 without training. slices_per_site: training slices a site, the mean.
-        seed: None where nothing random was trained.
-        tested_on: a site. mask, acceleration: of the test; of super-resolution the degradation and its scale.
-        operator: the test's in words, such as ``random R=4`` or ``bicubic x2``.
-        noise: a multiple of the data's own level.
-        psnr: of the whole subject, in dB, like the other two metrics; ``n_slices`` weighs nothing.
+        method: the name of the method.
+        trained_on: the label of the training sites: ``all``, ``all but T1w``, ``T1w``, ``T1w and T2w``, or ``nothing``
+            for a method without training. A limit such as `` (8 slices a site)`` can follow.
+        trained_with: the label of the training's operator, such as ``random R=4``; empty without training, and for a
+            prior whose training uses no operator.
+        n_sites: the number of sites that trained; 0 without training.
+        slices_per_site: the mean number of training slices per training site; 0 without training.
+        seed: the seed of the training; None if nothing random was trained.
+        tested_on: the tested site.
+        mask, acceleration: the mask and acceleration of the test; in super-resolution the degradation and its scale.
+        operator: the label of the test operator, such as ``random R=4`` or ``bicubic x2``.
+        noise: the noise of the test, as a multiple of the data's own level.
+        subject: the name of the subject.
+        psnr, ssim, nmse: the metrics of the subject, as means over its whole volumes; PSNR in dB.
+        n_slices: the number of scored slices of the subject; it is not a weight.
         seen_site: whether the tested site trained.
-        seen_operator: whether it is tested under the training's own operator; True too for methods without training
-            and for priors whose training knows no operator.
+        seen_operator: whether the training used the test operator. It is also True for methods without training, and
+            for priors whose training uses no operator.
+        run_id: the run that made the score; :attr:`Findings.run_url` takes it.
+        digest: the digest of the trial that made the score.
     """
 
     method: str
@@ -62,11 +70,15 @@ class Method:
     """A method of the study.
 
     Attributes:
-        settings: how it differs from the study's base, in words. about: what it is.
-        moved_data: data were pooled: it is not federated.
-        published_private: private parts of networks left their sites.
-        personal: each site has its own network, or its own part of it. alone: nothing of it is shared (local training).
-        network: what it trains: only methods that train the same are compared with local training.
+        name: the name in the study.
+        settings: the settings that differ from the study's base, as text. about: a description of the method.
+        trains: whether the method trains.
+        moved_data: whether training data were pooled; the method is then not federated.
+        published_private: whether private parts of networks left their sites.
+        personal: whether each site has its own network or its own part of the network.
+        alone: whether no part of the network is shared (local training).
+        network: the name of the trained network; empty without training. Only methods with the same network are
+            compared with local training.
     """
 
     name: str
@@ -86,13 +98,13 @@ class Method:
 
 
 def described(plugin: object) -> str:
-    """What a strategy or reconstructor is, in its own words."""
+    """The description of a strategy or reconstructor: the first paragraph of its docstring."""
     text = (type(plugin).__doc__ or "").strip().split("\n\n")[0]
     return " ".join(text.replace("``", "").split())
 
 
 def shortened(label: str, most: int) -> str:
-    """A label cut to a length, with its marks kept."""
+    """A label, cut to at most ``most`` characters. Its marks are kept."""
     name = label.rstrip(MOVED + PUBLISHED)
     marks = label[len(name) :]
     return label if len(label) <= most else name[: most - 1 - len(marks)] + "…" + marks
@@ -103,7 +115,8 @@ class Missing:
     """A cell whose trial failed or was not run; see :class:`Score`.
 
     Attributes:
-        seed: None: of every seed.
+        seed: the missing seed; None stands for every seed.
+        reason: the reason why the scores are missing.
     """
 
     method: str
@@ -123,7 +136,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of reconstructions, and the runs that it is from."""
+    """A picture of reconstructions, and the runs that made them."""
 
     title: str
     caption: str
@@ -133,15 +146,19 @@ class Panel:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a study found.
+    """The scores of a study, and all other content of its report.
 
     Attributes:
-        methods: in the plan's order.
-        facts: what ran: trainings, evaluations, seconds, machines, versions, commits, hashes of the data.
-        citations: BibTeX entries or plain text, each with what it is for.
-        notes: what a reader must know of these methods at these sites.
-        run_url: the address of a run's page.
-        references: methods to compare with; none: the best untrained method and the best of all.
+        study: the name of the study. title: the title of the report. status: the status of the study.
+        methods: the methods, in the plan's order. scores: the scores. missing: the cells without scores.
+        facts: trainings, evaluations, seconds, machines, versions, commits and hashes of the data, by label.
+        citations: works (BibTeX entries or plain text), each with the names of the methods, operators or scores that
+            it describes.
+        panels: the pictures of reconstructions.
+        run_url: a function that gives the address of a run's page.
+        references: the methods with which all others are compared; if empty, the best method without training and the
+            best method of all.
+        notes: facts about these methods at these sites that limit a comparison.
         synthetic: whether the data are simulated.
     """
 
@@ -160,9 +177,9 @@ class Findings:
     synthetic: bool = False
 
     def method(self, name: str) -> Method:
-        """A method by its name."""
+        """The method of this name."""
         return next(one for one in self.methods if one.name == name)
 
     def label(self, name: str) -> str:
-        """A method's name with its marks."""
+        """The name of a method with its marks."""
         return self.method(name).label

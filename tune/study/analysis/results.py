@@ -1,4 +1,4 @@
-"""The kinds of claims that a report makes, and how two methods are compared."""
+"""The results of the statistics, and the paired comparison of two methods."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fedrecon.tune.study.analysis.samples import Estimate, Sample, Subject
 from fedrecon.tune.study.analysis.significance import ALPHA, holm, over_strata, paired
 
 Table = Mapping[TestOperator | None, Mapping[str, Sample]]
-"""Samples by operator and method; None is the mean over all operators, where there are several."""
+"""Samples by test operator and method. None is the mean over all operators; it exists if there are several."""
 TableEntry = tuple[Group, TestOperator | None, str, str]
-"""Group, operator, method, site; of the mean over sites the site is empty."""
+"""Group, test operator, method, site. An empty site stands for the mean over sites."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,16 @@ class Comparison:
     """Method minus reference in dB, paired over the subjects that both have.
 
     Attributes:
-        operator: None is the mean over all. site: empty where subjects of all sites are pooled.
-        differences: by subject. mean, low, high: over sites of the means over their subjects, with a 95 % bootstrap
-            interval.
-        effect: matched-pairs rank-biserial correlation.
-        p, p_holm: Wilcoxon's signed-rank test, two-sided; None where subjects are too few for a claim.
-        family: how many comparisons the correction is over.
-        missing: why subjects are left out. left_out: their sites.
+        operator: the test operator; None is the mean over all.
+        site: the name of the site; empty if the subjects of all sites are pooled.
+        differences: the difference of each subject; each person counts once.
+        mean, low, high: the mean over sites of the means over their subjects, with its 95 % bootstrap interval. The
+            interval is None with too few subjects, or if a person was scanned at several sites.
+        effect: the matched-pairs rank-biserial correlation.
+        p, p_holm: the p-value of Wilcoxon's signed-rank test, two-sided, without and with Holm's correction; None if
+            there are too few subjects for a test.
+        family: the number of comparisons in the correction.
+        missing: the reason why subjects are left out. left_out: the sites of these subjects.
     """
 
     group: Group
@@ -49,31 +52,32 @@ class Comparison:
 
     @property
     def n(self) -> int:
-        """Subjects."""
+        """The number of subjects."""
         return len(self.differences)
 
     @property
     def significant(self) -> bool:
-        """After Holm's correction."""
+        """Whether the p-value is below :data:`ALPHA` after Holm's correction."""
         return self.p_holm is not None and self.p_holm < ALPHA
 
     @property
     def ahead(self) -> bool:
-        """Whether the method is ahead by ranks, which is what is tested; its mean can say otherwise."""
+        """Whether the method is ahead by ranks, as in the test. The mean difference can have the other sign."""
         return (self.effect or 0.0) > 0
 
     @property
     def split(self) -> bool:
-        """Whether ranks and mean disagree about who is ahead."""
+        """Whether ranks and mean disagree about the better method."""
         return self.ahead != ((self.mean or 0.0) > 0)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What can be chosen: a method, and where trainings differ in their operator one of these.
+    """A method that can be the best. If trainings have different operators, each operator gives a candidate.
 
     Attributes:
-        group: whose table has its scores. trained_with: empty where there is nothing to tell apart.
+        group: the group whose table has the scores.
+        trained_with: the training's operator; empty if it does not distinguish candidates.
     """
 
     group: Group
@@ -83,7 +87,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Rival:
-    """A candidate minus the best, tested."""
+    """A candidate that is not the best, and its test: the candidate minus the best."""
 
     candidate: Candidate
     test: Comparison
@@ -91,12 +95,14 @@ class Rival:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is best where and for the operator that is scanned with, of the methods that moved no data.
+    """The best of the methods that moved no data, for one condition and one test operator.
 
     Attributes:
-        place: a group without its training's operator: all trainings of this kind are candidates.
-        best: the highest mean PSNR. others: every other such candidate, the best mean first.
-        in_ssim: the highest mean SSIM.
+        condition: a group without its training's operator. All trainings of this kind are candidates.
+        operator: the test operator; None is the mean over all.
+        best: the candidate with the highest mean PSNR.
+        others: all other candidates, the highest mean PSNR first; candidates without a mean are last.
+        in_ssim: the candidate with the highest mean SSIM.
     """
 
     condition: Group
@@ -107,22 +113,23 @@ class Choice:
 
     @property
     def level(self) -> tuple[Candidate, ...]:
-        """Those that cannot be told from the best: only where a claim can be made about them."""
+        """The candidates that do not differ significantly from the best. They have a p-value."""
         return tuple(one.candidate for one in self.others if one.test.p_holm is not None and not one.test.significant)
 
     @property
-    def untold(self) -> tuple[Candidate, ...]:
-        """Those about which no claim can be made: too few subjects in common."""
+    def undecided(self) -> tuple[Candidate, ...]:
+        """The candidates without a p-value: they have too few subjects in common with the best."""
         return tuple(one.candidate for one in self.others if one.test.p_holm is None)
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How much a method loses outside of what it trained for: matched minus unmatched, in dB.
+    """The generalisation gap of a method, in dB: its PSNR where training and test match, minus that where they do not.
 
     Attributes:
-        what: ``site`` or ``operator``. compared: which trainings, in words.
-        by_operator: None is the mean over all. reason: why the method has none.
+        what: ``site`` or ``operator``: the part that does not match. compared: the compared trainings, as text.
+        by_operator: the gap under each test operator; None is the mean over all.
+        reason: the reason why the method has no gap; empty if it has one.
     """
 
     what: str
@@ -133,16 +140,19 @@ class Gap:
 
     @property
     def overall(self) -> Estimate:
-        """Over all operators."""
+        """The mean over all operators, or the value of the only operator."""
         return next(iter(self.by_operator.values()), Estimate(None, reason=self.reason))
 
 
 @dataclass(frozen=True)
 class Payoff:
-    """What a training with others is worth: method minus ``local``, each site's network trained alone.
+    """The gain of a method over local training, in dB. In local training each site trains its own network alone.
 
     Attributes:
-        alone: which method is the local one. mean: over sites, of the same subjects.
+        group: the group with the scores of the method. alone: the name of the local method.
+        n_sites: the number of sites that trained. slices: the mean number of training slices per site.
+        mean: the difference under each test operator: the mean over sites, of the same subjects.
+        tests: the paired comparison under each test operator.
     """
 
     group: Group
@@ -156,14 +166,16 @@ class Payoff:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Everything that a report says.
+    """All results that a report shows.
 
     Attributes:
-        grid: the cells that all is made of.
-        tables: one a group. estimates: of each metric, by place.
-        references: methods that all others are compared with. why: a word on each.
-        tests: by group. choices: by place. All of a place are one family for Holm's correction.
-        site_tests: by group, each one family.
+        grid: the cells of the study. sites: the tested sites. subjects: the number of subjects of each site.
+        tables: the table of each group. estimates: for each metric the estimates, by table entry.
+        references: the methods with which all others are compared. why: the reason for each reference.
+        tests: the comparisons of each group. choices: the best methods of each condition. For Holm's correction all
+            comparisons of a condition are one family.
+        site_tests: the comparisons by site, for each group. Those of a group are one family.
+        gaps: the generalisation gaps. payoffs: the gains over local training.
     """
 
     grid: Grid
@@ -182,15 +194,15 @@ class Statistics:
     def at(
         self, group: Group, operator: TestOperator | None, method: str, metric: str = "psnr", site: str = ""
     ) -> Estimate:
-        """An estimate; of a method that the group does not have an empty one."""
+        """An estimate. It is empty if the group does not have the method."""
         return self.estimates[metric].get((group, operator, method, site), Estimate(None))
 
     def overall(self, group: Group) -> TestOperator | None:
-        """What stands for all operators of a group: None, or the only one."""
+        """The key of a group's overall result: None (the mean over all operators), or the only operator."""
         return next(iter(self.tables[group]))
 
     def own_operators(self, group: Group) -> bool:
-        """Whether sites are tested under different operators, each under its own."""
+        """Whether the sites of a group are tested under different operators."""
         tables = [table for operator, table in self.tables[group].items() if operator is not None]
         sites = {frozenset(site for one in table.values() for site in (*one.sites, *one.missing)) for table in tables}
         return len(sites) > 1
@@ -203,10 +215,11 @@ class Statistics:
 def compared(
     group: Group, operator: TestOperator | None, names: tuple[str, str], samples: tuple[Sample, Sample], site: str = ""
 ) -> Comparison:
-    """One sample minus the other over the subjects common to both; without a p-value of too few.
+    """The first sample minus the second, over their common subjects. With too few subjects it has no p-value.
 
     Args:
-        names: of the method and the reference.
+        names: the names of the method and the reference. samples: their samples.
+        site: the site of both samples; empty if they hold all sites.
     """
     one, other = (sample.by_subject() for sample in samples)
     shared = sorted(one.keys() & other.keys())
@@ -218,14 +231,14 @@ def compared(
         return blank
     tested = paired(tuple(value for _, value in found), tuple(site for (site, _), _ in found))
     blank = replace(blank, effect=tested.effect, p=tested.p)
-    if len(found) < len(shared):  # who was scanned at several sites is no independent draw
+    if len(found) < len(shared):  # a person with scans at several sites is not an independent draw
         each = np.array([one[who] - other[who] for who in shared])
         return replace(blank, mean=over_strata(each, [site for site, _ in shared]))
     return replace(blank, mean=tested.mean, low=tested.low, high=tested.high)
 
 
 def people(found: Sequence[tuple[Subject, float]]) -> tuple[tuple[Subject, float], ...]:
-    """One value a person: who was scanned at several sites counts once, with the mean over them."""
+    """One value per person. A person with scans at several sites counts once, with the mean over these sites."""
     by_name: dict[str, list[tuple[str, float]]] = {}
     for (site, name), value in found:
         by_name.setdefault(name, []).append((site, value))
@@ -237,10 +250,10 @@ def people(found: Sequence[tuple[Subject, float]]) -> tuple[tuple[Subject, float
 
 
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
-    """With Holm's correction over all different comparisons of the family that have a p-value.
+    """The comparisons with Holm's correction, over all different comparisons of the family that have a p-value.
 
-    Two of the same differences, or of the same the other way round, are one: a prior stands in the tables of several
-    trainings, and the best is compared with a reference in two tables.
+    Two comparisons with the same differences count as one, also if all signs are opposite: a prior is in the tables of
+    several trainings, and the best method is compared with a reference in two tables.
     """
     raw = {_pair(one): one.p for one in family if one.p is not None}
     adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
@@ -248,5 +261,5 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _pair(one: Comparison) -> tuple[object, ...]:
-    turned = tuple((who, -by) for who, by in one.differences)
-    return one.operator, one.site, frozenset((one.differences, turned))
+    opposite = tuple((who, -by) for who, by in one.differences)
+    return one.operator, one.site, frozenset((one.differences, opposite))

@@ -1,4 +1,4 @@
-"""Scores of subjects by seed, and how they are put together: what is missing is never averaged over."""
+"""Scores of subjects by seed, and the ways to combine them. A mean with a missing part is missing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from fedrecon.sites.scoring.columns import METRICS
 from fedrecon.tune.study.analysis.significance import Array, means_interval, over_strata
 
 Subject = tuple[str, str]
-"""Site and subject. One name at two sites is one person, as the splits of a consortium have it."""
+"""Site and name of a subject. The same name at two sites is the same person, as in the splits of a consortium."""
 Seed = int | None
+"""The seed of a training; None if nothing random was trained."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One method's scores: seeds x subjects of each metric.
+    """The scores of one method: for each metric an array of shape (seeds, subjects).
 
     Attributes:
-        subjects: sorted, of the sites where nothing is missing.
-        missing: the other sites, with the reason.
-        runs: those that the scores are from.
+        seeds: the seeds; None without training.
+        subjects: the sorted subjects of the complete sites.
+        values: the arrays by metric.
+        missing: the sites without complete scores, each with the reason.
+        runs: the runs that made the scores.
     """
 
     seeds: tuple[Seed, ...]
@@ -34,12 +37,12 @@ class Sample:
 
     @property
     def sites(self) -> list[str]:
-        """Those without anything missing."""
+        """The sites with complete scores."""
         return sorted({site for site, _ in self.subjects})
 
     @property
     def reason(self) -> str:
-        """Why something is missing; empty where nothing is."""
+        """The reasons for missing scores; empty if no score is missing."""
         return "; ".join(f"{site}: {why}" for site, why in sorted(self.missing.items()))
 
     def by_subject(self, metric: str = "psnr") -> dict[Subject, float]:
@@ -48,7 +51,7 @@ class Sample:
         return dict(zip(self.subjects, each, strict=True))
 
     def at(self, sites: Iterable[str]) -> Sample:
-        """The part of some sites."""
+        """The sample with only these sites."""
         wanted = set(sites)
         keep = [i for i, (site, _) in enumerate(self.subjects) if site in wanted]
         values = {metric: array[:, keep] for metric, array in self.values.items()}
@@ -57,26 +60,30 @@ class Sample:
 
 
 def absent(site: str, reason: str) -> Sample:
-    """A site without scores."""
+    """A sample of one site that has no scores."""
     return Sample((), (), {metric: np.empty((0, 0)) for metric in METRICS}, {site: reason})
 
 
 def joined(samples: Sequence[Sample]) -> Sample:
-    """Samples of one method at different sites, side by side."""
-    there = [sample for sample in samples if sample.subjects]
+    """One sample of several: the same method at different sites."""
+    present = [sample for sample in samples if sample.subjects]
     missing = {site: why for sample in samples for site, why in sample.missing.items()}
     runs = tuple(sorted({run for sample in samples for run in sample.runs}))
-    if not there:
+    if not present:
         return Sample((), (), {metric: np.empty((0, 0)) for metric in METRICS}, missing, runs)
-    pairs = sorted((who, at, i) for at, sample in enumerate(there) for i, who in enumerate(sample.subjects))
-    values = {metric: np.stack([there[at].values[metric][:, i] for _, at, i in pairs], axis=1) for metric in METRICS}
-    return Sample(there[0].seeds, tuple(who for who, _, _ in pairs), values, missing, runs)
+    pairs = sorted((who, at, i) for at, sample in enumerate(present) for i, who in enumerate(sample.subjects))
+    values = {metric: np.stack([present[at].values[metric][:, i] for _, at, i in pairs], axis=1) for metric in METRICS}
+    return Sample(present[0].seeds, tuple(who for who, _, _ in pairs), values, missing, runs)
 
 
 def averaged(samples: Sequence[Sample]) -> Sample:
-    """The mean of one method's samples, such as one operator each; a site that one of them misses is missing.
+    """The mean of several samples of one method, for example of one sample per operator.
 
-    Of each site over those that are about it: where every site has an operator of its own, that is one.
+    At each site it is the mean over the samples that cover the site: if every site has its own operator, that is one
+    sample. A site is missing if it is missing in one of the samples.
+
+    Raises:
+        ValueError: at one site the samples differ in subjects or seeds.
     """
     own: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -91,7 +98,11 @@ def _average(site: str, samples: Sequence[Sample]) -> Sample:
 
 
 def difference(one: Sample, other: Sample) -> Sample:
-    """One minus other of the same method, of the sites that both are about."""
+    """The first sample minus the second, at the sites that both cover.
+
+    Raises:
+        ValueError: the samples differ in subjects or seeds.
+    """
     shared = {*one.sites, *one.missing} & {*other.sites, *other.missing}
     missing = {site: why for site, why in {**other.missing, **one.missing}.items() if site in shared}
     parts = [sample.at(shared - missing.keys()) for sample in (one, other)]
@@ -107,6 +118,7 @@ def _minus(arrays: Sequence[Array]) -> Array:
 
 
 def _combined(parts: Sequence[Sample], missing: Mapping[str, str], how: Callable[[Sequence[Array]], Array]) -> Sample:
+    """One sample of several that have the same subjects and seeds; ``how`` combines the arrays of one metric."""
     runs = tuple(sorted({run for part in parts for run in part.runs}))
     if not parts[0].subjects:
         return Sample((), (), {metric: np.empty((0, 0)) for metric in METRICS}, missing, runs)
@@ -118,14 +130,17 @@ def _combined(parts: Sequence[Sample], missing: Mapping[str, str], how: Callable
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with what is known about it; all None where something is missing, for the reason given.
+    """A mean with its spread and its interval. If scores are missing, there is only ``n`` and the reason.
 
     Attributes:
-        mean: over sites of the means over their subjects of the means over seeds.
-        seeds: standard deviation of the seeds' means; None of one seed.
-        subjects: standard deviation over all subjects of their means over seeds.
-        low, high: 95 % bootstrap interval over subjects; None of too few.
-        n: subjects, each counted once.
+        mean: the mean over sites. The value of a site is the mean over its subjects, that of a subject the mean over
+            seeds.
+        seeds: the standard deviation of the seeds' means; None with one seed.
+        subjects: the standard deviation over all subjects of their means over seeds; None with one subject.
+        low, high: the 95 % bootstrap interval over subjects; None with too few subjects, or if a person was scanned at
+            several sites.
+        n: the number of subjects; each person counts once.
+        reason: the reason why the mean is missing.
     """
 
     mean: float | None
@@ -138,14 +153,14 @@ class Estimate:
 
 
 def estimate(sample: Sample, metric: str = "psnr") -> Estimate:
-    """The mean over sites, unweighted, so that a hospital with many patients counts as one."""
+    """The estimate of a metric. The mean over sites is unweighted: a hospital with many patients counts as one."""
     if sample.missing or not sample.subjects:
         return Estimate(None, n=len(sample.subjects), reason=sample.reason or "not run")
     strata = tuple(site for site, _ in sample.subjects)
     each = sample.values[metric].mean(axis=0)
     of_seeds = [over_strata(row, strata) for row in sample.values[metric]]
-    people = len({name for _, name in sample.subjects})
-    once = people == len(each)  # who was scanned at several sites is no independent draw
+    n_people = len({name for _, name in sample.subjects})
+    once = n_people == len(each)  # a person with scans at several sites is not an independent draw
     low, high = (means_interval(tuple(each.tolist()), strata) if once else None) or (None, None)
     return Estimate(
         over_strata(each, strata),
@@ -153,5 +168,5 @@ def estimate(sample: Sample, metric: str = "psnr") -> Estimate:
         float(np.std(each, ddof=1)) if len(each) > 1 else None,
         low,
         high,
-        people,
+        n_people,
     )

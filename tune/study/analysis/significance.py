@@ -1,4 +1,4 @@
-"""The arithmetic of a study's claims: bootstrap, signed ranks, Holm. The unit is always a subject."""
+"""The arithmetic of a study's tests: bootstrap, signed ranks, Holm's correction. The unit is always a subject."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MIN_SUBJECTS = 8
-"""Fewer allow no claim: with 6 a two-sided test of signed ranks can just reach .05, with Holm's correction never."""
+"""The smallest number of subjects for a p-value or an interval.
+
+With 6 subjects a two-sided signed-rank test can just reach .05; with Holm's correction it never can.
+"""
 MIN_AT_A_SITE = 4
-"""Fewer of a site and the bootstrap of a mean over sites, which draws within sites, is far too narrow."""
+"""The smallest number of subjects at each site for an interval of a mean over sites.
+
+The bootstrap draws within sites. With fewer subjects at a site its interval is far too narrow.
+"""
 RESAMPLES = 2000
+"""The number of bootstrap resamples."""
 ALPHA = 0.05
+"""The significance level, after Holm's correction."""
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's correction of p-values, in their order."""
+    """The p-values after Holm's correction, in the given order."""
     order = sorted(range(len(values)), key=lambda i: (values[i], i))
     corrected, floor = [1.0] * len(values), 0.0
     for rank, i in enumerate(order):
@@ -30,18 +38,18 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def rank_biserial(differences: Array) -> float:
-    """Matched-pairs rank-biserial correlation: 1 where all differences are positive, 0 without any difference."""
+    """Matched-pairs rank-biserial correlation: 1 if all differences are positive, 0 if all are zero."""
     from scipy.stats import rankdata
 
-    there = differences[differences != 0]
-    if not there.size:
+    nonzero = differences[differences != 0]
+    if not nonzero.size:
         return 0.0
-    ranks = rankdata(np.abs(there))
-    return float((ranks[there > 0].sum() - ranks[there < 0].sum()) / ranks.sum())
+    ranks = rankdata(np.abs(nonzero))
+    return float((ranks[nonzero > 0].sum() - ranks[nonzero < 0].sum()) / ranks.sum())
 
 
 def signed_rank(differences: Array) -> float:
-    """The p-value of Wilcoxon's signed-rank test, two-sided; 1 without any difference."""
+    """The p-value of Wilcoxon's signed-rank test, two-sided; 1 if all differences are zero."""
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
@@ -49,7 +57,13 @@ def signed_rank(differences: Array) -> float:
 
 @dataclass(frozen=True)
 class Paired:
-    """What differences of subjects say; None where subjects are too few for a claim."""
+    """The result of a paired test over subjects.
+
+    Attributes:
+        mean: the unweighted mean over strata of their mean differences. effect: the rank-biserial correlation.
+        low, high: the 95 % interval of the mean; None with too few subjects.
+        p: the p-value of the signed-rank test; None with too few subjects.
+    """
 
     mean: float
     effect: float
@@ -60,7 +74,7 @@ class Paired:
 
 @cache
 def paired(differences: tuple[float, ...], strata: tuple[str, ...]) -> Paired:
-    """Mean over strata, effect and test of paired differences; the same pairs come again in many tables."""
+    """Mean, effect size and test of paired differences. Results are cached: many tables have the same pairs."""
     values = np.array(differences)
     low, high = means_interval(differences, strata) or (None, None)
     p = signed_rank(values) if len(values) >= MIN_SUBJECTS else None
@@ -69,9 +83,9 @@ def paired(differences: tuple[float, ...], strata: tuple[str, ...]) -> Paired:
 
 @cache
 def means_interval(scores: tuple[float, ...], strata: tuple[str, ...]) -> tuple[float, float] | None:
-    """95 % percentile interval of the unweighted mean over strata of their means, subjects drawn within them.
+    """The 95 % percentile bootstrap interval of the unweighted mean over strata. Subjects are drawn within strata.
 
-    None where there are too few subjects for it: :data:`MIN_SUBJECTS` in all, :data:`MIN_AT_A_SITE` in a stratum.
+    None with too few subjects: fewer than :data:`MIN_SUBJECTS` in all, or :data:`MIN_AT_A_SITE` in a stratum.
     """
     groups, values = _strata(strata), np.array(scores)
     if len(scores) < MIN_SUBJECTS or min(map(len, groups)) < MIN_AT_A_SITE:
@@ -81,7 +95,7 @@ def means_interval(scores: tuple[float, ...], strata: tuple[str, ...]) -> tuple[
 
 
 def over_strata(values: Array, strata: Sequence[str]) -> float:
-    """The unweighted mean over strata of the means over their values."""
+    """The unweighted mean over strata of their means."""
     return float(np.mean([values[own].mean() for own in _strata(strata)]))
 
 
@@ -92,7 +106,7 @@ def _strata(strata: Sequence[str]) -> list[list[int]]:
 def _percentiles(drawn: Array) -> tuple[float, float]:
     ordered = np.sort(drawn)
 
-    def at(share: float) -> float:  # as np.percentile does, which takes ten times as long
+    def at(share: float) -> float:  # the same result as np.percentile, in a tenth of the time
         below, rest = divmod(share * (len(ordered) - 1), 1)
         return float(ordered[int(below)] * (1 - rest) + ordered[int(below) + 1] * rest)
 
@@ -101,13 +115,13 @@ def _percentiles(drawn: Array) -> tuple[float, float]:
 
 @cache
 def _draws(n: int, stream: int) -> NDArray[np.int64]:
-    """Which of n subjects are drawn, one row a resample: the same in every report."""
+    """The indices of the drawn subjects, of shape (resamples, n). They are the same in every report."""
     return np.random.default_rng([n, stream]).integers(n, size=(RESAMPLES, n))
 
 
 @cache
 def _shares(n: int, stream: int) -> Array:
-    """How often each of n subjects is drawn, as a share: a mean of resamples is then a product of matrices."""
+    """The share of each subject in each resample, of shape (resamples, n). Means are then one matrix product."""
     rows = np.repeat(np.arange(RESAMPLES), n)
     counts = np.bincount(rows * n + _draws(n, stream).ravel(), minlength=RESAMPLES * n)
     return counts.reshape(RESAMPLES, n) / n

@@ -1,4 +1,4 @@
-"""Bars and curves of differences: what is lost outside of the training, and what training together is worth."""
+"""Bar charts and curves of differences: generalisation gaps, and gains over local training."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ Bars = Mapping[str, Estimate]
 
 
 def gaps(findings: Findings, statistics: Statistics) -> Figure | None:
-    """What every method loses, a panel for each comparison."""
+    """The generalisation gap of every trained method, with one panel for each comparison."""
     panels: dict[str, Bars] = {}
     for what, compared in dict.fromkeys((gap.what, gap.compared) for gap in statistics.gaps):
         own = {gap.method: gap for gap in statistics.gaps if (gap.what, gap.compared) == (what, compared)}
         names = [method.name for method in findings.methods if method.trains and method.name in own]
         panels[compared] = {findings.label(name): own[name].overall for name in names}
-    words = "PSNR where the training fits, less where it does not, of the same subjects, with their 95 % interval. "
-    return _figure("What is lost outside of the training", words + "To the right: lost.", panels, "dB lost")
+    subtitle = "PSNR where the training fits, less where it does not, of the same subjects, with their 95 % interval. "
+    return _figure("What is lost outside of the training", subtitle + "To the right: lost.", panels, "dB lost")
 
 
 def gains(findings: Findings, statistics: Statistics) -> Figure | None:
-    """Each trained method against local training, a panel a group."""
+    """The gain of each trained method over local training, with one panel for each group."""
     panels: dict[str, dict[str, Estimate]] = defaultdict(dict)
     several = len({pay.alone for pay in statistics.payoffs}) > 1
     for pay in statistics.payoffs:
         title = str(pay.group) + (f", against {pay.alone}" if several else "")
         panels[title][findings.label(pay.method)] = next(iter(pay.mean.values()))
-    words = "Mean PSNR less that of each site's own network, of the same subjects, with a 95 % interval over subjects."
-    return _figure("Does federation pay?", words, panels, "dB gained over local training")
+    subtitle = (
+        "Mean PSNR less that of each site's own network, of the same subjects, with a 95 % interval over subjects."
+    )
+    return _figure("Does federation pay?", subtitle, panels, "dB gained over local training")
 
 
-def _figure(title: str, words: str, panels: Mapping[str, Bars], unit: str) -> Figure | None:
+def _figure(title: str, subtitle: str, panels: Mapping[str, Bars], unit: str) -> Figure | None:
     panels = {name: bars for name, bars in panels.items() if any(bar.mean is not None for bar in bars.values())}
     if not panels:
         return None
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
     most = max(map(len, panels.values()))
-    figure = canvas(title, words, 1.1 + lines * (1.0 + 0.29 * most))
+    figure = canvas(title, subtitle, 1.1 + lines * (1.0 + 0.29 * most))
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
     for ax in list(grid.flat)[len(panels) :]:
         ax.set_visible(False)
@@ -65,10 +67,10 @@ def _figure(title: str, words: str, panels: Mapping[str, Bars], unit: str) -> Fi
 def _bars(ax: Axes, bars: Bars, names: bool) -> None:
     for y, bar in enumerate(bars.values()):
         if bar.mean is None:
-            words = "\n".join(textwrap.wrap(bar.reason or "not run", 44, max_lines=2, placeholder=" …"))
+            text = "\n".join(textwrap.wrap(bar.reason or "not run", 44, max_lines=2, placeholder=" …"))
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
             where: Any = {"transform": ax.get_yaxis_transform(), "va": "center"}
-            ax.text(0.02, y, plain(words), fontsize=7.5, color=FAINT, bbox=box, zorder=3, **where)
+            ax.text(0.02, y, plain(text), fontsize=7.5, color=FAINT, bbox=box, zorder=3, **where)
             continue
         ax.barh(y, bar.mean, 0.62, color=COLOURS[0] if bar.mean > 0 else COLOURS[1])
         if bar.low is not None and bar.high is not None:
@@ -90,7 +92,7 @@ def against_slices(findings: Findings, statistics: Statistics) -> Figure | None:
 
 
 def _curves(findings: Findings, payoffs: Sequence[Payoff], x: str, unit: str, other: tuple[str, str]) -> Figure | None:
-    """Payoffs against one of their attributes; a panel for each value of the other one."""
+    """Curves of the gain against the attribute ``x`` of the payoffs, with one panel for each value of the other one."""
     several = len({round(float(getattr(pay, other[0])), 1) for pay in payoffs}) > 1
     panels: dict[str, dict[str, dict[float, Estimate]]] = defaultdict(lambda: defaultdict(dict))
     for pay in payoffs:
@@ -105,8 +107,8 @@ def _curves(findings: Findings, payoffs: Sequence[Payoff], x: str, unit: str, ot
         return None
     columns = min(len(drawn), 3)
     lines = -(-len(drawn) // columns)
-    words = "Mean PSNR less that of each site's own network; bands: 95 % interval over subjects."
-    figure = canvas(f"Does federation pay? Against {unit}", words, 1.0 + 3.6 * lines)
+    subtitle = "Mean PSNR less that of each site's own network; bands: 95 % interval over subjects."
+    figure = canvas(f"Does federation pay? Against {unit}", subtitle, 1.0 + 3.6 * lines)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for ax in list(grid.flat)[len(drawn) :]:
         ax.set_visible(False)
@@ -132,7 +134,7 @@ def _line(ax: Axes, points: Mapping[float, Estimate], look: tuple[str, str]) -> 
 
 
 def band(ax: Axes, x: Sequence[float], points: Sequence[Estimate], look: tuple[str, str, str]) -> None:
-    """A line with its intervals as a band; it breaks where a point is missing."""
+    """Draws a line with its intervals as a band. The line has a gap where a point is missing."""
     nan, (colour, marker, ls) = float("nan"), look
     mean, low, high = (
         [nan if value is None else value for value in side]
@@ -143,7 +145,7 @@ def band(ax: Axes, x: Sequence[float], points: Sequence[Estimate], look: tuple[s
 
 
 def legend(figure: Figure, findings: Findings, names: Sequence[str]) -> None:
-    """The methods beside the axes, with their marks."""
+    """Draws the legend beside the axes: the methods with their marks."""
     from matplotlib.lines import Line2D
 
     order = [method.name for method in findings.methods]
@@ -158,5 +160,5 @@ def legend(figure: Figure, findings: Findings, names: Sequence[str]) -> None:
 
 
 def dash(findings: Findings, name: str) -> str:
-    """Methods without training are dashed: colours come again."""
+    """The line style of a method. Methods without training are dashed, because colours are used several times."""
     return "-" if findings.method(name).trains else "--"

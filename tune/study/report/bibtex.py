@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def bibtex(paper: str, number: int) -> str:
-    """A citation that is no BibTeX entry as one."""
+    """A work as a BibTeX entry. Plain text becomes an ``@misc`` entry with this number in its key."""
     return paper if _is_entry(paper) else f"@misc{{fedrecon{number},\n  note = {{{paper}}}\n}}"
 
 
 def cited(paper: str) -> str:
-    """A work in a line: plain text as it is, of an entry its key and title."""
+    """A work in one line: title and key of a BibTeX entry; plain text is not changed."""
     if not _is_entry(paper):
         return paper
     key = re.search(r"@\w+\s*\{\s*([^,\s]+)", paper)

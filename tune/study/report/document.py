@@ -1,4 +1,4 @@
-"""A report as parts that Markdown, HTML and LaTeX are made from: one content, three ways to write it."""
+"""The parts of a report. Markdown, HTML and LaTeX are written from the same parts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Value:
     """One cell of a table.
 
     Attributes:
-        small: what stands below the number, such as its interval. key: what it is sorted by.
-        title: what is seen when it is pointed at.
+        text: the number or text. small: text below it, such as an interval; "; " separates lines.
+        key: the sort key. title: the tooltip. bold: whether the text is bold.
     """
 
     text: str
@@ -24,11 +24,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, and for each row the runs that it is from.
+    """A table, and for each row the runs behind it.
 
     Attributes:
-        name: of its LaTeX file; empty where it has none.
-        numeric: how many of the last columns are numbers. folded: shown on demand.
+        name: the name of the LaTeX file, without suffix; empty if the table has no file.
+        numeric: the number of columns with numbers; they are the last ones.
+        note: text below the table. runs: the runs of each row.
+        folded: whether the table is shown only on demand.
     """
 
     title: str
@@ -42,8 +44,13 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Words:
-    """A paragraph, or with ``points`` a list; ``short`` is what a reader sees first, ``folded`` shown on demand."""
+class Text:
+    """A paragraph, or a list with a title.
+
+    Attributes:
+        text: the paragraph, or the title of the list. points: the items of the list.
+        short: whether the page highlights the list. folded: whether the list is shown only on demand.
+    """
 
     text: str = ""
     points: Sequence[str] = ()
@@ -53,7 +60,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure by its name, or a panel, and the runs that it is from."""
+    """A figure or a panel: its file name without suffix, its caption, its PNG and the runs behind it."""
 
     name: str
     caption: str
@@ -63,19 +70,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Code:
-    """Text to copy, shown on demand."""
+    """Text to copy, shown on demand. Its ``language`` is that of the Markdown code block."""
 
     title: str
     text: str
     language: str = ""
 
 
-Part = Table | Words | Picture | Code
+Part = Table | Text | Picture | Code
 
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter."""
+    """A section of a report: its title and its parts."""
 
     title: str
     parts: Sequence[Part] = field(default_factory=tuple)
@@ -83,7 +90,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. ``facts`` stand below its title."""
+    """A whole report. Its ``facts`` are shown below the title, by label."""
 
     title: str
     facts: Mapping[str, str]
@@ -91,17 +98,17 @@ class Document:
 
 
 def plain(text: str) -> Value:
-    """A cell of words."""
+    """A cell with text."""
     return Value(text, key=text)
 
 
 def number(value: float | None, shown: str) -> Value:
-    """A cell of a number; ``shown`` is a format such as ``.2f``."""
+    """A cell with a number, or with a dash for None. ``shown`` is a format such as ``.2f``."""
     return Value("–") if value is None else Value(signed(value, shown), key=f"{value:.9g}")
 
 
 def signed(value: float, shown: str) -> str:
-    """With a real minus, and never a minus zero."""
+    """A number as text, with the typographic minus sign. Zero has no minus sign."""
     text = format(value, shown)
     if float(text) == 0:
         text = text.replace("-", "+" if "+" in shown else "")
@@ -109,7 +116,7 @@ def signed(value: float, shown: str) -> str:
 
 
 def runs(whole: Document) -> list[str]:
-    """All runs that any table or figure is from, sorted: these name them by their place here."""
+    """All runs behind the tables and figures, sorted. A report numbers the runs in this order."""
     parts = [part for section in whole.sections for part in section.parts]
     own = [row for part in parts if isinstance(part, Table) for row in part.runs]
     own += [part.runs for part in parts if isinstance(part, Picture)]
@@ -120,7 +127,7 @@ def grid(table: Table, links: Callable[[Sequence[str]], str] | None = None) -> s
     """A table in Markdown.
 
     Args:
-        links: those to a row's runs; they are its last column.
+        links: a function that writes the links to the runs of a row, for the last column; None adds no such column.
     """
     linked = links if table.runs else None
     rule = ["---"] * (len(table.header) - table.numeric) + ["--:"] * table.numeric
@@ -136,5 +143,5 @@ def _cell(value: Value) -> str:
 
 
 def flat(text: str) -> str:
-    """One line of Markdown that neither ends a cell nor opens a tag."""
+    """Text as one line of Markdown. It is escaped: it does not end a table cell or open an HTML tag."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*")

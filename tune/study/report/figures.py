@@ -1,4 +1,4 @@
-"""The pictures of a study as small PNGs: maps, curves, boxes and bars, each where it makes sense."""
+"""The figures of a study as small PNGs: maps, curves, boxes and bars. A figure that would show nothing is left out."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ BARS = {
     "gains-slices": bars.against_slices,
 }
 BUDGET = 900_000
-"""Bytes of all figures: boxes of further conditions are left out where they would be more."""
+"""A size in bytes. When all figures together (without the panels) reach it, no more box plots are added."""
 _COLUMNS = 4
 
 
 def draw(findings: Findings, statistics: Statistics) -> list[Picture]:
-    """All pictures in the report's order, with the panels; the same findings give the same bytes."""
+    """Draws all figures in the report's order; the panels come last. The same findings give the same bytes."""
     everything = sorted({run for one in statistics.grid.cells.values() for run in one.runs})
     trained = sorted({row.run_id for row in findings.scores if findings.method(row.method).trains})
     drawn: list[tuple[str, str, Sequence[str], Figure | None]] = [
         ("map-sites", CAPTIONS["map-sites"], everything, heat.sites(findings, statistics)),
         ("map-operators", CAPTIONS["map-operators"], everything, heat.operators(findings, statistics)),
     ]
-    for at, (words, groups) in enumerate(_alike(statistics), 1):
+    for at, (title, groups) in enumerate(_alike(statistics), 1):
         runs = sorted({run for group in groups for run in group_runs(statistics, group)})
         drawn.append(
-            (f"curve-{at}", f"{CAPTIONS['curve']} {words}.", runs, _curve(findings, statistics, words, groups))
+            (f"curve-{at}", f"{CAPTIONS['curve']} {title}.", runs, _curve(findings, statistics, title, groups))
         )
     for name, draws in BARS.items():
         drawn.append((name, CAPTIONS[name], trained, draws(findings, statistics)))
     found = [
-        Picture(name, words, _small(png(figure)), runs) for name, words, runs, figure in drawn if figure is not None
+        Picture(name, caption, _small(png(figure)), runs) for name, caption, runs, figure in drawn if figure is not None
     ]
     for at, group in enumerate(statistics.tables, 1):
         if sum(len(one.png) for one in found) < BUDGET:
             boxes = _small(png(_boxes(findings, statistics, group)))
-            words = f"{CAPTIONS['box']} {str(group)[0].upper()}{str(group)[1:]}."
-            found.append(Picture(f"box-{at}", words, boxes, group_runs(statistics, group)))
+            caption = f"{CAPTIONS['box']} {str(group)[0].upper()}{str(group)[1:]}."
+            found.append(Picture(f"box-{at}", caption, boxes, group_runs(statistics, group)))
     return found + [
         Picture(f"panel-{at}", f"{panel.title}. {panel.caption}", panel.png, panel.runs)
         for at, panel in enumerate(findings.panels, 1)
@@ -73,13 +73,13 @@ def draw(findings: Findings, statistics: Statistics) -> list[Picture]:
 
 
 def group_runs(statistics: Statistics, group: Group) -> list[str]:
-    """All runs behind a group's table."""
+    """All runs behind the table of a group."""
     tables = statistics.tables[group].values()
     return sorted({run for samples in tables for sample in samples.values() for run in sample.runs})
 
 
 def _small(picture: bytes) -> bytes:
-    """With a palette: a third of the bytes."""
+    """The PNG with a colour palette. It needs a third of the bytes of a PNG without one."""
     from PIL import Image
 
     known = Image.new("P", (1, 1))
@@ -91,7 +91,10 @@ def _small(picture: bytes) -> bytes:
 
 
 def _palette() -> list[int]:
-    """All colours that the pictures use on their way to white, and the map's: what is chosen by area loses the rare."""
+    """The palette: shades of all colours of the figures, and the colours of the maps.
+
+    It is fixed, because a palette that is chosen by area loses rare colours.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 
@@ -102,17 +105,17 @@ def _palette() -> list[int]:
 
 
 def marks(findings: Findings) -> str:
-    """What the marks behind names mean, of those that are there."""
+    """The meaning of the marks behind the methods' names, as text. Only marks that occur are explained."""
     labels = "".join(method.label for method in findings.methods)
-    statistics = [words for mark, words in MARKS.items() if mark in labels]
-    return f" {'; '.join(statistics)}." if statistics else ""
+    meanings = [meaning for mark, meaning in MARKS.items() if mark in labels]
+    return f" {'; '.join(meanings)}." if meanings else ""
 
 
 # --- score against acceleration ---
 
 
 def _alike(statistics: Statistics) -> list[tuple[str, list[Group]]]:
-    """Groups that share a figure: those that differ in noise alone."""
+    """The groups of each figure of curves, with its title. The groups of one figure differ only in noise."""
     found: dict[tuple[object, ...], list[Group]] = {}
     for group in statistics.tables:
         found.setdefault((group.kind, group.trained_with, group.seen), []).append(group)
@@ -122,7 +125,7 @@ def _alike(statistics: Statistics) -> list[tuple[str, list[Group]]]:
     ]
 
 
-def _curve(findings: Findings, statistics: Statistics, words: str, groups: Sequence[Group]) -> Figure | None:
+def _curve(findings: Findings, statistics: Statistics, title: str, groups: Sequence[Group]) -> Figure | None:
     panels: dict[str, tuple[Group, list[TestOperator]]] = {}
     for group in groups:
         for mask in dict.fromkeys(operator.mask for operator in statistics.operators(group)):
@@ -134,18 +137,18 @@ def _curve(findings: Findings, statistics: Statistics, words: str, groups: Seque
         return None
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
-    text = f"PSNR. {words}. Mean over sites; bands: 95 % interval over subjects.{marks(findings)}"
+    text = f"PSNR. {title}. Mean over sites; bands: 95 % interval over subjects.{marks(findings)}"
     figure = canvas("PSNR against acceleration", text, 1.0 + 3.9 * lines)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for ax in list(grid.flat)[len(panels) :]:
         ax.set_visible(False)
     order = [method.name for method in findings.methods]
-    there = sorted(
+    methods = sorted(
         {name for group in groups for name in statistics.tables[group][statistics.overall(group)]}, key=order.index
     )
     for ax, (name, (group, own)) in zip(grid.flat, panels.items(), strict=False):
         tidy(ax)
-        for method in there:
+        for method in methods:
             x = [operator.acceleration for operator in own]
             look = (*style(order.index(method)), bars.dash(findings, method))
             bars.band(ax, x, [statistics.at(group, operator, method) for operator in own], look)
@@ -154,7 +157,7 @@ def _curve(findings: Findings, statistics: Statistics, words: str, groups: Seque
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set_xlabel("acceleration" if " R=" in str(own[0]) else "scale")
     grid[0, 0].set_ylabel("PSNR (dB)")
-    legend(figure, findings, there)
+    legend(figure, findings, methods)
     return figure
 
 
@@ -168,8 +171,8 @@ def _boxes(findings: Findings, statistics: Statistics, group: Group) -> Figure:
     lines = -(-len(operators) // columns)
     many = any(len(one.subjects) >= MIN_SUBJECTS for one in statistics.tables[group][operators[0]].values())
     median = "A box holds the middle half, its bar is the median." if many else "Too few subjects for boxes."
-    words = f"PSNR of each subject, mean over seeds, {group}. {median}{marks(findings)}"
-    figure = canvas("Subjects", words, 1.2 + lines * (0.65 + 0.27 * max(len(names), 3)))
+    subtitle = f"PSNR of each subject, mean over seeds, {group}. {median}{marks(findings)}"
+    figure = canvas("Subjects", subtitle, 1.2 + lines * (0.65 + 0.27 * max(len(names), 3)))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True, sharex=True)
     for ax in list(grid.flat)[len(operators) :]:
         ax.set_visible(False)
@@ -179,9 +182,9 @@ def _boxes(findings: Findings, statistics: Statistics, group: Group) -> Figure:
             sample = statistics.tables[group][operator][name]
             _box(ax, y, statistics, sample.by_subject())
             if sample.missing:
-                words = f"without {', '.join(sorted(sample.missing))} " if sample.subjects else "missing "
+                text = f"without {', '.join(sorted(sample.missing))} " if sample.subjects else "missing "
                 ax.text(
-                    1, y, words, transform=ax.get_yaxis_transform(), va="center", ha="right", fontsize=7.5, color=FAINT
+                    1, y, text, transform=ax.get_yaxis_transform(), va="center", ha="right", fontsize=7.5, color=FAINT
                 )
         ax.set_yticks(range(len(names)), [plain(shortened(findings.label(name), 24)) for name in names])
         ax.set_ylim(len(names) - 0.4, -0.6)

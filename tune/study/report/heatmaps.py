@@ -1,4 +1,4 @@
-"""Maps of scores: what trained against where it is tested, one panel a method."""
+"""Heat maps of scores, one panel per method: training against test, by site or by operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tile:
-    """One score of a map: ``value`` None is missing; ``framed`` was not seen in training."""
+    """One score of a map.
+
+    Attributes:
+        value: the score; None if it is missing.
+        framed: whether the tile has a frame. The frame means that training did not include the tested site or operator.
+    """
 
     value: float | None
     framed: bool = False
@@ -30,7 +35,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Map:
-    """The tiles of one panel by (row, column); a pair that nobody planned has none."""
+    """The tiles of one panel, by (row, column). A pair that is not planned has no tile."""
 
     title: str
     rows: Sequence[str]
@@ -39,25 +44,25 @@ class Map:
 
 
 def sites(findings: Findings, statistics: Statistics) -> Figure | None:
-    """Sites that trained against the tested site."""
+    """The map of training sites (rows) against tested sites (columns); None if a table shows the same."""
     grid = statistics.grid
     trained = sorted({cell.trained_on for cell in grid.cells} - {UNTRAINED}, key=lambda one: (one != "all", one))
-    if len(trained) < 2 or len(grid.sites) < 2:  # one row says no more than the tables by site
+    if len(trained) < 2 or len(grid.sites) < 2:  # the tables by site already show one row
         return None
     maps = [
         Map(method.label, trained, grid.sites, _tiles(grid, {one: (method.name, one) for one in trained}))
         for method in findings.methods
         if method.trains
     ]
-    if plain_ones := {method.label: (method.name, UNTRAINED) for method in findings.methods if not method.trains}:
-        maps.append(Map("without training", list(plain_ones), grid.sites, _tiles(grid, plain_ones)))
+    if untrained := {method.label: (method.name, UNTRAINED) for method in findings.methods if not method.trains}:
+        maps.append(Map("without training", list(untrained), grid.sites, _tiles(grid, untrained)))
     n = len({(cell.operator, cell.noise) for cell in grid.cells})
     levels = len({cell.noise for cell in grid.cells}) > 1
     over = f"the mean over {n} test operators{' and noise levels' * levels}" if n > 1 else "one test operator"
-    told_of = (
+    subtitle = (
         f"PSNR (dB), {over}. Rows: what trained; columns: where it is tested. Framed: the tested site did not train."
     )
-    return _figure("Trained here, tested there", told_of, maps)
+    return _figure("Trained here, tested there", subtitle, maps)
 
 
 def _tiles(grid: Grid, rows: Mapping[str, tuple[str, str]]) -> dict[tuple[str, str], Tile]:
@@ -79,7 +84,10 @@ def _scheme(cell: Cell) -> tuple[str, TestOperator, float]:
 
 
 def operators(findings: Findings, statistics: Statistics) -> Figure | None:
-    """The training's operator against the tested one, of the first kind of training."""
+    """The map of training operators (rows) against test operators (columns), for the first kind of training.
+
+    It is None if this kind of training used fewer than two operators.
+    """
     first = next(iter(statistics.tables))
     groups = [
         one for one in statistics.tables if (one.kind, one.noise, one.seen) == (first.kind, first.noise, first.seen)
@@ -93,25 +101,27 @@ def operators(findings: Findings, statistics: Statistics) -> Figure | None:
         if cell.trained_with and statistics.grid.seen_operator(cell)
     }
     names, rows = list(map(str, columns)), [group.trained_with for group in groups]
-    there = [
+    shown = [
         one
         for one in findings.methods
         if any(one.name in statistics.tables[at][statistics.overall(at)] for at in groups)
     ]
     maps = [
         Map(method.label, rows, names, _of_groups(statistics, method.name, groups, columns, own))
-        for method in there
+        for method in shown
         if method.name in statistics.grid.trained_under_operators
     ]
-    if others := [method for method in there if method.name not in statistics.grid.trained_under_operators]:
+    if others := [method for method in shown if method.name not in statistics.grid.trained_under_operators]:
         tiles = {
             (method.label, column): replace(tile, framed=False)
             for method in others
             for (_, column), tile in _of_groups(statistics, method.name, groups[:1], columns, own).items()
         }
         maps.append(Map("trained with no operator", [method.label for method in others], names, tiles))
-    words = f"PSNR (dB), mean over sites, {first.where}. Rows: what was trained with; columns: what is tested. "
-    return _figure("Trained with this, tested with that", words + "Framed: another operator than the training's.", maps)
+    subtitle = f"PSNR (dB), mean over sites, {first.where}. Rows: what was trained with; columns: what is tested. "
+    return _figure(
+        "Trained with this, tested with that", subtitle + "Framed: another operator than the training's.", maps
+    )
 
 
 def _of_groups(
@@ -151,8 +161,8 @@ def _figure(title: str, subtitle: str, maps: Sequence[Map]) -> Figure | None:
     colours = _colours(min(values), max(values))
     for at, (ax, one) in enumerate(zip(axes, maps, strict=False)):
         _draw(ax, one, colours)
-        names_there = at % columns == 0 or one.rows != maps[at - 1].rows
-        ax.set_yticks(range(len(one.rows)), [plain(row, 22) for row in one.rows] if names_there else [])
+        has_names = at % columns == 0 or one.rows != maps[at - 1].rows
+        ax.set_yticks(range(len(one.rows)), [plain(row, 22) for row in one.rows] if has_names else [])
         _columns(ax, one, wide, at < columns)
     for ax in axes[len(maps) :]:
         ax.set_visible(False)
@@ -190,7 +200,7 @@ def _draw(ax: Axes, one: Map, colours: ScalarMappable) -> None:
 
 
 def _columns(ax: Axes, one: Map, wide: bool, first: bool) -> None:
-    """Names of many columns stand aslant, above the first line of panels alone."""
+    """Writes the column names. Wide names are slanted, and only the first row of panels has them."""
     labels = [plain(column, 24) for column in one.columns]
     if not wide:
         ax.set_xticks(range(len(labels)), labels)

@@ -12,7 +12,7 @@ from fedrecon.tune.study.report.sections import document
 
 
 def page(findings: Findings, statistics: Statistics, figures: Sequence[Picture]) -> str:
-    """The report as HTML; everything that comes from the study is escaped."""
+    """The report as HTML. All text from the study is escaped."""
     from jinja2 import Environment
 
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
@@ -24,7 +24,7 @@ def page(findings: Findings, statistics: Statistics, figures: Sequence[Picture])
 
 
 def _safe(findings: Findings) -> Callable[[str], str]:
-    """Addresses of runs; what is no address of the web is not linked to."""
+    """A function that gives the address of a run. Without an http or https address the link leads nowhere (``#``)."""
 
     def address(run_id: str) -> str:
         found = findings.run_url(run_id)
@@ -36,7 +36,7 @@ def _safe(findings: Findings) -> Callable[[str], str]:
 def _kind(part: Part) -> str:
     if isinstance(part, Table):
         return "table"
-    return "picture" if isinstance(part, Picture) else "code" if isinstance(part, Code) else "words"
+    return "picture" if isinstance(part, Picture) else "code" if isinstance(part, Code) else "text"
 
 
 def _embedded(png: bytes) -> str:
@@ -130,7 +130,7 @@ pre { background: var(--card); border-radius: 8px; padding: 12px; overflow: auto
 {% for section in whole.sections %}
 <h2 id="part-{{ loop.index }}">{{ section.title }}</h2>
 {% for part in section.parts %}
-{% if kind(part) == "words" %}
+{% if kind(part) == "text" %}
 {% if part.folded %}
 <details><summary>{{ part.text }}</summary>
 {% elif part.text %}

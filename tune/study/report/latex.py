@@ -26,14 +26,14 @@ _ESCAPED = {
 
 
 def tables(findings: Findings, statistics: Statistics) -> dict[str, str]:
-    """LaTeX by file name; each needs booktabs and graphicx alone."""
+    """The LaTeX tables by file name. They need only the packages booktabs and graphicx."""
     return {
         f"{table.name}.tex": latex(table) for table in all_tables(findings, statistics) if table.name and table.rows
     }
 
 
 def latex(table: Table) -> str:
-    """One table; wide ones shrink to the line."""
+    """One table as LaTeX. A table with more than six columns is scaled to the width of the line."""
     columns = "l" * (len(table.header) - table.numeric) + "r" * table.numeric
     wide = len(table.header) > 6
     lines = [" & ".join(map(_value, row)) + r" \\" for row in table.rows]
@@ -46,8 +46,8 @@ def latex(table: Table) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    there = "".join(value.text for row in table.rows for value in row)
-    marks = [words for mark, words in MARKS.items() if mark in there]
+    texts = "".join(value.text for row in table.rows for value in row)
+    marks = [meaning for mark, meaning in MARKS.items() if mark in texts]
     caption = escaped(". ".join(one.rstrip(".") for one in (table.title, table.note, *marks) if one) + ".")
     before, after = ([r"\resizebox{\linewidth}{!}{%"], ["}"]) if wide else ([], [])
     label = rf"\label{{tab:{table.name}}}"
@@ -56,12 +56,12 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Words as LaTeX shows them."""
+    """Text with the special characters of LaTeX escaped."""
     return "".join(_ESCAPED.get(one, one) for one in text.replace("\n", " "))
 
 
 def _value(value: Value) -> str:
-    """A number with what is known about it below."""
+    """A cell as LaTeX: the text, with the small text on the lines below."""
     text = rf"\textbf{{{escaped(value.text)}}}" if value.bold else escaped(value.text)
     below = [rf"\\ \scriptsize {escaped(line)}" for line in value.small.split("; ") if line]
     return rf"\shortstack[r]{{{text}{''.join(below)}}}" if below else text

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from fedrecon.tune.study.analysis.inputs import Findings
 from fedrecon.tune.study.analysis.results import Statistics
-from fedrecon.tune.study.report.document import Code, Part, Picture, Section, Words, flat, grid, runs
+from fedrecon.tune.study.report.document import Code, Part, Picture, Section, Text, flat, grid, runs
 from fedrecon.tune.study.report.sections import PASTE, document
 
 LINKS = 4
-"""Of a row; the page has all of them."""
+"""The largest number of links to runs in one row or below one figure. The HTML page has all links."""
 
 
 def markdown(findings: Findings, statistics: Statistics, figures: Sequence[Picture]) -> str:
-    """The report as Markdown; figures are files ``figures/NAME.png`` beside it, tables ``tables/NAME.tex``."""
+    """The report as Markdown. It refers to the files ``figures/NAME.png`` and ``tables/NAME.tex`` beside it."""
     whole = document(findings, statistics, figures)
     facts = [f"- {flat(key)}: {flat(text)}" for key, text in whole.facts.items()]
     lines = [f"# {flat(whole.title)}", "", *facts, ""]
@@ -33,7 +33,7 @@ def _body(section: Section, numbers: Mapping[str, int]) -> list[str]:
 
 
 def _part(part: Part, numbers: Mapping[str, int]) -> str:
-    if isinstance(part, Words):
+    if isinstance(part, Text):
         points = "\n".join(f"- {flat(one)}" for one in part.points)
         if part.folded:
             return _folded(part.text, points)
@@ -53,6 +53,6 @@ def _folded(title: str, body: str) -> str:
 
 
 def _links(own: Sequence[str], numbers: Mapping[str, int]) -> str:
-    """Short references; the addresses stand once, at the end."""
+    """Short references to runs. The end of the report has the addresses."""
     shown = " ".join(f"[{at}][r{numbers[run]}]" for at, run in enumerate(own[:LINKS], 1)) or "–"
     return shown + (f" and {len(own) - LINKS} more in index.html" if len(own) > LINKS else "")

@@ -1,4 +1,4 @@
-"""What a study's report says, chapter by chapter."""
+"""The sections of a study's report, with the definitions of its terms and statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedrecon.tune.study.analysis.results import Statistics
 from fedrecon.tune.study.analysis.significance import MIN_AT_A_SITE, MIN_SUBJECTS, RESAMPLES
 from fedrecon.tune.study.report import tables
 from fedrecon.tune.study.report.bibtex import bibtex, cited
-from fedrecon.tune.study.report.document import Code, Document, Part, Picture, Section, Table, Words, grid, plain
+from fedrecon.tune.study.report.document import Code, Document, Part, Picture, Section, Table, Text, grid, plain
 from fedrecon.tune.study.report.latex import latex
 from fedrecon.tune.study.report.sentences import in_short
 
@@ -49,7 +49,7 @@ NO_LOCAL = "No method of this study is local training, so nothing can be said."
 
 
 def document(findings: Findings, statistics: Statistics, figures: Sequence[Picture]) -> Document:
-    """What the report says, chapter by chapter."""
+    """The whole report, section by section."""
 
     def drawn(*kinds: str) -> list[Part]:
         return [one for one in figures if one.name.startswith(kinds)]
@@ -59,7 +59,7 @@ def document(findings: Findings, statistics: Statistics, figures: Sequence[Pictu
     paid = tables.payoffs(findings, statistics)
     sections = [
         Section("In short", [*_short(findings, statistics), *_reading(findings)]),
-        Section("Scores", [Words(tables.OF_SCORES), *_scores(findings, statistics)]),
+        Section("Scores", [Text(tables.OF_SCORES), *_scores(findings, statistics)]),
         Section(
             "Scores by site",
             [tables.by_site(findings, statistics, group, metric, "") for _, group in groups for metric in METRICS],
@@ -67,7 +67,7 @@ def document(findings: Findings, statistics: Statistics, figures: Sequence[Pictu
         Section("Pictures", [*drawn("map", "curve", "box", "panel")]),
         Section("Tests", [_references(findings, statistics), *_tests(findings, statistics)]),
         Section("What is lost outside of the training", [*_why_gaps(gaps), *drawn("gaps"), *gaps]),
-        Section("Does federation pay?", [*drawn("gains"), paid] if paid else [Words(NO_LOCAL)]),
+        Section("Does federation pay?", [*drawn("gains"), paid] if paid else [Text(NO_LOCAL)]),
         Section("Missing cells", _missing(findings)),
         Section("What ran", [_methods(findings), *_facts(findings)]),
         Section(PASTE, list(_pasted(findings, statistics))),
@@ -78,18 +78,18 @@ def document(findings: Findings, statistics: Statistics, figures: Sequence[Pictu
 
 
 def _short(findings: Findings, statistics: Statistics) -> list[Part]:
-    short = [Words(title, lines, short=True) for title, lines in in_short(findings, statistics).items()]
+    short = [Text(title, lines, short=True) for title, lines in in_short(findings, statistics).items()]
     return [*short, tables.use(findings, statistics)]
 
 
 def _reading(findings: Findings) -> list[Part]:
-    """What the words and numbers mean."""
+    """The definitions of the terms, scores and statistics of the report."""
     kinds = {
         "The words of this report": [*_listed(TERMS), *_marks(findings)],
         "The scores": _listed(DEFINITIONS),
         "Means, spreads and tests": _listed(HOW),
     }
-    return [Words(title, points, folded=True) for title, points in kinds.items()]
+    return [Text(title, points, folded=True) for title, points in kinds.items()]
 
 
 def _cited(findings: Findings) -> list[Part]:
@@ -108,21 +108,21 @@ def _tests(findings: Findings, statistics: Statistics) -> Iterable[Part]:
         yield tables.site_tests(findings, statistics, group, "")
 
 
-def _references(findings: Findings, statistics: Statistics) -> Words:
+def _references(findings: Findings, statistics: Statistics) -> Text:
     named = ", ".join(f"{findings.label(name)} ({statistics.why[name]})" for name in statistics.references)
-    return Words(f"Every method is compared with {named or 'nothing'}. Differences are method minus reference.")
+    return Text(f"Every method is compared with {named or 'nothing'}. Differences are method minus reference.")
 
 
 def _why_gaps(gaps: Sequence[Table]) -> list[Part]:
     if not gaps:
-        return [Words("No method was tested both where its training fits and where it does not.")]
-    return [Words("PSNR where the training fits, less where it does not, of the same subjects: positive is lost.")]
+        return [Text("No method was tested both where its training fits and where it does not.")]
+    return [Text("PSNR where the training fits, less where it does not, of the same subjects: positive is lost.")]
 
 
 def _missing(findings: Findings) -> list[Part]:
     if not findings.missing:
-        return [Words("None.")]
-    return [Words("Nothing is averaged over what is left of a missing cell."), tables.missing(findings)]
+        return [Text("None.")]
+    return [Text("Nothing is averaged over what is left of a missing cell."), tables.missing(findings)]
 
 
 def _methods(findings: Findings) -> Table:

@@ -1,4 +1,4 @@
-"""What the statistics say, in sentences; nothing is said that they do not say."""
+"""The statistics of a study as sentences. A sentence states only what the statistics support."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from fedrecon.tune.study.analysis.significance import ALPHA, MIN_SUBJECTS
 from fedrecon.tune.study.report.document import signed
 
 MANY = 6
-"""Conditions that are told in sentences; of more, the table tells."""
+"""The largest number of conditions with a sentence. The table has all conditions."""
 
 
 def p_value(p: float | None) -> str:
-    """As papers write it."""
+    """A p-value as papers write it."""
     if p is None:
         return "–"
     if p < 0.001 or p > 0.9995:
         return "< .001" if p < 0.001 else "1"
-    near = round(p, 3) == ALPHA and p != ALPHA  # which side it is on must be seen
+    near = round(p, 3) == ALPHA and p != ALPHA  # one more digit shows on which side of ALPHA it is
     return f"{p:.{4 if near else 3}f}".removeprefix("0")
 
 
 def subjects(n: int) -> str:
-    """A number of subjects, and whether they allow a claim."""
+    """A number of subjects as text; it says if they are too few for a test."""
     return f"n = {n} subject{'s' * (n != 1)}" + ("" if n >= MIN_SUBJECTS else ": no claim can be made")
 
 
 def under(operator: TestOperator | None, statistics: Statistics, group: Group) -> str:
-    """A test operator, or the mean over how many."""
+    """A test operator as text; None is the mean over the operators of the group, or each site's own operator."""
     if operator is not None:
         return str(operator)
     return (
@@ -42,12 +42,12 @@ def under(operator: TestOperator | None, statistics: Statistics, group: Group) -
 
 
 def candidate(findings: Findings, one: Candidate) -> str:
-    """A method, with its training's operator where that tells it apart."""
+    """A candidate as text: the method, with the training's operator if it distinguishes candidates."""
     return findings.label(one.method) + (f" trained with {one.trained_with}" if one.trained_with else "")
 
 
 def interval(one: Estimate | Comparison, shown: str = ".2f") -> str:
-    """The interval, or nothing."""
+    """The interval as text; empty if there is no interval."""
     if one.low is None or one.high is None:
         return ""
     return f"{signed(one.low, shown)} to {signed(one.high, shown)}"
@@ -74,7 +74,7 @@ def _best(findings: Findings, statistics: Statistics) -> Iterable[str]:
     chosen = [own for own in statistics.choices.values() if own]
     for own in chosen[:MANY]:
         overall, *others = own
-        yield _choice(findings, statistics, overall) + _elsewhere(findings, overall, others)
+        yield _choice(findings, statistics, overall) + _under_others(findings, overall, others)
     if len(chosen) > MANY:
         yield f"{len(chosen) - MANY} more conditions are in the table below."
 
@@ -105,7 +105,7 @@ def _between(one: Estimate) -> str:
 
 
 def _ahead(findings: Findings, rival: Rival) -> str:
-    """How far the best is ahead of another."""
+    """The lead of the best method over another one, as text."""
     other, name = rival.test, candidate(findings, rival.candidate)
     by = -(other.mean or 0.0)
     if other.p_holm is None:
@@ -120,7 +120,7 @@ def _ahead(findings: Findings, rival: Rival) -> str:
 
 
 def _by_site(other: Comparison) -> str:
-    """The lead of the best at each hospital."""
+    """The lead of the best method at each hospital, as text; empty for one hospital."""
     found: dict[str, list[float]] = {}
     for (site, _), by in other.differences:
         found.setdefault(site, []).append(-by)
@@ -133,7 +133,7 @@ def _equals(p: float) -> str:
 
 
 def _of_untrained(findings: Findings, statistics: Statistics, rivals: Sequence[Rival]) -> str:
-    """The first rival without training, where it is another one."""
+    """The lead over the first reference without training, if the first rival is a method that trains."""
     own = [
         one
         for one in rivals[1:]
@@ -143,8 +143,8 @@ def _of_untrained(findings: Findings, statistics: Statistics, rivals: Sequence[R
     return f", and {_ahead(findings, own[0])}" if own and first.trains else ""
 
 
-def _elsewhere(findings: Findings, overall: Choice, others: Sequence[Choice]) -> str:
-    """Operators under which another candidate has the highest mean."""
+def _under_others(findings: Findings, overall: Choice, others: Sequence[Choice]) -> str:
+    """A sentence with the operators under which another candidate has the highest mean; empty without any."""
     best: dict[str, list[str]] = {}
     for one in others:
         if one.best != overall.best:
@@ -202,7 +202,7 @@ def _counted(findings: Findings, tests: Sequence[Comparison]) -> str:
 
 
 def _without(one: Comparison) -> str:
-    """Which sites a paired difference had to leave out."""
+    """The sites that a paired difference leaves out, as text."""
     return f", without {', '.join(one.left_out)}" if one.left_out else ""
 
 
@@ -222,7 +222,7 @@ def _missing(findings: Findings) -> Iterable[str]:
 
 
 def _scope(findings: Findings, statistics: Statistics) -> Iterable[str]:
-    """What tests over subjects do not reach."""
+    """Yields the limits of tests over subjects: other seeds, other hospitals, other networks, pooled training."""
     if not any(method.trains for method in findings.methods):
         return
     seeds: dict[str, set[int]] = {}

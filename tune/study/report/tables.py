@@ -24,12 +24,12 @@ OF_SCORES = (
 
 
 def use(findings: Findings, statistics: Statistics) -> Table:
-    """Which method to use where, by the operator that is scanned with."""
-    chosen = [choice for own in statistics.choices.values() for choice in (*own[1:], *own[:1])]  # the mean is the last
+    """The best method for each condition and test operator."""
+    chosen = [choice for own in statistics.choices.values() for choice in (*own[1:], *own[:1])]  # the mean comes last
     rows = [_use(findings, statistics, choice) for choice in chosen]
     header = ["tested", "trained", "scanned with", "best in PSNR", "PSNR (dB)", "level with it", "no claim about"]
     header += ["best in SSIM", "subjects"]
-    if not any(choice.untold for choice in chosen):
+    if not any(choice.undecided for choice in chosen):
         at = header.index("no claim about")
         header, rows = [*header[:at], *header[at + 1 :]], [[*row[:at], *row[at + 1 :]] for row in rows]
     note = (
@@ -44,10 +44,10 @@ def use(findings: Findings, statistics: Statistics) -> Table:
 def _use(findings: Findings, statistics: Statistics, choice: Choice) -> list[Value]:
     best = choice.best
     one = statistics.at(best.group, choice.operator, best.method)
-    level, untold = (
+    level, undecided = (
         "all others" if len(names) == len(choice.others) > 1
         else ", ".join(candidate(findings, each) for each in names) or "–"
-        for names in (choice.level, choice.untold)
+        for names in (choice.level, choice.undecided)
     )  # fmt: skip
     return [
         plain(choice.condition.where),
@@ -56,7 +56,7 @@ def _use(findings: Findings, statistics: Statistics, choice: Choice) -> list[Val
         Value(candidate(findings, best), key=best.method, bold=True),
         _score(one, "psnr", False),
         plain(level),
-        plain(untold),
+        plain(undecided),
         plain(candidate(findings, choice.in_ssim)),
         Value(str(one.n), key=str(one.n)),
     ]
@@ -79,7 +79,7 @@ def scores(findings: Findings, statistics: Statistics, group: Group, metric: str
 
 
 def by_site(findings: Findings, statistics: Statistics, group: Group, metric: str, name: str) -> Table:
-    """The same, of each site."""
+    """The mean of every method at each site, under every operator."""
     table = statistics.tables[group]
     rows, runs = [], []
     for method in next(iter(table.values())):
@@ -125,7 +125,7 @@ def _runs(statistics: Statistics, group: Group, method: str) -> list[str]:
 
 
 def _absent(findings: Findings, statistics: Statistics, group: Group) -> str:
-    """Why methods of the study are not in a table."""
+    """The reasons why trained methods of the study are not in a table, as text."""
     there = next(iter(statistics.tables[group].values()))
     gone = [method for method in findings.methods if method.name not in there and method.trains]
     return " ".join(f"{method.label} is not here: {_why(method, group)}." for method in gone)
@@ -146,7 +146,7 @@ def tests(findings: Findings, statistics: Statistics, group: Group, name: str) -
 
 
 def site_tests(findings: Findings, statistics: Statistics, group: Group, name: str) -> Table:
-    """The same at each site."""
+    """Every method against the references at each site, for the mean over operators or the only operator."""
     return _compared(findings, statistics, statistics.site_tests[group], f"Tests by site, {group}", name, True)
 
 
@@ -186,26 +186,26 @@ def _tested(one: Comparison) -> list[Value]:
 
 
 def _each(one: Comparison) -> str:
-    """The differences of all subjects."""
+    """The differences of all subjects, as text."""
     return "Differences: " + ", ".join(f"{site} {who} {signed(by, '+.2f')}" for (site, who), by in one.differences)
 
 
 def _family(family: Sequence[Comparison], whole: str) -> str:
-    """Which comparisons the correction is over, and whether any of them could reach significance."""
+    """The comparisons in Holm's correction, as text. It says if none of them can be significant."""
     tested = [one for one in family if one.p is not None]
     if not tested:
         return f"No p-value is given: fewer than {MIN_SUBJECTS} subjects."
     size = tested[0].family
-    words = f"Holm's correction is over the {size} different comparisons of {whole}."
+    text = f"Holm's correction is over the {size} different comparisons of {whole}."
     most = max(one.n for one in tested)
     least = 2 / 2**most * size
     if least >= 0.05:
-        words += f" With {most} subjects none can be significant: the least p after Holm is {min(least, 1):.2f}."
-    return words
+        text += f" With {most} subjects none can be significant: the least p after Holm is {min(least, 1):.2f}."
+    return text
 
 
 def gaps(findings: Findings, statistics: Statistics) -> list[Table]:
-    """One table for each kind of gap: methods by operators."""
+    """One table for each comparison of generalisation gaps: methods (rows) by operators (columns)."""
     found: list[Table] = []
     for what, compared in dict.fromkeys((gap.what, gap.compared) for gap in statistics.gaps):
         own = [gap for gap in statistics.gaps if (gap.what, gap.compared) == (what, compared)]
@@ -236,7 +236,7 @@ def _difference(one: Estimate, mark: str = "") -> Value:
 
 
 def payoffs(findings: Findings, statistics: Statistics) -> Table | None:
-    """Every trained method less local training."""
+    """Every trained method minus local training; None if no comparison is possible."""
     if not statistics.payoffs:
         return None
     several = any(len(pay.mean) > 1 for pay in statistics.payoffs)
@@ -259,7 +259,7 @@ def payoffs(findings: Findings, statistics: Statistics) -> Table | None:
 
 
 def missing(findings: Findings) -> Table:
-    """The cells that are missing, with the reason."""
+    """The missing cells, each with its reason."""
     order = [method.name for method in findings.methods]
     rows = [
         [
@@ -284,7 +284,7 @@ def missing(findings: Findings) -> Table:
 
 
 def all_tables(findings: Findings, statistics: Statistics) -> Iterable[Table]:
-    """Those that are ready to paste."""
+    """Yields the tables with a name: a user can copy them into a paper."""
     yield use(findings, statistics)
     for at, group in enumerate(statistics.tables, 1):
         for metric in METRICS:

@@ -83,7 +83,7 @@ def bare(job: jobs.Job, rounds: int, clock: Clock) -> nn.Module:
 
 
 def fedrecon(job: jobs.Job, rounds: int, clock: Clock, on_ray: bool) -> nn.Module:
-    """The product: its round loop, crew, sites and strategy, as ``fedrecon run`` puts them together."""
+    """The product: its round loop, executor, sites and strategy, as ``fedrecon run`` puts them together."""
     model = job.model()
     layout = Parameters(model, lambda name: job.strategy.shares(name, model))
     state = job.strategy.begin(to_vector(layout.shared))

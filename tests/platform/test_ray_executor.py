@@ -35,7 +35,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def four(consortium: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    """Four sites with private memory; starting as many processes takes seconds, so the crew is started once."""
+    """Four sites with private memory; starting as many processes takes seconds, so the executor is started once."""
     paths = {**consortium, "west": consortium["north"]}
     return Federation(FedAvg(), paths, tmp_path_factory.mktemp("memory"), training={"optimizer_state": "keep"})
 

@@ -106,7 +106,7 @@ def test_a_finished_run_yields_its_rounds_again_and_trains_nothing(pair, tmp_pat
 
 
 @pytest.mark.parametrize(("strategy", "after"), [("fedavg", 0), ("fedavg", 1), ("local", 3), ("fedavg", ROUNDS)])
-def test_a_closed_course_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path, strategy, after):
+def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path, strategy, after):
     given = experiment(pair, strategy, optimizer_state="keep")
     calm, stormy = MemoryStore(), MemoryStore()
     committed, expected = finish(begin(given, tmp_path / "calm", calm))

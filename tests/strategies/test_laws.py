@@ -27,7 +27,7 @@ def all_scores(executor, request):
 
 @pytest.fixture(scope="module")
 def trained(consortium, tmp_path_factory):
-    """Three rounds of a case that nobody interrupts: its federation, crew, commits and last state; made once."""
+    """Three rounds of a case that nobody interrupts: its federation, executor, commits and last state; made once."""
     done = {}
 
     def get(name):
@@ -82,7 +82,7 @@ def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, consortium
 
 @every
 def test_a_restarted_site_loads_its_committed_memory_alone(name, trained):
-    """A new crew, from the state and the memory on disk, scores to the bit as the one that trained."""
+    """A new executor, from the state and the memory on disk, scores to the bit as the one that trained."""
     one, _, _, state, private, scores = trained(name)
     executor = one.executor()
     assert all_scores(executor, one.method.request(state)) == scores

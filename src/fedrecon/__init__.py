@@ -1,4 +1,4 @@
-"""fedrecon: federated MR image reconstruction experiments on Ray, browsed in MLflow.
+"""Federated MR image reconstruction experiments on Ray, browsed in MLflow.
 
 Run one experiment, apply its network, run many experiments::
 

@@ -1,9 +1,9 @@
 """All statistics of a study: means, paired tests, best methods, generalisation gaps and gains over local training.
 
-Holm's correction covers a family of tests. One family is all comparisons of one condition: the same kind of training,
-the same noise, and tested sites that trained or did not train. It includes the comparisons with the best method, and
-it includes all training operators. The tests by site are one family per group. The tests of the gain over local
-training are one family.
+Holm's correction covers a family of tests. All comparisons of one condition are one family. A condition has one kind of
+training, one noise level, and tested sites that all trained or all did not train. The family includes all training
+operators and the comparisons with the best method. The tests by site are one family per group. The tests of the gain
+over local training are one family.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def _estimates(tables: Mapping[Group, Table], metric: str) -> Iterable[tuple[Tab
 def _references(findings: Findings, means: Mapping[TableEntry, Estimate]) -> tuple[list[str], dict[str, str]]:
     """The reference methods, and for each one the reason why it is a reference.
 
-    The study's own references, if it has some; else the best method without training and the best method of all, by
-    mean PSNR. A method with means in more groups and operators ranks first.
+    The study can name its references. If it names none, they are the best method without training and the best method
+    of all. Methods are ranked by their number of means (groups and operators), then by mean PSNR.
     """
     if findings.references:
         return list(findings.references), dict.fromkeys(findings.references, "as the study asks")
@@ -138,7 +138,10 @@ def _corrected(tests: Mapping[Group, list[Comparison]], chosen: Mapping[Group, l
 
 
 def _site_tests(group: Group, table: Table, references: Sequence[str]) -> list[Comparison]:
-    """The tests by site, of the mean over operators only: a site has too few subjects for a test per operator."""
+    """The tests by site of the overall result. A site has too few subjects for a test per operator.
+
+    The overall result is the mean over operators, or the result of the only operator.
+    """
     return [
         compared(group, operator, pair, (samples[pair[0]].at([site]), samples[pair[1]].at([site])), site)
         for operator, samples in list(table.items())[:1]

@@ -1,4 +1,4 @@
-"""The best method for each condition and test operator. Trainings with different operators compete."""
+"""The best method for each condition and test operator. Trainings with different operators are all candidates."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class _Chooser:
         return Choice(self.condition, operator, best, rivals, self._ranked(candidates, operator, "ssim")[0])
 
     def _candidates(self, operator: TestOperator | None) -> list[Candidate]:
-        """All methods that moved no data. A method whose training uses no operator is listed once."""
+        """All methods that moved no data, one candidate per training operator.
+
+        A method whose training uses no operator is listed once.
+        """
         found: dict[tuple[str, str], Candidate] = {}
         for group, table in self.tables.items():
             for name in table.get(operator, {}):

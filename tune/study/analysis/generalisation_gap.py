@@ -15,6 +15,7 @@ from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, dif
 
 Tables = Mapping[Group, Table]
 OWN_NETWORK = "each site has its own network: a hospital that did not train has none"
+"""The reason why a personal method has no generalisation gap at sites that did not train."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Sides:
     """The two sides of a comparison. The mean over its groups is the value of a side.
 
     Attributes:
-        matched: the groups whose training fits the test. unmatched: the groups whose training does not.
+        matched: the groups whose training included the tested site or operator.
+        unmatched: the groups whose training did not include it.
         sites: the compared sites; None compares all.
     """
 
@@ -38,7 +40,7 @@ class Sides:
         return Sides(matched, unmatched, self.sites) if matched and unmatched else None
 
     def lost(self, name: str, operator: TestOperator, tables: Tables) -> Sample:
-        """The sample of a method on the matched side minus that on the unmatched side."""
+        """The matched sample of a method minus its unmatched sample. Each is the mean over the groups of its side."""
         matched, unmatched = (
             averaged([tables[group][operator][name] for group in side]) for side in (self.matched, self.unmatched)
         )
@@ -106,8 +108,8 @@ def _why_none(method: Method, what: str, grid: Grid) -> str:
 def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, list[Sides]]]]:
     """Yields the comparisons of sites: the kind of gap, the comparison as text, and the sides by operator.
 
-    Trainings of one kind that included the tested site are compared with those that did not. Trainings on all sites
-    are also compared with those that did not.
+    Trainings of one kind without the tested site are compared with two others: with trainings of the same kind that
+    included the tested site, and with trainings on all sites.
     """
     kinds = sorted({group.kind for group in tables if not group.seen and _trained(group)})
     for kind in kinds:
@@ -185,7 +187,7 @@ def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
 def _local_group(tables: Tables, group: Group, alone: str) -> Group | None:
     """The group with the scores of the local networks at their own sites; None if there is no such group.
 
-    It has the same training operator and noise. The same kind of training comes first, then a training on all sites.
+    The group has the same training operator and noise. The same kind of training is preferred, then one on all sites.
     """
     candidates = [
         other

@@ -21,8 +21,8 @@ class TestOperator:
     """The operator of a test.
 
     Attributes:
-        mask, acceleration: its mask and acceleration; in super-resolution the degradation and its scale.
-        label: its name in tables, such as ``random R=4``.
+        mask, acceleration: the mask and acceleration; in super-resolution the degradation and its scale.
+        label: the name in tables, such as ``random R=4``.
     """
 
     __test__ = False  # pytest collects classes whose name begins with Test
@@ -86,7 +86,7 @@ def kind(trained_on: str, n_sites: int) -> str:
 
 
 def parted(trained_on: str) -> tuple[str, str]:
-    """Splits ``trained_on`` into the sites and a limit, such as `` (8 slices a site)``; without a limit it is empty."""
+    """Splits ``trained_on`` into the sites and a limit, such as `` (8 slices a site)``, or an empty text."""
     base, opened, limit = trained_on.partition(" (")
     return base, opened + limit
 
@@ -97,7 +97,7 @@ def _counted(n: int) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a method, tested at one site under one operator; all seeds together."""
+    """One training of a method, tested at one site under one operator and one noise level. It has all seeds."""
 
     method: str
     trained_on: str
@@ -112,9 +112,12 @@ class Grid:
 
     Attributes:
         methods: the names of the methods, in the plan's order. sites: the names of the tested sites, sorted.
-        first: a score of each cell that has scores. cells: the sample of each cell.
+        first: one score of each cell that has scores. cells: the sample of each cell.
         trained_under_operators: the methods whose training uses an operator.
         subjects: the sorted subjects of each site.
+
+    Raises:
+        ValueError: a subject has two scores in one cell for one seed.
     """
 
     def __init__(self, findings: Findings) -> None:
@@ -156,7 +159,7 @@ class Grid:
             found[self._group(cell)].append(cell)
         for group in [one for one in found if not one.trained_with]:
             twins = [one for one in found if one.trained_with and bare(one) == group]
-            for twin in twins:  # a prior uses no operator in training: it is compared with each training that does
+            for twin in twins:  # a prior trains without an operator: the table of each training operator shows it
                 found[twin] += found[group]
             if twins:
                 del found[group]
@@ -270,7 +273,7 @@ def _listed(reasons: dict[Seed, str]) -> str:
 
 
 def bare(group: Group) -> Group:
-    """The group without its training's operator: a condition."""
+    """The condition of a group: the group without its training's operator."""
     return Group(group.kind, "", group.noise, group.seen)
 
 

@@ -10,15 +10,19 @@ UNTRAINED = "nothing"
 LEFT_OUT = "all but "
 """The start of ``trained_on`` if one site did not train; the name of this site follows."""
 MOVED, PUBLISHED = "†", "‡"
+"""The marks of methods that moved data, and of methods that published private parts of networks."""
 MARKS = {
     MOVED: f"{MOVED} data were moved: not federated",
     PUBLISHED: f"{PUBLISHED} private parts of networks left their sites",
 }
+"""The legend text of each mark."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The scores of one subject in one cell: one method's training and seed, one site, one operator, one noise level.
+    """The scores of one subject in one cell for one seed.
+
+    A cell is one training of a method, one tested site, one test operator and one noise level.
 
     Attributes:
         method: the name of the method.
@@ -177,7 +181,11 @@ class Findings:
     synthetic: bool = False
 
     def method(self, name: str) -> Method:
-        """The method of this name."""
+        """The method of this name.
+
+        Raises:
+            StopIteration: no method has this name.
+        """
         return next(one for one in self.methods if one.name == name)
 
     def label(self, name: str) -> str:

@@ -12,14 +12,14 @@ from fedrecon.tune.study.analysis.samples import Estimate, Sample, Subject
 from fedrecon.tune.study.analysis.significance import ALPHA, holm, over_strata, paired
 
 Table = Mapping[TestOperator | None, Mapping[str, Sample]]
-"""Samples by test operator and method. None is the mean over all operators; it exists if there are several."""
+"""Samples by test operator and method. The key None is the mean over all operators, if there are several."""
 TableEntry = tuple[Group, TestOperator | None, str, str]
 """Group, test operator, method, site. An empty site stands for the mean over sites."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Method minus reference in dB, paired over the subjects that both have.
+    """The PSNR of a method minus that of a reference, in dB, paired over their common subjects.
 
     Attributes:
         operator: the test operator; None is the mean over all.
@@ -30,7 +30,7 @@ class Comparison:
         effect: the matched-pairs rank-biserial correlation.
         p, p_holm: the p-value of Wilcoxon's signed-rank test, two-sided, without and with Holm's correction; None if
             there are too few subjects for a test.
-        family: the number of comparisons in the correction.
+        family: the number of different comparisons in Holm's correction; 0 without correction.
         missing: the reason why subjects are left out. left_out: the sites of these subjects.
     """
 
@@ -129,7 +129,7 @@ class Gap:
     Attributes:
         what: ``site`` or ``operator``: the part that does not match. compared: the compared trainings, as text.
         by_operator: the gap under each test operator; None is the mean over all.
-        reason: the reason why the method has no gap; empty if it has one.
+        reason: the reason why the method has no generalisation gap; empty if it has one.
     """
 
     what: str
@@ -150,8 +150,8 @@ class Payoff:
 
     Attributes:
         group: the group with the scores of the method. alone: the name of the local method.
-        n_sites: the number of sites that trained. slices: the mean number of training slices per site.
-        mean: the difference under each test operator: the mean over sites, of the same subjects.
+        n_sites: the largest number of sites that trained. slices: the mean number of training slices per site.
+        mean: the mean difference over sites under each test operator. Both methods have the same subjects.
         tests: the paired comparison under each test operator.
     """
 
@@ -215,7 +215,7 @@ class Statistics:
 def compared(
     group: Group, operator: TestOperator | None, names: tuple[str, str], samples: tuple[Sample, Sample], site: str = ""
 ) -> Comparison:
-    """The first sample minus the second, over their common subjects. With too few subjects it has no p-value.
+    """The PSNR of the first sample minus that of the second, over common subjects; no p-value with too few subjects.
 
     Args:
         names: the names of the method and the reference. samples: their samples.
@@ -252,8 +252,8 @@ def people(found: Sequence[tuple[Subject, float]]) -> tuple[tuple[Subject, float
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with Holm's correction, over all different comparisons of the family that have a p-value.
 
-    Two comparisons with the same differences count as one, also if all signs are opposite: a prior is in the tables of
-    several trainings, and the best method is compared with a reference in two tables.
+    Two comparisons with the same differences count as one, also if all signs are opposite. The reasons: a prior is in
+    the tables of several trainings, and the best method can be compared with a reference twice.
     """
     raw = {_pair(one): one.p for one in family if one.p is not None}
     adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
@@ -261,5 +261,6 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _pair(one: Comparison) -> tuple[object, ...]:
+    """The key of a comparison. It is the same if method and reference change sides."""
     opposite = tuple((who, -by) for who, by in one.differences)
     return one.operator, one.site, frozenset((one.differences, opposite))

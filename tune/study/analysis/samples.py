@@ -46,7 +46,7 @@ class Sample:
         return "; ".join(f"{site}: {why}" for site, why in sorted(self.missing.items()))
 
     def by_subject(self, metric: str = "psnr") -> dict[Subject, float]:
-        """The mean over seeds of each subject."""
+        """The score of each subject, as the mean over seeds."""
         each = self.values[metric].mean(axis=0).tolist() if self.subjects else []
         return dict(zip(self.subjects, each, strict=True))
 
@@ -79,8 +79,8 @@ def joined(samples: Sequence[Sample]) -> Sample:
 def averaged(samples: Sequence[Sample]) -> Sample:
     """The mean of several samples of one method, for example of one sample per operator.
 
-    At each site it is the mean over the samples that cover the site: if every site has its own operator, that is one
-    sample. A site is missing if it is missing in one of the samples.
+    At each site the mean covers the samples that have the site. If every site has its own operator, this is one sample.
+    A site is missing if it is missing in one of the samples.
 
     Raises:
         ValueError: at one site the samples differ in subjects or seeds.
@@ -139,7 +139,7 @@ class Estimate:
         subjects: the standard deviation over all subjects of their means over seeds; None with one subject.
         low, high: the 95 % bootstrap interval over subjects; None with too few subjects, or if a person was scanned at
             several sites.
-        n: the number of subjects; each person counts once.
+        n: the number of persons. If scores are missing, it is the number of subjects at the complete sites.
         reason: the reason why the mean is missing.
     """
 
@@ -153,7 +153,7 @@ class Estimate:
 
 
 def estimate(sample: Sample, metric: str = "psnr") -> Estimate:
-    """The estimate of a metric. The mean over sites is unweighted: a hospital with many patients counts as one."""
+    """The estimate of a metric. The mean over sites is unweighted: a hospital with many patients counts once."""
     if sample.missing or not sample.subjects:
         return Estimate(None, n=len(sample.subjects), reason=sample.reason or "not run")
     strata = tuple(site for site, _ in sample.subjects)

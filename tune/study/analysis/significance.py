@@ -14,7 +14,8 @@ Array = NDArray[np.float64]
 MIN_SUBJECTS = 8
 """The smallest number of subjects for a p-value or an interval.
 
-With 6 subjects a two-sided signed-rank test can just reach .05; with Holm's correction it never can.
+With 6 subjects the smallest p-value of a two-sided signed-rank test is 2/64 = .031, which is just below
+.05. If all comparisons have 6 subjects, Holm's correction over two or more of them raises it above .05.
 """
 MIN_AT_A_SITE = 4
 """The smallest number of subjects at each site for an interval of a mean over sites.
@@ -28,7 +29,7 @@ ALPHA = 0.05
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """The p-values after Holm's correction, in the given order."""
+    """The p-values after Holm's correction, in the given order (Holm, Scand. J. Stat. 6:65, 1979)."""
     order = sorted(range(len(values)), key=lambda i: (values[i], i))
     corrected, floor = [1.0] * len(values), 0.0
     for rank, i in enumerate(order):

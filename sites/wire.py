@@ -1,27 +1,23 @@
 """ALL that crosses a hospital's wall: a closed list of frozen types and of the methods that a site answers.
 
 Parameters travel as one flat float32 vector, losses and scores as numbers, names as text. There is no type for
-k-space or for an image, so neither can travel. Two types may hold pictures (8-bit PNG), and only where
+k-space or for an image. Two types may hold pictures (8-bit PNG), and only where
 ``evaluation.panels`` allows them: :class:`Panels` and :class:`Samples`. One type holds a site's private part, and
 only by its consent (``publish_private``): :class:`PrivatePart`. What is in no list here cannot be sent:
-:func:`check_message` refuses it, on both sides, for every executor. An ``extra`` is a flat vector whose name the
-strategy declares (``Strategy.replies``).
+:mod:`fedrecon.sites.wire_check` refuses it, on both sides, for every executor. An ``extra`` is a flat vector whose
+name the strategy declares (``Strategy.replies``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrecon.sites.errors import RunError
-
 Vector = NDArray[np.float32]
-
-Message = TypeVar("Message")
 
 
 def vector(values: Any) -> Vector:
@@ -131,7 +127,7 @@ class Scores:
     Attributes:
         site: the name of the member that scored.
         split: ``validation`` or ``test``.
-        columns: the columns of ``fedrecon.sites.scoring.columns.SCORES``. The column ``stage`` holds ``output`` (the
+        columns: the columns of ``fedrecon.sites.score_columns.SCORES``. The column ``stage`` holds ``output`` (the
             method's own image), ``data_consistency`` (that image after hard data consistency) or ``zero_filled``.
         seconds: the time of the reconstruction.
     """
@@ -337,52 +333,3 @@ MESSAGES: tuple[type, ...] = (
     + REMOTE
 )
 """Every type that may cross the wall."""
-
-WITH_PICTURES = (Panels, Samples)
-WITH_PRIVATE = (PrivatePart,)
-
-
-def check_message(message: Message) -> Message:
-    """The message itself, if it may cross the wall.
-
-    Raises:
-        RunError: its type is not in the list, or a field holds what no message of this type may hold.
-    """
-    kind: Any = type(message)
-    if kind not in MESSAGES:
-        raise RunError(
-            f"{kind.__module__}.{kind.__qualname__} is no type of the wire, so it cannot cross a site's wall"
-        )
-    for one in fields(message):  # type: ignore[arg-type]  # every type in the list is a dataclass
-        _check_value(f"{kind.__name__}.{one.name}", getattr(message, one.name), kind)
-    return message
-
-
-def _check_value(name: str, value: Any, kind: type) -> None:
-    if value is None or type(value) in (bool, int, float, str):
-        return
-    if isinstance(value, np.ndarray):
-        flat = value.ndim == 1 or kind in WITH_PRIVATE
-        if value.dtype != np.float32 or not flat or kind not in (TrainRequest, TrainReply, PrivatePart):
-            raise RunError(
-                f"{name} is an array of {value.dtype} and shape {value.shape}; it cannot cross a site's wall"
-            )
-    elif isinstance(value, bytes):
-        if kind not in WITH_PICTURES or not value.startswith(PNG):
-            raise RunError(
-                f"{name} holds bytes; only {' and '.join(one.__name__ for one in WITH_PICTURES)} hold pictures"
-            )
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            _check_value(f"{name}", key, kind)
-            _check_value(f"{name}[{key!r}]", one, kind)
-    elif isinstance(value, tuple | list):
-        for one in value:
-            _check_value(name, one, kind)
-    elif type(value) in MESSAGES:
-        check_message(value)
-    else:
-        raise RunError(f"{name} is of type {type(value).__qualname__}; it cannot cross a site's wall")
-
-
-PNG = b"\x89PNG"

@@ -72,6 +72,7 @@ class ConsortiumShards:
         check_network(experiment, self.trained)
         if experiment.test is None:
             return
+        check_same_hospitals(self.tested, hospitals(self.trained))
         check_test_sites(self.tested, {name: shard.subjects for name, shard in self.trained.items()})
         check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
         _check_rule(experiment, self)
@@ -100,6 +101,41 @@ def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition
                 operators[name].check(shape)
             except InputError as error:
                 raise InputError(f"site '{name}': {error}") from None
+
+
+def hospitals(shards: Mapping[str, Shard]) -> dict[str, dict[str, str | None]]:
+    """What a run notes of its shards, so that a later test can tell the same hospital from another.
+
+    Returns:
+        by site: ``site``, the name in the shard, and ``key``, the fingerprint of its pseudonyms' key.
+    """
+    return {name: {"site": shard.site, "key": shard.pseudonym_key} for name, shard in shards.items()}
+
+
+def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapping[str, str | None]]) -> None:
+    """Refuses a test whose shards do not fit the names and the key of the run.
+
+    Args:
+        shards: the tested shards, by site.
+        trained: the result of :func:`hospitals` for the sites that trained; empty for runs of older versions.
+
+    Raises:
+        InputError: a site that trained is now the shard of another hospital, which would use the private part of
+            the first without consent; or the pseudonyms have another key, so a person who trained is not found.
+    """
+    for name, shard in shards.items():
+        known = trained.get(name, {}).get("site")
+        if known is not None and known != shard.site:
+            raise InputError(
+                f"site '{name}' trained with the shard of '{known}', and {shard.path} is the shard of '{shard.site}': "
+                f"give it a name that did not train, such as '{shard.site}'."
+            )
+        for site, one in trained.items():
+            if shard.pseudonym_key and one["key"] not in (None, shard.pseudonym_key):
+                raise InputError(
+                    f"site '{name}' was imported with another key than site '{site}' of the run, so a person who is at "
+                    "both would not be found: import both with the same --key FILE."
+                )
 
 
 def check_test_sites(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:

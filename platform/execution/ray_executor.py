@@ -229,12 +229,11 @@ class RayExecutor:
         """Calls the living members (of ``members``, if given) at once. Yields the results in the roster's order."""
         check_call(method, arguments)
         alive = [name for name in self.members if members is None or name in members]
-        self._wire_log.sent(alive, arguments)
         delivery = self.transport.send(method, arguments)
-        running = {name: self._call(name, method, delivery) for name in alive}
+        running = {name: self._call(name, method, arguments, delivery) for name in alive}
         for name in alive:
             try:
-                result = self._result(name, method, running.pop(name), delivery, round_number)
+                result = self._result(name, method, arguments, running.pop(name), delivery, round_number)
             except _StaysDeadError as error:
                 self._mark_dead(name, round_number, str(error))
                 continue
@@ -243,12 +242,23 @@ class RayExecutor:
             del result
         delivery.close()
 
-    def _call(self, name: str, method: str, delivery: Delivery) -> Any:
+    def _call(self, name: str, method: str, arguments: tuple[Any, ...], delivery: Delivery) -> Any:
         """Calls the member, for the first time or again. Returns the reference of the answer."""
+        for _, changed in self._changes[name]:
+            self._wire_log.sent((name,), changed)
+        self._wire_log.sent((name,), arguments)
         remote = self.actors[name].call.options(name=f"SiteActor.{method}")
         return remote.remote(self._changes[name], method, *delivery.arguments(name))
 
-    def _result(self, name: str, method: str, reference: Any, delivery: Delivery, round_number: int | None) -> Any:
+    def _result(
+        self,
+        name: str,
+        method: str,
+        arguments: tuple[Any, ...],
+        reference: Any,
+        delivery: Delivery,
+        round_number: int | None,
+    ) -> Any:
         """The result of the call. A member whose process died is called again when it is back."""
         while True:
             try:
@@ -260,7 +270,7 @@ class RayExecutor:
             except DIED:
                 self.restarts, self._processes[name] = self.restarts + 1, None
                 self._await_return(name)
-                reference = self._call(name, method, delivery)
+                reference = self._call(name, method, arguments, delivery)
                 continue
             # A process that died between two calls was replaced without an error.
             self.restarts += self._processes.get(name) not in (None, process)
@@ -268,7 +278,7 @@ class RayExecutor:
             self.transport.note_node(name, node, isinstance(result, Unreachable))
             if not isinstance(result, Unreachable):
                 return self._checked(name, method, delivery.received(name, result), round_number)
-            reference = self._call(name, method, delivery)
+            reference = self._call(name, method, arguments, delivery)
 
     def _checked(self, name: str, method: str, answer: Any, round_number: int | None) -> Any:
         try:

@@ -11,7 +11,8 @@ from fedrecon.platform.execution.site_tasks import ask_sites
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.wire import ShardLabels, check_message
+from fedrecon.sites.wire import ShardLabels
+from fedrecon.sites.wire_check import check_message
 
 
 def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:

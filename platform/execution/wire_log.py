@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,35 +19,46 @@ WIRE_LINES = "wire.jsonl"
 
 
 class WireLog:
-    """The rows of ``wire.parquet``. Until the run is finished they are in a file of JSON lines.
+    """The rows of ``wire.parquet``. Each row is also added at once to a file of JSON lines.
 
-    The rows are written when a round is committed. A run that is resumed after a crash drops the rows of rounds that
-    were not committed. The messages of these rounds are sent and noted again.
+    No row is ever dropped: a run that is resumed after a crash sends the messages of the lost round again, and both
+    times they left. A message that is sent again because a process died has a row for each time, too.
 
     Args:
         path: path of the file of JSON lines; None keeps the rows in memory.
-        committed: number of the last committed round.
+        round_number: number of the last committed round; the row of a message that names no round has it.
     """
 
-    def __init__(self, path: Path | None = None, committed: int = 0) -> None:
-        self.path, self.round = path, committed
+    def __init__(self, path: Path | None = None, round_number: int = 0) -> None:
+        self.path, self.round = path, round_number
         self.rows: list[dict[str, Any]] = []
-        self._written = 0
-        self._last: tuple[weakref.ref[Any], dict[str, Any]] | None = None
+        self._sent: dict[int, tuple[weakref.ref[Any], dict[str, Any]]] = {}
         if path is not None and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            self.rows = [row for row in map(_parsed, lines) if row is not None and row["round"] <= committed]
-            self._rewrite()
+            text = path.read_text(encoding="utf-8")
+            self.rows = [row for row in map(_parsed, text.splitlines()) if row is not None]
+            if text and not text.endswith("\n"):  # a crash cut the last line off
+                self._append("\n")
 
     def sent(self, sites: Iterable[str], messages: Iterable[Any]) -> None:
         """Notes messages that go down to sites. A message that goes to many sites is hashed once."""
         rows = [self._row(DOWN, message) for message in messages]
-        self.rows += [{**row, "site": site} for site in sites for row in rows]
+        self._note([{**row, "site": site} for site in sites for row in rows])
 
     def received(self, site: str, message: Any) -> None:
         """Notes a message that came up from a site. None is not a message and is not noted."""
         if message is not None:
-            self.rows.append({**self._row(UP, message), "site": site})
+            self._note([{**self._row(UP, message), "site": site}])
+
+    def _note(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.rows += rows
+        if self.path is not None and rows:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append("".join(json.dumps(row) + "\n" for row in rows))
+
+    def _append(self, text: str) -> None:
+        assert self.path is not None
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
     def _row(self, direction: str, message: Any) -> dict[str, Any]:
         self.round = getattr(message, "round", self.round)
@@ -55,23 +66,12 @@ class WireLog:
         return {"round": self.round, "site": "", "direction": direction, **description}
 
     def _described_once(self, message: Any) -> dict[str, Any]:
-        if self._last is None or self._last[0]() is not message:
+        found = self._sent.get(id(message))
+        if found is None or found[0]() is not message:
             # Weak: the log must not keep 100 MB of parameters alive.
-            self._last = weakref.ref(message), described(message)
-        return self._last[1]
-
-    def write(self) -> None:
-        """Writes the rows that are not on disk yet."""
-        if self.path is not None and self._written < len(self.rows):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in self.rows[self._written :])
-            self._written = len(self.rows)
-
-    def _rewrite(self) -> None:
-        assert self.path is not None
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        self._written = len(self.rows)
+            self._sent = {key: one for key, one in self._sent.items() if one[0]() is not None}
+            found = self._sent[id(message)] = weakref.ref(message), described(message)
+        return found[1]
 
 
 def described(message: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.sites.scoring.columns import METRICS
+from fedrecon.sites.score_columns import METRICS
 
 VOLUME = ("site", "split", "subject", "volume", "stage", "model", "mask", "acceleration")
 SITE = ("site", "split", "stage", "model", "mask", "acceleration")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
 
 if TYPE_CHECKING:
@@ -64,10 +63,8 @@ class Recorder:
         checkpoints: Checkpoints,
         progress: Progress,
         committed: Mapping[str, Any],
-        wire_log: WireLog | None = None,
     ) -> None:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
-        self.wire_log = wire_log or WireLog()
         self.rounds: list[dict[str, Any]] = list(committed.get("rounds", ()))
         self.curve = [CommittedRound(one["round"], one["metrics"]) for one in committed.get("curve", ())]
 
@@ -90,7 +87,6 @@ class Recorder:
         """
         values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
         self.curve = [self._track(state.round, values, validated.pictures)]
-        self.wire_log.write()
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
@@ -115,7 +111,6 @@ class Recorder:
         committed = self._track(finished.number, values, validated.pictures)
         self.rounds.append(finished.row())
         self.curve.append(committed)
-        self.wire_log.write()
         self.checkpoints.save(state, self.content)
         psnr = {site: one["psnr"] for site, one in summary.get("sites", {}).items()}
         self.progress.round(finished.number, losses, psnr, finished.seconds)

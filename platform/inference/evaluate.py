@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from fedrecon.platform.config.experiment import check_degradations
 from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
-from fedrecon.platform.consortium.checks import check_masks, check_test_sites
+from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.consortium.shards import open_sites
+from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import site_scores, volume_scores
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import GLOBAL, TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.scoring.columns import METRICS
-
-if TYPE_CHECKING:
-    pass
+from fedrecon.sites.score_columns import METRICS
 
 Row = dict[str, Any]
 
@@ -88,6 +86,7 @@ def evaluate(
     trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
     shards = open_sites(given)
+    check_same_hospitals(shards, (trained.folder.noted() or {}).get("hospitals", {}))
     check_test_sites(shards, trained.subjects)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
@@ -95,8 +94,12 @@ def evaluate(
         check_masks(shards, one)
     from fedrecon.platform.federation.progress import Progress
 
+    # The run's own file: it notes all that ever left by this run.
+    log = WireLog(trained.folder.path / WIRE_LINES, trained.state.round)
     rule = UnseenPolicy.of(trained.members, trained.experiment.publish_private, unseen, published, fine_tune_epochs)
-    parts = [columns for one in operators for columns in scored(trained, shards, one, rule, Progress(0).say)]
+    parts = [
+        columns for one in operators for columns in scored(trained, shards, one, rule, Progress(0).say, wire_log=log)
+    ]
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "digest": trained.folder.digest,

@@ -23,7 +23,8 @@ from fedrecon.platform.inference.unseen_sites import needed
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import RunError
-from fedrecon.sites.wire import PrivatePart, RemoteScores, RemoteScoreTask, Scores, State, TrainedNetwork, check_message
+from fedrecon.sites.wire import PrivatePart, RemoteScores, RemoteScoreTask, Scores, State, TrainedNetwork
+from fedrecon.sites.wire_check import check_message
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -140,7 +141,7 @@ def _published_parts(test: RemoteTest, sites: Sequence[str], log: WireLog) -> di
     if trained.all_private and any(name not in trained.members for name in sites):
         check_published(None, trained.members, published)
     members = dict.fromkeys(member for each in lent.values() for member in each)
-    found = {member: trained.private_part(member, published) for member in members if trained.holds(member)}
+    found = {member: trained.private_part(member, published, log) for member in members if trained.holds(member)}
     questions = {member: (_network(trained, {}), member, published) for member in members if member not in found}
     for member, part in ask_sites(_private_part, questions, "its private part of the network").items():
         log.sent((member,), questions[member][:1])

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.platform.federation.scorer import Scorer
+from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
 from fedrecon.sites.acquisition.setting import Acquisition
-from fedrecon.sites.wire import ScoreTask
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.member.site import Site
-    from fedrecon.sites.wire import Scores, TrainRequest
 
 
 def scored(
@@ -48,8 +47,8 @@ def scored(
 
     with threads(trained.experiment.resources.threads):
         for name, shard in shards.items():
-            for site, model in networks_at(trained, name, shard, operators[name], unseen):
-                member = _OneSite(site, wire_log or WireLog())
+            for site, model in networks_at(trained, name, shard, operators[name], unseen, wire_log):
+                member = OneSite(site, wire_log)
                 if trained.experiment.classical is not None and shard.split("validation"):
                     member.call("tune_reconstructor")
                 kept = None if parts is None else parts / f"{name}-{model}"
@@ -58,26 +57,13 @@ def scored(
                 yield columns
 
 
-class _OneSite:
-    """One site behind its gate, with the methods that a scorer calls."""
-
-    def __init__(self, site: Site, wire_log: WireLog) -> None:
-        self.site, self.members, self._wire_log = site, (site.name,), wire_log
-
-    def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
-        return [self.call("evaluate", request, ScoreTask(split, part))]
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        from fedrecon.sites.member.gate import call
-
-        self._wire_log.sent(self.members, arguments)
-        answer = call(self.site, method, arguments)
-        self._wire_log.received(self.site.name, answer)
-        return answer
-
-
 def networks_at(
-    trained: TrainedRun, name: str, shard: Shard, operator: Acquisition, unseen: UnseenPolicy
+    trained: TrainedRun,
+    name: str,
+    shard: Shard,
+    operator: Acquisition,
+    unseen: UnseenPolicy,
+    wire_log: WireLog | None = None,
 ) -> Iterator[tuple[Site, str]]:
     """Yields the site with each network that reconstructs there, and the name of that network.
 
@@ -86,7 +72,7 @@ def networks_at(
             applied; or a member did not agree that its own network goes to another site.
     """
     if unseen.rule is not None and name not in trained.members:
-        site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen))
+        site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen, wire_log or WireLog()))
         yield site, site.name
         return
     if trained.all_private and name not in trained.members:  # each member's own network goes to another site

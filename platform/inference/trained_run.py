@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.network import private_members, site_plan
+from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.workspace import RunFolder, find_run_folder
 from fedrecon.sites.errors import InputError, RunError, unknown
 
 if TYPE_CHECKING:
+    from fedrecon.platform.execution.wire_log import WireLog
     from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.member.site import Site
     from fedrecon.sites.wire import PrivatePart, State, TrainRequest
@@ -160,11 +162,12 @@ class TrainedRun:
             site.adopt(private, standing.get(model, 0))
         return site
 
-    def private_part(self, member: str, published: Collection[str]) -> PrivatePart:
+    def private_part(self, member: str, published: Collection[str], wire_log: WireLog | None = None) -> PrivatePart:
         """The member's private parameters after the last round.
 
         Args:
             published: the members that agreed to publish theirs.
+            wire_log: notes the part, if it leaves the member's folder now.
 
         Raises:
             InputError: this member did not agree. RunError: this node cannot read the part.
@@ -173,7 +176,9 @@ class TrainedRun:
             raise InputError(f"site '{member}' did not agree to publish its private part: see publish_private")
         if member in self.private:
             return self.private[member]
-        return self.site(member, {}, {}, publish_private=True).private_part(self.request)
+        owner = OneSite(self.site(member, {}, {}, publish_private=True), wire_log)
+        part: PrivatePart = owner.call("private_part", self.request)
+        return part
 
     def holds(self, member: str) -> bool:
         """Whether :meth:`private_part` can read the member's private parameters on this node."""

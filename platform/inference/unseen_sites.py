@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import check_patch
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
-from fedrecon.sites.wire import ScoreTask
+from fedrecon.platform.execution.wire_log import WireLog
+from fedrecon.platform.inference.one_site import OneSite
 
 if TYPE_CHECKING:
     from fedrecon.platform.inference.trained_run import TrainedRun
@@ -44,6 +45,7 @@ class UnseenSite:
     shard: Shard
     operator: Acquisition
     unseen: UnseenPolicy
+    wire_log: WireLog = field(default_factory=WireLog)
 
     def site(self, label: str, private: Private | None) -> Site:
         """This site with the run's network and the given private part; ``label`` names the network in the result.
@@ -57,7 +59,7 @@ class UnseenSite:
     def parts(self) -> dict[str, Private]:
         """The private parts that were published, by member."""
         published = self.unseen.published
-        return {one: self.trained.private_part(one, published).parameters for one in published}
+        return {one: self.trained.private_part(one, published, self.wire_log).parameters for one in published}
 
 
 def average(unseen_site: UnseenSite) -> Site:
@@ -76,16 +78,20 @@ def nearest(unseen_site: UnseenSite) -> Site:
     Raises:
         InputError: no member published its private part, or the site has no validation subjects.
     """
-    from fedrecon.platform.federation.aggregate import summarise
-
     check_published("nearest", unseen_site.trained.members, unseen_site.unseen.published)
     unseen_site.shard.require_references("validation")
     sites = {member: unseen_site.site(f"nearest: {member}", private) for member, private in unseen_site.parts().items()}
-    scores = {
-        member: summarise(site.evaluate(unseen_site.trained.request, ScoreTask("validation")).columns)["mean"]["psnr"]
-        for member, site in sites.items()
-    }
+    scores = {member: _psnr(unseen_site, site) for member, site in sites.items()}
     return sites[max(scores, key=lambda member: scores[member])]
+
+
+def _psnr(unseen_site: UnseenSite, site: Site) -> float:
+    """The mean PSNR of the validation subjects of this site, in dB."""
+    from fedrecon.platform.federation.aggregate import summarise
+
+    scores = OneSite(site, unseen_site.wire_log).evaluate(unseen_site.trained.request, "validation")
+    mean: float = summarise(scores[0].columns)["mean"]["psnr"]
+    return mean
 
 
 def fine_tune(unseen_site: UnseenSite) -> Site:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.consortium.consent import consented
+from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, open_run
-from fedrecon.platform.runs.results import write_private
+from fedrecon.platform.runs.results import write_private, write_wire
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -43,11 +44,13 @@ def publish_later(chosen: Experiment, folder: RunFolder, context: RunContext) ->
     missing = [one for one in wanted if one not in folder.published()]
     if not missing:
         return
-    parts = {one: trained.private_part(one, wanted) for one in missing}
+    log = WireLog(folder.path / WIRE_LINES, trained.state.round)
+    parts = {one: trained.private_part(one, wanted, log) for one in missing}
     noted = folder.noted() or {}
     folder.note_run({**noted, "experiment": {**noted["experiment"], "publish_private": wanted}})
     tracker = open_run(chosen, folder, noted.get("training_digest"), context)
     try:
         write_private(tracker, folder, parts)
+        write_wire(tracker, folder, log)
     finally:
         tracker.finish("FINISHED")

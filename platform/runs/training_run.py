@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.consortium.checks import check_experiment
+from fedrecon.platform.consortium.checks import check_experiment, hospitals
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
@@ -118,7 +118,7 @@ class _Run:
         experiment = self.experiment
         tuned = {} if experiment.trains else executor.tune_reconstructors()
         environment = self._environment(executor, found)
-        record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, self.wire_log)
+        record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {})
         scorer = Scorer(executor, experiment.method, self._parts, progress.update)
         if found is not None:
             state = found[0]
@@ -196,6 +196,7 @@ class _Run:
             "experiment": experiment.as_dict(),
             "images": asdict(images(self.shards, experiment.scale)),
             "subjects": {name: dict(shard.subjects) for name, shard in self.shards.items()},
+            "hospitals": hospitals(self.shards),
         })  # fmt: skip
         return tracker
 

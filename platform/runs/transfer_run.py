@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.consortium.checks import ConsortiumShards, hospitals
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
@@ -88,6 +88,7 @@ class _Test:
             "experiment": self.experiment.as_dict(),
             "images": asdict(self.trained.images),
             "subjects": {name: dict(shard.subjects) for name, shard in self.sites.trained.items()},
+            "hospitals": hospitals(self.sites.trained),
             "trained_by": self.trained.folder.digest,
         })  # fmt: skip
 
@@ -101,7 +102,6 @@ class _Test:
         for line in what_leaves(experiment, tested):
             progress.say(line)
         columns = join_scores(self._columns(progress, log))
-        log.write()
         progress.close()
         summary = summarise(columns)
         rounds = self.trained.state.round

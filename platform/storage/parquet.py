@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites import atomic
-from fedrecon.sites.scoring.columns import SCORES
+from fedrecon.sites.score_columns import SCORES
 
 if TYPE_CHECKING:
     import pyarrow

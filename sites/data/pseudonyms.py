@@ -9,11 +9,14 @@ no error.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 import stat
+import tempfile
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,10 +48,7 @@ class Pseudonyms:
             InputError: the file holds no key, or others can read it.
         """
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
+            _make(path)
         if not path.is_file():
             raise InputError(f"--key {path}: a file is needed.")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -78,4 +78,19 @@ class Pseudonyms:
         return base64.b32encode(self._digest(kind, name)).decode()[:12].lower()
 
     def _digest(self, kind: str, name: str) -> bytes:
-        return hmac.new(self.key, f"{kind}\x1f{name}".encode(), hashlib.sha256).digest()
+        # One spelling of an umlaut: file systems store it as one character or as two.
+        text = unicodedata.normalize("NFC", f"{kind}\x1f{name}")
+        return hmac.new(self.key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+
+
+def _make(path: Path) -> None:
+    """Writes a new key. If several imports start at once, all of them read the key of the first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, path)
+    finally:
+        Path(scratch).unlink()

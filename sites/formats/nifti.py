@@ -56,12 +56,13 @@ class NIfTI(Format):
         """
         from fedrecon.sites.imaging.fourier import fft2c_numpy
 
+        # The phase follows from the pseudonym: a seed from the file's name would let anyone test a name on the k-space.
         magnitude, voxel_mm = load_magnitude(source)
         magnitude = magnitude[anatomy(magnitude)]
         reference, voxel_mm = low_pass(magnitude, voxel_mm, self.size)
         image: Complex = reference.astype(np.complex64)
         if self.phase == "smooth":
-            image = image * smooth_phase(image.shape, self.seed, self.stem(source))
+            image = image * smooth_phase(image.shape, self.seed, label.name)
         kspace = fft2c_numpy(image)[:, None]
         return VolumeData(
             label.name,

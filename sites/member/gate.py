@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites.errors import RunError, unknown
-from fedrecon.sites.wire import METHODS, check_message
+from fedrecon.sites.wire import METHODS
+from fedrecon.sites.wire_check import check_message
 
 if TYPE_CHECKING:
     from fedrecon.sites.member.site import Site

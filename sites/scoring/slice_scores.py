@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedrecon.sites.imaging.metrics import squared_error, squared_norm, ssim_slices
-from fedrecon.sites.scoring.columns import SCORES
+from fedrecon.sites.score_columns import SCORES
 from fedrecon.sites.wire import Scores
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from tiny import Commits
 
 from fedrecon.platform.federation.round_loop import federate, refuse_unsound
 from fedrecon.sites.errors import RunError
-from fedrecon.sites.scoring.columns import SCORES as COLUMNS
+from fedrecon.sites.score_columns import SCORES as COLUMNS
 from fedrecon.sites.wire import Scores, State, TrainReply
 from fedrecon.strategies import make_strategy
 from fedrecon.strategies.fedavg import FedAvg

@@ -105,7 +105,7 @@ def test_scores_round_trip_with_their_types(tmp_path):
 
 
 def test_the_columns_are_those_that_sites_send():
-    from fedrecon.sites.scoring.columns import SCORES as COLUMNS
+    from fedrecon.sites.score_columns import SCORES as COLUMNS
 
     assert tuple(tables.SCORES) == tuple(COLUMNS)
 

@@ -7,7 +7,7 @@ import pytest
 from cases import CASES
 
 from fedrecon.platform.federation.scorer import Scorer, forget
-from fedrecon.sites.scoring.columns import SCORES as COLUMNS
+from fedrecon.sites.score_columns import SCORES as COLUMNS
 from fedrecon.sites.wire import Samples, Scores, State
 
 STATE = State(4, np.zeros(1, np.float32))

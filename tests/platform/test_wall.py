@@ -1,12 +1,12 @@
 """The wall: what crosses it is of the list, recorded and consented to; no name and no private part gets through."""
 
 import json
-import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clusters import local_cluster
+from hospitals import PERSON, hospital
 from safetensors.numpy import load_file
 from tiny import NETWORKS, PARAMETERS, UNET, make_volume
 
@@ -20,17 +20,13 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.parquet import read_table
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
-from fedrecon.sites import wire
+from fedrecon.sites import wire, wire_check
 from fedrecon.sites.data.pseudonyms import KEY_FILE, Pseudonyms
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats.importing import import_data
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES
-
-PERSON = "Hildegard-Muster"
-"""A name that stands in a file name; it must be found nowhere else."""
 
 
 def given(paths, name="fedavg", **more):
@@ -82,7 +78,7 @@ def test_all_that_crosses_is_of_the_list_and_in_the_record(name, consortium, wor
     evaluate(result.digest, workspace=workspace)
     assert watched.seen
     for message in watched.seen:
-        assert wire.check_message(message) is message
+        assert wire_check.check_message(message) is message
     assert not any(isinstance(one, wire.PrivatePart) for one in watched.seen)
 
     rows = crossed(workspace, result)
@@ -111,17 +107,20 @@ def test_what_a_message_holds_and_its_hash_by_hand():
     assert described(reply)["hash"] == row["hash"] != described(other)["hash"]
 
 
-def test_the_record_drops_what_was_not_committed_and_survives_a_torn_line(tmp_path):
+def test_the_record_keeps_every_message_at_once_and_survives_a_torn_line(tmp_path):
     path = tmp_path / "wire.jsonl"
     log = WireLog(path)
     for number in (1, 2, 3):
-        log.sent(("a", "b"), [TrainRequest(number, np.zeros(2, np.float32))])
-        log.write()
+        log.sent(("north",), (TrainRequest(number, np.zeros(2, np.float32)),))
+        assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == list(range(1, number + 1))
     with path.open("a") as file:
         file.write('{"round": 3, "si')
-    again = WireLog(path, committed=2)
-    assert [(row["round"], row["site"]) for row in again.rows] == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]
-    assert len(path.read_text().splitlines()) == 4
+
+    again = WireLog(path, 2)  # round 3 was not committed: its messages left, and leave once more
+    again.sent(("north",), (TrainRequest(3, np.zeros(2, np.float32)),))
+
+    assert [row["round"] for row in again.rows] == [1, 2, 3, 3]
+    assert WireLog(path).rows == again.rows
 
 
 @pytest.mark.ray
@@ -235,15 +234,6 @@ def test_pictures_of_patients_leave_only_where_the_key_says_so(panels, drawn, tm
 # --- names of people ---
 
 
-def hospital(folder: Path, out: Path, key=None, people=(PERSON, "b", "c", "d")):
-    """Files with a person's name, imported as a shard."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(people):
-        volume = make_volume(name, "train", 2, 2, number)
-        np.save(folder / f"{name}_scan.npy", volume.kspace)
-    return import_data("npy", folder, "ward", out, key=key, validation_subjects=[people[1]], test_subjects=[people[2]])
-
-
 def everything_written(*folders):
     """Content and names of all files under the folders."""
     for folder in folders:
@@ -295,39 +285,12 @@ def test_neither_a_name_of_a_file_nor_a_private_part_is_found_anywhere(tmp_path,
     assert set(scores["subject"]) == {pseudonym}
 
 
-def test_one_key_keeps_a_person_one_subject_and_two_keys_are_refused(tmp_path):
-    key = tmp_path / "shared.key"
-    first = Shard.open(hospital(tmp_path / "a", tmp_path / "one", key))
-    second = Shard.open(hospital(tmp_path / "b", tmp_path / "two", key, people=("x", "y", PERSON)))
-    person = Pseudonyms.of(key).subject(PERSON)
-    assert (first.subjects[person], second.subjects[person]) == ("train", "test")
-    with pytest.raises(InputError, match=f"the subject '{person}' is in the split"):
-        fedrecon.run(given({"a": first.path, "b": second.path}), workspace=tmp_path / "w", in_process=True)
-    other = hospital(tmp_path / "c", tmp_path / "three", people=("u", "v", "w", "z"))
-    with pytest.raises(InputError, match="imported with different keys"):
-        fedrecon.run(given({"a": first.path, "b": other}), workspace=tmp_path / "w", in_process=True)
-
-
-def test_the_key_is_made_once_for_its_owner_alone(tmp_path):
-    path = tmp_path / "new" / "a.key"
-    made = Pseudonyms.of(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert Pseudonyms.of(path) == made
-    assert made.key.hex() not in repr(made)
-    assert made.subject("x") == Pseudonyms.of(path).subject("x") != Pseudonyms.of(tmp_path / "b.key").subject("x")
-    assert made.subject("x")[1:] != made.volume("x")[1:]
-    path.chmod(0o644)
-    with pytest.raises(InputError, match="chmod 600"):
-        Pseudonyms.of(path)
-    (tmp_path / "empty.key").touch(0o600)
-    with pytest.raises(InputError, match="holds no key"):
-        Pseudonyms.of(tmp_path / "empty.key")
-
-
-def test_an_import_that_fails_names_the_file_to_who_imports(tmp_path):
-    np.save(tmp_path / f"{PERSON}_1.npy", np.zeros((2, 1, 16, 16), np.complex64))
-    with pytest.raises(InputError, match=f"'{PERSON}_1'.*all zero"):
-        import_data("npy", [tmp_path / f"{PERSON}_1.npy"], "ward", tmp_path / "out")
+def test_what_is_published_later_is_in_the_record(consortium, workspace):
+    base = given(consortium, "fedper", seed=17)
+    done = fedrecon.run(base, workspace=workspace, in_process=True)
+    fedrecon.run({**base, "publish_private": ["north"]}, workspace=workspace, in_process=True)
+    rows = WireLog(RunFolder(workspace, done.digest).path / "wire.jsonl").rows
+    assert [(row["site"], row["direction"]) for row in rows if row["type"] == "PrivatePart"] == [("north", "up")]
 
 
 def test_shards_without_a_key_are_named_at_the_start(consortium, workspace, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrecon.sites import wire
+from fedrecon.sites import wire, wire_check
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.member import gate
 from fedrecon.sites.wire import Samples, Scores, State, TrainReply, TrainRequest, vector
@@ -57,11 +57,11 @@ def test_every_type_of_the_wire_is_explained_to_hospitals():
 
 
 REQUEST = TrainRequest(1, np.zeros(3, np.float32))
-PNG = b"\x89PNG and so on"
+PNG = wire_check.PNG + b"and so on" + wire_check.PNG_END
 GOOD = {
     "request": REQUEST,
     "reply": TrainReply("a", 1, 2, np.zeros(3, np.float32), {"c": np.ones(3, np.float32)}, {"loss": 0.5}),
-    "scores": Scores("a", "test", {"psnr": (1.0, 2.0), "site": ("a", "a")}),
+    "scores": Scores("a", "test", {"ssim": (1.0, 2.0), "site": ("a", "a")}),
     "samples": Samples("a", 1, {"nearest": 1.0}, {"a": PNG}),
     "panels": wire.Panels("a", {"a": PNG}),
     "private": wire.PrivatePart("a", 1, {"weight": np.zeros((2, 3), np.float32)}),
@@ -71,7 +71,7 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_what_is_in_the_list_passes(name):
-    assert wire.check_message(GOOD[name]) is GOOD[name]
+    assert wire_check.check_message(GOOD[name]) is GOOD[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,13 @@ BAD = {
     "an array as a loss": TrainReply(
         "a", 1, 2, np.zeros(3, np.float32), {}, {"loss": np.zeros(3, np.float32)}, 0, b"x"
     ),
-    "bytes as a score": Scores("a", "test", {"psnr": (PNG,)}),
-    "an array as a score": Scores("a", "test", {"psnr": np.zeros(4, np.float32)}),
+    "bytes as a score": Scores("a", "test", {"ssim": (PNG,)}),
+    "an array as a score": Scores("a", "test", {"ssim": np.zeros(4, np.float32)}),
+    "a column of one's own": Scores("a", "test", {"pixels": (0.1, 0.2)}),
+    "columns of two lengths": Scores("a", "test", {"ssim": (0.1, 0.2), "slice": (1,)}),
+    "a vector as a loss": TrainReply("a", 1, 2, np.zeros(3, np.float32), {}, {"raw": np.zeros(3, np.float32)}),
+    "a list as a distance": Samples("a", 1, {"nearest": [0.1, 0.2]}),
+    "a torn picture": wire.Panels("a", {"a": wire_check.PNG + b"raw pixels"}),
     "an array as a picture": wire.Panels("a", {"a": np.zeros((4, 4), np.float32)}),
     "other bytes as a picture": wire.Panels("a", {"a": b"raw pixels"}),
     "an object as a note": wire.PanelTask("test", Path("x")),
@@ -102,8 +107,8 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_by_force_nothing_else_passes(name):
-    with pytest.raises(RunError, match=r"wall|pictures"):
-        wire.check_message(BAD[name])
+    with pytest.raises(RunError, match=r"wall|hold them|numbers alone|differ in length"):
+        wire_check.check_message(BAD[name])
 
 
 class Stub:

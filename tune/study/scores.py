@@ -20,7 +20,7 @@ import numpy as np
 from fedrecon.platform.federation.aggregate import volume_scores
 from fedrecon.platform.storage import parquet
 from fedrecon.platform.storage.tracking.store import run_store
-from fedrecon.sites.scoring.columns import METRICS, SCORES
+from fedrecon.sites.score_columns import METRICS, SCORES
 from fedrecon.tune.study.analysis.inputs import Score
 from fedrecon.tune.study.matrix import Cell
 

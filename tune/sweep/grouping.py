@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrecon.sites.scoring.columns import METRIC_LABELS
+from fedrecon.sites.score_columns import METRIC_LABELS
 from fedrecon.tune.search.config import PROBLEM
 from fedrecon.tune.trials.planner import short_keys, show
 

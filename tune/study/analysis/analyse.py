@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrecon.sites.scoring.columns import METRICS
+from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.best_method import choices
 from fedrecon.tune.study.analysis.generalisation_gap import gaps, payoffs
 from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator, bare

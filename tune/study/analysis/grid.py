@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedrecon.sites.scoring.columns import METRICS
+from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.inputs import LEFT_OUT, UNTRAINED, Findings, Missing, Score
 from fedrecon.tune.study.analysis.samples import Sample, Seed, absent, averaged, joined
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedrecon.sites.scoring.columns import METRICS
+from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.significance import Array, means_interval, over_strata
 
 Subject = tuple[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fedrecon.platform.runs.report import DEFINITIONS
-from fedrecon.sites.scoring.columns import METRICS
+from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.inputs import MOVED, PUBLISHED, Findings
 from fedrecon.tune.study.analysis.results import Statistics
 from fedrecon.tune.study.analysis.significance import MIN_AT_A_SITE, MIN_SUBJECTS, RESAMPLES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from fedrecon.sites.scoring.columns import METRIC_LABELS, METRICS
+from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.tune.study.analysis.grid import Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import Findings, Method
 from fedrecon.tune.study.analysis.results import Choice, Comparison, Gap, Statistics

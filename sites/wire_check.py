@@ -1,0 +1,94 @@
+"""Checks that a message is of the wire's list, and that its fields hold only what they are for.
+
+The check guards against mistakes of a plug-in. It cannot stop a plug-in that wants to cheat: a vector of parameters,
+a list of numbers or a PNG can be made to carry anything. Whoever installs a plug-in must trust it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.score_columns import SCORES
+from fedrecon.sites.wire import MESSAGES, Scores
+
+Message = TypeVar("Message")
+
+
+def check_message(message: Message) -> Message:
+    """The message itself, if it may cross the wall.
+
+    Raises:
+        RunError: its type is not in the list, or a field holds what no message of this type may hold.
+    """
+    kind: Any = type(message)
+    if kind not in MESSAGES:
+        raise RunError(
+            f"{kind.__module__}.{kind.__qualname__} is no type of the wire, so it cannot cross a site's wall"
+        )
+    for one in fields(message):  # type: ignore[arg-type]  # every type in the list is a dataclass
+        name = f"{kind.__name__}.{one.name}"
+        _check_value(name, getattr(message, one.name), name)
+    if kind is Scores:
+        _check_columns(message.columns)  # type: ignore[attr-defined]
+    return message
+
+
+def _check_columns(columns: Mapping[str, Any]) -> None:
+    for name in columns:
+        if name not in SCORES:
+            raise RunError(f"{name!r} is no column of scores, so it cannot cross a site's wall")
+    if len(set(map(len, columns.values()))) > 1:
+        raise RunError("columns of scores have one row for each slice and stage; these differ in length")
+
+
+def _check_value(name: str, value: Any, field_name: str) -> None:
+    if field_name in NUMBERS and not isinstance(value, Mapping):
+        if type(value) not in (int, float):
+            raise RunError(f"{name} is of type {type(value).__qualname__}; {field_name} holds numbers alone")
+    elif value is None or type(value) in (bool, int, float, str):
+        return
+    elif isinstance(value, np.ndarray):
+        flat = value.ndim == 1 or field_name == "PrivatePart.parameters"
+        if value.dtype != np.float32 or not flat or field_name not in ARRAYS:
+            raise RunError(
+                f"{name} is an array of {value.dtype} and shape {value.shape}; it cannot cross a site's wall"
+            )
+    elif isinstance(value, bytes):
+        if field_name not in PICTURES or not (value.startswith(PNG) and value.endswith(PNG_END)):
+            raise RunError(f"{name} holds bytes; only {' and '.join(PICTURES)} hold them, as PNG")
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            if type(key) is not str:
+                raise RunError(f"{name} has a key of type {type(key).__qualname__}; it cannot cross a site's wall")
+            _check_value(f"{name}[{key!r}]", one, field_name)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            _check_value(name, one, field_name)
+    elif type(value) in MESSAGES:
+        check_message(value)
+    else:
+        raise RunError(f"{name} is of type {type(value).__qualname__}; it cannot cross a site's wall")
+
+
+ARRAYS = (
+    "TrainRequest.shared",
+    "TrainRequest.extra",
+    "TrainReply.shared",
+    "TrainReply.extra",
+    "PrivatePart.parameters",
+)
+"""The fields that hold arrays."""
+
+PICTURES = ("Panels.pictures", "Samples.pictures")
+"""The fields that hold pictures."""
+
+NUMBERS = ("TrainReply.losses", "Samples.numbers")
+"""The fields that hold a number for each name."""
+
+PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+"""How a PNG begins and ends."""

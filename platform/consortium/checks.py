@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
 from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.splits import key_problems
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.scoring.settings import PHANTOM
 
@@ -72,7 +73,7 @@ class ConsortiumShards:
         check_network(experiment, self.trained)
         if experiment.test is None:
             return
-        check_same_hospitals(self.tested, hospitals(self.trained))
+        check_same_hospitals(self.tested, noted_shards(self.trained)["hospitals"])
         check_test_sites(self.tested, {name: shard.subjects for name, shard in self.trained.items()})
         check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
         _check_rule(experiment, self)
@@ -103,13 +104,17 @@ def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition
                 raise InputError(f"site '{name}': {error}") from None
 
 
-def hospitals(shards: Mapping[str, Shard]) -> dict[str, dict[str, str | None]]:
-    """What a run notes of its shards, so that a later test can tell the same hospital from another.
+def noted_shards(shards: Mapping[str, Shard]) -> dict[str, Any]:
+    """What a run notes of its shards, for the checks of a later test.
 
     Returns:
-        by site: ``site``, the name in the shard, and ``key``, the fingerprint of its pseudonyms' key.
+        ``subjects``: by site, the split of every subject. ``hospitals``: by site, ``site``, the name in the shard,
+        and ``key``, the fingerprint of its pseudonyms' key.
     """
-    return {name: {"site": shard.site, "key": shard.pseudonym_key} for name, shard in shards.items()}
+    return {
+        "subjects": {name: dict(shard.subjects) for name, shard in shards.items()},
+        "hospitals": {name: {"site": shard.site, "key": shard.pseudonym_key} for name, shard in shards.items()},
+    }
 
 
 def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapping[str, str | None]]) -> None:
@@ -117,12 +122,15 @@ def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapp
 
     Args:
         shards: the tested shards, by site.
-        trained: the result of :func:`hospitals` for the sites that trained; empty for runs of older versions.
+        trained: ``hospitals`` of :func:`noted_shards` for the sites that trained; empty for runs of older versions.
 
     Raises:
         InputError: a site that trained is now the shard of another hospital, which would use the private part of
             the first without consent; or the pseudonyms have another key, so a person who trained is not found.
     """
+    keys = [*((name, one["key"]) for name, one in trained.items()), *((n, s.pseudonym_key) for n, s in shards.items())]
+    for problem in key_problems(keys):
+        raise InputError(problem)
     for name, shard in shards.items():
         known = trained.get(name, {}).get("site")
         if known is not None and known != shard.site:
@@ -130,12 +138,6 @@ def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapp
                 f"site '{name}' trained with the shard of '{known}', and {shard.path} is the shard of '{shard.site}': "
                 f"give it a name that did not train, such as '{shard.site}'."
             )
-        for site, one in trained.items():
-            if shard.pseudonym_key and one["key"] not in (None, shard.pseudonym_key):
-                raise InputError(
-                    f"site '{name}' was imported with another key than site '{site}' of the run, so a person who is at "
-                    "both would not be found: import both with the same --key FILE."
-                )
 
 
 def check_test_sites(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:

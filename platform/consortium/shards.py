@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedrecon.sites.data.inspect import find_shards
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import check_consortium, key_problems
+from fedrecon.sites.data.splits import check_consortium, subject_problems
 from fedrecon.sites.errors import InputError
 
 
@@ -50,19 +50,10 @@ def n_slices(shard: Shard, split: str, limit: int | None = None) -> int:
 
 
 def check_subjects(shards: Mapping[str, Shard]) -> None:
-    """Refuses a subject that is in different splits at two sites.
+    """Refuses shards under different keys, and a subject that is in different splits at two sites.
 
     Raises:
         InputError: the message names the subject and the two sites.
     """
-    for problem in key_problems(list(shards.values())):
+    for problem in subject_problems(shards.items()):
         raise InputError(problem)
-    known: dict[str, tuple[str, str]] = {}
-    for name, shard in shards.items():
-        for subject, split in shard.subjects.items():
-            other, where = known.setdefault(subject, (split, name))
-            if other != split:
-                raise InputError(
-                    f"the subject '{subject}' is in the split '{other}' at site '{where}' and in '{split}' at site "
-                    f"'{name}': a subject is in one split at all sites."
-                )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
-from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.platform.federation.scorer import Scorer
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.inference.trained_run import TrainedRun
@@ -15,6 +14,7 @@ from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
 from fedrecon.sites.acquisition.setting import Acquisition
 
 if TYPE_CHECKING:
+    from fedrecon.platform.execution.wire_log import WireLog
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.member.site import Site
 
@@ -72,7 +72,7 @@ def networks_at(
             applied; or a member did not agree that its own network goes to another site.
     """
     if unseen.rule is not None and name not in trained.members:
-        site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen, wire_log or WireLog()))
+        site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen, wire_log))
         yield site, site.name
         return
     if trained.all_private and name not in trained.members:  # each member's own network goes to another site

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import check_patch
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
-from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.platform.inference.one_site import OneSite
 
 if TYPE_CHECKING:
+    from fedrecon.platform.execution.wire_log import WireLog
     from fedrecon.platform.inference.trained_run import TrainedRun
     from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.data.shard import Shard
@@ -45,7 +45,7 @@ class UnseenSite:
     shard: Shard
     operator: Acquisition
     unseen: UnseenPolicy
-    wire_log: WireLog = field(default_factory=WireLog)
+    wire_log: WireLog | None = None
 
     def site(self, label: str, private: Private | None) -> Site:
         """This site with the run's network and the given private part; ``label`` names the network in the result.

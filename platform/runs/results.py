@@ -95,27 +95,31 @@ def write_artifacts(
     tracker: Tracker, folder: RunFolder, finished: FinishedRun, executor: Executor, published: Sequence[str]
 ) -> None:
     """Writes the artifacts of a finished run."""
-    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
-        into = Path(scratch)
-        write_tables(into, finished)
-        if finished.layout is not None:
-            _write_weights(into / "weights.safetensors", finished)
-        for path in sorted(into.iterdir()):
-            tracker.artifact(path)
+    write_tables(tracker, folder, finished)
     request = finished.experiment.method.scoring_request(finished.state)
     write_private(tracker, folder, executor.private_parts(request, published) if published else {})
     _write_panels(tracker, folder.path / "panels", finished, executor)
     write_wire(tracker, folder, finished.wire_log)
 
 
-def write_tables(into: Path, finished: FinishedRun) -> None:
-    """Writes the experiment, its scores, its rounds and the report into a folder."""
+def write_tables(tracker: Tracker, folder: RunFolder, finished: FinishedRun) -> None:
+    """Writes the experiment, its scores, its rounds, the report and the shared weights among the run's artifacts."""
+    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
+        into = Path(scratch)
+        _write_files(into, finished)
+        for path in sorted(into.iterdir()):
+            tracker.artifact(path)
+
+
+def _write_files(into: Path, finished: FinishedRun) -> None:
     atomic.write_json(into / "experiment.json", finished.experiment.as_dict())
     parquet.write_scores(into / "scores.parquet", finished.scores)
     parquet.write_rounds(into / "rounds.parquet", finished.rounds)
     citations = cited(finished.experiment)
     text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"])
     atomic.write_text(into / "report.md", text)
+    if finished.layout is not None:
+        _write_weights(into / "weights.safetensors", finished)
 
 
 def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor: Executor) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.consortium.checks import check_experiment, hospitals
+from fedrecon.platform.consortium.checks import check_experiment, noted_shards
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
@@ -88,7 +88,7 @@ class _Run:
         progress = (self.context.progress or Progress)(self.experiment.rounds, start)
         status: Ended = "FAILED"
         try:
-            self.wire_log = WireLog(self.folder.path / WIRE_LINES, start)
+            self.wire_log.round = start
             self._say(progress, tracker, start)
             executor = self._executor()
             try:
@@ -195,8 +195,7 @@ class _Run:
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
             "images": asdict(images(self.shards, experiment.scale)),
-            "subjects": {name: dict(shard.subjects) for name, shard in self.shards.items()},
-            "hospitals": hospitals(self.shards),
+            **noted_shards(self.shards),
         })  # fmt: skip
         return tracker
 

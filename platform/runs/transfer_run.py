@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.consortium.checks import ConsortiumShards, hospitals
+from fedrecon.platform.consortium.checks import ConsortiumShards, noted_shards
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
@@ -87,8 +86,7 @@ class _Test:
             "run_id": run_id,
             "experiment": self.experiment.as_dict(),
             "images": asdict(self.trained.images),
-            "subjects": {name: dict(shard.subjects) for name, shard in self.sites.trained.items()},
-            "hospitals": hospitals(self.sites.trained),
+            **noted_shards(self.sites.trained),
             "trained_by": self.trained.folder.digest,
         })  # fmt: skip
 
@@ -121,7 +119,9 @@ class _Test:
             training_digest=training_digest,
             environment={"simulated": [name for name, one in tested.items() if one.simulated]},
         )
-        self._write(tracker, FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None, log))
+        finished = FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None, log)
+        write_tables(tracker, self.folder, finished)
+        write_wire(tracker, self.folder, log)
         return result
 
     def _columns(self, progress: Progress, log: WireLog) -> Iterable[dict[str, Any]]:
@@ -141,14 +141,6 @@ class _Test:
     def _applied(self) -> TrainedRun:
         """The trained run with this experiment's own evaluation and its settings that act only at inference."""
         return replace(self.trained, experiment=self.experiment.alone)
-
-    def _write(self, tracker: Tracker, finished: FinishedRun) -> None:
-        with tempfile.TemporaryDirectory(dir=self.folder.path) as scratch:
-            into = Path(scratch)
-            write_tables(into, finished)
-            for path in sorted(into.iterdir()):
-                tracker.artifact(path)
-        write_wire(tracker, self.folder, finished.wire_log)
 
 
 def find_trained_run(workspace: Path, training_digest: str, rounds: int) -> RunFolder | None:

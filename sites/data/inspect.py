@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import check_consortium, consortium_problems
+from fedrecon.sites.data.splits import consortium_problems
 from fedrecon.sites.errors import InputError
-
-__all__ = ["check_consortium", "find_shards", "inspect"]
 
 
 def find_shards(path: Path | str) -> list[Path]:

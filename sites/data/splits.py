@@ -76,35 +76,50 @@ def check_consortium(shards: Collection[Shard]) -> None:
         raise InputError("\n".join(problems))
 
 
-def key_problems(shards: Collection[Shard]) -> Iterator[str]:
-    """Shards whose subjects have pseudonyms under different keys: the same person would look like two."""
-    keys: dict[str, Shard] = {}
-    for shard in shards:
-        if shard.pseudonym_key:
-            keys.setdefault(shard.pseudonym_key, shard)
-    if len(keys) > 1:
-        first, second = list(keys.values())[:2]
+def key_problems(keys: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+    """Sites whose subjects have pseudonyms under different keys: the same person would look like two.
+
+    Args:
+        keys: names of sites, each with the fingerprint of its key; None if it was imported without a key.
+    """
+    first: dict[str, str] = {}
+    for site, key in keys:
+        if key:
+            first.setdefault(key, site)
+    if len(first) > 1:
+        one, other = list(first.values())[:2]
         yield (
-            f"sites '{first.site}' and '{second.site}' were imported with different keys, so a person who is at both "
+            f"sites '{one}' and '{other}' were imported with different keys, so a person who is at both "
             "would not be found: import both with the same --key FILE."
         )
 
 
+def subject_problems(shards: Iterable[tuple[str, Shard]]) -> Iterator[str]:
+    """What makes subjects unfit for one experiment: different keys, or a subject in different splits at two sites.
+
+    Args:
+        shards: names of sites, each with its shard.
+    """
+    shards = list(shards)
+    yield from key_problems((name, shard.pseudonym_key) for name, shard in shards)
+    known: dict[str, tuple[str, str]] = {}
+    for name, shard in shards:
+        for subject, split in sorted(shard.subjects.items()):
+            other, where = known.setdefault(subject, (split, name))
+            if other != split:
+                yield (
+                    f"the subject '{subject}' is in the split '{other}' at site '{where}' and in "
+                    f"'{split}' at site '{name}': a subject is in one split at all sites "
+                    "(--validation-subjects, --test-subjects)."
+                )
+
+
 def consortium_problems(shards: Collection[Shard]) -> list[str]:
     """One message for each problem that :func:`check_consortium` refuses."""
-    problems: list[str] = list(key_problems(shards))
+    problems: list[str] = []
     sites: dict[str, Shard] = {}
-    known: dict[str, tuple[str, Shard]] = {}
     for shard in shards:
         if shard.site in sites:
             problems.append(f"the site name '{shard.site}' is used twice: {sites[shard.site].path} and {shard.path}.")
         sites.setdefault(shard.site, shard)
-        for subject, split in sorted(shard.subjects.items()):
-            other, where = known.setdefault(subject, (split, shard))
-            if other != split:
-                problems.append(
-                    f"the subject '{subject}' is in the split '{other}' at site '{where.site}' and in "
-                    f"'{split}' at site '{shard.site}': a subject is in one split at all sites "
-                    "(--validation-subjects, --test-subjects)."
-                )
-    return problems
+    return [*problems, *subject_problems((shard.site, shard) for shard in shards)]

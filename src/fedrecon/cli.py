@@ -107,9 +107,8 @@ def _run(arguments: argparse.Namespace) -> int:
     again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
     option = f" --workspace {arguments.workspace}" if arguments.workspace else ""
     print(f"\n{again}run {result.run_id}, digest {result.digest}")
-    if (
-        pictures := RunFolder(Path(arguments.workspace or default_workspace()), result.digest).path / "panels"
-    ).is_dir():
+    pictures = RunFolder(Path(arguments.workspace or default_workspace()), result.digest).path / "panels"
+    if pictures.is_dir():
         print(f"A test slice of each site: {pictures}")
     print(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{option}")
     return DONE
@@ -188,8 +187,8 @@ def _schema(_: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fedrecon.tune.study import command as study_command
-    from fedrecon.tune.sweep import command as sweep_command
+    from fedrecon.tune.study.command import COMMAND as STUDY
+    from fedrecon.tune.sweep.command import COMMAND as SWEEP
     from fedrecon.version import __version__
 
     parser = argparse.ArgumentParser(
@@ -271,8 +270,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors")
 
-    for name, module in (("sweep", sweep_command), ("study", study_command)):
-        module.add_arguments(_command(commands, name, module.command, module.HELP, json=True, workspace=True))
+    for one_kind in (SWEEP, STUDY):
+        one_kind.add_arguments(
+            _command(commands, one_kind.kind, one_kind.command, one_kind.about, json=True, workspace=True)
+        )
     return parser
 
 

@@ -75,16 +75,30 @@ def test_the_digest_is_the_one_that_was_written_down(name):
     assert digests(EXPERIMENTS[name]) == WRITTEN[name]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_key_that_a_strategy_gets_later_counts_only_away_from_its_default(name, monkeypatch):
-    class Invented(STRATEGIES[name]):
+PLUGINS = {
+    "strategy": (STRATEGIES, "strategy"),
+    "mask": (MASKS, "operator"),
+    "degradation": (DEGRADATIONS, "degradation"),
+    "reconstructor": (RECONSTRUCTORS, "reconstructor"),
+}
+"""By kind, the registry and the block of an experiment that takes the plug-in's parameters."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, (registry, _) in PLUGINS.items() for name in registry]
+)
+def test_a_key_that_a_plug_in_gets_later_counts_only_away_from_its_default(kind, name, monkeypatch):
+    registry, block = PLUGINS[kind]
+
+    class Invented(registry[name]):
         invented: Annotated[int, ADDED_LATER] = 3
 
-    monkeypatch.setitem(STRATEGIES, name, Invented)
-    raw = EXPERIMENTS[f"strategy {name}"]
-    assert digests(raw) == WRITTEN[f"strategy {name}"]
-    assert digests({**raw, "strategy": {"name": name, "invented": 3}}) == WRITTEN[f"strategy {name}"]
-    assert digests({**raw, "strategy": {"name": name, "invented": 4}}) != WRITTEN[f"strategy {name}"]
+    monkeypatch.setitem(registry, name, Invented)
+    raw, written = EXPERIMENTS[f"{kind} {name}"], WRITTEN[f"{kind} {name}"]
+    given = raw[block] if isinstance(raw[block], dict) else {"name": name}
+    assert digests(raw) == written
+    assert digests({**raw, block: {**given, "invented": 3}}) == written
+    assert digests({**raw, block: {**given, "invented": 4}}) != written
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -97,28 +111,6 @@ def test_a_key_that_a_network_gets_later_counts_only_away_from_its_default(name,
     raw = EXPERIMENTS[f"network {name}"]
     assert digests(raw) == WRITTEN[f"network {name}"]
     assert digests({**raw, "network": {"name": name, "invented": 4}}) != WRITTEN[f"network {name}"]
-
-
-@pytest.mark.parametrize("name", MASKS)
-def test_a_key_that_a_mask_gets_later_counts_only_away_from_its_default(name, monkeypatch):
-    class Invented(MASKS[name]):
-        invented: Annotated[int, ADDED_LATER] = 3
-
-    monkeypatch.setitem(MASKS, name, Invented)
-    raw = EXPERIMENTS[f"mask {name}"]
-    assert digests(raw) == WRITTEN[f"mask {name}"]
-    assert digests({**raw, "operator": {**raw["operator"], "invented": 4}}) != WRITTEN[f"mask {name}"]
-
-
-@pytest.mark.parametrize("name", RECONSTRUCTORS)
-def test_a_key_that_a_reconstructor_gets_later_counts_only_away_from_its_default(name, monkeypatch):
-    class Invented(RECONSTRUCTORS[name]):
-        invented: Annotated[int, ADDED_LATER] = 3
-
-    monkeypatch.setitem(RECONSTRUCTORS, name, Invented)
-    raw = EXPERIMENTS[f"reconstructor {name}"]
-    assert digests(raw) == WRITTEN[f"reconstructor {name}"]
-    assert digests({**raw, "reconstructor": {"name": name, "invented": 4}}) != WRITTEN[f"reconstructor {name}"]
 
 
 @pytest.mark.parametrize("block", [Training, Evaluation])

@@ -94,7 +94,7 @@ def test_a_test_finds_another_key_and_another_hospital_under_a_known_name(tmp_pa
             in_process=True,
         ),
     ):
-        with pytest.raises(InputError, match="another key than site 'ward'"):
+        with pytest.raises(InputError, match="sites 'ward' and 'other' were imported with different keys"):
             test()
     checks.check_same_hospitals({"other": Shard.open(ours)}, {"ward": {"site": "ward", "key": None}})
     with pytest.raises(InputError, match="site 'ward' trained with the shard of 'clinic'"):

@@ -4,12 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from memory_store import MemoryStore
 
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
 from fedrecon.platform.federation.progress import Progress
 from fedrecon.platform.federation.recorder import Recorder, Round, ValidationResult
 from fedrecon.platform.storage.checkpoint import Checkpoints
-from fedrecon.platform.storage.tracking.memory_store import MemoryStore
 from fedrecon.platform.storage.tracking.tracker import RunRecord
 from fedrecon.sites.wire import State
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_store import MemoryStore
 from PIL import Image
 
 from fedrecon.platform.storage.tracking import tracker as tracking
-from fedrecon.platform.storage.tracking.memory_store import MemoryStore
 from fedrecon.platform.storage.tracking.mlflow_store import DATABASE, create_database, tracking_uri
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import TAG_DIGEST, TAG_SUPERSEDED, RunRecord

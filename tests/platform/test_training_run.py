@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from drivers import ROUNDS, experiment
+from memory_store import MemoryStore, MemoryTracker
 from safetensors.numpy import load_file
 
 from fedrecon.platform.config.experiment import Experiment
@@ -12,7 +13,6 @@ from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.runs.context import RunContext
 from fedrecon.platform.runs.run import run, steps
 from fedrecon.platform.storage.checkpoint import Checkpoints
-from fedrecon.platform.storage.tracking.memory_store import MemoryStore, MemoryTracker
 from fedrecon.platform.storage.workspace import RunFolder
 
 

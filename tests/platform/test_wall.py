@@ -75,7 +75,10 @@ def test_all_that_crosses_is_of_the_list_and_in_the_record(name, consortium, wor
     """Every strategy, from the start of a run to its artifacts, then ``evaluate``."""
     watched = Watched(monkeypatch)
     result = fedrecon.run(given(consortium, name), workspace=workspace, in_process=True)
+    lines = RunFolder(workspace, result.digest).path / "wire.jsonl"
+    trained = len(WireLog(lines).rows)
     evaluate(result.digest, workspace=workspace)
+    assert {"TrainRequest", "ScoreTask", "Scores"} <= {row["type"] for row in WireLog(lines).rows[trained:]}
     assert watched.seen
     for message in watched.seen:
         assert wire_check.check_message(message) is message
@@ -135,8 +138,11 @@ def test_on_ray_the_record_is_the_same_and_an_actor_answers_no_other_method(cons
             place = tmp_path / where
             place.mkdir()
             (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
-            described_as = given(consortium, "scaffold", resources={"crew": where})
-            found[where] = crossed(place, fedrecon.run(described_as, workspace=place))
+            alike = {"resources": {"crew": where}, "publish_private": "all"}
+            results = [
+                fedrecon.run(given(consortium, name, **alike), workspace=place) for name in ("scaffold", "fedper")
+            ]
+            found[where] = [row for result in results for row in crossed(place, result)]
         plan = _plan(consortium)
         actor = ray.remote(SiteActor).remote(plan)
         for method in ("slices", "adopt", "_private", "load", "__init__"):
@@ -146,10 +152,11 @@ def test_on_ray_the_record_is_the_same_and_an_actor_answers_no_other_method(cons
     keys = ("round", "site", "direction", "type", "names", "shapes", "hash")
 
     def exact(rows):  # seconds and process ids differ
-        same = [row for row in rows if row["type"] in ("TrainRequest", "ScoreTask", "PanelTask")]
+        same = [row for row in rows if row["type"] in ("TrainRequest", "ScoreTask", "PanelTask", "PrivatePart")]
         return sorted([row[key] for key in keys] for row in same)
 
     assert exact(found["actors"]) == exact(found["in-process"])
+    assert "PrivatePart" in {row["type"] for row in found["actors"]}
     # The executor of actors asks for descriptions once more, to see that every shard opens.
     kinds = {
         where: sorted((row["site"], row["type"]) for row in rows if row["type"] != "Description")

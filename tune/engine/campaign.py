@@ -13,12 +13,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
-from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.platform.storage.workspace import RunFolder, default_workspace
+from fedrecon.sites.errors import unknown
 from fedrecon.tune.trials.planner import Planner
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
 
 Rerun = bool | Literal["failed"]
 """The trials that run again even if they have ended: all (True), the failed ones (``"failed"``), or none (False)."""
+
+
+def saved_file(workspace: Path | str | None, folder: str, kind: str, name: str) -> Path:
+    """The YAML file from which a campaign can be loaded again.
+
+    Args:
+        workspace: the workspace folder; None takes FEDRECON_WORKSPACE or ./workspace.
+        folder: ``sweeps`` or ``studies``. kind: ``sweep`` or ``study``. name: the campaign's name.
+
+    Raises:
+        InputError: the workspace has none of this name; the message lists those that it has.
+    """
+    root = (Path(workspace) if workspace else default_workspace()).resolve() / folder
+    file = root / name / f"{kind}.yaml"
+    if not file.is_file():
+        raise unknown(kind, name, sorted(path.parent.name for path in root.glob(f"*/{kind}.yaml")))
+    return file
 
 
 class Campaign(ABC):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -158,15 +158,36 @@ class Sweep(Settings):
         Raises:
             InputError: a file, a key or a value is wrong; the message says what is allowed and the nearest right name.
         """
-        where = str(given) if isinstance(given, str | Path) else "sweep"
-        raw = load(Path(given)) if isinstance(given, str | Path) else given
-        if not isinstance(raw, Mapping):
-            raise InputError(f"{where}: a mapping of keys is needed, got {type(raw).__name__}")
-        base = [text.removeprefix("experiment.") for text in overrides if text.startswith("experiment.")]
-        own = [text for text in overrides if not text.startswith("experiment.")]
-        sweep = parse(cls, _overridden(dict(raw), own), where=where)
-        folder = Path(given).parent if isinstance(given, str | Path) else Path()
-        return sweep, apply_overrides(read_base(sweep.experiment, folder), base)
+        return read_campaign(cls, "sweep", given, overrides, _overridden)
+
+
+C = TypeVar("C", bound=Settings)
+
+
+def read_campaign(
+    settings: type[C],
+    kind: str,
+    given: Any,
+    overrides: Sequence[str],
+    apply: Callable[[dict[str, Any], Sequence[str]], dict[str, Any]] = apply_overrides,
+) -> tuple[C, dict[str, Any]]:
+    """Reads a sweep or a study: settings with the key ``experiment``. See :meth:`Sweep.read`.
+
+    Args:
+        kind: ``sweep`` or ``study``, for messages.
+        apply: a function that applies overrides to the content.
+    """
+    path = Path(given) if isinstance(given, str | Path) else None
+    where = kind if path is None else str(path)
+    raw = given if path is None else load(path, kind)
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{where}: a mapping of keys is needed, got {type(raw).__name__}")
+    base = [text.removeprefix("experiment.") for text in overrides if text.startswith("experiment.")]
+    own = [text for text in overrides if not text.startswith("experiment.")]
+    chosen = parse(settings, apply(dict(raw), own), where=where)
+    folder = Path() if path is None else path.parent
+    experiment = chosen.experiment  # type: ignore[attr-defined]  # a key of both kinds
+    return chosen, apply_overrides(read_base(experiment, folder), base)
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fedrecon.platform.config.overrides import apply_overrides
-from fedrecon.sites.errors import InputError, unknown
-from fedrecon.sites.plugin import Count, Settings, parse
-from fedrecon.tune.search.config import load, read_base
+from fedrecon.sites.errors import unknown
+from fedrecon.sites.plugin import Count, Settings
+from fedrecon.tune.search.config import read_campaign
 
 Block = dict[str, Any]
 Patch = dict[str, Any]
@@ -156,15 +154,7 @@ class Study(Settings):
         Raises:
             InputError: a file, a key or a value is wrong; the message names what is allowed and the nearest right name.
         """
-        where = str(given) if isinstance(given, str | Path) else "study"
-        raw = load(Path(given), "study") if isinstance(given, str | Path) else given
-        if not isinstance(raw, Mapping):
-            raise InputError(f"{where}: a mapping of keys is needed, got {type(raw).__name__}")
-        base = [text.removeprefix("experiment.") for text in overrides if text.startswith("experiment.")]
-        own = [text for text in overrides if not text.startswith("experiment.")]
-        study = parse(cls, apply_overrides(dict(raw), own), where=where)
-        folder = Path(given).parent if isinstance(given, str | Path) else Path()
-        return study, apply_overrides(read_base(study.experiment, folder), base)
+        return read_campaign(cls, "study", given, overrides)
 
 
 def expanded(blocks: Sequence[Block]) -> Iterator[Block]:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.workspace import default_workspace
-from fedrecon.sites.errors import unknown
-from fedrecon.tune.engine.campaign import Rerun
+from fedrecon.tune.engine.campaign import Rerun, saved_file
 from fedrecon.tune.study.campaign import FOLDER, StudyCampaign
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.outputs import write_outputs
@@ -71,12 +70,8 @@ def load_study(name: str, workspace: Path | str | None = None, address: str | No
         >>> fedrecon.load_study("baseline").missing
         []
     """
-    root = Path(workspace) if workspace else default_workspace()
-    folder = root.resolve() / FOLDER / name
-    if not (folder / "study.yaml").is_file():
-        raise unknown("study", name, sorted(path.parent.name for path in folder.parent.glob("*/study.yaml")))
-    chosen, base = Study.read(folder / "study.yaml")
-    one = StudyCampaign(chosen, base, root, address)
+    file = saved_file(workspace, FOLDER, "study", name)
+    one = StudyCampaign(*Study.read(file), file.parents[2], address)
     return study_result(one, "running" if one.look() else one.status())
 
 

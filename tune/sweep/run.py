@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites.errors import InputError, RunError
-from fedrecon.tune.engine.campaign import Campaign, Rerun, say
+from fedrecon.tune.engine.campaign import Campaign, Rerun, saved_file, say
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
 from fedrecon.tune.trials.trial_table import TrialRow
@@ -127,15 +127,8 @@ def load_sweep(name: str, workspace: Path | str | None = None, address: str | No
         >>> fedrecon.load_sweep("two-rates").table().column("params.operator.acceleration").to_pylist()
         [2, 4]
     """
-    from fedrecon.sites.errors import unknown
-
-    root = Path(workspace) if workspace else default_workspace()
-    folder = root.resolve() / "sweeps" / name
-    if not (folder / "sweep.yaml").is_file():
-        known = sorted(path.parent.name for path in folder.parent.glob("*/sweep.yaml"))
-        raise unknown("sweep", name, known)
-    chosen, base = Sweep.read(folder / "sweep.yaml")
-    one = _Sweep(chosen, base, root, address, None, rerun=False)
+    file = saved_file(workspace, "sweeps", "sweep", name)
+    one = _Sweep(*Sweep.read(file), file.parents[2], address, None, rerun=False)
     return one.result("running" if one.look() else one.status())
 
 

@@ -1,8 +1,8 @@
 """The record of a run: the contract of a tracker, and how a run is found, continued or made.
 
-``mlflow_store.py`` is one implementation (it loads MLflow only when a store is opened), ``memory_store.py`` is the
-other. Both pass the same tests. Their common parts are here: buffering, skipping of values that are recorded already,
-one run for each digest.
+``mlflow_store.py`` is the implementation; it loads MLflow only when a store is opened. Here is what needs no MLflow:
+buffering, skipping of values that are recorded already, one run for each digest. The tests have a second implementation
+in memory, which passes the same tests.
 """
 
 from __future__ import annotations

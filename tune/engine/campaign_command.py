@@ -1,0 +1,106 @@
+"""What ``fedrecon sweep`` and ``fedrecon study`` do alike: options, run or show, exit code. Loads no torch or ray."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.sites.errors import InputError
+
+
+@dataclass(frozen=True)
+class CampaignCommand:
+    """One of the two commands.
+
+    Attributes:
+        kind: ``sweep`` or ``study``.
+        about: help text of the command. dry_run: help text of ``--dry-run``.
+        read: a function that reads the campaign's file; the first of what it returns has the ``name``.
+        run: ``fedrecon.sweep`` or ``fedrecon.study``. load: ``load_sweep`` or ``load_study``.
+        show: a function that prints a result as a table.
+        page: a function that gives the label and the path of the page that a result has.
+    """
+
+    kind: str
+    about: str
+    dry_run: str
+    read: Callable[[Path], tuple[Any, Any]]
+    run: Callable[..., Any]
+    load: Callable[..., Any]
+    show: Callable[[Any], None]
+    page: Callable[[Any], tuple[str, Path]]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the options of the command."""
+        upper = self.kind.upper()
+        parser.add_argument(self.kind, metavar=f"{upper}.yaml", help=f"the file of a {self.kind}; or: show {upper}")
+        parser.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="key.path=value",
+            help=f"changes a key of the {self.kind}; experiment.KEY=value changes the base",
+        )
+        parser.add_argument("--address", metavar="A", help="address of a Ray cluster (default: start one here)")
+        parser.add_argument("--tracking-uri", metavar="U", help="an MLflow server (default: the workspace's mlflow.db)")
+        again = parser.add_mutually_exclusive_group()
+        again.add_argument("--rerun", action="store_true", help="run every trial again, even if it has a result")
+        again.add_argument("--rerun-failed", action="store_true", help="run the failed trials again")
+        parser.add_argument("--dry-run", action="store_true", help=self.dry_run)
+
+    def command(self, arguments: argparse.Namespace) -> int:
+        """Runs or shows a campaign.
+
+        Returns:
+            the exit code: 0, or 130 if the campaign was interrupted. A failed trial does not change it.
+
+        Raises:
+            InputError: ``show`` without exactly one name; or see :attr:`run` and :attr:`load`.
+        """
+        workspace = Path(arguments.workspace) if arguments.workspace else default_workspace()
+        given = getattr(arguments, self.kind)
+        if given == "show":
+            if len(arguments.overrides) != 1:
+                raise InputError(
+                    f"fedrecon {self.kind} show {self.kind.upper()}: needs the name of a {self.kind} or its file"
+                )
+            self._print(self.load(self._name(arguments.overrides[0]), workspace, arguments.address), arguments.json)
+            return 0
+        result = self.run(
+            file=given,
+            overrides=arguments.overrides,
+            workspace=workspace,
+            address=arguments.address,
+            tracking_uri=arguments.tracking_uri,
+            rerun="failed" if arguments.rerun_failed else arguments.rerun,
+            dry_run=arguments.dry_run,
+        )
+        self._print(result, arguments.json)
+        if result.status == "interrupted":
+            print("interrupted; the same command goes on from the last committed rounds", file=sys.stderr)
+            return 130
+        if result.status != "planned" and not arguments.json:
+            where = f" --workspace {arguments.workspace}" if arguments.workspace else ""
+            label, page = self.page(result)
+            print(f"\n{label:8}{page}\nMLflow  (fedrecon ui{where})\n{result.url}")
+        return 0
+
+    def _name(self, given: str) -> str:
+        """The name of a campaign. The user gives the name or the campaign's file."""
+        path = Path(given)
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            name: str = self.read(path)[0].name
+            return name
+        return given
+
+    def _print(self, result: Any, as_json: bool) -> None:
+        if as_json:
+            json.dump(result.as_dict(), sys.stdout, indent=2, default=str)
+            print()
+        else:
+            self.show(result)

@@ -29,10 +29,17 @@ class Ditto(FedAvg):
         lam: weight of the distance to the shared network, lambda in the paper.
     """
 
-    paper: ClassVar[str] = (
-        "@inproceedings{li2021ditto, title={Ditto: Fair and Robust Federated Learning Through Personalization}, "
-        "author={Li, Tian and Hu, Shengyuan and Beirami, Ahmad and Smith, Virginia}, booktitle={ICML}, year={2021}}"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{li2021ditto,
+            author = {Li, Tian and Hu, Shengyuan and Beirami, Ahmad and Smith, Virginia},
+            title = {Ditto: Fair and Robust Federated Learning Through Personalization},
+            booktitle = {Proceedings of the 38th International Conference on Machine Learning},
+            series = {Proceedings of Machine Learning Research},
+            volume = {139},
+            pages = {6357--6368},
+            year = {2021}
+        }
+    """
     neutral: ClassVar[None] = None
     not_neutral: ClassVar[str] = (
         "its shared network is FedAvg's for every lam; its personal network has no counterpart in FedAvg"

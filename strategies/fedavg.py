@@ -16,11 +16,18 @@ class FedAvg(Strategy):
             n_i / N. ``uniform`` takes 1 / K for K sites, as the published code of FedMRI, FL-MRCM and FedGIMP does.
     """
 
-    paper: ClassVar[str] = (
-        "@inproceedings{mcmahan2017fedavg, title={Communication-Efficient Learning of Deep Networks from Decentralized "
-        'Data}, author={McMahan, H. Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and Ag{\\"u}era y '
-        "Arcas, Blaise}, booktitle={AISTATS}, year={2017}}"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{mcmahan2017fedavg,
+            author = {McMahan, Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and
+                Ag{\\"u}era y Arcas, Blaise},
+            title = {Communication-Efficient Learning of Deep Networks from Decentralized Data},
+            booktitle = {Proceedings of the 20th International Conference on Artificial Intelligence and Statistics},
+            series = {Proceedings of Machine Learning Research},
+            volume = {54},
+            pages = {1273--1282},
+            year = {2017}
+        }
+    """
 
     weighting: Literal["slices", "uniform"] = "slices"
 

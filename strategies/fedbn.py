@@ -17,10 +17,13 @@ class FedBN(Partial):
         private: parts that stay at the site; by default the network's ``norm``.
     """
 
-    paper: ClassVar[str] = (
-        "@inproceedings{li2021fedbn, title={{FedBN}: Federated Learning on Non-{IID} Features via Local Batch "
-        "Normalization}, author={Li, Xiaoxiao and Jiang, Meirui and Zhang, Xiaofei and Kamp, Michael and Dou, Qi}, "
-        "booktitle={ICLR}, year={2021}}"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{li2021fedbn,
+            author = {Li, Xiaoxiao and Jiang, Meirui and Zhang, Xiaofei and Kamp, Michael and Dou, Qi},
+            title = {{FedBN}: Federated Learning on Non-{IID} Features via Local Batch Normalization},
+            booktitle = {International Conference on Learning Representations (ICLR)},
+            year = {2021}
+        }
+    """
 
     private: tuple[str, ...] = ("norm",)

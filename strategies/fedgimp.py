@@ -67,12 +67,19 @@ class FedGIMP(Strategy):
         adaptation: settings of the adaptation to a slice; they do not influence the training.
     """
 
-    paper: ClassVar[str] = (
-        "@article{elmas2022fedgimp, author={Elmas, Gokberk and Dar, Salman U. H. and Korkmaz, Yilmaz and Ceyani, Emir "
-        "and Susam, Burak and Ozbey, Muzaffer and Avestimehr, Salman and {\\c{C}}ukur, Tolga}, title={Federated "
-        "Learning of Generative Image Priors for {MRI} Reconstruction}, journal={IEEE Transactions on Medical "
-        "Imaging}, year={2022}, doi={10.1109/TMI.2022.3220757}}"
-    )
+    paper: ClassVar[str] = """
+        @article{elmas2023fedgimp,
+            author = {Elmas, Gokberk and Dar, Salman U. H. and Korkmaz, Yilmaz and Ceyani, Emir and Susam, Burak and
+                Ozbey, Muzaffer and Avestimehr, Salman and {\\c{C}}ukur, Tolga},
+            title = {Federated Learning of Generative Image Priors for {MRI} Reconstruction},
+            journal = {IEEE Transactions on Medical Imaging},
+            volume = {42},
+            number = {7},
+            pages = {1996--2009},
+            year = {2023},
+            doi = {10.1109/TMI.2022.3220757}
+        }
+    """
     neutral: ClassVar[None] = None
     not_neutral: ClassVar[str] = "another network and another loss"
     trains_on_operator: ClassVar[bool] = False

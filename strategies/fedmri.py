@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fedrecon.sites.papers import FEDMRI
 from fedrecon.strategies.partial import Partial
 
 if TYPE_CHECKING:
@@ -89,12 +90,7 @@ class FedMRI(Partial):
             size of the network's encoders over the published size.
     """
 
-    paper: ClassVar[str] = (
-        "@article{feng2023fedmri, title={Specificity-Preserving Federated Learning for {MR} Image Reconstruction}, "
-        "author={Feng, Chun-Mei and Yan, Yunlu and Wang, Shanshan and Xu, Yong and Shao, Ling and Fu, Huazhu}, "
-        "journal={IEEE Transactions on Medical Imaging}, volume={42}, number={7}, pages={2010--2021}, year={2023}, "
-        "doi={10.1109/TMI.2022.3202106}}"
-    )
+    paper: ClassVar[str] = FEDMRI
     neutral: ClassVar[Mapping[str, Any] | None] = {"private": (), "weighting": "slices", "contrastive_weight": 0.0}
 
     private: tuple[str, ...] = ("decoder", "head")

@@ -32,11 +32,15 @@ class FedOpt(FedAvg):
         tau: degree of adaptivity; the paper's default is 1e-3.
     """
 
-    paper: ClassVar[str] = (
-        "@inproceedings{reddi2021fedopt, title={Adaptive Federated Optimization}, author={Reddi, Sashank J. and "
-        "Charles, Zachary and Zaheer, Manzil and Garrett, Zachary and Rush, Keith and Kone{\\v{c}}n{\\'y}, Jakub and "
-        "Kumar, Sanjiv and McMahan, H. Brendan}, booktitle={ICLR}, year={2021}}"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{reddi2021fedopt,
+            author = {Reddi, Sashank J. and Charles, Zachary and Zaheer, Manzil and Garrett, Zachary and Rush, Keith and
+                Kone{\\v{c}}n{\\'y}, Jakub and Kumar, Sanjiv and McMahan, H. Brendan},
+            title = {Adaptive Federated Optimization},
+            booktitle = {International Conference on Learning Representations (ICLR)},
+            year = {2021}
+        }
+    """
     neutral: ClassVar[None] = None
     not_neutral: ClassVar[str] = "the step is divided by the root of a second moment, so it never equals the mean"
 

@@ -15,10 +15,13 @@ class FedPer(Partial):
             convolution, and FedMRI's code calls this sharing 'except_last'.
     """
 
-    paper: ClassVar[str] = (
-        "@article{arivazhagan2019fedper, title={Federated Learning with Personalization Layers}, author={Arivazhagan, "
-        "Manoj Ghuhan and Aggarwal, Vinay and Singh, Aaditya Kumar and Choudhary, Sunav}, journal={arXiv:1912.00818}, "
-        "year={2019}}"
-    )
+    paper: ClassVar[str] = """
+        @misc{arivazhagan2019fedper,
+            author = {Arivazhagan, Manoj Ghuhan and Aggarwal, Vinay and Singh, Aaditya Kumar and Choudhary, Sunav},
+            title = {Federated Learning with Personalization Layers},
+            howpublished = {arXiv:1912.00818},
+            year = {2019}
+        }
+    """
 
     private: tuple[str, ...] = ("head",)

@@ -22,11 +22,17 @@ class FedProx(FedAvg):
         mu: weight of the proximal term; 0 is FedAvg.
     """
 
-    paper: ClassVar[str] = (
-        "@inproceedings{li2020fedprox, title={Federated Optimization in Heterogeneous Networks}, author={Li, Tian and "
-        "Sahu, Anit Kumar and Zaheer, Manzil and Sanjabi, Maziar and Talwalkar, Ameet and Smith, Virginia}, "
-        "booktitle={MLSys}, year={2020}}"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{li2020fedprox,
+            author = {Li, Tian and Sahu, Anit Kumar and Zaheer, Manzil and Sanjabi, Maziar and Talwalkar, Ameet and
+                Smith, Virginia},
+            title = {Federated Optimization in Heterogeneous Networks},
+            booktitle = {Proceedings of Machine Learning and Systems},
+            volume = {2},
+            pages = {429--450},
+            year = {2020}
+        }
+    """
     neutral: ClassVar[dict[str, float]] = {"mu": 0.0}
 
     mu: float = Field(0.01, ge=0, allow_inf_nan=False)

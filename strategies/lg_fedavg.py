@@ -17,11 +17,14 @@ class LGFedAvg(Partial):
         private: parts that stay at the site; by default the network's ``encoder``.
     """
 
-    paper: ClassVar[str] = (
-        "@article{liang2020lgfedavg, title={Think Locally, Act Globally: Federated Learning with Local and Global "
-        "Representations}, author={Liang, Paul Pu and Liu, Terrance and Ziyin, Liu and Allen, Nicholas B. and "
-        "Auerbach, Randy P. and Brent, David and Salakhutdinov, Ruslan and Morency, Louis-Philippe}, "
-        "journal={arXiv:2001.01523}, year={2020}}"
-    )
+    paper: ClassVar[str] = """
+        @misc{liang2020lgfedavg,
+            author = {Liang, Paul Pu and Liu, Terrance and Ziyin, Liu and Allen, Nicholas B. and Auerbach, Randy P. and
+                Brent, David and Salakhutdinov, Ruslan and Morency, Louis-Philippe},
+            title = {Think Locally, Act Globally: Federated Learning with Local and Global Representations},
+            howpublished = {arXiv:2001.01523},
+            year = {2020}
+        }
+    """
 
     private: tuple[str, ...] = ("encoder",)

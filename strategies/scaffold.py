@@ -29,11 +29,18 @@ class Scaffold(FedAvg):
     gradient, and the optimiser gets the corrected gradient. The server's step size is 1.
     """
 
-    paper: ClassVar[str] = (
-        "@inproceedings{karimireddy2020scaffold, title={{SCAFFOLD}: Stochastic Controlled Averaging for Federated "
-        "Learning}, author={Karimireddy, Sai Praneeth and Kale, Satyen and Mohri, Mehryar and Reddi, Sashank J. and "
-        "Stich, Sebastian U. and Suresh, Ananda Theertha}, booktitle={ICML}, year={2020}}"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{karimireddy2020scaffold,
+            author = {Karimireddy, Sai Praneeth and Kale, Satyen and Mohri, Mehryar and Reddi, Sashank J. and
+                Stich, Sebastian U. and Suresh, Ananda Theertha},
+            title = {{SCAFFOLD}: Stochastic Controlled Averaging for Federated Learning},
+            booktitle = {Proceedings of the 37th International Conference on Machine Learning},
+            series = {Proceedings of Machine Learning Research},
+            volume = {119},
+            pages = {5132--5143},
+            year = {2020}
+        }
+    """
     neutral: ClassVar[None] = None
     not_neutral: ClassVar[str] = "the control variates are part of every step; no parameter turns them off"
     replies: ClassVar[tuple[str, ...]] = ("change",)

@@ -46,7 +46,7 @@ class Strategy(Plugin):
     its parameters. The class attributes below describe the method; a subclass overrides them.
 
     Attributes:
-        paper: the citation, as BibTeX.
+        paper: the works to cite, as BibTeX entries; empty if there are none.
         neutral: the parameters at which the method must equal FedAvg to the bit. A test checks this law for the whole
             registry. None means that no such parameters exist; then ``not_neutral`` says why.
         not_neutral: the reason why the method never equals FedAvg; empty if ``neutral`` is given.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fedrecon.platform.runs.bibtex import distinct
 from fedrecon.sites.score_columns import METRICS
 
 _OUTPUTS = {
@@ -23,10 +24,18 @@ DEFINITIONS = """\
 - *output* is the method's own result, *with data consistency* is that result after the measured k-space
   samples were put back, *zero-filled* is no reconstruction at all."""
 
-SSIM_PAPER = (
-    "Wang Z, Bovik AC, Sheikh HR, Simoncelli EP. Image quality assessment: from error visibility to structural "
-    "similarity. IEEE TIP 13(4):600-612, 2004."
-)
+SSIM_PAPER = """
+    @article{wang2004ssim,
+        author = {Wang, Zhou and Bovik, Alan C. and Sheikh, Hamid R. and Simoncelli, Eero P.},
+        title = {Image Quality Assessment: From Error Visibility to Structural Similarity},
+        journal = {IEEE Transactions on Image Processing},
+        volume = {13},
+        number = {4},
+        pages = {600--612},
+        year = {2004},
+        doi = {10.1109/TIP.2003.819861}
+    }
+"""
 
 LOW_RESOLUTION = """\
 - The measured image has a low resolution. *with data consistency* puts the measured samples back into k-space. If the
@@ -46,7 +55,8 @@ def report(
         result: the JSON of ``fedrecon run --json``: run_id, digest, rounds, bytes_up, sites, mean, ...
         experiment: the experiment as a plain dict; all of it is shown, and ``name``, ``task`` and ``strategy.name``
             are read.
-        citations: BibTeX entries of the strategy, network, reconstructor and masks that ran.
+        citations: the ``paper`` of each plug-in that ran and of the scores, as BibTeX; some may be empty. A work
+            that several of them cite is listed once.
         environment: hardware and software of the run, as (nested) text and numbers; all of it is shown. ``simulated``
             names the sites whose k-space was simulated.
     """
@@ -121,8 +131,8 @@ def _ran(result: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tupl
 
 
 def _cited(citations: Sequence[str]) -> str:
-    unique = list(dict.fromkeys(entry.strip() for entry in citations if entry.strip()))
-    return "## Cite what ran\n\n```bibtex\n" + "\n\n".join(unique) + "\n```" if unique else ""
+    unique = "\n\n".join(str(entry) for entry in distinct(citations))
+    return f"## Cite what ran\n\n```bibtex\n{unique}\n```" if unique else ""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

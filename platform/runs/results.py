@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.runs.report import report
+from fedrecon.platform.runs.report import SSIM_PAPER, report
 from fedrecon.platform.storage import parquet
 from fedrecon.sites import atomic
 
@@ -135,21 +135,18 @@ def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor:
 
 
 def cited(experiment: Experiment) -> list[str]:
-    """BibTeX entries of the strategy, the network or reconstructor, and the masks that ran."""
-    papers = [one.paper for one in operators(experiment)]
-    return [paper for paper in dict.fromkeys([*method_papers(experiment), *papers]) if paper]
+    """The ``paper`` of each plug-in that ran (strategy, network, reconstructor, masks, degradations), and of SSIM."""
+    return [*method_papers(experiment), *(one.paper for one in operators(experiment)), SSIM_PAPER]
 
 
 def method_papers(experiment: Experiment) -> list[str]:
-    """BibTeX entries of the strategy and the network, or of the reconstructor."""
+    """The ``paper`` of the strategy and of the network, or of the reconstructor, as BibTeX."""
     from fedrecon.strategies.networks import NETWORKS
 
     if experiment.trains:
-        papers = [experiment.method.paper, NETWORKS[experiment.network["name"]].load().paper]
-    else:
-        assert experiment.classical is not None
-        papers = [experiment.classical.paper]
-    return [paper for paper in papers if paper]
+        return [experiment.method.paper, NETWORKS[experiment.network["name"]].load().paper]
+    assert experiment.classical is not None
+    return [experiment.classical.paper]
 
 
 def operators(experiment: Experiment) -> list[Acquisition]:

@@ -90,7 +90,7 @@ class Acquisition(Settings):
 
     @property
     def paper(self) -> str:
-        """The citation of the plug-in's family; empty if there is none."""
+        """The works to cite for the plug-in's family, as BibTeX entries; empty if there are none."""
         return str(self.plugin.paper)
 
     @property

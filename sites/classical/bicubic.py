@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from fedrecon.sites.classical.reconstructor import Reconstructor
+from fedrecon.sites.papers import CUBIC_CONVOLUTION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,10 +16,7 @@ if TYPE_CHECKING:
 class Bicubic(Reconstructor):
     """Cubic convolution with a = -1/2, on grids with aligned pixel centres. It has no parameters to tune."""
 
-    paper: ClassVar[str] = (
-        "Keys R. Cubic convolution interpolation for digital image processing. IEEE Trans. Acoust. Speech Signal "
-        "Process. 29(6):1153-1160, 1981."
-    )
+    paper: ClassVar[str] = CUBIC_CONVOLUTION
     needs_low: ClassVar[bool] = True
 
     def reconstruct(self, measurement: Measurement) -> Tensor:

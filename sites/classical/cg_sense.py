@@ -24,10 +24,18 @@ class CgSense(Reconstructor):
         iterations: largest number of iterations.
     """
 
-    paper: ClassVar[str] = (
-        "Pruessmann KP, Weiger M, Boernert P, Boesiger P. Advances in sensitivity encoding with arbitrary k-space "
-        "trajectories. MRM 46(4):638-651, 2001."
-    )
+    paper: ClassVar[str] = """
+        @article{pruessmann2001advances,
+            author = {Pruessmann, Klaas P. and Weiger, Markus and B{\\"o}rnert, Peter and Boesiger, Peter},
+            title = {Advances in Sensitivity Encoding with Arbitrary k-Space Trajectories},
+            journal = {Magnetic Resonance in Medicine},
+            volume = {46},
+            number = {4},
+            pages = {638--651},
+            year = {2001},
+            doi = {10.1002/mrm.1241}
+        }
+    """
     needs_coils: ClassVar[bool] = True
 
     weight: float = Field(default=0.001, ge=0.0, allow_inf_nan=False)

@@ -23,10 +23,19 @@ class Grappa(Completion):
         kernel_y, kernel_x: sides of the window in samples, both odd.
     """
 
-    paper: ClassVar[str] = (
-        "Griswold MA, Jakob PM, Heidemann RM, et al. Generalized autocalibrating partially parallel acquisitions "
-        "(GRAPPA). MRM 47(6):1202-1210, 2002."
-    )
+    paper: ClassVar[str] = """
+        @article{griswold2002grappa,
+            author = {Griswold, Mark A. and Jakob, Peter M. and Heidemann, Robin M. and Nittka, Mathias and
+                Jellus, Vladimir and Wang, Jianmin and Kiefer, Berthold and Haase, Axel},
+            title = {Generalized Autocalibrating Partially Parallel Acquisitions ({GRAPPA})},
+            journal = {Magnetic Resonance in Medicine},
+            volume = {47},
+            number = {6},
+            pages = {1202--1210},
+            year = {2002},
+            doi = {10.1002/mrm.10171}
+        }
+    """
     needs_coils: ClassVar[bool] = True
 
     weight: float = Field(default=0.01, ge=1e-9, allow_inf_nan=False)

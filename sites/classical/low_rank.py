@@ -22,11 +22,30 @@ class LowRank(Completion):
         iterations: number of iterations.
     """
 
-    paper: ClassVar[str] = (
-        "Shin PJ, Larson PEZ, Ohliger MA, et al. Calibrationless parallel imaging reconstruction based on structured "
-        "low-rank matrix completion. MRM 72(4):959-970, 2014; Haldar JP. Low-rank modeling of local k-space "
-        "neighborhoods (LORAKS) for constrained MRI. IEEE TMI 33(3):668-681, 2014."
-    )
+    paper: ClassVar[str] = """
+        @article{shin2014sake,
+            author = {Shin, Peter J. and Larson, Peder E. Z. and Ohliger, Michael A. and Elad, Michael and
+                Pauly, John M. and Vigneron, Daniel B. and Lustig, Michael},
+            title = {Calibrationless Parallel Imaging Reconstruction Based on Structured Low-Rank Matrix Completion},
+            journal = {Magnetic Resonance in Medicine},
+            volume = {72},
+            number = {4},
+            pages = {959--970},
+            year = {2014},
+            doi = {10.1002/mrm.24997}
+        }
+
+        @article{haldar2014loraks,
+            author = {Haldar, Justin P.},
+            title = {Low-Rank Modeling of Local k-Space Neighborhoods ({LORAKS}) for Constrained {MRI}},
+            journal = {IEEE Transactions on Medical Imaging},
+            volume = {33},
+            number = {3},
+            pages = {668--681},
+            year = {2014},
+            doi = {10.1109/TMI.2013.2293974}
+        }
+    """
 
     rank: int = Field(default=30, ge=1)
     kernel: int = Field(default=5, ge=2, le=11, description="side of the window")

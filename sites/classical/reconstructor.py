@@ -17,7 +17,7 @@ class Reconstructor(Plugin, ABC):
     """A classical method of reconstruction. It needs no training.
 
     Attributes:
-        paper: the citation, or empty.
+        paper: the works to cite, as BibTeX entries; empty if there are none.
         needs_low: whether the method enlarges the low-resolution image; then it is only for super-resolution.
         needs_coils: whether the method needs several coils; with one coil it has no information to use.
         needs_kspace: whether the method fills in k-space; then it cannot work on low-resolution images without k-space.

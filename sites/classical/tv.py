@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field
 
 from fedrecon.sites.classical.reconstructor import Reconstructor
+from fedrecon.sites.papers import SPARSE_MRI
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +32,20 @@ class TotalVariation(Reconstructor):
     """
 
     paper: ClassVar[str] = (
-        "Lustig M, Donoho D, Pauly JM. Sparse MRI: the application of compressed sensing for rapid MR "
-        "imaging. MRM 58(6), 2007; Beck A, Teboulle M. Fast gradient-based algorithms for constrained total "
-        "variation image denoising and deblurring problems. IEEE TIP 18(11), 2009."
+        SPARSE_MRI
+        + """
+        @article{beck2009gradient,
+            author = {Beck, Amir and Teboulle, Marc},
+            title = {Fast Gradient-Based Algorithms for Constrained Total Variation Image Denoising and
+                Deblurring Problems},
+            journal = {IEEE Transactions on Image Processing},
+            volume = {18},
+            number = {11},
+            pages = {2419--2434},
+            year = {2009},
+            doi = {10.1109/TIP.2009.2028250}
+        }
+        """
     )
 
     weight: float = Field(default=0.005, ge=0.0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field
 
 from fedrecon.sites.classical.reconstructor import Reconstructor
+from fedrecon.sites.papers import SPARSE_MRI
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,7 @@ class Wavelet(Reconstructor):
         real: whether only real images are allowed, as in :class:`fedrecon.sites.classical.tv.TotalVariation`.
     """
 
-    paper: ClassVar[str] = (
-        "Lustig M, Donoho D, Pauly JM. Sparse MRI: the application of compressed sensing for rapid MR "
-        "imaging. MRM 58(6):1182-1195, 2007."
-    )
+    paper: ClassVar[str] = SPARSE_MRI
 
     weight: float = Field(default=0.004, ge=0.0, allow_inf_nan=False)
     iterations: int = Field(default=60, ge=1)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
+from fedrecon.sites.papers import FEDMRI
 from fedrecon.strategies.networks.unet import UNet, as_channels, as_image, correction, damp, unet_parts
 
 if TYPE_CHECKING:
@@ -33,10 +34,7 @@ class Network(nn.Module):
     complex data it gets two channels.
     """
 
-    paper: ClassVar[str] = (
-        "Feng C-M et al. Specificity-preserving federated learning for MR image reconstruction. "
-        "IEEE Trans. Med. Imaging 42(7):2010-2021, 2023."
-    )
+    paper: ClassVar[str] = FEDMRI
 
     def __init__(
         self,

@@ -23,10 +23,15 @@ class Network(Enlarging):
         blocks: number of residual blocks.
     """
 
-    paper: ClassVar[str] = (
-        "Lim B, Son S, Kim H, Nah S, Lee KM. Enhanced deep residual networks for single image super-resolution. "
-        "CVPR Workshops 2017."
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{lim2017edsr,
+            author = {Lim, Bee and Son, Sanghyun and Kim, Heewon and Nah, Seungjun and Lee, Kyoung Mu},
+            title = {Enhanced Deep Residual Networks for Single Image Super-Resolution},
+            booktitle = {IEEE Conference on Computer Vision and Pattern Recognition Workshops (CVPRW)},
+            year = {2017},
+            doi = {10.1109/CVPRW.2017.151}
+        }
+    """
 
     def __init__(self, images: Images, *, channels: int = 64, blocks: int = 16) -> None:
         super().__init__(images)

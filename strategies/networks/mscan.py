@@ -38,10 +38,16 @@ class Network(Enlarging):
         reduction: factor by which the attention reduces the number of features between its two convolutions.
     """
 
-    paper: ClassVar[str] = (
-        "Liu F, Jiang A, Chen L. Multimedia Systems, 2024, doi 10.1007/s00530-024-01415-8 (MSCAN; a reading of its "
-        "abstract)."
-    )
+    paper: ClassVar[str] = """
+        @article{liu2024mscan,
+            author = {Liu, Feiqiang and Jiang, Aiwen and Chen, Lihui},
+            title = {A Multi-Scale Channel Attention Network with Federated Learning for Magnetic Resonance Image
+                Super-Resolution},
+            journal = {Multimedia Systems},
+            year = {2024},
+            doi = {10.1007/s00530-024-01415-8}
+        }
+    """
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ The file of a network is ``<module>.py`` in this folder. It holds a class ``Netw
 - ``parts`` maps the name of a part to prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and further parts
   divide the parameters among them. ``norm`` holds the affine normalisations, which also lie in one of these parts; it
   is empty if there are none. A prior has other parts.
-- ``paper`` is the citation.
+- ``paper`` holds the works to cite, as BibTeX entries.
 """
 
 from __future__ import annotations

@@ -27,10 +27,14 @@ class Network(Enlarging):
         reduction: factor by which the channel attention reduces the number of features.
     """
 
-    paper: ClassVar[str] = (
-        "Zhang Y, Li K, Li K, Wang L, Zhong B, Fu Y. Image super-resolution using very deep residual channel attention "
-        "networks. ECCV 2018."
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{zhang2018rcan,
+            author = {Zhang, Yulun and Li, Kunpeng and Li, Kai and Wang, Lichen and Zhong, Bineng and Fu, Yun},
+            title = {Image Super-Resolution Using Very Deep Residual Channel Attention Networks},
+            booktitle = {European Conference on Computer Vision (ECCV)},
+            year = {2018}
+        }
+    """
 
     def __init__(
         self, images: Images, *, channels: int = 32, groups: int = 4, blocks: int = 4, reduction: int = 8

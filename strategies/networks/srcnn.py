@@ -27,10 +27,18 @@ class Network(Enlarging):
         kernel: side of the second layer's kernel, in pixels.
     """
 
-    paper: ClassVar[str] = (
-        "Dong C, Loy CC, He K, Tang X. Image super-resolution using deep convolutional networks. IEEE Trans. Pattern "
-        "Anal. Mach. Intell. 38(2):295-307, 2016."
-    )
+    paper: ClassVar[str] = """
+        @article{dong2016srcnn,
+            author = {Dong, Chao and Loy, Chen Change and He, Kaiming and Tang, Xiaoou},
+            title = {Image Super-Resolution Using Deep Convolutional Networks},
+            journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+            volume = {38},
+            number = {2},
+            pages = {295--307},
+            year = {2016},
+            doi = {10.1109/TPAMI.2015.2439281}
+        }
+    """
 
     def __init__(self, images: Images, *, channels: int = 64, kernel: int = 1) -> None:
         super().__init__(images)

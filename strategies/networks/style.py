@@ -60,10 +60,15 @@ class Network(nn.Module):
         content: content of the images, ``magnitude`` or ``complex``.
     """
 
-    paper: ClassVar[str] = (
-        "@inproceedings{karras2019stylegan, author={Karras, Tero and Laine, Samuli and Aila, Timo}, title={A Style-"
-        "Based Generator Architecture for Generative Adversarial Networks}, booktitle={CVPR}, year={2019}}"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{karras2019stylegan,
+            author = {Karras, Tero and Laine, Samuli and Aila, Timo},
+            title = {A Style-Based Generator Architecture for Generative Adversarial Networks},
+            booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+            year = {2019},
+            doi = {10.1109/CVPR.2019.00453}
+        }
+    """
 
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "generator": ("generator",),

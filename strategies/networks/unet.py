@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedrecon.sites.papers import FASTMRI
+
 if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images, Measurement
 
@@ -100,9 +102,16 @@ class Network(nn.Module):
     """
 
     paper: ClassVar[str] = (
-        "Ronneberger O, Fischer P, Brox T. U-Net: convolutional networks for biomedical image segmentation. "
-        "MICCAI 2015; as in Zbontar J et al. fastMRI: an open dataset and benchmarks for accelerated MRI. "
-        "arXiv:1811.08839, 2018."
+        """
+        @inproceedings{ronneberger2015unet,
+            author = {Ronneberger, Olaf and Fischer, Philipp and Brox, Thomas},
+            title = {{U-Net}: Convolutional Networks for Biomedical Image Segmentation},
+            booktitle = {Medical Image Computing and Computer-Assisted Intervention (MICCAI)},
+            pages = {234--241},
+            year = {2015}
+        }
+        """
+        + FASTMRI
     )
 
     def __init__(

@@ -30,11 +30,27 @@ class Network(nn.Module):
     TMI 2019); each cascade still has its own step size.
     """
 
-    paper: ClassVar[str] = (
-        "Hammernik K et al. Learning a variational network for reconstruction of accelerated MRI data. "
-        "MRM 79(6), 2018; Sriram A et al. End-to-end variational networks for accelerated MRI "
-        "reconstruction. MICCAI 2020."
-    )
+    paper: ClassVar[str] = """
+        @article{hammernik2018variational,
+            author = {Hammernik, Kerstin and Klatzer, Teresa and Kobler, Erich and Recht, Michael P. and
+                Sodickson, Daniel K. and Pock, Thomas and Knoll, Florian},
+            title = {Learning a Variational Network for Reconstruction of Accelerated {MRI} Data},
+            journal = {Magnetic Resonance in Medicine},
+            volume = {79},
+            number = {6},
+            pages = {3055--3071},
+            year = {2018},
+            doi = {10.1002/mrm.26977}
+        }
+
+        @inproceedings{sriram2020varnet,
+            author = {Sriram, Anuroop and Zbontar, Jure and Murrell, Tullie and Defazio, Aaron and
+                Zitnick, C. Lawrence and Yakubova, Nafissa and Knoll, Florian and Johnson, Patricia},
+            title = {End-to-End Variational Networks for Accelerated {MRI} Reconstruction},
+            booktitle = {Medical Image Computing and Computer Assisted Intervention (MICCAI)},
+            year = {2020}
+        }
+    """
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fedrecon.platform.runs.bibtex import Entry, distinct, entries
 from fedrecon.platform.runs.report import SSIM_PAPER
 from fedrecon.platform.runs.results import method_papers, operators
 
@@ -12,20 +13,21 @@ if TYPE_CHECKING:
     from fedrecon.tune.study.matrix import Matrix
 
 Citations = Mapping[str, Sequence[str]]
-"""For each work (BibTeX or plain text), the names of the methods, operators or scores that it describes."""
+"""For each work, as one BibTeX entry, the names of the methods, operators or scores that it describes."""
 
 
 def citations(matrix: Matrix) -> Citations:
     """The works for all methods, for the masks or degradations in training and test, and for SSIM."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[Entry, dict[str, None]] = {}
     trials = {trial.digest: trial.experiment for trial in matrix.trials}
     for cell in matrix.cells:
         one = trials[cell.digest]
-        for paper in method_papers(one):
-            found.setdefault(paper, {})[cell.learned.method] = None
+        for work in distinct(method_papers(one)):
+            found.setdefault(work, {})[cell.learned.method] = None
     for cell in matrix.cells:
         for measured in (*operators(trials[cell.digest]), trials[cell.digest].tested_at(cell.tested_on)):
-            if measured.paper:
-                found.setdefault(measured.paper, {})[measured.family] = None
-    found.setdefault(SSIM_PAPER, {})["SSIM"] = None
-    return {paper: list(used) for paper, used in found.items()}
+            for work in entries(measured.paper):
+                found.setdefault(work, {})[measured.family] = None
+    for work in entries(SSIM_PAPER):
+        found.setdefault(work, {})["SSIM"] = None
+    return {str(work): list(used) for work, used in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from fedrecon.sites.imaging.degradations.resampled import Resampled
+from fedrecon.sites.papers import CUBIC_CONVOLUTION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,10 +14,7 @@ if TYPE_CHECKING:
 class Bicubic(Resampled):
     """Cubic convolution with a kernel ``scale`` times as wide, as in MATLAB's imresize; no scanner does it."""
 
-    paper: ClassVar[str] = (
-        "Keys R. Cubic convolution interpolation for digital image processing. IEEE Trans. Acoust. Speech Signal "
-        "Process. 29(6):1153-1160, 1981."
-    )
+    paper: ClassVar[str] = CUBIC_CONVOLUTION
 
     def matrix(self, length: int) -> Tensor:
         """The matrix of bicubic downsampling, (length / scale, length)."""

@@ -20,7 +20,7 @@ class Degradation(Plugin):
     """The operator of super-resolution: it lowers the resolution of an image.
 
     Attributes:
-        paper: the citation, or empty.
+        paper: the works to cite, as BibTeX entries; empty if there are none.
         in_kspace: whether the degraded samples are Cartesian k-space.
         scale: how many times coarser the low-resolution grid is along both axes.
     """

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedrecon.sites.imaging.masks.mask import ColumnMask, Samples
+from fedrecon.sites.papers import FASTMRI
 
 
 class EquispacedFraction(ColumnMask):
@@ -16,9 +17,7 @@ class EquispacedFraction(ColumnMask):
     bit, with one exception: at acceleration 1 it also samples the last column, which fastMRI leaves out.
     """
 
-    paper: ClassVar[str] = (
-        "Zbontar et al., fastMRI: an open dataset and benchmarks for accelerated MRI, arXiv:1811.08839, 2018"
-    )
+    paper: ClassVar[str] = FASTMRI
 
     def columns(self, n: int, n_low: int, random: np.random.RandomState) -> Samples:
         """The columns at the rounded positions of a comb with the real-valued spacing R'."""

@@ -20,7 +20,19 @@ class Gaussian2d(DensityMask):
         width: factor on the standard deviation.
     """
 
-    paper: ClassVar[str] = "Yiasemis et al., DIRECT: Deep Image REConstruction Toolkit, JOSS 7(73):4278, 2022"
+    paper: ClassVar[str] = """
+        @article{yiasemis2022direct,
+            author = {Yiasemis, George and Moriakov, Nikita and Karkalousos, Dimitrios and Caan, Matthan and
+                Teuwen, Jonas},
+            title = {{DIRECT}: Deep Image {REConstruction} Toolkit},
+            journal = {Journal of Open Source Software},
+            volume = {7},
+            number = {73},
+            pages = {4278},
+            year = {2022},
+            doi = {10.21105/joss.04278}
+        }
+    """
 
     width: float = Field(6.0, gt=0, allow_inf_nan=False)
 

@@ -35,7 +35,7 @@ class Mask(Plugin):
     """A family of Cartesian sampling masks.
 
     Attributes:
-        paper: the citation of the family.
+        paper: the works to cite for the family, as BibTeX entries.
         acceleration: grid points over samples, the fully sampled centre included; 1 samples everything.
         center_fraction: size of the fully sampled centre, as the family defines it.
     """

@@ -23,10 +23,26 @@ class Poisson2d(EllipseMask):
     finds the slope, once per shape and parameters.
     """
 
-    paper: ClassVar[str] = (
-        "Bridson, Fast Poisson disk sampling in arbitrary dimensions, SIGGRAPH 2007; "
-        "Vasanawala et al., Practical parallel imaging compressed sensing MRI, IEEE ISBI 2011"
-    )
+    paper: ClassVar[str] = """
+        @inproceedings{bridson2007poisson,
+            author = {Bridson, Robert},
+            title = {Fast {Poisson} Disk Sampling in Arbitrary Dimensions},
+            booktitle = {ACM SIGGRAPH 2007 Sketches},
+            year = {2007},
+            doi = {10.1145/1278780.1278807}
+        }
+
+        @inproceedings{vasanawala2011practical,
+            author = {Vasanawala, S. S. and Murphy, M. J. and Alley, M. T. and Lai, P. and Keutzer, K. and
+                Pauly, J. M. and Lustig, M.},
+            title = {Practical Parallel Imaging Compressed Sensing {MRI}: Summary of Two Years of Experience in
+                Accelerating Body {MRI} of Pediatric Patients},
+            booktitle = {IEEE International Symposium on Biomedical Imaging: From Nano to Macro},
+            pages = {1039--1043},
+            year = {2011},
+            doi = {10.1109/ISBI.2011.5872579}
+        }
+    """
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
         """The points at the slope that fits. A few are removed at random, so that their number is exact."""

@@ -21,9 +21,19 @@ class Radial(EllipseMask):
     round(N_y N_x / R).
     """
 
-    paper: ClassVar[str] = (
-        "Winkelmann et al., An optimal radial profile order based on the golden ratio, IEEE TMI 26:68, 2007"
-    )
+    paper: ClassVar[str] = """
+        @article{winkelmann2007golden,
+            author = {Winkelmann, Stefanie and Schaeffter, Tobias and Koehler, Thomas and Eggers, Holger and
+                Doessel, Olaf},
+            title = {An Optimal Radial Profile Order Based on the Golden Ratio for Time-Resolved {MRI}},
+            journal = {IEEE Transactions on Medical Imaging},
+            volume = {26},
+            number = {1},
+            pages = {68--76},
+            year = {2007},
+            doi = {10.1109/TMI.2006.885337}
+        }
+    """
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
         """The grid points in the order in which the spokes meet them, until their number is reached."""

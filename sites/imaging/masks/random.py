@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedrecon.sites.imaging.masks.mask import ColumnMask, Samples
+from fedrecon.sites.papers import FASTMRI
 
 
 class Random(ColumnMask):
@@ -16,9 +17,7 @@ class Random(ColumnMask):
     average.
     """
 
-    paper: ClassVar[str] = (
-        "Zbontar et al., fastMRI: an open dataset and benchmarks for accelerated MRI, arXiv:1811.08839, 2018"
-    )
+    paper: ClassVar[str] = FASTMRI
 
     def columns(self, n: int, n_low: int, random: np.random.RandomState) -> Samples:
         """Columns (n,), each drawn independently."""

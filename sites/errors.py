@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 
 class FedreconError(Exception):
@@ -12,7 +13,31 @@ class FedreconError(Exception):
 
 
 class InputError(FedreconError):
-    """The user's input is wrong. The message says what was given, what is allowed and the nearest right name."""
+    """The user's input is wrong. The message says what was given, what is allowed and the nearest right name.
+
+    Attributes:
+        unknown: the names in the input that do not exist. A caller asks for them here and never reads the message.
+    """
+
+    def __init__(self, message: str, unknown: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.unknown = tuple(unknown)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the fields when the error travels to another process."""
+        return type(self), (str(self), self.unknown)
+
+
+class RefusedValueError(ValueError):
+    """An :class:`InputError` inside of a validator: pydantic collects only ValueErrors. The message is the same.
+
+    Attributes:
+        error: the error.
+    """
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class RunError(FedreconError):
@@ -24,7 +49,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {kind} '{given}'.{hint} Allowed: {', '.join(names) or '(none)'}.")
+    return InputError(f"unknown {kind} '{given}'.{hint} Allowed: {', '.join(names) or '(none)'}.", [given])
 
 
 def at_site(member: str, round_number: int | None, message: str) -> str:

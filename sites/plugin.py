@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.errors import InputError, RefusedValueError, unknown
 
 Count = Annotated[int, Field(ge=1)]
 """A number of things: a whole number of at least 1."""
@@ -72,22 +72,25 @@ def parse(model: type[M], given: Any, where: str) -> M:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(item, model, where) for item in error.errors())) from None
+        found = [_explain(item, model, where) for item in error.errors()]
+        raise InputError("\n".join(map(str, found)), [name for one in found for name in one.unknown]) from None
 
 
-def _explain(item: Any, model: type[BaseModel], where: str) -> str:
+def _explain(item: Any, model: type[BaseModel], where: str) -> InputError:
     path = [str(part) for part in item["loc"]]
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
         owner = _model_at(model, path[:-1])
         kind = f"key '{'.'.join(path[:-1])}.'" if path[:-1] else "key"
-        return f"{where}: {unknown(kind, path[-1], owner.model_fields if owner else ())}"
+        wrong = unknown(kind, path[-1], owner.model_fields if owner else ())
+        return InputError(f"{where}: {wrong}", wrong.unknown)
     if item["type"] == "missing":
-        return f"{where}: '{key}' is missing."
-    message = item["msg"].removeprefix("Value error, ")
+        return InputError(f"{where}: '{key}' is missing.")
+    message, raised = item["msg"].removeprefix("Value error, "), item.get("ctx", {}).get("error")
     given = item.get("input")
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else ""
-    return f"{where}: {f'{key}: ' if key else ''}{message}{shown}"
+    names = raised.error.unknown if isinstance(raised, RefusedValueError) else ()
+    return InputError(f"{where}: {f'{key}: ' if key else ''}{message}{shown}", names)
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:

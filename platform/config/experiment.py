@@ -21,7 +21,7 @@ from fedrecon.platform.config.tasks import TASKS, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
-from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.errors import InputError, RefusedValueError, unknown
 from fedrecon.sites.plugin import Settings, choose, parse, science_of
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
@@ -365,7 +365,7 @@ def _split(block: Block, kind: str, registry: Mapping[str, Any]) -> tuple[str, B
     if not isinstance(name, str):
         raise ValueError(f"'name' is missing. Allowed: {', '.join(registry)}")
     if name not in registry:
-        raise ValueError(str(unknown(kind, name, registry)))
+        raise RefusedValueError(unknown(kind, name, registry))
     return name, parameters
 
 
@@ -374,7 +374,7 @@ def _raised(make: Any) -> Any:
     try:
         return make()
     except InputError as error:
-        raise ValueError(str(error)) from None
+        raise RefusedValueError(error) from None
 
 
 def _load(path: Path) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedrecon.sites.errors import unknown
+from fedrecon.sites.errors import RefusedValueError, unknown
 from fedrecon.sites.plugin import ADDED_LATER, Count, Settings, science_of
 from fedrecon.sites.training.losses import BRIGHTNESS, LOSSES
 
@@ -66,7 +66,7 @@ class Training(Settings):
         weights = {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
         for name, weight in weights.items():
             if name not in LOSSES:
-                raise ValueError(str(unknown("loss", name, LOSSES)))
+                raise RefusedValueError(unknown("loss", name, LOSSES))
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"loss.{name}: a weight of at least 0 is needed, got {weight}")
         if not any(weights.get(name) for name in BRIGHTNESS):

@@ -34,7 +34,7 @@ def test_trials_by_hand(consortium):
     trials = planned(base(consortium), {**RATES, "seed": {"grid": [0, 1]}})
     assert [trial.number for trial in trials] == [0, 1, 2, 3, 4, 5]
     assert [(trial.params["operator.acceleration"], trial.params["seed"]) for trial in trials] == [
-        (2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (4, 1),
+        (2, 0), (3, 0), (4, 0), (2, 1), (3, 1), (4, 1),
     ]  # fmt: skip
     last = trials[-1].experiment
     assert (last.operator["acceleration"], last.operator["center_fraction"], last.seed) == (4, 0.1, 1)

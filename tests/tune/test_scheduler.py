@@ -35,7 +35,7 @@ def run(scheduler: PerProblemScheduler, reports: dict[str, tuple[str, list[float
     """The round after which each trial was stopped (0: not); one trial after the other."""
     controller, stopped = Controller(), {}
     for name, (problem, scores) in reports.items():
-        trial = Trial(trial_id=name, config={"problem": problem}, status="RUNNING")
+        trial = Trial(trial_id=name, config={"problem": problem, "rounds": len(scores)}, status="RUNNING")
         controller.trials.append(trial)
         scheduler.on_trial_add(controller, trial)
         stopped[name], result = 0, {}
@@ -90,9 +90,21 @@ def test_the_median_rule_waits_for_company_and_for_the_grace_rounds() -> None:
     assert found == {"first": 0, "second": 0, "below": 3, "above": 0, "alone": 0}
 
 
+def test_a_trial_that_has_reached_its_last_round_is_never_stopped() -> None:
+    """Trials of two lengths: the last round of the short ones is a rung of the long ones."""
+    scheduler = PerProblemScheduler(Scheduler(name="asha", grace_rounds=2, reduction_factor=2), "mean/psnr", "max", 8)
+    controller, decisions = Controller(), []
+    for name, score, rounds in (("good", 30.0, 8), ("short", 20.0, 2), ("long", 20.0, 8)):
+        trial = Trial(trial_id=name, config={"problem": EASY, "rounds": rounds}, status="RUNNING")
+        scheduler.on_trial_add(controller, trial)
+        report = {"round": 2, "mean/psnr": score, "training_iteration": 2}
+        decisions.append(scheduler.on_trial_result(controller, trial, report))
+    assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
+
+
 @pytest.mark.parametrize("name", sorted(MAKERS))
 def test_a_round_that_was_not_scored_stops_nothing(name: str) -> None:
     scheduler = PerProblemScheduler(Scheduler(name=name), "mean/psnr", "max", 6)  # type: ignore[arg-type]
-    trial = Trial(trial_id="a", config={"problem": EASY}, status="RUNNING")
+    trial = Trial(trial_id="a", config={"problem": EASY, "rounds": 6}, status="RUNNING")
     scheduler.on_trial_add(Controller(), trial)
     assert scheduler.on_trial_result(Controller(), trial, {"round": 1}) == "CONTINUE"

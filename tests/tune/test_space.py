@@ -87,9 +87,24 @@ def test_a_sample_has_the_same_draw_at_every_point_of_the_grid():
     search = {**METHODS, "seed": {"grid": [0, 1, 2]}, **RATE}
     drawn = found(search, samples=4)
     assert len(drawn) == 4 * 6
-    rates = [{point["training.learning_rate"] for point in drawn[6 * k : 6 * (k + 1)]} for k in range(4)]
+    by_sample = [drawn[8 * seed + 2 * k + m] for k in range(4) for seed in range(3) for m in range(2)]
+    rates = [{point["training.learning_rate"] for point in by_sample[6 * k : 6 * (k + 1)]} for k in range(4)]
     assert [len(one) for one in rates] == [1, 1, 1, 1]
     assert len(set.union(*rates)) == 4
+
+
+@pytest.mark.parametrize("front", [True, False])
+def test_a_further_seed_only_appends_points(front):
+    """Whether the seed comes first or last in the file, with draws and a condition on another key."""
+
+    def drawn(seeds):
+        own = {"seed": {"grid": seeds}}
+        return found({**own, **METHODS, **MU, **RATE} if front else {**METHODS, **MU, **RATE, **own}, samples=2)
+
+    before, after = drawn([3, 1]), drawn([3, 1, 2])
+    assert after[: len(before)] == before
+    assert [point["seed"] for point in before] == [3] * 4 + [1] * 4
+    assert {point["seed"] for point in after[len(before) :]} == {2}
 
 
 def test_a_draw_depends_on_seed_sample_and_key_alone():

@@ -53,9 +53,6 @@ class Campaign(ABC):
         over: whether the time budget ended this call.
     """
 
-    ranks = True
-    """Whether the trials compete for the best validation score."""
-
     def __init__(
         self,
         planner: Planner,
@@ -67,7 +64,7 @@ class Campaign(ABC):
     ) -> None:
         self.planner, self.workspace = planner, workspace.resolve()
         self.address, self.tracking_uri, self.rerun = address, tracking_uri, rerun
-        self.trial_table = TrialTable(self.workspace, planner.sweep.name, folder)
+        self.trial_table = TrialTable(self.workspace, planner.settings.name, folder)
         self.url: str | None = None
         self.over = False
 
@@ -147,7 +144,7 @@ class Campaign(ABC):
         limited = self.trial_table.rows[: self._limit]
         if any(row.status in ("WAITING", "RUNNING") for row in limited) or self._asks_more():
             return "budget" if self.over else "interrupted"
-        return "finished" if len(limited) == len(self.trial_table.rows) else "budget"
+        return "budget" if self._asked > len(limited) else "finished"
 
     def duration(self) -> str:
         """A rough estimate of the remaining duration on this machine's cores, as text.
@@ -161,7 +158,7 @@ class Campaign(ABC):
             return ""
         from fedrecon.tune.trials.estimate import seconds
 
-        asked = self.planner.sweep.concurrency
+        asked = self.planner.settings.concurrency
         at_once = asked if isinstance(asked, int) else os.cpu_count() or 1
         found = seconds(self.planner, left, min(at_once, len(left)))
         if found is None:
@@ -176,12 +173,17 @@ class Campaign(ABC):
     @property
     def _limit(self) -> int:
         """The number of rows that the budget allows."""
-        return self.planner.sweep.budget.trials or 10**9
+        return self.planner.budget.trials or 10**9
+
+    @property
+    def _asked(self) -> int:
+        """The number of trials without a limit: the planned ones, or those that Optuna has to suggest."""
+        sweep, planned = self.planner.sweep, len(self.trial_table.rows)
+        return max(sweep.samples, planned) if sweep is not None and sweep.algorithm == "optuna" else planned
 
     def _asks_more(self) -> bool:
-        """Whether Optuna has more trials to suggest."""
-        sweep = self.planner.sweep
-        return sweep.algorithm == "optuna" and len(self.trial_table.rows) < min(sweep.samples, self._limit)
+        """Whether Optuna has more trials to suggest within the budget."""
+        return len(self.trial_table.rows) < min(self._asked, self._limit)
 
     def _save(self) -> None:
         """Writes the campaign's YAML file into its folder."""
@@ -195,16 +197,14 @@ class Campaign(ABC):
 
     def _lock(self) -> AbstractContextManager[None]:
         kind = self.trial_table.folder.parent.name.removesuffix("s").replace("studie", "study")
-        busy = f"the {kind} '{self.planner.sweep.name}' is running in {self.workspace}"
+        busy = f"the {kind} '{self.planner.settings.name}' is running in {self.workspace}"
         return exclusive_lock(self.trial_table.folder / ".lock", busy)
 
     def _run(self) -> None:
         from fedrecon.tune.engine.tuner import TrialTuner
         from fedrecon.tune.trials.progress import SweepProgress
 
-        sweep = self.planner.sweep
-        allowed = min(len(self.trial_table.rows) or sweep.samples, self._limit)
-        live = SweepProgress(sweep, self.trial_table, allowed, ranks=self.ranks)
+        live = SweepProgress(self.planner.settings, self.trial_table, min(self._asked, self._limit))
         tuner = TrialTuner(
             self.planner, self.trial_table, self.address, self.tracking_uri, self.rerun is True, self.tags
         )

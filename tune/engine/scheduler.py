@@ -19,8 +19,7 @@ MAKERS: dict[str, Callable[..., TrialScheduler]] = {
         time_attr=ROUND,
         metric=metric,
         mode=mode,
-        # ASHA ends every trial at max_t. The last round must not be ended: the test scores come after it.
-        max_t=max(rounds, chosen.grace_rounds) + 1,
+        max_t=max(rounds, chosen.grace_rounds) + 1,  # ASHA ends every trial at max_t
         grace_period=chosen.grace_rounds,
         reduction_factor=chosen.reduction_factor,
     ),
@@ -54,8 +53,9 @@ class PerProblemScheduler(FIFOScheduler):
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """See Ray Tune."""
-        return self._of(trial).on_trial_result(tune_controller, trial, result)
+        """See Ray Tune. A trial that has committed its last round goes on: its test scores come after it."""
+        decision = self._of(trial).on_trial_result(tune_controller, trial, result)
+        return self.CONTINUE if result[ROUND] >= trial.config["rounds"] else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """See Ray Tune."""

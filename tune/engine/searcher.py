@@ -67,7 +67,9 @@ class Optuna:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sweep = planner.sweep
+        assert sweep is not None  # only a sweep has this source
         directions: list[Any] = ["maximize" if mode == "max" else "minimize" for mode in sweep.modes]
+        self._metrics = sweep.metrics
         self._planner, self._trial_table, self._total = planner, trial_table, total
         # Each call has another seed. Otherwise a resumed sweep would draw the first suggestions again.
         earlier = read_suggested(trial_table.folder)
@@ -99,9 +101,8 @@ class Optuna:
         asked = self._asked.pop(row.trial.number, None)
         if asked is None:
             return
-        wanted = self._planner.sweep.metrics
-        values = [row.metrics[metric] for metric in wanted if metric in row.metrics]
-        if row.status in ("FINISHED", "STOPPED") and len(values) == len(wanted):
+        values = [row.metrics[metric] for metric in self._metrics if metric in row.metrics]
+        if row.status in ("FINISHED", "STOPPED") and len(values) == len(self._metrics):
             self._study.tell(asked, values)
         else:
             self._study.tell(asked, state=TrialState.FAIL)
@@ -159,7 +160,6 @@ class TrialSearcher(NotPickled, Searcher):
 
     Attributes:
         rows: the rows of the trials that Ray Tune has got and that have not ended, by Ray Tune's trial id.
-        closed: whether no further trial is given out.
     """
 
     def __init__(
@@ -174,7 +174,6 @@ class TrialSearcher(NotPickled, Searcher):
         self._trial_table, self._source, self._config, self._limit = trial_table, source, config, limit
         self._trained = trained
         self.rows: dict[str, TrialRow] = {}
-        self.closed = False
 
     def suggest(self, trial_id: str) -> Any:
         """See Ray Tune.
@@ -184,7 +183,7 @@ class TrialSearcher(NotPickled, Searcher):
         """
         row = self._next({one for one in {row.trial.training for row in self.rows.values()} if not self._trained(one)})
         if row is None:
-            return None if self.rows and not self.closed else Searcher.FINISHED
+            return None if self.rows else Searcher.FINISHED
         self.rows[trial_id] = row
         return self._config(row)
 
@@ -207,8 +206,6 @@ class TrialSearcher(NotPickled, Searcher):
 
     def _next(self, running: set[str]) -> TrialRow | None:
         """The next row whose training is not among the running ones; None if there is no such row now."""
-        if self.closed:
-            return None
         given = {row.trial.number for row in self.rows.values()}  # they stay WAITING until Ray Tune has started them
         waiting = [row for row in self._trial_table.rows[: self._limit] if row.status == "WAITING"]
         for row in waiting:

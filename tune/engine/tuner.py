@@ -67,7 +67,7 @@ class TrialTuner:
     ) -> None:
         self._planner, self._trial_table, self._tags = planner, trial_table, tags
         self._address, self._tracking_uri, self._rerun = address, tracking_uri, rerun
-        hours = planner.sweep.budget.hours
+        hours = planner.budget.hours
         self._deadline = time.monotonic() + 3600 * hours if hours else float("inf")
 
     def run(self, live: SweepProgress, limit: int, conclude: Conclude) -> bool:
@@ -108,7 +108,9 @@ class TrialTuner:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
         executor = str(self._planner.base["resources"]["crew"])
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-        packing = Packing.of(executor, self._planner.sweep.concurrency, nodes, ray.get_runtime_context().get_node_id())
+        packing = Packing.of(
+            executor, self._planner.settings.concurrency, nodes, ray.get_runtime_context().get_node_id()
+        )
         for row in self._trial_table.rows:
             _group(packing, asked(row.trial.experiment), self._members(row.trial))
         return packing
@@ -118,9 +120,9 @@ class TrialTuner:
         return not self._rerun and find_trained(self._trial_table.workspace, training) is not None
 
     def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
-        sweep, trial_table = self._planner.sweep, self._trial_table
+        sweep, settings, trial_table = self._planner.sweep, self._planner.settings, self._trial_table
         source: Source = PlannedTrials()
-        if sweep.algorithm == "optuna":
+        if sweep is not None and sweep.algorithm == "optuna":
             trial_table.rows.clear()
             source = Optuna(self._planner, trial_table, min(sweep.samples, limit))
         searcher = TrialSearcher(trial_table, source, self._config, limit, self._trained)
@@ -150,10 +152,10 @@ class TrialTuner:
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=ray_tune.RunConfig(
-                name=sweep.name,
+                name=settings.name,
                 storage_path=scratch,
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                failure_config=ray_tune.FailureConfig(max_failures=sweep.max_failures),
+                failure_config=ray_tune.FailureConfig(max_failures=settings.max_failures),
                 callbacks=[updater],
                 verbose=0,
             ),
@@ -168,7 +170,7 @@ class TrialTuner:
     def _scheduler(self) -> PerProblemScheduler | None:
         """The scheduler for early stopping; None if the sweep has none."""
         sweep = self._planner.sweep
-        if sweep.scheduler is None:
+        if sweep is None or sweep.scheduler is None:
             return None
         longest = max((row.trial.experiment.rounds for row in self._trial_table.rows), default=1)
         return PerProblemScheduler(sweep.scheduler, sweep.metrics[0], sweep.modes[0], longest)
@@ -200,6 +202,7 @@ class TrialTuner:
             "number": trial.number,
             "digest": trial.digest,
             "problem": trial.problem,
+            "rounds": trial.experiment.rounds,
             "members": self._members(trial, now=True),
             "asked": asked(trial.experiment),
             "experiment": json.dumps(absolute(trial.experiment.as_dict())),

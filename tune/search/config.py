@@ -17,7 +17,7 @@ from fedrecon.sites.plugin import Settings, parse
 _METRIC = re.compile(
     r"(mean|site/[^/]+)/((with_data_consistency|zero_filled)/)?(psnr|ssim|nmse)|(mean|site/[^/]+)/loss"
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PROBLEM = ("operator", "degradation", "sites", "task", "evaluation")
 """The blocks that say WHAT is reconstructed. A scheduler compares only trials with equal values in these blocks."""
 
@@ -50,49 +50,27 @@ class Budget(Settings):
     hours: float | None = Field(None, gt=0)
 
 
-class Sweep(Settings):
-    """The settings of a sweep.
+class CampaignSettings(Settings):
+    """The settings that a sweep and a study share.
 
     Attributes:
-        name: the name of the sweep's folder in the workspace and of its tag in MLflow.
+        name: the name of the campaign's folder in the workspace and of its tag in MLflow.
         experiment: the base experiment: the path of a YAML file, or its content.
-        search: the searched keys, each with its values, see :mod:`fedrecon.tune.search.space`.
-        metric: the metric of the VALIDATION subjects, by its name in MLflow; several need ``algorithm: optuna``.
-        mode: ``max`` or ``min``, one for each metric.
-        samples: the number of draws for every point of the grid; with ``optuna`` the number of trials.
-        algorithm: ``grid`` allows only grids; ``random`` allows grids and draws the other values; ``optuna`` suggests
-            values from the results of earlier trials.
-        scheduler: the settings of early stopping; None runs each trial to its end.
         concurrency: the number of trials at once; ``auto`` runs as many as the cluster holds.
         max_failures: the number of times that a failed trial starts again, from its last committed round.
-        budget: the limits of the sweep.
-        seed: the seed of the drawn values. The seed of an experiment is the experiment's own key.
     """
 
     name: str
     experiment: str | dict[str, Any]
-    search: dict[str, Any]
-    metric: str | list[str]
-    mode: str | list[str]
-    samples: int = Field(1, ge=1)
-    algorithm: Literal["grid", "random", "optuna"] = "random"
-    scheduler: Scheduler | None = None
     concurrency: Literal["auto"] | int = "auto"
     max_failures: int = Field(2, ge=0)
-    budget: Budget = Budget()
-    seed: int = 0
 
     @field_validator("name")
     @classmethod
-    def _name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+    def _folder(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
             raise ValueError("only letters, digits, '.', '_' and '-' are allowed, as it names a folder")
         return name
-
-    @field_validator("scheduler", mode="before")
-    @classmethod
-    def _scheduler(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
 
     @field_validator("concurrency", mode="before")
     @classmethod
@@ -100,6 +78,36 @@ class Sweep(Settings):
         if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
             raise ValueError("'auto' or a whole number of at least 1 is needed")
         return given
+
+
+class Sweep(CampaignSettings):
+    """The settings of a sweep, beside those of :class:`CampaignSettings`.
+
+    Attributes:
+        search: the searched keys, each with its values, see :mod:`fedrecon.tune.search.space`.
+        metric: the metric of the VALIDATION subjects, by its name in MLflow; several need ``algorithm: optuna``.
+        mode: ``max`` or ``min``, one for each metric.
+        samples: the number of draws for every point of the grid; with ``optuna`` the number of trials.
+        algorithm: ``grid`` allows only grids; ``random`` allows grids and draws the other values; ``optuna`` suggests
+            values from the results of earlier trials.
+        scheduler: the settings of early stopping; None runs each trial to its end.
+        budget: the limits of the sweep.
+        seed: the seed of the drawn values. The seed of an experiment is the experiment's own key.
+    """
+
+    search: dict[str, Any]
+    metric: str | list[str]
+    mode: str | list[str]
+    samples: int = Field(1, ge=1)
+    algorithm: Literal["grid", "random", "optuna"] = "random"
+    scheduler: Scheduler | None = None
+    budget: Budget = Budget()
+    seed: int = 0
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _scheduler(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
 
     @field_validator("mode")
     @classmethod
@@ -161,7 +169,7 @@ class Sweep(Settings):
         return read_campaign(cls, "sweep", given, overrides, _overridden)
 
 
-C = TypeVar("C", bound=Settings)
+C = TypeVar("C", bound=CampaignSettings)
 
 
 def read_campaign(
@@ -186,8 +194,7 @@ def read_campaign(
     own = [text for text in overrides if not text.startswith("experiment.")]
     chosen = parse(settings, apply(dict(raw), own), where=where)
     folder = Path() if path is None else path.parent
-    experiment = chosen.experiment  # type: ignore[attr-defined]  # a key of both kinds
-    return chosen, apply_overrides(read_base(experiment, folder), base)
+    return chosen, apply_overrides(read_base(chosen.experiment, folder), base)
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

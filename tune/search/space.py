@@ -154,6 +154,8 @@ def points(space: Iterable[Dimension], samples: int, seed: int, base: Callable[[
     """The points of a grid or random sweep.
 
     A point with a drawn value occurs ``samples`` times, each time with other draws. A point without one occurs once.
+    The seed of the experiment is the outermost dimension, outside of the samples too. So a further seed at the end of
+    its list only appends points, and all others keep their numbers.
 
     Args:
         base: a function that gives the base experiment's value of a key that is not searched.
@@ -165,7 +167,13 @@ def points(space: Iterable[Dimension], samples: int, seed: int, base: Callable[[
         for one in space:
             grid = [extended for params, drawn in grid for extended in _extend(one, params, drawn, sample, seed, base)]
         found += [params for params, drawn in grid if drawn or sample == 0]
-    return found
+    seeds = next((one.values for one in space if one.key == "seed" and KINDS[one.kind].draw is None), ())
+    return sorted(found, key=lambda params: _place(params.get("seed"), seeds))  # sorting is stable
+
+
+def _place(value: Any, seeds: Sequence[Any]) -> int:
+    """The place of a seed in its list; 0 without a list, or at a point that does not search the seed."""
+    return next((at for at, one in enumerate(seeds) if one == value), 0)
 
 
 def suggest(space: Iterable[Dimension], trial: Any, base: Callable[[str], Any]) -> Params:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.tune.engine.campaign import Campaign, Rerun, say
-from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.study.analysis.inputs import Missing
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.matrix import Cell, Matrix
@@ -27,8 +26,6 @@ class StudyCampaign(Campaign):
             the call only reads the study.
     """
 
-    ranks = False
-
     def __init__(
         self,
         chosen: Study,
@@ -39,19 +36,7 @@ class StudyCampaign(Campaign):
         rerun: Rerun = False,
         write_outputs: Callable[[StudyCampaign, Any], str] | None = None,
     ) -> None:
-        packed = {"crew": "auto", **(base["resources"] if isinstance(base.get("resources"), dict) else {})}
-        runs = Sweep(
-            name=chosen.name,
-            experiment={},
-            search={},
-            metric="mean/psnr",
-            mode="max",
-            algorithm="grid",
-            concurrency=chosen.concurrency,
-            max_failures=chosen.max_failures,
-        )
-        planner = Planner(runs, {**base, "resources": packed}, (), address)
-        super().__init__(planner, FOLDER, workspace, address, tracking_uri, rerun)
+        super().__init__(Planner(chosen, base, address=address), FOLDER, workspace, address, tracking_uri, rerun)
         self.chosen, self.base, self._write_outputs = chosen, base, write_outputs
 
     @cached_property

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fedrecon.sites.errors import unknown
+from fedrecon.sites.errors import RefusedValueError, unknown
 from fedrecon.sites.plugin import Count, Settings
-from fedrecon.tune.search.config import read_campaign
+from fedrecon.tune.search.config import NAME, CampaignSettings, read_campaign
 
 Block = dict[str, Any]
 Patch = dict[str, Any]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MATRIX = ("sites", "operator", "degradation", "seed", "test", "task", "evaluation")
 """Keys of an experiment that a method cannot set: the study varies them, or they must be equal for all methods."""
 ALLOWED = ("evaluation.self_ensemble",)
@@ -77,46 +75,32 @@ class Tested(Settings):
     _one = field_validator("operators", mode="before")(_listed)
 
 
-class Study(Settings):
-    """A study: methods x trained on x tested on x seeds.
+class Study(CampaignSettings):
+    """A study: methods x trained on x tested on x seeds. See also :class:`CampaignSettings`.
 
     Attributes:
-        name: the name of the study's folder in the workspace and of its tag in MLflow.
         title: the title of the report; None takes the name.
-        experiment: the base experiment: a YAML file or its content.
         methods: for each method name a patch of the base experiment, from dotted keys to values. Controls and
             baselines are methods too.
         train, test: the trainings and the tests. seeds: the seeds of each training.
         seeds_of: for a method name its seeds, instead of ``seeds``; useful for an expensive method.
         references: the methods with which all others are compared. An empty list takes the best method without
             training and the best method.
-        concurrency, max_failures: see :class:`fedrecon.tune.search.config.Sweep`.
     """
 
-    name: str
     title: str | None = None
-    experiment: str | dict[str, Any]
     methods: dict[str, Patch] = Field(min_length=1)
     train: Trains = Trains()
     test: Tested = Tested()
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     seeds_of: dict[str, list[int]] = Field(default_factory=dict)
     references: list[str] = Field(default_factory=list)
-    concurrency: Literal["auto"] | Count = "auto"
-    max_failures: int = Field(2, ge=0)
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError("letters, digits, '.', '_' and '-' only, as it names a folder")
-        return name
 
     @field_validator("methods")
     @classmethod
     def _methods(cls, methods: dict[str, Patch]) -> dict[str, Patch]:
         for name, patch in methods.items():
-            if not _NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 raise ValueError(f"'{name}': letters, digits, '.', '_' and '-' only, as it names a folder")
             for key in patch:
                 if key.split(".")[0] in MATRIX and key not in ALLOWED:
@@ -138,7 +122,7 @@ class Study(Settings):
     def _seeds_of(cls, given: dict[str, list[int]], info: ValidationInfo) -> dict[str, list[int]]:
         for name, seeds in given.items():
             if name not in info.data.get("methods", {name}):
-                raise ValueError(str(unknown("method", name, info.data["methods"])))
+                raise RefusedValueError(unknown("method", name, info.data["methods"]))
             if not cls._seeds(seeds):
                 raise ValueError(f"{name}: at least one seed is needed")
         return given

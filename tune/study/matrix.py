@@ -18,7 +18,7 @@ from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.tune.study.analysis.inputs import LEFT_OUT, UNTRAINED, Method, described
 from fedrecon.tune.study.config import Study, expanded
-from fedrecon.tune.trials.planner import Planner, Trial
+from fedrecon.tune.trials.planner import Planner, RefusedTrialError, Trial
 
 Block = dict[str, Any]
 
@@ -326,8 +326,8 @@ class Matrix:
         if key not in self._known:
             try:
                 trial = self.planner.trial(len(self.trials), params)
-            except InputError as error:
-                raise InputError(f"methods.{learned.method}: {_without_params(str(error))}") from None
+            except RefusedTrialError as error:  # the study's user knows the method, not the number of the trial
+                raise InputError(f"methods.{learned.method}: {error.reason}") from None
             tested = list((trial.experiment.test and trial.experiment.test.sites) or ())
             where = f" at {', '.join(tested)}" if tested else ""
             shown = trial.experiment.tested_at(tested[0] if tested else "").label() if condition or tested else ""
@@ -392,9 +392,3 @@ def _same(one: Acquisition, other: Acquisition) -> bool:
     """Whether two operators give the same measured data of a test subject. ``fixed_mask`` concerns only training."""
     blocks = [{key: value for key, value in each.flat().items() if key != "fixed_mask"} for each in (one, other)]
     return blocks[0] == blocks[1]
-
-
-def _without_params(message: str) -> str:
-    """A planner's message without the number and patch of the trial. The study's message names the method instead."""
-    head, closed, rest = message.partition("}): ")
-    return rest if closed and head.startswith("trial ") else message

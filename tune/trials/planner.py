@@ -14,7 +14,7 @@ from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.shards import check_subjects, n_slices, open_sites
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
-from fedrecon.tune.search.config import PROBLEM, Sweep
+from fedrecon.tune.search.config import PROBLEM, Budget, CampaignSettings, Sweep
 from fedrecon.tune.search.space import KINDS, Dimension, Params, draw, points, read_space
 
 MAX_TRIALS = 100_000
@@ -59,22 +59,55 @@ class Trial:
         return " ".join(_brief(short, value) for short, value in shown) or "base"
 
 
+class RefusedTrialError(InputError):
+    """An experiment refuses the values of a trial. The message names the trial.
+
+    Attributes:
+        number: the number of the trial. params: its values. reason: the experiment's own error.
+    """
+
+    def __init__(self, number: int, params: Params, reason: InputError) -> None:
+        self.number, self.params, self.reason = number, params, reason
+        hint = _hint(reason, params)
+        super().__init__(f"trial {number} ({json.dumps(params)}): {reason}{hint}", reason.unknown)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """See :class:`InputError`."""
+        return type(self), (self.number, self.params, self.reason)
+
+
 @dataclass
 class Planner:
     """Makes trials from points. It opens every folder of shards once.
 
     Attributes:
-        sweep: the settings of the sweep. base: the content of the base experiment.
-        space: the dimensions of the search. address: the address of a Ray cluster, whose nodes may hold the shards.
+        settings: the settings of the sweep or study. base: the content of the base experiment; its sites run as
+            ``crew: auto`` if it names no crew.
+        space: the dimensions of the search; a study has none.
+        address: the address of a Ray cluster, whose nodes may hold the shards.
     """
 
-    sweep: Sweep
+    settings: CampaignSettings
     base: Mapping[str, Any]
-    space: tuple[Dimension, ...]
+    space: tuple[Dimension, ...] = ()
     address: str | None = None
     _shards: dict[str, dict[str, Shard]] = field(default_factory=dict)
     _known: dict[tuple[str, str], Shard] = field(default_factory=dict)
     _checked: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        given = self.base.get("resources")
+        self.base = {**self.base, "resources": {"crew": "auto", **(given if isinstance(given, dict) else {})}}
+
+    @property
+    def sweep(self) -> Sweep | None:
+        """The settings of the sweep; None for a study, which searches nothing."""
+        return self.settings if isinstance(self.settings, Sweep) else None
+
+    @property
+    def budget(self) -> Budget:
+        """The limits of the sweep; a study has none."""
+        return self.sweep.budget if self.sweep is not None else Budget()
 
     @classmethod
     def of(cls, sweep: Sweep, base: Mapping[str, Any], address: str | None = None) -> Planner:
@@ -86,9 +119,7 @@ class Planner:
         Raises:
             InputError: a key is unknown, the base experiment is wrong, or its data cannot be used.
         """
-        resources = base.get("resources")
-        packed = {"crew": "auto", **(resources if isinstance(resources, dict) else {})}
-        planner = cls(sweep, {**base, "resources": packed}, read_space(sweep.search), address)
+        planner = cls(sweep, base, read_space(sweep.search), address)
         whole = Experiment.read(dict(planner.base))
         if sweep.algorithm == "grid" and (drawn := [one.key for one in planner.space if one.kind != "grid"]):
             raise InputError(f"algorithm: grid allows only grids, but {', '.join(drawn)} is drawn; random allows both")
@@ -134,7 +165,7 @@ class Planner:
         """The trial of a point.
 
         Raises:
-            InputError: the experiment refuses a value, or its data cannot be used; the message names the trial.
+            RefusedTrialError: the experiment refuses a value, or its data cannot be used.
         """
         try:
             experiment = Experiment.read(apply_values(self.base, params))
@@ -145,11 +176,11 @@ class Planner:
             if problem not in self._checked:
                 sites.check(experiment)
                 self._checked.add(problem)
-            if self.sweep.scheduler is not None and experiment.trains and experiment.method.network_kind == "prior":
+            stops = self.sweep is not None and self.sweep.scheduler is not None
+            if stops and experiment.trains and experiment.method.network_kind == "prior":
                 raise InputError("a prior is scored only after its last round, so a scheduler would stop nothing")
         except InputError as error:
-            hint = _hint(str(error), params)
-            raise InputError(f"trial {number} ({json.dumps(params)}): {error}{hint}") from None
+            raise RefusedTrialError(number, params, error) from None
         return Trial(number, params, experiment, sites.digest(experiment), sites.training_digest(experiment))
 
     def trials(self) -> list[Trial]:
@@ -160,11 +191,11 @@ class Planner:
         Raises:
             InputError: see :meth:`trial`; or the search makes more than :data:`MAX_TRIALS` trials.
         """
-        base = {key: self.value(key) for one in self.space for key in one.when}
-        if self.sweep.algorithm == "optuna":
+        sweep, base = self.sweep, {key: self.value(key) for one in self.space for key in one.when}
+        if sweep is None or sweep.algorithm == "optuna":
             self._check_corners(base)
             return []
-        found = points(self.space, self.sweep.samples, self.sweep.seed, base.get)
+        found = points(self.space, sweep.samples, sweep.seed, base.get)
         if len(found) > MAX_TRIALS:
             raise InputError(f"search makes {len(found)} trials; more than {MAX_TRIALS} are refused")
         return [self.trial(number, params) for number, params in enumerate(found)]
@@ -186,7 +217,7 @@ class Planner:
         Each value is checked at a point where its conditions hold.
         """
         for one in self.space:
-            between = () if KINDS[one.kind].listed else (draw(one, self.sweep.seed),)
+            between = () if KINDS[one.kind].listed else (draw(one, self.sweep.seed if self.sweep is not None else 0),)
             for value in (*one.values, *between):
                 fixed = {**{key: allowed[0] for key, allowed in one.when.items()}, one.key: value}
                 params: Params = {}
@@ -291,10 +322,10 @@ def _short(key: str) -> str:
     return front[-1] if last == "name" and front else last
 
 
-def _hint(message: str, params: Mapping[str, Any]) -> str:
+def _hint(reason: InputError, params: Mapping[str, Any]) -> str:
     """Advice for a refused key of a strategy or a network; an empty text for any other error."""
     named = [key for key in params if key.split(".")[0] in ("strategy", "network") and not key.endswith(".name")]
-    if ("unknown" not in message and "Allowed" not in message) or not named:
+    if not reason.unknown or not named:
         return ""
     block = named[0].split(".")[0]
     return f" A key that only one {block} has needs a condition: {named[0]}: {{..., when: {{{block}.name: NAME}}}}."

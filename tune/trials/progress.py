@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.search.config import CampaignSettings, Sweep
 from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 INTERVAL = 15.0
@@ -17,16 +17,18 @@ class SweepProgress:
     """Prints the progress to ``stream``. None takes stderr; it is never stdout.
 
     Args:
-        sweep: the settings of the sweep. trial_table: the table of the trials.
-        total: the number of trials that this call may run.
-        ranks: whether the trials compete for the best validation score.
+        settings: the settings of the sweep or study. The trials of a sweep compete for its best validation score;
+            those of a study do not compete, and their PSNR on test subjects is shown.
+        trial_table: the table of the trials. total: the number of trials that may run.
     """
 
     def __init__(
-        self, sweep: Sweep, trial_table: TrialTable, total: int, stream: TextIO | None = None, ranks: bool = True
+        self, settings: CampaignSettings, trial_table: TrialTable, total: int, stream: TextIO | None = None
     ) -> None:
-        self._sweep, self._trial_table, self._total, self._stream = sweep, trial_table, total, stream or sys.stderr
-        self._ranks = ranks
+        self._name, self._trial_table, self._total = settings.name, trial_table, total
+        self._stream = stream or sys.stderr
+        self._ranked = (settings.metrics[0], settings.modes[0]) if isinstance(settings, Sweep) else None
+        self._shown = self._ranked[0] if self._ranked else "test/mean/psnr"
         self._spoken = time.monotonic()
         self._start: float | None = None
         self._view: Any = None
@@ -62,20 +64,15 @@ class SweepProgress:
     def summary(self) -> str:
         """The number of trials with each status, the best trial so far, and the remaining time."""
         counts = [f"{self._trial_table.count(status)} {status.lower()}" for status in ("RUNNING", "WAITING", *ENDED)]
-        best = self._trial_table.best(self._sweep.metrics[0], self._sweep.modes[0]) if self._ranks else None
-        best_so_far = (
-            f"; best {self._sweep.metrics[0]} {_score(best, self._sweep.metrics[0])} (trial {best.trial.number})"
-            if best
-            else ""
-        )
+        best = self._trial_table.best(*self._ranked) if self._ranked else None
+        best_so_far = f"; best {self._shown} {_score(best, self._shown)} (trial {best.trial.number})" if best else ""
         return f"{', '.join(counts)}{best_so_far}{self._left()}"
 
     def _verdict(self, row: TrialRow) -> str:
         """The line about a trial that has ended."""
         done = self._trial_table.count(*ENDED)
         head = f"trial {row.trial.number} {row.status.lower()} ({done}/{max(self._total, len(self._trial_table.rows))})"
-        shown = self._sweep.metrics[0] if self._ranks else "test/mean/psnr"
-        score = f"  {shown} {_score(row, shown)}" if row.status != "FAILED" else f"  {row.error}"
+        score = f"  {self._shown} {_score(row, self._shown)}" if row.status != "FAILED" else f"  {row.error}"
         return f"{head}  {row.trial.name}{score}  {row.seconds:.1f} s{self._left()}"
 
     def _left(self) -> str:
@@ -116,13 +113,13 @@ class SweepProgress:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
-        for title in ("trial", "", "round", self._sweep.metrics[0]):
+        for title in ("trial", "", "round", self._shown):
             table.add_column(title)
         for row in self._trial_table.rows:
             if row.status == "RUNNING":
                 rounds = f"{row.round}/{row.trial.experiment.rounds}"
-                table.add_row(str(row.trial.number), row.trial.name, rounds, _score(row, self._sweep.metrics[0]))
-        return Group(Text(f"{self._sweep.name}: {self.summary()}"), table)
+                table.add_row(str(row.trial.number), row.trial.name, rounds, _score(row, self._shown))
+        return Group(Text(f"{self._name}: {self.summary()}"), table)
 
 
 def _score(row: TrialRow, metric: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.tune.engine.campaign import Campaign, Rerun, say
-from fedrecon.tune.study.analysis.inputs import Missing
+from fedrecon.tune.study.analysis.condition import Missing
 from fedrecon.tune.study.config import Study
-from fedrecon.tune.study.matrix import Cell, Matrix
+from fedrecon.tune.study.matrix import Matrix
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
 
 FOLDER = "studies"
@@ -92,14 +92,8 @@ class StudyCampaign(Campaign):
     def missing(self) -> list[Missing]:
         """The cells whose trial has no result."""
         reasons = self.reasons()
-        return [_missing(cell, reasons[cell.digest]) for cell in self.matrix.cells if cell.digest in reasons]
-
-
-def _missing(cell: Cell, reason: str) -> Missing:
-    one = cell.learned
-    return Missing(
-        method=one.method, trained_on=one.trained_on, trained_with=one.trained_with, n_sites=one.n_sites,
-        seed=one.seed, tested_on=cell.tested_on, mask=cell.mask, acceleration=cell.acceleration,
-        operator=cell.operator, noise=cell.noise, seen_site=cell.seen_site, seen_operator=cell.seen_operator,
-        reason=reason,
-    )  # fmt: skip
+        return [
+            Missing(**cell.condition(), reason=reasons[cell.digest])
+            for cell in self.matrix.cells
+            if cell.digest in reasons
+        ]

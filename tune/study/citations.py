@@ -23,7 +23,7 @@ def citations(matrix: Matrix) -> Citations:
     for cell in matrix.cells:
         one = trials[cell.digest]
         for work in distinct(method_papers(one)):
-            found.setdefault(work, {})[cell.learned.method] = None
+            found.setdefault(work, {})[cell.method] = None
     for cell in matrix.cells:
         for measured in (*operators(trials[cell.digest]), trials[cell.digest].tested_at(cell.tested_on)):
             for work in entries(measured.paper):

@@ -16,7 +16,8 @@ from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
-from fedrecon.tune.study.analysis.inputs import LEFT_OUT, UNTRAINED, Method, described
+from fedrecon.tune.study.analysis.condition import Condition, TrainingSites
+from fedrecon.tune.study.analysis.inputs import Method, described
 from fedrecon.tune.study.config import Study, expanded
 from fedrecon.tune.trials.planner import Planner, RefusedTrialError, Trial
 
@@ -28,7 +29,7 @@ class Learned:
     """One training of the matrix. A method without training has one entry too.
 
     Attributes:
-        sites: the sites that train; all sites without training. trained_on: the label of the training sites.
+        sites: the sites that train; all sites without training. trained_on: which sites these are.
         operator: keys that change the base experiment's operator for the training.
         trained_with: the label of the training's operator; empty if the training uses none.
         slices: the limit of training slices per site; None takes the experiment's. seed: None without training.
@@ -36,16 +37,11 @@ class Learned:
 
     method: str
     sites: tuple[str, ...]
-    trained_on: str
+    trained_on: TrainingSites
     operator: Block
     trained_with: str
     slices: int | None
     seed: int | None
-
-    @property
-    def n_sites(self) -> int:
-        """The number of sites that train; 0 without training."""
-        return 0 if self.seed is None else len(self.sites)
 
     @property
     def label(self) -> str:
@@ -57,29 +53,18 @@ class Learned:
         return " · ".join(parts)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the matrix: a training, tested at one site under one operator. It gets one score per test subject.
+@dataclass(frozen=True, kw_only=True)
+class Cell(Condition):
+    """One cell of the matrix: a condition with the trial that fills it. It gets one score per test subject.
 
     Attributes:
-        learned: the training. tested_on: the tested site.
-        mask, acceleration: of the test operator; in super-resolution the degradation and its scale.
-        operator: the label of the test operator. noise: its noise, as a multiple of the shard's own level.
-        digest: the digest of the trial that fills the cell. seen_site: whether the tested site trained.
+        learned: the training. digest: the digest of the trial.
         slices_per_site: the mean number of training slices per training site; 0 without training.
-        seen_operator: whether the training used the test operator; True if it used none.
     """
 
     learned: Learned
-    tested_on: str
-    mask: str
-    acceleration: float
-    operator: str
-    noise: float
     digest: str
     slices_per_site: float
-    seen_site: bool
-    seen_operator: bool
 
 
 @dataclass
@@ -213,32 +198,39 @@ class Matrix:
             for one in self.study.train.sites:
                 yield from () if one == "all" else one
 
-    def _site_sets(self) -> list[tuple[str, tuple[str, ...]]]:
-        """The sets of training sites: the label and the site names of each set."""
+    def _site_sets(self) -> list[tuple[TrainingSites, tuple[str, ...]]]:
+        """The sets of training sites, each with the names of all its sites."""
         names, asked = tuple(self.shards), self.study.train.sites
         if asked == "all":
-            return [("all", names)]
+            return [(TrainingSites("all", len(names)), names)]
         if asked == "each":
-            return [(name, (name,)) for name in names]
+            return [(TrainingSites("named", 1, (name,)), (name,)) for name in names]
         if asked == "leave-one-out":
             if len(names) < 2:
                 raise InputError("train.sites: leave-one-out needs at least two sites")
-            return [(LEFT_OUT + out, tuple(name for name in names if name != out)) for out in names]
+            return [
+                (TrainingSites("all but one", len(names) - 1, (out,)), tuple(name for name in names if name != out))
+                for out in names
+            ]
         sets = [names if one == "all" else tuple(name for name in names if name in one) for one in asked]
-        return [("all" if one == names else " and ".join(one), one) for one in dict.fromkeys(sets)]
+        return [
+            (TrainingSites("all", len(one)) if one == names else TrainingSites("named", len(one), one), one)
+            for one in dict.fromkeys(sets)
+        ]
 
     def _learned(self, method: str) -> Iterator[Learned]:
         one, train = self.experiment(method), self.study.train
         if not one.trains:
-            yield Learned(method, tuple(self.shards), UNTRAINED, {}, "", None, None)
+            yield Learned(method, tuple(self.shards), TrainingSites("nothing", 0), {}, "", None, None)
             return
         operators = list(expanded(train.operators)) if one.method.trains_on_operator else [{}]
-        for (label, sites), operator, slices, seed in itertools.product(
+        for (trained_on, sites), operator, slices, seed in itertools.product(
             self._site_sets(), operators, train.slices, self.study.seeds_of.get(method, self.study.seeds)
         ):
             with_what = _named(self._acquisition("", operator)) if one.method.trains_on_operator else ""
-            several = f" ({slices or 'all'} slices a site)" if len(train.slices) > 1 else ""
-            yield Learned(method, sites, label + several, operator, with_what, slices, seed)
+            if len(train.slices) > 1:
+                trained_on = replace(trained_on, limit=slices or "all")
+            yield Learned(method, sites, trained_on, operator, with_what, slices, seed)
 
     def _tested(self, learned: Learned) -> list[str]:
         """The sites at which this training is tested."""
@@ -347,12 +339,16 @@ class Matrix:
                 continue
             self.cells.append(
                 Cell(
-                    learned=learned,
+                    method=learned.method,
+                    sites=learned.trained_on,
+                    trained_with=learned.trained_with,
+                    seed=learned.seed,
                     tested_on=site,
                     mask=measured.family,
                     acceleration=measured.acceleration,
                     operator=measured.label(),
                     noise=measured.noise,
+                    learned=learned,
                     digest=trial.digest,
                     slices_per_site=self._slices(learned) if trains else 0.0,
                     seen_site=trains and site in learned.sites,

@@ -102,7 +102,7 @@ def notes(matrix: Matrix) -> Iterator[str]:
             f"{', '.join(tuned)}: tuned on validation subjects of the tested hospital, for each operator, whether it "
             "trained or not. A network knows nothing of a hospital that did not train."
         )
-    transferred = {cell.learned.method for cell in matrix.cells if cell.learned.seed is not None and not cell.seen_site}
+    transferred = {cell.method for cell in matrix.cells if cell.seed is not None and not cell.seen_site}
     if alone := [one.label for one in matrix.methods if one.alone and one.name in transferred]:
         yield f"{', '.join(alone)} at a hospital that did not train: the mean of the scores of the others' networks."
     parts = [one.label for one in matrix.methods if one.personal and not one.alone and one.name in transferred]

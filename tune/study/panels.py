@@ -56,7 +56,7 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
                 continue
             first = next(iter(chosen.values()))
             title = f"{site}, {first.operator}"
-            trained = [f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.learned.seed is not None]
+            trained = [f"{name}: {_training(cell)}" for name, cell in chosen.items() if cell.seed is not None]
             caption = f"{CAPTION} {'; '.join(trained)}"
             runs = sorted({cell.digest for cell in chosen.values()})
             found.append(Panel(title, caption, _drawn(campaign, site, chosen), runs))
@@ -89,8 +89,8 @@ def _chosen(cells: Sequence[Cell]) -> dict[str, Cell]:
     ]
     found: dict[str, Cell] = {}
     for cell in sorted(alike, key=lambda cell: cell.seen_site):
-        found.setdefault(cell.learned.method, cell)
-    order = list(dict.fromkeys(cell.learned.method for cell in cells))
+        found.setdefault(cell.method, cell)
+    order = list(dict.fromkeys(cell.method for cell in cells))
     return {name: found[name] for name in order if name in found}
 
 
@@ -108,7 +108,7 @@ def _is_whole(campaign: StudyCampaign, cell: Cell) -> bool:
     """Whether this node has all private network parts that the tested site needs. Parts may lie on other nodes."""
     from fedrecon.platform.inference.unseen_sites import needed
 
-    if not campaign.matrix.method(cell.learned.method).personal:
+    if not campaign.matrix.method(cell.method).personal:
         return True
     _, trained, rule = _tested(campaign, cell)
     return all(trained.holds(member) for member in needed(trained, cell.tested_on, rule))
@@ -125,5 +125,5 @@ def _tested(campaign: StudyCampaign, cell: Cell) -> tuple[Experiment, TrainedRun
 
 
 def _training(cell: Cell) -> str:
-    with_what = f" with {cell.learned.trained_with}" if cell.learned.trained_with else ""
-    return f"trained on {cell.learned.trained_on}{with_what}, seed {cell.learned.seed}"
+    with_what = f" with {cell.trained_with}" if cell.trained_with else ""
+    return f"trained on {cell.trained_on}{with_what}, seed {cell.seed}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedrecon.tune.study.analysis.inputs import Missing, Score
+from fedrecon.tune.study.analysis.condition import Condition, Score
 from fedrecon.tune.study.campaign import StudyCampaign
 from fedrecon.tune.study.scores import scores
 from fedrecon.tune.trials.planner import Shape
@@ -57,14 +57,14 @@ class StudyResult:
 def study_result(campaign: StudyCampaign, status: str) -> StudyResult:
     """The result of a study in its current state."""
     shape = Shape.of(campaign.matrix.trials)
-    several = len({cell.learned.trained_with for cell in campaign.matrix.cells if cell.learned.trained_with}) > 1
+    several = len({cell.trained_with for cell in campaign.matrix.cells if cell.trained_with}) > 1
     cells = means(scores(campaign), several)
-    missing = [{**dataclasses.asdict(one), "trained_on": _on(one, several)} for one in campaign.missing()]
+    missing = [{**one.columns(), "reason": one.reason, "trained_on": _on(one, several)} for one in campaign.missing()]
     evaluations = len(campaign.matrix.trials) - shape.trainings
     return StudyResult(
         campaign.chosen.name, status, shape.trainings, evaluations, missing, cells, campaign.report, campaign.url,
         [(row.trial.name, row.status) for row in campaign.trial_table.rows],
-        {one.name: one.label.removeprefix(one.name) for one in campaign.matrix.methods},
+        {one.name: one.marks for one in campaign.matrix.methods},
         {(cell.mask, cell.acceleration): cell.operator for cell in campaign.matrix.cells},
     )  # fmt: skip
 
@@ -93,6 +93,6 @@ def means(scores: Sequence[Score], several_operators: bool) -> list[dict[str, An
     ]
 
 
-def _on(one: Score | Missing, several_operators: bool) -> str:
+def _on(one: Condition, several_operators: bool) -> str:
     """The training sites of a score, and the training operator if trainings have different operators."""
     return f"{one.trained_on} with {one.trained_with}" if several_operators and one.trained_with else one.trained_on

@@ -20,8 +20,8 @@ import numpy as np
 from fedrecon.platform.federation.aggregate import volume_scores
 from fedrecon.platform.storage import parquet
 from fedrecon.platform.storage.tracking.store import run_store
-from fedrecon.sites.score_columns import METRICS, SCORES
-from fedrecon.tune.study.analysis.inputs import Score
+from fedrecon.sites.score_columns import SCORES
+from fedrecon.tune.study.analysis.condition import Score
 from fedrecon.tune.study.matrix import Cell
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def columns_of(cells: Sequence[Cell], run_id: str, scores: Columns) -> dict[str,
         for name in SCHEMA:
             if name not in CELL:
                 columns[name] += [scores[name][k] for k in own]
-        for name, value in _cell(cell, run_id).items():
-            columns[name] += [value] * len(own)
+        about = {**cell.columns(), "slices_per_site": cell.slices_per_site, "run_id": run_id, "digest": cell.digest}
+        for name in CELL:
+            columns[name] += [about[name]] * len(own)
     return columns
 
 
@@ -68,7 +69,7 @@ def path_of(folder: Path, cells: Sequence[Cell]) -> Path:
     asked = [(cell.tested_on, cell.mask, cell.acceleration, cell.noise) for cell in cells]
     key = repr((first.learned.label, sorted(asked), first.digest))
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    return folder / f"method={first.learned.method}" / f"{first.digest}-{name}.parquet"
+    return folder / f"method={first.method}" / f"{first.digest}-{name}.parquet"
 
 
 def subjects(cells: Sequence[Cell], columns: Columns, stage: str) -> list[Score]:
@@ -91,30 +92,11 @@ def by_file(cells: Iterable[Cell]) -> list[list[Cell]]:
     """The cells, grouped by file. One file holds the cells of one training that one trial fills."""
     found: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
-        one = cell.learned
-        found[one.method, one.trained_on, one.trained_with, one.seed, cell.digest].append(cell)
+        found[cell.method, cell.sites, cell.trained_with, cell.seed, cell.digest].append(cell)
     return list(found.values())
 
 
-def _cell(cell: Cell, run_id: str) -> dict[str, Any]:
-    one = cell.learned
-    return {
-        "trained_on": one.trained_on,
-        "trained_with": one.trained_with,
-        "seed": one.seed,
-        "tested_on": cell.tested_on,
-        "noise": cell.noise,
-        "seen_site": cell.seen_site,
-        "seen_operator": cell.seen_operator,
-        "slices_per_site": cell.slices_per_site,
-        "n_sites": one.n_sites,
-        "run_id": run_id,
-        "digest": cell.digest,
-    }
-
-
 def _scores(cell: Cell, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[Score]:
-    one = cell.learned
     found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         same = (row["site"], row["mask"], row["acceleration"]) == (cell.tested_on, cell.mask, cell.acceleration)
@@ -122,22 +104,13 @@ def _scores(cell: Cell, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[
             found[row["subject"]].append(row)
     return [
         Score(
-            method=one.method,
-            trained_on=one.trained_on,
-            trained_with=one.trained_with,
-            n_sites=one.n_sites,
+            **cell.condition(),
             slices_per_site=cell.slices_per_site,
-            seed=one.seed,
-            tested_on=cell.tested_on,
-            mask=cell.mask,
-            acceleration=cell.acceleration,
-            operator=cell.operator,
-            noise=cell.noise,
             subject=subject,
-            **{metric: float(np.mean([row[metric] for row in own])) for metric in METRICS},
+            psnr=float(np.mean([row["psnr"] for row in own])),
+            ssim=float(np.mean([row["ssim"] for row in own])),
+            nmse=float(np.mean([row["nmse"] for row in own])),
             n_slices=sum(int(row["n_slices"]) for row in own if row["model"] == own[0]["model"]),
-            seen_site=cell.seen_site,
-            seen_operator=cell.seen_operator,
             run_id=run_id,
             digest=cell.digest,
         )

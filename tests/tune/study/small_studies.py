@@ -1,13 +1,14 @@
 """Scores of studies with known effects; nothing is trained."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from fedrecon.tune.study.analysis.inputs import UNTRAINED, Findings, Method, Missing, Panel, Score
+from fedrecon.tune.study.analysis.condition import UNTRAINED, Missing, Score, TrainingSites
+from fedrecon.tune.study.analysis.inputs import Findings, Method, Panel
 
 SITES = ("FLAIR", "PDw", "T1w", "T2w")
 # dB above zero-filled, lost at an unseen site, lost under an unseen operator
@@ -65,14 +66,23 @@ def score(method: str = "a", psnr: float = 30.0, subject: str = "s0", **changes:
         "digest": "d",
     }
     row |= changes
+    row["sites"] = training(row.pop("trained_on"), row.pop("n_sites"))
     return Score(**{**row, "operator": row["operator"] or f"{row['mask']} R={row['acceleration']:g}"})
 
 
 def gone(method: str, reason: str, **changes: Any) -> Missing:
     """A cell without scores; what is not told is of one site that trained, of every seed."""
     like = score(method, **{"seed": None, **changes})
-    given = {one.name: getattr(like, one.name) for one in fields(Missing) if one.name != "reason"}
-    return Missing(**given, reason=reason)
+    return Missing(**like.condition(), reason=reason)
+
+
+def training(words: str, n_sites: int) -> TrainingSites:
+    """The sites of a training, from the words of its label."""
+    base, _, limit = words.removesuffix(" slices a site)").partition(" (")
+    most = (limit if limit == "all" else int(limit)) if limit else None
+    if base.startswith("all but "):
+        return TrainingSites("all but one", n_sites, (base.removeprefix("all but "),), most)
+    return TrainingSites(base if base in ("all", UNTRAINED) else "named", n_sites, (base,), most)
 
 
 def untrained(method: str, psnr: float, subject: str = "s0", **changes: Any) -> Score:
@@ -220,24 +230,23 @@ def _row(
     psnr -= site_loss * (method.trains and not seen_site) + operator_loss * (not seen_operator)
     psnr += rng.normal(0, 0.25) + (0.08 * (seed or 0))
     return Score(
-        method.name,
-        trained_on,
-        scheme,
-        0 if not method.trains else 4 if trained_on == "all" else 3,
-        80.0 if method.trains else 0.0,
-        seed,
-        site,
-        mask,
-        r,
-        f"{mask} R={r:g}",
-        1.0,
-        f"{site}-{i:02d}",
-        psnr,
-        1 - 10 ** (-psnr / 25),
-        10 ** (-psnr / 12),
-        8,
-        seen_site,
-        seen_operator,
-        f"{method.name}-{trained_on}-{scheme}-{seed}".replace(" ", "_"),
-        "digest",
+        method=method.name,
+        trained_with=scheme,
+        slices_per_site=80.0 if method.trains else 0.0,
+        seed=seed,
+        tested_on=site,
+        mask=mask,
+        acceleration=r,
+        operator=f"{mask} R={r:g}",
+        noise=1.0,
+        subject=f"{site}-{i:02d}",
+        psnr=psnr,
+        ssim=1 - 10 ** (-psnr / 25),
+        nmse=10 ** (-psnr / 12),
+        n_slices=8,
+        seen_site=seen_site,
+        seen_operator=seen_operator,
+        run_id=f"{method.name}-{trained_on}-{scheme}-{seed}".replace(" ", "_"),
+        digest="digest",
+        sites=training(trained_on, 0 if not method.trains else 4 if trained_on == "all" else 3),
     )

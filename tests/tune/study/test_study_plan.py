@@ -60,11 +60,11 @@ def test_leave_one_out_trains_each_fold_once_and_tests_the_site_that_was_left_ou
     assert len(elsewhere(matrix)) == 6 * 2
     assert len(matrix.cells) == 3 * 2 * 3 * 2
     for cell in matrix.cells:
-        assert cell.seen_site == (cell.learned.trained_on != f"all but {cell.tested_on}")
+        assert cell.seen_site == (cell.trained_on != f"all but {cell.tested_on}")
         assert cell.seen_operator == (cell.acceleration == 3)
         trial = next(one for one in matrix.trials if one.digest == cell.digest)
         assert (trial.experiment.test is None) == (cell.seen_site and cell.seen_operator)
-        assert trial.experiment.seed == cell.learned.seed
+        assert trial.experiment.seed == cell.seed
         assert trial.experiment.tested_at(cell.tested_on).acceleration == cell.acceleration
         assert set(trial.experiment.sites) == set(cell.learned.sites)
 
@@ -88,7 +88,7 @@ def test_what_trains_nothing_is_one_trial_for_each_operator_whatever_was_trained
     )
     assert len(matrix.trials) == 3
     assert Counter(cell.acceleration for cell in matrix.cells) == {2: 3, 2.5: 3, 3: 3}
-    assert {(cell.learned.trained_on, cell.learned.seed) for cell in matrix.cells} == {(UNTRAINED, None)}
+    assert {(cell.trained_on, cell.seed) for cell in matrix.cells} == {(UNTRAINED, None)}
     assert {cell.seen_operator for cell in matrix.cells} == {True}
 
 
@@ -97,7 +97,7 @@ def test_operators_of_training_and_of_the_test_are_a_matrix(paths, tmp_path):
     matrix = planned(paths, tmp_path, train={"operators": both}, test={"operators": both})
     assert len(trainings(matrix)) == 2
     assert len(elsewhere(matrix)) == 2  # each training under the other's operator
-    found = {(cell.learned.trained_with, cell.acceleration, cell.seen_operator) for cell in matrix.cells}
+    found = {(cell.trained_with, cell.acceleration, cell.seen_operator) for cell in matrix.cells}
     assert found == {
         ("random R=2", 2, True), ("random R=2", 3, False), ("random R=3", 2, False), ("random R=3", 3, True)
     }  # fmt: skip
@@ -113,14 +113,14 @@ def test_a_prior_is_trained_once_for_every_operator(paths, tmp_path):
         test={"operators": [{"acceleration": [2, 2.5, 3]}]},
     )
     assert len(trainings(matrix)) == 1
-    assert {(cell.learned.trained_with, cell.seen_operator) for cell in matrix.cells} == {("", True)}
+    assert {(cell.trained_with, cell.seen_operator) for cell in matrix.cells} == {("", True)}
     assert Counter(cell.acceleration for cell in matrix.cells) == {2: 3, 2.5: 3, 3: 3}
 
 
 def test_without_test_operators_each_training_is_tested_under_its_own(paths, tmp_path):
     matrix = planned(paths, tmp_path, train={"operators": [{"acceleration": [2, 3]}]})
     assert not elsewhere(matrix)
-    assert {(cell.learned.trained_with, cell.acceleration) for cell in matrix.cells} == {
+    assert {(cell.trained_with, cell.acceleration) for cell in matrix.cells} == {
         ("random R=2", 2), ("random R=3", 3)
     }  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_without_test_operators_each_training_is_tested_under_its_own(paths, tmp
 def test_a_method_may_have_seeds_of_its_own(paths, tmp_path):
     methods = {"unet": UNET_METHOD, "wide": {**UNET_METHOD, "network": {**UNET, "channels": 3}}}
     matrix = planned(paths, tmp_path, methods=methods, seeds=[0, 1], seeds_of={"wide": [4]})
-    assert {(cell.learned.method, cell.learned.seed) for cell in matrix.cells} == {
+    assert {(cell.method, cell.seed) for cell in matrix.cells} == {
         ("unet", 0),
         ("unet", 1),
         ("wide", 4),
@@ -145,7 +145,7 @@ def test_an_operator_that_stands_there_twice_is_tested_once(paths, tmp_path):
 
 def test_trainings_that_differ_in_noise_are_told_apart(paths, tmp_path):
     matrix = planned(paths, tmp_path, train={"operators": [{"noise": [1, 2]}]}, test={"noise": [1.0]})
-    assert {(cell.learned.trained_with, cell.seen_operator) for cell in matrix.cells} == {
+    assert {(cell.trained_with, cell.seen_operator) for cell in matrix.cells} == {
         ("random R=3", True), ("random R=3 noise 2", False)
     }  # fmt: skip
 
@@ -185,12 +185,12 @@ def test_where_it_is_tested(asked, expected, paths, tmp_path):
 
 def test_sites_in_words(paths, tmp_path):
     matrix = planned(paths, tmp_path, train={"sites": ["all", ["south", "north"], ["south"]]})
-    assert list(dict.fromkeys(cell.learned.trained_on for cell in matrix.cells)) == ["all", "north and south", "south"]
+    assert list(dict.fromkeys(cell.trained_on for cell in matrix.cells)) == ["all", "north and south", "south"]
 
 
 def test_training_slices_are_a_dimension(paths, tmp_path):
     matrix = planned(paths, tmp_path, train={"slices": [1, None]})
-    found = {(cell.learned.trained_on, cell.slices_per_site) for cell in matrix.cells}
+    found = {(cell.trained_on, cell.slices_per_site) for cell in matrix.cells}
     assert found == {("all (1 slices a site)", 1.0), ("all (all slices a site)", 2.0)}  # 3, 1 and 2 slices
     assert {trial.experiment.training.max_slices for trial in matrix.trials} == {1, None}
 

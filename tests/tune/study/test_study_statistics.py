@@ -3,15 +3,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_studies import found, full_study, gone, operator_study, part_of, score, tiny_study, untrained
+from small_studies import found, full_study, gone, operator_study, part_of, score, tiny_study, training, untrained
 
 from fedrecon.tune.study.analysis import significance as arithmetic
 from fedrecon.tune.study.analysis.analyse import analyse
-from fedrecon.tune.study.analysis.grid import Group, TestOperator, bare, kind
+from fedrecon.tune.study.analysis.condition import Kind
+from fedrecon.tune.study.analysis.grid import Group, TestOperator, bare
 from fedrecon.tune.study.analysis.significance import MIN_SUBJECTS, holm, means_interval, rank_biserial, signed_rank
 
 R4 = TestOperator("random", 4.0, "random R=4")
-ALL = Group("all", "random R=4", 1.0, True)
+ALL = Group(Kind("all"), "random R=4", 1.0, True)
 NAMES = [f"s{i}" for i in range(8)]
 
 
@@ -192,7 +193,10 @@ def test_a_left_out_subject_is_tested_by_the_training_that_left_its_site_out():
         untrained("z", 2.0, "s0-B", tested_on="B"),
     ]
     statistics = analyse(found(values, references=["z"]))
-    unseen, seen = Group("all but one", "random R=4", 1.0, False), Group("all but one", "random R=4", 1.0, True)
+    unseen, seen = (
+        Group(Kind("all but one"), "random R=4", 1.0, False),
+        Group(Kind("all but one"), "random R=4", 1.0, True),
+    )
     assert dict(statistics.tests[unseen][0].differences) == {("A", "s0"): 9.0, ("B", "s0-B"): 18.0}
     assert statistics.at(unseen, R4, "a").mean == 15
     assert statistics.at(seen, R4, "a").mean == 55
@@ -232,7 +236,7 @@ def test_without_references_the_best_untrained_and_the_best_of_all_are_taken():
 def test_the_best_of_those_that_share_no_data(large):
     statistics = large
     assert all(choice.best.method != "pooled" for own in statistics.choices.values() for choice in own)
-    unseen = Group("all but one", "", 1.0, False)
+    unseen = Group(Kind("all but one"), "", 1.0, False)
     assert statistics.choices[unseen][0].best.method == "fedgimp"
     assert "pooled" not in [one.candidate.method for one in statistics.choices[unseen][0].others]
 
@@ -339,7 +343,7 @@ def test_known_effects_are_found(large):
     ],
 )
 def test_the_kind_of_a_training_has_no_names(trained_on, n_sites, words):
-    assert kind(trained_on, n_sites) == words
+    assert str(training(trained_on, n_sites).kind) == words
 
 
 def test_a_prior_is_compared_with_every_training():

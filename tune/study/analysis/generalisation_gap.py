@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator, parted
+from fedrecon.tune.study.analysis.condition import Kind
+from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import Findings, Method
 from fedrecon.tune.study.analysis.results import Comparison, Gap, Payoff, Table, compared, corrected
 from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, difference, estimate
@@ -111,16 +112,16 @@ def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, l
     Trainings of one kind without the tested site are compared with two others: with trainings of the same kind that
     included the tested site, and with trainings on all sites.
     """
-    kinds = sorted({group.kind for group in tables if not group.seen and _trained(group)})
+    kinds = sorted({group.training for group in tables if not group.seen and group.training.trains}, key=str)
     for kind in kinds:
         for matched, compared_by in (
             (kind, f"{kind} trained, the tested site among them or not"),
-            ("all", f"all trained, or {kind}"),
+            (Kind("all"), f"all trained, or {kind}"),
         ):
             pairs = defaultdict[TestOperator, list[Sides]](list)
             for group in tables:
-                if group.kind == kind and not group.seen:
-                    twin = replace(group, kind=matched, seen=True)
+                if group.training == kind and not group.seen:
+                    twin = replace(group, training=matched, seen=True)
                     for operator in tables.get(twin, {}):
                         if operator is not None and operator in tables[group]:
                             pairs[operator].append(Sides((twin,), (group,)))
@@ -138,11 +139,14 @@ def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict
         for cell in grid.cells
         if cell.trained_with and grid.seen_operator(cell)
     }
-    for kind, seen in sorted({(group.kind, group.seen) for group in tables if group.trained_with}, key=str):
+    for kind, seen in sorted(
+        {(group.training, group.seen) for group in tables if group.trained_with},
+        key=lambda one: str((str(one[0]), one[1])),
+    ):
         pairs = defaultdict[TestOperator, list[Sides]](list)
         alike = defaultdict[tuple[TestOperator, float], list[Group]](list)
         for group, table in tables.items():
-            if (group.kind, group.seen) == (kind, seen):
+            if (group.training, group.seen) == (kind, seen):
                 for operator in filter(None, table):
                     alike[operator, group.noise].append(group)
         for (operator, noise), groups in alike.items():
@@ -157,13 +161,9 @@ def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict
         if pairs:
             where = "at hospitals that trained" if seen else "at hospitals that did not train"
             compared_by = (
-                f"{'all sites' if kind == 'all' else kind} trained, with the tested operator or another; {where}"
+                f"{'all sites' if kind == Kind('all') else kind} trained, with the tested operator or another; {where}"
             )
             yield "operator", compared_by, dict(sorted(pairs.items()))
-
-
-def _trained(group: Group) -> bool:
-    return group.kind != "nothing"
 
 
 def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
@@ -177,7 +177,7 @@ def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
         for group in tables
         for method in names
         if method not in alone and findings.method(method).network == findings.method(single).network
-        if _trained(group) and method in next(iter(tables[group].values()))
+        if group.training.trains and method in next(iter(tables[group].values()))
         if _local_group(tables, group, single) is not None
     ]
     tested = iter(corrected([test for one in found for test in one.tests.values()]))
@@ -195,7 +195,7 @@ def _local_group(tables: Tables, group: Group, alone: str) -> Group | None:
         if other.seen and (other.trained_with, other.noise) == (group.trained_with, group.noise)
         if alone in next(iter(tables[other].values()))
     ]
-    candidates.sort(key=lambda other: (other.kind != group.kind, parted(other.kind)[0] != "all", other.kind))
+    candidates.sort(key=lambda other: (other.training != group.training, other.training.scheme != "all", other.kind))
     return candidates[0] if candidates else None
 
 
@@ -209,7 +209,7 @@ def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -
             one, other = tables[group][operator][method], tables[local][operator][alone]
             means[operator] = estimate(difference(_of_all_seeds(one), _of_all_seeds(other)))
             tests[operator] = compared(group, operator, (method, alone), (one, other))
-    rows = [grid.first[cell] for cell in grid.first if cell.method == method and grid.kind(cell) == group.kind]
+    rows = [grid.first[cell] for cell in grid.first if cell.method == method and grid.kind(cell) == group.training]
     n_sites = max((row.n_sites for row in rows), default=0)
     slices = float(np.mean(sorted(row.slices_per_site for row in rows))) if rows else 0.0
     return Payoff(group, method, alone, n_sites, slices, means, tests)

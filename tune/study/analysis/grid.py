@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedrecon.sites.score_columns import METRICS
-from fedrecon.tune.study.analysis.inputs import LEFT_OUT, UNTRAINED, Findings, Missing, Score
+from fedrecon.tune.study.analysis.condition import UNTRAINED, Kind, Missing, Score
+from fedrecon.tune.study.analysis.inputs import Findings
 from fedrecon.tune.study.analysis.samples import Sample, Seed, absent, averaged, joined
-
-_COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @dataclass(frozen=True, order=True)
@@ -40,59 +39,47 @@ class TestOperator:
         return cls(one.mask, one.acceleration, one.operator)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Group:
     """The identity of one table. Its cells have the same values of these attributes; their test operators vary.
 
     Attributes:
-        kind: the kind of training: ``all``, ``all but one``, ``one site``, ..., without the names of sites.
+        training: the kind of training, without the names of sites.
         trained_with: the training's operator. Methods whose training uses no operator are in every group.
         noise: the noise of the test, as a multiple of the data's own level.
         seen: whether the tested sites trained.
     """
 
-    kind: str
+    training: Kind
     trained_with: str
     noise: float
     seen: bool
 
     @property
+    def kind(self) -> str:
+        """The kind of training as text: ``all``, ``all but one``, ``one site``, ..."""
+        return str(self.training)
+
+    @property
     def where(self) -> str:
         """The tested sites, as text for the report."""
-        if self.kind == UNTRAINED:
+        if not self.training.trains:
             return "at all hospitals, without training"
         return "at hospitals that trained" if self.seen else "at hospitals that did not train"
 
     @property
     def how(self) -> str:
         """The training, as text for the report."""
-        base, limit = parted(self.kind)
-        trained = {UNTRAINED: "nothing trained", "all": "all sites trained"}.get(base, f"{base} trained") + limit
-        noise = "" if self.noise == 1 else f", noise {self.noise:g} times the data's own"
-        return trained + (f" with {self.trained_with}" if self.trained_with else "") + noise
+        return self.trained + ("" if self.noise == 1 else f", noise {self.noise:g} times the data's own")
+
+    @property
+    def trained(self) -> str:
+        """The training without the noise of the test, as text for the report."""
+        base = "all sites" if self.training.scheme == "all" else self.training.base
+        return f"{base} trained{self.training.suffix}" + (f" with {self.trained_with}" if self.trained_with else "")
 
     def __str__(self) -> str:
         return f"{self.where} ({self.how})"
-
-
-def kind(trained_on: str, n_sites: int) -> str:
-    """The kind of a training: the number of its sites, without their names."""
-    base, limit = parted(trained_on)
-    if base in (UNTRAINED, "all"):
-        return base + limit
-    if base.startswith(LEFT_OUT):
-        return f"all but one{limit}"
-    return f"one site{limit}" if n_sites == 1 else f"{_counted(n_sites)} sites{limit}"
-
-
-def parted(trained_on: str) -> tuple[str, str]:
-    """Splits ``trained_on`` into the sites and a limit, such as `` (8 slices a site)``, or an empty text."""
-    base, opened, limit = trained_on.partition(" (")
-    return base, opened + limit
-
-
-def _counted(n: int) -> str:
-    return _COUNT[n] if n < len(_COUNT) else str(n)
 
 
 @dataclass(frozen=True)
@@ -143,9 +130,9 @@ class Grid:
         """Whether the tested site trained."""
         return self._entries[cell].seen_site
 
-    def kind(self, cell: Cell) -> str:
+    def kind(self, cell: Cell) -> Kind:
         """The kind of the cell's training."""
-        return kind(cell.trained_on, self._entries[cell].n_sites)
+        return self._entries[cell].sites.kind
 
     def seen_operator(self, cell: Cell) -> bool:
         """Whether the training used the test operator; True if it used none."""
@@ -165,8 +152,8 @@ class Grid:
                 del found[group]
         for cell in self.cells:
             if cell.trained_on == UNTRAINED:
-                own = [one for one in found if one.noise == cell.noise and one.kind != UNTRAINED]
-                for group in own or [Group(UNTRAINED, "", cell.noise, False)]:
+                own = [one for one in found if one.noise == cell.noise and one.training.trains]
+                for group in own or [Group(Kind("nothing"), "", cell.noise, False)]:
                     found[group].append(cell)
         return {group: self._tables(found[group]) for group in sorted(found, key=_rank)}
 
@@ -274,14 +261,14 @@ def _listed(reasons: dict[Seed, str]) -> str:
 
 def bare(group: Group) -> Group:
     """The condition of a group: the group without its training's operator."""
-    return Group(group.kind, "", group.noise, group.seen)
+    return Group(group.training, "", group.noise, group.seen)
 
 
 def _rank(group: Group) -> tuple[object, ...]:
     """The sort key of a group. Hospitals that did not train come first: a study asks about them."""
     kinds = {"all but one": 0, "all": 1, UNTRAINED: 9}
     own_noise = 0.0 if group.noise == 1 else math.inf
-    return (group.seen, kinds.get(parted(group.kind)[0], 2), group.kind, own_noise, group.noise, group.trained_with)
+    return (group.seen, kinds.get(group.training.scheme, 2), group.kind, own_noise, group.noise, group.trained_with)
 
 
 def _order(cell: Cell) -> tuple[object, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-UNTRAINED = "nothing"
-"""The value of ``trained_on`` for a method without training."""
-LEFT_OUT = "all but "
-"""The start of ``trained_on`` if one site did not train; the name of this site follows."""
+from fedrecon.tune.study.analysis.condition import UNTRAINED, Missing, Score
+
+__all__ = ["UNTRAINED", "Findings", "Method", "Missing", "Panel", "Score"]
+
 MOVED, PUBLISHED = "†", "‡"
 """The marks of methods that moved data, and of methods that published private parts of networks."""
 MARKS = {
@@ -16,57 +16,6 @@ MARKS = {
     PUBLISHED: f"{PUBLISHED} private parts of networks left their sites",
 }
 """The legend text of each mark."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """The scores of one subject in one cell for one seed.
-
-    A cell is one training of a method, one tested site, one test operator and one noise level.
-
-    Attributes:
-        method: the name of the method.
-        trained_on: the label of the training sites: ``all``, ``all but T1w``, ``T1w``, ``T1w and T2w``, or ``nothing``
-            for a method without training. A limit such as `` (8 slices a site)`` can follow.
-        trained_with: the label of the training's operator, such as ``random R=4``; empty without training, and for a
-            prior whose training uses no operator.
-        n_sites: the number of sites that trained; 0 without training.
-        slices_per_site: the mean number of training slices per training site; 0 without training.
-        seed: the seed of the training; None if nothing random was trained.
-        tested_on: the tested site.
-        mask, acceleration: the mask and acceleration of the test; in super-resolution the degradation and its scale.
-        operator: the label of the test operator, such as ``random R=4`` or ``bicubic x2``.
-        noise: the noise of the test, as a multiple of the data's own level.
-        subject: the name of the subject.
-        psnr, ssim, nmse: the metrics of the subject, as means over its whole volumes; PSNR in dB.
-        n_slices: the number of scored slices of the subject; it is not a weight.
-        seen_site: whether the tested site trained.
-        seen_operator: whether the training used the test operator. It is also True for methods without training, and
-            for priors whose training uses no operator.
-        run_id: the run that made the score; :attr:`Findings.run_url` takes it.
-        digest: the digest of the trial that made the score.
-    """
-
-    method: str
-    trained_on: str
-    trained_with: str
-    n_sites: int
-    slices_per_site: float
-    seed: int | None
-    tested_on: str
-    mask: str
-    acceleration: float
-    operator: str
-    noise: float
-    subject: str
-    psnr: float
-    ssim: float
-    nmse: float
-    n_slices: int
-    seen_site: bool
-    seen_operator: bool
-    run_id: str
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +47,12 @@ class Method:
     @property
     def label(self) -> str:
         """The name with its marks."""
-        return self.name + MOVED * self.moved_data + PUBLISHED * self.published_private
+        return self.name + self.marks
+
+    @property
+    def marks(self) -> str:
+        """The marks behind the name."""
+        return MOVED * self.moved_data + PUBLISHED * self.published_private
 
 
 def described(plugin: object) -> str:
@@ -112,30 +66,6 @@ def shortened(label: str, most: int) -> str:
     name = label.rstrip(MOVED + PUBLISHED)
     marks = label[len(name) :]
     return label if len(label) <= most else name[: most - 1 - len(marks)] + "…" + marks
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A cell whose trial failed or was not run; see :class:`Score`.
-
-    Attributes:
-        seed: the missing seed; None stands for every seed.
-        reason: the reason why the scores are missing.
-    """
-
-    method: str
-    trained_on: str
-    trained_with: str
-    n_sites: int
-    seed: int | None
-    tested_on: str
-    mask: str
-    acceleration: float
-    operator: str
-    noise: float
-    seen_site: bool
-    seen_operator: bool
-    reason: str
 
 
 @dataclass(frozen=True)

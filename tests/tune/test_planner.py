@@ -1,5 +1,6 @@
 """A sweep planned: what its trials are, which of them share a training, and what is refused before anything starts."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.fedavg import FedAvg
-from fedrecon.tune.trials.planner import Shape, absolute, short_keys, show
+from fedrecon.tune.trials.planner import RefusedTrialError, Shape, absolute, short_keys, show
 
 RATES = {"operator.acceleration": {"grid": [2, 3, 4]}}
 
@@ -125,6 +126,22 @@ def test_what_the_experiment_refuses_is_refused_with_the_trial_s_name(consortium
     assert f'"{key}"' in said.split("): ")[0]
     assert message in said
     assert "needs a condition" not in said
+
+
+def test_a_refusal_has_fields_so_that_nobody_reads_its_text(consortium):
+    """The unknown name goes through the validators of pydantic, and the error through a pickle to another process."""
+    with pytest.raises(RefusedTrialError) as caught:
+        planned(base(consortium), {"strategy.name": {"grid": ["fedavg", "fedporx"]}})
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (error.number, error.params, error.unknown) == (1, {"strategy.name": "fedporx"}, ("fedporx",))
+        assert error.reason.unknown == ("fedporx",)
+        assert str(error) == str(caught.value)
+    with pytest.raises(RefusedTrialError) as caught:
+        planned(base(consortium, strategy={"name": "fedavg"}), {"strategy.mu": {"grid": [0.1]}})
+    assert caught.value.unknown == ("mu",)
+    with pytest.raises(RefusedTrialError) as caught:
+        planned(base(consortium), {"training.learning_rate": {"grid": [-1]}})
+    assert caught.value.unknown == ()
 
 
 def test_a_wrong_base_is_refused_before_its_trials(consortium):

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_sweeps import base, planned
+from small_sweeps import base, described, planned
 
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.wire import State
+from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.sweep.run import _Sweep
 from fedrecon.tune.trials.trial_table import TrialTable
 
 ROUNDS = 4
@@ -346,3 +348,16 @@ def test_without_a_complete_setting_one_with_the_most_seeds_is_the_best(trial_ta
     finish(trial_table, 0, validation=21.0)
     best = trial_table.best_setting("mean/psnr", "max")  # a tie: the lowest number
     assert ([row.trial.number for row in best.rows], best.mean, best.deviation, best.n_seeds) == ([0], 21.0, None, 1)
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(1, "budget"), (2, "interrupted"), (None, "interrupted")])
+def test_an_optuna_sweep_that_its_budget_ends_is_not_finished(consortium, tmp_path, allowed, status):
+    given = described({"training.batch_size": {"grid": [1, 2]}}, experiment=base(consortium), algorithm="optuna")
+    sweep = Sweep.read({**given, "samples": 2, "budget": {"trials": allowed}})
+    campaign = _Sweep(*sweep, tmp_path, None, None, False)
+    campaign.trial_table.add(campaign.planner.trial(0, {"training.batch_size": 1}))
+    finish(campaign.trial_table, 0, rounds=2)
+    assert campaign.status() == status
+    campaign.trial_table.add(campaign.planner.trial(1, {"training.batch_size": 2}))
+    finish(campaign.trial_table, 1, rounds=2)
+    assert campaign.status() == ("budget" if allowed == 1 else "finished")

@@ -365,3 +365,7 @@ def test_only_the_same_network_is_compared_with_local_training():
     networks = {"local": "unet", "a": "unet", "b": "unrolled"}
     methods = [replace(one, network=networks[one.name], alone=one.name == "local") for one in plain.methods]
     assert [pay.method for pay in analyse(replace(plain, methods=methods)).payoffs] == ["a"]
+
+
+def test_an_operator_says_what_its_number_is():
+    assert (R4.measures, TestOperator("bicubic", 2.0, "bicubic x2").measures) == ("R", "x")

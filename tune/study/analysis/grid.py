@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.condition import UNTRAINED, Kind, Missing, Score
 from fedrecon.tune.study.analysis.inputs import Findings
@@ -29,6 +30,11 @@ class TestOperator:
     mask: str
     acceleration: float
     label: str
+
+    @property
+    def measures(self) -> str:
+        """What :attr:`acceleration` is: ``R``, the acceleration, or ``x``, the scale in super-resolution."""
+        return "x" if self.mask in DEGRADATIONS else "R"
 
     def __str__(self) -> str:
         return self.label

@@ -147,15 +147,15 @@ def trained(consortium, workspace):
         **BASE,
         "sites": {site: str(path) for site, path in consortium.items()},
         "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01, "loss": {"l1": 1, "gradient_profile": 0.01}},
-        "evaluation": {"every": 1},
+        "evaluation": {"every": 2, "panels": False},
         "network": MSCAN,
     }
     made = {
-        "mscan": base,
+        "mscan": {**base, "evaluation": {"every": 1, "panels": True}},
         "unet": {**base, "network": UNET},
         "bicubic": {**base, "reconstructor": "bicubic"},
         "low_rank": {**base, "reconstructor": "low_rank"},
-        "ensemble": {**base, "evaluation": {"every": 2, "self_ensemble": True}},
+        "ensemble": {**base, "evaluation": {"every": 2, "panels": False, "self_ensemble": True}},
     }
     return {name: fedrecon.run(one, workspace=workspace, in_process=True) for name, one in made.items()}
 

@@ -107,9 +107,9 @@ def test_one_step_is_the_published_one():
 
 
 def test_the_published_network_takes_a_step():
-    """At full width, of one site's two images; with three sites, as published."""
+    """At its published width, of one site's two images; with three sites, as published, of half the side."""
     torch.manual_seed(0)
-    size = 256
+    size = 128
     images = Images(False, (size, size), 1, ("north", "south", "west"))
     network, method = NetworkChoice.parse({"name": "style"}).build(images), gimp()
     fit = fit_of(method, network, rate=0.002)

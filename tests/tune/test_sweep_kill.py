@@ -23,6 +23,7 @@ pytestmark = pytest.mark.ray
 
 PATIENCE = 150.0
 SEEDS = [0, 1, 2]
+ROUNDS = 10
 TRIALS = [(strategy, seed) for strategy in ("fedavg", "local") for seed in SEEDS]
 
 
@@ -69,7 +70,7 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
             "sites": {name: str(consortium[name]) for name in ("north", "middle")},
             "operator": {"mask": "random", "acceleration": 3},
             "network": {"name": "unet", "channels": 2, "pools": 1},
-            "training": {"rounds": 15, "batch_size": 2},
+            "training": {"rounds": ROUNDS, "batch_size": 2},
             "evaluation": {"every": 5, "panels": False},
         },
         "search": {"strategy.name": {"grid": ["fedavg", "local"]}, "seed": {"grid": SEEDS}},
@@ -116,4 +117,4 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
     assert {one.info.status for one in found} == {"FINISHED"}
     for one in found:
         steps = [point.step for point in client.get_metric_history(one.info.run_id, "mean/loss")]
-        assert steps in ([], list(range(1, 16)))
+        assert steps in ([], list(range(1, ROUNDS + 1)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import HERE, ray_warnings
+from clusters import HERE, end_local_cluster, ray_warnings
 from ray_executors import ray_executor
 from tiny import NETWORKS, Federation
 
@@ -35,6 +35,7 @@ def north(tmp_path_factory: pytest.TempPathFactory, consortium: dict[str, Path])
 @pytest.fixture(scope="module")
 def nodes(north: Path) -> Iterator[dict[str, str]]:
     """Node ids: a head that could hold everybody, one node labelled north, one with the resource site:south."""
+    end_local_cluster()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with ray_warnings():
         import ray

@@ -21,6 +21,8 @@ from tiny import STYLE
 from fedrecon.platform.runs.run import run
 from fedrecon.sites.errors import RunError
 
+pytestmark = pytest.mark.kill
+
 COMMAND = (
     "import json, sys; from pathlib import Path; from drivers import drive; given = json.loads(sys.argv[1]); "
     "drive(given, Path(sys.argv[2]), Path(sys.argv[3]))"

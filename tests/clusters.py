@@ -12,6 +12,9 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 
+PATIENCE_WITH_RAY = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Environment: the seconds after which Ray ends a process whose cluster's control store does not answer."""
+
 _kept: list[dict[str, Any]] = []
 """The options of the Ray that this process is connected to, if :func:`local_cluster` started it."""
 
@@ -54,6 +57,11 @@ def end_local_cluster() -> None:
 
         with ray_warnings():
             ray.shutdown()
+
+
+def environment_of_a_driver() -> dict[str, str]:
+    """The environment of a driver that is killed: what it leaves behind ends as early as it would for a user."""
+    return {key: value for key, value in os.environ.items() if key not in (PATIENCE_WITH_RAY, "MLFLOW_TRACKING_URI")}
 
 
 HERE = "/proc/self/cwd"

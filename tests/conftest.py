@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clusters import PATIENCE_WITH_RAY, end_local_cluster
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the number of threads decides the last bits
 # Ray gives its workers nice 15. Beside processes that compute they would get no processor, and tests would time out.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray ends a driver whose control store is silent for 60 s with exit(1), and the tests of a whole worker with it. After
+# the timeout of a test (300 s) it is too late for that: a lost cluster is one failed test.
+os.environ.setdefault(PATIENCE_WITH_RAY, "600")
 
-from clusters import end_local_cluster
 from tiny import write_consortium
 
 WAITING = ("ray", "kill", "server")

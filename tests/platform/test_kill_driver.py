@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from clusters import environment_of_a_driver
 from drivers import MOMENTS, PRIOR_MOMENTS, ROUNDS, drive, experiment
 from ray_executors import title, wait_for
 from tiny import STYLE
@@ -179,7 +180,7 @@ class OnRay:
 
     def __init__(self, given: dict[str, Any], workspace: Path, out: Path) -> None:
         here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+        environment = {**environment_of_a_driver(), "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
         self.log = out.with_suffix(".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from clusters import environment_of_a_driver
 
 from fedrecon.platform.runs.run import run
 from fedrecon.tune.search.config import Sweep
@@ -33,9 +34,10 @@ def start(file: Path, workspace: Path, out: Path) -> subprocess.Popen[bytes]:
         "from fedrecon.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "sweep", str(file), "--workspace", str(workspace), "--json"]
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     with out.open("wb") as stdout, out.with_suffix(".log").open("wb") as stderr:
-        return subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True, env=environment)
+        return subprocess.Popen(
+            command, stdout=stdout, stderr=stderr, start_new_session=True, env=environment_of_a_driver()
+        )
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

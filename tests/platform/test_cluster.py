@@ -72,7 +72,7 @@ def test_a_site_whose_node_is_too_small_goes_nowhere_else(
     nodes: dict[str, str], consortium: dict[str, Path], tmp_path: Path
 ) -> None:
     fed = Federation(FedAvg(), consortium, tmp_path)
-    with pytest.raises(RunError, match=r"site 'north' cannot be placed \(2 CPU.*label site=north\).*node has 1"):
+    with pytest.raises(RunError, match=r"'north'.*\b2 CPU.*site=north.*\b1\b"):
         RayExecutor(fed.plans(), Resources(cpus_per_site=2))
 
 
@@ -82,7 +82,7 @@ def test_a_shard_on_another_node_is_read_by_that_node(nodes: dict[str, str], con
 
     found = remote_shards({"north": str(consortium["north"])}, "auto")
     assert found["north"] == Shard.open(consortium["north"])
-    with pytest.raises(InputError, match=r"site 'south', on its own node: .*nowhere\.h5: there is no such file"):
+    with pytest.raises(InputError, match=r"'south'.*nowhere\.h5"):
         remote_shards({"south": str(consortium["south"].with_name("nowhere.h5"))}, "auto")
 
 
@@ -152,12 +152,12 @@ def test_a_site_that_dies_while_it_is_tested_is_asked_again_so_often_and_not_mor
         return asked
 
     assert tests(1, {}).result("south", restarts=1) == ["south"]
-    with pytest.raises(RunError, match="site 'south': died while it was tested, and again after 1 restarts"):
+    with pytest.raises(RunError, match=r"'south'.*\b1 restart"):
         tests(2, {}).result("south", restarts=1)
     monkeypatch.setattr(site_tasks, "PATIENCE", 0.1)
     monkeypatch.setattr(site_tasks, "RESTART_TIMEOUT", 0.3)
     nowhere = {"site": "nowhere"}
     gone = tests(0, nowhere, label_selector=nowhere)
-    with pytest.raises(RunError, match="its node is lost, and no node with its name came back within 0 s"):
+    with pytest.raises(RunError, match=r"\bnode\b.*\b0 s\b"):
         gone.result("south", restarts=1)
     gone.cancel()

@@ -30,12 +30,22 @@ COMMAND = (
 )
 
 
+LOADED = [
+    "torch._dynamo",  # the first optimizer asks for it
+    "mlflow.store.tracking.sqlalchemy_store",
+    "fedrecon.platform.runs.training_run",
+    "fedrecon.platform.storage.tracking.mlflow_store",
+    "fedrecon.sites.member.site",
+]
+"""What a driver imports for seconds; a round of the tiny experiment takes a tenth of one."""
+
+
 class Drivers:
-    """Starts drivers in processes that were forked where torch and MLflow are loaded already."""
+    """Starts drivers in processes that were forked where all this is loaded already."""
 
     def __init__(self, folder: Path) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch", "mlflow", "fedrecon.sites.member.site"])
+        self.context.set_forkserver_preload(LOADED)
         self.out = folder / "result.json"
 
     def __call__(self, given: dict[str, Any], workspace: Path, moment: str = "", **options: Any) -> Any:

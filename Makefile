@@ -34,8 +34,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 test: install  ## the whole test suite
 	$(PYTEST)
 
-test-fast: install  ## the tests that need no Ray, kill no process and start no server
-	$(PYTEST) -m "not ray and not kill and not server"
+test-fast: install  ## the tests that need no Ray, kill no process, start no server and are not slow
+	$(PYTEST) -m "not ray and not kill and not server and not slow"
 
 check: install  ## ruff, mypy --strict and the layout guards
 	$(BIN)/ruff check .

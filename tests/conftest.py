@@ -18,7 +18,7 @@ os.environ.setdefault(PATIENCE_WITH_RAY, "600")
 from tiny import write_consortium
 
 WAITING = ("ray", "kill", "server")
-"""The marks of tests that ``make test-fast`` leaves out."""
+"""The marks of tests that wait more than they compute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

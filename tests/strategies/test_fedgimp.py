@@ -106,6 +106,7 @@ def test_one_step_is_the_published_one():
     )
 
 
+@pytest.mark.slow
 def test_the_published_network_takes_a_step():
     """At its published width, of one site's two images; with three sites, as published, of half the side."""
     torch.manual_seed(0)

@@ -8,10 +8,10 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench ui clean
+.PHONY: help install demo test test-fast check bench ui clean
 
 help:  ## list the targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed  ## virtual environment in .venv with the pinned packages of constraints.txt
 
@@ -28,8 +28,14 @@ demo: install  ## simulate four hospitals, train them federatedly on Ray, print 
 	$(BIN)/fedrecon run experiments/quickstart.yaml
 	@echo "Browse runs, curves and picture panels in MLflow:  make ui   (or: $(BIN)/fedrecon ui)"
 
+# The order of the files is that of tests/conftest.py: what waits comes first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install  ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST)
+
+test-fast: install  ## the tests that need no Ray, kill no process, start no server and are not slow
+	$(PYTEST) -m "not ray and not kill and not server and not slow"
 
 check: install  ## ruff, mypy --strict and the layout guards
 	$(BIN)/ruff check .

@@ -1,27 +1,67 @@
-"""A local Ray for the tests."""
+"""A local Ray for the tests: started once a worker, and kept for the next file that asks for the same one."""
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+TESTS = Path(__file__).parent
+
+PATIENCE_WITH_RAY = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Environment: the seconds after which Ray ends a process whose cluster's control store does not answer."""
+
+_kept: list[dict[str, Any]] = []
+"""The options of the Ray that this process is connected to, if :func:`local_cluster` started it."""
 
 
 @contextmanager
 def local_cluster(**options: Any) -> Iterator[None]:
-    """A local Ray that this process is connected to."""
+    """A local Ray that this process is connected to; its workers can import what the tests can.
+
+    Ray takes seconds to start, so it runs on after the body: the next body with the same options finds it. Who needs
+    another one, or nodes of its own, ends it first (:func:`end_local_cluster`).
+    """
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
+    if not (_kept == [options] and ray.is_initialized()):
+        end_local_cluster()
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
+        inherited = os.environ.get("PYTHONPATH")
+        folders = [str(TESTS / "platform"), str(TESTS)]
+        with ray_warnings():
+            os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *([inherited] if inherited else [])])
+            try:
+                ray.init(
+                    address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options
+                )
+            finally:
+                os.environ.pop("PYTHONPATH")
+                if inherited:
+                    os.environ["PYTHONPATH"] = inherited
+        _kept[:] = [options]
     with ray_warnings():
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
-        try:
-            yield
-        finally:
+        yield
+
+
+def end_local_cluster() -> None:
+    """Ends what :func:`local_cluster` left running, if it did."""
+    _kept.clear()
+    if "ray" in sys.modules:
+        import ray
+
+        with ray_warnings():
             ray.shutdown()
+
+
+def environment_of_a_driver() -> dict[str, str]:
+    """The environment of a driver that is killed: what it leaves behind ends as early as it would for a user."""
+    return {key: value for key, value in os.environ.items() if key not in (PATIENCE_WITH_RAY, "MLFLOW_TRACKING_URI")}
 
 
 HERE = "/proc/self/cwd"

@@ -1,13 +1,47 @@
+import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clusters import PATIENCE_WITH_RAY, end_local_cluster
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the number of threads decides the last bits
+# Ray gives its workers nice 15. Beside processes that compute they would get no processor, and tests would time out.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray ends a driver whose control store is silent for 60 s with exit(1), and the tests of a whole worker with it. After
+# the timeout of a test (300 s) it is too late for that: a lost cluster is one failed test.
+os.environ.setdefault(PATIENCE_WITH_RAY, "600")
 
 from tiny import write_consortium
+
+WAITING = ("ray", "kill", "server")
+"""The marks of tests that wait more than they compute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait for Ray, processes or servers come first, then those with the most tests.
+
+    So no worker is left alone with a long file at the end, and the files that share a Ray follow each other.
+    """
+    counts = Counter(item.path for item in items)
+    waiting = {item.path for item in items if any(item.get_closest_marker(mark) for mark in WAITING)}
+    items.sort(key=lambda item: (0, 0) if item.path in waiting else (1, -counts[item.path]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_ends_with_the_session() -> Iterator[None]:
+    yield
+    end_local_cluster()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_is_for_those_who_ask(request: pytest.FixtureRequest) -> None:
+    """A Ray that an earlier file left running ends before a file without a test that is marked ``ray``."""
+    if not any(item.path == request.path and item.get_closest_marker("ray") for item in request.session.items):
+        end_local_cluster()
 
 
 @pytest.fixture(scope="session")
@@ -18,13 +52,22 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A workspace with an empty MLflow store, to be copied from: a fresh one costs seconds of migrations."""
+    """A workspace with an empty MLflow store, to be copied from: a fresh one costs seconds of migrations.
+
+    The workers of one run share it: the first one makes it, the others wait.
+    """
     from fedrecon.platform.storage.tracking.store import run_store
 
-    workspace = tmp_path_factory.mktemp("mlflow-template")
+    base = tmp_path_factory.getbasetemp()
+    workspace = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template"
+    workspace.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        run_store(None, workspace)
+        with (workspace / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (workspace / "made").exists():
+                run_store(None, workspace)
+                (workspace / "made").touch()
         yield workspace
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,12 @@ TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".cff", ".cfg", ".json",
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/*-])/(?:" + "|".join(("work", "root", "home", "tmp")) + r")\b")
 
 
+@cache
 def listed(root: Path) -> list[Path]:
-    """The files that a clone holds, or in a tree without git all that is there; links and caches left out."""
+    """The files that a clone holds, or in a tree without git all that is there; links and caches left out.
+
+    A tree is read once: no guard changes it, and each broken tree is a folder of its own.
+    """
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0 and (root / ".git").exists():
@@ -33,7 +38,12 @@ def python_files(root: Path, *folders: str) -> Iterator[tuple[str, ast.Module]]:
     for path in listed(root):
         name = path.relative_to(root)
         if path.suffix == ".py" and name.parts[0] in folders:
-            yield name.as_posix(), ast.parse(path.read_text())
+            yield name.as_posix(), parsed(path)
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def imports(name: str, tree: ast.Module) -> Iterator[str]:

@@ -49,13 +49,26 @@ def short(name):
 
 
 ANY = [name for name, one in RECONSTRUCTORS.items() if not one.needs_low]
+LOW = [(1, (16, 16)), (4, (18, 24)), (4, (16, 16)), (1, (18, 24))]
+IN_PAIRS = [
+    pytest.param(kind, *LOW[2 * (number % 2) + more], id=f"{kind}-{more}")
+    for number, kind in enumerate(DEGRADATIONS)
+    for more in (0, 1)
+]
+"""Every degradation with one coil and with four, with a square and with an oblong image."""
+
+UNDER_MASKS = [
+    pytest.param(name, mask, *((4, (25, 30)) if (i + j) % 2 else (1, (24, 21))), id=f"{mask}-{name}")
+    for i, name in enumerate(ANY)
+    for j, mask in enumerate(MASKS)
+]
+"""Every reconstructor under every mask, by turns on several coils and on one."""
+
 IN_KSPACE = [name for name, one in RECONSTRUCTORS.items() if one.needs_kspace]
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTORS)
-@pytest.mark.parametrize("kind", DEGRADATIONS)
-@pytest.mark.parametrize("n_coils", [1, 4])
-@pytest.mark.parametrize("size", [(16, 16), (18, 24)])
+@pytest.mark.parametrize(("kind", "n_coils", "size"), IN_PAIRS)
 def test_gives_an_image_of_the_high_resolution_from_a_low_one(name, kind, n_coils, size):
     reconstructor = make_reconstructor(name)
 
@@ -75,8 +88,7 @@ def test_gives_an_image_of_the_high_resolution_from_a_low_one(name, kind, n_coil
 
 
 @pytest.mark.parametrize("name", ANY)
-@pytest.mark.parametrize("n_coils", [1, 4])
-@pytest.mark.parametrize("size", [(16, 16), (13, 10)])
+@pytest.mark.parametrize(("n_coils", "size"), [(1, (16, 16)), (4, (13, 10))])
 def test_gives_an_image_of_that_size_at_the_scale_of_the_data(name, n_coils, size):
     reconstructor = make_reconstructor(name)
     image = reconstructor.reconstruct(draw(n_coils, size))
@@ -86,9 +98,7 @@ def test_gives_an_image_of_that_size_at_the_scale_of_the_data(name, n_coils, siz
     torch.testing.assert_close(scaled / 2.0**13, image, rtol=0, atol=1e-4 * float(image.abs().max()))
 
 
-@pytest.mark.parametrize("name", ANY)
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize(("n_coils", "size"), [(4, (25, 30)), (1, (24, 21))])
+@pytest.mark.parametrize(("name", "mask", "n_coils", "size"), UNDER_MASKS)
 def test_under_every_mask_slices_are_solved_apart_and_the_unit_does_not_matter(name, mask, n_coils, size):
     reconstructor = short(name)
     measurement = smooth(n_coils, size, mask)

@@ -181,7 +181,7 @@ def test_a_site_name_used_twice_and_a_subject_in_two_splits_are_refused(make_sha
     check_consortium(shards[:1])
     with pytest.raises(InputError, match="site name 'north' is used twice"):
         check_consortium(shards[:2])
-    with pytest.raises(InputError, match="subject 'a' is in the split 'train' at site 'north' and in 'test'") as error:
+    with pytest.raises(InputError, match=r"'a'.*'train'.*'north'.*'test'") as error:
         check_consortium(shards[::2])
     assert "subject 'b'" not in str(error.value)
     problems = [problem["message"] for problem in inspect(tmp_path)["problems"]]

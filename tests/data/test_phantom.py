@@ -144,6 +144,7 @@ def test_phase_breaks_the_conjugate_symmetry(contrast):
     assert np.linalg.norm(one.kspace - mirrored) > 0.2 * np.linalg.norm(one.kspace)
 
 
+@pytest.mark.slow
 def test_simulate_writes_a_shard_a_hospital(tmp_path: Path):
     paths = simulate(tmp_path / "new", subjects=3, size=64)
     assert [path.name for path in paths] == [f"{name}.h5" for name in DEFAULT_SITES]
@@ -162,6 +163,7 @@ def test_simulate_writes_a_shard_a_hospital(tmp_path: Path):
             assert 0 < volume.noise < 0.2 * volume.maximum
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_and_nobody_depends_on_others(tmp_path: Path):
     def digests(**changed):
         given = {"site": "t1w", "contrast": "t1w", "subjects": 1, "size": 48} | changed

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,15 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("method", "training"),
-    [(FedAvg(), {"optimizer_state": "keep"}), (Local(), {})],
+    ("method", "training", "deaths"),
+    [
+        (FedAvg(), {"optimizer_state": "keep"}, {2: "in a fit", 3: "between rounds"}),
+        (Local(), {}, {2: "in a fit"}),
+    ],
     ids=["fedavg-keep", "local"],
 )
 def test_a_site_that_dies_comes_back_with_the_same_bits(
-    method: Any, training: dict[str, Any], consortium: dict[str, Path], tmp_path: Path
+    method: Any, training: dict[str, Any], deaths: dict[int, str], consortium: dict[str, Path], tmp_path: Path
 ) -> None:
     """Killed in a fit of the second round, and again between two rounds; on two CPUs, against this process."""
     training = {**training, "local_epochs": 20}
@@ -49,16 +53,13 @@ def test_a_site_that_dies_comes_back_with_the_same_bits(
         for number in (1, 2, 3):
             there = replace(there, rounds=number)
             process = executor.describe()["middle"].pid
-            if number == 2:
-                with killed_in_fit(process):
-                    state = there.train(executor, record, state)
-                assert executor.describe()["middle"].pid != process
-            else:
-                if number == 3:
-                    os.kill(process, signal.SIGKILL)
+            if deaths.get(number) == "between rounds":
+                os.kill(process, signal.SIGKILL)
+            with killed_in_fit(process) if deaths.get(number) == "in a fit" else nullcontext():
                 state = there.train(executor, record, state)
+            assert (executor.describe()["middle"].pid != process) == (number in deaths)
         scores = executor.evaluate(there.method.request(state), "test")
-    assert [one.restarts for one in record.rounds] == [0, 1, 1]
+    assert [one.restarts for one in record.rounds] == [number in deaths for number in (1, 2, 3)]
     assert {one.replied for one in record.rounds} == {tuple(sites)}
     assert bits(state) == expected["state"]
     assert memory_bits(there.memory, 3) == expected["memory"] != {}

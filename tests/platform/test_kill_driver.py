@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from clusters import environment_of_a_driver
 from drivers import MOMENTS, PRIOR_MOMENTS, ROUNDS, drive, experiment
 from ray_executors import title, wait_for
 from tiny import STYLE
@@ -21,18 +22,30 @@ from tiny import STYLE
 from fedrecon.platform.runs.run import run
 from fedrecon.sites.errors import RunError
 
+pytestmark = pytest.mark.kill
+
 COMMAND = (
     "import json, sys; from pathlib import Path; from drivers import drive; given = json.loads(sys.argv[1]); "
     "drive(given, Path(sys.argv[2]), Path(sys.argv[3]))"
 )
 
 
+LOADED = [
+    "torch._dynamo",  # the first optimizer asks for it
+    "mlflow.store.tracking.sqlalchemy_store",
+    "fedrecon.platform.runs.training_run",
+    "fedrecon.platform.storage.tracking.mlflow_store",
+    "fedrecon.sites.member.site",
+]
+"""What a driver imports for seconds; a round of the tiny experiment takes a tenth of one."""
+
+
 class Drivers:
-    """Starts drivers in processes that were forked where torch and MLflow are loaded already."""
+    """Starts drivers in processes that were forked where all this is loaded already."""
 
     def __init__(self, folder: Path) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["torch", "mlflow", "fedrecon.sites.member.site"])
+        self.context.set_forkserver_preload(LOADED)
         self.out = folder / "result.json"
 
     def __call__(self, given: dict[str, Any], workspace: Path, moment: str = "", **options: Any) -> Any:
@@ -177,7 +190,7 @@ class OnRay:
 
     def __init__(self, given: dict[str, Any], workspace: Path, out: Path) -> None:
         here = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+        environment = {**environment_of_a_driver(), "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
         self.log = out.with_suffix(".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

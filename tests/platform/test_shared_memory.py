@@ -212,12 +212,9 @@ WIDE = {"name": "unet", "channels": 40, "pools": 2}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Two CPUs, and workers that can import the method above."""
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in Path(__file__).parents[:2]:
-            patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        with local_cluster(num_cpus=2):
-            yield
+    """Two CPUs; the workers import the method above."""
+    with local_cluster(num_cpus=2):
+        yield
 
 
 class Hidden(Buffer):

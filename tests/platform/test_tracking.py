@@ -323,6 +323,7 @@ def open_in_process(workspace, results):
     results.put(run_store(None, workspace).open(RunRecord("race", "run", "digest-race")).run_id)
 
 
+@pytest.mark.kill
 def test_processes_that_open_one_digest_together_share_one_run(tmp_path):
     """On a fresh store: MLflow itself breaks the file for good when two processes create it together."""
     context = multiprocessing.get_context("spawn")

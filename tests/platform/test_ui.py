@@ -88,6 +88,7 @@ def test_a_server_that_ends_at_once_shows_its_log(mlflow_workspace, monkeypatch)
     assert started.run_id
 
 
+@pytest.mark.server
 def test_a_live_server_shows_the_run_and_leaves_nothing(mlflow_workspace: Path, monkeypatch):
     tracker = run_store(None, mlflow_workspace).open(RunRecord("ui", "a run", "digest-ui"))
     tracker.metrics(1, {"mean/psnr": 21.5})

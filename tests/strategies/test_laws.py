@@ -15,7 +15,10 @@ from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.strategy import Strategy
 
-every = pytest.mark.parametrize("name", CASES)
+every = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in STRATEGIES else pytest.mark.slow) for name in CASES]
+)
+"""Every strategy once; those that come a second time, under other options, are slow."""
 
 
 WITH_NEUTRAL = [name for name, case in CASES.items() if case.kind.neutral]

@@ -348,9 +348,7 @@ def test_one_process_does_not_open_what_lies_on_another_node(consortium):
     planner, trial = leaving_out(consortium, "north", resources={"crew": "in-process"})
     hide(planner, "north")
     planner._checked.clear()
-    with pytest.raises(
-        InputError, match=r"in-process opens every shard in one process, .*: north. Allowed for them: actors"
-    ):
+    with pytest.raises(InputError, match=r"in-process.*\bnorth\b.*\bactors\b"):
         planner.trial(0, trial.params)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from clusters import environment_of_a_driver
 
 from fedrecon.platform.runs.run import run
 from fedrecon.tune.search.config import Sweep
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.ray
 
 PATIENCE = 150.0
 SEEDS = [0, 1, 2]
+ROUNDS = 10
 TRIALS = [(strategy, seed) for strategy in ("fedavg", "local") for seed in SEEDS]
 
 
@@ -32,9 +34,10 @@ def start(file: Path, workspace: Path, out: Path) -> subprocess.Popen[bytes]:
         "from fedrecon.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "sweep", str(file), "--workspace", str(workspace), "--json"]
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     with out.open("wb") as stdout, out.with_suffix(".log").open("wb") as stderr:
-        return subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True, env=environment)
+        return subprocess.Popen(
+            command, stdout=stdout, stderr=stderr, start_new_session=True, env=environment_of_a_driver()
+        )
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -69,7 +72,7 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
             "sites": {name: str(consortium[name]) for name in ("north", "middle")},
             "operator": {"mask": "random", "acceleration": 3},
             "network": {"name": "unet", "channels": 2, "pools": 1},
-            "training": {"rounds": 15, "batch_size": 2},
+            "training": {"rounds": ROUNDS, "batch_size": 2},
             "evaluation": {"every": 5, "panels": False},
         },
         "search": {"strategy.name": {"grid": ["fedavg", "local"]}, "seed": {"grid": SEEDS}},
@@ -116,4 +119,4 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
     assert {one.info.status for one in found} == {"FINISHED"}
     for one in found:
         steps = [point.step for point in client.get_metric_history(one.info.run_id, "mean/loss")]
-        assert steps in ([], list(range(1, 16)))
+        assert steps in ([], list(range(1, ROUNDS + 1)))

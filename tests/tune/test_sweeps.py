@@ -154,10 +154,10 @@ def test_trials_that_failed_run_again_when_they_are_asked_to(
 def test_halving_stops_like_with_like_and_what_finishes_is_what_it_is_alone(
     base: dict[str, Any], workspace: Path, on_ray: None
 ) -> None:
-    long = {**base, "training": {**base["training"], "rounds": 6}}
+    long = {**base, "training": {**base["training"], "rounds": 4}}
     search = {
         "operator.acceleration": {"grid": [2, 8]},
-        "training.learning_rate": {"grid": [3e-3, 1e-3, 1e-5, 1e-6]},
+        "training.learning_rate": {"grid": [3e-3, 1e-5, 1e-6]},
     }
     scheduler = {"name": "asha", "grace_rounds": 1, "reduction_factor": 2}
     given: dict[str, Any] = {"name": "halving", "workspace": workspace, "scheduler": scheduler, "concurrency": 1}
@@ -167,7 +167,7 @@ def test_halving_stops_like_with_like_and_what_finishes_is_what_it_is_alone(
         assert rows[0].status == "FINISHED"  # the best comes first, so nothing can stop it
         assert "STOPPED" in [row.status for row in rows]
     stopped = [row for row in result.trials if row.status == "STOPPED"]
-    assert all(0 < row.round < 6 and "test/mean/psnr" not in row.metrics for row in stopped)
+    assert all(0 < row.round < 4 and "test/mean/psnr" not in row.metrics for row in stopped)
     assert all("stopped by the scheduler" in str(row.error) for row in stopped)
     finished = next(row for row in result.trials if row.status == "FINISHED")
     alone = run(finished.trial.experiment, workspace=workspace / "alone", in_process=True)
@@ -191,10 +191,10 @@ def test_optuna_suggests_for_two_metrics_and_a_longer_sweep_goes_on(
     }  # fmt: skip
     short = sweep(base, search, samples=2, **given)
     assert [row.status for row in short.trials] == ["FINISHED"] * 2
-    longer = sweep(base, search, samples=4, **given)
-    assert [row.status for row in longer.trials] == ["FINISHED"] * 4
+    longer = sweep(base, search, samples=3, **given)
+    assert [row.status for row in longer.trials] == ["FINISHED"] * 3
     assert science(longer)[:2] == science(short)
-    assert len({row.trial.digest for row in longer.trials}) == 4
+    assert len({row.trial.digest for row in longer.trials}) == 3
     for row in longer.trials:
         assert ("strategy.mu" in row.trial.params) == (row.trial.params["strategy.name"] == "fedprox")
 

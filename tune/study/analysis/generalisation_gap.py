@@ -12,7 +12,7 @@ from fedrecon.tune.study.analysis.condition import Kind
 from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import Findings, Method
 from fedrecon.tune.study.analysis.results import Comparison, Gap, Payoff, Table, compared, corrected
-from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, difference, estimate
+from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, difference, estimate, over_seeds
 
 Tables = Mapping[Group, Table]
 OWN_NETWORK = "each site has its own network: a hospital that did not train has none"
@@ -207,17 +207,9 @@ def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -
     for operator in tables[group]:
         if operator in tables[local]:
             one, other = tables[group][operator][method], tables[local][operator][alone]
-            means[operator] = estimate(difference(_of_all_seeds(one), _of_all_seeds(other)))
+            means[operator] = estimate(difference(over_seeds(one), over_seeds(other)))
             tests[operator] = compared(group, operator, (method, alone), (one, other))
     rows = [grid.first[cell] for cell in grid.first if cell.method == method and grid.kind(cell) == group.training]
     n_sites = max((row.n_sites for row in rows), default=0)
     slices = float(np.mean(sorted(row.slices_per_site for row in rows))) if rows else 0.0
     return Payoff(group, method, alone, n_sites, slices, means, tests)
-
-
-def _of_all_seeds(sample: Sample) -> Sample:
-    """The sample with its mean over seeds as its only seed, because two methods can have different seeds."""
-    if not sample.seeds:
-        return sample
-    values = {metric: array.mean(axis=0, keepdims=True) for metric, array in sample.values.items()}
-    return Sample((None,), sample.subjects, values, sample.missing, sample.runs)

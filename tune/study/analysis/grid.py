@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.condition import UNTRAINED, Kind, Missing, Score
 from fedrecon.tune.study.analysis.inputs import Findings
-from fedrecon.tune.study.analysis.samples import Sample, Seed, absent, averaged, joined
+from fedrecon.tune.study.analysis.samples import COLUMNS, NO_SEED, ROWS, Sample, absent, averaged, joined
+
+Seed = int | None
+"""The seed of a missing cell; None stands for every seed."""
 
 
 @dataclass(frozen=True, order=True)
@@ -114,20 +118,17 @@ class Grid:
     """
 
     def __init__(self, findings: Findings) -> None:
-        rows = _by_cell(findings.scores)
+        rows = frame(findings.scores)
         self.methods = [method.name for method in findings.methods]
         self.sites = sorted({row.tested_on for row in findings.scores} | {one.tested_on for one in findings.missing})
-        self.first = {cell: own[0] for cell, own in rows.items()}
+        self.first = {_cell(one): one for one in (findings.scores[at] for at in rows.drop_duplicates("cell").index)}
         planned: list[Score | Missing] = [*findings.missing, *findings.scores]
         self._entries = {_cell(one): one for one in planned}
-        missing = _missing(findings.missing)
         self.trained_under_operators = {cell.method for cell in self._entries if cell.trained_with}
-        self.subjects = _subjects(findings.scores)
-        seeds = _seeds(findings.scores)
-        self.cells = {
-            cell: _sample(own, seeds[cell.method], self.subjects[cell.tested_on], missing.get(cell, {}), cell.tested_on)
-            for cell, own in rows.items()
-        }
+        placed = rows.sort_index().groupby("site", sort=False)["subject"]
+        self.subjects = {str(site): sorted(own.unique()) for site, own in placed}
+        missing = _missing(findings.missing)
+        self.cells = dict(_samples(rows, self.first, self.subjects, missing))
         for cell, reasons in missing.items():
             self.cells.setdefault(cell, absent(cell.tested_on, _listed(reasons)))
         self.cells = dict(sorted(self.cells.items(), key=lambda one: _order(one[0])))
@@ -200,57 +201,77 @@ def _cell(one: Score | Missing) -> Cell:
     return Cell(one.method, one.trained_on, one.trained_with, one.tested_on, TestOperator.of(one), one.noise)
 
 
-def _by_cell(scores: Iterable[Score]) -> dict[Cell, list[Score]]:
-    rows: dict[Cell, list[Score]] = defaultdict(list)
-    known: set[tuple[Cell, Seed, str]] = set()
-    for row in sorted(scores, key=lambda row: (row.subject, -1 if row.seed is None else row.seed)):
-        cell = _cell(row)
-        if (cell, row.seed, row.subject) in known:
-            raise ValueError(f"two scores of subject '{row.subject}', seed {row.seed}, in {cell}")
-        known.add((cell, row.seed, row.subject))
-        rows[cell].append(row)
+def frame(scores: Sequence[Score]) -> pd.DataFrame:
+    """One row per score (cell, seed and subject), sorted by subject and seed; the index is the place in ``scores``.
+
+    The columns are ``cell`` (a number for each :class:`Cell`), ``method``, ``site``, ``subject``, ``seed``
+    (:data:`NO_SEED` without training), ``run_id`` and the metrics.
+
+    Raises:
+        ValueError: a subject has two scores in one cell for one seed.
+    """
+    numbers: dict[Cell, int] = {}
+    rows = pd.DataFrame({
+        "cell": [numbers.setdefault(_cell(one), len(numbers)) for one in scores],
+        "method": [one.method for one in scores],
+        "site": pd.Series([one.tested_on for one in scores], dtype=object),
+        "subject": pd.Series([one.subject for one in scores], dtype=object),
+        "seed": [NO_SEED if one.seed is None else one.seed for one in scores],
+        "run_id": [one.run_id for one in scores],
+        **{metric: [getattr(one, metric) for one in scores] for metric in METRICS},
+    }).sort_values(["subject", "seed"], kind="stable")  # fmt: skip
+    for at in rows.index[rows.duplicated(["cell", "seed", "subject"])]:
+        one = scores[at]
+        raise ValueError(f"two scores of subject '{one.subject}', seed {one.seed}, in {_cell(one)}")
     return rows
 
 
-def _sample(
-    rows: Sequence[Score], known: set[Seed], subjects: Sequence[str], reasons: dict[Seed, str], site: str
-) -> Sample:
-    """The sample of a cell. If a seed lacks a subject, the cell is absent with a reason.
+def _samples(
+    rows: pd.DataFrame,
+    cells: Iterable[Cell],
+    subjects: Mapping[str, Sequence[str]],
+    missing: Mapping[Cell, Mapping[Seed, str]],
+) -> Iterator[tuple[Cell, Sample]]:
+    """Yields each cell with its sample. Every seed of the method needs every subject of the site: else it is absent.
 
     Args:
-        rows: the scores of the cell. known: the seeds of its method. subjects: the subjects of the tested site.
+        rows: see :func:`frame`. cells: the cells in the order in which they first occur in ``rows``.
+        subjects: the subjects of each site. missing: see :func:`_missing`.
+    """
+    seeds: dict[str, set[int]] = {name: set(own.unique().tolist()) for name, own in rows.groupby("method")["seed"]}
+    runs = {number: tuple(sorted({*own} - {""})) for number, own in rows.groupby("cell")["run_id"]}
+    # After the reindexing below a hole is NaN. A score that is NaN itself is no hole, and becomes infinite.
+    wide = rows.fillna(dict.fromkeys(METRICS, np.inf)).pivot(index=["cell", *ROWS], columns="seed", values=[*METRICS])
+    whole = {
+        site: pd.MultiIndex.from_arrays([pd.Index([site] * len(names), dtype=object), pd.Index(names, dtype=object)])
+        for site, names in subjects.items()
+    }
+    for number, cell in zip(rows["cell"].unique().tolist(), cells, strict=True):
+        reasons: Mapping[Seed, str] = missing.get(cell, {})
+        planned = sorted(seeds[cell.method] | {seed for seed in reasons if seed is not None})
+        columns = pd.MultiIndex.from_product([METRICS, planned], names=COLUMNS)
+        scores = wide.loc[number].reindex(index=whole[cell.tested_on], columns=columns)
+        if why := _incomplete(scores, planned, reasons):
+            yield cell, absent(cell.tested_on, why)
+        else:
+            yield cell, Sample(scores, {}, runs[number])
+
+
+def _incomplete(scores: pd.DataFrame, seeds: Sequence[int], reasons: Mapping[Seed, str]) -> str:
+    """The reason why a cell has no sample, from its first seed with a hole; empty if all scores are finite numbers.
+
+    Args:
+        scores: the scores of the cell, NaN in a hole. seeds: the seeds of the columns.
         reasons: the reason for each missing seed; the key None stands for any seed.
     """
-    seeds = sorted(known | (reasons.keys() - {None}), key=lambda seed: -1 if seed is None else seed)
-    found = {(row.seed, row.subject): row for row in rows}
-    for seed in seeds:
-        if lacking := [subject for subject in subjects if (seed, subject) not in found]:
-            which = "" if seed is None else f"seed {seed}: "
-            default = "not run" if len(lacking) == len(subjects) else f"{len(lacking)} of {len(subjects)} subjects lack"
-            return absent(site, which + reasons.get(seed, reasons.get(None, default)))
-    values = {
-        metric: np.array([[getattr(found[seed, subject], metric) for subject in subjects] for seed in seeds])
-        for metric in METRICS
-    }
-    if not all(np.isfinite(array).all() for array in values.values()):
-        return absent(site, "a score is not a finite number")
-    runs = tuple(sorted({row.run_id for row in rows if row.run_id}))
-    return Sample(tuple(seeds), tuple((site, subject) for subject in subjects), values, {}, runs)
-
-
-def _seeds(scores: Iterable[Score]) -> dict[str, set[Seed]]:
-    """The seeds of each method, from all its cells. Each cell needs all of them."""
-    found: dict[str, set[Seed]] = defaultdict(set)
-    for row in scores:
-        found[row.method].add(row.seed)
-    return found
-
-
-def _subjects(scores: Iterable[Score]) -> dict[str, list[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in scores:
-        found[row.tested_on].add(row.subject)
-    return {site: sorted(names) for site, names in found.items()}
+    if np.isfinite(scores.to_numpy()).all():
+        return ""
+    for seed, lacking in zip(seeds, scores["psnr"].isna().sum(), strict=True):
+        if lacking:
+            which = "" if seed == NO_SEED else f"seed {seed}: "
+            default = "not run" if lacking == len(scores) else f"{lacking} of {len(scores)} subjects lack"
+            return which + reasons.get(None if seed == NO_SEED else seed, reasons.get(None, default))
+    return "a score is not a finite number"
 
 
 def _missing(missing: Iterable[Missing]) -> dict[Cell, dict[Seed, str]]:

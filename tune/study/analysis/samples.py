@@ -1,41 +1,49 @@
-"""Scores of subjects by seed, and the ways to combine them. A mean with a missing part is missing."""
+"""Scores of subjects by seed, as data frames, and the ways to combine them. A mean with a missing part is missing."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.significance import Array, means_interval, over_strata
 
 Subject = tuple[str, str]
 """Site and name of a subject. The same name at two sites is the same person, as in the splits of a consortium."""
-Seed = int | None
-"""The seed of a training; None if nothing random was trained."""
+NO_SEED = -1
+"""The seed of a score if nothing random was trained, and of a mean over seeds."""
+ROWS, COLUMNS = ("site", "subject"), ("metric", "seed")
+EMPTY = pd.DataFrame(
+    index=pd.MultiIndex.from_product([[], []], names=ROWS), columns=pd.MultiIndex.from_product([[], []], names=COLUMNS)
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The scores of one method: for each metric an array of shape (seeds, subjects).
+    """The scores of one method. Nothing in the frame is missing: a site without complete scores has no rows.
 
     Attributes:
-        seeds: the seeds; None without training.
-        subjects: the sorted subjects of the complete sites.
-        values: the arrays by metric.
+        scores: one row per subject of the complete sites, sorted by (site, subject); one column per (metric, seed), in
+            the order of :data:`METRICS` and of the seeds. PSNR is in dB, SSIM and NMSE have no unit.
         missing: the sites without complete scores, each with the reason.
         runs: the runs that made the scores.
     """
 
-    seeds: tuple[Seed, ...]
-    subjects: tuple[Subject, ...]
-    values: Mapping[str, Array]
+    scores: pd.DataFrame
     missing: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
 
-    @property
+    @cached_property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The subjects of the complete sites, in the order of the rows."""
+        return tuple(self.scores.index.tolist())
+
+    @cached_property
     def sites(self) -> list[str]:
         """The sites with complete scores."""
         return sorted({site for site, _ in self.subjects})
@@ -45,56 +53,63 @@ class Sample:
         """The reasons for missing scores; empty if no score is missing."""
         return "; ".join(f"{site}: {why}" for site, why in sorted(self.missing.items()))
 
+    def by_seed(self, metric: str) -> Array:
+        """The scores of a metric, of shape (seeds, subjects)."""
+        return np.ascontiguousarray(self._cube[[*METRICS].index(metric)])
+
+    @cached_property
+    def _cube(self) -> Array:
+        """The scores as an array of shape (metrics, seeds, subjects); it takes a hundredth of a frame's time."""
+        values: Array = self.scores.to_numpy(float)
+        return values.T.reshape(len(METRICS), -1, len(self.scores))
+
     def by_subject(self, metric: str = "psnr") -> dict[Subject, float]:
         """The score of each subject, as the mean over seeds."""
-        each = self.values[metric].mean(axis=0).tolist() if self.subjects else []
+        each = self.by_seed(metric).mean(axis=0).tolist() if self.subjects else []
         return dict(zip(self.subjects, each, strict=True))
 
     def at(self, sites: Iterable[str]) -> Sample:
         """The sample with only these sites."""
         wanted = set(sites)
-        keep = [i for i, (site, _) in enumerate(self.subjects) if site in wanted]
-        values = {metric: array[:, keep] for metric, array in self.values.items()}
+        keep = [site in wanted for site, _ in self.subjects]
         missing = {site: why for site, why in self.missing.items() if site in wanted}
-        return Sample(self.seeds, tuple(self.subjects[i] for i in keep), values, missing, self.runs)
+        return Sample(self.scores if all(keep) else self.scores[keep], missing, self.runs)
 
 
 def absent(site: str, reason: str) -> Sample:
     """A sample of one site that has no scores."""
-    return Sample((), (), {metric: np.empty((0, 0)) for metric in METRICS}, {site: reason})
+    return Sample(EMPTY, {site: reason})
 
 
 def joined(samples: Sequence[Sample]) -> Sample:
     """One sample of several: the same method at different sites."""
-    present = [sample for sample in samples if sample.subjects]
+    present = [sample.scores for sample in samples if sample.subjects]
     missing = {site: why for sample in samples for site, why in sample.missing.items()}
-    runs = tuple(sorted({run for sample in samples for run in sample.runs}))
-    if not present:
-        return Sample((), (), {metric: np.empty((0, 0)) for metric in METRICS}, missing, runs)
-    pairs = sorted((who, at, i) for at, sample in enumerate(present) for i, who in enumerate(sample.subjects))
-    values = {metric: np.stack([present[at].values[metric][:, i] for _, at, i in pairs], axis=1) for metric in METRICS}
-    return Sample(present[0].seeds, tuple(who for who, _, _ in pairs), values, missing, runs)
+    scores = pd.concat(present).sort_index() if len(present) > 1 else present[0] if present else EMPTY
+    return Sample(scores, missing, _runs(samples))
 
 
 def averaged(samples: Sequence[Sample]) -> Sample:
     """The mean of several samples of one method, for example of one sample per operator.
 
     At each site the mean covers the samples that have the site. If every site has its own operator, this is one sample.
-    A site is missing if it is missing in one of the samples.
+    A site is missing if it is missing in one of the samples; the reason is that of the first one.
 
     Raises:
         ValueError: at one site the samples differ in subjects or seeds.
     """
-    own: dict[str, list[Sample]] = {}
+    missing: dict[str, str] = {}
     for sample in samples:
-        for site in (*sample.sites, *sample.missing):
-            own.setdefault(site, []).append(sample.at([site]))
-    return joined([_average(site, own[site]) for site in sorted(own)])
-
-
-def _average(site: str, samples: Sequence[Sample]) -> Sample:
-    missing = dict([pair for sample in samples for pair in sample.missing.items()][:1])
-    return absent(site, missing[site]) if missing else _combined(samples, {}, _mean)
+        missing = {**sample.missing, **missing}
+    means = []
+    for site in sorted({site for sample in samples for site in sample.sites} - missing.keys()):
+        own = [sample.at([site]) for sample in samples if site in sample.sites]
+        mean = own[0].scores
+        if len(own) > 1:
+            mean = pd.DataFrame(np.mean([one.to_numpy() for one in _alike(own)], axis=0), mean.index, mean.columns)
+        means.append(Sample(mean, {}, _runs(own)))
+    whole = joined(means)
+    return replace(whole, missing=missing)
 
 
 def difference(one: Sample, other: Sample) -> Sample:
@@ -106,26 +121,35 @@ def difference(one: Sample, other: Sample) -> Sample:
     shared = {*one.sites, *one.missing} & {*other.sites, *other.missing}
     missing = {site: why for site, why in {**other.missing, **one.missing}.items() if site in shared}
     parts = [sample.at(shared - missing.keys()) for sample in (one, other)]
-    return _combined(parts, missing, _minus)
-
-
-def _mean(arrays: Sequence[Array]) -> Array:
-    return np.asarray(np.mean(arrays, axis=0))
-
-
-def _minus(arrays: Sequence[Array]) -> Array:
-    return arrays[0] - arrays[1]
-
-
-def _combined(parts: Sequence[Sample], missing: Mapping[str, str], how: Callable[[Sequence[Array]], Array]) -> Sample:
-    """One sample of several that have the same subjects and seeds; ``how`` combines the arrays of one metric."""
-    runs = tuple(sorted({run for part in parts for run in part.runs}))
     if not parts[0].subjects:
-        return Sample((), (), {metric: np.empty((0, 0)) for metric in METRICS}, missing, runs)
-    if any((part.subjects, part.seeds) != (parts[0].subjects, parts[0].seeds) for part in parts):
-        raise ValueError(f"samples differ in subjects or seeds: {[(part.subjects, part.seeds) for part in parts]}")
-    values = {metric: how([part.values[metric] for part in parts]) for metric in METRICS}
-    return Sample(parts[0].seeds, parts[0].subjects, values, missing, runs)
+        return Sample(EMPTY, missing, _runs(parts))
+    first, second = _alike(parts)
+    return Sample(first - second, missing, _runs(parts))
+
+
+def over_seeds(sample: Sample) -> Sample:
+    """The sample with its mean over seeds as its only seed, because two methods can have different seeds."""
+    if not sample.subjects:
+        return sample
+    columns = pd.MultiIndex.from_product([METRICS, [NO_SEED]], names=COLUMNS)
+    means = np.stack([sample.by_seed(metric).mean(axis=0) for metric in METRICS], axis=1)
+    return replace(sample, scores=pd.DataFrame(means, sample.scores.index, columns))
+
+
+def _alike(samples: Sequence[Sample]) -> list[pd.DataFrame]:
+    """The frames of samples with the same rows and columns, so that arithmetic can make no hole.
+
+    Raises:
+        ValueError: the samples differ in subjects or seeds.
+    """
+    frames = [sample.scores for sample in samples]
+    if any(not (one.index.equals(frames[0].index) and one.columns.equals(frames[0].columns)) for one in frames[1:]):
+        raise ValueError(f"samples differ in subjects or seeds: {[(list(one.index), list(one)) for one in frames]}")
+    return frames
+
+
+def _runs(samples: Iterable[Sample]) -> tuple[str, ...]:
+    return tuple(sorted({run for sample in samples for run in sample.runs}))
 
 
 @dataclass(frozen=True)
@@ -157,8 +181,9 @@ def estimate(sample: Sample, metric: str = "psnr") -> Estimate:
     if sample.missing or not sample.subjects:
         return Estimate(None, n=len(sample.subjects), reason=sample.reason or "not run")
     strata = tuple(site for site, _ in sample.subjects)
-    each = sample.values[metric].mean(axis=0)
-    of_seeds = [over_strata(row, strata) for row in sample.values[metric]]
+    scores = sample.by_seed(metric)
+    each = scores.mean(axis=0)
+    of_seeds = [over_strata(row, strata) for row in scores]
     n_people = len({name for _, name in sample.subjects})
     once = n_people == len(each)  # a person with scans at several sites is not an independent draw
     low, high = (means_interval(tuple(each.tolist()), strata) if once else None) or (None, None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from fedrecon.platform.reporting.markdown import grid
+from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.runs.bibtex import distinct
 from fedrecon.sites.score_columns import METRICS
 
@@ -62,11 +65,11 @@ def report(
     """
     sections = [
         f"# {experiment.get('name', 'experiment')}",
-        _warnings(experiment, environment),
+        _warnings(result, experiment, environment),
         "## Test scores\n\n" + scores_table(result),
         "## How to read them\n\n" + "\n".join([DEFINITIONS, *_task_definitions(experiment)]),
-        "## What ran\n\n" + _table(("", ""), _ran(result, environment)),
-        "## The experiment\n\n" + _table(("key", "value"), flat(experiment)),
+        "## What ran\n\n" + _pairs("what", "how it was", _ran(result, environment)),
+        "## The experiment\n\n" + _pairs("key", "value", flat(experiment)),
         _cited(citations),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -76,12 +79,29 @@ def _task_definitions(experiment: Mapping[str, Any]) -> list[str]:
     return [LOW_RESOLUTION] if experiment.get("task") == "super-resolution" else []
 
 
+def below_zero_filled(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
+    """A line that names the sites where the output is below the zero-filled image in PSNR; empty if there is none.
+
+    The reconstructor ``zero_filled`` is never named. It combines the coils by their maps; the zero-filled image of the
+    scores is the root sum of squares over the coils.
+    """
+    if (experiment.get("reconstructor") or {}).get("name") == "zero_filled":
+        return ""
+    below = [
+        f"{name} ({one['psnr']:.2f} dB, zero-filled {one['zero_filled']['psnr']:.2f})"
+        for name, one in [*result["sites"].items(), ("mean", result["mean"])]
+        if one.get("zero_filled") and one["psnr"] < one["zero_filled"]["psnr"]
+    ]
+    return f"Below zero-filled, worse than no reconstruction: {', '.join(below)}" if below else ""
+
+
 def scores_table(result: Mapping[str, Any]) -> str:
     """A Markdown table: one row per site and one for the mean; the three metrics of each output as columns."""
-    header = ["site", "volumes", "slices"]
-    header += [f"{name}: {metric.upper()}" for name in _OUTPUTS for metric in METRICS]
-    rows = [_score_row(site, scores) for site, scores in result["sites"].items()]
-    return _table(header, [*rows, [f"**{cell}**" for cell in _score_row("mean", result["mean"])]])
+    columns = [*words("site"), *numbers("volumes", "slices")]
+    columns += numbers(*(f"{name}: {metric.upper()}" for name in _OUTPUTS for metric in METRICS))
+    rows = [Row(_score_row(site, scores)) for site, scores in result["sites"].items()]
+    mean = [replace(one, bold=True) for one in _score_row("mean", result["mean"])]
+    return grid(Table("", columns, [*rows, Row(mean)]))
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -96,23 +116,19 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _score_row(name: str, scores: Mapping[str, Any]) -> list[str]:
-    cells = [name, str(scores.get("n_volumes", "")), str(scores.get("n_slices", ""))]
+def _score_row(name: str, scores: Mapping[str, Any]) -> list[Value]:
+    cells = [plain(name), plain(str(scores.get("n_volumes", ""))), plain(str(scores.get("n_slices", "")))]
     for path in _OUTPUTS.values():
         part = scores
         for key in path:
             part = part.get(key) or {}
-        cells += [_number(part.get(metric), shown) for metric, shown in METRICS.items()]
+        cells += [number(part.get(metric), shown) for metric, shown in METRICS.items()]
     return cells
 
 
-def _number(value: float | None, shown: str) -> str:
-    return "–" if value is None else format(value, shown)
-
-
-def _warnings(experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """Warnings that a reader must not overlook, each as a Markdown quotation."""
-    marks = []
+    marks = [f"> **{line}**" for line in [below_zero_filled(result, experiment)] if line]
     simulated = list(environment.get("simulated", ()))
     if simulated:
         marks.append(
@@ -135,10 +151,6 @@ def _cited(citations: Sequence[str]) -> str:
     return f"## Cite what ran\n\n```bibtex\n{unique}\n```" if unique else ""
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _pairs(key: str, value: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """A Markdown table of two columns."""
+    return grid(Table("", words(key, value), [Row([plain(one), plain(other)]) for one, other in pairs]))

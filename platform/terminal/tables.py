@@ -5,75 +5,68 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
+from fedrecon.platform.reporting.terminal import print_table
+from fedrecon.platform.runs.report import below_zero_filled
 from fedrecon.sites.score_columns import METRICS
 
+SCORE_COLUMNS = ("PSNR dB", "SSIM", "NMSE", "with DC", "zero-filled")
 
-def result_table(result: Mapping[str, Any]) -> None:
-    """Prints the test scores per site: of the output, after data consistency, and of the zero-filled image."""
-    header = ["site", "volumes", "slices", "PSNR dB", "SSIM", "NMSE", "with DC", "zero-filled"]
-    rows = [[name, *_scores(one)] for name, one in result["sites"].items()]
-    _table(f"{result['name']}: test subjects", header, [*rows, ["mean", *_scores(result["mean"])]])
+
+def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
+    """Prints the test scores per site: of the output, after data consistency, and of the zero-filled image.
+
+    A line in red names the sites where the output is below the zero-filled image.
+
+    Args:
+        result: the JSON of ``fedrecon run --json``. experiment: the experiment as a mapping.
+    """
+    named = [*result["sites"].items(), ("mean", result["mean"])]
+    rows = [
+        Row([plain(name), plain(str(one["n_volumes"])), plain(str(one["n_slices"])), *_scores(one)])
+        for name, one in named
+    ]
+    columns = [*words("site"), *numbers("volumes", "slices", *SCORE_COLUMNS)]
+    print_table(Table(f"{result['name']}: test subjects", columns, rows))
+    if line := below_zero_filled(result, experiment):
+        _alarm(line)
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints the rows of an evaluation."""
-    header = [
-        "site",
-        "measured by",
-        "R",
-        "measured R",
-        "model",
-        "slices",
-        "PSNR dB",
-        "SSIM",
-        "NMSE",
-        "with DC",
-        "zero-filled",
-    ]
+    columns = [*words("site", "measured by"), *numbers("R", "measured R"), *words("model")]
     shown = [
-        [
-            row["site"],
-            row["mask"],
-            f"{row['acceleration']:g}",
-            f"{row['measured_acceleration']:.2f}",
-            row["model"],
-            str(row["n_slices"]),
-            *[format(row[metric], METRICS[metric]) for metric in METRICS],
-            *_others(row),
-        ]
+        Row([
+            plain(row["site"]),
+            plain(row["mask"]),
+            number(row["acceleration"], "g"),
+            number(row["measured_acceleration"], ".2f"),
+            plain(row["model"]),
+            plain(str(row["n_slices"])),
+            *_scores(row),
+        ])
         for row in rows
-    ]
-    _table("evaluation: test subjects", header, shown)
+    ]  # fmt: skip
+    print_table(Table("evaluation: test subjects", [*columns, *numbers("slices", *SCORE_COLUMNS)], shown))
 
 
 def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
     """Prints the contents of shards, one row per shard."""
-    header = [
-        "site",
-        "contrast",
-        "tesla",
-        "matrix",
-        "coils",
-        "k-space",
-        "phase",
-        "train",
-        "validation",
-        "test",
-    ]
+    columns = [*words("site", "contrast"), *numbers("tesla", "matrix", "coils"), *words("k-space", "phase")]
     rows = [
-        [
-            str(one["site"]),
-            str(one["contrast"] or "-"),
-            str(one["field_strength_t"] or "-"),
-            ", ".join(f"{y}x{x}" for y, x in one["matrix"]),
-            str(one["n_coils"]),
-            "simulated" if one["simulated"] else "measured",
-            str(one["phase"]),
-            *[_split(one["splits"][name]) for name in ("train", "validation", "test")],
-        ]
+        Row([
+            plain(str(one["site"])),
+            plain(str(one["contrast"] or "-")),
+            plain(str(one["field_strength_t"] or "-")),
+            plain(", ".join(f"{y}x{x}" for y, x in one["matrix"])),
+            plain(str(one["n_coils"])),
+            plain("simulated" if one["simulated"] else "measured"),
+            plain(str(one["phase"])),
+            *[plain(_split(one["splits"][name])) for name in ("train", "validation", "test")],
+        ])
         for one in shards
-    ]
-    _table("subjects / slices of each split", header, rows)
+    ]  # fmt: skip
+    print_table(Table("subjects / slices of each split", [*columns, *numbers("train", "validation", "test")], rows))
 
 
 def registry(kind: str) -> dict[str, str]:
@@ -112,29 +105,18 @@ def _parameters(model: Any) -> str:
     return ", ".join(name if one.is_required() else f"{name}={one.default}" for name, one in fields.items())
 
 
-def _scores(one: Mapping[str, Any]) -> list[str]:
-    own = [format(one[metric], METRICS[metric]) for metric in METRICS]
-    return [str(one["n_volumes"]), str(one["n_slices"]), *own, *_others(one)]
-
-
-def _others(one: Mapping[str, Any]) -> list[str]:
-    return [format(one[key]["psnr"], METRICS["psnr"]) for key in ("with_data_consistency", "zero_filled")]
+def _scores(one: Mapping[str, Any]) -> list[Value]:
+    own = [number(one[metric], METRICS[metric]) for metric in METRICS]
+    others = [one[key]["psnr"] for key in ("with_data_consistency", "zero_filled")]
+    return [*own, *(number(value, METRICS["psnr"]) for value in others)]
 
 
 def _split(one: Mapping[str, Any]) -> str:
     return f"{len(one['subjects'])} / {one['n_slices']}"
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE
+def _alarm(line: str) -> None:
+    """Prints a line that must not be overlooked; red on a terminal."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE, title_justify="left")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    # A pipe has no width. Without a width of at least 130 the columns would be cut.
-    Console(width=max(console.width, 130)).print(table) if not console.is_terminal else console.print(table)
+    Console(soft_wrap=True).print(line, style="bold red", highlight=False, markup=False)

@@ -103,11 +103,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(result.as_dict())
         return DONE
-    result_table(result.as_dict())
+    folder = RunFolder(Path(arguments.workspace or default_workspace()), result.digest)
+    result_table(result.as_dict(), (folder.noted() or {}).get("experiment", {}))
     again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
     option = f" --workspace {arguments.workspace}" if arguments.workspace else ""
     print(f"\n{again}run {result.run_id}, digest {result.digest}")
-    pictures = RunFolder(Path(arguments.workspace or default_workspace()), result.digest).path / "panels"
+    pictures = folder.path / "panels"
     if pictures.is_dir():
         print(f"A test slice of each site: {pictures}")
     print(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{option}")

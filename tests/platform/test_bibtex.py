@@ -166,8 +166,7 @@ def test_a_run_and_a_study_cite_each_work_of_what_ran_once(name):
         wanted += [entry.key for entry in entries(ran.method.paper)]
     result = {"sites": {}, "mean": {}}
     in_report = parsed(report(result, {}, cited(ran), {}).split("```bibtex\n")[1].split("```")[0])
-    learned = SimpleNamespace(method="the-method")
-    cell = SimpleNamespace(digest="d", learned=learned, tested_on="t1w")
+    cell = SimpleNamespace(digest="d", method="the-method", tested_on="t1w")
     matrix = SimpleNamespace(trials=[SimpleNamespace(digest="d", experiment=ran)], cells=[cell, cell])
     of_study = citations(matrix)
     in_study = parsed("\n\n".join(of_study))

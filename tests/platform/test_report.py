@@ -1,4 +1,4 @@
-from fedrecon.platform.runs.report import flat, report, scores_table
+from fedrecon.platform.runs.report import below_zero_filled, flat, report, scores_table
 
 
 def scores(psnr):
@@ -70,3 +70,15 @@ def test_marks_are_there_only_when_they_hold():
 def test_nested_keys_are_dotted_and_pipes_do_not_break_a_table():
     assert flat({"a": {"b": [1, 2]}, "c": None}) == [("a.b", "1, 2"), ("c", "None")]
     assert "x\\|y" in report(RESULT, {"name": "n", "odd": "x|y"}, [], {})
+
+
+def test_what_is_below_zero_filled_comes_first_and_names_the_sites():
+    low = {**scores(28.0), "zero_filled": {"psnr": 28.5, "ssim": 0.5, "nmse": 0.1}}
+    result = {**RESULT, "sites": {"t1w": scores(30.0), "t2w": low}}
+    line = below_zero_filled(result, EXPERIMENT)
+    assert "t2w (28.00 dB, zero-filled 28.50)" in line
+    assert "t1w" not in line
+    text = report(result, EXPERIMENT, [], ENVIRONMENT)
+    assert text.index(line) < text.index("## Test scores")
+    assert below_zero_filled(RESULT, EXPERIMENT) == ""
+    assert below_zero_filled(result, {"reconstructor": {"name": "zero_filled"}}) == ""

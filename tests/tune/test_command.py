@@ -52,7 +52,7 @@ def saved(workspace, name, content):
 def test_a_dry_run_lists_the_trials_and_starts_nothing(call, written, workspace):
     done = call(written(), "--dry-run", "--workspace", workspace)
     assert done.code == 0
-    head, *rows = done.out.splitlines()[:5]
+    head, _, *rows = done.out.splitlines()[:6]
     assert head.split()[:4] == ["trial", "strategy", "mask_seed", "status"]
     assert [row.split()[:4] for row in rows] == [
         ["0", "fedavg", "0", "WAITING"],
@@ -176,7 +176,7 @@ def test_show_by_name_or_by_file(call, written, workspace, consortium):
     assert call("show", path, "--workspace", workspace, "--json").json == found
     table = call("show", "tiny-sweep", "--workspace", workspace)
     assert table.out.splitlines()[-1] == "tiny-sweep: interrupted"
-    assert len(table.out.splitlines()) == 7
+    assert sum("WAITING" in line for line in table.out.splitlines()) == 4
 
 
 def test_show_counts_what_was_trained_and_names_the_best(call, workspace, consortium):
@@ -211,9 +211,10 @@ def test_show_counts_what_was_trained_and_names_the_best(call, workspace, consor
     assert (found["best"]["run_id"], found["best"]["metrics"]["mean/psnr"]) == ("run-1", 22.0)
     assert found["best"]["metrics"]["test/mean/psnr"] == 19.0
     lines = call("show", "tiny-sweep", "--workspace", workspace).out.splitlines()
-    assert lines[2].endswith("best")
-    assert "out of memory" in lines[3]
-    assert "its training is that of trial 2" in lines[4]
+    notes = {line.split()[0]: line for line in lines if line.split()[:1] and line.split()[0].isdigit()}
+    assert notes["1"].rstrip().endswith("best")
+    assert "out of memory" in notes["2"]
+    assert "trial 2" in notes["3"]
 
 
 def test_the_parser_loads_none_of_the_heavy_libraries():

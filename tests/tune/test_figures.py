@@ -1,12 +1,16 @@
 import io
 import math
 import re
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
+from fedrecon.platform.reporting import html
+from fedrecon.platform.reporting.document import Picture
 from fedrecon.tune.sweep.figures import draw, importance
 from fedrecon.tune.sweep.grouping import (
     ACCELERATION,
@@ -19,7 +23,9 @@ from fedrecon.tune.sweep.grouping import (
     read,
     spread,
 )
-from fedrecon.tune.sweep.html import best_by_problem, page
+from fedrecon.tune.sweep.page import document, settings_table, trials_table
+from fedrecon.tune.trials.planner import Trial
+from fedrecon.tune.trials.trial_table import TrialRow
 
 LEARNING_RATE, STRATEGY = "params.training.learning_rate", "params.strategy.name"
 
@@ -44,6 +50,27 @@ def trial(number, acceleration, seed, validation, test=None, status="FINISHED", 
         "error": None,
         **more,
     }
+
+
+KEYS = ["operator.acceleration", "strategy.name", "seed"]
+
+
+def trial_rows(rows):
+    """The same trials as the trial table has them."""
+    found = []
+    for row in rows:
+        params = {key.removeprefix("params."): value for key, value in row.items() if key.startswith("params.")}
+        metrics = {key: row[key] for key in row if "/" in key and row[key] is not None}
+        experiment = SimpleNamespace(reconstructor={"name": "network"})
+        planned = Trial(row["number"], params, experiment, row.get("digest", str(row["number"])), None)
+        known = {"status": row["status"], "run_id": row.get("run_id"), "error": row.get("error")}
+        found.append(TrialRow(planned, metrics=metrics, round=row.get("trained_rounds", 0), **known))
+    return found
+
+
+def page(name, rows, figures=(), facts=None):
+    keys = [key for key in KEYS if any(f"params.{key}" in row for row in rows)]
+    return html.page(document(name, trial_rows(rows), keys, ["mean/psnr"], ["max"], figures, facts or {}))
 
 
 def sweep(n_seeds=2):
@@ -130,9 +157,33 @@ def test_the_best_is_finished_before_stopped_and_never_failed():
 
 
 def test_each_problem_has_its_own_best():
-    rows = [trial(0, 8, 0, 25.0), trial(1, 8, 1, 26.0), trial(2, 2, 0, 35.0), trial(3, 4, 0, 9.0, status="FAILED")]
-    found = best_by_problem(rows, [ACCELERATION], "mean/psnr", "max")
-    assert [(row["number"], n) for row, n in found] == [(2, 1), (1, 2)]
+    rows = [trial(0, 8, 0, 25.0), trial(1, 8, 1, 27.0), trial(2, 2, 0, 35.0), trial(3, 4, 0, 9.0, status="FAILED")]
+    whole = document("s", trial_rows(rows), [KEYS[0], KEYS[2]], ["mean/psnr"], ["max"], [], {})
+    (table,) = [part for part in whole.sections[0].parts if hasattr(part, "rows")]
+    cells = [[value.text for value in row.values] for row in table.rows]
+    assert cells == [
+        ["acceleration 8", "–", "2", "2", "26.00 ± 1.41", "–"],
+        ["acceleration 2", "–", "1", "1", "35.00", "–"],
+    ]
+
+
+def test_a_setting_is_shown_with_mean_and_deviation_over_its_seeds_and_its_rounds():
+    rows = [trial(0, 4, 0, 30.0, 29.0), trial(1, 4, 1, 32.0, 32.0), trial(2, 2, 0, 35.0, 34.0), trial(3, 2, 1, None)]
+    shown = settings_table(trial_rows(rows), [KEYS[0], KEYS[2]], ["mean/psnr"], "max")
+    assert [column.name for column in shown.columns][:4] == ["acceleration", "trials", "seeds", "rounds"]
+    assert [[value.text for value in row.values] for row in shown.rows] == [
+        ["4", "0, 1", "2", "3", "31.00 ± 1.41", "30.50 ± 2.12"],
+        ["2", "2", "1 of 2", "3", "35.00", "34.00"],
+    ]
+    # One lucky seed of two does not win against a setting with all its seeds.
+    assert [row.marked for row in shown.rows] == [True, False]
+
+
+def test_a_trial_below_zero_filled_is_red():
+    rows = [trial(0, 4, 0, 30.0, 19.0, **{"test/mean/zero_filled/psnr": 20.0}), trial(1, 4, 1, 30.0, 21.0)]
+    shown = trials_table(trial_rows(rows), KEYS, ["mean/psnr"], "max")
+    at = [column.title for column in shown.columns].index("test/mean/psnr")
+    assert [row.values[at].tone for row in shown.rows] == ["bad", ""]
 
 
 def test_lines_stand_for_the_strategy_and_panels_for_the_problem():
@@ -169,12 +220,18 @@ def test_metrics_are_named_with_their_unit():
 def test_every_picture_of_a_sweep_is_a_readable_png():
     rows, curves = sweep()
     pictures = draw(table(rows), ["mean/psnr", "mean/ssim"], ["max", "max"], curves)
-    assert set(pictures) == {"acceleration", "curves", "parallel", "importance", "pareto"}
-    for png in pictures.values():
-        image = Image.open(io.BytesIO(png))
+    assert [one.name for one in pictures] == ["acceleration", "curves", "parallel", "importance", "pareto"]
+    for one in pictures:
+        image = Image.open(io.BytesIO(one.png))
         image.verify()
         assert image.format == "PNG"
-        assert 1000 <= image.width <= 1400
+        assert image.width == 2400
+        assert ElementTree.fromstring(one.svg).tag.endswith("svg")
+
+
+def drawn(trials, curves=None, metric="mean/psnr"):
+    """The names of the figures."""
+    return {one.name for one in draw(trials, [metric], ["max"], curves)}
 
 
 ROWS, CURVES = sweep()
@@ -196,9 +253,8 @@ ODD = [
     ids=["one without a curve", "one", "all failed", "odd names, no validation", "nothing ran"],
 )
 def test_what_makes_no_sense_is_left_out(rows, curves, expected):
-    trials = table(rows)
-    assert set(draw(trials, ["mean/psnr"], ["max"], curves)) == expected
-    assert "</html>" in page("s", trials, ["mean/psnr"], ["max"], {}, {})
+    assert drawn(table(rows), curves) == expected
+    assert "</html>" in page("s", rows)
 
 
 def test_a_problem_without_a_floor_and_a_site_as_metric_are_drawn():
@@ -206,9 +262,9 @@ def test_a_problem_without_a_floor_and_a_site_as_metric_are_drawn():
         {**row, "params.operator.mask": "random" if row["number"] % 4 < 2 else "radial"} for row in ROWS[:7]
     ]  # too few for a forest
     rows = [{**row, "test/mean/zero_filled/psnr": None} if row["number"] % 4 < 2 else row for row in masks]
-    assert "acceleration" in draw(table(rows), ["mean/psnr"], ["max"])
+    assert "acceleration" in drawn(table(rows))
     site = [{**row, "site/a/psnr": row["mean/psnr"], "test/site/a/psnr": row["test/mean/psnr"]} for row in rows]
-    assert "acceleration" in draw(table(site), ["site/a/psnr"], ["max"])
+    assert "acceleration" in drawn(table(site), metric="site/a/psnr")
 
 
 def test_many_strategies_and_problems_still_fit():
@@ -219,30 +275,31 @@ def test_many_strategies_and_problems_still_fit():
         for i in range(60)
     ]
     curves = {i: [(1, 30.0), (2, 31.0)] for i in range(60)}
-    pictures = draw(table(rows), ["mean/psnr"], ["max"], curves)
-    assert set(pictures) == {"acceleration", "curves", "parallel", "importance"}
+    assert drawn(table(rows), curves) == {"acceleration", "curves", "parallel", "importance"}
 
 
 def test_an_empty_table_has_no_picture_and_a_page():
     for trials in (pa.table({}), table(ROWS).slice(0, 0)):
-        assert draw(trials, ["mean/psnr"], ["max"], {}) == {}
-        assert "No trial has a score yet" in page("s", trials, ["mean/psnr"], ["max"], {}, {})
+        assert drawn(trials, {}) == set()
+    text = page("s", [])
+    assert "</html>" in text
+    assert "<table" not in text
 
 
 def test_the_page_escapes_what_trials_say():
-    html = page("<b>s", table(ROWS), ["mean/psnr"], ["max"], {"<i>": b"png"}, {"<u>": "<u>"})
-    assert html.count("<script>") == 1  # its own
-    assert "&lt;script&gt;alert(" in html
+    text = page("<b>s", ROWS, [Picture("<i>", "<i>", b"png")], {"<u>": "<u>"})
+    assert text.count("<script>") == 1  # its own
+    assert "&lt;script&gt;alert(" in text
     for tag in ("<b>", "<i>", "<u>"):
-        assert tag not in html
+        assert tag not in text
 
 
-def test_the_page_names_the_best_and_loads_nothing():
+def test_the_page_names_the_best_setting_and_loads_nothing():
     rows, curves = sweep()
-    pictures = draw(table(rows), ["mean/psnr"], ["max"], curves)
-    html = page("s", table(rows), ["mean/psnr"], ["max"], pictures, {"metric": "mean/psnr"})
-    # 1 failed with the highest value and 2 was stopped: 3 is the best that finished.
-    assert re.findall(r"<strong>Trial (\d+)</strong>", html) == ["3"]
-    assert html.count('class="top"') == 1
-    assert set(re.findall(r'(?:src|href)="([^:]+):', html)) == {"data"}
-    assert "http" not in re.sub(r"base64,[^\"]+", "", html)
+    text = page("s", rows, draw(table(rows), ["mean/psnr"], ["max"], curves), {"metric": "mean/psnr"})
+    # At acceleration 2 each setting lost a seed: 1 failed with the highest value and 2 was stopped.
+    # Of the complete settings that with trials 6 and 7 has the best mean, (33.0 + 33.1) / 2.
+    assert re.findall(r"trials? ([\d, ]+)\)", text)[0] == "6, 7"
+    assert text.count('class="marked"') == 3  # the setting, and its two trials
+    assert set(re.findall(r'(?:src|href)="([^:#]+):', text)) == {"data"}
+    assert "http" not in re.sub(r"base64,[^\"]+", "", text)

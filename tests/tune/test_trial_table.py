@@ -11,6 +11,7 @@ from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.wire import State
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.run import _Sweep
+from fedrecon.tune.trials.settings import best_setting
 from fedrecon.tune.trials.trial_table import TrialTable
 
 ROUNDS = 4
@@ -332,22 +333,23 @@ def test_two_points_of_one_experiment_that_did_not_finish(twins, end):
 def test_the_best_setting_is_that_of_the_best_mean_over_its_planned_seeds(trial_table):
     rows = trial_table.rows
     two, other = ([row for row in rows if row.trial.params["evaluation.mask_seed"] == mask] for mask in (0, 1))
-    assert trial_table.best_setting("mean/psnr", "max") is None
+    assert best_setting(trial_table.rows, "mean/psnr", "max") is None
     for row, score in ((two[0], 20.0), (other[0], 30.0), (two[1], 24.0)):
         finish(trial_table, row.trial.number, validation=score)
-    best = trial_table.best_setting("mean/psnr", "max")  # the value of one of two seeds does not count
-    assert (best.params, best.rows, best.mean, best.n_seeds) == ({"evaluation.mask_seed": 0}, two, 22.0, 2)
-    assert best.deviation == pytest.approx(8**0.5)
+    best = best_setting(trial_table.rows, "mean/psnr", "max")  # the value of one of two seeds does not count
+    assert (best.params, list(best.rows), best.complete) == ({"evaluation.mask_seed": 0}, two, True)
+    assert best.over_seeds("mean/psnr") == (22.0, pytest.approx(8**0.5))
     finish(trial_table, other[1].trial.number, validation=10.0)
-    assert trial_table.best_setting("mean/psnr", "max").mean == 22.0
-    assert trial_table.best_setting("mean/psnr", "min").mean == 20.0
+    assert best_setting(trial_table.rows, "mean/psnr", "max").over_seeds("mean/psnr")[0] == 22.0
+    assert best_setting(trial_table.rows, "mean/psnr", "min").over_seeds("mean/psnr")[0] == 20.0
 
 
 def test_without_a_complete_setting_one_with_the_most_seeds_is_the_best(trial_table):
     finish(trial_table, 1, validation=21.0)
     finish(trial_table, 0, validation=21.0)
-    best = trial_table.best_setting("mean/psnr", "max")  # a tie: the lowest number
-    assert ([row.trial.number for row in best.rows], best.mean, best.deviation, best.n_seeds) == ([0], 21.0, None, 1)
+    best = best_setting(trial_table.rows, "mean/psnr", "max")  # a tie: the lowest number
+    assert ([row.trial.number for row in best.rows], best.complete) == ([0], False)
+    assert best.over_seeds("mean/psnr") == (21.0, None)
 
 
 @pytest.mark.parametrize(("allowed", "status"), [(1, "budget"), (2, "interrupted"), (None, "interrupted")])

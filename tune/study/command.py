@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fedrecon.platform.reporting.table import Row, Table, number, numbers, plain, words
+from fedrecon.platform.reporting.terminal import print_table
 from fedrecon.tune.engine.campaign_command import CampaignCommand
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.results import StudyResult
@@ -13,7 +15,7 @@ CELL_KEYS = ("method", "trained_on", "tested_on", "mask", "acceleration", "noise
 
 def _show(result: StudyResult) -> None:
     if result.cells:
-        print(_table(result))
+        print_table(_table(result))
     if result.status == "planned":
         for number, (name, status) in enumerate(result.trials):
             print(f"{number:4d}  {status.lower():8}  {name}")
@@ -25,29 +27,28 @@ def _show(result: StudyResult) -> None:
     print(f"\n{result.study}: {result.status}; {result.trainings} trainings, {result.evaluations} evaluations")
 
 
-def _table(result: StudyResult) -> str:
-    """A text table of PSNR by method, training, tested site and operator: the mean over seeds.
+def _table(result: StudyResult) -> Table:
+    """A table of PSNR by method, training, tested site and operator: the mean over seeds.
 
     A cell is left out if any of its seeds has no result.
     """
-    cells, marks = result.cells, result.marks
     lacking = {tuple(one[key] for key in CELL_KEYS) for one in result.missing}
-    rows: dict[tuple[str, str], dict[str, list[float]]] = {}
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     columns: dict[str, None] = {}
-    for cell in cells:
+    for cell in result.cells:
         if tuple(cell[key] for key in CELL_KEYS) in lacking:
             continue
         noise = f" noise {cell['noise']:g}" if cell["noise"] != 1 else ""
         column = result.operators[cell["mask"], cell["acceleration"]] + noise
         columns[column] = None
-        key = (cell["method"], f"{cell['trained_on']} > {cell['tested_on']}")
-        rows.setdefault(key, {}).setdefault(column, []).append(cell["psnr"])
-    lines = [["method", "trained on > tested on", *columns]]
-    for (method, sites), found in rows.items():
-        shown = [f"{sum(found[one]) / len(found[one]):.2f}" if one in found else "-" for one in columns]
-        lines.append([method + marks.get(method, ""), sites, *shown])
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        key = (cell["method"], cell["trained_on"], cell["tested_on"])
+        found.setdefault(key, {}).setdefault(column, []).append(cell["psnr"])
+    rows = []
+    for (method, *sites), own in found.items():
+        shown = [number(sum(own[one]) / len(own[one]) if one in own else None, ".2f") for one in columns]
+        rows.append(Row([plain(method + result.marks.get(method, "")), *map(plain, sites), *shown]))
+    heads = [*words("method", "trained on", "tested on"), *numbers(*columns)]
+    return Table("PSNR (dB), mean over seeds", heads, rows)
 
 
 COMMAND = CampaignCommand(

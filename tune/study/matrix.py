@@ -14,6 +14,7 @@ from fedrecon.platform.config.overrides import apply_values
 from fedrecon.platform.config.tasks import TASKS, Task
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.classical.zero_filled import ZeroFilled
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.tune.study.analysis.condition import Condition, TrainingSites
@@ -179,6 +180,7 @@ class Matrix:
             alone=alone,
             network=one.network["name"] if one.trains else "",
             about=described(one.method if one.trains else one.classical),
+            zero_filled=isinstance(one.classical, ZeroFilled),
         )
 
     def _private(self, method: str) -> tuple[bool, bool]:

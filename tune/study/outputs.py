@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.shards import n_slices
+from fedrecon.platform.reporting.document import Files, Picture
 from fedrecon.platform.runs.context import TRACKING_EXPERIMENT
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import STUDIES
@@ -20,7 +21,6 @@ from fedrecon.tune.engine.mlflow_view import address, charts
 from fedrecon.tune.study.analysis.inputs import Findings, Score
 from fedrecon.tune.study.citations import citations
 from fedrecon.tune.study.panels import panels
-from fedrecon.tune.study.report.bibtex import bibtex
 from fedrecon.tune.study.scores import scores
 from fedrecon.tune.trials.trial_table import ENDED
 
@@ -83,6 +83,10 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
         references=study.references,
         notes=list(notes(matrix)),
         synthetic=len(simulated) == len(matrix.shards),
+        zero_filled={
+            (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr
+            for one in scores(campaign, stage="zero_filled")
+        },
     )
 
 
@@ -125,7 +129,6 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         "training, where a method says no other": _training(campaign),
         "operator of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.measured.items()),
         **({"pooled": POOLED} if any(one.moved_data for one in matrix.methods) else {}),
-        "what the tests speak of": "these trained networks, over subjects; another seed may order close methods anew",
         "commits": ", ".join(_commits(campaign)) or "unknown",
         "scored": {"output": "the methods' own output"}.get(
             campaign.chosen.test.stage, "the output with the measured samples put back"
@@ -163,29 +166,31 @@ def view(name: str) -> dict[str, Any]:
 
 def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
     """Writes the files of the report. Returns each path with its folder among the MLflow artifacts."""
+    from fedrecon.platform.reporting.html import page
+    from fedrecon.platform.reporting.markdown import markdown
     from fedrecon.tune.study.analysis.analyse import analyse
     from fedrecon.tune.study.report.figures import draw
-    from fedrecon.tune.study.report.html import page
-    from fedrecon.tune.study.report.latex import tables as pasted
-    from fedrecon.tune.study.report.markdown import markdown
+    from fedrecon.tune.study.report.sections import document
 
     computed = analyse(found)
-    figures = draw(found, computed)
-    texts = {
-        "index.html": page(found, computed, figures),
-        "report.md": markdown(found, computed, figures),
-        "citations.bib": "\n\n".join(bibtex(paper, k) for k, paper in enumerate(found.citations, 1)) + "\n",
-        **{f"tables/{name}": text for name, text in pasted(found, computed).items()},
+    whole = document(found, computed, draw(found, computed))
+    pasted = [
+        one for section in whole.sections for part in section.parts if isinstance(part, Files) for one in part.tables
+    ]
+    figures = [part for section in whole.sections for part in section.parts if isinstance(part, Picture)]
+    files: dict[str, str | bytes] = {
+        "index.html": page(whole, found.run_url),
+        "report.md": markdown(whole, found.run_url),
+        "citations.bib": "\n\n".join(found.citations) + "\n",
+        **{f"tables/{table.name}.tex": latex for table, latex, _ in pasted},
+        **{f"figures/{one.name}.png": one.png for one in figures},
+        **{f"figures/{one.name}.svg": one.svg for one in figures if one.svg},
     }
-    folder = campaign.report
     for old in ("figures", "tables"):
-        shutil.rmtree(folder / old, ignore_errors=True)
-    for one in figures:
-        atomic.write_bytes(folder / "figures" / f"{one.name}.png", one.png)
-    for name, text in texts.items():
-        atomic.write_text(folder / name, text)
-    names = [*texts, *(f"figures/{one.name}.png" for one in figures)]
-    return [(folder / name, str(Path("report", name).parent)) for name in names]
+        shutil.rmtree(campaign.report / old, ignore_errors=True)
+    for name, content in files.items():
+        atomic.write_bytes(campaign.report / name, content.encode() if isinstance(content, str) else content)
+    return [(campaign.report / name, str(Path("report", name).parent)) for name in files]
 
 
 def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, str]]) -> None:

@@ -23,8 +23,8 @@ SITES = 2
 """The number of sites with a picture. Each picture costs a reconstruction by every method."""
 
 CAPTION = (
-    "The middle slice of the first test volume: the image with its PSNR, a crop where the reference is sharpest, three "
-    "times the error; one grey window for all, from 0 to the 99th percentile of the reference."
+    "The middle slice of the first test volume: image with PSNR, a crop where the reference is sharpest, three times "
+    "the error; one grey window, from 0 to the 99th percentile of the reference."
 )
 
 

@@ -118,11 +118,11 @@ def _scores(cell: Cell, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[
     ]
 
 
-def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
+def scores(campaign: StudyCampaign, keep: bool = False, stage: str | None = None) -> list[Score]:
     """One score per subject and cell, of all finished trials.
 
     Args:
-        campaign: the call of the study.
+        campaign: the call of the study. stage: the scored stage, such as ``zero_filled``; None takes the study's.
         keep: True writes the missing files of the data set and deletes the files of trials that are not planned or not
             finished.
     """
@@ -143,7 +143,7 @@ def scores(campaign: StudyCampaign, keep: bool = False) -> list[Score]:
             if keep:
                 parquet.write_table(path, kept, SCHEMA)
         planned.add(path)
-        found += subjects(cells, kept, campaign.chosen.test.stage)
+        found += subjects(cells, kept, stage or campaign.chosen.test.stage)
     for path in set(folder.glob("*/*.parquet")) - planned if keep else ():
         path.unlink()
     return found

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from fedrecon.platform.reporting.terminal import print_table
 from fedrecon.tune.engine.campaign_command import CampaignCommand
 from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.sweep.page import settings_table, trials_table
 from fedrecon.tune.sweep.run import SweepResult, load_sweep, sweep
-from fedrecon.tune.sweep.table import text
+from fedrecon.tune.trials.settings import SEED
 
 
 def _show(result: SweepResult) -> None:
-    print(text(result.trials, result.keys, result.metrics, result.best))
-    print(f"\n{result.sweep}: {result.status}")
+    rows, searched = result.trials, (result.keys, result.metrics, result.modes[0])
+    if SEED in result.keys:
+        print_table(settings_table(rows, *searched))
+    if rows:
+        print_table(trials_table(rows, *searched), title=False)
+    print(f"{result.sweep}: {result.status}")
 
 
 COMMAND = CampaignCommand(

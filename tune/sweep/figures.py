@@ -13,6 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrecon.platform.reporting.document import Picture
+from fedrecon.platform.reporting.figure import (
+    COLOURS,
+    FAINT,
+    GRID,
+    TEXT,
+    colour_bar,
+    colours,
+    legend,
+    panels,
+    picture,
+    plain,
+    style,
+    upper,
+)
 from fedrecon.tune.sweep.grouping import (
     ACCELERATION,
     SEED,
@@ -31,25 +46,30 @@ from fedrecon.tune.sweep.grouping import (
     text,
     varying,
 )
-from fedrecon.tune.trials.plotting import COLOURS, FAINT, GRID, TEXT, canvas, plain, png, style, tidy, upper
 
 if TYPE_CHECKING:
     import pyarrow
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 Curves = Mapping[int, Sequence[tuple[int, float]]]
 
 MIN_TRIALS = 8  # fewer say nothing about importance
 RELIABLE = 0.3  # out-of-bag R² below which an importance is called not reliable
+CAPTIONS = {
+    "acceleration": "Score against acceleration, with the spread over seeds.",
+    "curves": "The validation score after each round. Dashed: stopped early. Cross: failed.",
+    "parallel": "Every trial as a line through its searched values to its score.",
+    "importance": "How much a random forest loses where the values of one key are shuffled.",
+    "pareto": "Both metrics, and the trials that no other one beats in both.",
+}
 _LEGEND = 10  # the largest number of entries in a legend
 
 
 def draw(
     trials: pyarrow.Table, metrics: Sequence[str], modes: Sequence[str], curves: Curves | None = None
-) -> dict[str, bytes]:
-    """PNGs by name: ``acceleration``, ``curves``, ``parallel``, ``importance``, ``pareto``.
+) -> list[Picture]:
+    """The figures ``acceleration``, ``curves``, ``parallel``, ``importance``, ``pareto``.
 
     A figure is left out if the trials have too few values for it.
 
@@ -67,7 +87,7 @@ def draw(
         "importance": _importance(sweep),
         "pareto": _pareto(sweep),
     }
-    return {name: png(figure) for name, figure in drawn.items() if figure is not None}
+    return [picture(name, CAPTIONS[name], figure) for name, figure in drawn.items() if figure is not None]
 
 
 # --- score against acceleration ---
@@ -81,15 +101,15 @@ def _acceleration(sweep: GroupedTrials) -> Figure | None:
     rows = [row for row in rows if number(row.get(hard)) is not None]
     if len({number(row[hard]) for row in rows}) < 2:
         return None
-    panels = sweep.panels(rows, but=[hard])
+    shown = sweep.panels(rows, but=[hard])
     *path, last = score.split("/")
     floor = "/".join([*path, "zero_filled", last]) if score == test else ""
     below = [("zero-filled", {"ls": "--", "color": FAINT})] if any(row.get(floor) is not None for row in rows) else []
     title = f"{upper(label(score))} against {hard.split('.')[-1]}"
     figure, axes = _sheet(
-        title, _spread_subtitle(sweep, panels, hard) + sweep.mixed_problems(panels, [hard]), len(panels)
+        title, _spread_subtitle(sweep, shown, hard) + sweep.mixed_problems(shown, [hard]), list(shown)
     )
-    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+    for ax, panel in zip(axes, shown.values(), strict=True):
         xs = sorted({number(row[hard]) or 0.0 for row in panel})
         lines = sweep.lines(panel)
         for i, (group, own) in enumerate(lines.items()):
@@ -98,7 +118,6 @@ def _acceleration(sweep: GroupedTrials) -> Figure | None:
             _line(ax, spread(own, hard, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
         if lowest := means(panel, hard, floor):
             ax.plot(*zip(*lowest, strict=True), "--", color=FAINT, lw=1.4, zorder=1)
-        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
         ax.set_xticks(xs if len(xs) <= 10 else xs[:: len(xs) // 8], [])
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set_xlabel("nominal acceleration" if hard == ACCELERATION else "scale")
@@ -107,24 +126,21 @@ def _acceleration(sweep: GroupedTrials) -> Figure | None:
     return figure
 
 
-def _line(ax: Axes, points: Sequence[Point], style: tuple[str, str], aside: float) -> None:
-    colour, marker = style
+def _line(ax: Axes, points: Sequence[Point], look: dict[str, Any], aside: float) -> None:
     x = [point.x + aside for point in points]
     width = 0.006 * (points[-1].x - points[0].x)
     mean, deviation = [point.mean for point in points], [point.deviation for point in points]
-    ax.errorbar(x, mean, deviation, color=colour, marker=marker, ms=6, lw=1.8, elinewidth=1.2, capsize=3, zorder=3)
+    ax.errorbar(x, mean, deviation, ms=6, lw=1.8, elinewidth=1.2, capsize=3, zorder=3, **look)
     for at, point in zip(x, points, strict=True):
         if len(point.scores) > 1:
-            ax.plot(
-                [at + width] * len(point.scores), point.scores, ls="", marker=marker, ms=4.5, color=colour, alpha=0.4
-            )
+            ax.plot([at + width] * len(point.scores), point.scores, ls="", ms=4.5, alpha=0.4, **look)
 
 
-def _spread_subtitle(sweep: GroupedTrials, panels: Mapping[str, list[Row]], hard: str) -> str:
+def _spread_subtitle(sweep: GroupedTrials, shown: Mapping[str, list[Row]], hard: str) -> str:
     """The subtitle: the number of seeds in the spread, and the keys over which the best trial of each seed is taken."""
     known = (hard, SEED, sweep.line)
     cells: dict[Any, list[Row]] = {}
-    for name, panel in panels.items():
+    for name, panel in shown.items():
         for row in panel:
             cells.setdefault((name, sweep.group(row), number(row[hard])), []).append(row)
     seeds = sorted({len({text(row.get(SEED)) for row in cell}) for cell in cells.values()})
@@ -149,7 +165,7 @@ def _curves(sweep: GroupedTrials, curves: Curves) -> Figure | None:
     rows = [row for row in sweep.rows if known.get(row["number"])]
     if not rows:
         return None
-    panels = sweep.panels(rows)
+    shown = sweep.panels(rows)
     notes: dict[str, tuple[str, dict[str, Any]]] = {
         "STOPPED": ("stopped early", {"ls": "--", "color": FAINT}),
         "FAILED": ("failed", {"ls": "", "marker": "x", "ms": 8, "mew": 2, "color": FAINT}),
@@ -157,18 +173,18 @@ def _curves(sweep: GroupedTrials, curves: Curves) -> Figure | None:
     used = [note for status, note in notes.items() if any(row["status"] == status for row in rows)]
     subtitle = f"{len(rows)} trials; after every round that was scored." if len(rows) > 1 else "One trial."
     figure, axes = _sheet(
-        f"{upper(label(sweep.metric))} in the course of training", subtitle + sweep.mixed_problems(panels), len(panels)
+        f"{upper(label(sweep.metric))} in the course of training", subtitle + sweep.mixed_problems(shown), list(shown)
     )
-    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+    for ax, panel in zip(axes, shown.values(), strict=True):
         for row in panel:
             x, y = zip(*known[row["number"]], strict=True)
-            colour, marker = _style(sweep, sweep.group(row))
+            look = _style(sweep, sweep.group(row))
             line = "--" if row["status"] == "STOPPED" else "-"
             alpha = 0.85 if len(panel) <= 20 else 0.5
-            ax.plot(x, y, line, color=colour, alpha=alpha, lw=1.5, marker=marker if len(x) == 1 else "", ms=5)
+            marker = look["marker"] if len(x) == 1 else ""
+            ax.plot(x, y, line, color=look["color"], alpha=alpha, lw=1.5, marker=marker, ms=5)
             if row["status"] == "FAILED":
-                ax.plot(x[-1], y[-1], "x", color=colour, ms=8, mew=2, zorder=4)
-        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
+                ax.plot(x[-1], y[-1], "x", color=look["color"], ms=8, mew=2, zorder=4)
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         ax.set_xlabel("round")
     axes[0].set_ylabel(label(sweep.metric))
@@ -186,19 +202,19 @@ def _parallel(sweep: GroupedTrials) -> Figure | None:
     test = f"test/{sweep.metric}"
     columns = [*sweep.keys, sweep.metric, *([test] if any(row.get(test) is not None for row in rows) else [])]
     subtitle = f"{len(rows)} trials that finished or were stopped (dashed); the darker, the better in validation."
-    figure, axes = _sheet("Searched values and score", subtitle, 1)
+    figure, axes = _sheet("Searched values and score", subtitle, [""])
     ax = axes[0]
     scores = [row[sweep.metric] for row in rows]
     worst, top = (min(scores), max(scores)) if sweep.mode == "max" else (max(scores), min(scores))
-    colours = _colour_map("viridis_r" if sweep.mode == "max" else "viridis", min(scores), max(scores))
+    scale = colours(min(scores), max(scores), reverse=sweep.mode == "max")
     heights = [_coordinate(ax, at, column, rows) for at, column in enumerate(columns)]
     order = sorted(range(len(rows)), key=lambda i: abs(scores[i] - worst) if top != worst else 0.0)
     for rank, i in enumerate(order):
         # Shift each line a little by its rank. Otherwise the lines of one category would cover each other.
         aside = 0.03 * (rank / max(len(rows) - 1, 1) - 0.5)
         y = [h[i] + (aside if column in sweep.keys else 0.0) for h, column in zip(heights, columns, strict=True)]
-        style = "--" if rows[i]["status"] == "STOPPED" else "-"
-        ax.plot(y, style, color=colours.to_rgba(scores[i]), lw=1.0 + 1.2 * rank / len(rows), alpha=0.8, zorder=2 + rank)
+        line = "--" if rows[i]["status"] == "STOPPED" else "-"
+        ax.plot(y, line, color=scale.to_rgba(scores[i]), lw=1.0 + 1.2 * rank / len(rows), alpha=0.8, zorder=2 + rank)
     stagger = len(columns) > 7
     for at, column in enumerate(columns):
         name = sweep.names.get(column, label(column).replace(" ", "\n", 1))
@@ -206,9 +222,7 @@ def _parallel(sweep: GroupedTrials) -> Figure | None:
         ax.text(at, high, plain(name), ha="center", va="bottom", fontsize=10, weight="bold", color=TEXT)
     ax.set_xlim(-0.3, len(columns) - 0.7)
     ax.set_axis_off()
-    bar = figure.colorbar(colours, ax=ax, pad=0.03, aspect=30)
-    bar.set_label(label(sweep.metric), color=TEXT)
-    bar.outline.set_visible(False)
+    colour_bar(figure, scale, ax, label(sweep.metric), pad=0.03)
     return figure
 
 
@@ -245,7 +259,7 @@ def _importance(sweep: GroupedTrials) -> Figure | None:
         "Bars: how much R² drops where the values of a key are shuffled, with its standard deviation."
         + (" What the seed reaches (grey) is noise." if SEED in keys else "")
     )
-    figure, axes = _sheet(f"What {label(sweep.metric)} depends on", subtitle, 1, height=2.4 + 0.42 * len(keys))
+    figure, axes = _sheet(f"What {label(sweep.metric)} depends on", subtitle, [""], height=2.4 + 0.42 * len(keys))
     ax = axes[0]
     order = np.argsort(drop, kind="stable")
     colours = [GRID if keys[i] == SEED else COLOURS[0] for i in order]
@@ -292,16 +306,15 @@ def _pareto(sweep: GroupedTrials) -> Figure | None:
     rows = [row for row in rows if row.get(first) is not None and row.get(second) is not None]
     if not rows:
         return None
-    panels = sweep.panels(rows)
+    shown = sweep.panels(rows)
     subtitle = "The line joins the trials that no other one beats in both, each with its number; of finished trials."
     figure, axes = _sheet(
-        f"{upper(label(second))} against {label(first)}", subtitle + sweep.mixed_problems(panels), len(panels)
+        f"{upper(label(second))} against {label(first)}", subtitle + sweep.mixed_problems(shown), list(shown)
     )
-    for ax, (name, panel) in zip(axes, panels.items(), strict=True):
+    for ax, panel in zip(axes, shown.values(), strict=True):
         for group, own in sweep.lines(panel).items():
-            colour, marker = _style(sweep, group)
             x, y = [row[first] for row in own], [row[second] for row in own]
-            ax.plot(x, y, ls="", marker=marker, color=colour, alpha=0.75, ms=6)
+            ax.plot(x, y, ls="", alpha=0.75, ms=6, **_style(sweep, group))
         points = [(row[first], row[second]) for row in panel]
         best = front(points, sweep.modes[:2])
         ax.plot(*zip(*(points[i] for i in best), strict=True), "-", color=TEXT, lw=1.2, alpha=0.7, zorder=1)
@@ -309,7 +322,6 @@ def _pareto(sweep: GroupedTrials) -> Figure | None:
             ax.annotate(
                 str(panel[i]["number"]), points[i], (5, 5), textcoords="offset points", fontsize=8.5, color=TEXT
             )
-        ax.set_title(plain(name), loc="left", fontsize=10, color=TEXT)
         ax.set_xlabel(label(first))
         ax.margins(0.08)
     axes[0].set_ylabel(label(second))
@@ -320,54 +332,24 @@ def _pareto(sweep: GroupedTrials) -> Figure | None:
 # --- shared by all figures ---
 
 
-def _sheet(title: str, subtitle: str, n: int, height: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure with a title, a subtitle, and n axes that share their scales."""
-    columns = min(n, 4)
-    lines = -(-n // columns)
-    figure = canvas(title, subtitle, height or (5.8 if lines == 1 else 7.6))
-    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    axes: list[Axes] = list(grid.flat)
-    for ax in axes[n:]:
-        ax.set_visible(False)
-    for ax in axes:
-        tidy(ax)
-    return figure, axes[:n]
+def _sheet(title: str, subtitle: str, names: Sequence[str], height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with one panel for each name; the panels share their scales."""
+    return panels(
+        title, subtitle, names, 4, (height or 5.8, 0.0) if len(names) <= 4 else (2.2, 3.0), sharex=True, sharey=True
+    )
 
 
 def _legend(
     figure: Figure, sweep: GroupedTrials, rows: Sequence[Row], notes: Sequence[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Draws the legend beside the axes: the groups and the notes.
-
-    If the groups are too many, the legend shows the first ones and the number of the others.
-    """
-    from matplotlib.lines import Line2D
-
-    groups = [group for group in sweep.lines(rows) if group]
+    """Draws the legend beside the axes: the groups and the notes."""
+    entries = [(group, _style(sweep, group)) for group in sweep.lines(rows) if group]
     room = _LEGEND - len(notes)
-    handles, labels = [], []
-    for group in groups[: room if len(groups) <= room else room - 1]:
-        colour, marker = _style(sweep, group)
-        handles.append(Line2D([], [], color=colour, marker=marker, lw=1.8))
-        labels.append(plain(group, 24))
-    if len(groups) > room:
-        handles.append(Line2D([], [], ls=""))
-        labels.append(f"and {len(groups) - room + 1} more")
-    handles += [Line2D([], [], **style) for _, style in notes]
-    labels += [name for name, _ in notes]
-    if handles:
-        title = plain(sweep.names[sweep.line]) if sweep.line else None
-        legend = figure.legend(handles, labels, loc="outside right upper", title=title, frameon=False, fontsize=10)
-        legend.get_title().set_color(FAINT)
+    if len(entries) > room:
+        entries = [*entries[: room - 1], (f"and {len(entries) - room + 1} more", {"ls": ""})]
+    legend(figure, [*entries, *notes], sweep.names[sweep.line] if sweep.line else "")
 
 
-def _style(sweep: GroupedTrials, group: str) -> tuple[str, str]:
-    """Colour and marker of a group, the same in every figure. If a colour is used again, its marker differs."""
+def _style(sweep: GroupedTrials, group: str) -> dict[str, Any]:
+    """Colour and marker of a group, the same in every figure."""
     return style(sweep.groups.index(group))
-
-
-def _colour_map(name: str, low: float, high: float) -> ScalarMappable:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    return ScalarMappable(Normalize(low, high if high > low else low + 1e-9), name)

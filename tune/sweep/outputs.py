@@ -15,6 +15,7 @@ from fedrecon.sites import atomic
 from fedrecon.tune.engine.mlflow_view import address, charts
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.table import arrow
+from fedrecon.tune.trials.settings import Setting, best_setting
 from fedrecon.tune.trials.trial_table import ENDED, TrialTable
 
 Call = Callable[..., Any]
@@ -41,8 +42,10 @@ def conclude(
     files = _files(sweep, trial_table)
     record = RunRecord(SUMMARIES, sweep.name, f"sweep-{sweep.name}", _params(sweep), {"fedrecon.sweep": sweep.name})
     call("begin", record, False)
-    best = trial_table.best(sweep.metrics[0], sweep.modes[0])
-    values = {f"best/{key}": value for key, value in (best.metrics if best else {}).items() if "site/" not in key}
+    best = best_setting(trial_table.rows, sweep.metrics[0], sweep.modes[0])
+    keys = [key for key in (best.rows[0].metrics if best else {}) if "site/" not in key]
+    means = {key: best.over_seeds(key)[0] for key in keys} if best else {}
+    values = {f"best/{key}": mean for key, mean in means.items() if mean is not None}
     values |= {f"trials/{status.lower()}": float(trial_table.count(status)) for status in (*ENDED, "WAITING")}
     entries: list[Any] = [("metrics", (trial_table.count(*ENDED), values))]
     entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
@@ -100,30 +103,40 @@ def _files(sweep: Sweep, trial_table: TrialTable) -> list[tuple[Path, str]]:
     """Writes the files of the sweep's folder. Returns each path with its folder among the MLflow artifacts."""
     import pyarrow.parquet as pq
 
+    from fedrecon.platform.reporting.html import page
     from fedrecon.tune.sweep.figures import draw
-    from fedrecon.tune.sweep.html import page
+    from fedrecon.tune.sweep.page import document
 
     folder, table = trial_table.folder, arrow(trial_table.rows, list(sweep.search))
     with atomic.replacing(folder / "trials.parquet") as temporary:
         pq.write_table(table, temporary)
     written = [(folder / "trials.parquet", "")]
-    best = trial_table.best(sweep.metrics[0], sweep.modes[0])
+    best = best_setting(trial_table.rows, sweep.metrics[0], sweep.modes[0])
     if best is not None:
-        content = {**best.trial.experiment.as_dict(), "name": f"{sweep.name}-best"}
-        content["resources"] = {**content["resources"], "crew": "actors"}
-        head = f"# Trial {best.trial.number} of the sweep '{sweep.name}': {best.trial.name}\n"
-        atomic.write_text(folder / "best.yaml", head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        atomic.write_text(folder / "best.yaml", _best_experiment(sweep, best))
         written.append((folder / "best.yaml", ""))
     figures = draw(table, sweep.metrics, sweep.modes, curves(trial_table, sweep.metrics[0]))
-    for name, png in figures.items():
-        path = folder / "figures" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        atomic.write_bytes(path, png)
-        written.append((path, "figures"))
-    facts = {**_params(sweep), "trials": str(len(trial_table.rows))}
-    html = page(sweep.name, table, sweep.metrics, sweep.modes, figures, facts)
+    (folder / "figures").mkdir(exist_ok=True)
+    for one in figures:
+        for suffix, content in (("png", one.png), ("svg", one.svg)):
+            path = folder / "figures" / f"{one.name}.{suffix}"
+            atomic.write_bytes(path, content)
+            written.append((path, "figures"))
+    rows, keys = trial_table.rows, list(sweep.search)
+    html = page(document(sweep.name, rows, keys, sweep.metrics, sweep.modes, figures, _params(sweep)))
     atomic.write_text(folder / "index.html", html)
     return [*written, (folder / "index.html", "")]
+
+
+def _best_experiment(sweep: Sweep, best: Setting) -> str:
+    """The experiment of the best setting as YAML, with the seed of its first trial."""
+    content = {**best.rows[0].trial.experiment.as_dict(), "name": f"{sweep.name}-best"}
+    content["resources"] = {**content["resources"], "crew": "actors"}
+    numbers = ", ".join(str(row.trial.number) for row in best.rows)
+    mean, deviation = best.over_seeds(sweep.metrics[0])
+    spread = "" if deviation is None else f" ± {deviation:.4g}"
+    head = f"# The best setting of the sweep '{sweep.name}': {sweep.metrics[0]} {mean:.5g}{spread}, trials {numbers}\n"
+    return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _params(sweep: Sweep) -> dict[str, str]:

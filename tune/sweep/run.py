@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from fedrecon.sites.errors import InputError, RunError
 from fedrecon.tune.engine.campaign import Campaign, Rerun, saved_file, say
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
+from fedrecon.tune.trials.settings import Setting, best_setting
 from fedrecon.tune.trials.trial_table import TrialRow
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ class SweepResult:
         status: ``finished``, ``interrupted`` (the same command resumes the sweep), ``budget`` (the budget is used up),
             ``planned`` (a dry run), or ``running`` (another process runs the sweep).
         trials: the rows of the trials, in the plan's order.
-        best: the finished trial with the best validation score; None if no finished trial has a score.
+        best: the first trial of the best setting; None if no finished trial has a score. A setting is the searched
+            values without the seed, and its score is the mean over its seeds.
         folder: the folder with trials.parquet, best.yaml, the figures and the page.
         url: the address of the sweep's runs in MLflow; None if this call wrote no outputs.
-        metrics: the validation metrics; the first one decides which trial is best. keys: the searched keys.
+        metrics: the validation metrics; the first one decides which setting is best. modes: ``max`` or ``min`` of each.
+        keys: the searched keys.
     """
 
     sweep: str
@@ -39,8 +42,14 @@ class SweepResult:
     best: TrialRow | None
     folder: Path
     url: str | None = None
-    metrics: Sequence[str] = field(default=("mean/psnr",))
+    metrics: Sequence[str] = ("mean/psnr",)
+    modes: Sequence[str] = ("max",)
     keys: Sequence[str] = ()
+
+    @property
+    def setting(self) -> Setting | None:
+        """The best setting, with the mean and spread over its seeds."""
+        return best_setting(self.trials, self.metrics[0], self.modes[0])
 
     def as_dict(self) -> dict[str, Any]:
         """The result in JSON types."""
@@ -49,6 +58,7 @@ class SweepResult:
             "status": self.status,
             "trials": [row.as_dict() for row in self.trials],
             "best": None if self.best is None else self.best.as_dict(),
+            "best_setting": None if self.setting is None else self.setting.as_dict(self.metrics[0]),
             "folder": str(self.folder),
             "url": self.url,
         }
@@ -161,11 +171,12 @@ class _Sweep(Campaign):
 
     def result(self, status: str) -> SweepResult:
         """The result of the sweep, from its trial table."""
-        best = self.trial_table.best(self.chosen.metrics[0], self.chosen.modes[0])
+        best = best_setting(self.trial_table.rows, self.chosen.metrics[0], self.chosen.modes[0])
         rows, keys = list(self.trial_table.rows), list(self.chosen.search)
         return SweepResult(
-            self.chosen.name, status, rows, best, self.trial_table.folder, self.url, self.chosen.metrics, keys
-        )
+            self.chosen.name, status, rows, best.rows[0] if best else None, self.trial_table.folder, self.url,
+            self.chosen.metrics, self.chosen.modes, keys,
+        )  # fmt: skip
 
     def announce(self) -> None:
         """Prints the plan and a rough estimate of its duration."""

@@ -1,11 +1,10 @@
-"""A sweep's trials as an Arrow table and as text for a terminal."""
+"""A sweep's trials as an Arrow table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.tune.trials.planner import short_keys, show
 from fedrecon.tune.trials.trial_table import TrialRow
 
 if TYPE_CHECKING:
@@ -29,24 +28,6 @@ def arrow(rows: Sequence[TrialRow], keys: Sequence[str]) -> pa.Table:
     columns |= {key: pa.array([one["metrics"].get(key) for one in plain], pa.float64()) for key in metrics}
     columns |= {name: pa.array(columns[name], pa.string()) for name in ("run_id", "error")}
     return pa.table(columns)
-
-
-def text(rows: Sequence[TrialRow], keys: Sequence[str], metrics: Sequence[str], best: TrialRow | None) -> str:
-    """The table for a terminal: the searched keys, the status, validation and test scores, seconds, errors."""
-    titles = list(short_keys(dict.fromkeys(keys)))
-    scores = list(dict.fromkeys([*metrics, "test/mean/psnr", "test/mean/ssim"]))
-    lines = [["trial", *titles, "status", "rounds", *scores, "s", ""]]
-    for row in rows:
-        values = [show(row.trial.params[key]) if key in row.trial.params else "-" for key in keys]
-        found = [f"{row.metrics[key]:.4g}" if key in row.metrics else "-" for key in scores]
-        note = "best" if row is best else (row.error or "")
-        shown = note if len(note) <= 100 else note[:97] + "..."
-        lines.append([str(row.trial.number), *values, row.status, str(row.round), *found, f"{row.seconds:.1f}", shown])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=True)) + f"  {line[-1]}".rstrip()
-        for line in lines
-    )
 
 
 def _one_type(values: Sequence[Any]) -> list[Any]:

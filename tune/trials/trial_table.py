@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -68,33 +67,6 @@ class TrialRow:
             "seconds": round(self.seconds, 3),
             "error": self.error,
         }
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The trials with equal params apart from ``seed``.
-
-    Attributes:
-        params: the params without ``seed``. rows: the finished trials, one for each seed, in the plan's order.
-        mean: the mean of the metric over the seeds. deviation: its sample standard deviation; None with one seed.
-    """
-
-    params: Mapping[str, Any]
-    rows: Sequence[TrialRow]
-    mean: float
-    deviation: float | None
-
-    @property
-    def n_seeds(self) -> int:
-        """The number of finished seeds."""
-        return len(self.rows)
-
-    @classmethod
-    def of(cls, rows: Sequence[TrialRow], metric: str) -> Setting:
-        """The setting of these finished trials."""
-        values = [row.metrics[metric] for row in rows]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        return cls(_without_seed(rows[0].trial.params), rows, statistics.fmean(values), deviation)
 
 
 class TrialTable:
@@ -206,27 +178,6 @@ class TrialTable:
         sign = 1.0 if mode == "max" else -1.0
         return max(scored, key=lambda row: (sign * row.metrics[metric], -row.trial.number))
 
-    def best_setting(self, metric: str, mode: str) -> Setting | None:
-        """The best setting by the mean of a validation metric over its seeds; None if no trial has finished with it.
-
-        A setting is complete if every planned seed has finished with a value. The complete settings are compared. If
-        none is complete, those with the largest number of such seeds are compared. The lowest trial number wins a tie.
-        """
-        planned: dict[str, list[TrialRow]] = {}
-        for row in self.rows:
-            planned.setdefault(json.dumps(_without_seed(row.trial.params), sort_keys=True, default=str), []).append(row)
-        found = [
-            (len(done) == len(rows), len(done), Setting.of(done, metric))
-            for rows in planned.values()
-            if (done := [row for row in rows if _has(row, metric)])
-        ]
-        if not found:
-            return None
-        complete, most = any(one for one, _, _ in found), max(n for _, n, _ in found)
-        chosen = [one for whole, n, one in found if (whole if complete else n == most)]
-        sign = 1.0 if mode == "max" else -1.0
-        return max(chosen, key=lambda one: (sign * one.mean, -one.rows[0].trial.number))
-
     def count(self, *statuses: str) -> int:
         """The number of rows with one of these statuses."""
         return sum(row.status in statuses for row in self.rows)
@@ -266,10 +217,6 @@ class TrialTable:
 
     def _path(self, digest: str) -> Path:
         return self.folder / "trials" / f"{digest}.json"
-
-
-def _without_seed(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in params.items() if key != "seed"}
 
 
 def _has(row: TrialRow, metric: str) -> bool:

@@ -6,19 +6,34 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 from small_studies import BIBTEX, PNG, found, operator_study, panel, score, tiny_study, untrained
 
+from fedrecon.platform.reporting import html
+from fedrecon.platform.reporting import markdown as md
+from fedrecon.platform.reporting.document import Picture
+from fedrecon.platform.reporting.latex import escaped, latex
 from fedrecon.tune.study.analysis.analyse import analyse
 from fedrecon.tune.study.analysis.inputs import Method, shortened
-from fedrecon.tune.study.report.document import Picture
 from fedrecon.tune.study.report.figures import draw
-from fedrecon.tune.study.report.html import page
-from fedrecon.tune.study.report.latex import escaped, tables
-from fedrecon.tune.study.report.markdown import markdown
-from fedrecon.tune.study.report.sentences import in_short, p_value
+from fedrecon.tune.study.report.sections import document
+from fedrecon.tune.study.report.sentences import BELOW, in_short, p_value
+from fedrecon.tune.study.report.tables import all_tables
+
+
+def markdown(findings, statistics, figures):
+    return md.markdown(document(findings, statistics, figures), findings.run_url)
+
+
+def page(findings, statistics, figures):
+    return html.page(document(findings, statistics, figures), findings.run_url)
+
+
+def tables(findings, statistics):
+    return {f"{one.name}.tex": latex(one) for one in all_tables(findings, statistics)}
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +175,7 @@ def test_works_are_cited_with_what_they_are_for(large):
     text = markdown(*large).split("## Cite what ran")[1]
     assert "| Communication-efficient learning, mcmahan2017 | fedavg-unet |" in text
     assert BIBTEX in text
-    assert "@misc{fedrecon2," in text
+    assert "| fastMRI: an open dataset, zbontar2018 | random |" in text
 
 
 def test_an_operator_is_named_as_its_task_does():
@@ -190,8 +205,8 @@ def test_the_page_is_whole_and_loads_nothing(large):
     seen.feed(page(*large))
     assert seen.open == []
     assert len(seen.images) == len(large[2])
-    assert all(one.startswith("data:image/png;base64,") for one in seen.images)
-    assert base64.b64decode(seen.images[0].split(",")[1]) in [one.png for one in large[2]]
+    shown = [base64.b64decode(re.fullmatch(r"data:image/(?:png|svg\+xml);base64,(.*)", one)[1]) for one in seen.images]
+    assert sorted(shown) == sorted(one.svg or one.png for one in large[2])
     assert not {"link", "iframe", "object"} & set(seen.tags)
     assert seen.tags.count("script") == 1
     assert any(link.endswith("/fedmri-all-random_R=4-0") for link in seen.links)
@@ -204,12 +219,12 @@ def test_everything_is_escaped():
         [score(evil, tested_on=evil, mask=evil, subject=evil, trained_with=evil, run_id=evil)],
         methods=[method],
         facts={evil: evil},
-        citations={evil: [evil]},
+        citations={f"@misc{{evil,\n  title = {{{evil}}}\n}}": [evil]},
         panels=(replace(panel(PNG), title=evil, caption=evil),),
         run_url=lambda run_id: f"javascript:{run_id}",
     )
     statistics = analyse(findings)
-    html = page(findings, statistics, [Picture("panel-1", evil, PNG, [evil])])
+    html = page(findings, statistics, [Picture("panel-1", evil, PNG, runs=[evil])])
     seen = Seen()
     seen.feed(html)
     assert seen.tags.count("script") == 1
@@ -249,14 +264,16 @@ def test_every_table_has_its_file_and_as_many_cells_as_columns(large):
 
 def test_pictures_are_drawn_where_they_make_sense(large, tiny):
     assert [one.name.rstrip("0123456789") for one in large[2]] == [
-        *("map-operators", "curve-", "curve-", "gaps", "gains", "box-", "box-", "panel-")
+        *("map-operators", "gaps", "gains", "curve-", "curve-", "box-", "box-", "panel-")
     ]
     assert [one.name.rstrip("0123456789") for one in tiny[2]] == [
         *("map-sites", "gaps", "gains", "gains-sites", "box-", "box-", "box-")
     ]
-    assert sum(len(one.png) for one in large[2]) < 1_000_000
+    assert sum(len(one.svg or one.png) for one in large[2]) < 2_000_000
     for one in tiny[2]:
-        assert Image.open(io.BytesIO(one.png)).size[0] == 1200
+        image = Image.open(io.BytesIO(one.png))
+        assert (image.size[0], round(image.info["dpi"][0])) == (2400, 200)  # 12 inches
+        assert ElementTree.fromstring(one.svg).tag.endswith("svg")
 
 
 def test_the_same_findings_in_another_order_give_the_same_bytes(tiny):
@@ -290,10 +307,62 @@ def test_a_label_that_is_cut_keeps_its_marks():
 
 
 @pytest.mark.parametrize(
-    "module", ["analysis.analyse", "report.figures", "report.html", "report.markdown", "report.latex"]
+    "module",
+    ["tune.study.analysis.analyse", "tune.study.report.figures", "tune.study.report.sections", "tune.sweep.page"]
+    + [f"platform.reporting.{one}" for one in ("figure", "html", "markdown", "latex", "terminal")],
 )
 def test_importing_the_report_is_light(module):
     heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'jinja2', 'scipy'}"
-    code = f"import fedrecon.tune.study.{module}, sys; print(*{heavy} & sys.modules.keys())"
+    code = f"import fedrecon.{module}, sys; print(*{heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+# --- below zero-filled ---
+
+
+def test_a_method_below_zero_filled_comes_first_and_is_red():
+    rows = [score("a", 20 + i, f"s{i}") for i in range(4)] + [score("b", 30 + i, f"s{i}") for i in range(4)]
+    keys = [(row.tested_on, row.mask, row.acceleration, row.noise, row.subject) for row in rows[:4]]
+    findings = found(rows, zero_filled=dict(zip(keys, (21.0, 22.0, 23.0, 24.0), strict=True)))
+    statistics = analyse(findings)
+    # a is 20, 21, 22, 23: one below each subject's zero-filled image; b is nine above.
+    assert {(method, by) for (_, _, method, _), by in statistics.below.items()} == {("a", -1.0)}
+    first = next(iter(in_short(findings, statistics).items()))
+    assert first[0] == BELOW
+    assert len(first[1]) == 1
+    assert first[1][0].startswith("a ")
+    assert "−1.00 dB" in first[1][0]
+    assert re.search(r'class="number bad" data-key="21.5"', page(findings, statistics, []))
+
+
+def test_nothing_is_said_of_zero_filled_where_an_image_is_missing_or_of_itself():
+    rows = [score("a", 20 + i, f"s{i}") for i in range(4)]
+    keys = [(row.tested_on, row.mask, row.acceleration, row.noise, row.subject) for row in rows]
+    assert analyse(found(rows, zero_filled=dict.fromkeys(keys[:3], 40.0))).below == {}
+    own = [Method("a", "", False, False, False, False, zero_filled=True)]
+    assert analyse(found(rows, methods=own, zero_filled=dict.fromkeys(keys, 40.0))).below == {}
+
+
+def test_the_coverage_of_the_tests_is_said(large, tiny):
+    def said(findings, statistics):
+        compared = [one for tests in statistics.tests.values() for one in tests]
+        compared += [rival.test for own in statistics.choices.values() for one in own for rival in one.others]
+        return len(compared), sum(one.p is not None for one in compared)
+
+    for findings, statistics, _ in (large, tiny):
+        whole, tested = said(findings, statistics)
+        assert f"{tested} of {whole} comparisons have a test" in every_sentence(findings, statistics)
+
+
+def test_a_section_without_content_is_not_shown():
+    findings = found([untrained("tv", 30.0), untrained("zero-filled", 20.0)])
+    statistics = analyse(findings)
+    titles = [section.title for section in document(findings, statistics, []).shown]
+    assert not {"Missing cells", "Does federation pay?", "What is lost outside of the training"} & set(titles)
+    assert "Scores" in titles
+
+
+def test_every_header_has_a_scope(large):
+    text = page(*large)
+    assert len(re.findall(r"<th\b", text)) == len(re.findall(r'<th scope="(?:col|row)"', text)) > 0

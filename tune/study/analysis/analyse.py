@@ -20,6 +20,7 @@ from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator, bare
 from fedrecon.tune.study.analysis.inputs import Findings
 from fedrecon.tune.study.analysis.results import Choice, Comparison, Statistics, Table, TableEntry, compared, corrected
 from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, estimate
+from fedrecon.tune.study.analysis.zero_filled import below_zero_filled
 
 Tests = dict[Group, list[Comparison]]
 Choices = dict[Group, list[Choice]]
@@ -52,6 +53,7 @@ def analyse(findings: Findings) -> Statistics:
         chosen,
         gaps(findings, grid, tables),
         payoffs(findings, grid, tables),
+        below_zero_filled(findings, tables),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedrecon.tune.study.analysis.condition import UNTRAINED, Missing, Score
 
@@ -32,6 +32,7 @@ class Method:
         alone: whether no part of the network is shared (local training).
         network: the name of the trained network; empty without training. Only methods with the same network are
             compared with local training.
+        zero_filled: whether the method is the zero-filled image, which is never called worse than itself.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Method:
     alone: bool = False
     network: str = ""
     about: str = ""
+    zero_filled: bool = False
 
     @property
     def label(self) -> str:
@@ -94,6 +96,8 @@ class Findings:
             best method of all.
         notes: facts about these methods at these sites that limit a comparison.
         synthetic: whether the data are simulated.
+        zero_filled: the PSNR in dB of each subject's zero-filled image, by tested site, mask, acceleration, noise and
+            subject.
     """
 
     study: str
@@ -109,6 +113,7 @@ class Findings:
     references: Sequence[str] = ()
     notes: Sequence[str] = ()
     synthetic: bool = False
+    zero_filled: Mapping[tuple[str, str, float, float, str], float] = field(default_factory=dict)
 
     def method(self, name: str) -> Method:
         """The method of this name.

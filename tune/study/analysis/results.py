@@ -176,6 +176,8 @@ class Statistics:
             comparisons of a condition are one family.
         site_tests: the comparisons by site, for each group. Those of a group are one family.
         gaps: the generalisation gaps. payoffs: the gains over local training.
+        below: the table entries whose mean PSNR is below that of the zero-filled images of the same subjects, each with
+            the difference in dB, which is negative.
     """
 
     grid: Grid
@@ -190,6 +192,7 @@ class Statistics:
     choices: Mapping[Group, Sequence[Choice]]
     gaps: Sequence[Gap]
     payoffs: Sequence[Payoff]
+    below: Mapping[TableEntry, float]
 
     def at(
         self, group: Group, operator: TestOperator | None, method: str, metric: str = "psnr", site: str = ""
@@ -206,6 +209,10 @@ class Statistics:
         tables = [table for operator, table in self.tables[group].items() if operator is not None]
         sites = {frozenset(site for one in table.values() for site in (*one.sites, *one.missing)) for table in tables}
         return len(sites) > 1
+
+    def runs_of(self, method: str) -> list[str]:
+        """All runs of a method."""
+        return sorted({run for cell, one in self.grid.cells.items() if cell.method == method for run in one.runs})
 
     def operators(self, group: Group) -> list[TestOperator]:
         """The test operators of a group."""

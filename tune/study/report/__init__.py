@@ -1,5 +1,5 @@
 """The report of a study, made from its findings and their statistics.
 
-An HTML page and a Markdown file have the same sections: sentences, tables and figures. The tables are LaTeX files too.
-The figures are heat maps of scores, curves, box plots of subjects, and bar charts of generalisation gaps and gains.
+``sections`` makes one document of the sentences, tables and figures; the report kit writes it as HTML and as Markdown.
+The tables are LaTeX files too. The figures are heat maps, curves, box plots of subjects, and bar charts of differences.
 """

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedrecon.platform.reporting.figure import TEXT, colour_bar, colours, panels, plain
 from fedrecon.tune.study.analysis.grid import Cell, Grid, Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import UNTRAINED, Findings, shortened
 from fedrecon.tune.study.analysis.results import Statistics
 from fedrecon.tune.study.analysis.samples import averaged, estimate
-from fedrecon.tune.trials.plotting import FAINT, TEXT, canvas, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,60 +142,51 @@ def _of_groups(
 
 
 def _figure(title: str, subtitle: str, maps: Sequence[Map]) -> Figure | None:
-    values = [tile.value for one in maps for tile in one.tiles.values() if tile.value is not None]
+    tiles = [tile for one in maps for tile in one.tiles.values()]
+    values = [tile.value for tile in tiles if tile.value is not None]
     if not values:
         return None
-    most_columns = max(len(one.columns) for one in maps)
-    columns = min(len(maps), 4 if most_columns <= 4 else 3 if most_columns <= 6 else 2)
+    most = max(len(one.columns) for one in maps)
+    columns = min(len(maps), 4 if most <= 4 else 3 if most <= 6 else 2)
     longest = max(len(name) for one in maps for name in one.columns)
-    wide = longest * 0.08 > 8.4 / columns / most_columns
-    lines = -(-len(maps) // columns)
-    most = max(len(one.rows) for one in maps)
-    subtitle += " Hatched: missing." if any(tile.value is None for one in maps for tile in one.tiles.values()) else ""
+    wide = longest * 0.08 > 8.4 / columns / most
+    subtitle += " Hatched: missing." if len(values) < len(tiles) else ""
     subtitle += " Empty: not planned." if any(len(one.tiles) < len(one.rows) * len(one.columns) for one in maps) else ""
-    names = 0.06 * longest + 0.2
-    figure = canvas(
-        title, subtitle, 1.3 + lines * (0.32 * max(most, 2) + (0.3 if wide else 0.6)) + (names if wide else 0)
-    )
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    colours = _colours(min(values), max(values))
-    for at, (ax, one) in enumerate(zip(axes, maps, strict=False)):
-        _draw(ax, one, colours)
+    rows = max(max(len(one.rows) for one in maps), 2)
+    height = (1.3 + (0.06 * longest + 0.2 if wide else 0), 0.32 * rows + (0.3 if wide else 0.6))
+    figure, axes = panels(title, subtitle, [shortened(one.title, 26) for one in maps], columns, height)
+    scale = colours(min(values), max(values))
+    for at, (ax, one) in enumerate(zip(axes, maps, strict=True)):
+        _draw(ax, one, scale)
         has_names = at % columns == 0 or one.rows != maps[at - 1].rows
         ax.set_yticks(range(len(one.rows)), [plain(row, 22) for row in one.rows] if has_names else [])
         _columns(ax, one, wide, at < columns)
-    for ax in axes[len(maps) :]:
-        ax.set_visible(False)
-    bar = figure.colorbar(colours, ax=axes, pad=0.01, aspect=30, shrink=0.9)
-    bar.set_label("PSNR (dB)", color=TEXT)
-    bar.outline.set_visible(False)
+    colour_bar(figure, scale, axes, "PSNR (dB)", pad=0.01, shrink=0.9)
     return figure
 
 
-def _draw(ax: Axes, one: Map, colours: ScalarMappable) -> None:
+def _draw(ax: Axes, one: Map, scale: ScalarMappable) -> None:
     from matplotlib.patches import Rectangle
 
     size = 9.0 if len(one.columns) <= 6 else 7.0
-    frames = []
     for (row, column), tile in one.tiles.items():
         x, y = one.columns.index(column), one.rows.index(row)
         corner = (x - 0.5, y - 0.5)
         if tile.value is None:
             ax.add_patch(Rectangle(corner, 1, 1, lw=0.6, facecolor="white", hatch="////", edgecolor="#b9c0c9"))
         else:
-            colour = colours.to_rgba(np.array(tile.value))
+            colour = scale.to_rgba(np.array(tile.value))
             ax.add_patch(Rectangle(corner, 1, 1, lw=0.6, facecolor=colour, edgecolor="white"))
             ink = "white" if sum(colour[:3]) < 1.35 else TEXT
             ax.text(x, y, f"{tile.value:.1f}", ha="center", va="center", fontsize=size, color=ink)
-        if tile.framed:
-            frames.append(Rectangle((x - 0.44, y - 0.42), 0.88, 0.84, fill=False, lw=1.4, edgecolor=TEXT, zorder=3))
-    for frame in frames:
-        ax.add_patch(frame)
+        if tile.framed:  # dark on white: a frame that is seen on dark and on bright cells
+            for width, edge in ((3.2, "white"), (1.4, TEXT)):
+                frame = Rectangle((x - 0.43, y - 0.41), 0.86, 0.82, fill=False, lw=width, edgecolor=edge, zorder=3)
+                ax.add_patch(frame)
     ax.set_xlim(-0.5, len(one.columns) - 0.5)
     ax.set_ylim(len(one.rows) - 0.5, -0.5)
-    ax.set_title(plain(shortened(one.title, 26)), loc="left", fontsize=10, color=TEXT)
-    ax.tick_params(colors=TEXT, length=0, labelsize=8.5)
-    ax.spines[:].set_color(FAINT)
+    ax.grid(visible=False)
+    ax.tick_params(length=0, labelsize=8.5)
     ax.spines[:].set_visible(False)
 
 
@@ -207,10 +198,3 @@ def _columns(ax: Axes, one: Map, wide: bool, first: bool) -> None:
         return
     ax.xaxis.tick_top()
     ax.set_xticks(range(len(labels)), labels if first else [], rotation=45, ha="left", rotation_mode="anchor")
-
-
-def _colours(low: float, high: float) -> ScalarMappable:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    return ScalarMappable(Normalize(low, high if high > low else low + 1e-9), "viridis")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fedrecon.platform.reporting.figure import upper
+from fedrecon.platform.reporting.table import signed
 from fedrecon.tune.study.analysis.grid import Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import Findings
 from fedrecon.tune.study.analysis.results import Candidate, Choice, Comparison, Gap, Payoff, Rival, Statistics
 from fedrecon.tune.study.analysis.samples import Estimate
 from fedrecon.tune.study.analysis.significance import ALPHA, MIN_SUBJECTS
-from fedrecon.tune.study.report.document import signed
 
 MANY = 6
 """The largest number of conditions with a sentence. The table has all conditions."""
@@ -34,11 +35,8 @@ def under(operator: TestOperator | None, statistics: Statistics, group: Group) -
     """A test operator as text; None is the mean over the operators of the group, or each site's own operator."""
     if operator is not None:
         return str(operator)
-    return (
-        "each site's own"
-        if statistics.own_operators(group)
-        else f"mean of {len(statistics.operators(group))} operators"
-    )
+    own = statistics.own_operators(group)
+    return "each site's own" if own else f"mean of {len(statistics.operators(group))} operators"
 
 
 def candidate(findings: Findings, one: Candidate) -> str:
@@ -53,27 +51,41 @@ def interval(one: Estimate | Comparison, shown: str = ".2f") -> str:
     return f"{signed(one.low, shown)} to {signed(one.high, shown)}"
 
 
+BELOW = "Below zero-filled: worse than no reconstruction"
+"""The title of the sentences that come first."""
+
+
 def in_short(findings: Findings, statistics: Statistics) -> dict[str, list[str]]:
-    """The report in sentences, by question."""
+    """The report in sentences, by question. What is below zero-filled comes first."""
+    caveats = [*_few(statistics), *_missing(findings), *_coverage(statistics), *findings.notes]
     found = {
+        BELOW: list(_below(findings, statistics)),
         "Which method is best?": list(_best(findings, statistics)),
         "What is lost outside of the training": list(_gaps(findings, statistics)),
         "Does federation pay?": list(_pays(findings, statistics)),
-        "What to know before it is quoted": [
-            *_no_claims(statistics),
-            *_missing(findings),
-            *findings.notes,
-            *_scope(findings, statistics),
-            *_simulated(findings),
-        ],
+        "What to know before it is quoted": [*caveats, *_scope(findings, statistics)],
     }
     return {title: lines for title, lines in found.items() if lines}
 
 
+def _below(findings: Findings, statistics: Statistics) -> Iterable[str]:
+    """Yields the places where a method is below zero-filled: over all sites, else at single sites."""
+    for group in statistics.tables:
+        for method in next(iter(statistics.tables[group].values())):
+            parts = []
+            for operator in statistics.operators(group):
+                whole = statistics.below.get((group, operator, method, ""))
+                sites = {site: statistics.below.get((group, operator, method, site)) for site in statistics.sites}
+                named = [(f" at {site}", by) for site, by in sites.items() if by is not None]
+                shown = [("", whole)] if whole is not None else named
+                parts += [f"{signed(by, '.2f')} dB{at} under {operator}" for at, by in shown]
+            if parts:
+                yield f"{findings.label(method)} {group}: {'; '.join(parts)}."
+
+
 def _best(findings: Findings, statistics: Statistics) -> Iterable[str]:
     chosen = [own for own in statistics.choices.values() if own]
-    for own in chosen[:MANY]:
-        overall, *others = own
+    for overall, *others in chosen[:MANY]:
         yield _choice(findings, statistics, overall) + _under_others(findings, overall, others)
     if len(chosen) > MANY:
         yield f"{len(chosen) - MANY} more conditions are in the table below."
@@ -82,26 +94,21 @@ def _best(findings: Findings, statistics: Statistics) -> Iterable[str]:
 def _choice(findings: Findings, statistics: Statistics, choice: Choice) -> str:
     best = choice.best
     one = statistics.at(best.group, choice.operator, best.method)
-    where = choice.condition.where[0].upper() + choice.condition.where[1:]
-    known = ", ".join(filter(None, [_between(one), under(choice.operator, statistics, best.group)]))
-    scores = [
-        statistics.at(other.candidate.group, choice.operator, other.candidate.method).mean for other in choice.others
+    rivals = [
+        other
+        for other in choice.others
+        if statistics.at(other.candidate.group, choice.operator, other.candidate.method).mean is not None
     ]
-    rivals = [other for other, mean in zip(choice.others, scores, strict=True) if mean is not None]
+    known = f"95 % interval {interval(one)}, " if one.low is not None else ""
     sure = rivals and all(other.test.significant for other in choice.others)
-    has = "has the best PSNR" if sure else "has the highest mean PSNR"
-    text = f"{where} ({choice.condition.how}), {candidate(findings, best)} {has} of the methods that moved no data: "
-    text += f"{one.mean:.2f} dB ({known})"
+    text = f"{upper(choice.condition.where)} ({choice.condition.how}), {candidate(findings, best)} has the "
+    text += f"{'best' if sure else 'highest mean'} PSNR: {one.mean:.2f} dB "
+    text += f"({known}{under(choice.operator, statistics, best.group)})"
     if rivals:
-        text += f", {_ahead(findings, rivals[0])}"
-        text += _of_untrained(findings, statistics, rivals)
+        text += f", {_ahead(findings, rivals[0])}{_of_untrained(findings, statistics, rivals)}"
     if choice.in_ssim != best:
-        text += f". The highest mean SSIM is that of {candidate(findings, choice.in_ssim)}"
+        text += f". In SSIM {candidate(findings, choice.in_ssim)} has the highest mean"
     return text + "."
-
-
-def _between(one: Estimate) -> str:
-    return f"95 % interval {interval(one)}" if one.low is not None else ""
 
 
 def _ahead(findings: Findings, rival: Rival) -> str:
@@ -110,8 +117,8 @@ def _ahead(findings: Findings, rival: Rival) -> str:
     by = -(other.mean or 0.0)
     if other.p_holm is None:
         return f"{signed(by, '+.2f')} dB from {name} ({subjects(other.n)})"
-    how = f"p {_equals(other.p_holm)} after Holm, n = {other.n} subjects{_without(other)}"
-    how += _by_site(other)
+    p = p_value(other.p_holm) if other.p_holm < 0.001 else f"= {p_value(other.p_holm)}"
+    how = f"p {p} after Holm, n = {other.n} subjects{_without(other)}{_by_site(other)}"
     if not other.significant:
         return f"not distinguishable from {name} (difference {signed(by, '+.2f')} dB, {how})"
     if other.split:
@@ -126,10 +133,6 @@ def _by_site(other: Comparison) -> str:
         found.setdefault(site, []).append(-by)
     each = [f"{site} {signed(sum(own) / len(own), '+.2f')}" for site, own in sorted(found.items())]
     return f"; {', '.join(each)}" if len(each) > 1 else ""
-
-
-def _equals(p: float) -> str:
-    return p_value(p) if p < 0.001 else f"= {p_value(p)}"
 
 
 def _of_untrained(findings: Findings, statistics: Statistics, rivals: Sequence[Rival]) -> str:
@@ -150,23 +153,24 @@ def _under_others(findings: Findings, overall: Choice, others: Sequence[Choice])
         if one.best != overall.best:
             best.setdefault(candidate(findings, one.best), []).append(str(one.operator))
     listed = "; ".join(f"{name} ({', '.join(where)})" for name, where in best.items())
-    return f" Under some operators the highest mean is that of {listed}." if listed else ""
+    return f" Elsewhere the highest mean is that of {listed}." if listed else ""
 
 
 def _gaps(findings: Findings, statistics: Statistics) -> Iterable[str]:
-    for what, compared in dict.fromkeys((gap.what, gap.compared) for gap in statistics.gaps):
-        own = [gap for gap in statistics.gaps if (gap.what, gap.compared) == (what, compared)]
-        known = sorted((gap for gap in own if gap.overall.mean is not None), key=lambda gap: -(gap.overall.mean or 0.0))
-        if known:
-            name = "At another hospital" if what == "site" else "Under another operator"
-            yield f"{name} ({compared}): {'; '.join(_lost(findings, gap) for gap in known)}."
+    found: dict[tuple[str, str], list[Gap]] = {}
+    for gap in statistics.gaps:
+        if gap.overall.mean is not None:
+            found.setdefault((gap.what, gap.compared), []).append(gap)
+    for (what, compared), own in found.items():
+        own.sort(key=lambda gap: -(gap.overall.mean or 0.0))
+        name = "At another hospital" if what == "site" else "Under another operator"
+        yield f"{name} ({compared}): {'; '.join(_lost(findings, gap) for gap in own)}."
 
 
 def _lost(findings: Findings, gap: Gap) -> str:
-    one, extent = gap.overall, interval(gap.overall)
+    one = gap.overall
     verb = "loses" if (one.mean or 0.0) >= 0 else "gains"
-    known = f" ({extent})" if extent else f" ({subjects(one.n)})"
-    return f"{findings.label(gap.method)} {verb} {abs(one.mean or 0.0):.2f} dB{known}"
+    return f"{findings.label(gap.method)} {verb} {abs(one.mean or 0.0):.2f} dB ({interval(one) or subjects(one.n)})"
 
 
 def _pays(findings: Findings, statistics: Statistics) -> Iterable[str]:
@@ -177,12 +181,10 @@ def _pays(findings: Findings, statistics: Statistics) -> Iterable[str]:
         tests = [next(iter(pay.tests.values())) for pay in own if pay.tests]
         name = "local training" if alone == "local" else alone
         name += "" if group.seen else " of the tested hospital"
-        where = f"{group.where[0].upper()}{group.where[1:]} ({group.how})"
-        yield f"{where}, against {name} (mean differences): {_counted(findings, tests)}."
+        yield f"{upper(group.where)} ({group.how}), against {name}: {_counted(findings, tests)}."
     paid = {pay.method for pay in statistics.payoffs}
-    if paid and (
-        left := [one.label for one in findings.methods if one.trains and one.name not in paid and not one.alone]
-    ):
+    left = [one.label for one in findings.methods if one.trains and one.name not in paid and not one.alone]
+    if paid and left:
         yield f"Nothing is said of {', '.join(left)}: no local training of the same network ran."
 
 
@@ -206,14 +208,14 @@ def _without(one: Comparison) -> str:
     return f", without {', '.join(one.left_out)}" if one.left_out else ""
 
 
-def _no_claims(statistics: Statistics) -> Iterable[str]:
+# --- caveats ---
+
+
+def _few(statistics: Statistics) -> Iterable[str]:
     few = sorted(site for site, n in statistics.subjects.items() if n < MIN_SUBJECTS)
     if few:
         counts = ", ".join(f"{site} {statistics.subjects[site]}" for site in few)
-        yield (
-            f"Too few subjects for a claim about one site alone: {counts}. Below {MIN_SUBJECTS} subjects the report "
-            "gives neither a p-value nor an interval, and lists the differences of the subjects instead."
-        )
+        yield f"Too few subjects for a claim about one site alone (below {MIN_SUBJECTS}): {counts}."
 
 
 def _missing(findings: Findings) -> Iterable[str]:
@@ -221,8 +223,29 @@ def _missing(findings: Findings) -> Iterable[str]:
         yield f"{n} cell{'s are' if n > 1 else ' is'} missing: a mean that needs one is missing too."
 
 
+def _coverage(statistics: Statistics) -> Iterable[str]:
+    """Yields how many of the comparisons were tested, and what the tested ones leave out."""
+    own = [one for tests in statistics.tests.values() for one in tests]
+    own += [rival.test for chosen in statistics.choices.values() for one in chosen for rival in one.others]
+    if not own:
+        return
+    tested = [one for one in own if one.p is not None]
+    partly = [one for one in tested if one.left_out]
+    text = f"{len(tested)} of {len(own)} comparisons have a test"
+    if n := sum(not one.n for one in own):
+        text += f"; {n} have no subject in common"
+    if n := sum(one.p is None and one.n > 0 for one in own):
+        text += f"; {n} have fewer than {MIN_SUBJECTS} subjects"
+    if partly:
+        sites = sorted({site for one in partly for site in one.left_out})
+        text += f"; {len(partly)} of these leave out {', '.join(sites)}"
+    yield text + "."
+
+
 def _scope(findings: Findings, statistics: Statistics) -> Iterable[str]:
     """Yields the limits of tests over subjects: other seeds, other hospitals, other networks, pooled training."""
+    if findings.synthetic:
+        yield "The data are simulated: scores on measured raw data will differ."
     if not any(method.trains for method in findings.methods):
         return
     seeds: dict[str, set[int]] = {}
@@ -233,30 +256,19 @@ def _scope(findings: Findings, statistics: Statistics) -> Iterable[str]:
     how_many = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     yield (
         f"Tests are over subjects, of these very networks ({how_many} seed{'s' * (how_many != '1')} a method): trained "
-        "again, close methods may change places. They are of PSNR; SSIM and NMSE are in the tables."
+        "again, close methods may change places. Only PSNR is tested."
     )
     if (n := len(statistics.sites)) > 1:
-        yield (
-            f"Intervals and tests are about new subjects of these {n} hospitals; they do not say how far one more "
-            "hospital would differ."
-        )
+        yield f"Intervals and tests speak of new subjects of these {n} hospitals, not of another hospital."
     networks: dict[str, list[str]] = {}
     for method in findings.methods:
         if method.network:
             networks.setdefault(method.network, []).append(method.label)
     if len(networks) > 1:
         listed = "; ".join(f"{name}: {', '.join(own)}" for name, own in networks.items())
-        yield (
-            f"Networks differ ({listed}), and with them what they know of the measurement and how long they train: a "
-            "difference between two of them is none of the federation alone."
-        )
+        yield f"Networks differ ({listed}): a difference between two of them is not due to the federation alone."
     if moved := [method.label for method in findings.methods if method.moved_data]:
         yield (
-            f"{', '.join(moved)}: where it is behind, that does not say that moving data hurts; 'pooled' under What "
-            "ran says how much it trained."
+            f"Where {', '.join(moved)} is behind, that does not say that moving data hurts: 'pooled' under What ran "
+            "says how it trained."
         )
-
-
-def _simulated(findings: Findings) -> Iterable[str]:
-    if findings.synthetic:
-        yield "The data are simulated: scores on measured raw data will differ."

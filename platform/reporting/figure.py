@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Sequence
 from functools import cache
@@ -137,7 +138,15 @@ def picture(name: str, caption: str, figure: Figure, runs: Sequence[str] = ()) -
     svg = io.BytesIO()
     with rc_context({"svg.hashsalt": "fedrecon"}):
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(name, caption, _png(figure), svg.getvalue(), runs)
+    return Picture(name, caption, _png(figure), _numbered(svg.getvalue()), runs)
+
+
+def _numbered(svg: bytes) -> bytes:
+    """The SVG with numbered ids: Matplotlib makes some ids of addresses in memory."""
+    ids = dict.fromkeys(re.findall(rb'(?<= id=")[a-zA-Z][0-9a-f]{10}(?=")', svg))
+    ids |= dict.fromkeys(re.findall(rb"(?<=url\(#)[a-zA-Z][0-9a-f]{10}(?=\))", svg))
+    numbers = {one: b"i%d" % at for at, one in enumerate(sorted(ids, key=svg.index))}
+    return re.sub(rb"\b[a-zA-Z][0-9a-f]{10}\b", lambda found: numbers.get(found[0], found[0]), svg)
 
 
 def _png(figure: Figure) -> bytes:

@@ -153,7 +153,12 @@ def test_the_table_averages_over_no_missing_seed(result):
     shown = _table(replace(result, cells=[cell], missing=[{**cell, "seed": 0, "reason": "x"}], marks={}))
     assert shown.rows == []
     (row,) = _table(replace(result, cells=[cell], missing=[], marks={"unet": "†"})).rows
-    assert [value.text for value in row.values] == ["unet†", "all", cell["tested_on"], f"{cell['psnr']:.2f}"]
+    assert [value.text for value in row.values] == [
+        "unet†",
+        cell["trained_on"],
+        cell["tested_on"],
+        f"{cell['psnr']:.2f}",
+    ]
 
 
 def test_a_study_with_one_more_operator_trains_nothing_again(result, described, workspace, on_ray):

@@ -299,6 +299,7 @@ def test_list_names_the_whole_registry(call, kind):
     assert [line.split()[0] for line in listed.out.splitlines()] == list(registry(kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tv", "zero_filled"])
 def test_classical_reconstructors_train_nothing(call, consortium, workspace, tmp_path, name):
     path = written(tmp_path, {site: consortium[site] for site in ("middle", "south")}, reconstructor=name)

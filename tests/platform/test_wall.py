@@ -29,6 +29,8 @@ from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES
 
+pytestmark = pytest.mark.slow
+
 PICTURES = ("fedavg", "fedgimp")
 """Drawing takes longer than all else in these runs: of a network that reconstructs and of a prior it is seen here."""
 

@@ -62,6 +62,7 @@ def test_training_moves_what_it_should(name, trained):
     assert [one.replied for one in record.rounds] == [tuple(one.roster)] * 3
 
 
+@pytest.mark.slow
 @every
 def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, consortium, tmp_path, trained):
     """Before each commit the driver dies twice: when only the first member has trained, and when all were scored."""

@@ -257,6 +257,7 @@ def test_what_makes_no_sense_is_left_out(rows, curves, expected):
     assert "</html>" in page("s", rows)
 
 
+@pytest.mark.slow
 def test_a_problem_without_a_floor_and_a_site_as_metric_are_drawn():
     masks = [
         {**row, "params.operator.mask": "random" if row["number"] % 4 < 2 else "radial"} for row in ROWS[:7]
@@ -267,6 +268,7 @@ def test_a_problem_without_a_floor_and_a_site_as_metric_are_drawn():
     assert "acceleration" in drawn(table(site), metric="site/a/psnr")
 
 
+@pytest.mark.slow
 def test_many_strategies_and_problems_still_fit():
     rows = [
         trial(

@@ -276,6 +276,7 @@ def test_pictures_are_drawn_where_they_make_sense(large, tiny):
         assert ElementTree.fromstring(one.svg).tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_the_same_findings_in_another_order_give_the_same_bytes(tiny):
     findings, statistics, figures = tiny
     mixed = list(findings.scores)

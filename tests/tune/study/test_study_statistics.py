@@ -88,6 +88,7 @@ def test_the_number_of_slices_weighs_nothing():
     assert one.tests == other.tests
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_changes_nothing():
     findings = operator_study()
     mixed = list(findings.scores)

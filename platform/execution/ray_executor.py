@@ -282,7 +282,7 @@ class RayExecutor:
 
     def _checked(self, name: str, method: str, answer: Any, round_number: int | None) -> Any:
         try:
-            return check_answer(method, answer)
+            return check_answer(method, answer, name)
         except RunError as error:
             raise RunError(at_site(name, round_number, str(error))) from error
 

@@ -114,6 +114,8 @@ def test_by_force_nothing_else_passes(name):
 class Stub:
     """A site that answers what it is told to."""
 
+    name = "a"
+
     def __init__(self, answer):
         self.answer = answer
 
@@ -135,6 +137,11 @@ def test_the_gate_answers_the_methods_of_the_list_alone():
         gate.call(Stub(GOOD["panels"]), "fit", (REQUEST,))
     with pytest.raises(RunError, match="cannot cross"):
         gate.call(Stub(BAD["k-space as an extra"]), "fit", (REQUEST,))
+    with pytest.raises(RunError, match="fit of 'a' answered with the name 'b' instead of its own"):
+        gate.call(Stub(dataclasses.replace(good, site="b")), "fit", (REQUEST,))
+    scores = dataclasses.replace(GOOD["scores"], site="b")
+    with pytest.raises(RunError, match="evaluate of 'a' answered with the name 'b' instead of its own"):
+        gate.check_answer("evaluate", scores, "a")
     with pytest.raises(RunError, match="returns nothing"):
         gate.call(Stub(good), "use_reconstructor", (wire.TunedReconstructor("a", "tv", {}),))
 

@@ -150,11 +150,11 @@ class RayExecutor:
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
-        return list(self._each("evaluate", (request, ScoreTask(split, part))))
+        return list(self._each("evaluate", (request, ScoreTask(split, part)), request.round - 1))
 
     def samples(self, request: TrainRequest) -> list[Samples]:
         """See :class:`Executor`."""
-        return list(self._each("samples", (request,)))
+        return list(self._each("samples", (request,), request.round - 1))
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Executor`."""

@@ -109,7 +109,7 @@ class _Run:
     def _train_and_score(
         self, tracker: Tracker, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
-        from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+        from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
         from fedrecon.platform.federation.recorder import Recorder
         from fedrecon.platform.federation.round_loop import rounds
         from fedrecon.platform.federation.scorer import Scorer
@@ -138,6 +138,8 @@ class _Run:
         request = experiment.method.scoring_request(state)
         scored = scorer(request, "test")
         summary = summarise(scored.columns)
+        if note := exact_note(summary):
+            progress.say(note)
         timed = {"test/seconds_per_slice": scored.seconds_per_slice}
         tracker.metrics(state.round, flat_metrics(summary, prefix="test/") | timed)
         tracker.flush()

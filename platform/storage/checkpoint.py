@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from fedrecon.sites import atomic
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.finite import REMEDY, first_not_finite
 from fedrecon.sites.wire import State, Vector, vector
 
 SCHEMA = "1"
@@ -38,11 +40,16 @@ class Checkpoints:
         """Commits ``state`` with the JSON-able ``record``. Keeps this round and the round before it.
 
         A file of a later round can only be one that a resumed run could not read, so it is deleted too.
+
+        Raises:
+            RunError: a vector holds NaN or infinity.
         """
         from safetensors.numpy import save_file
 
         vectors = {"shared": state.shared, **{_EXTRA + name: value for name, value in state.extra.items()}}
         vectors = {name: np.ascontiguousarray(vector(value)) for name, value in vectors.items()}
+        if found := first_not_finite(vectors):
+            raise RunError(f"round {state.round} cannot be committed: its state holds {found}. {REMEDY}")
         path = self._path(state.round)
         with atomic.replacing(path) as temporary:
             save_file(vectors, temporary, metadata=_header(state, record, vectors))
@@ -105,6 +112,8 @@ def _read(path: Path) -> tuple[State, dict[str, Any]]:
     for name, value in vectors.items():
         if _crc(value) != content["crc32"][name]:
             raise ValueError(f"the checksum of '{name}' is wrong")
+    if found := first_not_finite(vectors):
+        raise ValueError(f"it holds {found}")
     extra = {name: vectors[_EXTRA + name] for name in content["extra"]}
     return State(content["round"], vectors["shared"], extra, content["standing"]), content["record"]
 

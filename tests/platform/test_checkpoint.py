@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fedrecon.platform.storage import checkpoint
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites import atomic
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import State
 
 RECORD = {"history": [{"round": 1, "seconds": 0.25, "losses": {"a": {"loss": 1e-3}}}], "run_id": "abc"}
@@ -26,7 +28,9 @@ def same(one: State, other: State) -> bool:
     )
 
 
-vectors = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
+vectors = hnp.arrays(
+    np.float32, st.integers(0, 40), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
 names = st.text(min_size=1, max_size=8)
 
 
@@ -48,11 +52,31 @@ def test_round_trip_is_bit_equal(tmp_path_factory, shared, extra, standing, numb
     assert record == RECORD
 
 
-def test_nan_payloads_infinities_and_denormals_keep_their_bits(tmp_path):
-    bits = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0x00000001, 0x80000000], np.uint32)
+def test_denormals_and_signed_zeros_keep_their_bits(tmp_path):
+    bits = np.array([0x00000001, 0x80000000, 0x807FFFFF, 0x7F7FFFFF], np.uint32)
     Checkpoints(tmp_path).save(State(1, bits.view(np.float32)), {})
     after, _ = Checkpoints(tmp_path).latest()
     assert (after.shared.view(np.uint32) == bits).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["shared", "extra/momentum"])
+def test_what_is_not_finite_is_neither_committed_nor_read(tmp_path, value, where, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1), {})
+    vectors = {"shared": np.ones(5, np.float32), "extra/momentum": np.ones(3, np.float32)}
+    vectors[where][1] = value
+    bad = State(2, vectors["shared"], {"momentum": vectors["extra/momentum"]}, {"a": 2})
+    with pytest.raises(
+        RunError, match=f"round 2 cannot be committed: its state holds NaN or infinity in 1 of .* {where}"
+    ):
+        checkpoints.save(bad, {})
+    assert [path.name for path in checkpoints.paths()] == ["round-000001.safetensors"]
+    monkeypatch.setattr(checkpoint, "first_not_finite", lambda vectors: "")  # an earlier version wrote it
+    checkpoints.save(bad, {})
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="round-000002.* NaN or infinity"):
+        assert checkpoints.latest()[0].round == 1
 
 
 def test_a_strided_vector_is_stored_as_it_reads(tmp_path):

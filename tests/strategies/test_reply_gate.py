@@ -61,15 +61,21 @@ WITH_EXTRA = {
 
 
 class Replay:
-    """Members that reply with what is written here."""
+    """Members that reply with what is written here, and score as their executor does."""
 
     restarts = 0
 
-    def __init__(self, members, replies):
-        self.members, self.replies, self.dead = tuple(members), replies, {}
+    def __init__(self, members, replies, executor=None):
+        self.members, self.replies, self.dead, self.executor = tuple(members), replies, {}, executor
 
     def fit(self, request):
         yield from self.replies
+
+    def evaluate(self, *arguments):
+        return self.executor.evaluate(*arguments)
+
+    def samples(self, request):
+        return self.executor.samples(request)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +83,12 @@ def replied(consortium, tmp_path_factory):
     """The replies of round 1 of a strategy; made once."""
     done = {}
 
-    def get(name):
+    def get(name, with_executor=False):
         if name not in done:
             one = federation(name, consortium, tmp_path_factory.mktemp(name), rounds=1)
-            done[name] = one, list(one.executor().fit(one.method.request(one.begin())))
-        return done[name]
+            executor = one.executor()
+            done[name] = one, list(executor.fit(one.method.request(one.begin()))), executor
+        return done[name][:2] if not with_executor else done[name]
 
     return get
 
@@ -139,4 +146,18 @@ def test_a_state_that_overflows_in_the_merge_is_refused(name, replied):
     refused = pytest.raises(RunError, match="round 1: the merged state holds NaN or infinity")
     with refused, np.errstate(over="ignore"):
         one.train(Replay(one.roster, great), record, state)
+    assert not record.rounds
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_replies_whose_scores_would_not_be_finite_end_the_run(name, replied):
+    """3e38 is finite: it may pass the gate and the mean, but no network makes an image of it."""
+    one, replies, executor = replied(name, with_executor=True)
+    great = [replace(reply, shared=np.full_like(reply.shared, 3e38)) for reply in replies]
+    if not great[0].shared.size or name == "ditto":
+        pytest.skip("the shared parameters do not reconstruct")
+    record = Commits(None)
+    refused = pytest.raises(RunError, match=r"round 1: .*(finite|the merged state holds NaN or infinity)")
+    with refused, np.errstate(all="ignore"):
+        replace(one, scored=True).train(Replay(one.roster, great, executor), record)
     assert not record.rounds

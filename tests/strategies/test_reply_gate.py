@@ -161,3 +161,20 @@ def test_replies_whose_scores_would_not_be_finite_end_the_run(name, replied):
     with refused, np.errstate(all="ignore"):
         replace(one, scored=True).train(Replay(one.roster, great, executor), record)
     assert not record.rounds
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_flipped_bit_in_a_private_memory_ends_the_run(name, consortium, tmp_path):
+    one = federation(name, consortium, tmp_path, rounds=1)
+    state = one.train()
+    files = sorted(tmp_path.glob("*/round-000001.safetensors"))
+    if not files:
+        pytest.skip("no memory")
+    content = bytearray(files[-1].read_bytes())
+    content[-2] ^= 1
+    files[-1].write_bytes(content)
+    member = files[-1].parent.name
+    with pytest.raises(
+        RunError, match=f"site '{member}', round 2: the private memory of round 1 is refused: its check"
+    ):
+        replace(one, rounds=2).train(state=state)

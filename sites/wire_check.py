@@ -6,6 +6,7 @@ a list of numbers or a PNG can be made to carry anything. Whoever installs a plu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.finite import REMEDY
 from fedrecon.sites.score_columns import SCORES
-from fedrecon.sites.wire import MESSAGES, Scores
+from fedrecon.sites.wire import MESSAGES, Samples, Scores
 
 Message = TypeVar("Message")
 
@@ -35,6 +37,8 @@ def check_message(message: Message) -> Message:
         _check_value(name, getattr(message, one.name), name)
     if kind is Scores:
         _check_columns(message.columns)  # type: ignore[attr-defined]
+    if kind is Samples:
+        _check_finite(message.numbers)  # type: ignore[attr-defined]
     return message
 
 
@@ -44,6 +48,22 @@ def _check_columns(columns: Mapping[str, Any]) -> None:
             raise RunError(f"{name!r} is no column of scores, so it cannot cross a site's wall")
     if len(set(map(len, columns.values()))) > 1:
         raise RunError("columns of scores have one row for each slice and stage; these differ in length")
+    for name, values in columns.items():
+        allowed = COLUMN_TYPES[SCORES[name]]
+        for row, value in enumerate(values):
+            if type(value) not in allowed:
+                what = " or ".join(one.__name__ for one in allowed)
+                raise RunError(f"{name} of a score is of type {type(value).__qualname__} instead of {what}; refused")
+            if isinstance(value, float) and not math.isfinite(value):
+                known = (f"{key} {columns[key][row]}" for key in ("subject", "slice", "stage") if key in columns)
+                where = ", ".join(known) or f"row {row}"
+                raise RunError(f"a score of {where} has {name} = {value}; scores must be finite. {REMEDY}")
+
+
+def _check_finite(numbers: Mapping[str, float]) -> None:
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise RunError(f"the distance {name} of drawn images is {value}; scores must be finite. {REMEDY}")
 
 
 def _check_value(name: str, value: Any, field_name: str) -> None:
@@ -86,6 +106,9 @@ ARRAYS = (
 
 PICTURES = ("Panels.pictures", "Samples.pictures")
 """The fields that hold pictures."""
+
+COLUMN_TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "int64": (int,), "float64": (float, int)}
+"""The types of the values in a column of scores, by the column's type."""
 
 NUMBERS = ("TrainReply.losses", "Samples.numbers")
 """The fields that hold a number for each name."""

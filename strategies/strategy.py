@@ -4,7 +4,8 @@ The hooks, in the order in which they are called:
 
 1. Before a run, on the driver: ``check``, ``roster``.
 2. On the driver and at every site, to make the network: ``build``, then ``shares`` for each parameter.
-3. On the server: ``begin`` once. Then in each round ``request``, and ``merge``, which calls ``weights``.
+3. On the server: ``begin`` once. Then in each round ``request``, ``reply_sizes``, and ``merge``, which calls
+   ``weights``.
 4. At a site, in each round, in THE local loop: ``receive``, ``optimizers``; for each batch ``step``, which calls
    ``loss`` and ``gradients``; at the end ``reply``.
 5. To score a state: ``scoring_request`` on the server; ``scoring_batch`` and ``reconstruct`` at the sites. For a prior
@@ -65,7 +66,7 @@ class Strategy(Plugin):
         remembers: whether the method keeps vectors in the site's private memory (``fit.memory``) over rounds. If False,
             what a hook writes there may be lost after the round.
         replies: the names of the vectors that :meth:`reply` sends up beside the shared parameters. A reply that carries
-            others is refused.
+            others, or not all of them, is refused.
         moves_data: whether the method needs the data of all sites in one place. Such a method is refused for patients'
             data unless the experiment allows it (``allow_pooling``).
     """
@@ -142,6 +143,16 @@ class Strategy(Plugin):
             moving average).
         """
         return replace(self.request(state), extra={})
+
+    def reply_sizes(self, request: TrainRequest) -> dict[str, int]:
+        """The length of each vector in ``replies``. By default each is as long as the shared vector.
+
+        Called once a round, before the members are asked. A reply with vectors of other lengths is refused.
+
+        Args:
+            request: the request of this round.
+        """
+        return dict.fromkeys(self.replies, len(request.shared))
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """The state after the round. Called once a round. By default the weighted mean of the shared vectors.

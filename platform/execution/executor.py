@@ -105,11 +105,12 @@ class InProcessExecutor:
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
-        return [self._call(name, "evaluate", request, ScoreTask(split, part)) for name in self.sites]
+        task = ScoreTask(split, part)
+        return [self._call(name, "evaluate", request, task, round_number=request.round - 1) for name in self.sites]
 
     def samples(self, request: TrainRequest) -> list[Samples]:
         """See :class:`Executor`."""
-        return [self._call(name, "samples", request) for name in self.sites]
+        return [self._call(name, "samples", request, round_number=request.round - 1) for name in self.sites]
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Executor`."""

@@ -150,11 +150,11 @@ class RayExecutor:
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
-        return list(self._each("evaluate", (request, ScoreTask(split, part))))
+        return list(self._each("evaluate", (request, ScoreTask(split, part)), request.round - 1))
 
     def samples(self, request: TrainRequest) -> list[Samples]:
         """See :class:`Executor`."""
-        return list(self._each("samples", (request,)))
+        return list(self._each("samples", (request,), request.round - 1))
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Executor`."""
@@ -282,7 +282,7 @@ class RayExecutor:
 
     def _checked(self, name: str, method: str, answer: Any, round_number: int | None) -> Any:
         try:
-            return check_answer(method, answer)
+            return check_answer(method, answer, name)
         except RunError as error:
             raise RunError(at_site(name, round_number, str(error))) from error
 

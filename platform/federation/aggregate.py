@@ -6,11 +6,13 @@ unweighted means over its volumes. A mean over sites is unweighted too: a hospit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fedrecon.sites.errors import RunError, at_site
 from fedrecon.sites.score_columns import METRICS
 
 VOLUME = ("site", "split", "subject", "volume", "stage", "model", "mask", "acceleration")
@@ -31,12 +33,15 @@ def volume_scores(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
 
     Raises:
         ValueError: the slices of a volume disagree on its maximum or on the number of pixels.
+        RunError: a score is NaN or infinite. Only the PSNR of an exact reconstruction may be infinite.
     """
     from fedrecon.sites.imaging.metrics import volume_scores as score
 
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def summary(slices: Sequence[Row]) -> Row:
+        if not any(row["squared_norm"] for row in slices):
+            raise RunError(f"{_named(slices[0])}: its reference is 0 everywhere, so it has no NMSE")
         scores = score(
             np.array([row["squared_error"] for row in slices], np.float64),
             np.array([row["squared_norm"] for row in slices], np.float64),
@@ -44,6 +49,7 @@ def volume_scores(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
             float(_same("volume_maximum", slices)),
             int(_same("n_pixels", slices)),
         )
+        _check_finite(scores, slices[0])
         measured = float(np.mean([row["measured_acceleration"] for row in slices]))
         return {**scores, "n_slices": len(slices), "measured_acceleration": measured}
 
@@ -90,6 +96,17 @@ def _same(key: str, slices: Sequence[Row]) -> Any:
     return values.pop()
 
 
+def _check_finite(scores: Mapping[str, float], first: Row) -> None:
+    for name, value in scores.items():
+        exact = name == "psnr" and value == math.inf and scores["nmse"] == 0
+        if not (math.isfinite(value) or exact):
+            raise RunError(f"{_named(first)}: {name} = {value}; scores must be finite")
+
+
+def _named(row: Row) -> str:
+    return at_site(row["site"], None, f"volume '{row['volume']}', stage {row['stage']}")
+
+
 STAGE_KEYS = {"output": "", "data_consistency": "with_data_consistency", "zero_filled": "zero_filled"}
 """The JSON key of each stage. The method's own output has no key: its scores stand at the top level."""
 
@@ -111,6 +128,17 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
         else:
             entry |= {**mean(rows), "n_volumes": rows[0]["n_volumes"], "n_slices": rows[0]["n_slices"]}
     return {"sites": by_site, "mean": _mean(list(by_site.values()))}
+
+
+def exact_note(summary: Mapping[str, Any]) -> str:
+    """Says at which sites the PSNR is infinite, because a volume is reconstructed without any error; else empty."""
+    found = [
+        f"{name} ({key})" if key else name
+        for name, one in summary["sites"].items()
+        for key in STAGE_KEYS.values()
+        if (one.get(key, {}) if key else one).get("psnr") == math.inf
+    ]
+    return f"PSNR is infinite, for an exact reconstruction (no error): {', '.join(found)}" if found else ""
 
 
 def flat_metrics(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fedrecon.platform.federation.recorder import Round, ValidationResult
+from fedrecon.platform.federation.reply_gate import ReplyGate, check_merged
 from fedrecon.platform.federation.scorer import Scorer
-from fedrecon.sites.errors import RunError, at_site
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -23,9 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class _ReplyCounter:
-    """Checks and counts the replies on their way into the merge."""
+    """Counts the replies on their way into the merge."""
 
-    declared: tuple[str, ...] = ()
     members: list[str] = field(default_factory=list)
     bytes_up: int = 0
     extra_up: int = 0
@@ -33,8 +29,6 @@ class _ReplyCounter:
 
     def count(self, replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
         for reply in replies:
-            refuse_undeclared(reply, self.declared)
-            refuse_unsound(reply)
             self.members.append(reply.site)
             self.bytes_up += reply.nbytes
             self.extra_up += reply.nbytes - reply.shared.nbytes
@@ -72,13 +66,15 @@ def rounds(
         the state after the last round.
 
     Raises:
-        RunError: a site stays dead, fails, or replies with NaN or infinity.
+        RunError: a site stays dead, fails, or replies with what :class:`ReplyGate` refuses.
     """
     strategy, executor = experiment.method, scorer.executor
     while state.round < experiment.rounds:
-        start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter(strategy.replies)
+        start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter()
         request = strategy.request(state)
-        state = strategy.merge(state, counted.count(executor.fit(request)), n_slices).owned()
+        gate = ReplyGate(request, strategy.reply_sizes(request), executor.members, executor.dead, n_slices)
+        replies = counted.count(gate.checked(executor.fit(request)))
+        state = check_merged(strategy.merge(state, replies, n_slices), state).owned()
         seconds = time.perf_counter() - start
         finished = Round(
             number=state.round,
@@ -97,43 +93,3 @@ def rounds(
             validated = scorer.validation(state, state.round == experiment.rounds, panels)
         yield record.commit(finished, state, validated)
     return state
-
-
-def refuse_undeclared(reply: TrainReply, declared: Sequence[str]) -> None:
-    """Refuses a reply that carries other vectors than its strategy declares (``Strategy.replies``).
-
-    Raises:
-        RunError: names the site, the round and the vectors.
-    """
-    if more := sorted(set(reply.extra) - set(declared)):
-        wanted = ", ".join(declared) or "none"
-        message = (
-            f"replied with {', '.join(more)} beside the shared parameters; its strategy declares {wanted}. Refused."
-        )
-        raise RunError(at_site(reply.site, reply.round, message))
-
-
-def refuse_unsound(reply: TrainReply) -> None:
-    """Refuses a reply that holds NaN or infinity.
-
-    Raises:
-        RunError: a value is not finite; the message names the site, the round and the vector or loss.
-    """
-    # A finite sum proves that all values are finite. Only if the sum is not finite are the values looked at one by one.
-    vectors = {"shared parameters": reply.shared, **reply.extra}
-    for name, values in vectors.items():
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = float(np.sum(values, dtype=np.float32))
-        if not math.isfinite(total) and not np.isfinite(values).all():
-            count = int(np.count_nonzero(~np.isfinite(values)))
-            raise RunError(
-                at_site(
-                    reply.site,
-                    reply.round,
-                    f"replied with NaN or infinity in {count} of {values.size} {name}; refused. ",
-                )
-                + "A lower training.learning_rate is the usual remedy."
-            )
-    for name, value in reply.losses.items():
-        if not math.isfinite(value):
-            raise RunError(at_site(reply.site, reply.round, f"replied with {name} = {value}; refused."))

@@ -67,7 +67,7 @@ class TrainedRun:
         """Loads the run from its folder. Its last committed round counts as its last round.
 
         Raises:
-            RunError: the run's checkpoint is lost.
+            RunError: the run's checkpoint is lost, or only that of a round before the result can be read.
         """
         from fedrecon.platform.consortium.network import network_choice
         from fedrecon.sites.imaging.measurement import Images
@@ -77,6 +77,12 @@ class TrainedRun:
         noted, found = folder.noted(), folder.checkpoints.latest()
         if noted is None or found is None:
             raise RunError(f"run '{folder.digest}': its checkpoint in {folder.path} is lost")
+        finished = (folder.result() or {}).get("rounds", found[0].round)
+        if found[0].round != finished:
+            raise RunError(
+                f"run '{folder.digest}': its result is of round {finished}, and the last checkpoint that can be read "
+                f"is of round {found[0].round} (in {folder.path}). Train again with --rerun."
+            )
         experiment = Experiment.read(noted["experiment"])
         given = noted["images"]
         images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fedrecon.platform.federation.aggregate import exact_note
 from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.runs.bibtex import distinct
@@ -128,7 +129,7 @@ def _score_row(name: str, scores: Mapping[str, Any]) -> list[Value]:
 
 def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """Warnings that a reader must not overlook, each as a Markdown quotation."""
-    marks = [f"> **{line}**" for line in [below_zero_filled(result, experiment)] if line]
+    marks = [f"> **{line}**" for line in [below_zero_filled(result, experiment), exact_note(result)] if line]
     simulated = list(environment.get("simulated", ()))
     if simulated:
         marks.append(

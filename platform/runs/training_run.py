@@ -78,12 +78,19 @@ class _Run:
         """Folder for the scores of finished batches, until the result is saved."""
         return self.folder.path / "parts"
 
+    def _committed(self, folder: RunFolder) -> tuple[State, dict[str, Any]] | None:
+        """The newest committed round in the folder that this experiment can have, with its record; None without one."""
+        if not folder.checkpoints.paths():
+            return None
+        layout = self._layout()
+        return folder.checkpoints.latest(self.experiment.rounds, 0 if layout is None else layout.n_shared)
+
     def go(self) -> Generator[CommittedRound, None, Result]:
         from fedrecon.platform.federation.progress import Progress
         from fedrecon.platform.federation.scorer import forget
 
         tracker = self._open_tracker()
-        found = self.folder.checkpoints.latest()
+        found = self._committed(self.folder)
         start = found[0].round if found else 0
         progress = (self.context.progress or Progress)(self.experiment.rounds, start)
         status: Ended = "FAILED"
@@ -109,7 +116,7 @@ class _Run:
     def _train_and_score(
         self, tracker: Tracker, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
-        from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+        from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
         from fedrecon.platform.federation.recorder import Recorder
         from fedrecon.platform.federation.round_loop import rounds
         from fedrecon.platform.federation.scorer import Scorer
@@ -138,6 +145,8 @@ class _Run:
         request = experiment.method.scoring_request(state)
         scored = scorer(request, "test")
         summary = summarise(scored.columns)
+        if note := exact_note(summary):
+            progress.say(note)
         timed = {"test/seconds_per_slice": scored.seconds_per_slice}
         tracker.metrics(state.round, flat_metrics(summary, prefix="test/") | timed)
         tracker.flush()
@@ -176,7 +185,7 @@ class _Run:
     def _take_over(self, record: Recorder, scorer: Scorer, tracker: Tracker) -> State:
         """Takes over the state that another run trained: validates it under this experiment, and commits it."""
         assert self.source is not None
-        found = self.source.checkpoints.latest()
+        found = self._committed(self.source)
         if found is None:
             raise RunError(f"run {self.source.digest} has the same training, but its checkpoint cannot be read")
         state, kept = found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.consortium.checks import ConsortiumShards, noted_shards
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
-from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
@@ -102,6 +102,8 @@ class _Test:
         columns = join_scores(self._columns(progress, log))
         progress.close()
         summary = summarise(columns)
+        if note := exact_note(summary):
+            progress.say(note)
         rounds = self.trained.state.round
         tracker.metrics(rounds, flat_metrics(summary, prefix="test/"))
         result = Result(

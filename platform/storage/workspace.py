@@ -93,7 +93,7 @@ class RunFolder:
         """The committed rounds."""
         from fedrecon.platform.storage.checkpoint import Checkpoints
 
-        return Checkpoints(self.path / "checkpoints")
+        return Checkpoints(self.path / "checkpoints", self.digest.split(".before-")[0])
 
     def memory(self, member: str) -> Path:
         """The folder for the private memory of a member; on a cluster, on a file system that the member's node sees."""

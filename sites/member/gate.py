@@ -28,11 +28,14 @@ def check_call(method: str, arguments: tuple[Any, ...]) -> None:
         check_message(one)
 
 
-def check_answer(method: str, answer: Any) -> Any:
+def check_answer(method: str, answer: Any, member: str) -> Any:
     """The answer itself, if the method may return it.
 
+    Args:
+        member: the name of the member that was called.
+
     Raises:
-        RunError: it is of another type, or holds what may not cross.
+        RunError: it is of another type, bears the name of another member, or holds what may not cross.
     """
     returns = METHODS[method].returns
     if returns is None:
@@ -41,6 +44,8 @@ def check_answer(method: str, answer: Any) -> Any:
         return None
     if type(answer) is not returns:
         raise RunError(f"{method} returns {returns.__name__}, and returned {type(answer).__name__}")
+    if (site := getattr(answer, "site", member)) != member:
+        raise RunError(f"{method} of '{member}' answered with the name '{site}' instead of its own")
     return check_message(answer)
 
 
@@ -51,4 +56,4 @@ def call(site: Site, method: str, arguments: tuple[Any, ...]) -> Any:
         RunError: the call or the answer is not in the list of the wire.
     """
     check_call(method, arguments)
-    return check_answer(method, getattr(site, method)(*arguments))
+    return check_answer(method, getattr(site, method)(*arguments), site.name)

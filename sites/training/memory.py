@@ -1,4 +1,8 @@
-"""A site's private memory on its own disk: one file per round. The file of the committed round is valid."""
+"""A site's private memory on its own disk: one file per round. The file of the committed round is valid.
+
+A file is plain safetensors. Its header holds the format, the member, the round and one XXH3 checksum (128 bits) of
+these and of all vectors. A file of an earlier version has no checksum and is refused.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import xxhash
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.finite import REMEDY, first_not_finite
 from fedrecon.sites.wire import Vector
+
+FORMAT = "2"
+"""The version of the file format. Version 1 had no header."""
 
 
 class Memory:
@@ -36,20 +46,23 @@ class Memory:
     def load(self, number: int) -> None:
         """Loads the memory of round ``number``, from disk if the process holds another round. Round 0 is empty.
 
+        A damaged file is an error: the memory of another round would give another result.
+
         Raises:
-            RunError: there is no file of that round.
+            RunError: there is no file of that round, or it is damaged, of another member or round, or not finite.
         """
         if number == self.round:
             return
-        self.round, self.values = number, {}
         if number == 0:
+            self.round, self.values = 0, {}
             return
         path = self._path(number)
         if path is not None and not path.is_file() and self.source is not None:
             self._copy(self.source / path.name, path)
         if path is None or not path.is_file():
             raise RunError(f"the private memory of round {number} is lost: {path} does not exist")
-        self.values = load_file(path)
+        self.values = _read(path, number)
+        self.round = number
 
     def holds(self, number: int) -> bool:
         """Whether the process or ``folder`` holds the memory of round ``number``; ``source`` does not count.
@@ -60,11 +73,19 @@ class Memory:
         return number == self.round or (path is not None and path.is_file())
 
     def save(self, number: int, values: Mapping[str, Vector]) -> None:
-        """Keeps ``values`` as the memory of round ``number``: in the process, and on disk in that round's file."""
+        """Keeps ``values`` as the memory of round ``number``: in the process, and on disk in that round's file.
+
+        Raises:
+            RunError: a value is NaN or infinite. Nothing is kept then.
+        """
+        if found := first_not_finite(values):
+            raise RunError(f"the private memory of round {number} would hold {found}; refused. {REMEDY}")
         path = self._path(number)
         if path is not None:
+            whole = {name: np.ascontiguousarray(value) for name, value in values.items()}
+            header = {"format": FORMAT, "member": path.parent.name, "round": str(number)}
             with atomic.replacing(path) as temporary:
-                save_file({name: np.ascontiguousarray(value) for name, value in values.items()}, temporary)
+                save_file(whole, temporary, metadata={**header, "xxh3": _checksum(header, whole)})
             self._forget(self.round)
         self.round, self.values = number, dict(values)
 
@@ -89,6 +110,44 @@ class Memory:
         torn = self.folder.glob(".round-*.tmp")
         for path in (*torn, *(path for path in older if _number(path) < kept)):
             path.unlink(missing_ok=True)
+
+
+def _read(path: Path, number: int) -> dict[str, Vector]:
+    """The vectors of a file.
+
+    Raises:
+        RunError: the file is not a whole one of this member and round.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = dict(file.metadata() or {})
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except Exception as error:  # a torn header raises anything
+        raise _refused(path, number, f"it cannot be read: {error}") from error
+    written = header.pop("xxh3", None)
+    if header.get("format") != FORMAT or written is None:
+        given = header.get("format", "1, without a checksum")
+        raise _refused(path, number, f"its format is {given}; this version reads {FORMAT}")
+    if written != _checksum(header, values):
+        raise _refused(path, number, "its checksum is wrong")
+    if (header.get("member"), header.get("round")) != (path.parent.name, str(number)):
+        raise _refused(path, number, f"it is of '{header.get('member')}', round {header.get('round')}")
+    if found := first_not_finite(values):
+        raise _refused(path, number, f"it holds {found}")
+    return values
+
+
+def _refused(path: Path, number: int, why: str) -> RunError:
+    text = " ".join(why.split())
+    return RunError(f"the private memory of round {number} is refused: {text} ({path}). Train again with --rerun.")
+
+
+def _checksum(header: Mapping[str, str], values: Mapping[str, Vector]) -> str:
+    total = xxhash.xxh3_128(repr(sorted(header.items())).encode())
+    for name, value in sorted(values.items()):
+        total.update(repr((name, value.dtype.str, value.shape)).encode())
+        total.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
 
 
 def _number(path: Path) -> int:

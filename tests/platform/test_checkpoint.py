@@ -1,4 +1,6 @@
+import json
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from fedrecon.platform.storage import checkpoint
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites import atomic
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import State
 
 RECORD = {"history": [{"round": 1, "seconds": 0.25, "losses": {"a": {"loss": 1e-3}}}], "run_id": "abc"}
@@ -26,7 +32,9 @@ def same(one: State, other: State) -> bool:
     )
 
 
-vectors = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
+vectors = hnp.arrays(
+    np.float32, st.integers(0, 40), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
 names = st.text(min_size=1, max_size=8)
 
 
@@ -39,7 +47,7 @@ names = st.text(min_size=1, max_size=8)
 )
 def test_round_trip_is_bit_equal(tmp_path_factory, shared, extra, standing, number):
     checkpoints = Checkpoints(tmp_path_factory.mktemp("law"))
-    before = State(number, shared, extra, standing)
+    before = State(number, shared, extra, {name: min(one, number) for name, one in standing.items()})
     checkpoints.save(before, RECORD)
     found = checkpoints.latest()
     assert found is not None
@@ -48,11 +56,31 @@ def test_round_trip_is_bit_equal(tmp_path_factory, shared, extra, standing, numb
     assert record == RECORD
 
 
-def test_nan_payloads_infinities_and_denormals_keep_their_bits(tmp_path):
-    bits = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0x00000001, 0x80000000], np.uint32)
+def test_denormals_and_signed_zeros_keep_their_bits(tmp_path):
+    bits = np.array([0x00000001, 0x80000000, 0x807FFFFF, 0x7F7FFFFF], np.uint32)
     Checkpoints(tmp_path).save(State(1, bits.view(np.float32)), {})
     after, _ = Checkpoints(tmp_path).latest()
     assert (after.shared.view(np.uint32) == bits).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["shared", "extra/momentum"])
+def test_what_is_not_finite_is_neither_committed_nor_read(tmp_path, value, where, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1), {})
+    vectors = {"shared": np.ones(5, np.float32), "extra/momentum": np.ones(3, np.float32)}
+    vectors[where][1] = value
+    bad = State(2, vectors["shared"], {"momentum": vectors["extra/momentum"]}, {"a": 2})
+    with pytest.raises(
+        RunError, match=f"round 2 cannot be committed: its state holds NaN or infinity in 1 of .* {where}"
+    ):
+        checkpoints.save(bad, {})
+    assert [path.name for path in checkpoints.paths()] == ["round-000001.safetensors"]
+    monkeypatch.setattr(checkpoint, "first_not_finite", lambda vectors: "")  # an earlier version wrote it
+    checkpoints.save(bad, {})
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="round-000002.* NaN or infinity"):
+        assert checkpoints.latest()[0].round == 1
 
 
 def test_a_strided_vector_is_stored_as_it_reads(tmp_path):
@@ -112,6 +140,72 @@ def test_a_damaged_newest_file_is_passed_over_with_a_warning(tmp_path, damage):
         found = checkpoints.latest()
     assert same(found[0], state(1, 1.5))
     assert found[1] == {"k": 1}
+
+
+def header(**changes):
+    """Rewrites fields of a header; its CRC is made right."""
+
+    def change(path):
+        with safe_open(path, framework="numpy") as file:
+            old = file.metadata()
+            vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        text = json.dumps({**json.loads(old["fedrecon"]), **changes})
+        save_file(vectors, path, metadata={**old, "fedrecon": text, "crc32": str(zlib.crc32(text.encode()))})
+
+    return change
+
+
+def flipped(path):
+    content = path.read_bytes()
+    at = content.index(b"momentum")
+    path.write_bytes(content[:at] + b"n" + content[at + 1 :])
+
+
+def flipped_round(path):
+    path.write_bytes(path.read_bytes().replace(b'\\"seconds\\": 0.25', b'\\"seconds\\": 0.35'))
+
+
+IMPLAUSIBLE = {
+    "round -5": (header(round=-5), "its round is -5"),
+    "round 99": (header(round=99), "its round is 99, by its name it is 000002"),
+    "a round as text": (header(round="2"), "its round is '2'"),
+    "99 in the name too": (
+        lambda path: (header(round=3)(path), path.rename(path.with_name("round-000003.safetensors"))),
+        "its round is 3, the experiment has 2",
+    ),
+    "a standing after the round": (header(standing={"a": 3}), "site 'a' stands at round 3"),
+    "a standing before 0": (header(standing={"a": -1}), "site 'a' stands at round -1"),
+    "another experiment": (header(experiment="beef"), "it is of experiment beef, not of cafe"),
+    "another length": (
+        lambda path: Checkpoints(path.parent, "cafe").save(State(2, np.ones(4, np.float32)), {}),
+        "it holds 4 shared parameters, the network has 5",
+    ),
+    "a changed record": (flipped_round, "checksum of its header is wrong"),
+    "a changed name": (flipped, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("what", IMPLAUSIBLE)
+def test_what_no_run_commits_is_passed_over_with_a_warning(tmp_path, what):
+    change, says = IMPLAUSIBLE[what]
+    checkpoints = Checkpoints(tmp_path, "cafe")
+    checkpoints.save(state(1, 1.5), RECORD)
+    change(checkpoints.save(state(2, 2.5), RECORD))
+    with pytest.warns(UserWarning, match=says):
+        found = checkpoints.latest(rounds=2, size=5)
+    assert same(found[0], state(1, 1.5))
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path):
+    """It has no digest and no CRC of its header."""
+    path = Checkpoints(tmp_path).save(state(2), RECORD)
+    with safe_open(path, framework="numpy") as file:
+        old = file.metadata()
+        vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    content = json.loads(old["fedrecon"])
+    del content["experiment"]
+    save_file(vectors, path, metadata={"schema": "1", "fedrecon": json.dumps(content)})
+    assert same(Checkpoints(tmp_path, "cafe").latest(rounds=2, size=5)[0], state(2))
 
 
 def test_after_a_damaged_file_the_round_is_committed_again(tmp_path):

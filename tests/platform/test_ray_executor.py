@@ -18,9 +18,8 @@ from tiny import Federation
 from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.execution.ray_executor import RayExecutor
-from fedrecon.platform.federation.round_loop import refuse_unsound
 from fedrecon.sites.errors import InputError, RunError
-from fedrecon.sites.wire import TrainReply
+from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 
 pytestmark = pytest.mark.ray
@@ -208,11 +207,24 @@ def test_an_address_where_nothing_answers_is_refused_in_time() -> None:
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("part", ["shared", "extra", "losses"])
-def test_a_reply_that_is_no_number_is_refused_by_site_and_round(part: str) -> None:
-    bad = {"shared": np.array([1, np.nan, np.inf], np.float32), "losses": {"loss": float("nan")}}
-    sound = TrainReply("north", 7, 1, np.ones(3, np.float32), losses={"loss": 1.0})
-    refuse_unsound(sound)
-    given: Any = {"drift": bad["shared"]} if part == "extra" else bad[part]
-    with pytest.raises(RunError, match="site 'north', round 7: replied with"):
-        refuse_unsound(replace(sound, **{part: given}))
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"round": 9}, "round = 9 instead of 1"),
+        ({"site": "north"}, "the name 'north' instead of its own"),
+        ({"extra": {"hidden": np.ones(3, np.float32)}}, "hidden beside the shared parameters"),
+        ({"losses": {"loss": float("nan")}}, "loss = nan"),
+    ],
+)
+def test_a_reply_that_was_not_asked_for_is_refused_by_site_and_round(
+    four: Federation, executor: RayExecutor, change: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = executor.fit
+
+    def tampered(request: TrainRequest) -> Iterator[TrainReply]:
+        for reply in received(request):
+            yield replace(reply, **change) if reply.site == "south" else reply
+
+    monkeypatch.setattr(executor, "fit", tampered)
+    with pytest.raises(RunError, match=f"site 'south', round 1: replied with {says}"):
+        four.train(executor)

@@ -1,16 +1,18 @@
 """A committed round: what the tracker gets, and that the checkpoint comes last."""
 
 import io
+import math
 
 import numpy as np
 import pytest
 from memory_store import MemoryStore
 
-from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
 from fedrecon.platform.federation.progress import Progress
 from fedrecon.platform.federation.recorder import Recorder, Round, ValidationResult
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.platform.storage.tracking.tracker import RunRecord
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import State
 
 LOSSES = {"a": {"loss": 0.25, "prior": 2.0}, "b": {"loss": 0.75}}
@@ -73,6 +75,35 @@ def test_volume_scores_by_hand():
     assert summary["sites"]["a"]["with_data_consistency"]["psnr"] == pytest.approx(40)
     assert (summary["sites"]["a"]["n_volumes"], summary["sites"]["a"]["n_slices"]) == (2, 2)
     assert (summary["mean"]["n_volumes"], summary["mean"]["n_slices"]) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"squared_error": math.nan}, "psnr = nan"),
+        ({"squared_error": math.inf}, "psnr = -inf"),
+        ({"ssim": math.nan}, "ssim = nan"),
+        ({"squared_norm": 0.0}, "its reference is 0 everywhere"),
+        ({"volume_maximum": math.inf}, "psnr = inf"),
+    ],
+)
+def test_a_score_that_is_not_finite_is_no_result(changed, says):
+    given = {**scores(), **{name: (value,) * len(scores()[name]) for name, value in changed.items()}}
+    refused = pytest.raises(RunError, match=f"site 'a': volume 'v', stage output.*{says}")
+    with refused, np.errstate(all="ignore"):
+        summarise(given)
+
+
+def test_the_psnr_of_an_exact_reconstruction_is_infinite_and_said_so():
+    given = scores()
+    exact = [
+        0.0 if stage == "data_consistency" and site == "b" else error
+        for site, stage, error in zip(given["site"], given["stage"], given["squared_error"], strict=True)
+    ]
+    summary = summarise({**given, "squared_error": exact})
+    assert summary["sites"]["b"]["with_data_consistency"]["psnr"] == math.inf
+    assert exact_note(summary).endswith("exact reconstruction (no error): b (with_data_consistency)")
+    assert exact_note(summarise(given)) == ""
 
 
 def test_metric_names():

@@ -1,6 +1,7 @@
 """The course of one experiment: its steps, its interruption, and a training that another run did already."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from safetensors.numpy import load_file
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext
 from fedrecon.platform.runs.run import run, steps
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites.errors import RunError
 
 
 @pytest.fixture
@@ -130,7 +133,6 @@ def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path
 
 def test_a_failing_run_is_recorded_as_failed(pair, tmp_path, monkeypatch):
     from fedrecon.platform.federation.round_loop import rounds
-    from fedrecon.sites.errors import RunError
 
     def broken(*arguments):
         yield next(rounds(*arguments))
@@ -143,6 +145,36 @@ def test_a_failing_run_is_recorded_as_failed(pair, tmp_path, monkeypatch):
     with pytest.raises(RunError, match="on fire"):
         next(course)
     assert [one.info.status for one in store.runs] == ["FAILED"]
+
+
+def test_a_checkpoint_that_is_damaged_after_the_end_is_not_evaluated_as_the_round_before(pair, tmp_path):
+    _, result = finish(begin(experiment(pair, "fedavg"), tmp_path, MemoryStore()))
+    folder = RunFolder(tmp_path, result.digest)
+    assert TrainedRun.of(folder).state.round == ROUNDS
+    newest = folder.checkpoints.paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    refused = pytest.raises(
+        RunError, match=f"its result is of round {ROUNDS}, and the last checkpoint .* {ROUNDS - 1} "
+    )
+    with refused, pytest.warns(UserWarning, match="cannot be read"):
+        TrainedRun.of(folder)
+
+
+def test_a_checkpoint_of_a_round_beyond_the_last_is_no_finished_run(pair, tmp_path):
+    """The run goes on from the round before, to the same bits."""
+    given = experiment(pair, "fedavg")
+    _, expected = finish(begin(given, tmp_path / "calm", MemoryStore()))
+    course = begin(given, tmp_path / "cut", MemoryStore())
+    next(course)
+    course.close()
+    checkpoints = RunFolder(tmp_path / "cut", expected.digest).checkpoints
+    state, record = checkpoints.latest()
+    torn = replace(state, round=99, standing={})
+    Checkpoints(tmp_path / "other", expected.digest).save(torn, record).rename(checkpoints._path(99))
+    with pytest.warns(UserWarning, match=f"its round is 99, the experiment has {ROUNDS}"):
+        _, result = finish(begin(given, tmp_path / "cut", MemoryStore()))
+    assert result.trained_rounds == ROUNDS - 1
+    assert bits(tmp_path / "cut", result) == bits(tmp_path / "calm", expected)
 
 
 def other(given, **evaluation):

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.training import memory as memory_module
 from fedrecon.sites.training.memory import Memory
 
 
@@ -98,3 +100,75 @@ def test_nothing_half_written_counts(tmp_path):
     memory.save(1, values(1))
     memory.load(1)
     assert memory.values["a"].tolist() == [1, 1]
+
+
+def written(folder, number=2):
+    memory = Memory(folder)
+    memory.save(1, values(1))
+    memory.save(number, values(number))
+    return folder / f"round-{number:06d}.safetensors"
+
+
+def swap(path, content):
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped bit of a value": lambda path: swap(path, path.read_bytes()[:-1] + b"\x41"),
+    "a torn file": lambda path: swap(path, path.read_bytes()[:-3]),
+    "an empty file": lambda path: swap(path, b""),
+    "another name": lambda path: swap(path, path.read_bytes().replace(b'"b/c"', b'"b/d"')),
+    "the file of another round": lambda path: swap(path, path.with_name("round-000001.safetensors").read_bytes()),
+    "another round in the header": lambda path: swap(path, path.read_bytes().replace(b'"round":"2"', b'"round":"3"')),
+    "the file of another member": lambda path: swap(path, written(path.parent.parent / "other").read_bytes()),
+    "an earlier format": lambda path: save_file(values(2), path),
+    "NaN, with a right checksum": lambda path: not_finite(path),
+}
+SAYS = {
+    "the file of another round": "of 'member', round 1",
+    "the file of another member": "of 'other', round 2",
+    "an earlier format": "its format is 1, without a checksum; this version reads 2",
+    "NaN, with a right checksum": "NaN or infinity in 1 of 2 a",
+    "a flipped bit of a value": "its checksum is wrong",
+}
+
+
+def not_finite(path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_module, "first_not_finite", lambda values: "")
+        Memory(path.parent).save(2, {"a": np.array([1, np.nan], np.float32)})
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_memory_is_refused_in_one_line_and_stays_refused(tmp_path, damage):
+    path = written(tmp_path / "member")
+    DAMAGE[damage](path)
+    memory = Memory(tmp_path / "member")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"the private memory of round 2 is refused: .*--rerun") as caught:
+            memory.load(2)
+        assert SAYS.get(damage, "") in str(caught.value)
+        assert "\n" not in str(caught.value)
+    memory.load(1)
+    assert memory.values["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_kept(tmp_path, value):
+    for folder in (None, tmp_path / "member"):
+        memory = Memory(folder)
+        memory.save(1, values(1))
+        with pytest.raises(RunError, match="private memory of round 2 would hold NaN or infinity in 1 of 2 a; refused"):
+            memory.save(2, {"a": np.array([1, value], np.float32)})
+        assert memory.round == 1
+    assert files(tmp_path / "member") == [1]
+
+
+def test_a_memory_of_another_run_is_checked_too(tmp_path):
+    path = written(tmp_path / "theirs" / "member")
+    other = Memory(tmp_path / "ours" / "member", tmp_path / "theirs" / "member")
+    other.load(2)
+    assert other.values["a"].tolist() == [2, 2]
+    DAMAGE["a flipped bit of a value"](path)
+    with pytest.raises(RunError, match="its checksum is wrong"):
+        Memory(tmp_path / "again" / "member", tmp_path / "theirs" / "member").load(2)

@@ -97,6 +97,11 @@ BAD = {
     "columns of two lengths": Scores("a", "test", {"ssim": (0.1, 0.2), "slice": (1,)}),
     "a vector as a loss": TrainReply("a", 1, 2, np.zeros(3, np.float32), {}, {"raw": np.zeros(3, np.float32)}),
     "a list as a distance": Samples("a", 1, {"nearest": [0.1, 0.2]}),
+    "a score that is NaN": Scores("a", "test", {"ssim": (0.1, float("nan")), "subject": ("p", "q")}),
+    "an error that is infinite": Scores("a", "test", {"squared_error": (float("inf"),)}),
+    "a score as text": Scores("a", "test", {"ssim": ("0.1",)}),
+    "a half slice": Scores("a", "test", {"slice": (0.5,)}),
+    "a distance that is NaN": Samples("a", 1, {"nearest": float("nan")}),
     "a torn picture": wire.Panels("a", {"a": wire_check.PNG + b"raw pixels"}),
     "an array as a picture": wire.Panels("a", {"a": np.zeros((4, 4), np.float32)}),
     "other bytes as a picture": wire.Panels("a", {"a": b"raw pixels"}),
@@ -107,12 +112,14 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_by_force_nothing_else_passes(name):
-    with pytest.raises(RunError, match=r"wall|hold them|numbers alone|differ in length"):
+    with pytest.raises(RunError, match=r"wall|hold them|numbers alone|differ in length|must be finite|instead of"):
         wire_check.check_message(BAD[name])
 
 
 class Stub:
     """A site that answers what it is told to."""
+
+    name = "a"
 
     def __init__(self, answer):
         self.answer = answer
@@ -135,6 +142,11 @@ def test_the_gate_answers_the_methods_of_the_list_alone():
         gate.call(Stub(GOOD["panels"]), "fit", (REQUEST,))
     with pytest.raises(RunError, match="cannot cross"):
         gate.call(Stub(BAD["k-space as an extra"]), "fit", (REQUEST,))
+    with pytest.raises(RunError, match="fit of 'a' answered with the name 'b' instead of its own"):
+        gate.call(Stub(dataclasses.replace(good, site="b")), "fit", (REQUEST,))
+    scores = dataclasses.replace(GOOD["scores"], site="b")
+    with pytest.raises(RunError, match="evaluate of 'a' answered with the name 'b' instead of its own"):
+        gate.check_answer("evaluate", scores, "a")
     with pytest.raises(RunError, match="returns nothing"):
         gate.call(Stub(good), "use_reconstructor", (wire.TunedReconstructor("a", "tv", {}),))
 

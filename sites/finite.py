@@ -1,0 +1,37 @@
+"""Finds NaN and infinity in vectors, in one pass and without a copy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+REMEDY = "A lower training.learning_rate is the usual remedy."
+"""What to try when a training produced NaN or infinity."""
+
+_CHUNK = 1 << 20
+
+
+def count_not_finite(values: NDArray[Any]) -> int:
+    """The number of values that are NaN or infinite; integers are always finite."""
+    # A finite sum proves that all values are finite. Only if the sum is not finite are the values looked at one by one.
+    if values.dtype.kind not in "fc":
+        return 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(abs(complex(np.sum(values, dtype=values.dtype)))):
+            return 0
+    flat = values.reshape(-1)
+    return sum(
+        int(np.count_nonzero(~np.isfinite(flat[start : start + _CHUNK]))) for start in range(0, len(flat), _CHUNK)
+    )
+
+
+def first_not_finite(vectors: Mapping[str, NDArray[Any]]) -> str:
+    """Says which of the vectors is the first with NaN or infinity, and in how many values; empty if all are finite."""
+    for name, values in vectors.items():
+        if count := count_not_finite(values):
+            return f"NaN or infinity in {count} of {values.size} {name}"
+    return ""

@@ -1,0 +1,180 @@
+"""No reply that differs from what was asked is merged: for every strategy of the registry."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import federation
+from tiny import Commits
+
+from fedrecon.sites.errors import RunError
+from fedrecon.strategies import STRATEGIES
+
+
+def first(reply, change):
+    return replace(reply, shared=change(reply.shared))
+
+
+def spoilt(vector, value):
+    values = vector.copy()
+    values[-1:] = value
+    return values
+
+
+def one_extra(reply, change):
+    name = next(iter(reply.extra))
+    return replace(reply, extra={**reply.extra, name: change(reply.extra[name])})
+
+
+TAMPERED = {
+    "wrong round": (lambda r: replace(r, round=7), "round = 7 instead of 1"),
+    "the round as a float": (lambda r: replace(r, round=1.0), "round = 1.0 instead of 1"),
+    "another member's name": (lambda r: replace(r, site="elsewhere"), "the name 'elsewhere' instead of its own"),
+    "other slices": (lambda r: replace(r, n_slices=r.n_slices + 1), "n_slices = "),
+    "float64": (lambda r: first(r, np.float64), "shared parameters of type float64"),
+    "int32": (lambda r: first(r, np.int32), "shared parameters of type int32"),
+    "a matrix": (lambda r: first(r, lambda v: v[:, None]), "shared parameters of type float32 of shape"),
+    "a list": (lambda r: first(r, np.ndarray.tolist), "instead of a flat float32 vector"),
+    "too long": (lambda r: first(r, lambda v: np.append(v, v.dtype.type(0))), "shared parameters instead of"),
+    "4 MB undeclared": (
+        lambda r: replace(r, extra={**r.extra, "hidden": np.zeros(1 << 20, np.float32)}),
+        "replied with hidden beside the shared parameters",
+    ),
+    "a loss that is NaN": (lambda r: replace(r, losses={"loss": float("nan")}), "loss = nan"),
+    "a loss that is text": (lambda r: replace(r, losses={"loss": "0.1"}), "loss = '0.1'"),
+    "infinite seconds": (lambda r: replace(r, seconds=float("inf")), "seconds = inf"),
+    "negative steps": (lambda r: replace(r, steps=-1), "steps = -1"),
+    "no reply": (lambda r: SimpleNamespace(**vars(r)), "SimpleNamespace instead of a TrainReply"),
+}
+WITH_PARAMETERS = {
+    "too short": (lambda r: first(r, lambda v: v[:-1]), "shared parameters instead of"),
+    "NaN": (lambda r: first(r, lambda v: spoilt(v, np.nan)), "NaN or infinity in 1 of"),
+    "infinity": (lambda r: first(r, lambda v: spoilt(v, -np.inf)), "NaN or infinity in 1 of"),
+}
+WITH_EXTRA = {
+    "a missing extra": (lambda r: replace(r, extra={}), "its strategy declares"),
+    "a short extra": (lambda r: one_extra(r, lambda v: v[1:]), "instead of"),
+    "a NaN extra": (lambda r: one_extra(r, lambda v: spoilt(v, np.nan)), "NaN or infinity in 1 of"),
+    "a float64 extra": (lambda r: one_extra(r, np.float64), "of type float64"),
+}
+
+
+class Replay:
+    """Members that reply with what is written here, and score as their executor does."""
+
+    restarts = 0
+
+    def __init__(self, members, replies, executor=None):
+        self.members, self.replies, self.dead, self.executor = tuple(members), replies, {}, executor
+
+    def fit(self, request):
+        yield from self.replies
+
+    def evaluate(self, *arguments):
+        return self.executor.evaluate(*arguments)
+
+    def samples(self, request):
+        return self.executor.samples(request)
+
+
+@pytest.fixture(scope="module")
+def replied(consortium, tmp_path_factory):
+    """The replies of round 1 of a strategy; made once."""
+    done = {}
+
+    def get(name, with_executor=False):
+        if name not in done:
+            one = federation(name, consortium, tmp_path_factory.mktemp(name), rounds=1)
+            executor = one.executor()
+            done[name] = one, list(executor.fit(one.method.request(one.begin()))), executor
+        return done[name][:2] if not with_executor else done[name]
+
+    return get
+
+
+def refusal(one, executor, record):
+    """The message of the error that ends the training; empty if there is none."""
+    try:
+        one.train(executor, record)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_reply_that_differs_from_the_request_is_refused_before_the_merge(name, replied):
+    one, replies = replied(name)
+    tampered = TAMPERED | (WITH_PARAMETERS if replies[-1].shared.size else {})
+    tampered |= WITH_EXTRA if one.method.replies else {}
+    for what, (change, says) in tampered.items():
+        record = Commits(None)
+        executor = Replay(one.roster, [*replies[:-1], change(replies[-1])])
+        message = refusal(one, executor, record)
+        assert message.startswith(f"site '{replies[-1].site}', round 1: replied with "), what
+        assert says in message, what
+        assert "\n" not in message
+        assert not record.rounds
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_replies_of_a_strategy_pass(name, replied):
+    one, replies = replied(name)
+    state = one.train(Replay(one.roster, replies))
+    assert state.standing == dict.fromkeys(one.roster, 1)
+    with pytest.raises(RunError, match="though every member has replied"):
+        one.train(Replay(one.roster, [*replies, replies[-1]]))
+
+
+def test_a_member_that_replies_under_the_name_of_another_is_refused_though_the_other_is_dead(replied):
+    one, (north, _, south) = replied("fedavg")
+    executor = Replay(one.roster, [replace(north, site="middle"), south])
+    with pytest.raises(RunError, match="site 'north', round 1: replied with the name 'middle' instead of its own"):
+        one.train(executor)
+    executor = Replay(one.roster, [north, south])
+    executor.dead["middle"] = "killed"
+    assert one.train(executor).standing == {"north": 1, "south": 1}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.replies])
+def test_a_state_that_overflows_in_the_merge_is_refused(name, replied):
+    one, replies = replied(name)
+    great = [replace(r, extra={key: np.full_like(v, 3e38) for key, v in r.extra.items()}) for r in replies]
+    state = one.begin()
+    state = replace(state, extra={key: np.full_like(v, 3e38) for key, v in state.extra.items()})
+    record = Commits(None)
+    refused = pytest.raises(RunError, match="round 1: the merged state holds NaN or infinity")
+    with refused, np.errstate(over="ignore"):
+        one.train(Replay(one.roster, great), record, state)
+    assert not record.rounds
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_replies_whose_scores_would_not_be_finite_end_the_run(name, replied):
+    """3e38 is finite: it may pass the gate and the mean, but no network makes an image of it."""
+    one, replies, executor = replied(name, with_executor=True)
+    great = [replace(reply, shared=np.full_like(reply.shared, 3e38)) for reply in replies]
+    if not great[0].shared.size or name == "ditto":
+        pytest.skip("the shared parameters do not reconstruct")
+    record = Commits(None)
+    refused = pytest.raises(RunError, match=r"round 1: .*(finite|the merged state holds NaN or infinity)")
+    with refused, np.errstate(all="ignore"):
+        replace(one, scored=True).train(Replay(one.roster, great, executor), record)
+    assert not record.rounds
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_flipped_bit_in_a_private_memory_ends_the_run(name, consortium, tmp_path):
+    one = federation(name, consortium, tmp_path, rounds=1)
+    state = one.train()
+    files = sorted(tmp_path.glob("*/round-000001.safetensors"))
+    if not files:
+        pytest.skip("no memory")
+    content = bytearray(files[-1].read_bytes())
+    content[-2] ^= 1
+    files[-1].write_bytes(content)
+    member = files[-1].parent.name
+    with pytest.raises(
+        RunError, match=f"site '{member}', round 2: the private memory of round 1 is refused: its check"
+    ):
+        replace(one, rounds=2).train(state=state)

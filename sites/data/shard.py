@@ -10,9 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.shard_file import OPTIONAL, ROOT, check_root, mapping_offset, read_volumes, read_voxel, reading
 from fedrecon.sites.data.shard_writer import content_hash, reference_key, write_shard
-from fedrecon.sites.data.volume import SPLITS, Complex, Real, Volume, VolumeData, check_volume
+from fedrecon.sites.data.volume import (
+    SPLITS,
+    Complex,
+    Real,
+    Volume,
+    VolumeData,
+    check_name,
+    check_text,
+    check_volume,
+)
 from fedrecon.sites.errors import InputError, unknown
 
 __all__ = ["Shard", "Volume", "VolumeData", "write_shard"]
@@ -51,16 +61,29 @@ class Shard:
     volumes: tuple[Volume, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        """Refuses names that could lead out of a folder, from a file or from another node."""
+        try:
+            check_name("site", self.site)
+            check_text("contrast", self.contrast)
+            for volume in self.volumes:
+                check_name("volume", volume.name)
+                check_name("subject", volume.subject)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+
     @classmethod
     def open(cls, path: Path | str) -> Shard:
         """Read the labels of the shard at ``path``, but none of its data.
 
         Raises:
             InputError: the file is missing, is not HDF5, is truncated, is not a shard, has a newer schema, lacks an
-                attribute or a dataset, or holds an array of a wrong shape.
+                attribute or a dataset, holds an array of a wrong shape or a name that is not allowed, or takes values
+                from elsewhere (:func:`fedrecon.sites.data.self_contained.check_self_contained`).
         """
         path = Path(path).absolute()
         with reading(path) as file:
+            check_self_contained(path, file)
             root = dict(file.attrs)
             check_root(path, root)
             tesla = root.get("field_strength_t")

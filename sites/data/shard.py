@@ -167,24 +167,44 @@ class Shard:
         """Read all data and check them.
 
         Raises:
-            InputError: a volume cannot be right (:func:`fedrecon.sites.data.volume.check_volume`), the maximum of a
-                reference differs from its label, or the content hash differs: the file changed after it was written.
+            InputError: a volume cannot be right (:func:`fedrecon.sites.data.volume.check_volume`), or see
+                :meth:`check_hash`.
         """
+        self._check(values=True)
+
+    def check_hash(self) -> None:
+        """Read all data and compare them with the labels that follow from them.
+
+        Raises:
+            InputError: the maximum of a reference differs from its label, or the content hash differs: the file
+                changed after it was written. The message names both hashes, and the command that seals it anew.
+        """
+        self._check(values=False)
+
+    def _check(self, values: bool) -> None:
         digests = {}
         for volume in self.volumes:
             try:
                 data = self.data(volume.name)
-                check_volume(data)
+                if values:
+                    check_volume(data)
             except InputError as error:
                 raise InputError(f"{self.path}: {error}") from None
             if data.about().maximum != volume.maximum:
-                raise InputError(f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum.")
+                raise InputError(
+                    f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum; {self._anew}"
+                )
             digests[volume.name] = data.digest()
-        if content_hash(self.site, self.contrast, self.simulated, self.phase, digests) != self.content_hash:
+        found = content_hash(self.site, self.contrast, self.simulated, self.phase, digests)
+        if found != self.content_hash:
             raise InputError(
-                f"{self.path}: its content is not what was written (the content hash differs): "
-                "it was changed or damaged."
+                f"{self.path}: its content is not what was written (the content hash differs: the attribute says "
+                f"{self.content_hash}, the content has {found}); {self._anew}"
             )
+
+    @property
+    def _anew(self) -> str:
+        return f"if the change is meant: fedrecon data seal {self.path}"
 
     def require_training(self) -> None:
         """Refuse a shard that cannot train.

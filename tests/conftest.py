@@ -44,6 +44,12 @@ def ray_is_for_those_who_ask(request: pytest.FixtureRequest) -> None:
         end_local_cluster()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def seals_are_noted_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or fills the user's own cache."""
+    os.environ["FEDRECON_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The shards of three tiny sites (see ``tiny.py``), written once; nobody may change them."""

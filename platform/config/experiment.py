@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
+from fedrecon.platform.config.names import SiteFiles, Title
 from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.config.tasks import TASKS, check_kspace
@@ -59,8 +60,8 @@ class Experiment(Settings):
     # A default value is validated like a given one, so that both give the same digest.
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    name: str = Field("experiment", min_length=1)
-    sites: str | dict[str, str]
+    name: Title = Field("experiment", min_length=1)
+    sites: SiteFiles
     task: Literal["reconstruction", "super-resolution"] = "reconstruction"
     operator: Block = Field(default_factory=dict)
     degradation: Block = Field(default_factory=dict)

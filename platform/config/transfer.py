@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from fedrecon.platform.config.names import SiteFiles
 from fedrecon.platform.config.tasks import BLOCKS, Task
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.errors import InputError
@@ -32,7 +33,7 @@ class TransferTest(Settings):
         fine_tune_epochs: number of epochs of the rule fine-tune; None takes the default of ``fedrecon evaluate``.
     """
 
-    sites: str | dict[str, str] | None = None
+    sites: SiteFiles | None = None
     operator: dict[str, Any] = Field(default_factory=dict)
     degradation: dict[str, Any] = Field(default_factory=dict)
     unseen: UnseenRule | None = None

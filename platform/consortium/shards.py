@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedrecon.sites.data.inspect import find_shards
+from fedrecon.sites.data.seal import open_sealed
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import check_consortium, subject_problems
+from fedrecon.sites.data.volume import check_name
 from fedrecon.sites.errors import InputError
 
 
@@ -19,17 +21,20 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
         address: address of a Ray cluster. A PATH that does not exist on this node is then opened on the site's node.
 
     Raises:
-        InputError: a path is missing, a shard is broken, a site name is used twice, or a subject is in two splits.
+        InputError: a name is not allowed or used twice, a path is missing, a shard is broken or not what its hash says,
+            or a subject is in two splits.
         RunError: no Ray cluster answers, or the node of a site fails or does not answer.
     """
     if isinstance(sites, str):
-        shards = [Shard.open(path) for path in find_shards(sites)]
+        shards = [open_sealed(path) for path in find_shards(sites)]
         check_consortium(shards)
         return {shard.site: shard for shard in sorted(shards, key=lambda one: one.site)}
     if not sites:
         raise InputError("sites: at least one site is needed")
+    for name in sites:
+        check_name("site", name)
     remote = {name: path for name, path in sites.items() if address and not Path(path).exists()}
-    opened = {name: Shard.open(Path(path)) for name, path in sites.items() if name not in remote}
+    opened = {name: open_sealed(path) for name, path in sites.items() if name not in remote}
     if remote and address:
         from fedrecon.platform.execution.remote_shards import remote_shards
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
+from fedrecon.sites.data.seal import open_sealed
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
@@ -46,7 +47,7 @@ def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
 def labels(site: str, path: str) -> ShardLabels:
     """The labels of the shard at ``path``, or the problem with the shard. This runs on the site's own node."""
     try:
-        shard = Shard.open(path)
+        shard = open_sealed(path)
     except InputError as error:
         return check_message(ShardLabels(site, problem=str(error)))
     plain = {**asdict(shard), "path": str(shard.path), "attributes": dict(shard.attributes)}

@@ -10,9 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.shard_file import OPTIONAL, ROOT, check_root, mapping_offset, read_volumes, read_voxel, reading
 from fedrecon.sites.data.shard_writer import content_hash, reference_key, write_shard
-from fedrecon.sites.data.volume import SPLITS, Complex, Real, Volume, VolumeData, check_volume
+from fedrecon.sites.data.volume import (
+    SPLITS,
+    Complex,
+    Real,
+    Volume,
+    VolumeData,
+    check_name,
+    check_text,
+    check_volume,
+)
 from fedrecon.sites.errors import InputError, unknown
 
 __all__ = ["Shard", "Volume", "VolumeData", "write_shard"]
@@ -51,16 +61,29 @@ class Shard:
     volumes: tuple[Volume, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        """Refuses names that could lead out of a folder, from a file or from another node."""
+        try:
+            check_name("site", self.site)
+            check_text("contrast", self.contrast)
+            for volume in self.volumes:
+                check_name("volume", volume.name)
+                check_name("subject", volume.subject)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+
     @classmethod
     def open(cls, path: Path | str) -> Shard:
         """Read the labels of the shard at ``path``, but none of its data.
 
         Raises:
             InputError: the file is missing, is not HDF5, is truncated, is not a shard, has a newer schema, lacks an
-                attribute or a dataset, or holds an array of a wrong shape.
+                attribute or a dataset, holds an array of a wrong shape or a name that is not allowed, or takes values
+                from elsewhere (:func:`fedrecon.sites.data.self_contained.check_self_contained`).
         """
         path = Path(path).absolute()
         with reading(path) as file:
+            check_self_contained(path, file)
             root = dict(file.attrs)
             check_root(path, root)
             tesla = root.get("field_strength_t")
@@ -144,24 +167,44 @@ class Shard:
         """Read all data and check them.
 
         Raises:
-            InputError: a volume cannot be right (:func:`fedrecon.sites.data.volume.check_volume`), the maximum of a
-                reference differs from its label, or the content hash differs: the file changed after it was written.
+            InputError: a volume cannot be right (:func:`fedrecon.sites.data.volume.check_volume`), or see
+                :meth:`check_hash`.
         """
+        self._check(values=True)
+
+    def check_hash(self) -> None:
+        """Read all data and compare them with the labels that follow from them.
+
+        Raises:
+            InputError: the maximum of a reference differs from its label, or the content hash differs: the file
+                changed after it was written. The message names both hashes, and the command that seals it anew.
+        """
+        self._check(values=False)
+
+    def _check(self, values: bool) -> None:
         digests = {}
         for volume in self.volumes:
             try:
                 data = self.data(volume.name)
-                check_volume(data)
+                if values:
+                    check_volume(data)
             except InputError as error:
                 raise InputError(f"{self.path}: {error}") from None
             if data.about().maximum != volume.maximum:
-                raise InputError(f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum.")
+                raise InputError(
+                    f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum; {self._anew}"
+                )
             digests[volume.name] = data.digest()
-        if content_hash(self.site, self.contrast, self.simulated, self.phase, digests) != self.content_hash:
+        found = content_hash(self.site, self.contrast, self.simulated, self.phase, digests)
+        if found != self.content_hash:
             raise InputError(
-                f"{self.path}: its content is not what was written (the content hash differs): "
-                "it was changed or damaged."
+                f"{self.path}: its content is not what was written (the content hash differs: the attribute says "
+                f"{self.content_hash}, the content has {found}); {self._anew}"
             )
+
+    @property
+    def _anew(self) -> str:
+        return f"if the change is meant: fedrecon data seal {self.path}"
 
     def require_training(self) -> None:
         """Refuse a shard that cannot train.

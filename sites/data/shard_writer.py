@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from fedrecon.sites import atomic
-from fedrecon.sites.data.volume import VolumeData, check_name, check_volume
+from fedrecon.sites.data.volume import VolumeData, check_name, check_text, check_volume
 from fedrecon.sites.errors import InputError
 
 FORMAT = "fedrecon shard"
@@ -55,8 +55,8 @@ def write_shard(
         attributes: further root attributes, stored unchanged.
 
     Raises:
-        InputError: the site's name or the phase is not allowed, a volume cannot be right, a name is used twice, a
-            subject is in two splits, or there is no volume.
+        InputError: the name of the site or contrast, or the phase is not allowed, a volume cannot be right, a name is
+            used twice, a subject is in two splits, or there is no volume.
     """
     check_name("site", site)
     if phase not in PHASES:
@@ -71,6 +71,7 @@ def write_shard(
     with atomic.replacing(path) as temporary, h5py.File(temporary, "w", **layout) as file:
         digests, found = _write_volumes(file, site, volumes, compression)
         known = {key: value for key, value in (found | _given(labels)).items() if value is not None}
+        check_text("contrast", str(known["contrast"]))
         content = content_hash(site, str(known["contrast"]), simulated, phase, digests)
         file.attrs.update({**attributes, **known, "format": FORMAT, "schema_version": SCHEMA_VERSION})
         file.attrs.update({"site": site, "simulated": simulated, "phase": phase, "content_hash": content})

@@ -18,6 +18,7 @@ Real = NDArray[np.float32]
 
 SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+MAX_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,19 @@ def check_name(kind: str, name: str) -> None:
         raise InputError(
             f"{kind} '{name}': a name is made of letters, digits, '_', '-', '+' and '.', "
             "and starts with a letter or digit."
+        )
+
+
+def check_text(kind: str, text: str) -> None:
+    """Refuse a text that is shown to people, such as a contrast, if it could be a path or break a line.
+
+    Raises:
+        InputError: the message begins with ``kind`` and says what is allowed.
+    """
+    if not 1 <= len(text) <= MAX_TEXT or not text.isprintable() or text.startswith(".") or {"/", "\\"} & {*text}:
+        raise InputError(
+            f"{kind} {text[:MAX_TEXT]!r}: allowed: one line of 1 to {MAX_TEXT} characters without '/' and '\\', "
+            "and with no '.' at its start."
         )
 
 

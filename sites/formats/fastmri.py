@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.volume import Complex, VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
@@ -33,15 +34,17 @@ class FastMRI(Format):
         """The volume in one file.
 
         Raises:
-            InputError: the file is not HDF5, is truncated or cannot be read, or its k-space, references or header are
-                wrong.
+            InputError: the file is not HDF5, is truncated or cannot be read, takes values from elsewhere
+                (:func:`fedrecon.sites.data.self_contained.check_self_contained`), or its k-space, references or header
+                are wrong.
         """
         if not h5py.is_hdf5(source):
             raise InputError(f"{source}: is not an HDF5 file.")
         try:
             with h5py.File(source, "r", locking=False) as file:
+                check_self_contained(source, file)
                 return _volume(source, file, label)
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError) as error:
             kind = "is truncated" if "truncated" in str(error) else "cannot be read"
             raise InputError(f"{source}: {kind}: {error}") from None
 

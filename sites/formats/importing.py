@@ -9,7 +9,8 @@ from typing import Any
 import h5py
 
 from fedrecon.sites.data.pseudonyms import KEY_FILE, SCHEME, Pseudonyms
-from fedrecon.sites.data.shard import Shard, VolumeData, write_shard
+from fedrecon.sites.data.seal import open_sealed
+from fedrecon.sites.data.shard import VolumeData, write_shard
 from fedrecon.sites.data.shard_writer import FORMAT
 from fedrecon.sites.data.splits import assign_splits, subject_of
 from fedrecon.sites.data.volume import check_name, check_volume
@@ -127,7 +128,7 @@ def read_input(path: Path | str) -> Iterator[VolumeData]:
         name = reader.stem(path)
         yield from reader.read([path], lambda _: Label(name, subject_of(name), "test"))
         return
-    shard = Shard.open(path)
+    shard = open_sealed(path)
     for volume in shard.volumes:
         data = shard.data(volume.name)
         check_volume(data)

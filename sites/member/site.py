@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
-from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.seal import open_sealed
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score
@@ -69,7 +69,7 @@ class Site:
         self.plan = plan
         self.name = plan.member
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.shards = {name: Shard.open(path) for name, path in plan.shards.items()}
+        self.shards = {name: open_sealed(path) for name, path in plan.shards.items()}
         self.memory = Memory(plan.memory, plan.memory_source)
         self._slices: dict[tuple[Any, ...], Slices] = {}
 

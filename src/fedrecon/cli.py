@@ -86,6 +86,16 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return WRONG_INPUT if found["problems"] else DONE
 
 
+def _seal(arguments: argparse.Namespace) -> int:
+    from fedrecon.sites.data.inspect import find_shards
+    from fedrecon.sites.data.seal import seal
+
+    for path in find_shards(arguments.path):
+        before, after = seal(path)
+        print(f"{path}: {after}" + ("" if before == after else f" (before: {before})"))
+    return DONE
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.runs.run import run
     from fedrecon.platform.storage.workspace import RunFolder, default_workspace
@@ -198,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fedrecon {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _data_commands(commands.add_parser("data", help="simulate, import and inspect the data of sites"))
+    _data_commands(commands.add_parser("data", help="simulate, import, inspect and seal the data of sites"))
 
     one = _command(commands, "run", _run, "run an experiment, or resume it", json=True, workspace=True)
     one.add_argument("experiment", metavar="EXPERIMENT.yaml")
@@ -316,6 +326,9 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
         json=True,
     )
     one.add_argument("path", metavar="PATH")
+
+    one = _command(commands, "seal", _seal, "write the hash of a shard's content anew, after a change that was meant")
+    one.add_argument("path", metavar="PATH", help="a shard, or a folder of shards")
 
 
 def _command(

@@ -282,6 +282,26 @@ def test_a_broken_shard_is_shown_beside_the_sound_ones(call, tmp_path):
     assert "NaN" in shown.err
 
 
+def test_a_finished_run_is_not_given_for_data_that_changed(call, tmp_path, mlflow_template):
+    paths, workspace = write_consortium(tmp_path / "sites"), tmp_path / "workspace"
+    workspace.mkdir()
+    shutil.copy(mlflow_template / "mlflow.db", workspace)
+    command = ("run", written(tmp_path, paths), "--in-process", "--workspace", workspace, "--json")
+    first = call(*command)
+    with h5py.File(paths["north"], "r+") as file:
+        file["north-train/kspace"][0] *= 2
+    wrong = call(*command)
+    assert (wrong.code, wrong.out) == (2, "")
+    assert f"fedrecon data seal {paths['north']}" in wrong.err
+    assert call("data", "inspect", tmp_path / "sites").code == 2
+    sealed = call("data", "seal", tmp_path / "sites")
+    assert sealed.code == 0
+    assert [" (before: " in line for line in sealed.out.splitlines()] == [False, True, False]
+    again = call(*command)
+    assert (again.code, again.json["trained_rounds"]) == (0, 2)
+    assert again.json["digest"] != first.json["digest"]
+
+
 def test_simulate_and_inspect(call, tmp_path):
     made = call("data", "simulate", tmp_path / "demo", "--sites", "t1w", "flair", "--subjects", 3, "--size", 32)
     assert made.code == 0

@@ -1,5 +1,6 @@
 """The sites of an experiment: found, opened, checked."""
 
+import h5py
 import pytest
 from tiny import N_TRAIN, make_volume
 
@@ -97,3 +98,28 @@ def test_data_of_patients_is_pooled_only_where_it_may_be_moved(tmp_path):
     check_experiment(experiment("strategy.name=pooled", "allow_pooling=true"), shards)
     check_experiment(experiment("strategy.name=pooled", "strategy.allow_pooling=true"), shards)
     check_experiment(experiment("strategy.name=pooled", "reconstructor=tv"), shards)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a b", ".", ""])
+def test_a_name_that_leads_out_of_a_folder_is_refused_wherever_it_is_read(name, tmp_path, consortium):
+    sites = {name: str(consortium["north"])}
+    for given in ({"sites": sites}, {"sites": "x", "test": {"sites": sites}}):
+        with pytest.raises(InputError, match=r"site '.*': a name is made of"):
+            Experiment.read(given)
+    with pytest.raises(InputError, match=r"site '.*': a name is made of"):
+        open_sites(sites)
+
+
+@pytest.mark.parametrize("name", ["../x", "a\nb", ""])
+def test_the_name_of_an_experiment_is_one_line_and_no_path(name):
+    with pytest.raises(InputError, match="name"):
+        Experiment.read({"sites": "x", "name": name})
+
+
+@pytest.mark.parametrize("mapping", [False, True])
+def test_a_shard_that_is_not_what_its_hash_says_is_refused(mapping, tmp_path):
+    path = write(tmp_path, "a", *ALL)
+    with h5py.File(path, "r+") as file:
+        file["a0/kspace"][0] *= 2
+    with pytest.raises(InputError, match=r"says \w{64}, the content has \w{64}\); .*fedrecon data seal .*a\.h5"):
+        open_sites({"a": str(path)} if mapping else str(tmp_path))

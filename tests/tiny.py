@@ -145,6 +145,7 @@ class Federation:
             SitePlan(
                 member=member,
                 shards={site: str(self.paths[site]) for site in held},
+                contents={site: Shard.open(self.paths[site]).content_hash for site in held},
                 operators={site: self.acquisition(site) for site in held},
                 method=self.method,
                 network=NetworkChoice.parse(self.network),

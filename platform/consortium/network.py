@@ -106,7 +106,7 @@ def site_plan(
         images: properties of the images for which the network is built.
         shards: paths of the member's shards, by site.
         operators: settings of the measurement, by site.
-        more: other fields of :class:`SitePlan`: memory, memory_source, sample, training.
+        more: other fields of :class:`SitePlan`: contents, memory, memory_source, sample, training.
     """
     from fedrecon.sites.member.site_plan import SitePlan
 

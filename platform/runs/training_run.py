@@ -245,6 +245,7 @@ class _Run:
             member,
             {site: str(self.shards[site].path) for site in held},
             {site: experiment.operator_at(site) for site in held},
+            contents={site: self.shards[site].content_hash for site in held},
             memory=str(self.folder.memory(member)),
             memory_source=str(self.source.memory(member)) if self.source else None,
         )

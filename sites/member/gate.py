@@ -53,7 +53,10 @@ def call(site: Site, method: str, arguments: tuple[Any, ...]) -> Any:
     """Calls a method of a site through the gate.
 
     Raises:
-        RunError: the call or the answer is not in the list of the wire.
+        RunError: the call or the answer is not in the list of the wire, or a shard changed before or during the call.
     """
     check_call(method, arguments)
-    return check_answer(method, getattr(site, method)(*arguments), site.name)
+    site.check_shards()
+    answer = getattr(site, method)(*arguments)
+    site.check_shards()
+    return check_answer(method, answer, site.name)

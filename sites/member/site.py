@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
-from fedrecon.sites.data.seal import open_sealed
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.data.seal import Stamp, open_sealed
+from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score
 from fedrecon.sites.seeding import seed, torch_generator
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.training.batches import Slice
@@ -57,6 +59,14 @@ def new_network(method: Any, network: Any, images: Any, experiment_seed: int) ->
     return initialise(lambda: method.build(network, images), seed(experiment_seed, "weights"))
 
 
+def _refuse_other(shard: Shard, planned: str) -> None:
+    if shard.content_hash != planned:
+        raise RunError(
+            f"{shard.path}: the shard changed during the run: its content hash was {planned} and is "
+            f"{shard.content_hash}. Start the run again: it gets another digest"
+        )
+
+
 class Site:
     """One member of the federation, behind its wall. ``SiteActor`` runs it as a Ray actor.
 
@@ -69,9 +79,27 @@ class Site:
         self.plan = plan
         self.name = plan.member
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._stamps = {name: Stamp.of(Path(path)) for name, path in plan.shards.items()}
         self.shards = {name: open_sealed(path) for name, path in plan.shards.items()}
+        for name, shard in self.shards.items():
+            _refuse_other(shard, plan.contents.get(name, shard.content_hash))
         self.memory = Memory(plan.memory, plan.memory_source)
         self._slices: dict[tuple[Any, ...], Slices] = {}
+
+    def check_shards(self) -> None:
+        """Refuses to go on with other data. A shard whose file was touched, and holds the same content, is accepted.
+
+        Raises:
+            RunError: a shard is not the one with which the run was planned; the message names it.
+        """
+        for name, shard in self.shards.items():
+            try:
+                stamp = Stamp.of(shard.path)
+                if stamp != self._stamps[name]:
+                    _refuse_other(open_sealed(shard.path), shard.content_hash)
+            except InputError as error:
+                raise RunError(f"the shard changed during the run: {error}") from None
+            self._stamps[name] = stamp
 
     @cached_property
     def model(self) -> nn.Module:

@@ -20,6 +20,7 @@ class SitePlan:
     Attributes:
         member: name of the member; a strategy that pools has one member for all sites.
         shards: paths of the member's shards, by site.
+        contents: content hash of each shard as the run was planned, by site; a shard without one is not compared.
         operators: settings of the measurement, by site.
         method: the strategy, for its site hooks.
         network: the network choice; None if nothing is trained.
@@ -50,4 +51,5 @@ class SitePlan:
     publish_private: bool = False
     threads: int = 1
     sample: int | None = None
+    contents: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)

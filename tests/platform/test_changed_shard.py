@@ -1,0 +1,104 @@
+"""A shard that changes while a run uses it stops the run, and nothing of other data is merged."""
+
+import os
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from clusters import local_cluster
+from ray_executors import ray_executor
+from tiny import Federation, write_consortium
+
+from fedrecon.sites.data.seal import seal
+from fedrecon.sites.errors import RunError
+from fedrecon.sites.member.site import Site
+from fedrecon.strategies.fedavg import FedAvg
+
+
+@pytest.fixture
+def federation(tmp_path):
+    return Federation(FedAvg(), write_consortium(tmp_path / "sites"), tmp_path / "memory")
+
+
+def edit(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["middle-train/kspace"][0] *= 2
+
+
+def edit_and_seal(path: Path) -> None:
+    edit(path)
+    seal(path)
+
+
+CHANGES = {"edited": edit, "sealed": edit_and_seal, "gone": Path.unlink}
+
+
+def request(federation):
+    return federation.method.request(federation.begin())
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_between_two_rounds(case, federation):
+    executor, path, asked = federation.executor(), federation.paths["middle"], request(federation)
+    list(executor.fit(asked))
+    CHANGES[case](path)
+    with pytest.raises(RunError, match=r"site 'middle', round 1: .*changed during the run") as error:
+        list(executor.fit(asked))
+    assert str(path) in str(error.value)
+    with pytest.raises(RunError, match="site 'middle'"):
+        executor.evaluate(asked, "test")
+
+
+def test_while_a_site_trains(federation, monkeypatch):
+    executor, path = federation.executor(), federation.paths["middle"]
+    site = executor.sites["middle"]
+    fit = site.fit
+    monkeypatch.setattr(site, "fit", lambda given: (fit(given), edit(path))[0])
+    with pytest.raises(RunError, match="site 'middle', round 1: "):
+        list(executor.fit(request(federation)))
+
+
+@pytest.mark.parametrize("change", [os.utime, lambda path: _copy(path).replace(path)], ids=["touched", "copied"])
+def test_a_file_with_the_same_content_goes_on(change, federation):
+    executor = federation.executor()
+    first = [one.shared.copy() for one in executor.fit(request(federation))]
+    for path in federation.paths.values():
+        change(path)
+    again = [one.shared.copy() for one in executor.fit(request(federation))]
+    np.testing.assert_array_equal(first, again)
+
+
+def _copy(path: Path) -> Path:
+    other = path.with_suffix(".copy")
+    other.write_bytes(path.read_bytes())
+    return other
+
+
+def test_between_the_plan_and_the_start(federation):
+    plan = next(plan for plan in federation.plans() if plan.member == "middle")
+    Site(plan)
+    edit_and_seal(federation.paths["middle"])
+    with pytest.raises(RunError, match=r"middle\.h5: the shard changed"):
+        Site(plan)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("case", ["edited", "sealed"])
+def test_an_actor_compares_between_rounds_and_after_a_restart(case, federation):
+    with local_cluster(num_cpus=2), ray_executor(federation, cpus_per_site=0.25) as executor:
+        list(executor.fit(request(federation)))
+        CHANGES[case](federation.paths["middle"])
+        with pytest.raises(RunError, match=r"site 'middle', round 1: .*middle\.h5"):
+            list(executor.fit(request(federation)))
+        process = _process(executor, "middle")
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(RunError, match=r"site 'middle', round 1: .*middle\.h5"):
+            list(executor.fit(request(federation)))
+
+
+def _process(executor, member: str) -> int:
+    found = executor._processes[member]
+    assert found is not None
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon.platform.consortium.network import images
+from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.federation.recorder import Round
 from fedrecon.platform.federation.round_loop import federate
@@ -136,7 +137,7 @@ class Federation:
 
     @property
     def n_slices(self) -> dict[str, int]:
-        return {m: sum(N_TRAIN.get(site, 0) for site in held) for m, held in self.roster.items()}
+        return {m: sum(n_slices(self.shards[site], "train", None) for site in held) for m, held in self.roster.items()}
 
     def plans(self) -> list[SitePlan]:
         settings = {"rounds": self.rounds, "batch_size": 2, "learning_rate": 0.01, **self.training}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.code import warn_of_changed_code
 from fedrecon.platform.consortium.network import private_members, site_plan
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.workspace import RunFolder, find_run_folder
@@ -84,6 +85,7 @@ class TrainedRun:
                 f"is of round {found[0].round} (in {folder.path}). Train again with --rerun."
             )
         experiment = Experiment.read(noted["experiment"])
+        warn_of_changed_code(noted, experiment, f"run {folder.digest}")
         given = noted["images"]
         images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
         layout = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards
+from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
@@ -45,6 +46,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
             if (kept := folder.checkpoints.latest()) is not None:
                 yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
             publish_later(chosen, folder, context)
+            warn_of_changed_code(folder.noted(), chosen, "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         return (yield from _Run(chosen, shards, contents, folder, context).go())
 
@@ -89,8 +91,11 @@ class _Run:
         from fedrecon.platform.federation.progress import Progress
         from fedrecon.platform.federation.scorer import forget
 
-        tracker = self._open_tracker()
-        found = self._committed(self.folder)
+        before, found = self.folder.noted() or {}, self._committed(self.folder)
+        if found is not None:
+            warn_of_changed_code(before, self.experiment, f"round {found[0].round}, from which this run goes on,")
+        # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
+        tracker = self._open_tracker(source_code(self.experiment) if found is None else before.get("code"))
         start = found[0].round if found else 0
         progress = (self.context.progress or Progress)(self.experiment.rounds, start)
         status: Ended = "FAILED"
@@ -188,6 +193,7 @@ class _Run:
         found = self._committed(self.source)
         if found is None:
             raise RunError(f"run {self.source.digest} has the same training, but its checkpoint cannot be read")
+        warn_of_changed_code(self.source.noted(), self.experiment, "the training that is taken over")
         state, kept = found
         record.rounds = list(kept["rounds"])
         last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}
@@ -197,13 +203,14 @@ class _Run:
         record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
         return state
 
-    def _open_tracker(self) -> Tracker:
+    def _open_tracker(self, code: Mapping[str, str] | None) -> Tracker:
         experiment = self.experiment
         tracker = open_run(experiment, self.folder, self.training_digest, self.context)
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
             "images": asdict(images(self.shards, experiment.scale)),
+            "code": code,
             **noted_shards(self.shards),
         })  # fmt: skip
         return tracker

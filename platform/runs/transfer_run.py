@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import ConsortiumShards, noted_shards
+from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
@@ -40,6 +41,7 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
         if context.rerun:
             folder.set_aside()
         elif (found := folder.result()) is not None:
+            warn_of_changed_code(folder.noted(), chosen, "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None
@@ -86,6 +88,7 @@ class _Test:
             "run_id": run_id,
             "experiment": self.experiment.as_dict(),
             "images": asdict(self.trained.images),
+            "code": source_code(self.experiment),
             **noted_shards(self.sites.trained),
             "trained_by": self.trained.folder.digest,
         })  # fmt: skip

@@ -112,11 +112,29 @@ class Campaign(ABC):
         with self._lock():
             self._save()
             self.trial_table.forget([row for row in self.trial_table.rows if self._again(row)])
+            self._warn_of_changed_code()
             if self.trial_table.count("WAITING") or self._asks_more():
                 self._run()
             else:
                 self._conclude_alone()
         return True
+
+    def _warn_of_changed_code(self) -> None:
+        """Warns in one line if finished trials were made by other code than today's."""
+        import warnings
+
+        from fedrecon.platform.consortium.code import changed_files
+
+        files, n = set[str](), 0
+        for row in self.trial_table.rows:
+            if row.status == "FINISHED":
+                noted = RunFolder(self.workspace, row.trial.digest).noted() or {}
+                changed = changed_files(noted.get("code"), row.trial.experiment)
+                files |= {*changed}
+                n += bool(changed)
+        if n:
+            made = f"{', '.join(sorted(files))} changed since {n} of the trials were made"
+            warnings.warn(f"{made}: today's code may give other scores. --rerun makes all trials anew.", stacklevel=2)
 
     def look(self) -> bool:
         """Fills the trial table without starting anything.

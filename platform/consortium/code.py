@@ -1,0 +1,94 @@
+"""The source files of an experiment's plug-ins: what a user can edit although the digest stays the same."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.experiment import Experiment
+
+PACKAGE = "fedrecon."
+
+
+def source_code(experiment: Experiment) -> dict[str, str]:
+    """The hash of each source file of the plug-ins: strategy and network or reconstructor, masks and degradations.
+
+    The files are those of the classes and their bases, and the files beside them that they import at their top.
+
+    Returns:
+        SHA-256 in hexadecimal digits, by file: ``strategies/fedprox.py`` within fedrecon, else the absolute path.
+    """
+    found: dict[str, str] = {}
+    waiting = [module for kind in _kinds(experiment) for module in _modules(kind)]
+    while waiting:
+        module = waiting.pop()
+        path = Path(str(module.__file__))
+        name = _name(module, path)
+        if name not in found and path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            waiting += _beside(module, path)
+    return dict(sorted(found.items()))
+
+
+def warn_of_changed_code(noted: Mapping[str, Any] | None, experiment: Experiment, what: str) -> None:
+    """Warns in one line if source files differ from those that a run noted. A run of an older version noted none.
+
+    Args:
+        noted: the note of the run. what: what is taken from the run, such as ``this result``.
+    """
+    before = (noted or {}).get("code")
+    if files := changed_files(before, experiment):
+        made = f"{', '.join(files)} changed since {what} was made"
+        warnings.warn(f"{made}: today's code may give another one. --rerun makes it anew.", stacklevel=2)
+
+
+def changed_files(before: Mapping[str, str] | None, experiment: Experiment) -> list[str]:
+    """The source files that differ from the noted ones; none if nothing was noted."""
+    if before is None:
+        return []
+    now = source_code(experiment)
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def _kinds(experiment: Experiment) -> Iterable[type]:
+    from fedrecon.strategies.networks import NETWORKS
+
+    if experiment.trains:
+        yield type(experiment.method)
+        yield NETWORKS[experiment.network["name"]].load()
+    else:
+        yield type(experiment.classical)
+    for site in ("", *experiment.measured.get("per_site", {})):
+        yield type(experiment.operator_at(site).plugin)
+
+
+def _modules(kind: type) -> Iterable[ModuleType]:
+    """The modules of a plug-in's class and of its bases, without those of libraries."""
+    home = inspect.getmodule(kind)
+    for base in kind.__mro__:
+        module = sys.modules.get(base.__module__)
+        ours = module is home or base.__module__.startswith(PACKAGE)
+        if module is not None and ours and getattr(module, "__file__", None):
+            yield module
+
+
+def _beside(module: ModuleType, path: Path) -> Iterable[ModuleType]:
+    """The modules in the same folder of which ``module`` has a name, or which it holds itself."""
+    for value in vars(module).values():
+        other = value if inspect.ismodule(value) else sys.modules.get(getattr(value, "__module__", None) or "")
+        file = getattr(other, "__file__", None)
+        if other is not None and file and Path(file).parent == path.parent and Path(file).name != "__init__.py":
+            yield other
+
+
+def _name(module: ModuleType, path: Path) -> str:
+    if module.__name__.startswith(PACKAGE):
+        return module.__name__.removeprefix(PACKAGE).replace(".", "/") + path.suffix
+    return str(path.resolve())

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.sites.plugin import Settings
+
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
 
@@ -70,11 +72,11 @@ def _kinds(experiment: Experiment) -> Iterable[type]:
 
 
 def _modules(kind: type) -> Iterable[ModuleType]:
-    """The modules of a plug-in's class and of its bases, without those of libraries."""
+    """The modules of a plug-in's class and of its bases, without libraries and the base of all settings."""
     home = inspect.getmodule(kind)
     for base in kind.__mro__:
         module = sys.modules.get(base.__module__)
-        ours = module is home or base.__module__.startswith(PACKAGE)
+        ours = module is home or (base.__module__.startswith(PACKAGE) and base.__module__ != Settings.__module__)
         if module is not None and ours and getattr(module, "__file__", None):
             yield module
 

@@ -24,6 +24,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 TEXT, FAINT, GRID, BELOW = "#22262d", "#626b78", "#e3e6ea", "#b3270a"
 WIDTH, DPI = 12.0, 200
 """The width of a figure in inches, and the resolution of its PNG in dots per inch."""
+_ENTRIES = 20
+"""The largest number of entries in a legend."""
+Entry = tuple[str, dict[str, Any]]
+"""An entry of a legend: its label, and the style of its line."""
 
 
 def canvas(title: str, subtitle: str, height: float) -> Figure:
@@ -83,21 +87,22 @@ def style(at: int) -> dict[str, Any]:
     return {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[(at + at // len(COLOURS)) % len(MARKERS)]}
 
 
-def legend(figure: Figure, entries: Sequence[tuple[str, dict[str, Any]]], title: str = "", most: int = 12) -> None:
+def legend(figure: Figure, entries: Sequence[Entry], title: str = "", notes: Sequence[Entry] = ()) -> None:
     """Draws the legend beside the panels.
 
     Args:
-        entries: each label with the style of its line. title: the title of the legend.
-        most: the largest number of entries; the last one then says how many more there are.
+        entries: the lines. If they are too many, the legend shows the first ones and the number of the others.
+        title: the title of the legend. notes: further entries, below the lines.
     """
     from matplotlib.lines import Line2D
 
-    if not entries:
+    if not (entries or notes):
         return
-    if len(entries) > most:
-        entries = [*entries[: most - 1], (f"and {len(entries) - most + 1} more", {"ls": ""})]
-    handles = [Line2D([], [], **{"lw": 1.8, **look}) for _, look in entries]
-    labels = [plain(label) for label, _ in entries]
+    room = _ENTRIES - len(notes)
+    if len(entries) > room:
+        entries = [*entries[: room - 1], (f"and {len(entries) - room + 1} more", {"ls": ""})]
+    handles = [Line2D([], [], **{"lw": 1.8, **look}) for _, look in (*entries, *notes)]
+    labels = [plain(label, 26) for label, _ in (*entries, *notes)]
     drawn = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=10, title=plain(title))
     drawn.get_title().set_color(FAINT)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ from fedrecon.tune.engine.mlflow_view import address, charts
 from fedrecon.tune.study.analysis.inputs import Findings, Score
 from fedrecon.tune.study.citations import citations
 from fedrecon.tune.study.panels import panels
-from fedrecon.tune.study.scores import scores
+from fedrecon.tune.study.scores import by_stage
 from fedrecon.tune.trials.trial_table import ENDED
 
 if TYPE_CHECKING:
@@ -54,16 +54,21 @@ def write_outputs(campaign: StudyCampaign, call: Call) -> str:
             row.run_id = call("tag", row.trial.digest, {**campaign.tags(row.trial.number), **verdict}) or row.run_id
     experiment = call("save_view", TRACKING_EXPERIMENT, f"fedrecon-study-{name}", view(name))
     url = address(experiment, f"fedrecon-study-{name}", campaign.tracking_uri)
-    found = scores(campaign, keep=True)
-    _register(campaign, call, _report(campaign, findings(campaign, found, experiment)) if found else [])
+    stage = campaign.chosen.test.stage
+    scores = by_stage(campaign, [stage, "zero_filled"], keep=True)
+    found = findings(campaign, scores[stage], experiment, scores["zero_filled"]) if scores[stage] else None
+    _register(campaign, call, _report(campaign, found) if found else [])
     return url
 
 
-def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) -> Findings:
+def findings(
+    campaign: StudyCampaign, found: list[Score], experiment_id: str, zero_filled: Sequence[Score] = ()
+) -> Findings:
     """The content of the report.
 
     Args:
         found: the scores. experiment_id: the id of the MLflow experiment that holds the trials' runs.
+        zero_filled: the scores of the zero-filled images of the same cells.
     """
     study, matrix = campaign.chosen, campaign.matrix
     runs = {one.digest: one.run_id for one in found}
@@ -84,8 +89,7 @@ def findings(campaign: StudyCampaign, found: list[Score], experiment_id: str) ->
         notes=list(notes(matrix)),
         synthetic=len(simulated) == len(matrix.shards),
         zero_filled={
-            (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr
-            for one in scores(campaign, stage="zero_filled")
+            (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr for one in zero_filled
         },
     )
 

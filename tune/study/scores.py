@@ -72,20 +72,23 @@ def path_of(folder: Path, cells: Sequence[Cell]) -> Path:
     return folder / f"method={first.method}" / f"{first.digest}-{name}.parquet"
 
 
-def subjects(cells: Sequence[Cell], columns: Columns, stage: str) -> list[Score]:
-    """One score per subject and cell, from a file of the data set.
+def subjects(cells: Sequence[Cell], columns: Columns, stages: Sequence[str]) -> dict[str, list[Score]]:
+    """One score per subject and cell, from a file of the data set, by stage.
 
     A score belongs to a whole volume. The score of a subject is the mean over its volumes. If the networks of several
     hospitals reconstruct one site, it is the mean over these networks too.
 
     Args:
-        cells: the cells of the file. columns: its columns. stage: the scored stage.
+        cells: the cells of the file. columns: its columns. stages: the wanted stages.
     """
     named = {**columns, "site": columns["tested_on"]}
     volumes = volume_scores({name: named[name] for name in SCORES})
-    rows = [row for row in volumes if row["stage"] == stage]
     runs = dict(zip(columns["tested_on"], columns["run_id"], strict=True))
-    return [score for cell in cells for score in _scores(cell, rows, runs.get(cell.tested_on, ""))]
+    found = {}
+    for stage in stages:
+        rows = [row for row in volumes if row["stage"] == stage]
+        found[stage] = [score for cell in cells for score in _scores(cell, rows, runs.get(cell.tested_on, ""))]
+    return found
 
 
 def by_file(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -118,18 +121,24 @@ def _scores(cell: Cell, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[
     ]
 
 
-def scores(campaign: StudyCampaign, keep: bool = False, stage: str | None = None) -> list[Score]:
-    """One score per subject and cell, of all finished trials.
+def scores(campaign: StudyCampaign) -> list[Score]:
+    """One score per subject and cell, of all finished trials, of the stage that the study scores."""
+    stage = campaign.chosen.test.stage
+    return by_stage(campaign, [stage])[stage]
+
+
+def by_stage(campaign: StudyCampaign, stages: Sequence[str], keep: bool = False) -> dict[str, list[Score]]:
+    """One score per subject and cell, of all finished trials, by stage. Each file is read once.
 
     Args:
-        campaign: the call of the study. stage: the scored stage, such as ``zero_filled``; None takes the study's.
+        campaign: the call of the study. stages: the stages, such as ``output`` or ``zero_filled``.
         keep: True writes the missing files of the data set and deletes the files of trials that are not planned or not
             finished.
     """
     folder = campaign.trial_table.folder / "scores"
     done = {row.trial.digest: row.run_id for row in campaign.trial_table.rows if row.status == "FINISHED"}
     open_store = cache(lambda: run_store(campaign.tracking_uri, campaign.workspace))
-    found: list[Score] = []
+    found: dict[str, list[Score]] = {stage: [] for stage in stages}
     planned = set[Path]()
     for cells in by_file(campaign.matrix.cells):
         run_id = done.get(cells[0].digest)
@@ -143,7 +152,8 @@ def scores(campaign: StudyCampaign, keep: bool = False, stage: str | None = None
             if keep:
                 parquet.write_table(path, kept, SCHEMA)
         planned.add(path)
-        found += subjects(cells, kept, stage or campaign.chosen.test.stage)
+        for stage, own in subjects(cells, kept, stages).items():
+            found[stage] += own
     for path in set(folder.glob("*/*.parquet")) - planned if keep else ():
         path.unlink()
     return found

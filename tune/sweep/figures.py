@@ -19,6 +19,7 @@ from fedrecon.platform.reporting.figure import (
     FAINT,
     GRID,
     TEXT,
+    Entry,
     colour_bar,
     colours,
     legend,
@@ -63,7 +64,6 @@ CAPTIONS = {
     "importance": "How much a random forest loses where the values of one key are shuffled.",
     "pareto": "Both metrics, and the trials that no other one beats in both.",
 }
-_LEGEND = 10  # the largest number of entries in a legend
 
 
 def draw(
@@ -339,15 +339,10 @@ def _sheet(title: str, subtitle: str, names: Sequence[str], height: float | None
     )
 
 
-def _legend(
-    figure: Figure, sweep: GroupedTrials, rows: Sequence[Row], notes: Sequence[tuple[str, dict[str, Any]]]
-) -> None:
+def _legend(figure: Figure, sweep: GroupedTrials, rows: Sequence[Row], notes: Sequence[Entry] = ()) -> None:
     """Draws the legend beside the axes: the groups and the notes."""
     entries = [(group, _style(sweep, group)) for group in sweep.lines(rows) if group]
-    room = _LEGEND - len(notes)
-    if len(entries) > room:
-        entries = [*entries[: room - 1], (f"and {len(entries) - room + 1} more", {"ls": ""})]
-    legend(figure, [*entries, *notes], sweep.names[sweep.line] if sweep.line else "")
+    legend(figure, entries, sweep.names[sweep.line] if sweep.line else "", notes)
 
 
 def _style(sweep: GroupedTrials, group: str) -> dict[str, Any]:

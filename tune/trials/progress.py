@@ -7,6 +7,7 @@ import time
 from typing import Any, TextIO
 
 from fedrecon.tune.search.config import CampaignSettings, Sweep
+from fedrecon.tune.trials.settings import best_setting
 from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 INTERVAL = 15.0
@@ -62,10 +63,12 @@ class SweepProgress:
             self._view = None
 
     def summary(self) -> str:
-        """The number of trials with each status, the best trial so far, and the remaining time."""
+        """The number of trials with each status, the best setting so far, and the remaining time."""
         counts = [f"{self._trial_table.count(status)} {status.lower()}" for status in ("RUNNING", "WAITING", *ENDED)]
-        best = self._trial_table.best(*self._ranked) if self._ranked else None
-        best_so_far = f"; best {self._shown} {_score(best, self._shown)} (trial {best.trial.number})" if best else ""
+        best = best_setting(self._trial_table.rows, *self._ranked) if self._ranked else None
+        numbers = ", ".join(str(row.trial.number) for row in best.rows) if best else ""
+        mean = best.over_seeds(self._shown)[0] if best else None
+        best_so_far = f"; best {self._shown} {mean:.3f} (trial {numbers})" if mean is not None else ""
         return f"{', '.join(counts)}{best_so_far}{self._left()}"
 
     def _verdict(self, row: TrialRow) -> str:

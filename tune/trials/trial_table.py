@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -170,14 +169,6 @@ class TrialTable:
                 row.status = "WAITING"
             self._count(digest)
 
-    def best(self, metric: str, mode: str) -> TrialRow | None:
-        """The finished trial with the best validation score; None without one. The lowest number wins a tie."""
-        scored = [row for row in self.rows if _has(row, metric)]
-        if not scored:
-            return None
-        sign = 1.0 if mode == "max" else -1.0
-        return max(scored, key=lambda row: (sign * row.metrics[metric], -row.trial.number))
-
     def count(self, *statuses: str) -> int:
         """The number of rows with one of these statuses."""
         return sum(row.status in statuses for row in self.rows)
@@ -217,8 +208,3 @@ class TrialTable:
 
     def _path(self, digest: str) -> Path:
         return self.folder / "trials" / f"{digest}.json"
-
-
-def _has(row: TrialRow, metric: str) -> bool:
-    """Whether a trial has finished with a finite value of the metric."""
-    return row.status == "FINISHED" and math.isfinite(row.metrics.get(metric, math.nan))

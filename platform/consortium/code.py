@@ -9,12 +9,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.sites.plugin import Settings
-
-if TYPE_CHECKING:
-    from fedrecon.platform.config.experiment import Experiment
 
 PACKAGE = "fedrecon."
 
@@ -39,23 +37,25 @@ def source_code(experiment: Experiment) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def warn_of_changed_code(noted: Mapping[str, Any] | None, experiment: Experiment, what: str) -> None:
-    """Warns in one line if source files differ from those that a run noted. A run of an older version noted none.
+def warn_of_changed_code(noted: Mapping[str, Any] | None, what: str) -> None:
+    """Warns in one line if the code that made a run has changed since.
 
     Args:
         noted: the note of the run. what: what is taken from the run, such as ``this result``.
     """
-    before = (noted or {}).get("code")
-    if files := changed_files(before, experiment):
+    if files := changed_files(noted):
         made = f"{', '.join(files)} changed since {what} was made"
         warnings.warn(f"{made}: today's code may give another one. --rerun makes it anew.", stacklevel=2)
 
 
-def changed_files(before: Mapping[str, str] | None, experiment: Experiment) -> list[str]:
-    """The source files that differ from the noted ones; none if nothing was noted."""
-    if before is None:
+def changed_files(noted: Mapping[str, Any] | None) -> list[str]:
+    """The source files of a run's own experiment that differ from those it noted. A run of an older version noted none.
+
+    The experiment is that of the note: a training that is taken over may have had another operator, with other files.
+    """
+    if not noted or noted.get("code") is None:
         return []
-    now = source_code(experiment)
+    before, now = noted["code"], source_code(Experiment.read(noted["experiment"]))
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 

@@ -85,7 +85,7 @@ class TrainedRun:
                 f"is of round {found[0].round} (in {folder.path}). Train again with --rerun."
             )
         experiment = Experiment.read(noted["experiment"])
-        warn_of_changed_code(noted, experiment, f"run {folder.digest}")
+        warn_of_changed_code(noted, f"run {folder.digest}")
         given = noted["images"]
         images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
         layout = None

@@ -46,7 +46,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
             if (kept := folder.checkpoints.latest()) is not None:
                 yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
             publish_later(chosen, folder, context)
-            warn_of_changed_code(folder.noted(), chosen, "this result")
+            warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         return (yield from _Run(chosen, shards, contents, folder, context).go())
 
@@ -93,7 +93,7 @@ class _Run:
 
         before, found = self.folder.noted() or {}, self._committed(self.folder)
         if found is not None:
-            warn_of_changed_code(before, self.experiment, f"round {found[0].round}, from which this run goes on,")
+            warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
         # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
         tracker = self._open_tracker(source_code(self.experiment) if found is None else before.get("code"))
         start = found[0].round if found else 0
@@ -193,7 +193,7 @@ class _Run:
         found = self._committed(self.source)
         if found is None:
             raise RunError(f"run {self.source.digest} has the same training, but its checkpoint cannot be read")
-        warn_of_changed_code(self.source.noted(), self.experiment, "the training that is taken over")
+        warn_of_changed_code(self.source.noted(), "the training that is taken over")
         state, kept = found
         record.rounds = list(kept["rounds"])
         last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}

@@ -41,7 +41,7 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
         if context.rerun:
             folder.set_aside()
         elif (found := folder.result()) is not None:
-            warn_of_changed_code(folder.noted(), chosen, "this result")
+            warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None

@@ -117,4 +117,13 @@ def _interrupted_after_round_1(given, workspace):
 
 
 def test_a_run_of_a_version_that_noted_no_code_is_no_news(given):
-    assert code.changed_files(None, Experiment.read(given)) == []
+    assert code.changed_files(None) == code.changed_files({"experiment": given}) == []
+
+
+def test_a_run_is_compared_with_the_code_of_its_own_experiment(given):
+    """A prior is taken over under another mask, whose file the first run never used."""
+    own = Experiment.read(given)
+    noted = {"experiment": own.as_dict(), "code": code.source_code(own)}
+    assert code.changed_files(noted) == []
+    gone = {**noted, "code": {**noted["code"], "strategies/gone.py": "0" * 64}}
+    assert code.changed_files(gone) == ["strategies/gone.py"]

@@ -128,8 +128,7 @@ class Campaign(ABC):
         files, n = set[str](), 0
         for row in self.trial_table.rows:
             if row.status == "FINISHED":
-                noted = RunFolder(self.workspace, row.trial.digest).noted() or {}
-                changed = changed_files(noted.get("code"), row.trial.experiment)
+                changed = changed_files(RunFolder(self.workspace, row.trial.digest).noted())
                 files |= {*changed}
                 n += bool(changed)
         if n:

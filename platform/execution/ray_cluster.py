@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,7 +95,7 @@ def connect(address: str | None) -> None:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address in (None, "local"):
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _own_handler_kept():
         warnings.simplefilter("ignore")
         try:
             ray.init(address=address or "local", **options)
@@ -102,6 +104,15 @@ def connect(address: str | None) -> None:
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray makes the file readable for all users
+
+
+@contextlib.contextmanager
+def _own_handler_kept() -> Iterator[None]:
+    """Keeps the handler of SIGTERM that this process has. Ray puts its own into the place, which exits with code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str | None) -> None:

@@ -132,11 +132,13 @@ class Round:
     Attributes:
         number: the number of the round: 1, 2, ...
         replied: members whose reply was merged, in the order of merging.
-        restarts: number of site processes that died and came back in this round.
+        restarts: number of site processes that died and came back in this round, its scoring included.
         seconds: wall time without scoring.
         bytes_up, bytes_down: bytes of all vectors, summed over the members.
         losses: losses by member and name.
         extra_up, extra_down: the part of these bytes that is not shared parameters: the method's further vectors.
+        missed: members that did not reply, and why.
+        waited: seconds, by member, of calls that took so long that the run named the member.
     """
 
     number: int
@@ -148,6 +150,8 @@ class Round:
     losses: Mapping[str, Mapping[str, float]]
     extra_up: int = 0
     extra_down: int = 0
+    missed: Mapping[str, str] = field(default_factory=dict)
+    waited: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """The round as a row of ``rounds.parquet``."""
@@ -159,4 +163,6 @@ class Round:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "losses": {member: dict(losses) for member, losses in self.losses.items()},
+            "missed": list(self.missed),
+            "waited": list(self.waited),
         }

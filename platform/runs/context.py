@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.workspace import RunFolder
 
@@ -66,6 +68,26 @@ def open_run(experiment: Experiment, folder: RunFolder, training_digest: str | N
     name = context.name or _run_name(experiment)
     record = RunRecord(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags)
     return store.open(record, context.rerun)
+
+
+def fresh_or_kept(experiment: Experiment, folder: RunFolder, context: RunContext) -> RunContext:
+    """The context in which the run begins: a rerun, if the run in the folder may not be gone on with.
+
+    That is a run that missed replies of sites, where this experiment's ``resources`` ask for all of them. It is set
+    aside, as for a rerun, and nothing of it is lost.
+    """
+    if not context.rerun and not may_return(experiment.resources, folder):
+        missed = in_words(missed_by(folder)[1])
+        warnings.warn(
+            f"run {folder.digest} missed replies ({missed}), which resources.min_sites and resources.straggler of this "
+            "experiment do not allow. It is set aside, and the experiment runs anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        context = replace(context, rerun=True)
+    if context.rerun:
+        folder.set_aside()
+    return context
 
 
 def _run_name(experiment: Experiment) -> str:

@@ -40,6 +40,9 @@ class Result:
         mean: the unweighted mean over the sites, with the same keys.
         seconds_per_slice: mean seconds that a member takes to reconstruct one test slice.
         missing_sites: members that stayed dead, if ``min_sites`` let the run go on without them.
+        missed: replies that the run went on without: the reason by member, by round or ``test``.
+        restarts: number of site processes that died, or did not answer in time, and came back in committed rounds and
+            in the last call.
         name: name of the experiment.
         training_digest: digest of the training alone; None if nothing is trained.
         validation: the last validation scores, by their names in MLflow.
@@ -58,6 +61,8 @@ class Result:
     mean: Mapping[str, Any]
     seconds_per_slice: float = 0.0
     missing_sites: Sequence[str] = ()
+    missed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    restarts: int = 0
     name: str = ""
     training_digest: str | None = None
     validation: Mapping[str, float] = field(default_factory=dict)

@@ -11,19 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrecon.platform.terminal.signals import terminable
 from fedrecon.sites.errors import FedreconError, InputError
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted.
+        the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted, 143 terminated (SIGTERM).
     """
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
+    with terminable() as termination:
+        code = _exit_code(arguments)
+    return TERMINATED if termination.received and code == INTERRUPTED else code
+
+
+def _exit_code(arguments: argparse.Namespace) -> int:
     try:
         code: int = arguments.command(arguments)
     except InputError as error:

@@ -20,9 +20,9 @@ import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.execution.ray_cluster import connect
+from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
-from fedrecon.platform.storage.workspace import find_trained
 from fedrecon.tune.engine.packing import Packing, asked, roster
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
 from fedrecon.tune.engine.searcher import Optuna, PlannedTrials, Source, TableUpdater, TrialSearcher
@@ -117,7 +117,9 @@ class TrialTuner:
 
     def _trained(self, training: str) -> bool:
         """Whether the training of this digest is done and may be taken over. A rerun takes over no earlier training."""
-        return not self._rerun and find_trained(self._trial_table.workspace, training) is not None
+        trial = next(row.trial for row in self._trial_table.rows if row.trial.training == training)
+        found = find_training(self._trial_table.workspace, training, trial.experiment.resources)
+        return not self._rerun and found is not None
 
     def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
         sweep, settings, trial_table = self._planner.sweep, self._planner.settings, self._trial_table
@@ -192,7 +194,7 @@ class TrialTuner:
             return members
         if not sites.remote_sites:
             return []
-        trained = now and find_trained_run(self._trial_table.workspace, trial.training, experiment.rounds) is not None
+        trained = now and find_trained_run(self._trial_table.workspace, trial.training, experiment) is not None
         return list(dict.fromkeys([*(() if trained else members), *sites.tested]))
 
     def _config(self, row: TrialRow) -> dict[str, Any]:

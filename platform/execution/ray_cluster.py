@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
+from fedrecon.sites import debris
 from fedrecon.sites.errors import RunError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 RESTART_TIMEOUT = 600.0
 """Time in seconds for a dead actor to come back, on its own node or on another node that carries its name."""
+
+OWNER = "fedrecon.owner"
+"""Name of a file in the folder of a Ray session: the name of the driver (:func:`fedrecon.sites.debris.owner`)."""
 
 CONNECT_TIMEOUT = 5.0
 """Time in seconds for a cluster's address to answer; Ray itself would try for minutes."""
@@ -98,12 +102,32 @@ def connect(address: str | None) -> None:
     with warnings.catch_warnings(), _own_handler_kept():
         warnings.simplefilter("ignore")
         try:
-            ray.init(address=address or "local", **options)
+            begun: Any = ray.init(address=address or "local", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {error}") from error
+    if address in (None, "local"):
+        _sweep_sessions(Path(begun.address_info["session_dir"]))
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray makes the file readable for all users
+
+
+def _sweep_sessions(own: Path) -> None:
+    """Deletes the session folders that Ray left of earlier drivers of fedrecon, once all their processes have ended."""
+    (own / OWNER).write_text(debris.owner(), encoding="utf-8")
+    for mark in own.parent.glob(f"session_*/{OWNER}"):
+        with contextlib.suppress(OSError, ValueError):  # it is of another user, or being swept
+            if debris.is_dead(mark.read_text(encoding="utf-8")) and not _lives(mark.parent.name):
+                debris.remove(mark.parent)
+
+
+def _lives(session: str) -> bool:
+    """Whether a process of Ray names this session in its command line."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if session.encode() in path.read_bytes():
+                return True
+    return False
 
 
 @contextlib.contextmanager

@@ -123,19 +123,8 @@ class RayExecutor:
         wire_log: WireLog | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self._wire_log, self._watch = wire_log or WireLog(), watch or Watch()
-        self._watch.patience.fit_timeout = None if resources.fit_timeout == "auto" else resources.fit_timeout
-        self.resources, self.restarts = resources, 0
-        self.dead: dict[str, str] = {}
-        self.missed: dict[str, str] = {}
-        self.waited = self._watch.waited
-        self._restarted: dict[str, int] = {}
-        self._open: dict[str, Any] = {}
-        self._overdue: set[str] = set()
-        self._returning: set[str] = set()
-        self.actors: dict[str, Any] = {}
+        self._prepare(resources, wire_log or WireLog(), watch or Watch())
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
-        self._processes: dict[str, int | None] = {}
         self._owns = not ray.is_initialized()
         if self._owns:
             connect(address)
@@ -146,6 +135,19 @@ class RayExecutor:
         except BaseException:
             self.close()
             raise
+
+    def _prepare(self, resources: Resources, wire_log: WireLog, watch: Watch) -> None:
+        self._wire_log, self._watch, self.resources = wire_log, watch, resources
+        watch.patience.fit_timeout = None if resources.fit_timeout == "auto" else resources.fit_timeout
+        self.restarts, self.waited = 0, watch.waited
+        self.dead: dict[str, str] = {}
+        self.missed: dict[str, str] = {}
+        self.actors: dict[str, Any] = {}
+        self._processes: dict[str, int | None] = {}
+        self._restarted: dict[str, int] = {}
+        self._open: dict[str, Any] = {}
+        self._overdue: set[str] = set()
+        self._returning: set[str] = set()
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites import debris
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -98,14 +99,21 @@ def _run_name(experiment: Experiment) -> str:
     return " · ".join(parts)
 
 
-def locked(folder: RunFolder) -> AbstractContextManager[None]:
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
     """Locks the run folder: only one driver at a time works on a digest in a workspace.
+
+    What a killed driver or site left in the folder, and in the workspace itself, is swept first.
 
     Raises:
         RunError: another driver holds the lock.
     """
     busy = f"the same experiment (digest {folder.digest}) is running in {folder.workspace}"
-    return exclusive_lock(folder.lock, busy)
+    with exclusive_lock(folder.lock, busy):
+        debris.sweep(folder.path, deep=True)
+        for place in (folder.workspace, folder.workspace / "trained"):
+            debris.sweep(place)
+        yield
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.runs.report import SSIM_PAPER, report
 from fedrecon.platform.storage import parquet
-from fedrecon.sites import atomic
+from fedrecon.sites import atomic, debris
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -109,8 +108,7 @@ def write_artifacts(
 
 def write_tables(tracker: Tracker, folder: RunFolder, finished: FinishedRun) -> None:
     """Writes the experiment, its scores, its rounds, the report and the shared weights among the run's artifacts."""
-    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
-        into = Path(scratch)
+    with debris.scratch(folder.path) as into:
         _write_files(into, finished)
         for path in sorted(into.iterdir()):
             tracker.artifact(path)
@@ -174,9 +172,9 @@ def write_private(tracker: Tracker, folder: RunFolder, parts: Mapping[str, Priva
 
     if not parts:
         return
-    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
+    with debris.scratch(folder.path) as scratch:
         for member, part in parts.items():
-            path = Path(scratch) / f"{member}.safetensors"
+            path = scratch / f"{member}.safetensors"
             save_file({name: value.copy() for name, value in part.parameters.items()}, path)
             tracker.artifact(path, "private")
     folder.note_published([*folder.published(), *parts])
@@ -184,7 +182,7 @@ def write_private(tracker: Tracker, folder: RunFolder, parts: Mapping[str, Priva
 
 def write_wire(tracker: Tracker, folder: RunFolder, wire_log: WireLog) -> None:
     """Writes ``wire.parquet``, the record of all that crossed the walls of the sites."""
-    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
-        path = Path(scratch) / "wire.parquet"
+    with debris.scratch(folder.path) as scratch:
+        path = scratch / "wire.parquet"
         parquet.write_wire(path, wire_log.rows)
         tracker.artifact(path)

@@ -10,8 +10,6 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +21,7 @@ from fedrecon.platform.execution.ray_cluster import connect
 from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
+from fedrecon.sites import debris
 from fedrecon.tune.engine.packing import Packing, asked, roster
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
 from fedrecon.tune.engine.searcher import Optuna, PlannedTrials, Source, TableUpdater, TrialSearcher
@@ -122,7 +121,7 @@ class TrialTuner:
         return not self._rerun and found is not None
 
     def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
-        sweep, settings, trial_table = self._planner.sweep, self._planner.settings, self._trial_table
+        sweep, trial_table = self._planner.sweep, self._trial_table
         source: Source = PlannedTrials()
         if sweep is not None and sweep.algorithm == "optuna":
             trial_table.rows.clear()
@@ -141,8 +140,17 @@ class TrialTuner:
             ray_tune.with_parameters(SweepTrial, shared=shared),
             lambda config: _group(packing, config["asked"], config["members"]),
         )
-        scratch = tempfile.mkdtemp(prefix="fedrecon-sweep-")
-        tuner = ray_tune.Tuner(
+        debris.sweep()
+        # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
+        silent = quiet("ray.tune", "ray.air", level=logging.CRITICAL)
+        with debris.scratch() as scratch, contextlib.redirect_stdout(io.StringIO()), silent:
+            self._tuner(trainable, searcher, updater, packing, str(scratch)).fit()
+
+    def _tuner(
+        self, trainable: Any, searcher: TrialSearcher, updater: TableUpdater, packing: Packing, scratch: str
+    ) -> ray_tune.Tuner:
+        """Ray Tune's object; its own files go to ``scratch``."""
+        return ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
@@ -154,20 +162,14 @@ class TrialTuner:
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=ray_tune.RunConfig(
-                name=settings.name,
+                name=self._planner.settings.name,
                 storage_path=scratch,
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                failure_config=ray_tune.FailureConfig(max_failures=settings.max_failures),
+                failure_config=ray_tune.FailureConfig(max_failures=self._planner.settings.max_failures),
                 callbacks=[updater],
                 verbose=0,
             ),
         )
-        try:
-            # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
-            with contextlib.redirect_stdout(io.StringIO()), quiet("ray.tune", "ray.air", level=logging.CRITICAL):
-                tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _scheduler(self) -> PerProblemScheduler | None:
         """The scheduler for early stopping; None if the sweep has none."""

@@ -299,18 +299,21 @@ class RayExecutor:
             except ActorDiedError as error:
                 raise _StaysDeadError(cause_of(error)) from error
             except DIED as error:
-                self._note_restart(name, round_number)
-                if skip and name in self._overdue:
+                self._note_restart(name, round_number, late := name in self._overdue)
+                if skip and late:
                     self._leave_out(name, round_number)
                     raise _SkippedError from error
                 self._await_return(name)
                 self._open[name] = self._call(name, method, arguments, delivery)
                 self._watch.ask_again(name)
                 continue
-            # A process that died between two calls was replaced without an error.
-            if self._processes.get(name) not in (None, process):
-                self._note_restart(name, round_number)
+            # A process that died between two calls, or was ended before it took this one, is replaced without an error.
+            known, late = self._processes.get(name), name in self._overdue
             self._returning.discard(name)
+            if late or known not in (None, process):
+                self._note_restart(name, round_number, late)
+            if late and known == process:  # it answered in the last moment, and ends now
+                self._returning.add(name)
             self._processes[name] = process
             self.transport.note_node(name, node, isinstance(result, Unreachable))
             if not isinstance(result, Unreachable):
@@ -326,15 +329,16 @@ class RayExecutor:
             self._overdue.add(name)
             ray.kill(self.actors[name], no_restart=False)  # it ends a stopped process too, after some seconds
 
-    def _note_restart(self, name: str, round_number: int | None) -> None:
+    def _note_restart(self, name: str, round_number: int | None, late: bool) -> None:
         """Counts a process that died, and says so. A member that was left out of a round was counted then."""
         self._processes[name] = None
+        self._overdue.discard(name)
         if name in self._returning:
             self._returning.remove(name)
             return
         self.restarts += 1
         self._restarted[name] = self._restarted.get(name, 0) + 1
-        why = "did not answer in time, and its process was ended" if name in self._overdue else "its process died"
+        why = "did not answer in time, and its process was ended" if late else "its process died"
         text = f"{why}; restart {self._restarted[name]} of at most {self.resources.max_restarts}"
         self._watch.say(at_site(name, round_number, text))
         self._watch.note("restarted", name, why=why)

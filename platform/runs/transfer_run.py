@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.consortium.checks import ConsortiumShards, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
 from fedrecon.platform.federation.attendance import MISSED, Attendance, find_training, missed_by, of_training
@@ -143,7 +144,8 @@ class _Test:
         progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")
         test = RemoteTest(self._applied, operators, rule, self._parts)
         resources, context = self.experiment.resources, self.context
-        return scored_remotely(test, tested, resources, context.address, context.bundle_members, log)
+        watch = Watch(None, progress.update, progress.say, self.folder.path / LIVENESS)
+        return scored_remotely(test, tested, resources, context.address, context.bundle_members, log, watch)
 
     @property
     def _applied(self) -> TrainedRun:

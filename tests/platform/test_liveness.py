@@ -212,6 +212,15 @@ def test_skip_never_goes_below_min_sites(executor):
     assert (one.missed, sorted(ray.killed)) == ({"a": LATE}, ["a", "b"])
 
 
+def test_a_process_that_is_ended_before_it_took_the_call_is_counted_too(executor, monkeypatch):
+    """Ray gives the call to the next process then, and nothing fails."""
+    one = executor(ray := FakeRay(b=[50.0, 1.0]), fit_timeout=45)
+    monkeypatch.setattr(ray_executor.ray, "kill", lambda actor, no_restart: ray.killed.append(actor.name))
+    assert fit(one) == ["a", "b", "c"]
+    assert (ray.killed, one.restarts) == (["b"], 1)
+    assert "restart 1 of at most 10" in one.said[0]
+
+
 def test_a_member_that_is_left_out_is_not_asked(executor):
     one = executor(ray := FakeRay(b=[FOR_EVER]))
     assert [reply.site for reply in one.fit(request(), without=("b",))] == ["a", "c"]

@@ -106,8 +106,8 @@ class Watch:
         if late and waited >= self._name_after:
             self._name_after *= 2
             self.waited |= dict.fromkeys(late, waited)
-            self._show(f"waiting for {', '.join(late)}, {waited:.0f} s")
             self.note("waiting", *late, seconds=round(waited, 1))
+            self._show(f"waiting for {', '.join(late)}, {waited:.0f} s")
         over = [one for one in late if now - self._begun.setdefault(one, now) >= self._limit(one)]
         for member in over:
             self._tries[member] = self._tries.get(member, 0) + 1
@@ -133,12 +133,14 @@ class Watch:
             while not done.wait(self._asked + self._name_after - self._clock()):
                 self.due([member])
 
-        threading.Thread(target=name, daemon=True, name="fedrecon-watch").start()
+        thread = threading.Thread(target=name, daemon=True, name="fedrecon-watch")
+        thread.start()
         try:
             yield
             self.answered(member)
         finally:
             done.set()
+            thread.join()
 
     def _limit(self, member: str) -> float:
         return self.patience.limit(self._tries.get(member, 0))

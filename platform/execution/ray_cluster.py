@@ -117,7 +117,11 @@ def _sweep_sessions(own: Path) -> None:
     (own / OWNER).write_text(debris.owner(), encoding="utf-8")
     for mark in own.parent.glob(f"session_*/{OWNER}"):
         with contextlib.suppress(OSError, ValueError):  # it is of another user, or being swept
-            if debris.is_dead(mark.read_text(encoding="utf-8")) and not _lives(mark.parent.name):
+            if (
+                not mark.parent.is_symlink()
+                and debris.is_dead(mark.read_text(encoding="utf-8"))
+                and not _lives(mark.parent.name)
+            ):
                 debris.remove(mark.parent)
 
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 Change = tuple[str, tuple[Any, ...]]
 """A method that changes the site permanently, and the arguments of the method."""
 
+ENDED = "did not answer in time, and its process was ended"
+
 DIED = (ActorUnavailableError, ObjectLostError)
 """The errors of a call to an actor that can come back. ObjectLostError: a node was lost together with a reply."""
 
@@ -297,7 +299,7 @@ class RayExecutor:
                 self._end_overdue()
                 continue
             except ActorDiedError as error:
-                raise _StaysDeadError(cause_of(error)) from error
+                raise _StaysDeadError(ENDED if name in self._overdue else cause_of(error)) from error
             except DIED as error:
                 self._note_restart(name, round_number, late := name in self._overdue)
                 if skip and late:
@@ -338,7 +340,7 @@ class RayExecutor:
             return
         self.restarts += 1
         self._restarted[name] = self._restarted.get(name, 0) + 1
-        why = "did not answer in time, and its process was ended" if late else "its process died"
+        why = ENDED if late else "its process died"
         text = f"{why}; restart {self._restarted[name]} of at most {self.resources.max_restarts}"
         self._watch.say(at_site(name, round_number, text))
         self._watch.note("restarted", name, why=why)
@@ -365,7 +367,7 @@ class RayExecutor:
                 self._end_overdue(name)
                 time.sleep(0.2)
             except ActorDiedError as error:
-                raise _StaysDeadError(cause_of(error)) from error
+                raise _StaysDeadError(ENDED if name in self._overdue else cause_of(error)) from error
             else:
                 return
         raise _StaysDeadError(f"did not come back within {RESTART_TIMEOUT:.0f} s")

@@ -109,7 +109,7 @@ class Memory:
         older = [path for path in self.folder.glob("round-*.safetensors") if _number(path) < committed]
         kept = max(map(_number, older), default=committed)
         torn = self.folder.glob(".round-*.tmp")
-        left_out = (path for path in self.folder.glob("round-*.safetensors") if committed < _number(path) < saved)
+        left_out = (path for path in self.folder.glob("round-*.safetensors") if 0 < committed < _number(path) < saved)
         for path in (*torn, *left_out, *(path for path in older if _number(path) < kept)):
             path.unlink(missing_ok=True)
 

@@ -41,7 +41,7 @@ def optimizer(name: str, parameters: Any, rate: float, **options: Any) -> torch.
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
     if COMPILER not in sys.modules:
-        sys.modules[COMPILER] = torch._dynamo = _NoCompiler(COMPILER)  # type: ignore[assignment]
+        sys.modules[COMPILER] = torch._dynamo = _NoCompiler(COMPILER)
     return OPTIMIZERS[name](parameters, lr=rate, **options)  # type: ignore[call-arg]
 
 

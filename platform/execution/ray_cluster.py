@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import services
 from ray._private import state as ray_state
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -99,7 +101,7 @@ def connect(address: str | None) -> None:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address in (None, "local"):
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings(), _own_handler_kept():
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own():
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
@@ -110,6 +112,31 @@ def connect(address: str | None) -> None:
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray makes the file readable for all users
+
+
+@contextlib.contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Starts each process of Ray in a process group of its own.
+
+    SIGTERM is often sent to the whole group of a command. If Ray's processes end at once with the driver, Ray ends the
+    driver too, with exit code 1 and before it has ended its run. Now the driver alone gets the signal, and ends them.
+    """
+    popen = getattr(services, "ConsolePopen", None)  # not public in Ray; without it they share the driver's group
+    if popen is None:
+        yield
+        return
+    services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+def has_ended() -> bool:
+    """Whether the control store of the cluster that this process started has ended. Then Ray answers no more."""
+    node = getattr(ray._private.worker, "_global_node", None)  # not public in Ray; without it nothing is known
+    started = getattr(node, "all_processes", {}).get("gcs_server", ())
+    return any(one.process.poll() is not None for one in started)
 
 
 def _sweep_sessions(own: Path) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.terminal.signals import terminable
+from fedrecon.platform.terminal.signals import SAYS, TERMINATED, terminable
 from fedrecon.sites.errors import FedreconError, InputError
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def _exit_code(arguments: argparse.Namespace) -> int:
     except FedreconError as error:
         return _say(f"failed: {error}", FAILED)
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last committed round", INTERRUPTED)
+        return _say(SAYS, INTERRUPTED)
     except BrokenPipeError:
         return DONE
     except Exception as error:  # noqa: BLE001 - a defect of fedrecon: the traceback helps to find it

@@ -21,6 +21,8 @@ from fedrecon.platform.execution.ray_cluster import connect
 from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.terminal.signals import last_wills
 from fedrecon.sites import debris
 from fedrecon.tune.engine.packing import Packing, asked, roster
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
@@ -89,6 +91,7 @@ class TrialTuner:
                 connect(self._address)
             packing = self._packing()
             writer = start_tracking_actor(self._tracking_uri, self._trial_table.workspace)
+            last_wills.append(self._settle_alone)
             try:
                 self._tune(packing, writer, live, limit)
             finally:
@@ -98,10 +101,18 @@ class TrialTuner:
                 conclude(lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments)))
                 ray.kill(writer)
         finally:
+            if self._settle_alone in last_wills:
+                last_wills.remove(self._settle_alone)
             live.close()
             if owns:
                 ray.shutdown()
         return self._over()
+
+    def _settle_alone(self) -> None:
+        """Ends the runs of the trials that are under way as KILLED, without Ray."""
+        store = run_store(self._tracking_uri, self._trial_table.workspace)
+        for digest in {row.trial.digest for row in self._trial_table.rows if row.status in ("RUNNING", "WAITING")}:
+            store.tag(digest, {})
 
     def _packing(self) -> Packing:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""

@@ -121,15 +121,16 @@ def _groups_of_their_own() -> Iterator[None]:
     SIGTERM is often sent to the whole group of a command. If Ray's processes end at once with the driver, Ray ends the
     driver too, with exit code 1 and before it has ended its run. Now the driver alone gets the signal, and ends them.
     """
-    popen = getattr(services, "ConsolePopen", None)  # not public in Ray; without it they share the driver's group
+    ray_services: Any = services  # not public in Ray; without this class they share the driver's group
+    popen = getattr(services, "ConsolePopen", None)
     if popen is None:
         yield
         return
-    services.ConsolePopen = functools.partial(popen, process_group=0)
+    ray_services.ConsolePopen = functools.partial(popen, process_group=0)
     try:
         yield
     finally:
-        services.ConsolePopen = popen
+        ray_services.ConsolePopen = popen
 
 
 def has_ended() -> bool:

@@ -71,7 +71,7 @@ def test_a_site_that_dies_comes_back_with_the_same_bits(
 
 class Impatient(Patience):
     def limit(self, tries: int) -> float:
-        return 60.0 if tries else 2.0
+        return 60.0 if tries else 5.0
 
 
 @pytest.mark.kill
@@ -86,14 +86,14 @@ def test_a_site_that_is_stopped_is_ended_and_comes_back_with_the_same_bits(
     record, lines = Commits(None), list[str]()
     with ray_executor(there, cpus_per_site="auto") as executor:
         state = replace(there, rounds=1).train(executor, record)
-        executor._watch.patience = Impatient(first=0.5)  # only now: in a first fit torch is loaded
+        executor._watch.patience = Impatient(first=2.0)  # only now: in a first fit torch is loaded
         executor._watch.say = lines.append
         process = executor.describe()["middle"].pid
         with killed_in_fit(process, signal.SIGSTOP):
             state = there.train(executor, record, state)
         scores = executor.evaluate(there.method.request(state), "test")
     assert [one.restarts for one in record.rounds] == [0, 1]
-    assert list(record.rounds[1].waited) == ["middle"]
+    assert "middle" in record.rounds[1].waited
     assert [line.partition(":")[0] for line in lines] == ["site 'middle', round 2"]
     assert bits(state) == expected["state"]
     assert memory_bits(there.memory, 2) == expected["memory"] != {}

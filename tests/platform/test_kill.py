@@ -71,7 +71,7 @@ def test_a_site_that_dies_comes_back_with_the_same_bits(
 
 class Impatient(Patience):
     def limit(self, tries: int) -> float:
-        return 60.0 if tries else 5.0
+        return 60.0 if tries else 4.0
 
 
 @pytest.mark.kill

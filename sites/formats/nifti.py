@@ -65,6 +65,7 @@ class NIfTI(Format):
         if self.phase == "smooth":
             image = image * smooth_phase(image.shape, self.seed, label.name)
         kspace = fft2c_numpy(image)[:, None]
+        notes.facts["phase"] = f"{self.phase}, simulated"
         return VolumeData(
             label.name,
             label.subject,

@@ -83,7 +83,7 @@ def seal(path: Path | str) -> tuple[str, str]:
     shard = Shard.open(path)
     digests, changed = {}, {}
     for volume in shard.volumes:
-        data = shard.data(volume.name)
+        data = shard.unread(volume.name)
         try:
             check_volume(data)
         except InputError as error:
@@ -91,7 +91,7 @@ def seal(path: Path | str) -> tuple[str, str]:
         digests[volume.name] = data.digest()
         maximum = data.about().maximum
         if maximum != volume.maximum:
-            norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference.astype(np.float64)))
+            norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference[:].astype(np.float64)))
             changed[volume.name] = {"max": maximum, "norm": norm}
     found = content_hash(shard.site, shard.contrast, shard.simulated, shard.phase, digests)
     if found != shard.content_hash or changed:

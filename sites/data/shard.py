@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from fedrecon.sites.data.self_contained import check_self_contained
-from fedrecon.sites.data.shard_file import OPTIONAL, ROOT, check_root, mapping_offset, read_volumes, read_voxel, reading
+from fedrecon.sites.data.shard_file import (
+    OPTIONAL,
+    ROOT,
+    StoredArray,
+    check_root,
+    plain_offset,
+    read_volumes,
+    read_voxel,
+    reading,
+)
 from fedrecon.sites.data.shard_writer import content_hash, reference_key, write_shard
 from fedrecon.sites.data.volume import (
     SPLITS,
@@ -131,9 +140,8 @@ class Shard:
         return tuple(volume for volume in self.volumes if volume.split == name)
 
     def kspace(self, volume_name: str) -> Complex:
-        """K-space (slices, coils, y, x) complex64, READ-ONLY. It is memory-mapped if it is uncompressed."""
-        kspace = self._array(volume_name, "kspace")
-        return kspace if kspace.ndim == 4 else kspace[:, None]  # type: ignore[no-any-return]
+        """K-space (slices, coils, y, x) complex64, READ-ONLY."""
+        return self.stored(volume_name)[:]  # type: ignore[no-any-return]
 
     def reference(self, volume_name: str) -> Real:
         """Fully sampled magnitude image (slices, y, x) float32, READ-ONLY.
@@ -141,16 +149,39 @@ class Shard:
         Raises:
             InputError: the volume has no reference.
         """
+        return self.stored(volume_name, reference=True)[:]  # type: ignore[no-any-return]
+
+    def stored(self, volume_name: str, reference: bool = False) -> Any:
+        """K-space or reference of a volume, to be read slice by slice by its index.
+
+        It is a :class:`fedrecon.sites.data.shard_file.StoredArray`; an array in memory if it is compressed.
+
+        Raises:
+            InputError: the volume has no reference, or the file cannot be read.
+        """
         volume = self._by_name(volume_name)
-        if not volume.has_reference:
+        if reference and not volume.has_reference:
             raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
-        return self._array(volume_name, reference_key(volume.n_coils))  # type: ignore[no-any-return]
+        shape = (volume.n_slices, *volume.shape) if reference else (volume.n_slices, volume.n_coils, *volume.shape)
+        with reading(self.path) as file:
+            dataset = file[volume.name][reference_key(volume.n_coils) if reference else "kspace"]
+            offset = plain_offset(dataset)
+            if offset is not None:
+                return StoredArray(self.path, dataset.dtype, shape, offset)
+            array = dataset[()].reshape(shape)
+        array.flags.writeable = False
+        return array
 
     def data(self, volume_name: str) -> VolumeData:
         """The volume ``volume_name`` with its data."""
+        data = self.unread(volume_name)
+        return replace(data, kspace=data.kspace[:], reference=None if data.reference is None else data.reference[:])
+
+    def unread(self, volume_name: str) -> VolumeData:
+        """The volume ``volume_name``, whose arrays are those of :meth:`stored`."""
         volume = self._by_name(volume_name)
-        reference = self.reference(volume_name) if volume.has_reference else None
-        kspace = self.kspace(volume_name)
+        reference = self.stored(volume_name, reference=True) if volume.has_reference else None
+        kspace = self.stored(volume_name)
         return VolumeData(
             volume.name,
             volume.subject,
@@ -185,7 +216,7 @@ class Shard:
         digests = {}
         for volume in self.volumes:
             try:
-                data = self.data(volume.name)
+                data = self.unread(volume.name)
                 if values:
                     check_volume(data)
             except InputError as error:
@@ -240,9 +271,9 @@ class Shard:
 
     @cached_property
     def mapped(self) -> bool:
-        """Whether every array can be memory-mapped. Ten readers on a node then share one copy of the data."""
+        """Whether every slice can be read where it lies. Ten readers on a node then share one copy of the data."""
         with reading(self.path) as file:
-            return all(mapping_offset(item) is not None for group in file.values() for item in group.values())
+            return all(plain_offset(item) is not None for group in file.values() for item in group.values())
 
     def summary(self) -> dict[str, Any]:
         """All labels as JSON types, with counts for each split."""
@@ -274,17 +305,6 @@ class Shard:
             if volume.name == name:
                 return volume
         raise unknown(f"volume at site '{self.site}'", name, [volume.name for volume in self.volumes])
-
-    def _array(self, volume_name: str, key: str) -> Any:
-        volume = self._by_name(volume_name)
-        with reading(self.path) as file:
-            dataset = file[volume.name][key]
-            offset = mapping_offset(dataset)
-            if offset is not None:
-                return np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
-            array = dataset[()]
-        array.flags.writeable = False
-        return array
 
 
 def _reopen(path: str, expected: str) -> Shard:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import REMEDY, first_not_finite
+from fedrecon.sites.vector_file import read_vectors
 from fedrecon.sites.wire import Vector
 
 FORMAT = "2"
@@ -119,9 +119,7 @@ def _read(path: Path, number: int) -> dict[str, Vector]:
         RunError: the file is not a whole one of this member and round.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = dict(file.metadata() or {})
-            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        header, values = read_vectors(path)
     except Exception as error:  # a torn header raises anything
         raise _refused(path, number, f"it cannot be read: {error}") from error
     written = header.pop("xxh3", None)

@@ -103,15 +103,16 @@ def test_between_the_plan_and_the_start(federation):
 @pytest.mark.ray
 @pytest.mark.parametrize("case", ["edited", "sealed", "cut"])
 def test_an_actor_compares_between_rounds_and_after_a_restart(case, federation):
+    asked = request(federation)
     with local_cluster(num_cpus=2), ray_executor(federation, cpus_per_site=0.25) as executor:
-        list(executor.fit(request(federation)))
+        list(executor.fit(asked))
         CHANGES[case](federation.paths["middle"])
         with pytest.raises(RunError, match=r"site 'middle', round 1: .*middle\.h5"):
-            list(executor.fit(request(federation)))
+            list(executor.fit(asked))
         process = _process(executor, "middle")
         os.kill(process, signal.SIGKILL)
         with pytest.raises(RunError, match=r"site 'middle', round 1: .*middle\.h5"):
-            list(executor.fit(request(federation)))
+            list(executor.fit(asked))
 
 
 def _process(executor, member: str) -> int:

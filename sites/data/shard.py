@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,7 +22,8 @@ from fedrecon.sites.data.shard_file import (
     read_voxel,
     reading,
 )
-from fedrecon.sites.data.shard_writer import content_hash, reference_key, write_shard
+from fedrecon.sites.data.shard_writer import attributes_hash, content_hash, plain, reference_key, write_shard
+from fedrecon.sites.data.stamp import Stamp, note, noted
 from fedrecon.sites.data.volume import (
     SPLITS,
     Complex,
@@ -34,15 +36,16 @@ from fedrecon.sites.data.volume import (
 )
 from fedrecon.sites.errors import InputError, unknown
 
-__all__ = ["Shard", "Volume", "VolumeData", "write_shard"]
+__all__ = ["Shard", "Volume", "VolumeData", "open_sealed", "write_shard"]
 
 
 @dataclass(frozen=True)
 class Shard:
     """The labels of a shard. Its data are read only when a method asks for them.
 
-    A pickled shard holds only its path and content hash. Another process opens the file again, and refuses it if the
-    hash differs. No file handle is kept, so any number of processes may hold the same shard.
+    A pickled shard holds only its path and content hash. Another process opens the file again (:func:`open_sealed`),
+    and refuses it if the hash of its content differs. No file handle is kept, so any number of processes may hold the
+    same shard.
 
     Attributes:
         path: absolute path of the file.
@@ -56,6 +59,8 @@ class Shard:
         schema_version: version of the file's layout.
         volumes: labels of the volumes, sorted by name.
         attributes: further attributes that the writer stored.
+        attributes_hash: SHA-256 of all attributes, which seals those that are outside the content hash; empty in a
+            shard of an earlier version, whose other attributes are not compared.
     """
 
     path: Path
@@ -69,6 +74,7 @@ class Shard:
     schema_version: int
     volumes: tuple[Volume, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    attributes_hash: str = ""
 
     def __post_init__(self) -> None:
         """Refuses names that could lead out of a folder, from a file or from another node."""
@@ -107,7 +113,8 @@ class Shard:
                 content_hash=str(root["content_hash"]),
                 schema_version=int(root["schema_version"]),
                 volumes=read_volumes(path, file),
-                attributes={key: _plain(root[key]) for key in sorted(root.keys() - {*ROOT, *OPTIONAL})},
+                attributes={key: plain(root[key]) for key in sorted(root.keys() - {*ROOT, *OPTIONAL})},
+                attributes_hash=str(root.get("attributes_hash", "")),
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -207,8 +214,8 @@ class Shard:
         """Read all data and compare them with the labels that follow from them.
 
         Raises:
-            InputError: the maximum of a reference differs from its label, or the content hash differs: the file
-                changed after it was written. The message names both hashes, and the command that seals it anew.
+            InputError: the maximum of a reference differs from its label, or a hash differs: the file changed after it
+                was written. The message names both hashes, and the command that seals it anew.
         """
         self._check(values=False)
 
@@ -231,6 +238,13 @@ class Shard:
             raise InputError(
                 f"{self.path}: its content is not what was written (the content hash differs: the attribute says "
                 f"{self.content_hash}, the content has {found}); {self._anew}"
+            )
+        with reading(self.path) as file:
+            found = attributes_hash(file)
+        if self.attributes_hash not in ("", found):
+            raise InputError(
+                f"{self.path}: its attributes are not what was written (their hash differs: written was "
+                f"{self.attributes_hash}, they have {found}); {self._anew}"
             )
 
     @property
@@ -307,8 +321,28 @@ class Shard:
         raise unknown(f"volume at site '{self.site}'", name, [volume.name for volume in self.volumes])
 
 
-def _reopen(path: str, expected: str) -> Shard:
+def open_sealed(path: Path | str) -> Shard:
+    """The shard at ``path``, whose content is what its attribute says.
+
+    All data are read once. The hash is then kept in the user's cache folder for as long as the file's stamp stays the
+    same, so a second opening reads labels only.
+
+    Raises:
+        InputError: see :meth:`Shard.open` and :meth:`Shard.check_hash`, or the file changed while it was read.
+    """
+    stamp = Stamp.of(Path(path).absolute())
     shard = Shard.open(path)
+    if noted(stamp) != shard.content_hash:
+        start = time.time_ns()
+        shard.check_hash()
+        if Stamp.of(shard.path) != stamp:
+            raise InputError(f"{shard.path}: it was changed while it was read; try again when nobody writes to it.")
+        note(stamp, shard.content_hash, start)
+    return shard
+
+
+def _reopen(path: str, expected: str) -> Shard:
+    shard = open_sealed(path)
     if shard.content_hash != expected:
         raise InputError(f"{path}: the shard was replaced by another while it was in use.")
     return shard
@@ -321,8 +355,3 @@ def _split_summary(volumes: tuple[Volume, ...]) -> dict[str, Any]:
         "n_volumes": len(volumes),
         "n_slices": sum(volume.n_slices for volume in volumes),
     }
-
-
-def _plain(value: Any) -> Any:
-    """An HDF5 attribute as a JSON type."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

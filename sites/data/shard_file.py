@@ -19,7 +19,7 @@ from fedrecon.sites.data.volume import SPLITS, Volume, check_layout
 from fedrecon.sites.errors import InputError
 
 ROOT = ("format", "schema_version", "site", "contrast", "simulated", "phase", "content_hash")
-OPTIONAL = ("field_strength_t", "voxel_mm")
+OPTIONAL = ("field_strength_t", "voxel_mm", "attributes_hash")
 _LABELS = ("max", "patient_id", "split", "noise")
 
 

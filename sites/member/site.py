@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
-from fedrecon.sites.data.seal import Stamp, open_sealed
+from fedrecon.sites.data.shard import open_sealed
+from fedrecon.sites.data.stamp import Stamp
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score

@@ -209,6 +209,7 @@ class _Run:
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
+            "training_digest": self.training_digest,
             "images": asdict(images(self.shards, experiment.scale)),
             "code": code,
             **noted_shards(self.shards),
@@ -255,6 +256,7 @@ class _Run:
             contents={site: self.shards[site].content_hash for site in held},
             memory=str(self.folder.memory(member)),
             memory_source=str(self.source.memory(member)) if self.source else None,
+            memory_owner=self.training_digest or "",
         )
 
     def _begin(self) -> Any:

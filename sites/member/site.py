@@ -84,7 +84,7 @@ class Site:
         self.shards = {name: open_sealed(path) for name, path in plan.shards.items()}
         for name, shard in self.shards.items():
             _refuse_other(shard, plan.contents.get(name, shard.content_hash))
-        self.memory = Memory(plan.memory, plan.memory_source)
+        self.memory = Memory(plan.memory, plan.memory_source, plan.memory_owner)
         self._slices: dict[tuple[Any, ...], Slices] = {}
 
     def check_shards(self) -> None:

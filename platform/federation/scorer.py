@@ -118,7 +118,8 @@ class Scorer:
 def _kept(path: Path) -> dict[str, Any] | None:
     """The scores of a batch; None if there are none, or if their file is damaged: they are made again."""
     try:
-        return checked_json.read(path, "The batch is scored again.", path.parent.parent.name)
+        needs = ("members", "seconds", "columns")
+        return checked_json.read(path, "The batch is scored again.", path.parent.parent.name, needs)
     except RunError as error:
         warnings.warn(str(error), stacklevel=2)
         return None

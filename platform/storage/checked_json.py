@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ def write(path: Path, content: Mapping[str, Any], owner: str = "") -> None:
     atomic.write_json(path, {**content, KEY: _checksum(path, content, owner)})
 
 
-def read(path: Path, remedy: str, owner: str = "") -> dict[str, Any] | None:
+def read(
+    path: Path, remedy: str, owner: str = "", needs: Collection[str] = (), bare: str = ""
+) -> dict[str, Any] | None:
     """What :func:`write` wrote, without the checksum; None if there is no file.
 
-    A file of an earlier version has no checksum and is read as it is.
+    A file of an earlier version has no checksum and is read as it is, if it holds the keys that are needed.
 
     Args:
+        needs: keys that a file without a checksum must hold.
+        bare: key of the list, where files of an earlier version held a list alone; empty allows none.
         remedy: what the user can do about a damaged file; the end of the error message.
 
     Raises:
@@ -42,9 +46,13 @@ def read(path: Path, remedy: str, owner: str = "") -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {' '.join(str(error).split())}. {remedy}") from None
+    if bare and isinstance(content, list):
+        content = {bare: content}
     if not isinstance(content, dict):
         raise RunError(f"{path}: holds {type(content).__name__} instead of a mapping. {remedy}")
     written = content.pop(KEY, None)
+    if written is None and (less := sorted(set(needs) - content.keys())):
+        raise RunError(f"{path}: holds no {', '.join(less)}. {remedy}")
     # A checksum under another name is a damaged key, and no file of an earlier version.
     moved = written is None and any(isinstance(one, str) and one.startswith(_PREFIX) for one in content.values())
     if moved or written not in (None, _checksum(path, content, owner)):

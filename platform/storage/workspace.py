@@ -88,8 +88,8 @@ def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
 
 
 def _trained_by(note: Path) -> str | None:
-    found = checked_json.read(note, "Delete it: the training is then done again.")
-    return None if found is None else str(found.get("digest"))
+    found = checked_json.read(note, "Delete it: the training is then done again.", needs=("digest",))
+    return None if found is None else str(found["digest"])
 
 
 def _trained(workspace: Path, training_digest: str) -> Path:
@@ -122,7 +122,9 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The result; None if the run is not finished."""
-        return self._read("result.json")
+        return self._read(
+            "result.json", "run_id", "digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean"
+        )
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Writes the result, which marks the run as finished. A run writes it last."""
@@ -135,11 +137,11 @@ class RunFolder:
 
     def noted(self) -> dict[str, Any] | None:
         """The note of :meth:`note_run`; None if there is no note."""
-        return self._read("run.json")
+        return self._read("run.json", "run_id", "experiment", "images", "subjects")
 
     def environment(self) -> dict[str, Any] | None:
         """The hardware and software with which the run began; None before it began."""
-        return self._read("environment.json")
+        return self._read("environment.json", "members")
 
     def save_environment(self, environment: dict[str, Any]) -> None:
         """Notes the hardware and software with which the run began."""
@@ -147,7 +149,7 @@ class RunFolder:
 
     def published(self) -> list[str]:
         """The names of the members whose private parts are among the run's artifacts."""
-        noted = self._read("published.json")
+        noted = self._read("published.json", "members")
         return list(noted["members"]) if noted else []
 
     def note_published(self, members: list[str]) -> None:
@@ -167,8 +169,8 @@ class RunFolder:
             if stale:
                 path.unlink()
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        return checked_json.read(self.path / name, "Run the experiment again with --rerun.", self._owner)
+    def _read(self, name: str, *needs: str) -> dict[str, Any] | None:
+        return checked_json.read(self.path / name, "Run the experiment again with --rerun.", self._owner, needs)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         checked_json.write(self.path / name, content, self._owner)

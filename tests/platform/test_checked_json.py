@@ -17,8 +17,9 @@ CONTENT = {"mean": {"psnr": 30.25, "nmse": 1e-3}, "rounds": 3, "exact": float("i
 def folder_files(workspace):
     """Every checked file of a workspace, with a function that reads it as the library does."""
     run = RunFolder(workspace, "a" * 12)
-    run.note_run({"run_id": "x", "round": 12})
-    run.save_result({"mean": {"psnr": 30.25}, "rounds": 12})
+    run.note_run({"run_id": "x", "experiment": {"seed": 12}, "images": {}, "subjects": {}})
+    result = {"run_id": "x", "digest": run.digest, "status": "finished", "bytes_up": 1, "bytes_down": 1, "sites": {}}
+    run.save_result({**result, "mean": {"psnr": 30.25}, "rounds": 12})
     run.save_environment({"members": {"north": {"threads": 12}}})
     run.note_published(["north", "south"])
     (run.path / "checkpoints").mkdir()
@@ -26,10 +27,11 @@ def folder_files(workspace):
     note_trained(run, "b" * 12)
     part, table = run.path / "parts" / "test-0-0.json", TrialTable(workspace, "sweep")
     part.parent.mkdir()
-    checked_json.write(part, {"members": ["north"], "seconds": 1.25}, run.digest)
+    checked_json.write(part, {"members": ["north"], "seconds": 1.25, "columns": []}, run.digest)
     verdict = table._path("c" * 12)
     verdict.parent.mkdir(parents=True)
-    checked_json.write(verdict, {"status": "STOPPED", "seconds": 1.25})
+    ended = {"status": "STOPPED", "error": None, "round": 1, "metrics": {}, "run_id": "x", "trained_rounds": 1}
+    checked_json.write(verdict, {**ended, "seconds": 1.25})
     checked_json.write(table.folder / "suggested.json", {"suggested": [{"a": 1.25}]})
     return {
         run.path / "run.json": run.noted,
@@ -84,6 +86,19 @@ def test_a_file_of_an_earlier_version_is_read_as_it_is(tmp_path):
         before = read()
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}))
         assert read() == before
+        if path.name == "suggested.json":
+            path.write_text(json.dumps(before))
+            assert read() == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "", '{"a": 1e999}'])
+def test_what_is_no_such_file_is_refused(tmp_path, content):
+    for path, read in folder_files(tmp_path).items():
+        if path.parent.name == "parts" or (content == "[]" and path.name == "suggested.json"):
+            continue
+        path.write_text(content)
+        with pytest.raises(RunError, match=f"{path}"):
+            read()
 
 
 def test_every_file_of_a_workspace_that_is_read_back_is_checked(tmp_path):
@@ -94,7 +109,7 @@ def test_every_file_of_a_workspace_that_is_read_back_is_checked(tmp_path):
             with pytest.warns(UserWarning, match=f"{path}.*checksum is wrong.*scored again"):
                 assert read() is None
             continue
-        with pytest.raises(RunError, match=f"{path}.*checksum is wrong.*(--rerun|Delete it)"):
+        with pytest.raises(RunError, match=f"{path}.*checksum is wrong.*(--rerun|Delete it|Begin)"):
             read()
 
 

@@ -126,7 +126,8 @@ def read_suggested(folder: Path) -> list[dict[str, Any]]:
     Args:
         folder: the folder of the sweep.
     """
-    found = checked_json.read(folder / "suggested.json", "Begin the sweep under another name, or with --rerun.")
+    remedy = "Begin the sweep under another name."
+    found = checked_json.read(folder / "suggested.json", remedy, needs=("suggested",), bare="suggested")
     return [] if found is None else list(found["suggested"])
 
 

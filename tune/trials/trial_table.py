@@ -202,7 +202,9 @@ class TrialTable:
         checked_json.write(self._path(row.trial.digest), {**row.as_dict(), "trained_rounds": trained})
 
     def _verdict(self, digest: str) -> dict[str, Any] | None:
-        return checked_json.read(self._path(digest), "Delete it: the trial then goes on from its last round.")
+        remedy = "Delete it: the trial then goes on from its last round."
+        needs = ("status", "error", "seconds", "round", "metrics", "run_id", "trained_rounds")
+        return checked_json.read(self._path(digest), remedy, needs=needs)
 
     def _path(self, digest: str) -> Path:
         return self.folder / "trials" / f"{digest}.json"

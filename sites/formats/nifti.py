@@ -117,7 +117,7 @@ def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
     import nibabel
 
     try:
-        image: Any = nibabel.load(path)
+        image: Any = nibabel.load(path, mmap=False)  # a mapped file that is cut meanwhile kills its reader
         image = nibabel.as_closest_canonical(_one_volume(path, image))  # type: ignore[no-untyped-call]
         values = np.asarray(image.dataobj, dtype=np.float32)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:

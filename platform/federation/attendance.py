@@ -7,14 +7,13 @@ hears of it. So a round that is trained again after a crash, or because its chec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.resources import DEAD, UNSCORED, Missed
+from fedrecon.platform.storage import checked_json
 from fedrecon.platform.storage.workspace import RunFolder, find_trained
-from fedrecon.sites import atomic
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -37,8 +36,8 @@ class Attendance:
     def __init__(self, path: Path | None, members: Sequence[str]) -> None:
         self._path, self._members = path, list(members)
         self.missed: dict[str, dict[str, str]] = {}
-        if path is not None and path.is_file():
-            self.missed = dict(json.loads(path.read_text(encoding="utf-8"))["missed"])
+        if path is not None and (kept := _read(path)) is not None:
+            self.missed = dict(kept["missed"])
 
     def absent(self, number: int) -> tuple[str, ...]:
         """The members that missed the training of this round when it was trained before."""
@@ -59,7 +58,8 @@ class Attendance:
 
     def _write(self) -> None:
         if self._path is not None:
-            atomic.write_json(self._path, {"members": self._members, "missed": self.missed})
+            content = {"members": self._members, "missed": self.missed}
+            checked_json.write(self._path, content, _owner(self._path))
 
 
 def missed_by(folder: RunFolder) -> tuple[int, dict[str, dict[str, str]]]:
@@ -68,9 +68,7 @@ def missed_by(folder: RunFolder) -> tuple[int, dict[str, dict[str, str]]]:
     An earlier version kept no such file. Its result names the sites that stayed dead, but not since when: it counts as
     a run that missed them from its first round on.
     """
-    path = folder.path / MISSED
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+    if (kept := _read(folder.path / MISSED)) is not None:
         return len(kept["members"]), kept["missed"]
     result = folder.result() or {}
     gone = dict.fromkeys(result.get("missing_sites", ()), DEAD)
@@ -96,6 +94,15 @@ def of_training(missed: Missed) -> dict[str, dict[str, str]]:
     """The part of the missed replies that changed the training: without those of scoring."""
     trained = {when: {m: why for m, why in one.items() if why != UNSCORED} for when, one in missed.items()}
     return {when: one for when, one in trained.items() if one and when != TEST}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return checked_json.read(path, "Train again with --rerun.", _owner(path), ("members", "missed"))
+
+
+def _owner(path: Path) -> str:
+    """The digest of the run, also after the run was set aside."""
+    return path.parent.name.split(".before-")[0]
 
 
 def in_words(missed: Missed) -> str:

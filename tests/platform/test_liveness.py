@@ -354,7 +354,8 @@ def test_a_round_without_a_late_site_is_recorded_and_comes_to_the_same_bits_agai
     assert record.rounds[0].row()["missed"] == ["b"]
     np.testing.assert_allclose(state.shared, (6 * 1 + 4 * 3) / 10)
     assert state.standing == {"a": 1, "c": 1}
-    assert json.loads(path.read_text()) == {"members": [*NAMES], "missed": {"1": {"b": LATE}}}
+    kept = json.loads(path.read_text())
+    assert (kept["members"], kept["missed"]) == ([*NAMES], {"1": {"b": LATE}})
 
     again, record = train(Members(), Attendance(path, NAMES), upto=2)  # everybody is in time now
     assert record.states[0].shared.tobytes() == state.shared.tobytes()

@@ -67,11 +67,12 @@ class Recorder:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
         self.rounds: list[dict[str, Any]] = list(committed.get("rounds", ()))
         self.curve = [CommittedRound(one["round"], one["metrics"]) for one in committed.get("curve", ())]
+        self._curve = [asdict(one) for one in self.curve]
 
     @property
     def content(self) -> dict[str, Any]:
         """The record that a checkpoint keeps."""
-        return {"rounds": self.rounds, "curve": [asdict(one) for one in self.curve]}
+        return {"rounds": self.rounds, "curve": self._curve}
 
     @property
     def validation(self) -> dict[str, float]:
@@ -87,6 +88,7 @@ class Recorder:
         """
         values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
         self.curve = [self._track(state.round, values, validated.pictures)]
+        self._curve = [asdict(self.curve[0])]
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
@@ -111,6 +113,7 @@ class Recorder:
         committed = self._track(finished.number, values, validated.pictures)
         self.rounds.append(finished.row())
         self.curve.append(committed)
+        self._curve.append(asdict(committed))
         self.checkpoints.save(state, self.content)
         psnr = {site: one["psnr"] for site, one in summary.get("sites", {}).items()}
         self.progress.round(finished.number, losses, psnr, finished.seconds)

@@ -92,6 +92,12 @@ class Recorder:
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
+    def replay(self) -> None:
+        """Records the losses and scores of the committed rounds. The store skips those that it has."""
+        for one in self.curve:
+            self.tracker.metrics(one.round, one.metrics)
+        self.tracker.flush()
+
     def commit(self, finished: Round, state: State, validated: ValidationResult) -> CommittedRound:
         """Records one round and commits its state."""
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}

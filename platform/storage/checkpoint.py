@@ -106,7 +106,9 @@ class Checkpoints:
             try:
                 _check_plausible(_read(paths[-1], self.experiment, self._history)[0], paths[-1], None, None)
             except Exception as error:  # noqa: BLE001 - a torn header raises anything
-                warnings.warn(f"checkpoint {paths[-1].name} is not whole, so the others are kept: {error}", stacklevel=2)
+                warnings.warn(
+                    f"checkpoint {paths[-1].name} is not whole, so the others are kept: {error}", stacklevel=2
+                )
                 return
             self._prune(int(_named(paths[-1])), 1)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.storage.journal import Journal
+from fedrecon.platform.storage.locks import waited_lock
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError, unknown
 
@@ -50,6 +54,21 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
     if fitting[0].result() is None:
         raise InputError(f"run '{reference}' is not finished; the same command fedrecon run continues it")
     return fitting[0]
+
+
+def owner_of(workspace: Path) -> str:
+    """The name under which the workspace owns its runs in MLflow. A copy of a workspace gets a name of its own.
+
+    The number of the folder on its disk tells a copy from a folder that was renamed.
+    """
+    path = workspace / "owner.json"
+    with waited_lock(workspace / ".owner.lock", seconds=60):
+        number = workspace.stat().st_ino
+        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        if known.get("folder") != number:
+            known = {"owner": uuid.uuid4().hex, "folder": number}
+            atomic.write_json(path, known)
+    return str(known["owner"])
 
 
 MIN_PREFIX = 6
@@ -95,13 +114,17 @@ class RunFolder:
 
         return Checkpoints(self.path / "checkpoints", self.digest.split(".before-")[0])
 
+    def journal(self, notify: Callable[[Path], None] | None = None) -> Journal:
+        """The journal of the run, which ``notify`` has sent to MLflow; see :class:`Journal`."""
+        return Journal(self.path / "record", notify)
+
     def memory(self, member: str) -> Path:
         """The folder for the private memory of a member; on a cluster, on a file system that the member's node sees."""
         return self.path / "private" / member
 
     def result(self) -> dict[str, Any] | None:
         """The result; None if the run is not finished."""
-        return self._read("result.json")
+        return self._with_run_id("result.json")
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Writes the result, which marks the run as finished. A run writes it last."""
@@ -114,7 +137,7 @@ class RunFolder:
 
     def noted(self) -> dict[str, Any] | None:
         """The note of :meth:`note_run`; None if there is no note."""
-        return self._read("run.json")
+        return self._with_run_id("run.json")
 
     def environment(self) -> dict[str, Any] | None:
         """The hardware and software with which the run began; None before it began."""
@@ -141,6 +164,11 @@ class RunFolder:
         for path in self.workspace.glob("trained/*.json"):
             if json.loads(path.read_text(encoding="utf-8"))["digest"] == self.digest:
                 path.unlink()
+
+    def _with_run_id(self, name: str) -> dict[str, Any] | None:
+        """The content of a file, with the run's id in the store that got it last. A new store gives a new id."""
+        found = self._read(name)
+        return None if found is None else {**found, "run_id": self.journal().run_id or found.get("run_id", "")}
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.storage.journal import Ended, Journal, RunRecord
 from fedrecon.platform.storage.locks import exclusive_lock
@@ -104,7 +104,8 @@ def recording(
     """
     sender = context.sender()
     journal = folder.journal()
-    new, status = not journal.size, cast("Ended", "FAILED")
+    new = not journal.size
+    status: Ended = "FAILED"
     try:
         _begin(experiment, folder, training_digest, context, journal, sender)
         try:
@@ -115,8 +116,8 @@ def recording(
             raise
         finally:
             _end(journal, status)
-            if status != "FAILED" and not context.keep_checkpoints:
-                folder.checkpoints.keep_last()
+            if not context.keep_checkpoints:
+                _prune(folder, status)
     finally:
         if sender is not None:
             sender.close()
@@ -179,6 +180,12 @@ def _begin(
             _end(journal, "FAILED")
             raise
         journal.notify = sender.notify
+
+
+def _prune(folder: RunFolder, status: Ended) -> None:
+    """Keeps one checkpoint of a run that is finished or was stopped. One that failed keeps two, for whoever looks."""
+    if status != "FAILED":
+        folder.checkpoints.keep_last()
 
 
 def _end(journal: Journal, status: Ended) -> None:

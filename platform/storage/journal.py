@@ -171,7 +171,7 @@ class Journal:
         self._note("view", experiment_name, key, view)
 
     def finish(self, status: Ended) -> None:
-        """See :class:`Tracker`."""
+        """See :class:`Tracker`. What was recorded before is written with it."""
         self._note("finish", status)
         self.flush()
 

@@ -212,15 +212,18 @@ class Sender:
 def _write(tracker: BufferedTracker, folder: Path, entry: Entry) -> None:
     arguments: list[Any] = entry.arguments
     if entry.method == "metrics":
-        tracker.metrics(*arguments, milliseconds=entry.milliseconds)
+        step, values = arguments
+        tracker.metrics(step, values, entry.milliseconds)
     elif entry.method == "image":
         key, step, name = arguments
         tracker.image(key, step, (folder / name).read_bytes())
     elif entry.method == "artifact":
         name, into = arguments
         tracker.artifact(folder / name, into)
-    else:
-        {"set_tags": tracker.set_tags, "finish": tracker.finish}[entry.method](*arguments)
+    elif entry.method == "set_tags":
+        tracker.set_tags(*arguments)
+    elif entry.method == "finish":
+        tracker.finish(*arguments)
 
 
 def _opened(uri: str | None, workspace: Path) -> RunStore:

@@ -19,7 +19,10 @@ from fedrecon.platform.storage.workspace import owner_of
 from fedrecon.sites.errors import FedreconError, InputError, cause_of
 
 LONGEST_PAUSE = 30.0
-"""Seconds between two tries, at most. The first pause is 1 s, and each is twice the one before."""
+"""Seconds between two tries, at most."""
+
+FIRST_PAUSE = 1.0
+"""Seconds before the second try. Each pause is twice the one before."""
 
 LAST_TRIES = 10.0
 """Seconds for which a run that has ended tries on, if the store is in trouble."""
@@ -179,7 +182,7 @@ class Sender:
             self.say(f"{said}. fedrecon sync sends the other runs of this workspace to it again")
 
     def _work(self) -> None:
-        pause = 1.0
+        pause = FIRST_PAUSE
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -190,7 +193,7 @@ class Sender:
                 del self._waiting[folder]
             try:
                 self.deliver(folder)
-                self._trouble, pause = False, 1.0
+                self._trouble, pause = False, FIRST_PAUSE
             except Exception as error:  # noqa: BLE001 - MLflow raises anything, and nothing of it is the run's
                 self._failed(folder, error)
                 self.notify(folder)

@@ -58,13 +58,13 @@ class RunContext:
     bundle_members: Sequence[str] = ()
     keep_checkpoints: bool = False
 
-    def check_tracking(self) -> None:
-        """Refuses a tracking server that does not answer, before anything is loaded.
+    def check_tracking(self, folder: RunFolder) -> None:
+        """Refuses a tracking server that does not answer, before anything is loaded. A finished run needs no server.
 
         Raises:
             InputError: it does not answer, or the URI cannot hold runs.
         """
-        if self.store is None and not self.records_only:
+        if self.store is None and not self.records_only and (self.rerun or folder.result() is None):
             check_reachable(self.tracking_uri, self.workspace)
 
     def sender(self) -> Sender | None:

@@ -36,9 +36,10 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
     """The rounds of an experiment that is tested at its own sites; see :func:`fedrecon.platform.runs.run.steps`."""
     shards = open_sites(chosen.sites, None if context.executor == "in-process" else context.address)
     check_experiment(chosen, shards)
-    check_network(chosen, shards)
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(context.workspace, chosen.digest(contents))
+    context.check_tracking(folder)
+    check_network(chosen, shards)
     with locked(folder):
         if context.rerun:
             folder.set_aside()
@@ -49,7 +50,6 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
             found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
-        context.check_tracking()
         return (yield from _Run(chosen, shards, contents, folder, context).go())
 
 

@@ -35,8 +35,9 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
     """
     address = None if context.executor == "in-process" else context.address
     sites = ConsortiumShards.of(chosen, address)
-    sites.check(chosen)
     folder = RunFolder(context.workspace, sites.digest(chosen))
+    context.check_tracking(folder)
+    sites.check(chosen)
     with locked(folder):
         if context.rerun:
             folder.set_aside()
@@ -44,7 +45,6 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
             found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
-        context.check_tracking()
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None
         trained_rounds, source = 0, find_trained_run(context.workspace, training_digest, chosen.rounds)

@@ -1,4 +1,4 @@
-"""The tracker is never on the way of a run: journals, and a sender whose store fails, hangs, is lost or is not its own."""
+"""The tracker is never on the way of a run: journals, and a sender whose store fails, hangs, is lost or another's."""
 
 import json
 import os
@@ -397,7 +397,7 @@ def test_damage_is_seen_and_a_sound_or_busy_file_is_none(database, what):
     assert damage(database)
 
 
-def test_a_damaged_file_is_set_aside_and_the_run_is_whole_in_a_new_one(
+def test_a_damaged_file_is_set_aside_and_a_new_one_gets_all(
     database, tmp_path, mlflow_template, monkeypatch
 ):
     from fedrecon.platform.storage.tracking import mlflow_store
@@ -424,7 +424,9 @@ def test_a_damaged_file_is_set_aside_and_the_run_is_whole_in_a_new_one(
         assert len(client.get_metric_history(journal.run_id, "mean/loss")) == 3
         assert client.get_run(journal.run_id).info.status == "FINISHED"
         assert [one.path for one in client.list_artifacts(journal.run_id)] == ["report.md"]
+    database.write_bytes(b"bye")  # after the last write: the end of the run looks once more
     sender.close()
+    assert holds_run(f"sqlite:///{database}", journal.run_id)
     assert (tmp_path / "mlflow.db.damaged-1").read_bytes() == b"hello" * 999
     assert any("mlflow.db.damaged-1" in line for line in said)
 

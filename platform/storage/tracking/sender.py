@@ -102,7 +102,7 @@ class Sender:
 
     def close(self) -> None:
         """Waits until everything is sent, and ends the thread. Says it, if a part has to wait for the next call."""
-        done = self.drain()
+        done = self.drain() and self._sound()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -110,6 +110,17 @@ class Sender:
             self.say(
                 f"MLflow at {self.uri} has not got all of this yet: the same command or fedrecon sync sends the rest"
             )
+
+    def _sound(self) -> bool:
+        """Looks at a file of this disk once more: SQLite may write into a damaged one without noticing."""
+        sent = list(self._trackers)
+        with self._store_lock:
+            self._mend(trouble=True)
+        if self._trackers:
+            return True
+        for folder in sent:
+            self.notify(folder)
+        return self.drain()
 
     def deliver(self, folder: Path) -> Sent:
         """Brings the store up to the journal in ``folder``. Returns what the store has got.

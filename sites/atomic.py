@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedrecon.sites.errors import DiskFullError
+from fedrecon.sites.errors import DiskFullError, FedreconError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = tuple(f"{form}{code}" for code in _FULL for form in ("os error ", "errno = ", "Errno "))
@@ -24,15 +24,18 @@ _FULL_TEXTS = tuple(f"{form}{code}" for code in _FULL for form in ("os error ", 
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """The body writes ``path``.
+    """The body writes ``path``, or files beside it.
 
     Raises:
         DiskFullError: the disk is full; any other error of the body passes unchanged.
     """
     try:
         yield
+    except FedreconError:
+        raise
     except Exception as error:
         if getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL_TEXTS):
+            path = Path(getattr(error, "filename", None) or path)
             free = shutil.disk_usage(_existing(path)).free
             raise DiskFullError(path, free) from error
         raise

@@ -16,6 +16,7 @@ from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.tracking.address import check_reachable, noted, tracking_uri
 from fedrecon.platform.storage.tracking.sqlite_file import holds_run
 from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites.atomic import room_for
 from fedrecon.sites.errors import DiskFullError, InputError
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def recording(
     try:
         _begin(experiment, folder, training_digest, context, journal, sender)
         try:
-            yield Recording(journal, sender, new)
+            with room_for(folder.path / "run.json"):
+                yield Recording(journal, sender, new)
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit, GeneratorExit):  # Ray turns SIGTERM into SystemExit
             status = "KILLED"

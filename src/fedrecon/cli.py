@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrecon.sites.atomic import room_for
 from fedrecon.sites.errors import DISK_FULL, FedreconError, InputError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
-        code: int = arguments.command(arguments)
+        with room_for(Path.cwd() / "x"):
+            code: int = arguments.command(arguments)
     except InputError as error:
         return _say(f"error: {error}", WRONG_INPUT)
     except FedreconError as error:
@@ -183,13 +185,11 @@ def _sync(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.runs.sync import sync
     from fedrecon.platform.storage.workspace import default_workspace
 
-    workspace = Path(arguments.workspace) if arguments.workspace else default_workspace()
-    report = sync(workspace, arguments.tracking_uri)
+    report = sync(Path(arguments.workspace or default_workspace()), arguments.tracking_uri)
     if arguments.json:
         _print_json(report)
-        return DONE
-    for what, names in report.items():
-        print(f"{what:9}{len(names)}" + (f"  {', '.join(names)}" if names and what != "complete" else ""))
+    else:
+        print("\n".join(f"{what:9}{len(names)}  {', '.join(names)}".rstrip() for what, names in report.items()))
     return DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -114,8 +115,11 @@ class Sender:
     def _sound(self) -> bool:
         """Looks at a file of this disk once more: SQLite may write into a damaged one without noticing."""
         sent = list(self._trackers)
-        with self._store_lock:
-            self._mend(trouble=True)
+        try:
+            with self._store_lock:
+                self._mend(trouble=True)
+        except Exception:  # noqa: BLE001 - MLflow raises anything
+            return False
         if self._trackers:
             return True
         for folder in sent:
@@ -254,8 +258,11 @@ def _opened(uri: str | None, workspace: Path) -> RunStore:
         raise InputError(f"the store of runs cannot be opened: {_why(error)}") from error
 
 
-def _why(error: Exception) -> str:
-    return cause_of(error)
+def _why(error: BaseException) -> str:
+    """The first cause, in a few words: MLflow and its libraries wrap it in several lines."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return textwrap.shorten(cause_of(error), 160, placeholder=" ...")
 
 
 def _print(message: str) -> None:

@@ -67,7 +67,7 @@ class _Test:
 
         with recording(self.experiment, self.folder, training_digest, self.context) as run:
             run.journal.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
-            self._note(run.journal.run_id)
+            self._note(run.journal.run_id, training_digest)
             result = self._score(run.journal, training_digest, trained_rounds)
             self.folder.save_result(result.as_dict())
         forget(self._parts)
@@ -77,10 +77,11 @@ class _Test:
     def _parts(self) -> Path:
         return self.folder.path / "parts"
 
-    def _note(self, run_id: str) -> None:
+    def _note(self, run_id: str, training_digest: str) -> None:
         self.folder.note_run({
             "run_id": run_id,
             "experiment": self.experiment.as_dict(),
+            "training_digest": training_digest,
             "images": asdict(self.trained.images),
             "code": source_code(self.experiment),
             **noted_shards(self.sites.trained),

@@ -92,8 +92,11 @@ class Journal:
 
     @property
     def sent(self) -> Sent:
-        """What the last store has got."""
-        return Sent(**json.loads(self._sent.read_text("utf-8"))) if self._sent.is_file() else Sent()
+        """What the last store has got. A damaged note is none: everything is sent again, and the store skips it."""
+        try:
+            return Sent(**json.loads(self._sent.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return Sent()
 
     def note_sent(self, sent: Sent) -> None:
         """Notes what a store has got."""

@@ -1,9 +1,6 @@
 """The tracker is never on the way of a run: journals, and a sender whose store fails, hangs, is lost or another's."""
 
-import json
-import os
 import shutil
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -17,8 +14,6 @@ from fedrecon.platform.storage.journal import Journal, RunRecord
 from fedrecon.platform.storage.tracking import sender as sending
 from fedrecon.platform.storage.tracking.address import check_reachable, noted, public
 from fedrecon.platform.storage.tracking.sender import Sender
-from fedrecon.platform.storage.tracking.sqlite_file import damage, holds_run
-from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder, owner_of
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import DiskFullError, InputError, RunError
@@ -331,6 +326,14 @@ def test_a_full_disk_is_the_journals_own_error_and_a_later_line_is_whole(server,
     assert held(server)["steps"] == [1, 2, 3, 4]
 
 
+def test_a_damaged_note_of_what_was_sent_sends_all_again(server, tmp_path):
+    journal = recorded(tmp_path)
+    deliver(server, tmp_path, journal)
+    (journal.folder / "sent.json").write_text('{"uri": ')
+    assert deliver(server, tmp_path, journal).run_id == "memory-0"
+    assert (held(server), len(server.runs)) == (WHOLE, 1)
+
+
 def test_an_artifact_costs_no_second_copy(tmp_path):
     path = tmp_path / "weights.safetensors"
     atomic.write_bytes(path, b"weights")
@@ -354,84 +357,3 @@ def test_a_server_that_accepts_and_never_answers_is_found_out(tmp_path):
         mute.listen()
         with pytest.raises(InputError, match="no MLflow server answers"):
             check_reachable(f"http://127.0.0.1:{mute.getsockname()[1]}", tmp_path, seconds=0.1)
-
-
-# MLflow's own SQLite file
-
-
-@pytest.fixture
-def database(mlflow_template, tmp_path):
-    return Path(shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db"))
-
-
-def torn(path):
-    content = path.read_bytes()
-    path.write_bytes(content[:4096] + b"\0" * 4096 + content[8192:])
-
-
-def half_made(path):
-    path.unlink()
-    with sqlite3.connect(path) as file:
-        file.execute("CREATE TABLE _alembic_tmp_latest_metrics (a)")
-
-
-DAMAGES = {
-    "empty": lambda path: path.write_bytes(b""),
-    "no database": lambda path: path.write_bytes(b"hello" * 999),
-    "cut": lambda path: os.truncate(path, 50_000),
-    "torn": torn,
-    "half made": half_made,
-}
-
-
-@pytest.mark.parametrize("what", DAMAGES)
-def test_damage_is_seen_and_a_sound_or_busy_file_is_none(database, what):
-    assert damage(database) is None
-    busy = sqlite3.connect(database, isolation_level=None)
-    busy.execute("BEGIN EXCLUSIVE")
-    assert damage(database) is None
-    assert holds_run(f"sqlite:///{database}", "abc")
-    busy.close()
-    assert not holds_run(f"sqlite:///{database}", "abc")
-    DAMAGES[what](database)
-    assert damage(database)
-
-
-def test_a_damaged_file_is_set_aside_and_a_new_one_gets_all(database, tmp_path, mlflow_template, monkeypatch):
-    from fedrecon.platform.storage.tracking import mlflow_store
-
-    def made(path, artifacts):
-        if not path.exists():
-            shutil.copy(mlflow_template / "mlflow.db", path)
-
-    monkeypatch.setattr(mlflow_store, "create_database", made)
-    said = []
-    journal = recorded(tmp_path)
-    (journal.folder / "images" / "site~a+3.png").unlink()
-    lines = [json.loads(line) for line in (journal.folder / "journal.jsonl").read_text().splitlines()]
-    (journal.folder / "journal.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines if x[0] != "image"))
-    sender = Sender(tmp_path, store=run_store(None, tmp_path), say=said.append)
-    assert (sender.deliver(journal.folder).uri, said) == ("", [])
-    for damaged in (lambda: database.unlink(), lambda: database.write_bytes(b"hello" * 999)):
-        damaged()
-        journal.set_tags({"t": "y"})
-        journal.flush()
-        sender.notify(journal.folder)
-        wait_for(sender.drain)
-        client = sender.store.client
-        assert len(client.get_metric_history(journal.run_id, "mean/loss")) == 3
-        assert client.get_run(journal.run_id).info.status == "FINISHED"
-        assert [one.path for one in client.list_artifacts(journal.run_id)] == ["report.md"]
-    database.write_bytes(b"bye")  # after the last write: the end of the run looks once more
-    sender.close()
-    assert holds_run(f"sqlite:///{database}", journal.run_id)
-    assert (tmp_path / "mlflow.db.damaged-1").read_bytes() == b"hello" * 999
-    assert any("mlflow.db.damaged-1" in line for line in said)
-
-
-def test_a_damaged_file_that_is_not_the_workspaces_own_is_refused_and_left(database, tmp_path):
-    other = tmp_path / "notes.txt"
-    other.write_bytes(b"hello" * 999)
-    with pytest.raises(InputError, match=r"notes\.txt"):
-        run_store(f"sqlite:///{other}", tmp_path)
-    assert other.read_bytes() == b"hello" * 999

@@ -11,6 +11,7 @@ from fedrecon.cli import main
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.platform.storage.history import History
+from fedrecon.platform.storage.tracking import sender
 from fedrecon.platform.storage.workspace import RunFolder
 
 OWNERS = {"checkpoint": (History, "extend"), "journal": (os, "fsync"), "wire": (WireLog, "_append")}
@@ -34,6 +35,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         return original(self, *arguments, **named)
 
     with monkeypatch.context() as patch:
+        patch.setattr(sender, "LAST_TRIES", 0.1)
         patch.setattr(owner, method, full)
         assert main([*command, "--rerun"]) == 1
     said = capfd.readouterr().err

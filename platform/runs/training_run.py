@@ -25,7 +25,7 @@ from fedrecon.platform.federation.attendance import (
     of_training,
 )
 from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
-from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, open_run
+from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.federation.progress import Progress
     from fedrecon.platform.federation.recorder import Recorder
     from fedrecon.platform.federation.scorer import Scorer
-    from fedrecon.platform.storage.tracking.tracker import Ended, Tracker
+    from fedrecon.platform.storage.journal import Journal
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.wire import State
@@ -47,15 +47,17 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
     """The rounds of an experiment that is tested at its own sites; see :func:`fedrecon.platform.runs.run.steps`."""
     shards = open_sites(chosen.sites, None if context.executor == "in-process" else context.address)
     check_experiment(chosen, shards)
-    check_network(chosen, shards)
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(context.workspace, chosen.digest(contents))
+    context.check_tracking(folder)
+    check_network(chosen, shards)
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:
             if (kept := folder.checkpoints.latest()) is not None:
                 yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
             publish_later(chosen, folder, context)
+            found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         return (yield from _Run(chosen, shards, contents, folder, context).go())
@@ -105,32 +107,28 @@ class _Run:
         before, found = self.folder.noted() or {}, self._committed(self.folder)
         if found is not None:
             warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
-        # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
-        tracker = self._open_tracker(source_code(self.experiment) if found is None else before.get("code"))
-        start = found[0].round if found else 0
-        progress = (self.context.progress or Progress)(self.experiment.rounds, start)
-        status: Ended = "FAILED"
-        try:
-            self.wire_log.round = start
-            self._say(progress, tracker, start)
-            executor = self._executor(progress, found)
+        with recording(self.experiment, self.folder, self.training_digest, self.context) as run:
+            # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
+            self._note(run.journal, source_code(self.experiment) if found is None else before.get("code"))
+            start = found[0].round if found else 0
+            progress = (self.context.progress or Progress)(self.experiment.rounds, start)
+            run.say_with(progress.say)
             try:
-                result = yield from self._train_and_score(tracker, executor, progress, found)
+                self.wire_log.round = start
+                self._say(progress, run.journal, start)
+                executor = self._executor(progress, found)
+                try:
+                    result = yield from self._train_and_score(run, executor, progress, found)
+                finally:
+                    executor.close()
             finally:
-                executor.close()
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # Ray turns SIGTERM into SystemExit
-            status = "KILLED"
-            raise
-        finally:
-            progress.close()
-            tracker.finish(status)
-        self.folder.save_result(result.as_dict())
+                progress.close()
+            self.folder.save_result(result.as_dict())
         forget(self._parts)
         return result
 
     def _train_and_score(
-        self, tracker: Tracker, executor: Executor, progress: Progress, found: Any
+        self, run: Recording, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
         from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
         from fedrecon.platform.federation.recorder import Recorder
@@ -138,7 +136,7 @@ class _Run:
         from fedrecon.platform.federation.scorer import Scorer
         from fedrecon.platform.runs.results import FinishedRun, write_artifacts
 
-        experiment = self.experiment
+        experiment, tracker = self.experiment, run.journal
         tuned = {} if experiment.trains else executor.tune_reconstructors()
         environment = self._environment(executor, found)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {})
@@ -146,6 +144,8 @@ class _Run:
         if found is not None:
             state = found[0]
             resumed_from = state.round
+            if run.new:  # the rounds of a run that an earlier version began
+                record.replay()
             yield from list(record.curve)
         elif self.source is not None:
             state = self._take_over(record, scorer, tracker)
@@ -210,7 +210,7 @@ class _Run:
             return True
         return find_trained(self.folder.workspace, self.training_digest) is None
 
-    def _take_over(self, record: Recorder, scorer: Scorer, tracker: Tracker) -> State:
+    def _take_over(self, record: Recorder, scorer: Scorer, tracker: Journal) -> State:
         """Takes over the state that another run trained: validates it under this experiment, and commits it."""
         assert self.source is not None
         found = self._committed(self.source)
@@ -226,9 +226,8 @@ class _Run:
         record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
         return state
 
-    def _open_tracker(self, code: Mapping[str, str] | None) -> Tracker:
+    def _note(self, tracker: Journal, code: Mapping[str, str] | None) -> None:
         experiment = self.experiment
-        tracker = open_run(experiment, self.folder, self.training_digest, self.context)
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
@@ -237,15 +236,14 @@ class _Run:
             "code": code,
             **noted_shards(self.shards),
         })  # fmt: skip
-        return tracker
 
-    def _say(self, progress: Progress, tracker: Tracker, start: int) -> None:
+    def _say(self, progress: Progress, tracker: Journal, start: int) -> None:
         experiment = self.experiment
         what = experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"]
         resumed = f", going on after round {start}" if start else ""
         progress.say(
             f"{experiment.name}: {what} at {len(self.shards)} sites ({', '.join(self.shards)}), digest "
-            f"{self.folder.digest}, run {tracker.run_id}{resumed}"
+            f"{self.folder.digest}, run {tracker.run_id or '(MLflow has not made it yet)'}{resumed}"
         )
 
         for line in what_leaves(experiment, self.shards):

@@ -17,7 +17,7 @@ from fedrecon.platform.federation.attendance import MISSED, Attendance, find_tra
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
-from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, open_run
+from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.publishing import what_leaves
 from fedrecon.platform.runs.results import FinishedRun, Result, write_tables, write_wire
 from fedrecon.platform.runs.training_run import train_steps
@@ -26,7 +26,7 @@ from fedrecon.platform.storage.workspace import RunFolder
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.federation.progress import Progress
-    from fedrecon.platform.storage.tracking.tracker import Ended, Tracker
+    from fedrecon.platform.storage.tracking.tracker import Tracker
 
 
 def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
@@ -37,11 +37,13 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
     """
     address = None if context.executor == "in-process" else context.address
     sites = ConsortiumShards.of(chosen, address)
-    sites.check(chosen)
     folder = RunFolder(context.workspace, sites.digest(chosen))
+    context.check_tracking(folder)
+    sites.check(chosen)
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:
+            found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         training_digest = sites.training_digest(chosen)
@@ -64,19 +66,11 @@ class _Test:
     def go(self, training_digest: str, trained_rounds: int) -> Result:
         from fedrecon.platform.federation.scorer import forget
 
-        tracker = open_run(self.experiment, self.folder, training_digest, self.context)
-        tracker.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
-        status: Ended = "FAILED"
-        try:
-            self._note(tracker.run_id, training_digest)
-            result = self._score(tracker, training_digest, trained_rounds)
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit
-            status = "KILLED"
-            raise
-        finally:
-            tracker.finish(status)
-        self.folder.save_result(result.as_dict())
+        with recording(self.experiment, self.folder, training_digest, self.context) as run:
+            run.journal.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
+            self._note(run.journal.run_id, training_digest)
+            result = self._score(run.journal, training_digest, trained_rounds)
+            self.folder.save_result(result.as_dict())
         forget(self._parts)
         return result
 

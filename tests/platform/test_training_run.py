@@ -149,7 +149,7 @@ def test_a_failing_run_is_recorded_as_failed(pair, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_that_is_damaged_after_the_end_is_not_evaluated_as_the_round_before(pair, tmp_path):
-    _, result = finish(begin(experiment(pair, "fedavg"), tmp_path, MemoryStore()))
+    _, result = finish(begin(experiment(pair, "fedavg"), tmp_path, MemoryStore(), keep_checkpoints=True))
     folder = RunFolder(tmp_path, result.digest)
     assert TrainedRun.of(folder).state.round == ROUNDS
     newest = folder.checkpoints.paths()[-1]

@@ -21,14 +21,14 @@ from fedrecon.platform.execution.ray_cluster import connect
 from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
-from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.terminal.signals import last_wills
 from fedrecon.sites import debris
 from fedrecon.tune.engine.packing import Packing, asked, roster
+from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
 from fedrecon.tune.engine.searcher import Optuna, PlannedTrials, Source, TableUpdater, TrialSearcher
-from fedrecon.tune.engine.tracking_actor import start_tracking_actor
 from fedrecon.tune.engine.trainable import SweepTrial
+from fedrecon.tune.engine.trial_notes import start_trial_notes
 from fedrecon.tune.trials.planner import Planner, Trial, absolute
 from fedrecon.tune.trials.progress import SweepProgress
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
@@ -43,16 +43,14 @@ SETTINGS = {
 }
 """Environment variables of Ray Tune. A variable that the user has set keeps its value."""
 
-Conclude = Callable[[Callable[..., Any]], None]
-"""A function that writes the outputs. Its argument calls a method of the :class:`TrackingActor` by its name."""
-
 
 class TrialTuner:
     """One call of a sweep or study on a cluster.
 
     Args:
         planner: the planner of the trials. trial_table: the table of the trials.
-        address, tracking_uri: see :func:`fedrecon.tune.sweep.run.sweep`.
+        address, keep_checkpoints: see :func:`fedrecon.tune.sweep.run.sweep`.
+        records: the records of the trials.
         rerun: whether every trial runs again, even if it has a result.
         tags: a function that gives the MLflow tags of a trial's run from the trial's number.
     """
@@ -62,16 +60,18 @@ class TrialTuner:
         planner: Planner,
         trial_table: TrialTable,
         address: str | None,
-        tracking_uri: str | None,
+        records: CampaignRecords,
         rerun: bool,
         tags: Callable[[int], Mapping[str, str]],
+        keep_checkpoints: bool,
     ) -> None:
         self._planner, self._trial_table, self._tags = planner, trial_table, tags
-        self._address, self._tracking_uri, self._rerun = address, tracking_uri, rerun
+        self._address, self._records, self._rerun = address, records, rerun
+        self._keep_checkpoints = keep_checkpoints
         hours = planner.budget.hours
         self._deadline = time.monotonic() + 3600 * hours if hours else float("inf")
 
-    def run(self, live: SweepProgress, limit: int, conclude: Conclude) -> bool:
+    def run(self, live: SweepProgress, limit: int, conclude: Callable[[], None]) -> bool:
         """Runs trials until all have ended, the budget is used up, or the user presses Ctrl-C.
 
         Args:
@@ -90,16 +90,16 @@ class TrialTuner:
             if owns:
                 connect(self._address)
             packing = self._packing()
-            writer = start_tracking_actor(self._tracking_uri, self._trial_table.workspace)
+            notes = start_trial_notes()
             last_wills.append(self._settle_alone)
             try:
-                self._tune(packing, writer, live, limit)
+                self._tune(packing, notes, live, limit)
             finally:
                 self._trial_table.interrupted()
                 live.close()
-                ray.get(writer.settle.remote())
-                conclude(lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments)))
-                ray.kill(writer)
+                ray.kill(notes)
+                self._records.settle()
+                conclude()
         finally:
             if self._settle_alone in last_wills:
                 last_wills.remove(self._settle_alone)
@@ -110,9 +110,8 @@ class TrialTuner:
 
     def _settle_alone(self) -> None:
         """Ends the runs of the trials that are under way as KILLED, without Ray."""
-        store = run_store(self._tracking_uri, self._trial_table.workspace)
-        for digest in {row.trial.digest for row in self._trial_table.rows if row.status in ("RUNNING", "WAITING")}:
-            store.tag(digest, {})
+        self._records.settle()
+        self._records.send()
 
     def _packing(self) -> Packing:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
@@ -131,7 +130,7 @@ class TrialTuner:
         found = find_training(self._trial_table.workspace, training, trial.experiment.resources)
         return not self._rerun and found is not None
 
-    def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
+    def _tune(self, packing: Packing, notes: Any, live: SweepProgress, limit: int) -> None:
         sweep, trial_table = self._planner.sweep, self._trial_table
         source: Source = PlannedTrials()
         if sweep is not None and sweep.algorithm == "optuna":
@@ -139,13 +138,19 @@ class TrialTuner:
             source = Optuna(self._planner, trial_table, min(sweep.samples, limit))
         searcher = TrialSearcher(trial_table, source, self._config, limit, self._trained)
         updater = TableUpdater(
-            trial_table, searcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
+            trial_table,
+            searcher,
+            source,
+            lambda row: self._changed(row, live),
+            self._over,
+            lambda digest: ray.get(notes.why.remote(digest)),
         )
         shared = {
             "workspace": str(trial_table.workspace),
             "executor": packing.executor,
-            "writer": writer,
+            "notes": notes,
             "address": self._address,
+            "keep_checkpoints": self._keep_checkpoints,
         }
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(SweepTrial, shared=shared),
@@ -181,6 +186,11 @@ class TrialTuner:
                 verbose=0,
             ),
         )
+
+    def _changed(self, row: TrialRow, live: SweepProgress) -> None:
+        """Shows a change of a trial, and has its journal sent."""
+        self._records.changed(row.trial.digest)
+        live.changed(row)
 
     def _scheduler(self) -> PerProblemScheduler | None:
         """The scheduler for early stopping; None if the sweep has none."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from fedrecon.sites.plugin import Settings
+
+Share = Annotated[float, Field(ge=0, le=4096)]
+"""A number of processors of a node, or a fraction of one."""
 
 
 class Resources(Settings):
@@ -26,17 +29,11 @@ class Resources(Settings):
         start_timeout: time in seconds after which a site that cannot be placed is an error.
     """
 
-    gpus_per_site: Literal["auto"] | float = Field("auto")
-    cpus_per_site: Literal["auto"] | float = Field("auto")
-    threads: int = Field(1, ge=1)
+    gpus_per_site: Literal["auto"] | Share = "auto"
+    cpus_per_site: Literal["auto"] | Share = "auto"
+    threads: int = Field(1, ge=1, le=512)
     crew: Literal["auto", "actors", "in-process"] = "actors"
-    max_restarts: int = Field(10, ge=0)
-    min_sites: int | None = Field(None, ge=1)
-    start_timeout: float = Field(25.0, gt=0, allow_inf_nan=False)
+    max_restarts: int = Field(10, ge=0, le=10**6)
+    min_sites: int | None = Field(None, ge=1, le=10**6)
+    start_timeout: float = Field(25.0, gt=0, le=10**6)
 
-    @field_validator("gpus_per_site", "cpus_per_site")
-    @classmethod
-    def _not_negative(cls, value: Any) -> Any:
-        if value != "auto" and not 0 <= value < float("inf"):
-            raise ValueError("must be 'auto' or a number that is at least 0")
-        return value

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from fedrecon.sites.errors import RefusedValueError, unknown
-from fedrecon.sites.plugin import Count, Settings
+from fedrecon.sites.plugin import Count, Seed, Settings
 from fedrecon.tune.search.config import NAME, CampaignSettings, read_campaign
 
 Block = dict[str, Any]
 Patch = dict[str, Any]
+Level = Annotated[float, Field(ge=1, le=1000)]
+"""A noise level as a multiple of a shard's own, as in an operator."""
 
 MATRIX = ("sites", "operator", "degradation", "seed", "test", "task", "evaluation")
 """Keys of an experiment that a method cannot set: the study varies them, or they must be equal for all methods."""
@@ -67,10 +69,10 @@ class Tested(Settings):
 
     sites: Literal["all", "trained", "untrained"] | list[str] = "all"
     operators: list[Block] | None = Field(None, min_length=1)
-    noise: list[float] | None = Field(None, min_length=1)
+    noise: list[Level] | None = Field(None, min_length=1)
     stage: Literal["output", "data_consistency"] = "output"
     unseen: Literal["average", "nearest", "fine-tune"] | None = None
-    fine_tune_epochs: int | None = Field(None, ge=1)
+    fine_tune_epochs: int | None = Field(None, ge=1, le=10**6)
 
     _one = field_validator("operators", mode="before")(_listed)
 
@@ -92,8 +94,8 @@ class Study(CampaignSettings):
     methods: dict[str, Patch] = Field(min_length=1)
     train: Trains = Trains()
     test: Tested = Tested()
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
-    seeds_of: dict[str, list[int]] = Field(default_factory=dict)
+    seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
+    seeds_of: dict[str, list[Seed]] = Field(default_factory=dict)
     references: list[str] = Field(default_factory=list)
 
     @field_validator("methods")

@@ -36,4 +36,3 @@ class Resources(Settings):
     max_restarts: int = Field(10, ge=0, le=10**6)
     min_sites: int | None = Field(None, ge=1, le=10**6)
     start_timeout: float = Field(25.0, gt=0, le=10**6)
-

@@ -14,8 +14,8 @@ import yaml
 
 from fedrecon.sites.errors import InputError
 
-MOST_BYTES = 1_000_000
-"""The largest file. PyYAML reads about 0.1 MB a second."""
+MOST_BYTES = 500_000
+"""The largest file. PyYAML takes seconds for it."""
 MOST_DEPTH = 50
 """How deep values may lie in each other."""
 MOST_VALUES = 100_000
@@ -34,11 +34,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Counts the depth and the size of a node while it is made."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self.depth += 1
         if self.depth > MOST_DEPTH:
-            raise self._wrong(f"nested more than {MOST_DEPTH} deep", self.peek_event().start_mark)
-        event = self.peek_event()
-        node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+            raise self._wrong(f"nested more than {MOST_DEPTH} deep", event.start_mark)
+        node: Any = super().compose_node(parent, index)
         self.depth -= 1
         if isinstance(event, yaml.AliasEvent) and id(node) not in self.sizes:
             raise self._wrong(f"'*{event.anchor}' stands inside of itself", event.start_mark)
@@ -56,19 +56,19 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key, line = key_node.value, key_node.start_mark.line + 1
-            if not isinstance(self.construct_object(key_node, deep=True), str):  # type: ignore[no-untyped-call]
+            if not isinstance(self.construct_object(key_node, deep=True), str):
                 shown = f"'{key}'" if isinstance(key, str) else "a list or mapping"
                 raise self._wrong(f"the key {shown} is no text; put it in quotes", key_node.start_mark)
             if key in seen:
                 where = f" (lines {seen[key]} and {line})" if seen[key] != line else ""
                 raise self._wrong(f"'{key}' is given twice{where}", key_node.start_mark)
             seen[key] = line
-        found: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[no-untyped-call]
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
 
     @staticmethod
     def _wrong(problem: str, mark: Any) -> yaml.MarkedYAMLError:
-        return yaml.constructor.ConstructorError(None, None, problem, mark)  # type: ignore[no-untyped-call]
+        return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 _Loader.yaml_constructors = {
@@ -80,7 +80,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
@@ -99,7 +99,7 @@ def read_yaml(text: str, where: str) -> Any:
         if len(text) > MOST_BYTES:
             raise InputError(f"{where}: {len(text)} characters; more than {MOST_BYTES} are refused")
         loader = _Loader(text)
-        return loader.get_single_data()  # type: ignore[no-untyped-call]
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f" (line {mark.line + 1}, column {mark.column + 1})" if mark and "\n" in text.strip() else ""
@@ -110,7 +110,7 @@ def read_yaml(text: str, where: str) -> Any:
         raise InputError(f"{where}: not valid YAML: {error}") from None
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
 
 def read_yaml_file(path: Path, kind: str) -> Any:
@@ -124,7 +124,9 @@ def read_yaml_file(path: Path, kind: str) -> Any:
     """
     try:
         if path.stat().st_size > MOST_BYTES and path.is_file():
-            raise InputError(f"{path}: {path.stat().st_size} bytes; more than {MOST_BYTES} are refused in a {kind} file")
+            raise InputError(
+                f"{path}: {path.stat().st_size} bytes; more than {MOST_BYTES} are refused in a {kind} file"
+            )
         return read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else _none(path, kind)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid YAML: {error.reason} at byte {error.start}; UTF-8 is needed") from None

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import io
+import os
+import shlex
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrecon.sites.errors import FedreconError, InputError
+from fedrecon.platform.terminal.arguments import Parser, number, whole
+from fedrecon.platform.terminal.boundary import WRONG_INPUT, outcome
+from fedrecon.platform.terminal.output import json_alone, print_json, say
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, INTERRUPTED = 0, 130
+SEEDS = whole(-(2**63), 2**63 - 1)
+EPOCHS, COILS, RATES = whole(1, 10**6), whole(1, 32), number(1, 10**4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,32 +28,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted.
     """
-    arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name on disk may hold bytes that are no text
+    arguments = argparse.Namespace()
     try:
-        code: int = arguments.command(arguments)
-    except InputError as error:
-        return _say(f"error: {error}", WRONG_INPUT)
-    except FedreconError as error:
-        return _say(f"failed: {error}", FAILED)
+        arguments = _parser().read(argv)
+        with json_alone(getattr(arguments, "json", False)):
+            code: int = arguments.command(arguments)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on from the last committed round", INTERRUPTED)
     except BrokenPipeError:
-        return DONE
-    except Exception as error:  # noqa: BLE001 - a defect of fedrecon: the traceback helps to find it
-        traceback.print_exc()
-        return _say(f"failed: {type(error).__name__}: {error}", FAILED)
+        return _without_reader()
+    except Exception as error:  # noqa: BLE001 - the one boundary: every error becomes one line
+        return _say(*outcome(error, _workspace(arguments)))
     return code
+
+
+def _workspace(arguments: argparse.Namespace) -> Path:
+    from fedrecon.platform.storage.workspace import default_workspace
+
+    given = getattr(arguments, "workspace", None)
+    return Path(given) if given else default_workspace()
+
+
+def _without_reader() -> int:
+    """The reader of stdout left (``| head``): Python must not try to write the rest at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from fedrecon.sites.phantom import simulate
 
-    options = {key: getattr(arguments, key) for key in ("subjects", "size", "coils") if getattr(arguments, key)}
+    options = {key: getattr(arguments, key) for key in ("subjects", "size", "coils")}
+    options = {key: value for key, value in options.items() if value is not None}
     if arguments.sites:
         options["sites"] = tuple(arguments.sites)
     for path in simulate(arguments.directory, seed=arguments.seed, **options):
-        print(path)
+        say(str(path))
     return DONE
 
 
@@ -68,7 +90,7 @@ def _import(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         key=arguments.key,
     )
-    print(path)
+    say(str(path))
     return DONE
 
 
@@ -78,7 +100,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     found = inspect(arguments.path)
     if arguments.json:
-        _print_json(found)
+        print_json(found)
     else:
         shards_table(found["shards"])
     for problem in found["problems"]:
@@ -92,13 +114,13 @@ def _seal(arguments: argparse.Namespace) -> int:
 
     for path in find_shards(arguments.path):
         before, after = seal(path)
-        print(f"{path}: {after}" + ("" if before == after else f" (before: {before})"))
+        say(f"{path}: {after}" + ("" if before == after else f" (before: {before})"))
     return DONE
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.runs.run import run
-    from fedrecon.platform.storage.workspace import RunFolder, default_workspace
+    from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.platform.terminal.tables import result_table
 
     result = run(
@@ -111,17 +133,17 @@ def _run(arguments: argparse.Namespace) -> int:
         rerun=arguments.rerun,
     )
     if arguments.json:
-        _print_json(result.as_dict())
+        print_json(result.as_dict())
         return DONE
-    folder = RunFolder(Path(arguments.workspace or default_workspace()), result.digest)
+    folder = RunFolder(_workspace(arguments), result.digest)
     result_table(result.as_dict(), (folder.noted() or {}).get("experiment", {}))
     again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
-    option = f" --workspace {arguments.workspace}" if arguments.workspace else ""
-    print(f"\n{again}run {result.run_id}, digest {result.digest}")
+    option = f" --workspace {shlex.quote(arguments.workspace)}" if arguments.workspace else ""
+    say(f"\n{again}run {result.run_id}, digest {result.digest}")
     pictures = folder.path / "panels"
     if pictures.is_dir():
-        print(f"A test slice of each site: {pictures}")
-    print(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{option}")
+        say(f"A test slice of each site: {pictures}")
+    say(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{option}")
     return DONE
 
 
@@ -142,7 +164,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         workspace=arguments.workspace,
     )
     if arguments.json:
-        _print_json(found)
+        print_json(found)
     else:
         rows_table(found["rows"])
     return DONE
@@ -160,20 +182,19 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         workspace=arguments.workspace,
     )
     if arguments.json:
-        _print_json(done)
+        print_json(done)
         return DONE
     for volume in done["volumes"]:
         rate = f"acceleration {volume['measured_acceleration']:.2f}"
-        print(f"{volume['name']}: {volume['n_slices']} slices, {rate}, sampling {volume['sampling']}")
-    print(done["output"])
+        say(f"{volume['name']}: {volume['n_slices']} slices, {rate}, sampling {volume['sampling']}")
+    say(str(done["output"]))
     return DONE
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from fedrecon.platform.storage.workspace import default_workspace
     from fedrecon.platform.terminal.mlflow_ui import serve
 
-    serve(Path(arguments.workspace) if arguments.workspace else default_workspace(), port=arguments.port)
+    serve(_workspace(arguments), port=arguments.port)
     return DONE
 
 
@@ -182,27 +203,27 @@ def _list(arguments: argparse.Namespace) -> int:
 
     lines = registry(arguments.kind)
     if arguments.json:
-        _print_json({arguments.kind: lines})
+        print_json({arguments.kind: lines})
     else:
         width = max(map(len, lines), default=0)
         for name, summary in lines.items():
-            print(f"{name:{width}}  {summary}")
+            say(f"{name:{width}}  {summary}")
     return DONE
 
 
 def _schema(_: argparse.Namespace) -> int:
     from fedrecon.platform.config.schema import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
     return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     from fedrecon.tune.study.command import COMMAND as STUDY
     from fedrecon.tune.sweep.command import COMMAND as SWEEP
     from fedrecon.version import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fedrecon",
         description="Federated MR image reconstruction experiments on Ray, browsed in MLflow.",
     )
@@ -232,14 +253,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run", metavar="RUN", help="run id, digest or latest")
     one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
     one.add_argument("--mask", metavar="NAME", help="mask to test (default: the run's own); see fedrecon list masks")
-    one.add_argument("--acceleration", nargs="+", type=float, metavar="R", help="accelerations to test, one by one")
+    one.add_argument("--acceleration", nargs="+", type=RATES, metavar="R", help="accelerations to test, one by one")
     one.add_argument(
         "--degradation",
         metavar="NAME",
         help="degradation to test, for a super-resolution run; see fedrecon list degradations",
     )
     one.add_argument(
-        "--scale", nargs="+", type=int, metavar="S", help="scales to test, for a super-resolution run: 2, 3, 4"
+        "--scale", nargs="+", type=whole(2, 4), metavar="S", help="scales to test, for a super-resolution run: 2, 3, 4"
     )
     one.add_argument(
         "--unseen", metavar="RULE", help="source of an unseen site's private part: average, nearest or fine-tune"
@@ -247,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--published", nargs="+", metavar="SITE", help="sites that agreed to publish their private part, or all"
     )
-    one.add_argument("--fine-tune-epochs", type=int, metavar="N", help="epochs of --unseen fine-tune (default: 5)")
+    one.add_argument("--fine-tune-epochs", type=EPOCHS, metavar="N", help="epochs of --unseen fine-tune (default: 5)")
 
     one = _command(
         commands,
@@ -272,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     one = _command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs", workspace=True)
-    one.add_argument("--port", type=int, help="default: 5000, or a free port if 5000 is taken")
+    one.add_argument("--port", type=whole(1, 65535), help="default: 5000, or a free port if 5000 is taken")
 
     one = _command(
         commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", json=True
@@ -293,12 +314,15 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
     one = _command(commands, "simulate", _simulate, "simulate a consortium of hospitals, with one shard per site")
     one.add_argument("directory", metavar="DIR")
     one.add_argument("--sites", nargs="+", metavar="NAME", help="sites, each as CONTRAST or NAME:CONTRAST")
-    one.add_argument("--subjects", type=int, metavar="N", help="number of subjects at each site")
-    one.add_argument("--size", type=int, metavar="N", help="matrix N x N")
+    one.add_argument("--subjects", type=whole(1, 10_000), metavar="N", help="number of subjects at each site")
+    one.add_argument("--size", type=whole(32, 512), metavar="N", help="matrix N x N")
     one.add_argument(
-        "--coils", type=int, metavar="N", help="number of coils at every site (default: each site's own number)"
+        "--coils",
+        type=COILS,
+        metavar="N",
+        help="number of coils at every site (default: each site's own number)",
     )
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=SEEDS, default=0)
 
     one = _command(commands, "import", _import, "import files as the shard of a site")
     one.add_argument("format", metavar="nifti|fastmri|npy")
@@ -306,12 +330,12 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
     one.add_argument("--site", required=True, metavar="NAME")
     one.add_argument("--out", required=True, metavar="DIR")
     one.add_argument("--contrast", metavar="C")
-    one.add_argument("--size", type=int, metavar="N", help="matrix N x N (nifti)")
+    one.add_argument("--size", type=whole(8, 4096), metavar="N", help="matrix N x N (nifti)")
     one.add_argument("--phase", metavar="none|smooth", help="phase of the simulated k-space (nifti; default: smooth)")
     one.add_argument("--subject-pattern", metavar="REGEX", help="default: the file name up to its first '_'")
     one.add_argument("--validation-subjects", metavar="A,B")
     one.add_argument("--test-subjects", metavar="C")
-    one.add_argument("--seed", type=int, help="seed of the simulated phase (nifti; default: 0)")
+    one.add_argument("--seed", type=SEEDS, help="seed of the simulated phase (nifti; default: 0)")
     one.add_argument(
         "--key",
         metavar="FILE",
@@ -347,19 +371,14 @@ def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def _print_json(content: Any) -> None:
-    json.dump(content, sys.stdout, indent=2, default=str)
-    print()
-
-
 def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    say(message, sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, RuntimeWarning | UserWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        say(f"warning: {message}", sys.stderr)
 
 
 if __name__ == "__main__":

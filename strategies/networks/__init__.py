@@ -24,7 +24,7 @@ def _many(default: int, least: int = 1) -> Any:
 
 def _unet(p: Any) -> float:
     """The weights of one U-Net: 7.8 million with 32 channels and 4 poolings."""
-    return 30.0 * p.channels**2 * 4**p.pools
+    return float(30 * p.channels**2 * 4**p.pools)
 
 
 NETWORKS: dict[str, NetworkEntry] = {

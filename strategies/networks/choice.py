@@ -46,7 +46,8 @@ class NetworkChoice:
         if (weights := NETWORKS[name].weights(model)) > MOST_WEIGHTS:
             shown = ", ".join(f"{key}={value}" for key, value in model.model_dump().items())
             raise InputError(
-                f"network '{name}' with {shown} has about {weights:.1e} weights; more than {MOST_WEIGHTS:.0e} are refused"
+                f"network '{name}' with {shown} has about {weights:.1e} weights; "
+                f"more than {MOST_WEIGHTS:.0e} are refused"
             )
         return cls(name, tuple(model.model_dump().items()))
 

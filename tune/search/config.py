@@ -18,6 +18,8 @@ _METRIC = re.compile(
     r"(mean|site/[^/]+)/((with_data_consistency|zero_filled)/)?(psnr|ssim|nmse)|(mean|site/[^/]+)/loss"
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_TRIALS = 100_000
+"""The largest number of trials of a sweep, and of cells of a study. More are refused before they are made."""
 PROBLEM = ("operator", "degradation", "sites", "task", "evaluation")
 """The blocks that say WHAT is reconstructed. A scheduler compares only trials with equal values in these blocks."""
 

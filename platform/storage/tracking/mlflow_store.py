@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.storage.locks import waited_lock
+from fedrecon.platform.storage.tracking.address import check_address
 from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.platform.storage.tracking.tracker import (
     TAG_DIGEST,
@@ -73,12 +73,12 @@ class MlflowStore(RunStore):
         self.workspace = workspace.absolute()
         self.uri = tracking_uri(uri, self.workspace)
         self.workspace.mkdir(parents=True, exist_ok=True)
-        self._file = Path(self.uri.removeprefix(_SQLITE)) if self.uri.startswith(_SQLITE) else None
+        self._file = sqlite_file(self.uri)
         self.client = self._connect()
         self._names: dict[str, str] = {}
 
     def _connect(self) -> MlflowClient:
-        _check_answers(self.uri)
+        check_address(self.uri)
         os.environ.update(ENVIRONMENT)
         with _third_party_warnings():
             from mlflow import MlflowClient
@@ -210,7 +210,7 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Param
 
         for batch in _batches(list(params.items()), _MAX_TEXTS):
-            entries = [Param(key, value[:_MAX_PARAM]) for key, value in batch]
+            entries = [Param(_mlflow_key(key), value[:_MAX_PARAM]) for key, value in batch]
             self._client.log_batch(self.run_id, params=entries)
 
     def _write_tags(self, tags: Mapping[str, str]) -> None:
@@ -223,14 +223,16 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Metric
 
         for batch in _batches(points, _MAX_POINTS):
-            entries = [Metric(point.key, point.value, point.milliseconds, point.step) for point in batch]
+            entries = [Metric(_mlflow_key(point.key), point.value, point.milliseconds, point.step) for point in batch]
             self._client.log_batch(self.run_id, metrics=entries)
 
     def _write_image(self, key: str, step: int, png: bytes) -> None:
         from PIL import Image
 
         with Image.open(io.BytesIO(png)) as picture:
-            self._client.log_image(self.run_id, picture.convert("RGB"), key=key, step=step, synchronous=True)
+            self._client.log_image(
+                self.run_id, picture.convert("RGB"), key=_mlflow_key(key), step=step, synchronous=True
+            )
 
     def _write_artifact(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
@@ -245,15 +247,26 @@ def tracking_uri(uri: str | None, workspace: Path) -> str:
     Raises:
         InputError: the URI cannot hold runs.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + str(workspace.absolute() / DATABASE)
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(workspace.absolute() / DATABASE)
     if "://" not in chosen or chosen.startswith("file:"):
         raise InputError(
             f"the tracking URI '{chosen}' cannot hold runs: give http(s)://HOST:PORT of an MLflow server or "
             f"sqlite:///FILE (a folder of files is no longer supported by MLflow)."
         )
-    if chosen.startswith(_SQLITE):
-        return _SQLITE + str(Path(chosen.removeprefix(_SQLITE)).absolute())
-    return chosen
+    file = sqlite_file(chosen)
+    return chosen if file is None else sqlite_uri(file)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite file. In a URI '%' begins an escape, and '?' and '#' end the path."""
+    return _SQLITE + urllib.parse.quote(str(path), safe="/ ")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of :func:`sqlite_uri`; None if the URI names another store."""
+    if not uri.startswith(_SQLITE):
+        return None
+    return Path(urllib.parse.unquote(uri.removeprefix(_SQLITE).partition("?")[0])).absolute()
 
 
 def create_database(path: Path, artifacts: Path) -> None:
@@ -264,36 +277,32 @@ def create_database(path: Path, artifacts: Path) -> None:
 
     make_store: Any = sqlalchemy_store.SqlAlchemyStore
     with quiet("mlflow", "alembic"), atomic.replacing(path) as temporary:
-        store = make_store(_SQLITE + str(temporary), artifacts.as_uri())
+        store = make_store(sqlite_uri(temporary), artifacts.as_uri())
         store.engine.dispose()
 
 
 def _logged(client: MlflowClient, run_id: str) -> Logged:
     """The content of a run: the steps of every metric, its parameters and its images."""
     data = client.get_run(run_id).data
-    steps = {key: frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
+    steps = {_own_key(key): frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
     names = [Path(item.path).name for item in client.list_artifacts(run_id, "images")]
     images = [match for match in map(_IMAGE.fullmatch, names) if match]
-    pairs = frozenset((match["key"].replace("~", "/"), int(match["step"])) for match in images)
-    return Logged(steps, dict(data.params), pairs)
+    pairs = frozenset((_own_key(match["key"].replace("~", "/")), int(match["step"])) for match in images)
+    return Logged(steps, {_own_key(key): value for key, value in data.params.items()}, pairs)
+
+
+def _mlflow_key(key: str) -> str:
+    """The key of a metric, a parameter or an image as MLflow takes it: a site's name may hold a '+' (``t1+gd``)."""
+    return key.replace("+", " plus ")
+
+
+def _own_key(key: str) -> str:
+    """The inverse of :func:`_mlflow_key`: no name of a site holds a space."""
+    return key.replace(" plus ", "+")
 
 
 def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _check_answers(uri: str, seconds: float = 10.0) -> None:
-    """Refuses a server that does not answer. MLflow itself would retry for minutes."""
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        reason = no_answer(parts.hostname or "", port, seconds)
-    except ValueError as error:
-        reason = str(error)
-    if reason is not None:
-        raise InputError(f"no MLflow server answers at '{uri}': {reason}.")
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
 
 
 def _quoted(name: str) -> str:
-    return f"'{name}'" if len(name) <= 80 else brief(name)
+    return f"'{visible(name)}'" if len(name) <= 80 else brief(name)
 
 
 def brief(value: Any, most: int = 80) -> str:

@@ -88,6 +88,8 @@ def parse(model: type[M], given: Any, where: str) -> M:
     """
     try:
         return model.model_validate(given)
+    except UnicodeError as error:  # pydantic's own messages are UTF-8
+        raise InputError(f"{where}: half of a character (a surrogate) is no text: {brief(str(error))}") from None
     except ValidationError as error:
         found = [_explain(item, model, where) for item in _furthest(error.errors())]
         raise InputError("\n".join(map(str, found)), [name for one in found for name in one.unknown]) from None
@@ -135,7 +137,7 @@ def _explain(item: Any, model: type[BaseModel], where: str) -> InputError:
 def _kinds(annotation: Any) -> set[Any]:
     """The types that an annotation is made of."""
     if get_origin(annotation) is Literal:
-        return set()
+        return set(map(type, get_args(annotation)))
     inner = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
     return set().union(*map(_kinds, inner)) if inner else {annotation}
 

@@ -42,6 +42,8 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         if isinstance(event, yaml.AliasEvent) and id(node) not in self.sizes:
             raise self._wrong(f"'*{event.anchor}' stands inside of itself", event.start_mark)
+        if isinstance(node, yaml.ScalarNode) and any("\ud800" <= one <= "\udfff" for one in node.value):
+            raise self._wrong("half of a character (a surrogate)", event.start_mark)
         parts = [] if isinstance(node, yaml.ScalarNode) else node.value
         flat = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
         self.sizes[id(node)] = 1 + sum(self.sizes[id(one)] for one in flat)

@@ -140,10 +140,11 @@ def check_temporary_folder() -> None:
         InputError: the message says how long the path may be, and what to set.
     """
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if (room := LONGEST_SOCKET - len(os.fsencode(_SOCKET))) < len(os.fsencode(folder)):
+    length, room = len(os.fsencode(folder)), LONGEST_SOCKET - len(_SOCKET)
+    if length > room:
         raise InputError(
-            f"the folder for temporary files has {len(os.fsencode(folder))} characters, and Ray's sockets leave room for "
-            f"{room}: {folder}; set RAY_TMPDIR to a short folder, such as RAY_TMPDIR=/tmp, or use --in-process"
+            f"the path of the folder for temporary files has {length} bytes, and Ray's sockets leave room for {room}: "
+            f"{folder}; set RAY_TMPDIR to a short folder, such as RAY_TMPDIR=/tmp, or use --in-process"
         )
 
 

@@ -20,6 +20,9 @@ LET_THROUGH = "FEDRECON_RAISE"
 LOG = "errors.log"
 """The file in the workspace that keeps the tracebacks of errors that nobody expected."""
 
+MOST_LINES, LONGEST = 50, 2000
+"""The bounds of a message: one line for each wrong key, and the characters of a line."""
+
 _GIVEN_PATH = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP", "EROFS", "EBUSY")
@@ -57,13 +60,21 @@ def outcome(error: Exception, workspace: Path) -> tuple[str, int]:
     """
     if isinstance(error, FedreconError):
         wrong = isinstance(error, InputError)
-        return ("error: " if wrong else "failed: ") + str(error), WRONG_INPUT if wrong else FAILED
+        return _within_bounds(("error: " if wrong else "failed: ") + str(error)), WRONG_INPUT if wrong else FAILED
     if (line := _of_the_system(error) or _of_a_library(error)) is not None:
         return line
     if os.environ.get(LET_THROUGH):
         raise error
     kept = _keep(error, workspace)
     return f"failed: {cause_of(error)} - a defect of fedrecon; please report it with the traceback in {kept}", FAILED
+
+
+def _within_bounds(text: str) -> str:
+    """The text without the middle of lines that nobody reads: a name that was given may have any length."""
+    lines = text.splitlines()
+    shown = [one if len(one) <= LONGEST else f"{one[: LONGEST // 2]} ... {one[-LONGEST // 2 :]}" for one in lines]
+    more = [f"... and {len(shown) - MOST_LINES} more lines"] if len(shown) > MOST_LINES else []
+    return "\n".join([*shown[:MOST_LINES], *more])
 
 
 def _of_the_system(error: Exception) -> tuple[str, int] | None:

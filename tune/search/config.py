@@ -199,7 +199,8 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     """
     prefix = "search."
     found = apply_overrides(raw, [text for text in overrides if not text.startswith(prefix)])
-    search = dict(found.get("search") or {})
+    given = found.get("search") or {}
+    search = dict(given) if isinstance(given, dict) else {}
     for text in overrides:
         if text.startswith(prefix):
             key, _, value = text.removeprefix(prefix).partition("=")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from fedrecon.platform.federation.aggregate import flat_metrics
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
+from fedrecon.sites.json_file import read_json
 from fedrecon.tune.trials.planner import Trial
 
 Status = Literal["WAITING", "RUNNING", "FINISHED", "STOPPED", "FAILED"]
@@ -68,6 +68,9 @@ class TrialRow:
         }
 
 
+_VERDICT = ("status", "error", "seconds", "round", "metrics", "run_id")
+
+
 class TrialTable:
     """The rows of a sweep or study, in the plan's order.
 
@@ -94,13 +97,13 @@ class TrialTable:
         """Reads the state of a row from its verdict and from its run folder."""
         folder = RunFolder(self.workspace, row.trial.digest)
         if (verdict := self._verdict(row.trial.digest)) is not None:
-            for key in ("status", "error", "seconds", "round", "metrics", "run_id"):
+            for key in _VERDICT:
                 setattr(row, key, verdict[key])
             row.trained_before = verdict["trained_rounds"]
         if (result := folder.result()) is not None:
             self._finish(row, result)
         elif (noted := folder.noted()) is not None and row.run_id is None:
-            row.run_id = noted["run_id"]
+            row.run_id = noted.get("run_id")
         if row.status != "FINISHED" and (kept := folder.checkpoints.latest()) is not None:
             row.round = kept[0].round
 
@@ -203,8 +206,8 @@ class TrialTable:
         atomic.write_json(self._path(row.trial.digest), {**row.as_dict(), "trained_rounds": trained})
 
     def _verdict(self, digest: str) -> dict[str, Any] | None:
-        path = self._path(digest)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        found: dict[str, Any] | None = read_json(self._path(digest), needs=(*_VERDICT, "trained_rounds"))
+        return found
 
     def _path(self, digest: str) -> Path:
         return self.folder / "trials" / f"{digest}.json"

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedrecon.platform.storage.locks import waited_lock
-from fedrecon.platform.storage.tracking.address import check_address
 from fedrecon.platform.storage.tracking.quiet import quiet
+from fedrecon.platform.storage.tracking.store_uri import check_address, sqlite_file, sqlite_uri
 from fedrecon.platform.storage.tracking.tracker import (
     TAG_DIGEST,
     TAG_SUPERSEDED,
@@ -51,7 +51,6 @@ ENVIRONMENT = {
 _MAX_POINTS = 1000  # the most that MLflow takes in one batch
 _MAX_TEXTS = 100
 _MAX_PARAM = 6000
-_SQLITE = "sqlite:///"
 _IMAGE = re.compile(r"(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+.*\+compressed\.webp")
 _T = TypeVar("_T")
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
@@ -230,9 +229,8 @@ class MlflowTracker(BufferedTracker):
         from PIL import Image
 
         with Image.open(io.BytesIO(png)) as picture:
-            self._client.log_image(
-                self.run_id, picture.convert("RGB"), key=_mlflow_key(key), step=step, synchronous=True
-            )
+            shown = picture.convert("RGB")
+            self._client.log_image(self.run_id, shown, key=_mlflow_key(key), step=step, synchronous=True)
 
     def _write_artifact(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
@@ -255,18 +253,6 @@ def tracking_uri(uri: str | None, workspace: Path) -> str:
         )
     file = sqlite_file(chosen)
     return chosen if file is None else sqlite_uri(file)
-
-
-def sqlite_uri(path: Path) -> str:
-    """The URI of an SQLite file. In a URI '%' begins an escape, and '?' and '#' end the path."""
-    return _SQLITE + urllib.parse.quote(str(path), safe="/ ")
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of :func:`sqlite_uri`; None if the URI names another store."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return Path(urllib.parse.unquote(uri.removeprefix(_SQLITE).partition("?")[0])).absolute()
 
 
 def create_database(path: Path, artifacts: Path) -> None:

@@ -1,10 +1,11 @@
-"""Checks the address of a store of runs before any work. MLflow itself would retry for minutes, or end in a traceback."""
+"""Checks the address of a store of runs before any work. MLflow itself would retry for minutes, or raise."""
 
 from __future__ import annotations
 
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.sites.errors import InputError, brief, cause_of, unknown
@@ -12,6 +13,19 @@ from fedrecon.sites.errors import InputError, brief, cause_of, unknown
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _ASKS_WHO = (401, 403, 407)
+SQLITE = "sqlite:///"
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite file. In a URI '%' begins an escape, and '?' and '#' end the path."""
+    return SQLITE + urllib.parse.quote(str(path), safe="/ ")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of :func:`sqlite_uri`; None if the URI names another store."""
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(urllib.parse.unquote(uri.removeprefix(SQLITE).partition("?")[0])).absolute()
 
 
 def check_address(uri: str, seconds: float = 10.0) -> None:

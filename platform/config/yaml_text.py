@@ -21,6 +21,7 @@ MOST_DEPTH = 50
 MOST_VALUES = 100_000
 """The largest number of values, when each alias counts as all that it stands for (an alias bomb has few lines)."""
 
+_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MOST_DEPTH + 1}}}")
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")
 
 
@@ -100,6 +101,8 @@ def read_yaml(text: str, where: str) -> Any:
     try:
         if len(text) > MOST_BYTES:
             raise InputError(f"{where}: {len(text)} characters; more than {MOST_BYTES} are refused")
+        if _BRACKETS.search(text):  # PyYAML looks far ahead there, and takes a second for it
+            raise InputError(f"{where}: not valid YAML: nested more than {MOST_DEPTH} deep")
         loader = _Loader(text)
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:

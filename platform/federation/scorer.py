@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.recorder import ValidationResult
 from fedrecon.sites import atomic
-from fedrecon.sites.json_file import read_json
 
 if TYPE_CHECKING:
     from fedrecon.sites.wire import Scores, State, TrainRequest
@@ -100,7 +100,7 @@ class Scorer:
         number, done, seconds = 0, 0, 0.0
         while True:
             path = None if self.folder is None else self.folder / f"{split}-{state}-{number}.json"
-            one = None if path is None else read_json(path, needs=("members", "seconds"))
+            one = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
             if one is None or not set(one["members"]) >= set(self.executor.members):
                 one = _part(self.executor.evaluate(request, split, number))
                 if not _slices(one):

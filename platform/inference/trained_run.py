@@ -12,7 +12,7 @@ from fedrecon.platform.consortium.code import warn_of_changed_code
 from fedrecon.platform.consortium.network import private_members, site_plan
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.workspace import RunFolder, find_run_folder
-from fedrecon.sites.errors import InputError, RunError, cause_of, unknown
+from fedrecon.sites.errors import InputError, RunError, unknown
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.wire_log import WireLog
@@ -84,19 +84,18 @@ class TrainedRun:
                 f"run '{folder.digest}': its result is of round {finished}, and the last checkpoint that can be read "
                 f"is of round {found[0].round} (in {folder.path}). Train again with --rerun."
             )
-        try:
-            experiment, subjects, given = Experiment.read(noted["experiment"]), noted["subjects"], noted["images"]
-            images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
-        except (KeyError, TypeError, ValueError, InputError) as error:
-            damaged = f"run.json in {folder.path} is damaged ({cause_of(error)}). Train again with --rerun."
-            raise RunError(damaged) from error
+        experiment = Experiment.read(noted["experiment"])
         warn_of_changed_code(noted, f"run {folder.digest}")
+        given = noted["images"]
+        images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
         layout = None
         if experiment.trains:
             method = experiment.method
             model = new_network(method, network_choice(experiment), images, experiment.seed)
             layout = Parameters(model, lambda name: method.shares(name, model))
-        return cls(folder, experiment, found[0], subjects, images, *private_members(experiment, layout, images.sites))
+        return cls(
+            folder, experiment, found[0], noted["subjects"], images, *private_members(experiment, layout, images.sites)
+        )
 
     @property
     def request(self) -> TrainRequest:

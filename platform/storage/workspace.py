@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError, unknown
-from fedrecon.sites.json_file import read_json
 
 if TYPE_CHECKING:
     from fedrecon.platform.storage.checkpoint import Checkpoints
@@ -66,9 +66,10 @@ def note_trained(folder: RunFolder, training_digest: str) -> None:
 def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
     """The folder of a run that has finished this training; None if there is no such run, or no checkpoint of it."""
     path = _trained(workspace.resolve(), training_digest)
-    noted = read_json(path)
-    folder = RunFolder(workspace, str(noted.get("digest"))) if noted else None
-    return folder if folder is not None and folder.checkpoints.paths() else None
+    if not path.is_file():
+        return None
+    folder = RunFolder(workspace, json.loads(path.read_text(encoding="utf-8"))["digest"])
+    return folder if folder.checkpoints.paths() else None
 
 
 def _trained(workspace: Path, training_digest: str) -> Path:
@@ -138,9 +139,9 @@ class RunFolder:
             number = sum(1 for _ in self.path.parent.glob(f"{self.digest}.before-*")) + 1
             self.path.rename(self.path.with_name(f"{self.digest}.before-{number}"))
         for path in self.workspace.glob("trained/*.json"):
-            if (read_json(path) or {}).get("digest") == self.digest:
+            if json.loads(path.read_text(encoding="utf-8"))["digest"] == self.digest:
                 path.unlink()
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = read_json(self.path / name)
-        return found
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

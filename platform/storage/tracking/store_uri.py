@@ -5,7 +5,6 @@ from __future__ import annotations
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.sites.errors import InputError, brief, cause_of, unknown
@@ -16,16 +15,17 @@ _ASKS_WHO = (401, 403, 407)
 SQLITE = "sqlite:///"
 
 
-def sqlite_uri(path: Path) -> str:
-    """The URI of an SQLite file. In a URI '%' begins an escape, and '?' and '#' end the path."""
-    return SQLITE + urllib.parse.quote(str(path), safe="/ ")
+def check_path(uri: str) -> None:
+    """Refuses the address of an SQLite file whose path is read otherwise there: '%' begins an escape, '?' an option.
 
+    MLflow and its database library read it in different ways, so no quoting helps.
 
-def sqlite_file(uri: str) -> Path | None:
-    """The file of :func:`sqlite_uri`; None if the URI names another store."""
-    if not uri.startswith(SQLITE):
-        return None
-    return Path(urllib.parse.unquote(uri.removeprefix(SQLITE).partition("?")[0])).absolute()
+    Raises:
+        InputError: the message names the path.
+    """
+    if uri.startswith(SQLITE) and (wrong := [mark for mark in "%?" if mark in uri]):
+        path = uri.removeprefix(SQLITE)
+        raise InputError(f"the path of the database cannot hold '{wrong[0]}': {path}; choose another --workspace")
 
 
 def check_address(uri: str, seconds: float = 10.0) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedrecon.platform.storage.locks import waited_lock
 from fedrecon.platform.storage.tracking.quiet import quiet
-from fedrecon.platform.storage.tracking.store_uri import check_address
+from fedrecon.platform.storage.tracking.store_uri import SQLITE, check_address, check_path
 from fedrecon.platform.storage.tracking.tracker import (
     TAG_DIGEST,
     TAG_SUPERSEDED,

@@ -190,7 +190,7 @@ def test_a_path_that_no_address_of_a_database_can_hold_is_refused(call, experime
     refused = call("run", experiment, "--in-process", "--workspace", tmp_path / name)
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
     assert name in refused.err
-    assert {one.name for one in tmp_path.iterdir()} == {"sim", "small.yaml"}
+    assert {one.name for one in tmp_path.iterdir()} <= {"sim", "small.yaml", name}  # no database beside the workspace
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root must give up a right for it")

@@ -144,7 +144,7 @@ def check_temporary_folder() -> None:
     if length > room:
         raise InputError(
             f"the path of the folder for temporary files has {length} bytes, and Ray's sockets leave room for {room}: "
-            f"{folder}; set RAY_TMPDIR to a short folder, such as RAY_TMPDIR=/tmp, or use --in-process"
+            f"{folder}; set RAY_TMPDIR to a short folder, such as RAY_TMPDIR=SHORT_FOLDER, or use --in-process"
         )
 
 

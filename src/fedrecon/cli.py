@@ -120,6 +120,7 @@ def _seal(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.runs.run import run
+    from fedrecon.platform.storage.tracking.store_uri import public
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.platform.terminal.tables import result_table
 
@@ -139,11 +140,12 @@ def _run(arguments: argparse.Namespace) -> int:
     result_table(result.as_dict(), (folder.noted() or {}).get("experiment", {}))
     again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
     option = f" --workspace {shlex.quote(arguments.workspace)}" if arguments.workspace else ""
+    store = public(arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "")
     say(f"\n{again}run {result.run_id}, digest {result.digest}")
     pictures = folder.path / "panels"
     if pictures.is_dir():
         say(f"A test slice of each site: {pictures}")
-    say(f"Curves, pictures, weights and the report in MLflow:  fedrecon ui{option}")
+    say(f"Curves, pictures, weights and the report in MLflow:  {store or f'fedrecon ui{option}'}")
     return DONE
 
 

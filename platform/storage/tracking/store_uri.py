@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,6 +29,11 @@ def check_path(uri: str) -> None:
         raise InputError(f"the path of the database cannot hold '{wrong[0]}': {path}; choose another --workspace")
 
 
+def public(uri: str) -> str:
+    """The URI without a user's name and password."""
+    return re.sub(r"//[^/]*@", "//", uri)
+
+
 def check_address(uri: str, seconds: float = 10.0) -> None:
     """Refuses an address that names no store, and a server or database that does not answer.
 
@@ -41,13 +47,13 @@ def check_address(uri: str, seconds: float = 10.0) -> None:
         parts = urllib.parse.urlsplit(uri)
         kind, port = parts.scheme.split("+")[0], parts.port
     except ValueError as error:
-        raise InputError(f"the tracking URI {brief(uri)} is no address: {error}") from None
+        raise InputError(f"the tracking URI {brief(public(uri))} is no address: {error}") from None
     if kind not in (*SERVERS, *DATABASES):
-        raise InputError(f"the tracking URI {brief(uri)}: {unknown('scheme', kind, (*SERVERS, *DATABASES))}")
+        raise InputError(f"the tracking URI {brief(public(uri))}: {unknown('scheme', kind, (*SERVERS, *DATABASES))}")
     if kind in ("http", "https"):
         port = port or {"http": 80, "https": 443}[kind]
         if (reason := no_answer(parts.hostname or "", port, seconds) or _is_no_mlflow(uri, seconds)) is not None:
-            raise InputError(f"no MLflow server answers at '{uri}': {reason}")
+            raise InputError(f"no MLflow server answers at '{public(uri)}': {reason}")
     elif kind in DATABASES and not uri.startswith("sqlite:///"):
         _check_driver(uri)
         if parts.hostname and port and (reason := no_answer(parts.hostname, port, seconds)) is not None:

@@ -20,6 +20,7 @@ from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.volume import Complex, VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
+from fedrecon.sites.formats.summary import Notes
 
 _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 
@@ -30,7 +31,7 @@ class FastMRI(Format):
     suffixes: ClassVar = (".h5", ".hdf5")
     summary: ClassVar = "fastMRI HDF5 files, single- and multi-coil, with or without their ISMRMRD header"
 
-    def volume(self, source: Path, label: Label) -> VolumeData:
+    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
         """The volume in one file.
 
         Raises:

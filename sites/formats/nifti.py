@@ -21,6 +21,7 @@ from fedrecon.sites import seeding
 from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise
+from fedrecon.sites.formats.summary import Notes
 from fedrecon.sites.plugin import Seed
 
 FOREGROUND = 0.1  # a voxel is anatomy if it is above this part of the volume's 99th percentile
@@ -49,7 +50,7 @@ class NIfTI(Format):
         """The option ``phase``."""
         return self.phase
 
-    def volume(self, source: Path, label: Label) -> VolumeData:
+    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
         """The volume in one file, without its end slices.
 
         Raises:

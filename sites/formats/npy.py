@@ -15,6 +15,7 @@ import numpy as np
 from fedrecon.sites.data.volume import VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
+from fedrecon.sites.formats.summary import Notes
 
 _LEADING = {2: (1, 1), 3: (1,), 4: ()}  # by number of axes: the axes of length 1 to put in front
 
@@ -25,7 +26,7 @@ class Npy(Format):
     suffixes: ClassVar = (".npy",)
     summary: ClassVar = "raw k-space (y, x), (coils, y, x) or (slices, coils, y, x), complex, DC at N//2"
 
-    def volume(self, source: Path, label: Label) -> VolumeData:
+    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
         """The volume in one file.
 
         Raises:

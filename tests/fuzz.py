@@ -25,15 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from absurd import BASE, FILES, VALUES
+from absurd import BASE, FILES, HURTING, OPTIONS, VALUES, dotted, keys, volume
 
 from fedrecon.cli import main
 from fedrecon.platform.config.schema import json_schema
 from fedrecon.platform.terminal.boundary import LET_THROUGH
 from fedrecon.sites.data.shard_writer import write_shard
-from fedrecon.sites.data.volume import VolumeData
 
 SECONDS = 10.0
 """The longest time of a case; the machine may be busy."""
@@ -69,14 +67,13 @@ class Fuzz:
         self.folder, self.random = folder, random.Random(seed)
         folder.mkdir(parents=True, exist_ok=True)
         for site in ("t1w", "t2w"):
-            write_shard(
-                folder / "shards" / f"{site}.h5", site, map(_volume, [site] * 3, SPLITS), simulated=True, phase="none"
-            )
+            shown = map(volume, [site] * 3, SPLITS)
+            write_shard(folder / "shards" / f"{site}.h5", site, shown, simulated=True, phase="none")
         for kind, content in FILES.items():
             (folder / f"{kind}.yaml").write_text(yaml.safe_dump(content))
         self.shard = (folder / "shards" / "t1w.h5").read_bytes()
-        self.keys = [*_keys(json_schema()), *(f"{key}.x" for key in BASE), "operator.per_site.t1w.noise", "test.sites"]
-        self.campaign_keys = {kind: list(_dotted(FILES[kind])) for kind in ("sweep", "study")}
+        self.keys = [*keys(json_schema()), *(f"{key}.x" for key in BASE), "operator.per_site.t1w.noise", "test.sites"]
+        self.campaign_keys = {kind: list(dotted(FILES[kind])) for kind in ("sweep", "study")}
         self.makers: list[Callable[[], Case]] = [
             self.override, self.override, self.override, self.campaign, self.campaign, self.text, self.text,
             self.option, self.option, self.hostile_shard, self.hostile_file, self.cut_json, self.words,
@@ -116,21 +113,9 @@ class Fuzz:
     def option(self) -> Case:
         """A command with options that it does not know, or with values that they do not take."""
         value = self.plain_value()
-        options = {
-            "evaluate": ["--sites", "--mask", "--acceleration", "--scale", "--unseen", "--published", "--workspace"],
-            "reconstruct": ["-o", "--site", "--workspace"],
-            "data import": ["--site", "--out", "--size", "--phase", "--subject-pattern", "--seed", "--test-subjects"],
-            "data inspect": ["--workspace", "--json"],
-            "data seal": ["--seed"],
-            "list": ["--json", "--workspace"],
-            "ui": ["--port", "--workspace"],
-            "schema": ["--json"],
-            "run run.yaml": ["--tracking-uri", "--workspace", "--in-process", "--address"],
-            "sweep": ["--address", "--workspace", "--dry-run"],
-        }
-        command = self.pick(list(options))
+        command = self.pick(list(OPTIONS))
         given = [
-            part for _ in range(2) for part in (self.pick(options[command]), self.pick([value, self.plain_value()]))
+            part for _ in range(2) for part in (self.pick(OPTIONS[command]), self.pick([value, self.plain_value()]))
         ]
         if command == "ui":
             given = ["--port", self.pick(["0", "-1", "99999999", "1e3", value]), "--workspace", "nowhere"]
@@ -258,63 +243,13 @@ class Fuzz:
 
     def hurting(self, _: bytes) -> bytes:
         """A file that is small to write and large to read."""
-        bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-            f"{chr(98 + at)}: &{chr(98 + at)} [{', '.join([f'*{chr(97 + at)}'] * 9)}]\n" for at in range(9)
-        )
-        texts = [
-            bomb,
-            "[" * 3000,
-            "{a: " * 3000,
-            "- " * 3000,
-            "a:\n" * 9,
-            "&a [*a]",
-            "&a {<<: *a}",
-            "[" * 3000 + "]" * 3000,
-        ]
-        texts += [
-            "",
-            "3",
-            "[]",
-            "null",
-            "'",
-            "\t",
-            "%YAML 9.9\n---\na: 1",
-            "---\na: 1\n---\nb: 2",
-            "{" + "a" * 4000 + ": 1}",
-        ]
-        made = self.pick(texts).encode()
+        made = self.pick(HURTING).encode()
         return bytes(made) if self.random.random() > 0.02 else b"a: " + b"x" * 10_000_000
-
-
-def _volume(site: str, split: str) -> VolumeData:
-    """A volume of two slices, 32 x 32."""
-    image = np.zeros((2, 1, 32, 32), np.complex64)
-    image[..., 8:24, 10:20] = 1
-    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, (-2, -1)), norm="ortho"), (-2, -1)).astype(
-        np.complex64
-    )
-    return VolumeData(f"{site}-{split}", f"{site}-{split}", split, kspace, abs(image[:, 0]), noise=1e-3)
 
 
 def _without_work(words: list[str]) -> list[str]:
     """The words, unless they are a command that works for long."""
     return ["list"] if words[:2] == ["data", "simulate"] and "--size" not in words else words
-
-
-def _dotted(content: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in content.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-
-
-def _keys(schema: dict[str, Any]) -> Iterator[str]:
-    """The dotted keys of an experiment, with those of every plug-in."""
-    for key, one in schema["properties"].items():
-        yield key
-        texts = [one, *one.get("anyOf", []), *one.get("oneOf", [])]
-        for block in [schema["$defs"].get(str(text.get("$ref", "")).rsplit("/", 1)[-1], text) for text in texts]:
-            yield from (f"{key}.{inner}" for inner in block.get("properties", {}))
 
 
 def wrong(code: Any, out: str, err: str, argv: list[str], seconds: float) -> str | None:

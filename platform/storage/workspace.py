@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites import atomic
-from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.errors import InputError, RunError, unknown
 
 if TYPE_CHECKING:
     from fedrecon.platform.storage.checkpoint import Checkpoints
@@ -144,4 +144,7 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not isinstance(found, dict | None):
+            raise RunError(f"{path}: holds {type(found).__name__} instead of a mapping. Run again with --rerun.")
+        return found

@@ -7,8 +7,8 @@ def test_a_thousand_bad_inputs_end_in_words(tmp_path):
     assert fuzz.fuzz(tmp_path, 1000, seed=20, run=fuzz.in_process) == []
 
 
-def test_some_of_them_as_processes(tmp_path):
-    assert fuzz.fuzz(tmp_path, 3, seed=21, run=fuzz.as_process) == []
+def test_one_of_them_as_a_process(tmp_path):
+    assert fuzz.fuzz(tmp_path, 1, seed=21, run=fuzz.as_process) == []
 
 
 def test_the_fuzz_sees_what_is_wrong(tmp_path, monkeypatch):

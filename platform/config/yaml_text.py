@@ -21,6 +21,7 @@ MOST_DEPTH = 50
 MOST_VALUES = 100_000
 """The largest number of values, when each alias counts as all that it stands for (an alias bomb has few lines)."""
 
+MOST_BITS = 1024
 _BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MOST_DEPTH + 1}}}")
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")
 
@@ -52,6 +53,13 @@ class _Loader(yaml.SafeLoader):
             raise self._wrong(f"more than {MOST_VALUES} values", event.start_mark)
         return node
 
+    def construct_yaml_int(self, node: Any) -> int:
+        """Refuses an integer that Python could not print: no number of an experiment is that large."""
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > MOST_BITS:
+            raise self._wrong(f"an integer of {value.bit_length()} bits", node.start_mark)
+        return value
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Refuses a key that stands twice or is no text."""
         seen: dict[Any, int] = {}
@@ -79,6 +87,7 @@ _Loader.yaml_constructors = {
     for tag, one in yaml.SafeLoader.yaml_constructors.items()
     if tag is None or tag.removeprefix("tag:yaml.org,2002:") in _PLAIN
 }
+_Loader.yaml_constructors["tag:yaml.org,2002:int"] = _Loader.construct_yaml_int
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

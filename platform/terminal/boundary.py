@@ -94,7 +94,7 @@ def _of_a_library(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, json.JSONDecodeError):
         return f"failed: JSON of this workspace is cut or damaged: {error}; {_AGAIN}", FAILED
     if isinstance(error, RecursionError):
-        return "failed: a file has values that are nested too deeply, or this is a defect of fedrecon", FAILED
+        return "failed: a file of the workspace has values that are nested too deeply; run again with --rerun", FAILED
     if isinstance(error, UnicodeError):
         return f"error: text that is not UTF-8: {cause_of(error)}; is the file whole?", WRONG_INPUT
     name = next((kind for kind in kinds if kind in _LIBRARIES), None)

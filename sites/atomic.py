@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fedrecon.sites.debris import temporary_name
 
 
 @contextmanager
@@ -19,10 +20,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``. When the body ends, the file at the temporary path replaces ``path``.
 
     The rename is the commit. A process that is killed before it leaves ``path`` unchanged, and at most a hidden
-    ``.*.tmp`` file that no reader opens. If the body raises, the temporary file is deleted. Missing folders are made.
+    ``.*.tmp`` file that no reader opens and that a later start sweeps (:mod:`fedrecon.sites.debris`). If the body
+    raises, the temporary file is deleted. Missing folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+    temporary = path.parent / temporary_name(path.name)
     try:
         yield temporary
         _sync(temporary)

@@ -95,11 +95,7 @@ class Recorder:
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
         summary = summarise(validated.scores) if validated.scores else {}
         # The MLflow page that compares runs opens on the metric that was logged first.
-        values = flat_metrics(summary)
-        if losses:
-            values["mean/loss"] = sum(losses.values()) / len(losses)
-        values |= {f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()}
-        values |= validated.numbers
+        values = {**flat_metrics(summary), **loss_metrics(finished.losses), **validated.numbers}
         values |= {
             "seconds": finished.seconds,
             "traffic/bytes_up": finished.bytes_up,
@@ -125,6 +121,13 @@ class Recorder:
         return CommittedRound(step, {key: value for key, value in values.items() if key.startswith(("mean/", "site/"))})
 
 
+def loss_metrics(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The losses of a round, given by member and name, by their names in MLflow; with the mean of the members' loss."""
+    own = [values["loss"] for values in losses.values() if "loss" in values]
+    mean = {"mean/loss": sum(own) / len(own)} if own else {}
+    return mean | {f"site/{member}/{name}": value for member, one in losses.items() for name, value in one.items()}
+
+
 @dataclass(frozen=True)
 class Round:
     """The counts and losses of one committed round.
@@ -132,11 +135,13 @@ class Round:
     Attributes:
         number: the number of the round: 1, 2, ...
         replied: members whose reply was merged, in the order of merging.
-        restarts: number of site processes that died and came back in this round.
+        restarts: number of site processes that died and came back in this round, its scoring included.
         seconds: wall time without scoring.
         bytes_up, bytes_down: bytes of all vectors, summed over the members.
         losses: losses by member and name.
         extra_up, extra_down: the part of these bytes that is not shared parameters: the method's further vectors.
+        missed: members that did not reply, and why.
+        waited: seconds, by member, of calls that took so long that the run named the member.
     """
 
     number: int
@@ -148,6 +153,8 @@ class Round:
     losses: Mapping[str, Mapping[str, float]]
     extra_up: int = 0
     extra_down: int = 0
+    missed: Mapping[str, str] = field(default_factory=dict)
+    waited: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """The round as a row of ``rounds.parquet``."""
@@ -159,4 +166,6 @@ class Round:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "losses": {member: dict(losses) for member, losses in self.losses.items()},
+            "missed": list(self.missed),
+            "waited": list(self.waited),
         }

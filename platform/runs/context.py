@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites import debris
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -68,6 +71,26 @@ def open_run(experiment: Experiment, folder: RunFolder, training_digest: str | N
     return store.open(record, context.rerun)
 
 
+def fresh_or_kept(experiment: Experiment, folder: RunFolder, context: RunContext) -> RunContext:
+    """The context in which the run begins: a rerun, if the run in the folder may not be gone on with.
+
+    That is a run that missed replies of sites, where this experiment's ``resources`` ask for all of them. It is set
+    aside, as for a rerun, and nothing of it is lost.
+    """
+    if not context.rerun and not may_return(experiment.resources, folder):
+        missed = in_words(missed_by(folder)[1])
+        warnings.warn(
+            f"run {folder.digest} missed replies ({missed}), which resources.min_sites and resources.straggler of this "
+            "experiment do not allow. It is set aside, and the experiment runs anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        context = replace(context, rerun=True)
+    if context.rerun:
+        folder.set_aside()
+    return context
+
+
 def _run_name(experiment: Experiment) -> str:
     """A name that tells runs apart in a list: experiment, method, operator and seed."""
     what = f"{experiment.strategy['name']} {experiment.network['name']}" if experiment.trains else ""
@@ -76,14 +99,21 @@ def _run_name(experiment: Experiment) -> str:
     return " · ".join(parts)
 
 
-def locked(folder: RunFolder) -> AbstractContextManager[None]:
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
     """Locks the run folder: only one driver at a time works on a digest in a workspace.
+
+    What a killed driver or site left in the folder, and in the workspace itself, is swept first.
 
     Raises:
         RunError: another driver holds the lock.
     """
     busy = f"the same experiment (digest {folder.digest}) is running in {folder.workspace}"
-    return exclusive_lock(folder.lock, busy)
+    with exclusive_lock(folder.lock, busy):
+        debris.sweep(folder.path, deep=True)
+        for place in (folder.workspace, folder.workspace / "trained"):
+            debris.sweep(place)
+        yield
 
 
 @cache

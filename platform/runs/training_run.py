@@ -7,14 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.config.resources import UNSCORED
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
+from fedrecon.platform.execution.liveness import LIVENESS, Patience, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
-from fedrecon.platform.federation.recorder import CommittedRound
-from fedrecon.platform.runs.context import RunContext, locked, open_run
+from fedrecon.platform.federation.attendance import (
+    MISSED,
+    TEST,
+    Attendance,
+    find_training,
+    in_words,
+    missed_by,
+    of_training,
+)
+from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
+from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, open_run
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
@@ -40,9 +51,8 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(context.workspace, chosen.digest(contents))
     with locked(folder):
-        if context.rerun:
-            folder.set_aside()
-        elif (found := folder.result()) is not None:
+        context = fresh_or_kept(chosen, folder, context)
+        if (found := folder.result()) is not None:
             if (kept := folder.checkpoints.latest()) is not None:
                 yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
             publish_later(chosen, folder, context)
@@ -74,6 +84,7 @@ class _Run:
         }
         self.source = self._run_with_same_training()
         self.wire_log = WireLog(folder.path / WIRE_LINES)
+        self.attendance = Attendance(folder.path / MISSED, list(self.roster))
 
     @property
     def _parts(self) -> Path:
@@ -102,7 +113,7 @@ class _Run:
         try:
             self.wire_log.round = start
             self._say(progress, tracker, start)
-            executor = self._executor()
+            executor = self._executor(progress, found)
             try:
                 result = yield from self._train_and_score(tracker, executor, progress, found)
             finally:
@@ -143,12 +154,15 @@ class _Run:
         else:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
-        state = yield from rounds(experiment, scorer, record, state, self.n_slices)
-        if self.training_digest is not None and self.source is None:
+        state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)
+        if self.training_digest is not None and self.source is None and self._is_better_source():
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
         request = experiment.method.scoring_request(state)
         scored = scorer(request, "test")
+        self.attendance.note(TEST, dict.fromkeys(executor.dead, UNSCORED))
+        if self.attendance.missed:
+            tracker.set_tags({"fedrecon.missed_replies": in_words(self.attendance.missed)})
         summary = summarise(scored.columns)
         if note := exact_note(summary):
             progress.say(note)
@@ -168,6 +182,8 @@ class _Run:
             mean=summary["mean"],
             seconds_per_slice=scored.seconds_per_slice,
             missing_sites=tuple(executor.dead),
+            missed=self.attendance.missed,
+            restarts=executor.restarts + sum(row["restarts"] for row in record.rounds[:resumed_from]),
             name=experiment.name,
             training_digest=self.training_digest,
             validation=record.validation,
@@ -184,8 +200,15 @@ class _Run:
         """A run of this workspace that finished the same training, so that it need not be done again; or None."""
         if self.training_digest is None or self.context.rerun:
             return None
-        source = find_trained(self.folder.workspace, self.training_digest)
+        source = find_training(self.folder.workspace, self.training_digest, self.experiment.resources)
         return None if source is None or source.digest == self.folder.digest else source
+
+    def _is_better_source(self) -> bool:
+        """Whether other runs should take over this training: always, unless it missed replies and there is another."""
+        assert self.training_digest is not None
+        if not of_training(self.attendance.missed):
+            return True
+        return find_trained(self.folder.workspace, self.training_digest) is None
 
     def _take_over(self, record: Recorder, scorer: Scorer, tracker: Tracker) -> State:
         """Takes over the state that another run trained: validates it under this experiment, and commits it."""
@@ -196,8 +219,8 @@ class _Run:
         warn_of_changed_code(self.source.noted(), "the training that is taken over")
         state, kept = found
         record.rounds = list(kept["rounds"])
-        last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}
-        losses = {key: value for key, value in last.items() if key.endswith("/loss")}
+        losses = loss_metrics(record.rounds[-1]["losses"]) if record.rounds else {}
+        self.attendance.take_over(of_training(missed_by(self.source)[1]))
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
         panels = self.experiment.evaluation.panels is not False
         record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
@@ -209,6 +232,7 @@ class _Run:
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
+            "training_digest": self.training_digest,
             "images": asdict(images(self.shards, experiment.scale)),
             "code": code,
             **noted_shards(self.shards),
@@ -233,16 +257,21 @@ class _Run:
         given = self.experiment.publish_private
         return [one for one in members if one in executor.members and consented(given, one)]
 
-    def _executor(self) -> Executor:
+    def _executor(self, progress: Progress, found: Any) -> Executor:
         plans = [self._plan(member, held) for member, held in self.roster.items()]
+        longest = max((row["seconds"] for row in found[1].get("rounds", ())), default=0.0) if found else 0.0
+        watch = Watch(Patience(longest=longest), progress.update, progress.say, self.folder.path / LIVENESS)
         if self.in_process:
+            if self.experiment.resources.fit_timeout != "auto":
+                progress.say("resources.fit_timeout needs actors: nothing can end a site in this process")
             from fedrecon.platform.execution.executor import InProcessExecutor
 
-            return InProcessExecutor(plans, self.wire_log)
+            return InProcessExecutor(plans, self.wire_log, watch)
         from fedrecon.platform.execution.ray_executor import RayExecutor
 
         resources, context = self.experiment.resources, self.context
-        return RayExecutor(plans, resources, context.address, context.bundle_members, wire_log=self.wire_log)
+        bundles, log = context.bundle_members, self.wire_log
+        return RayExecutor(plans, resources, context.address, bundles, wire_log=log, watch=watch)
 
     def _plan(self, member: str, held: Sequence[str]) -> SitePlan:
         experiment = self.experiment
@@ -255,6 +284,7 @@ class _Run:
             contents={site: self.shards[site].content_hash for site in held},
             memory=str(self.folder.memory(member)),
             memory_source=str(self.source.memory(member)) if self.source else None,
+            memory_owner=self.training_digest or "",
         )
 
     def _begin(self) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from fedrecon.platform.terminal.arguments import Parser, number, whole
 from fedrecon.platform.terminal.boundary import WRONG_INPUT, outcome
 from fedrecon.platform.terminal.output import json_alone, print_json, say
+from fedrecon.platform.terminal.signals import SAYS, TERMINATED, terminable
 
 DONE, INTERRUPTED = 0, 130
 SEEDS = whole(-(2**63), 2**63 - 1)
@@ -26,12 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted.
+        the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted, 143 terminated (SIGTERM).
     """
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name on disk may hold bytes that are no text
+    with terminable() as termination:
+        code = _exit_code(argv)
+    return TERMINATED if termination.received and code == INTERRUPTED else code
+
+
+def _exit_code(argv: Sequence[str] | None) -> int:
     arguments = argparse.Namespace()
     try:
         arguments = _parser().read(argv)
@@ -39,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = arguments.command(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last committed round", INTERRUPTED)
+        return _say(SAYS, INTERRUPTED)
     except BrokenPipeError:
         return _without_reader()
     except Exception as error:  # noqa: BLE001 - the one boundary: every error becomes one line

@@ -94,6 +94,19 @@ def test_without_a_folder_it_lives_in_the_process():
         memory.load(2)
 
 
+def test_the_file_of_a_round_that_went_on_without_the_site_pushes_none_out(tmp_path):
+    """A late site wrote round 3, and the round was committed without it: round 4 starts from round 2."""
+    memory = Memory(tmp_path)
+    for number in (1, 2, 3):
+        memory.save(number, values(number))
+    again = Memory(tmp_path)
+    again.load(2)
+    again.save(4, values(4))
+    assert files(tmp_path) == [1, 2, 4]
+    again.save(5, values(5))
+    assert files(tmp_path) == [2, 4, 5]  # with a torn checkpoint of round 4 the run goes back to round 3, and to this 2
+
+
 def test_nothing_half_written_counts(tmp_path):
     (tmp_path / ".round-000002.safetensors.4242.tmp").write_bytes(b"half")
     memory = Memory(tmp_path)
@@ -127,7 +140,7 @@ DAMAGE = {
 SAYS = {
     "the file of another round": "of 'member', round 1",
     "the file of another member": "of 'other', round 2",
-    "an earlier format": "its format is 1, without a checksum; this version reads 2",
+    "an earlier format": "its format is 1, without a checksum; this version reads 2 and 3",
     "NaN, with a right checksum": "NaN or infinity in 1 of 2 a",
     "a flipped bit of a value": "its checksum is wrong",
 }
@@ -162,6 +175,21 @@ def test_what_is_not_finite_is_not_kept(tmp_path, value):
             memory.save(2, {"a": np.array([1, value], np.float32)})
         assert memory.round == 1
     assert files(tmp_path / "member") == [1]
+
+
+def test_the_memory_of_another_experiment_is_refused_and_one_that_names_none_is_read(tmp_path, monkeypatch):
+    for owner in ("one", "two"):
+        Memory(tmp_path / owner / "member", experiment=owner).save(1, values(1))
+    path, theirs = (tmp_path / owner / "member" / "round-000001.safetensors" for owner in ("one", "two"))
+    Memory(tmp_path / "one" / "member", experiment="one").load(1)
+    swap(path, theirs.read_bytes())
+    with pytest.raises(RunError, match=r"refused: it is of the training two, not of one .*--rerun") as caught:
+        Memory(tmp_path / "one" / "member", experiment="one").load(1)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(memory_module, "FORMAT", "2")
+    Memory(tmp_path / "one" / "member").save(1, values(1))
+    monkeypatch.undo()
+    Memory(tmp_path / "one" / "member", experiment="one").load(1)
 
 
 def test_a_memory_of_another_run_is_checked_too(tmp_path):

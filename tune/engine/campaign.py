@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
+from fedrecon.sites import debris
 from fedrecon.sites.errors import unknown
 from fedrecon.tune.trials.planner import Planner
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
@@ -110,6 +111,7 @@ class Campaign(ABC):
             return False
         self.trial_table.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
+            debris.sweep(self.trial_table.folder, deep=True)
             self._save()
             self.trial_table.forget([row for row in self.trial_table.rows if self._again(row)])
             self._warn_of_changed_code()

@@ -6,7 +6,6 @@ If every trial wrote to the SQLite file itself, the trials would wait for each o
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import Ended, RunRecord, RunStore, Tracker
+from fedrecon.sites import debris
 
 Entry = tuple[str, tuple[Any, ...]]
 """The name of a method of :class:`Tracker`, and its arguments. An artifact is sent as its bytes."""
@@ -166,7 +166,7 @@ class RelayTracker:
 
 def _artifact(tracker: Tracker, name: str, content: bytes, folder: str) -> None:
     """Stores an artifact from its bytes."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / name
+    with debris.scratch() as scratch:
+        path = scratch / name
         path.write_bytes(content)
         tracker.artifact(path, folder)

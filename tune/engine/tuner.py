@@ -10,8 +10,6 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,9 +18,12 @@ import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.execution.ray_cluster import connect
+from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
-from fedrecon.platform.storage.workspace import find_trained
+from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.terminal.signals import last_wills
+from fedrecon.sites import debris
 from fedrecon.tune.engine.packing import Packing, asked, roster
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
 from fedrecon.tune.engine.searcher import Optuna, PlannedTrials, Source, TableUpdater, TrialSearcher
@@ -90,6 +91,7 @@ class TrialTuner:
                 connect(self._address)
             packing = self._packing()
             writer = start_tracking_actor(self._tracking_uri, self._trial_table.workspace)
+            last_wills.append(self._settle_alone)
             try:
                 self._tune(packing, writer, live, limit)
             finally:
@@ -99,10 +101,18 @@ class TrialTuner:
                 conclude(lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments)))
                 ray.kill(writer)
         finally:
+            if self._settle_alone in last_wills:
+                last_wills.remove(self._settle_alone)
             live.close()
             if owns:
                 ray.shutdown()
         return self._over()
+
+    def _settle_alone(self) -> None:
+        """Ends the runs of the trials that are under way as KILLED, without Ray."""
+        store = run_store(self._tracking_uri, self._trial_table.workspace)
+        for digest in {row.trial.digest for row in self._trial_table.rows if row.status in ("RUNNING", "WAITING")}:
+            store.tag(digest, {})
 
     def _packing(self) -> Packing:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
@@ -117,10 +127,12 @@ class TrialTuner:
 
     def _trained(self, training: str) -> bool:
         """Whether the training of this digest is done and may be taken over. A rerun takes over no earlier training."""
-        return not self._rerun and find_trained(self._trial_table.workspace, training) is not None
+        trial = next(row.trial for row in self._trial_table.rows if row.trial.training == training)
+        found = find_training(self._trial_table.workspace, training, trial.experiment.resources)
+        return not self._rerun and found is not None
 
     def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
-        sweep, settings, trial_table = self._planner.sweep, self._planner.settings, self._trial_table
+        sweep, trial_table = self._planner.sweep, self._trial_table
         source: Source = PlannedTrials()
         if sweep is not None and sweep.algorithm == "optuna":
             trial_table.rows.clear()
@@ -139,8 +151,17 @@ class TrialTuner:
             ray_tune.with_parameters(SweepTrial, shared=shared),
             lambda config: _group(packing, config["asked"], config["members"]),
         )
-        scratch = tempfile.mkdtemp(prefix="fedrecon-sweep-")
-        tuner = ray_tune.Tuner(
+        debris.sweep()
+        # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
+        silent = quiet("ray.tune", "ray.air", level=logging.CRITICAL)
+        with debris.scratch() as scratch, contextlib.redirect_stdout(io.StringIO()), silent:
+            self._tuner(trainable, searcher, updater, packing, str(scratch)).fit()
+
+    def _tuner(
+        self, trainable: Any, searcher: TrialSearcher, updater: TableUpdater, packing: Packing, scratch: str
+    ) -> ray_tune.Tuner:
+        """Ray Tune's object; its own files go to ``scratch``."""
+        return ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
@@ -152,20 +173,14 @@ class TrialTuner:
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=ray_tune.RunConfig(
-                name=settings.name,
+                name=self._planner.settings.name,
                 storage_path=scratch,
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                failure_config=ray_tune.FailureConfig(max_failures=settings.max_failures),
+                failure_config=ray_tune.FailureConfig(max_failures=self._planner.settings.max_failures),
                 callbacks=[updater],
                 verbose=0,
             ),
         )
-        try:
-            # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
-            with contextlib.redirect_stdout(io.StringIO()), quiet("ray.tune", "ray.air", level=logging.CRITICAL):
-                tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def _scheduler(self) -> PerProblemScheduler | None:
         """The scheduler for early stopping; None if the sweep has none."""
@@ -192,7 +207,7 @@ class TrialTuner:
             return members
         if not sites.remote_sites:
             return []
-        trained = now and find_trained_run(self._trial_table.workspace, trial.training, experiment.rounds) is not None
+        trained = now and find_trained_run(self._trial_table.workspace, trial.training, experiment) is not None
         return list(dict.fromkeys([*(() if trained else members), *sites.tested]))
 
     def _config(self, row: TrialRow) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from fedrecon.sites.plugin import Settings
+
+Share = Annotated[float, Field(ge=0, le=4096)]
+"""A number of processors of a node, or a fraction of one."""
 
 LATE, DEAD, UNSCORED = "late", "dead", "dead when it was scored"
 """The reasons why a member missed a reply. Only the last one changes no training."""
@@ -40,29 +43,15 @@ class Resources(Settings):
             neither returns to such a run nor takes over its training.
     """
 
-    gpus_per_site: Literal["auto"] | float = Field("auto")
-    cpus_per_site: Literal["auto"] | float = Field("auto")
-    threads: int = Field(1, ge=1)
+    gpus_per_site: Literal["auto"] | Share = "auto"
+    cpus_per_site: Literal["auto"] | Share = "auto"
+    threads: int = Field(1, ge=1, le=512)
     crew: Literal["auto", "actors", "in-process"] = "actors"
-    max_restarts: int = Field(10, ge=0)
-    min_sites: int | None = Field(None, ge=1)
-    start_timeout: float = Field(25.0, gt=0, allow_inf_nan=False)
-    fit_timeout: Literal["auto"] | float = Field("auto")
+    max_restarts: int = Field(10, ge=0, le=10**6)
+    min_sites: int | None = Field(None, ge=1, le=10**6)
+    start_timeout: float = Field(25.0, gt=0, le=10**6)
+    fit_timeout: Literal["auto"] | Annotated[float, Field(gt=0, le=10**7)] = "auto"
     straggler: Literal["wait", "skip"] = "wait"
-
-    @field_validator("gpus_per_site", "cpus_per_site")
-    @classmethod
-    def _not_negative(cls, value: Any) -> Any:
-        if value != "auto" and not 0 <= value < float("inf"):
-            raise ValueError("must be 'auto' or a number that is at least 0")
-        return value
-
-    @field_validator("fit_timeout")
-    @classmethod
-    def _positive(cls, value: Any) -> Any:
-        if value != "auto" and not 0 < value < float("inf"):
-            raise ValueError("must be 'auto' or a number of seconds above 0")
-        return value
 
     @field_validator("straggler")
     @classmethod

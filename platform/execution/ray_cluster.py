@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private import state as ray_state
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -21,7 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
 from fedrecon.sites import debris
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import InputError, RunError, cause_of
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 RESTART_TIMEOUT = 600.0
 """Time in seconds for a dead actor to come back, on its own node or on another node that carries its name."""
+
+LONGEST_SOCKET = 107
+_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""The path of Ray's longest socket below its folder, with the longest process id of Linux."""
 
 OWNER = "fedrecon.owner"
 """Name of a file in the folder of a Ray session: the name of the driver (:func:`fedrecon.sites.debris.owner`)."""
@@ -92,6 +97,7 @@ def connect(address: str | None) -> None:
     """Connects this process to the cluster at ``address``; None starts a cluster on this machine.
 
     Raises:
+        InputError: the folder for temporary files has too long a path for Ray's sockets.
         RunError: no cluster answers at ``address``, or Ray does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -99,19 +105,59 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     _check_answers(address)
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address in (None, "local"):
+    here = address in (None, "local")
+    if here:
+        check_temporary_folder()
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own():
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here):
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {error}") from error
-    if address in (None, "local"):
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {cause_of(error)}") from error
+    if here:
         _sweep_sessions(Path(begun.address_info["session_dir"]))
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray makes the file readable for all users
+
+
+@contextlib.contextmanager
+def loopback(wanted: bool = True) -> Iterator[None]:
+    """A Ray that is started in the body listens on this machine's loopback only, its exporters of metrics too.
+
+    Ray does so where it knows no clusters, on macOS and Windows, by this switch. On Linux it puts the machine's own
+    address in place of 127.0.0.1, and its exporters answer the whole network without a token. Its other processes read
+    the switch from the environment.
+    """
+    if not wanted:
+        yield
+        return
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    inherited = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if inherited is not None:
+            os.environ[name] = inherited
+
+
+def check_temporary_folder() -> None:
+    """Refuses a folder for temporary files whose path leaves no room for Ray's sockets: Linux takes 107 characters.
+
+    Raises:
+        InputError: the message says how long the path may be, and what to set.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    length, room = len(os.fsencode(folder)), LONGEST_SOCKET - len(_SOCKET)
+    if length > room:
+        raise InputError(
+            f"the path of the folder for temporary files has {length} bytes, and Ray's sockets leave room for {room}: "
+            f"{folder}; set RAY_TMPDIR to a short folder, such as RAY_TMPDIR=SHORT_FOLDER, or use --in-process"
+        )
 
 
 @contextlib.contextmanager

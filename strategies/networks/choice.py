@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.plugin import parse, science_of
-from fedrecon.strategies.networks import NETWORKS
+from fedrecon.strategies.networks import MOST_WEIGHTS, NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +43,12 @@ class NetworkChoice:
         if name not in NETWORKS:
             raise unknown("network", name, NETWORKS)
         model = parse(NETWORKS[name].parameters, parameters, where=f"network '{name}'")
+        if (weights := NETWORKS[name].weights(model)) > MOST_WEIGHTS:
+            shown = ", ".join(f"{key}={value}" for key, value in model.model_dump().items())
+            raise InputError(
+                f"network '{name}' with {shown} has about {weights:.1e} weights; "
+                f"more than {MOST_WEIGHTS:.0e} are refused"
+            )
         return cls(name, tuple(model.model_dump().items()))
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
 
 
@@ -87,10 +88,10 @@ class CampaignCommand:
             print("interrupted; the same command goes on from the last committed rounds", file=sys.stderr)
             return 130
         if result.status != "planned" and not arguments.json:
-            where = f" --workspace {arguments.workspace}" if arguments.workspace else ""
+            where = f" --workspace {shlex.quote(arguments.workspace)}" if arguments.workspace else ""
             label, page = self.page(result)
             url = result.url or f"has not got all of it yet: fedrecon sync{where}"
-            print(f"\n{label:8}{page}\nMLflow  (fedrecon ui{where})\n{url}")
+            say(f"\n{label:8}{page}\nMLflow  (fedrecon ui{where})\n{url}")
         return 0
 
     def _name(self, given: str) -> str:
@@ -103,7 +104,6 @@ class CampaignCommand:
 
     def _print(self, result: Any, as_json: bool) -> None:
         if as_json:
-            json.dump(result.as_dict(), sys.stdout, indent=2, default=str)
-            print()
+            print_json(result.as_dict())
         else:
             self.show(result)

@@ -270,7 +270,7 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Param
 
         for batch in _batches(list(params.items()), _MAX_TEXTS):
-            entries = [Param(key, value[:_MAX_PARAM]) for key, value in batch]
+            entries = [Param(_mlflow_key(key), value[:_MAX_PARAM]) for key, value in batch]
             self._client.log_batch(self.run_id, params=entries)
 
     def _write_tags(self, tags: Mapping[str, str]) -> None:
@@ -283,14 +283,15 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Metric
 
         for batch in _batches(points, _MAX_POINTS):
-            entries = [Metric(point.key, point.value, point.milliseconds, point.step) for point in batch]
+            entries = [Metric(_mlflow_key(point.key), point.value, point.milliseconds, point.step) for point in batch]
             self._client.log_batch(self.run_id, metrics=entries)
 
     def _write_image(self, key: str, step: int, png: bytes) -> None:
         from PIL import Image
 
         with Image.open(io.BytesIO(png)) as picture:
-            self._client.log_image(self.run_id, picture.convert("RGB"), key=key, step=step, synchronous=True)
+            shown = picture.convert("RGB")
+            self._client.log_image(self.run_id, shown, key=_mlflow_key(key), step=step, synchronous=True)
 
     def _write_artifact(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
@@ -314,11 +315,21 @@ def create_database(path: Path, artifacts: Path) -> None:
 def _logged(client: MlflowClient, run_id: str) -> Logged:
     """The content of a run: the steps of every metric, its parameters and its images."""
     data = client.get_run(run_id).data
-    steps = {key: frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
+    steps = {_own_key(key): frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
     names = [Path(item.path).name for item in client.list_artifacts(run_id, "images")]
     images = [match for match in map(_IMAGE.fullmatch, names) if match]
-    pairs = frozenset((match["key"].replace("~", "/"), int(match["step"])) for match in images)
-    return Logged(steps, dict(data.params), pairs)
+    pairs = frozenset((_own_key(match["key"].replace("~", "/")), int(match["step"])) for match in images)
+    return Logged(steps, {_own_key(key): value for key, value in data.params.items()}, pairs)
+
+
+def _mlflow_key(key: str) -> str:
+    """The key of a metric, a parameter or an image as MLflow takes it: a site's name may hold a '+' (``t1+gd``)."""
+    return key.replace("+", " plus ")
+
+
+def _own_key(key: str) -> str:
+    """The inverse of :func:`_mlflow_key`: no name of a site holds a space."""
+    return key.replace(" plus ", "+")
 
 
 def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

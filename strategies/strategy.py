@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fedrecon.sites.plugin import Plugin
-from fedrecon.sites.wire import State, TrainReply, TrainRequest, Vector
+from fedrecon.sites.wire import Buffers, State, TrainReply, TrainRequest, Vector
 
 if TYPE_CHECKING:
     import torch
@@ -98,11 +98,14 @@ class Strategy(Plugin):
         """
         return {site: (site,) for site in sites}
 
-    def begin(self, weights: Vector) -> State:
+    def begin(self, weights: Vector, buffers: Buffers | None = None) -> State:
         """The state before the first round. Called once for a new run; a resumed run reads its state from a checkpoint.
 
         Args:
             weights: the shared part of the network's first weights, (n_shared,) float32.
+            buffers: (n_shared,) bool, True where a value is no parameter but a buffer, such as a running mean of a
+                batch normalisation. A buffer has no gradient: the only sound merge of it is the plain mean. None: there
+                are none.
 
         Returns:
             a state of round 0. ``extra`` holds the vectors that the server keeps over rounds (moments, variates).

@@ -173,7 +173,8 @@ class Federation:
         return Parameters(model, lambda name: self.method.shares(name, model))
 
     def begin(self) -> State:
-        return self.method.begin(to_vector(self.layout().shared))
+        layout = self.layout()
+        return self.method.begin(to_vector(layout.shared), layout.buffers)
 
     def train(self, executor: Any = None, record: Any = None, state: State | None = None) -> State:
         experiment = SimpleNamespace(

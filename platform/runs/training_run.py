@@ -263,8 +263,9 @@ class _Run:
         from fedrecon.sites.training.parameters import to_vector
 
         layout = self._layout()
-        shared = np.zeros(0, np.float32) if layout is None else to_vector(layout.shared)
-        return self.experiment.method.begin(shared)
+        if layout is None:
+            return self.experiment.method.begin(np.zeros(0, np.float32))
+        return self.experiment.method.begin(to_vector(layout.shared), layout.buffers)
 
     def _layout(self) -> Any:
         """The network's parameters on the driver: names, shapes and first values; None if nothing is trained."""

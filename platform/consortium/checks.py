@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from fedrecon.sites.scoring.settings import PHANTOM
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.data.shard import Volume
 
 
 Shards = Mapping[str, "Shard"]
@@ -88,7 +89,7 @@ class ConsortiumShards:
 
 
 def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:
-    """Refuses a setting that cannot measure a test volume, such as a mask that cannot be drawn for its shape.
+    """Refuses a setting that cannot measure a test volume: a mask that its shape has not, or noise of unknown level.
 
     Args:
         operators: settings of the test, by site.
@@ -97,11 +98,21 @@ def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition
         InputError: the message names the site.
     """
     for name, shard in shards.items():
-        for shape in sorted({volume.shape for volume in shard.split("test")}):
-            try:
-                operators[name].check(shape)
-            except InputError as error:
-                raise InputError(f"site '{name}': {error}") from None
+        _check_measured(name, shard.split("test"), operators[name])
+
+
+def _check_measured(name: str, volumes: Sequence[Volume], operator: Acquisition) -> None:
+    for shape in sorted({volume.shape for volume in volumes}):
+        try:
+            operator.check(shape)
+        except InputError as error:
+            raise InputError(f"site '{name}': {error}") from None
+    unknown_noise = [volume.name for volume in volumes if not volume.noise]
+    if operator.noise > 1 and unknown_noise:
+        raise InputError(
+            f"site '{name}': noise {operator.noise:g} is a multiple of the shard's own noise, and nobody knows that of "
+            f"{', '.join(unknown_noise[:3])}. Import the data with --noise-sigma, or set noise to 1."
+        )
 
 
 def noted_shards(shards: Mapping[str, Shard]) -> dict[str, Any]:
@@ -202,12 +213,7 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
             shard.require_training()
         shard.require_references("validation")
         shard.require_references("test")
-        operator = experiment.operator_at(name)
-        for shape in sorted({volume.shape for volume in shard.volumes}):
-            try:
-                operator.check(shape)
-            except InputError as error:
-                raise InputError(f"site '{name}': {error}") from None
+        _check_measured(name, shard.volumes, experiment.operator_at(name))
         if experiment.trains:
             check_patch(experiment, name, shard)
     limits = experiment.training.max_slices

@@ -255,12 +255,16 @@ class Shard:
             "n_subjects": len(self.subjects),
             "n_slices": sum(volume.n_slices for volume in self.volumes),
             "matrix": sorted([list(shape) for shape in {volume.shape for volume in self.volumes}]),
-            "noise": float(np.median([volume.noise for volume in self.volumes])),
+            "noise": self._noise(),
             "splits": {name: _split_summary(self.split(name)) for name in SPLITS},
             "usable_for": self._uses(),
             "mapped": self.mapped,
             "bytes": self.path.stat().st_size,
         }
+
+    def _noise(self) -> float | None:
+        known = [volume.noise for volume in self.volumes if volume.noise is not None]
+        return float(np.median(known)) if len(known) == len(self.volumes) else None
 
     def _uses(self) -> list[str]:
         uses = ["reconstruct"]

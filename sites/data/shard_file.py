@@ -92,6 +92,7 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
     if label["split"] not in SPLITS:
         raise InputError(f"{where}: split '{label['split']}' is none of {', '.join(SPLITS)}.")
     slices, _, ny, nx = kspace.shape
+    noise = float(label["noise"])  # NaN: unknown
     return Volume(
         name,
         str(label["patient_id"]),
@@ -99,7 +100,7 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
         slices,
         n_coils,
         (ny, nx),
-        float(label["noise"]),
+        None if np.isnan(noise) else noise,
         float(label["max"]),
         reference is not None,
         read_voxel(dict(label)),

@@ -127,7 +127,8 @@ def _write_volume(group: h5py.Group, data: VolumeData, compression: str | None) 
         group.create_dataset(key, data=data.reference, compression=compression)
     norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference.astype(np.float64)))
     group.attrs.update({"max": about.maximum, "norm": norm, "acquisition": data.acquisition})
-    group.attrs.update({"patient_id": data.subject, "split": data.split, "noise": about.noise})
+    group.attrs.update({"patient_id": data.subject, "split": data.split})
+    group.attrs["noise"] = np.nan if about.noise is None else about.noise
     if data.voxel_mm is not None:
         group.attrs["voxel_mm"] = data.voxel_mm
 

@@ -183,8 +183,11 @@ class Slices:
         return self._views[key]
 
     def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:
-        """K-space with noise added, so that its level is ``noise`` times the shard's own level (variances add)."""
-        levels = [item.volume.noise * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
+        """K-space with noise added, so that its level is ``noise`` times the shard's own level (variances add).
+
+        The checks of an experiment refuse more noise where the shard's own level is unknown.
+        """
+        levels = [(item.volume.noise or 0.0) * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
         if not any(levels):
             return kspace
         draws = [

@@ -67,6 +67,7 @@ def _import(arguments: argparse.Namespace) -> int:
         test_subjects=_names(arguments.test_subjects),
         seed=arguments.seed,
         key=arguments.key,
+        noise_sigma=arguments.noise_sigma,
     )
     print(path)
     return DONE
@@ -312,6 +313,7 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
     one.add_argument("--validation-subjects", metavar="A,B")
     one.add_argument("--test-subjects", metavar="C")
     one.add_argument("--seed", type=int, help="seed of the simulated phase (nifti; default: 0)")
+    one.add_argument("--noise-sigma", type=float, metavar="S", help="noise of a k-space sample (default: estimated)")
     one.add_argument(
         "--key",
         metavar="FILE",

@@ -75,7 +75,8 @@ class ConsortiumShards:
         if experiment.test is None:
             return
         check_same_hospitals(self.tested, noted_shards(self.trained)["hospitals"])
-        check_test_sites(self.tested, {name: shard.subjects for name, shard in self.trained.items()})
+        subjects = {name: shard.subjects for name, shard in self.trained.items()}
+        check_test_sites(self.tested, subjects, experiment.evaluation.reference == "truth")
         check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
         _check_rule(experiment, self)
 
@@ -151,17 +152,20 @@ def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapp
             )
 
 
-def check_test_sites(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:
+def check_test_sites(
+    shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]], truth: bool = False
+) -> None:
     """Refuses a site that cannot be scored, or with a test subject that the run used for training or validation.
 
     Args:
         subjects: for each site of the run, the split of every subject.
+        truth: whether scores are compared with the noise-free truth.
 
     Raises:
         InputError: the message names the subjects, and the split of the first of them.
     """
     for name, shard in shards.items():
-        shard.require_references("test")
+        shard.require_references("test", truth)
         tested = {volume.subject for volume in shard.split("test")}
         for site, splits in subjects.items():
             seen = sorted(s for s in tested if splits.get(s, "test") != "test")
@@ -211,8 +215,8 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
     for name, shard in shards.items():
         if experiment.trains:
             shard.require_training()
-        shard.require_references("validation")
-        shard.require_references("test")
+        for split in ("validation", "test"):
+            shard.require_references(split, experiment.evaluation.reference == "truth")
         _check_measured(name, shard.volumes, experiment.operator_at(name))
         if experiment.trains:
             check_patch(experiment, name, shard)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.shard_file import OPTIONAL, ROOT, check_root, mapping_offset, read_volumes, read_voxel, reading
-from fedrecon.sites.data.shard_writer import content_hash, reference_key, write_shard
+from fedrecon.sites.data.shard_writer import TRUTH, content_hash, reference_key, write_shard
 from fedrecon.sites.data.volume import (
     SPLITS,
     Complex,
@@ -146,6 +146,16 @@ class Shard:
             raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
         return self._array(volume_name, reference_key(volume.n_coils))  # type: ignore[no-any-return]
 
+    def truth(self, volume_name: str) -> Real:
+        """Noise-free magnitude image (slices, y, x) float32, READ-ONLY.
+
+        Raises:
+            InputError: the volume has no truth.
+        """
+        if self._by_name(volume_name).truth_maximum is None:
+            raise InputError(f"{self.path}: nobody knows the noise-free truth of volume '{volume_name}'.")
+        return self._array(volume_name, TRUTH)  # type: ignore[no-any-return]
+
     def data(self, volume_name: str) -> VolumeData:
         """The volume ``volume_name`` with its data."""
         volume = self._by_name(volume_name)
@@ -161,6 +171,7 @@ class Shard:
             volume.voxel_mm,
             self.contrast,
             self.field_strength_t,
+            None if volume.truth_maximum is None else self.truth(volume_name),
         )
 
     def verify(self) -> None:
@@ -190,10 +201,13 @@ class Shard:
                     check_volume(data)
             except InputError as error:
                 raise InputError(f"{self.path}: {error}") from None
-            if data.about().maximum != volume.maximum:
-                raise InputError(
-                    f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum; {self._anew}"
-                )
+            about = data.about()
+            maxima = {"max": about.maximum == volume.maximum, "truth_max": about.truth_maximum == volume.truth_maximum}
+            for key, right in maxima.items():
+                if not right:
+                    raise InputError(
+                        f"{self.path}: volume '{volume.name}': its attribute '{key}' is not its maximum; {self._anew}"
+                    )
             digests[volume.name] = data.digest()
         found = content_hash(self.site, self.contrast, self.simulated, self.phase, digests)
         if found != self.content_hash:
@@ -222,11 +236,14 @@ class Shard:
             )
         self.require_references("train")
 
-    def require_references(self, split: str) -> None:
+    def require_references(self, split: str, truth: bool = False) -> None:
         """Refuse a split that cannot be scored.
 
+        Args:
+            split: the split that is scored. truth: whether it is compared with the noise-free truth.
+
         Raises:
-            InputError: the split holds no volume, or a volume without a fully sampled reference.
+            InputError: the split holds no volume, or a volume without a fully sampled reference, or without the truth.
         """
         volumes = self.split(split)
         bare = [volume.name for volume in volumes if not volume.has_reference]
@@ -237,6 +254,11 @@ class Shard:
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
+        if truth and any(volume.truth_maximum is None for volume in volumes):
+            raise InputError(
+                f"{self.path}: evaluation.reference=truth, but site '{self.site}' has no noise-free truth in the split "
+                f"'{split}'. Only phantoms that 'fedrecon data simulate' wrote have it. Allowed for others: measured."
+            )
 
     @cached_property
     def mapped(self) -> bool:

@@ -256,7 +256,8 @@ class Site:
             if split == "train":
                 limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
-            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase)
+            truth = split != "train" and plan.evaluation.reference == "truth"
+            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase, truth)
         return self._slices[key]
 
     @cached_property

@@ -81,6 +81,7 @@ def volumes(
             voxel_mm=_voxel_mm(protocol, size),
             acquisition=contrast,
             field_strength_t=protocol.field_strength_t,
+            truth=one.truth,
         )
 
 

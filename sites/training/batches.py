@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Slices:
         device: device on which batches are made.
         limits: largest number of slices by site, evenly spaced; None takes all.
         phase: True if the maps carry the low-resolution phase (see ``estimate_maps``).
+        truth: True if the reference is the noise-free truth; the maximum of each volume is then that of its truth.
     """
 
     def __init__(
@@ -57,13 +58,16 @@ class Slices:
         device: torch.device,
         limits: Mapping[str, int | None] | None = None,
         phase: bool = True,
+        truth: bool = False,
     ) -> None:
-        self.shards, self.operators, self.device, self.phase = shards, operators, device, phase
+        self.shards, self.operators, self.device, self.phase, self.truth = shards, operators, device, phase, truth
         self.items = tuple(
-            item for site, shard in shards.items() for item in _slices(site, shard, split, (limits or {}).get(site))
+            item
+            for site, shard in shards.items()
+            for item in _slices(site, shard.split(split), (limits or {}).get(site), truth)
         )
         self._maps: dict[Slice, Tensor] = {}
-        self._views: dict[tuple[str, str, bool], np.ndarray] = {}
+        self._views: dict[tuple[str, str, str], np.ndarray] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
         if device.type != "cpu":
             for item in self.items:
@@ -147,10 +151,10 @@ class Slices:
         return self.operators[batch[0].site].measure(kspace, drawn, maps, reference)
 
     def reference(self, batch: Sequence[Slice]) -> Tensor | None:
-        """(b, y, x) float32 magnitude references, or None if a volume has no reference."""
+        """(b, y, x) float32 magnitude references (or truths), or None if a volume has no reference."""
         if not all(item.volume.has_reference for item in batch):
             return None
-        views = [self._view(item, reference=True)[item.index] for item in batch]
+        views = [self._view(item, "truth" if self.truth else "reference")[item.index] for item in batch]
         return torch.from_numpy(np.stack(views)).to(self.device)
 
     def maps(self, batch: Sequence[Slice], mask_seed: int = 0) -> Tensor:
@@ -174,12 +178,11 @@ class Slices:
         views = [self._view(item)[item.index] for item in batch]
         return torch.from_numpy(np.stack(views))  # np.stack copies out of the mapped file
 
-    def _view(self, item: Slice, reference: bool = False) -> np.ndarray:
+    def _view(self, item: Slice, what: Literal["kspace", "reference", "truth"] = "kspace") -> np.ndarray:
         """A volume's array. It is opened once, because opening the file takes as long as measuring a slice."""
-        key = (item.site, item.volume.name, reference)
+        key = (item.site, item.volume.name, what)
         if key not in self._views:
-            shard = self.shards[item.site]
-            self._views[key] = (shard.reference if reference else shard.kspace)(item.volume.name)
+            self._views[key] = getattr(self.shards[item.site], what)(item.volume.name)
         return self._views[key]
 
     def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:
@@ -201,8 +204,10 @@ class Slices:
         yield from self.batches(size)
 
 
-def _slices(site: str, shard: Shard, split: str, limit: int | None) -> list[Slice]:
-    items = [Slice(site, volume, index) for volume in shard.split(split) for index in range(volume.n_slices)]
+def _slices(site: str, volumes: Sequence[Volume], limit: int | None, truth: bool) -> list[Slice]:
+    if truth:
+        volumes = [replace(one, maximum=one.truth_maximum or 0.0) for one in volumes]
+    items = [Slice(site, volume, index) for volume in volumes for index in range(volume.n_slices)]
     if limit is None or len(items) <= limit:
         return items
     picks = np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))

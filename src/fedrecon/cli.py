@@ -145,7 +145,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(found)
     else:
-        rows_table(found["rows"])
+        rows_table(found["rows"], found["reference"])
     return DONE
 
 

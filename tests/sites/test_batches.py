@@ -210,4 +210,4 @@ def test_batches_are_torch_owned_copies(north):
     batch = one.training(list(one.items), 0, 0, False)
     mapped = one._view(one.items[0])
     assert not np.shares_memory(batch.kspace.numpy(), mapped)
-    assert not np.shares_memory(batch.reference.numpy(), one._view(one.items[0], reference=True))
+    assert not np.shares_memory(batch.reference.numpy(), one._view(one.items[0], "reference"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.shard import Shard, Volume
-from fedrecon.sites.imaging.coils import combine, estimate_maps
+from fedrecon.sites.imaging.coils import combine, estimate_maps, rephased
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
 from fedrecon.sites.imaging.measurement import Measurement
 from fedrecon.sites.seeding import generator, seed
@@ -48,6 +48,9 @@ class Slices:
         limits: largest number of slices by site, evenly spaced; None takes all.
         phase: True if the maps carry the low-resolution phase (see ``estimate_maps``).
         truth: True if the reference is the noise-free truth; the maximum of each volume is then that of its truth.
+        small_boxes: True if the maps of a training slice carry the phase of a random small calibration box, a new one
+            in each epoch. A prior needs this: it trains on fully sampled slices, and must know the residual phase that
+            the few calibration samples of a mask will leave.
     """
 
     def __init__(
@@ -59,8 +62,10 @@ class Slices:
         limits: Mapping[str, int | None] | None = None,
         phase: bool = True,
         truth: bool = False,
+        small_boxes: bool = False,
     ) -> None:
         self.shards, self.operators, self.device, self.phase, self.truth = shards, operators, device, phase, truth
+        self.small_boxes = small_boxes
         self.items = tuple(
             item
             for site, shard in shards.items()
@@ -117,10 +122,12 @@ class Slices:
         """
         kspace, maps = self._kspace(batch), self.maps(batch)
         reference = self.reference(batch)
+        if self.small_boxes:
+            maps = self._rephased(batch, kspace, maps, seed_, epoch)
         if augment:
-            rng = generator(seed_, "augment", epoch, batch[0].site, batch[0].volume.name, batch[0].index)
-            turns = self.operators[batch[0].site].turns
-            images, maps, reference = _augment(ifft2c(kspace), maps, reference, rng, turns)
+            draws = [generator(seed_, "augment", epoch, one.site, one.volume.name, one.index) for one in batch]
+            turns = [self.operators[one.site].turns for one in batch]
+            images, maps, reference = _augment(ifft2c(kspace), maps, reference, draws, turns)
             kspace = fft2c(images)
         target = combine(ifft2c(kspace), maps)
         masks, noise = [], []
@@ -168,6 +175,16 @@ class Slices:
                 self._maps[item] = estimate_maps(one[None], box, phase=phase)[0]
         return torch.stack([self._maps[item] for item in batch])
 
+    def _rephased(self, batch: Sequence[Slice], kspace: Tensor, maps: Tensor, seed_: int, epoch: int) -> Tensor:
+        """The maps with the phase that a random small calibration box would have given them."""
+        found = []
+        for item, one, own in zip(batch, kspace, maps, strict=True):
+            if self.phase and self.shards[item.site].phase != "none":
+                rng = generator(seed_, "calibration", item.site, *item.seeds, epoch)
+                own = rephased(one[None], own[None], small_box(item.volume.shape, rng))[0]
+            found.append(own)
+        return torch.stack(found)
+
     def _scored_kspace(self, batch: Sequence[Slice], mask_seed: int) -> Tensor:
         seeds = [seed(mask_seed, "noise", *item.seeds) for item in batch]
         return self._noisy(self._kspace(batch), batch, seeds)
@@ -202,6 +219,15 @@ class Slices:
     def iterate(self, size: int) -> Iterator[list[Slice]]:
         """The batches of :meth:`batches` without shuffling."""
         yield from self.batches(size)
+
+
+def small_box(shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """A random calibration box (y, x), like those of the masks: some columns with all rows, or a square as wide.
+
+    Its width is 4 to 12 % of the matrix: :attr:`Mask.center_fraction` is 8 %, and a high acceleration needs less.
+    """
+    width = max(3, round(shape[1] * rng.uniform(0.04, 0.12)))
+    return (shape[0] if rng.random() < 0.5 else min(width, shape[0])), min(width, shape[1])
 
 
 def _slices(site: str, volumes: Sequence[Volume], limit: int | None, truth: bool) -> list[Slice]:
@@ -249,19 +275,39 @@ def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measureme
 
 
 def _augment(
-    images: Tensor, maps: Tensor, reference: Tensor | None, rng: np.random.Generator, turns: bool = False
+    images: Tensor,
+    maps: Tensor,
+    reference: Tensor | None,
+    draws: Sequence[np.random.Generator],
+    turns: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One random flip per axis and one circular shift of up to a sixteenth of the matrix, for all slices of a batch.
+    """For each slice a random flip per axis and a circular shift of up to a sixteenth of the matrix.
 
-    Images, maps and reference are moved alike. With ``turns`` square slices are also transposed with probability 1/2;
-    together with the flips this gives all turns by 90 degrees.
+    Images, maps and reference of a slice are moved alike. With ``turns`` square slices are also transposed with
+    probability 1/2; together with the flips this gives all turns by 90 degrees.
     """
-    flips = [axis for axis in (-2, -1) if rng.random() < 0.5]
-    shifts = [int(rng.integers(-(n // 16), n // 16 + 1)) for n in images.shape[-2:]]
-    transposed = turns and images.shape[-2] == images.shape[-1] and rng.random() < 0.5
+    moves = [_Move.drawn(rng, images.shape[-2:], turn) for rng, turn in zip(draws, turns, strict=True)]
 
-    def move(x: Tensor) -> Tensor:
-        moved = torch.roll(torch.flip(x, flips) if flips else x, shifts, (-2, -1))
-        return moved.mT if transposed else moved
+    def moved(stack: Tensor) -> Tensor:
+        return torch.stack([move(one) for move, one in zip(moves, stack, strict=True)])
 
-    return move(images), move(maps), None if reference is None else move(reference)
+    return moved(images), moved(maps), None if reference is None else moved(reference)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """One flip, shift and transposition of the last two axes."""
+
+    flips: tuple[int, ...]
+    shifts: tuple[int, ...]
+    transposed: bool
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, shape: Sequence[int], turn: bool) -> _Move:
+        flips = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
+        shifts = tuple(int(rng.integers(-(n // 16), n // 16 + 1)) for n in shape)
+        return cls(flips, shifts, turn and shape[0] == shape[1] and rng.random() < 0.5)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        moved = torch.roll(torch.flip(image, self.flips), self.shifts, (-2, -1))
+        return moved.mT if self.transposed else moved

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedrecon.sites.wire import State
 from fedrecon.strategies.fedavg import FedAvg
-from fedrecon.strategies.strategy import Mean
+from fedrecon.strategies.mean import Mean
 
 if TYPE_CHECKING:
     from fedrecon.sites.training.method import LocalFit

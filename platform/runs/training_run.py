@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.consortium.budget import budgets
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
@@ -285,6 +286,7 @@ class _Run:
             "crew": "in-process" if self.in_process else "ray actors",
             "members": members,
             "simulated": [name for name, shard in self.shards.items() if shard.simulated],
+            "budget": {name: str(one) for name, one in budgets(self.experiment, self.shards).items()},
         }
         before = self.folder.environment()
         if before is None or found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -93,8 +93,7 @@ class Slices:
         groups: dict[tuple[Any, ...], list[Slice]] = defaultdict(list)
         for item in self.items:
             site = item.site if order is None else ""
-            kind = self.operators[item.site].group()
-            groups[(site, item.volume.n_coils, *item.volume.shape, *kind)].append(item)
+            groups[(site, *self._kind(item))].append(item)
         batches = []
         for key in sorted(groups):
             items = groups[key]
@@ -104,6 +103,19 @@ class Slices:
         if order is not None and len(groups) > 1:
             batches = [batches[i] for i in order.permutation(len(batches))]
         return batches
+
+    def per_pass(self, size: int) -> int:
+        """The number of batches in one pass over the training slices."""
+        return len(self.batches(size, generator(0, "count")))
+
+    def per_pass_of_sites(self, size: int) -> list[int]:
+        """The same for the slices of each site alone. A batch of several sites is shared; a site alone has its own."""
+        groups = Counter((item.site, self._kind(item)) for item in self.items)
+        return [sum(-(-n // size) for (name, _), n in groups.items() if name == site) for site in self.shards]
+
+    def _kind(self, item: Slice) -> tuple[Any, ...]:
+        """The coils, the matrix size and the setting that the slices of a batch have in common."""
+        return (item.volume.n_coils, *item.volume.shape, *self.operators[item.site].group())
 
     def training(
         self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool, patch: int | None = None

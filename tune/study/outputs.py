@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from fedrecon.tune.study.matrix import Matrix
 
 Call = Callable[..., Any]
-POOLED = "as many updates as each site takes; with local_steps it sees fewer slices than all sites together"
+POOLED = (
+    "one network cannot have both the updates and the passes of a site that trains alone: strategy.budget chooses "
+    "(updates or passes; without it updates if local_steps counts, else passes); the table of methods states both"
+)
 UNSEEN = {
     "average": "the average of the others' weights",
     "nearest": "that of the hospital whose images are most alike",

@@ -33,6 +33,8 @@ class Method:
         network: the name of the trained network; empty without training. Only methods with the same network are
             compared with local training.
         zero_filled: whether the method is the zero-filled image, which is never called worse than itself.
+        updates: the optimiser steps of each of its networks in the whole training, as text. passes: how often a network
+            sees each of its training slices, as text; both empty without training.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Method:
     network: str = ""
     about: str = ""
     zero_filled: bool = False
+    updates: str = ""
+    passes: str = ""
 
     @property
     def label(self) -> str:

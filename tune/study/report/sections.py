@@ -109,8 +109,14 @@ def _ran(findings: Findings) -> Iterable[Part]:
     for method in findings.methods:
         network = "each site its own" if method.personal else "one for all" if method.trains else "–"
         texts = (method.label, method.about or "–", method.settings or "–", "yes" if method.trains else "no", network)
-        rows.append(Row([plain(text) for text in texts]))
-    yield Table("Methods", words("method", "what it is", "settings", "trains", "network"), rows)
+        budget = (method.updates or "–", method.passes or "–")
+        rows.append(Row([plain(text) for text in (*texts, *budget)]))
+    columns = words("method", "what it is", "settings", "trains", "network", "updates", "passes")
+    note = (
+        "Updates: optimiser steps of one site (of the one network where data were moved) in a training at all sites. "
+        "Passes: how often each of its training slices is seen."
+    )
+    yield Table("Methods", columns, rows, note)
     if findings.facts:
         facts = [Row([plain(name), plain(text)]) for name, text in findings.facts.items()]
         yield Table("Facts", words("what", "how it was"), facts)

@@ -105,6 +105,8 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
     """Adapts a copy of ``network`` to each slice of the measurement. ``network`` itself keeps its weights."""
     import torch
 
+    from fedrecon.sites.training.optimizers import optimizer
+
     if settings.prior == "untrained":
         network = network.untrained(seed(subject.seed, "weights"))
     network.eval()
@@ -117,7 +119,7 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
     kept = torch.zeros_like(best, dtype=torch.long)
     live = torch.ones_like(best, dtype=torch.bool)
     kept_image = slices.image().detach()
-    optimizer = torch.optim.Adam(slices.variables, settings.rate, eps=EPS)
+    adam = optimizer("adam", slices.variables, settings.rate, eps=EPS)
     losses: list[Tensor] = []
     for step in range(settings.steps + 1):
         with torch.enable_grad():
@@ -134,9 +136,9 @@ def adapt(settings: Adaptation, network: Any, measurement: Measurement, subject:
             live = live & (step - kept < settings.patience)
         if step == settings.steps or (step % CHECK == 0 and not live.any()):
             break
-        optimizer.zero_grad(set_to_none=True)
+        adam.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        adam.step()
         torch.clear_autocast_cache()  # the cache would hold the dense layers' old weights
         slices.standardise()
     return Fitted(kept_image * unit, len(losses) - 1, kept, torch.stack(losses))

@@ -65,7 +65,7 @@ class Ditto(FedAvg):
 
     def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
         """One optimiser for each network."""
-        from fedrecon.sites.training.local_loop import optimizer
+        from fedrecon.sites.training.optimizers import optimizer
 
         model: Any = fit.model
         parts = (model.shared, model.personal)

@@ -165,7 +165,7 @@ class FedGIMP(Strategy):
 
     def optimizers(self, fit: LocalFit) -> list[torch.optim.Optimizer]:
         """One Adam(0, 0.99) each for the generator, for the discriminator and, if there are any, for the anchors."""
-        import torch
+        from fedrecon.sites.training.optimizers import optimizer
 
         model: Any = fit.model
         warm = self.anchor_rate if fit.round <= self.anchor_rounds else 1.0
@@ -174,7 +174,7 @@ class FedGIMP(Strategy):
             (model.discriminator.parameters(), fit.rate * self.discriminator_rate),
             ([fit.scratch[ANCHORS]] if self.anchor else [], ANCHORS_RATE),
         ]
-        return [torch.optim.Adam(some, rate, betas=(0.0, 0.99)) for some, rate in made if some]
+        return [optimizer("adam", some, rate, betas=(0.0, 0.99)) for some, rate in made if some]
 
     def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
         """One step of the discriminator, then one of the generator, on the same fake images."""

@@ -244,7 +244,7 @@ class Strategy(Plugin):
             new optimisers, always in the same order. The loop loads their moments from the private memory if
             ``training.optimizer_state`` is ``keep``. The default :meth:`step` needs exactly one.
         """
-        from fedrecon.sites.training.local_loop import optimizer
+        from fedrecon.sites.training.optimizers import optimizer
 
         return [optimizer(fit.training.optimizer, fit.model.parameters(), fit.rate)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,7 +128,7 @@ class Federation:
     rounds: int = 3
     scored: bool = False
 
-    @property
+    @cached_property
     def shards(self) -> dict[str, Shard]:
         return {name: Shard.open(path) for name, path in self.paths.items()}
 
@@ -135,7 +136,7 @@ class Federation:
     def roster(self) -> dict[str, tuple[str, ...]]:
         return self.method.roster(list(self.paths))
 
-    @property
+    @cached_property
     def n_slices(self) -> dict[str, int]:
         return {m: sum(n_slices(self.shards[site], "train", None) for site in held) for m, held in self.roster.items()}
 
@@ -146,7 +147,7 @@ class Federation:
             SitePlan(
                 member=member,
                 shards={site: str(self.paths[site]) for site in held},
-                contents={site: Shard.open(self.paths[site]).content_hash for site in held},
+                contents={site: self.shards[site].content_hash for site in held},
                 operators={site: self.acquisition(site) for site in held},
                 method=self.method,
                 network=NetworkChoice.parse(self.network),
@@ -167,14 +168,14 @@ class Federation:
     def executor(self) -> InProcessExecutor:
         return InProcessExecutor(self.plans())
 
+    @cached_property
     def layout(self) -> Parameters:
         plan = self.plans()[0]
         model = new_network(self.method, plan.network, plan.images, self.seed)
         return Parameters(model, lambda name: self.method.shares(name, model))
 
     def begin(self) -> State:
-        layout = self.layout()
-        return self.method.begin(to_vector(layout.shared), layout.buffers)
+        return self.method.begin(to_vector(self.layout.shared), self.layout.buffers)
 
     def train(self, executor: Any = None, record: Any = None, state: State | None = None) -> State:
         experiment = SimpleNamespace(

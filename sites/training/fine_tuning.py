@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from fedrecon.sites.seeding import generator
 from fedrecon.sites.training import losses
-from fedrecon.sites.training.local_loop import autocast, optimizer
+from fedrecon.sites.training.local_loop import autocast
+from fedrecon.sites.training.optimizers import optimizer
 
 if TYPE_CHECKING:
     from torch import nn

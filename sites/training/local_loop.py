@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedrecon.sites.errors import InputError
 from fedrecon.sites.seeding import generator
 
 if TYPE_CHECKING:
@@ -16,30 +15,6 @@ if TYPE_CHECKING:
 
     from fedrecon.sites.training.batches import Slice, Slices
     from fedrecon.sites.training.method import LocalFit, Method
-
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "rmsprop": torch.optim.RMSprop,
-}
-
-
-def optimizer(name: str, parameters: Any, rate: float, **options: Any) -> torch.optim.Optimizer:
-    """The torch optimiser of this name, with torch's defaults.
-
-    Args:
-        name: a key of :data:`OPTIMIZERS`.
-        parameters: the tensors to optimise.
-        rate: the learning rate.
-        options: further arguments of the optimiser.
-
-    Raises:
-        InputError: the name is unknown.
-    """
-    if name not in OPTIMIZERS:
-        raise InputError(f"unknown optimizer '{name}'")
-    return OPTIMIZERS[name](parameters, lr=rate, **options)  # type: ignore[call-arg]
 
 
 def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int, dict[str, float]]:

@@ -11,15 +11,14 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import parse
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.local_loop import (
-    OPTIMIZERS,
     autocast,
     load_optimizer_vectors,
-    optimizer,
     optimizer_vectors,
     threads,
     train,
 )
 from fedrecon.sites.training.method import LocalFit
+from fedrecon.sites.training.optimizers import OPTIMIZERS, optimizer
 from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import TrainRequest
 from fedrecon.strategies.local import Local

@@ -179,7 +179,7 @@ def test_a_server_optimiser_averages_running_statistics_and_steps_parameters(nam
 @pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if issubclass(kind, FedOpt)])
 def test_the_running_statistics_of_a_trained_network_are_the_mean_of_the_sites(name, consortium):
     one = Federation(make_strategy(name, {"server_rate": 0.1}), consortium, network={**UNET, "norm": "batch"}, rounds=1)
-    start, buffers = one.begin(), one.layout().buffers
+    start, buffers = one.begin(), one.layout.buffers
     assert buffers.any()
     assert not buffers.all()
     state = one.train()

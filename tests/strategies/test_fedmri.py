@@ -167,7 +167,7 @@ def test_batch_statistics_are_averaged_with_the_encoder_and_stay_out_of_the_term
     network = {"name": "unet", "channels": 2, "pools": 1, "norm": "batch"}
     one = Federation(FedMRI(), consortium, network=network, rounds=2)
     state = one.train()
-    slots = [slot for slot in one.layout().slots if slot.shared]
+    slots = [slot for slot in one.layout.slots if slot.shared]
     statistics = [slot for slot in slots if "running" in slot.name]
     assert statistics
     assert counted

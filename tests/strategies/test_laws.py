@@ -175,7 +175,7 @@ def test_a_reply_holds_flat_float32_vectors_and_numbers(name, consortium, tmp_pa
         for vector in (reply.shared, *reply.extra.values()):
             assert isinstance(vector, np.ndarray)
             assert (vector.ndim, vector.dtype) == (1, np.float32)
-            assert vector.size <= one.layout().flat.numel()
+            assert vector.size <= one.layout.flat.numel()
         assert next(iter(reply.losses)) == "loss"
         assert all(type(value) is float for value in reply.losses.values())
         assert reply.nbytes == 4 * sum(v.size for v in (reply.shared, *reply.extra.values()))

@@ -1,0 +1,40 @@
+"""The optimisers: a process that trains does not load torch's compiler, and who compiles gets the real one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.training.optimizers import optimizer
+
+TRAIN = """
+import sys, torch
+from fedrecon.sites.training.optimizers import OPTIMIZERS, optimizer
+for name in OPTIMIZERS:
+    model = torch.nn.Linear(3, 2)
+    one = optimizer(name, model.parameters(), 0.1)
+    for _ in range(2):
+        one.zero_grad()
+        model(torch.ones(1, 3)).sum().backward()
+        one.step()
+    one.load_state_dict(one.state_dict())
+loaded = [name for name in sys.modules if name.startswith("torch._dynamo")]
+assert loaded == ["torch._dynamo"] and not hasattr(sys.modules["torch._dynamo"], "__file__"), loaded
+from torch._dynamo.exc import TorchDynamoException
+import torch._dynamo.config
+assert sys.modules["torch._dynamo"].__file__.endswith("__init__.py")
+assert torch._dynamo is sys.modules["torch._dynamo"] and torch._dynamo.optimize
+one.zero_grad()
+one.step()
+"""
+
+
+def test_a_training_loads_no_compiler_and_who_asks_for_it_gets_the_real_one() -> None:
+    done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_optimiser_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="Did you mean 'adamw'"):
+        optimizer("adamww", [], 0.1)

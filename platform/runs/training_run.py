@@ -149,6 +149,7 @@ class _Run:
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
         request = experiment.method.scoring_request(state)
+        validated = record.validated or scorer(request, "validation").columns
         scored = scorer(request, "test")
         summary = summarise(scored.columns)
         if note := exact_note(summary):
@@ -176,7 +177,7 @@ class _Run:
         )
         layout = self._layout()
         finished = FinishedRun(
-            experiment, result.as_dict(), state, record.rounds, scored.columns, layout, self.wire_log
+            experiment, result.as_dict(), state, record.rounds, scored.columns, layout, self.wire_log, validated
         )
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result

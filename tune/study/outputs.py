@@ -59,19 +59,25 @@ def write_outputs(campaign: StudyCampaign, call: Call) -> str:
     url = address(experiment, f"fedrecon-study-{name}", campaign.tracking_uri)
     stage = campaign.chosen.test.stage
     scores = by_stage(campaign, [stage, "zero_filled"], keep=True)
-    found = findings(campaign, scores[stage], experiment, scores["zero_filled"]) if scores[stage] else None
+    validation = by_stage(campaign, [stage], keep=True, data="validation")[stage]
+    found = findings(campaign, scores[stage], experiment, scores["zero_filled"], validation) if scores[stage] else None
     _register(campaign, call, _report(campaign, found) if found else [])
     return url
 
 
 def findings(
-    campaign: StudyCampaign, found: list[Score], experiment_id: str, zero_filled: Sequence[Score] = ()
+    campaign: StudyCampaign,
+    found: list[Score],
+    experiment_id: str,
+    zero_filled: Sequence[Score] = (),
+    validation: Sequence[Score] = (),
 ) -> Findings:
     """The content of the report.
 
     Args:
         found: the scores. experiment_id: the id of the MLflow experiment that holds the trials' runs.
         zero_filled: the scores of the zero-filled images of the same cells.
+        validation: the scores of the validation subjects in these cells.
     """
     study, matrix = campaign.chosen, campaign.matrix
     runs = {one.digest: one.run_id for one in found}
@@ -94,6 +100,8 @@ def findings(
         zero_filled={
             (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr for one in zero_filled
         },
+        validation=list(validation),
+        reference=matrix.whole.evaluation.reference,
     )
 
 
@@ -137,6 +145,7 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         "operator of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.measured.items()),
         **({"pooled": POOLED} if any(one.moved_data for one in matrix.methods) else {}),
         "commits": ", ".join(_commits(campaign)) or "unknown",
+        "compared with": matrix.whole.evaluation.against.removeprefix("against "),
         "scored": {"output": "the methods' own output"}.get(
             campaign.chosen.test.stage, "the output with the measured samples put back"
         ),

@@ -102,6 +102,9 @@ class Findings:
         synthetic: whether the data are simulated.
         zero_filled: the PSNR in dB of each subject's zero-filled image, by tested site, mask, acceleration, noise and
             subject.
+        validation: the scores of the validation subjects in the same cells, by which the best method is chosen; empty
+            if the runs are of a version that did not keep them.
+        reference: what scores are compared with, as ``evaluation.reference`` says.
     """
 
     study: str
@@ -118,6 +121,8 @@ class Findings:
     notes: Sequence[str] = ()
     synthetic: bool = False
     zero_filled: Mapping[tuple[str, str, float, float, str], float] = field(default_factory=dict)
+    validation: Sequence[Score] = ()
+    reference: str = "measured"
 
     def method(self, name: str) -> Method:
         """The method of this name.

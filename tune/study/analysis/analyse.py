@@ -49,7 +49,7 @@ def analyse(findings: Findings) -> Statistics:
     grid = Grid(findings)
     tables: dict[Group, Table] = {group: _with_mean(table) for group, table in grid.groups().items()}
     estimates = {metric: dict(_estimates(tables, metric)) for metric in METRICS}
-    validation = _validation(findings)
+    validation = _validation(findings, tables)
     references, why = _references(findings, estimates["psnr"], validation.get("psnr", {}))
     tested = {}
     for metric in TESTED:
@@ -72,13 +72,19 @@ def analyse(findings: Findings) -> Statistics:
     )
 
 
-def _validation(findings: Findings) -> dict[str, dict[TableEntry, Estimate]]:
-    """The estimates of the validation subjects in the tested metrics; empty without their scores."""
+def _validation(findings: Findings, tested: Mapping[Group, Table]) -> dict[str, dict[TableEntry, Estimate]]:
+    """The estimates of the validation subjects in the tested metrics, of the same seeds; empty without their scores."""
     if not findings.validation:
         return {}
     groups = Grid(replace(findings, scores=findings.validation)).groups()
     tables = {group: _with_mean(table) for group, table in groups.items()}
-    return {metric: dict(_estimates(tables, metric)) for metric in TESTED}
+
+    def alike(group: Group, operator: TestOperator | None, method: str) -> bool:
+        other = tested.get(group, {}).get(operator, {}).get(method)
+        return other is not None and other.n_seeds == tables[group][operator][method].n_seeds
+
+    found = {metric: _estimates(tables, metric) for metric in TESTED}
+    return {metric: {key: one for key, one in own if alike(*key[:3])} for metric, own in found.items()}
 
 
 def _check(findings: Findings) -> None:

@@ -21,6 +21,7 @@ from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.volume import Complex, VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, fully_sampled, root_sum_of_squares
+from fedrecon.sites.formats.summary import Notes
 
 _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 
@@ -31,7 +32,7 @@ class FastMRI(Format):
     suffixes: ClassVar = (".h5", ".hdf5")
     summary: ClassVar = "fastMRI HDF5 files, single- and multi-coil, with or without their ISMRMRD header"
 
-    def volume(self, source: Path, label: Label) -> VolumeData:
+    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
         """The volume in one file.
 
         Raises:
@@ -44,14 +45,17 @@ class FastMRI(Format):
         try:
             with h5py.File(source, "r", locking=False) as file:
                 check_self_contained(source, file)
-                return _volume(source, file, label, self.noise)
+                return _volume(source, file, label, notes, self.noise)
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             kind = "is truncated" if "truncated" in str(error) else "cannot be read"
             raise InputError(f"{source}: {kind}: {error}") from None
 
 
-def _volume(source: Path, file: h5py.File, label: Label, noise: Callable[[Complex], float | None]) -> VolumeData:
+def _volume(
+    source: Path, file: h5py.File, label: Label, notes: Notes, noise: Callable[[Complex], float | None]
+) -> VolumeData:
     kspace = _kspace(source, file)
+    notes.facts["coils"] = str(kspace.shape[1])
     header = Header.parse(source, file)
     if header.encoded is not None:
         left, right = header.encoded

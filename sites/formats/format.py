@@ -13,6 +13,7 @@ from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_volume
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.summary import Notes
 from fedrecon.sites.plugin import Plugin
 
 
@@ -56,7 +57,7 @@ class Format(Plugin):
         """
         for source in sources:
             try:
-                data = self.volume(source, label(source))
+                data = self.volume(source, label(source), Notes())
                 check_volume(data)
             except InputError as error:
                 text = str(error)
@@ -75,8 +76,8 @@ class Format(Plugin):
         return estimate_noise(kspace) if self.noise_sigma is None else self.noise_sigma
 
     @abstractmethod
-    def volume(self, source: Path, label: Label) -> VolumeData:
-        """The volume in one file."""
+    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
+        """The volume in one file; ``notes`` gets what was found in it and done with it."""
 
 
 def root_sum_of_squares(kspace: Complex) -> Real:

@@ -9,8 +9,7 @@ from typing import Any
 import h5py
 
 from fedrecon.sites.data.pseudonyms import KEY_FILE, SCHEME, Pseudonyms
-from fedrecon.sites.data.seal import open_sealed
-from fedrecon.sites.data.shard import VolumeData, write_shard
+from fedrecon.sites.data.shard import VolumeData, open_sealed, write_shard
 from fedrecon.sites.data.shard_writer import FORMAT
 from fedrecon.sites.data.splits import assign_splits, subject_of
 from fedrecon.sites.data.volume import check_name, check_volume

@@ -21,6 +21,7 @@ from fedrecon.sites import seeding
 from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label
+from fedrecon.sites.formats.summary import Notes
 
 FOREGROUND = 0.1  # a voxel is anatomy if it is above this part of the volume's 99th percentile
 ANATOMY_SHARE = 0.5  # a slice is an end slice if its foreground is below this part of the best slice's foreground
@@ -53,7 +54,7 @@ class NIfTI(Format):
         del kspace
         return self.noise_sigma
 
-    def volume(self, source: Path, label: Label) -> VolumeData:
+    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
         """The volume in one file, without its end slices.
 
         Raises:
@@ -69,6 +70,7 @@ class NIfTI(Format):
         if self.phase == "smooth":
             image = image * smooth_phase(image.shape, self.seed, label.name)
         kspace = fft2c_numpy(image)[:, None]
+        notes.facts["phase"] = f"{self.phase}, simulated"
         return VolumeData(
             label.name,
             label.subject,
@@ -120,7 +122,7 @@ def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
     import nibabel
 
     try:
-        image: Any = nibabel.load(path)
+        image: Any = nibabel.load(path, mmap=False)  # a mapped file that is cut meanwhile kills its reader
         image = nibabel.as_closest_canonical(_one_volume(path, image))  # type: ignore[no-untyped-call]
         values = np.asarray(image.dataobj, dtype=np.float32)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:

@@ -14,6 +14,7 @@ import numpy as np
 from fedrecon.sites.data.volume import VolumeData, check_layout
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, fully_sampled, root_sum_of_squares
+from fedrecon.sites.formats.summary import Notes
 
 _LEADING = {2: (1, 1), 3: (1,), 4: ()}  # by number of axes: the axes of length 1 to put in front
 
@@ -24,7 +25,7 @@ class Npy(Format):
     suffixes: ClassVar = (".npy",)
     summary: ClassVar = "raw k-space (y, x), (coils, y, x) or (slices, coils, y, x), complex, DC at N//2"
 
-    def volume(self, source: Path, label: Label) -> VolumeData:
+    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
         """The volume in one file.
 
         Raises:
@@ -43,5 +44,6 @@ class Npy(Format):
             raise InputError(f"{source}: is {array.dtype}; expected complex k-space.")
         kspace = array.reshape(*_LEADING[array.ndim], *array.shape).astype(np.complex64)
         check_layout(str(source), kspace, None)
+        notes.facts["coils"] = str(kspace.shape[1])
         reference = root_sum_of_squares(kspace) if fully_sampled(kspace) else None
         return VolumeData(label.name, label.subject, label.split, kspace, reference, self.noise(kspace))

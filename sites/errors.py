@@ -44,6 +44,26 @@ class RunError(FedreconError):
     """The input was right, but the work failed. The message says where (site, round) and why."""
 
 
+DISK_FULL = "the disk is full"
+"""The words in the message of a :class:`DiskFullError`. Of a site's process only the message arrives."""
+
+
+class DiskFullError(RunError):
+    """A file could not be written, because its disk is full. What was committed before is whole.
+
+    Args:
+        path: the file. free: bytes that are free on its disk; a file may need more than that.
+    """
+
+    def __init__(self, path: Any, free: int) -> None:
+        super().__init__(f"{DISK_FULL}: {path} cannot be written, {free / 2**20:.1f} MiB are free there")
+        self.path, self.free = path, free
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the fields when the error travels to another process."""
+        return type(self), (self.path, self.free)
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
     """An error for a name that does not exist. Its message names the nearest allowed name and all allowed names."""
     names = sorted(allowed)

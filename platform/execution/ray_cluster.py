@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import services
 from ray._private import state as ray_state
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
+from fedrecon.sites import debris
 from fedrecon.sites.errors import RunError
 
 if TYPE_CHECKING:
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 RESTART_TIMEOUT = 600.0
 """Time in seconds for a dead actor to come back, on its own node or on another node that carries its name."""
+
+OWNER = "fedrecon.owner"
+"""Name of a file in the folder of a Ray session: the name of the driver (:func:`fedrecon.sites.debris.owner`)."""
 
 CONNECT_TIMEOUT = 5.0
 """Time in seconds for a cluster's address to answer; Ray itself would try for minutes."""
@@ -93,15 +101,74 @@ def connect(address: str | None) -> None:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address in (None, "local"):
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own():
         warnings.simplefilter("ignore")
         try:
-            ray.init(address=address or "local", **options)
+            begun: Any = ray.init(address=address or "local", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {error}") from error
+    if address in (None, "local"):
+        _sweep_sessions(Path(begun.address_info["session_dir"]))
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray makes the file readable for all users
+
+
+@contextlib.contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Starts each process of Ray in a process group of its own.
+
+    SIGTERM is often sent to the whole group of a command. If Ray's processes end at once with the driver, Ray ends the
+    driver too, with exit code 1 and before it has ended its run. Now the driver alone gets the signal, and ends them.
+    """
+    ray_services: Any = services  # not public in Ray; without this class they share the driver's group
+    popen = getattr(services, "ConsolePopen", None)
+    if popen is None:
+        yield
+        return
+    ray_services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        ray_services.ConsolePopen = popen
+
+
+def has_ended() -> bool:
+    """Whether the control store of the cluster that this process started has ended. Then Ray answers no more."""
+    node = getattr(ray._private.worker, "_global_node", None)  # not public in Ray; without it nothing is known
+    started = getattr(node, "all_processes", {}).get("gcs_server", ())
+    return any(one.process.poll() is not None for one in started)
+
+
+def _sweep_sessions(own: Path) -> None:
+    """Deletes the session folders that Ray left of earlier drivers of fedrecon, once all their processes have ended."""
+    (own / OWNER).write_text(debris.owner(), encoding="utf-8")
+    for mark in own.parent.glob(f"session_*/{OWNER}"):
+        with contextlib.suppress(OSError, ValueError):  # it is of another user, or being swept
+            if (
+                not mark.parent.is_symlink()
+                and debris.is_dead(mark.read_text(encoding="utf-8"))
+                and not _lives(mark.parent.name)
+            ):
+                debris.remove(mark.parent)
+
+
+def _lives(session: str) -> bool:
+    """Whether a process of Ray names this session in its command line."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if session.encode() in path.read_bytes():
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _own_handler_kept() -> Iterator[None]:
+    """Keeps the handler of SIGTERM that this process has. Ray puts its own into the place, which exits with code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str | None) -> None:

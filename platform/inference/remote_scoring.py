@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites, site_tasks
 from fedrecon.platform.execution.wire_log import WireLog
@@ -58,6 +59,7 @@ def scored_remotely(
     address: str | None,
     bundle_members: Sequence[str] = (),
     wire_log: WireLog | None = None,
+    watch: Watch | None = None,
 ) -> list[Columns]:
     """As :func:`fedrecon.platform.inference.scoring.scored` with ``validation``, each site on its own node in parallel.
 
@@ -65,6 +67,7 @@ def scored_remotely(
         resources: the experiment's resources; a site whose process dies is scored again, up to ``max_restarts`` times.
         address, bundle_members: see :class:`fedrecon.platform.execution.ray_executor.RayExecutor`.
         wire_log: notes what crosses the walls.
+        watch: clock of the sites; None makes one that says nothing.
 
     Raises:
         InputError: a network would go to another site without its owner's consent.
@@ -77,7 +80,7 @@ def scored_remotely(
         questions = {name: _question(test, name, shards[name], private[name]) for name in sites}
         for name, messages in questions.items():
             log.sent((name,), messages)
-        with site_tasks(_score, None, questions, resources, bundle_members) as tasks:
+        with site_tasks(_score, None, questions, resources, bundle_members, watch) as tasks:
             found: list[Columns] = []
             for name in sites:
                 answer: RemoteScores = check_message(tasks.result(name, resources.max_restarts))

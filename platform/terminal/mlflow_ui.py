@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from fedrecon.platform.storage.tracking.mlflow_store import ARTIFACTS, DATABASE, ENVIRONMENT
+from fedrecon.platform.storage.tracking.address import DATABASE
+from fedrecon.platform.storage.tracking.mlflow_store import ARTIFACTS, ENVIRONMENT
 from fedrecon.platform.storage.tracking.tracker import STUDIES, SUMMARIES
 from fedrecon.sites.errors import InputError, RunError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import traceback
 import warnings
@@ -11,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrecon.sites.errors import FedreconError, InputError
+from fedrecon.platform.terminal.signals import SAYS, TERMINATED, terminable
+from fedrecon.sites.atomic import room_for
+from fedrecon.sites.errors import DISK_FULL, FedreconError, InputError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -20,18 +23,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted.
+        the exit code: 0 done, 1 the command failed, 2 the input is wrong, 130 interrupted, 143 terminated (SIGTERM).
     """
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
+    with terminable() as termination:
+        code = _exit_code(arguments, argv)
+    return TERMINATED if termination.received and code == INTERRUPTED else code
+
+
+def _exit_code(arguments: argparse.Namespace, argv: Sequence[str] | None) -> int:
     try:
-        code: int = arguments.command(arguments)
+        with room_for(Path.cwd() / "x"):
+            code: int = arguments.command(arguments)
     except InputError as error:
         return _say(f"error: {error}", WRONG_INPUT)
     except FedreconError as error:
-        return _say(f"failed: {error}", FAILED)
+        return _say(f"failed: {error}{_after_room(str(error), argv)}", FAILED)
     except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last committed round", INTERRUPTED)
+        return _say(SAYS, INTERRUPTED)
     except BrokenPipeError:
         return DONE
     except Exception as error:  # noqa: BLE001 - a defect of fedrecon: the traceback helps to find it
@@ -110,6 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
         tracking_uri=arguments.tracking_uri,
         rerun=arguments.rerun,
+        keep_checkpoints=arguments.keep_checkpoints,
     )
     if arguments.json:
         _print_json(result.as_dict())
@@ -178,6 +189,18 @@ def _ui(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _sync(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.runs.sync import sync
+    from fedrecon.platform.storage.workspace import default_workspace
+
+    report = sync(Path(arguments.workspace or default_workspace()), arguments.tracking_uri)
+    if arguments.json:
+        _print_json(report)
+    else:
+        print("\n".join(f"{what:9}{len(names)}  {', '.join(names)}".rstrip() for what, names in report.items()))
+    return DONE
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.terminal.tables import registry
 
@@ -224,6 +247,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--rerun", action="store_true", help="run again, even if a finished run exists; the older run is kept"
+    )
+
+    one.add_argument(
+        "--keep-checkpoints", action="store_true", help="keep the last two checkpoints of the run, not one"
     )
 
     one = _command(
@@ -274,6 +301,14 @@ def _parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs", workspace=True)
     one.add_argument("--port", type=int, help="default: 5000, or a free port if 5000 is taken")
+
+    one = _command(
+        commands, "sync", _sync, "send to MLflow what it has not got of the runs, sweeps and studies", json=True,
+        workspace=True,
+    )  # fmt: skip
+    one.add_argument(
+        "--tracking-uri", help="address of an MLflow server (default: the one that each run was recorded at)"
+    )
 
     one = _command(
         commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", json=True
@@ -343,6 +378,12 @@ def _command(
     if workspace:
         parser.add_argument("--workspace", metavar="DIR", help="default: FEDRECON_WORKSPACE or ./workspace")
     return parser
+
+
+def _after_room(message: str, argv: Sequence[str] | None) -> str:
+    """The command that goes on once a full disk has room; empty for any other message."""
+    given = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--rerun"]
+    return f". Make room, then: fedrecon {shlex.join(given)}" if DISK_FULL in message else ""
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -221,7 +221,7 @@ def test_a_reply_that_was_not_asked_for_is_refused_by_site_and_round(
 ) -> None:
     received = executor.fit
 
-    def tampered(request: TrainRequest) -> Iterator[TrainReply]:
+    def tampered(request: TrainRequest, without: tuple[str, ...] = ()) -> Iterator[TrainReply]:
         for reply in received(request):
             yield replace(reply, **change) if reply.site == "south" else reply
 

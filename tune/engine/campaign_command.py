@@ -51,6 +51,7 @@ class CampaignCommand:
         again = parser.add_mutually_exclusive_group()
         again.add_argument("--rerun", action="store_true", help="run every trial again, even if it has a result")
         again.add_argument("--rerun-failed", action="store_true", help="run the failed trials again")
+        parser.add_argument("--keep-checkpoints", action="store_true", help="keep two checkpoints of each run, not one")
         parser.add_argument("--dry-run", action="store_true", help=self.dry_run)
 
     def command(self, arguments: argparse.Namespace) -> int:
@@ -79,6 +80,7 @@ class CampaignCommand:
             tracking_uri=arguments.tracking_uri,
             rerun="failed" if arguments.rerun_failed else arguments.rerun,
             dry_run=arguments.dry_run,
+            keep_checkpoints=arguments.keep_checkpoints,
         )
         self._print(result, arguments.json)
         if result.status == "interrupted":
@@ -87,7 +89,8 @@ class CampaignCommand:
         if result.status != "planned" and not arguments.json:
             where = f" --workspace {arguments.workspace}" if arguments.workspace else ""
             label, page = self.page(result)
-            print(f"\n{label:8}{page}\nMLflow  (fedrecon ui{where})\n{result.url}")
+            url = result.url or f"has not got all of it yet: fedrecon sync{where}"
+            print(f"\n{label:8}{page}\nMLflow  (fedrecon ui{where})\n{url}")
         return 0
 
     def _name(self, given: str) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from fedrecon.platform.federation.aggregate import volume_scores
 from fedrecon.platform.storage import parquet
 from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.score_columns import SCORES
 from fedrecon.tune.study.analysis.condition import Score
@@ -149,11 +150,15 @@ def by_stage(
         run_id = done.get(cells[0].digest)
         if run_id is None:
             continue
+        record = RunFolder(campaign.workspace, cells[0].digest).journal().artifact_path(f"{data}.parquet")
         path = path_of(folder, cells)
         kept = parquet.read_table(path) if path.is_file() else None
-        if kept is None or set(kept["run_id"]) != {run_id}:
+        if data == "validation" and kept is None and record is None and not run_id:
+            continue
+        if kept is None or not run_id or set(kept["run_id"]) != {run_id}:
+            # An earlier version kept no journal, so the scores are in MLflow alone.
             try:
-                columns = parquet.read_scores(open_store().local_artifact(run_id, f"{data}.parquet"))
+                columns = parquet.read_scores(record or open_store().local_artifact(run_id, f"{data}.parquet"))
             except RunError:
                 if data == "scores":
                     raise

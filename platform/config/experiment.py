@@ -5,7 +5,6 @@ Reading and validating an experiment loads neither torch, Ray nor MLflow.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from fedrecon.platform.config.names import SiteFiles, Title
 from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.config.science import hashed, science_version
 from fedrecon.platform.config.tasks import TASKS, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
@@ -29,9 +29,6 @@ from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import STRATEGIES, Strategy, make_strategy
 from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.choice import NetworkChoice
-
-SCIENCE_VERSION = 1
-"""Increased when a fix changes results. Runs of an older version then have other digests and are not resumed."""
 
 Block = dict[str, Any]
 
@@ -293,7 +290,7 @@ class Experiment(Settings):
                     self.publish_private if self.test.unseen else (),
                 ],
             }
-        return _hash(science)
+        return hashed(science)
 
     def training_digest(self, contents: Mapping[str, str]) -> str | None:
         """The identity of everything that influences the training; None if nothing is trained."""
@@ -301,12 +298,12 @@ class Experiment(Settings):
             return None
         part = self._training_part(contents, operators=self.method.trains_on_operator)
         left_out = self.method.at_inference
-        return _hash({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
+        return hashed({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
 
     def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
         return {
-            "science_version": SCIENCE_VERSION,
+            "science_version": science_version(self.trains),
             "sites": {
                 site: {"content": content, "operator": self.operator_at(site).science() if operators else None}
                 for site, content in contents.items()
@@ -376,11 +373,6 @@ def _raised(make: Any) -> Any:
         return make()
     except InputError as error:
         raise RefusedValueError(error) from None
-
-
-def _hash(science: Mapping[str, Any]) -> str:
-    text = json.dumps(science, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _flatten(value: Any, prefix: str = "") -> Any:

@@ -18,7 +18,6 @@ import yaml
 from command_line import Called
 from tiny import make_volume, write_consortium
 
-import fedrecon.cli as cli
 from fedrecon.commands import experiments
 from fedrecon.platform.config.yaml_text import read_yaml
 from fedrecon.platform.execution import ray_cluster

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from fedrecon.platform.config.overrides import apply_overrides
+from fedrecon.platform.config.plugins import embedded
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import Settings, parse
 
@@ -194,7 +195,7 @@ def read_campaign(
     own = [text for text in overrides if not text.startswith("experiment.")]
     chosen = parse(settings, apply(dict(raw), own), where=where)
     folder = Path() if path is None else path.parent
-    return chosen, apply_overrides(read_base(chosen.experiment, folder), base)
+    return chosen, dict(embedded(apply_overrides(read_base(chosen.experiment, folder), base), Path()))
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -232,15 +233,15 @@ def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
         folder: the folder of the file that names the path.
 
     Raises:
-        InputError: see :func:`load`; or the content is not a mapping.
+        InputError: see :func:`load`; or the content is not a mapping, or names a plug-in file that is refused.
     """
     if isinstance(given, dict):
-        return given
+        return dict(embedded(given, folder))
     path = next((one for one in (Path(given), folder / given) if one.is_file()), Path(given))
     content = load(path, "experiment")
     if not isinstance(content, dict):
         raise InputError(f"{path}: a mapping of keys is needed, got {type(content).__name__}")
-    return content
+    return dict(embedded(content, path.parent))
 
 
 def load(path: Path, kind: str = "sweep") -> Any:

@@ -30,7 +30,8 @@ def strategy_of(fields: Fields) -> Strategy:
     if "strategy" not in fields:
         return Strategy()
     block = dict(fields["strategy"])
-    return choose("strategy", registry("strategies", fields.get("plugins", ())), block.pop("name"), block)
+    strategy: Strategy = choose("strategy", registry("strategies", fields.get("plugins", ())), block.pop("name"), block)
+    return strategy
 
 
 def network_of(fields: Fields) -> tuple[str, NetworkEntry]:

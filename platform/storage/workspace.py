@@ -108,8 +108,14 @@ class RunFolder:
         atomic.write_json(self.path / "result.json", result)
 
     def note_run(self, note: dict[str, Any]) -> None:
-        """Notes the run: run id, experiment, image properties of the network, splits of the subjects."""
+        """Notes the run: run id, experiment, image properties of the network, splits of the subjects.
+
+        The experiment holds the text of its plug-in files. People also get them as files, under ``plugins/``.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        for one in note["experiment"].get("plugins", ()):
+            for name, text in one["sources"].items():
+                atomic.write_text(self.path / "plugins" / Path(one["file"]).stem / name, text)
         atomic.write_json(self.path / "run.json", note)
 
     def noted(self) -> dict[str, Any] | None:

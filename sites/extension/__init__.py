@@ -1,1 +1,1 @@
-"""Plug-ins from outside: files that an experiment names, and installed packages. Importing this package loads no torch."""
+"""Plug-ins from outside: files that an experiment names, and installed packages. Loads no torch."""

@@ -40,6 +40,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        del path, target
         package, _, inner = fullname.partition(".")
         sources = _SOURCES.get(package)
         if sources is None:
@@ -61,6 +62,7 @@ class _Loader(InspectLoader):
 
     def get_source(self, fullname: str) -> str:
         """The text as it was written; tracebacks show it."""
+        del fullname
         return "" if self.file is None else _SOURCES[self.package][self.file]
 
     def get_code(self, fullname: str) -> CodeType:

@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check bench ui clean
+.PHONY: help install demo test test-fast tamper check bench ui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ test: install  ## the whole test suite
 
 test-fast: install  ## the tests that need no Ray, kill no process, start no server and are not slow
 	$(PYTEST) -m "not ray and not kill and not server and not slow"
+
+CASES ?= 500
+SEED ?= 0
+tamper: install  ## damage files, replies and settings of runs (CASES, SEED): no wrong result, no traceback, no death
+	$(BIN)/python tests/tamper.py --cases $(CASES) --seed $(SEED)
 
 check: install  ## ruff, mypy --strict and the layout guards
 	$(BIN)/ruff check .

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
-from fedrecon.sites.data.volume import check_name
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.extension.plugin_file import PluginFile
-from fedrecon.sites.extension.registry import Registry, check_kind
+from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format
 from fedrecon.sites.imaging.degradations import DEGRADATIONS, Degradation
 from fedrecon.sites.imaging.masks import MASKS, Mask
@@ -45,7 +44,7 @@ def registry(kind: str, plugins: Sequence[PluginFile] = ()) -> Registry[Any]:
         plugins: plug-in files that :func:`read_plugins` has read.
     """
     own, base = OWN[kind]
-    return Registry(kind, own, {name: one for file in plugins for name, one in file.added(kind).items()}, base)
+    return Registry(kind, own, plugins, base)
 
 
 def read_plugins(given: Any, folder: Path = Path()) -> tuple[PluginFile, ...]:
@@ -61,16 +60,8 @@ def read_plugins(given: Any, folder: Path = Path()) -> tuple[PluginFile, ...]:
     if not isinstance(given, list | tuple):
         raise InputError(f"plugins: a list of Python files is needed, such as [my_method.py], got {given!r}")
     files = tuple(_read(one, folder) for one in given)
-    for kind, (own, base) in OWN.items():
-        taken = dict.fromkeys(own, "fedrecon")
-        for file in files:
-            for name, value in file.added(kind).items():
-                check_name(f"{file.file}: {kind}", name)
-                check_kind(file.file, kind, name, value, base)
-                if name in taken or (kind == "reconstructors" and name == "network"):
-                    owner = taken.get(name, "fedrecon")
-                    raise InputError(f"{file.file}: {kind}: the name '{name}' is taken by {owner}", [name])
-                taken[name] = file.file
+    for kind in OWN:
+        registry(kind, files)
     return files
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import sys
 import warnings
@@ -20,7 +23,8 @@ PACKAGE = "fedrecon."
 def source_code(experiment: Experiment) -> dict[str, str]:
     """The hash of each source file of the plug-ins: strategy and network or reconstructor, masks and degradations.
 
-    The files are those of the classes and their bases, and the files beside them that they import at their top.
+    The files are those of the classes and their bases, and the files beside them that they import, at their top or
+    inside of a function.
 
     Returns:
         SHA-256 in hexadecimal digits, by file: ``strategies/fedprox.py`` within fedrecon, else the absolute path.
@@ -56,7 +60,8 @@ def changed_files(noted: Mapping[str, Any] | None) -> list[str]:
     if not noted or noted.get("code") is None:
         return []
     before, now = noted["code"], source_code(Experiment.read(noted["experiment"]))
-    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    # A file that is only in ``now`` is no news: whatever imports it has changed, or an earlier version overlooked it.
+    return sorted(name for name, digest in before.items() if now.get(name) != digest)
 
 
 def _kinds(experiment: Experiment) -> Iterable[type]:
@@ -81,11 +86,45 @@ def _modules(kind: type) -> Iterable[ModuleType]:
 
 def _beside(module: ModuleType, path: Path) -> Iterable[ModuleType]:
     """The modules in the same folder of which ``module`` has a name, or which it holds itself."""
-    for value in vars(module).values():
-        other = value if inspect.ismodule(value) else sys.modules.get(getattr(value, "__module__", None) or "")
+    held = (
+        v if inspect.ismodule(v) else sys.modules.get(getattr(v, "__module__", None) or "") for v in _values(module)
+    )
+    for other in (*held, *_imported_late(module, path)):
         file = getattr(other, "__file__", None)
         if other is not None and file and Path(file).parent == path.parent and Path(file).name != "__init__.py":
             yield other
+
+
+def _values(module: ModuleType) -> Iterable[Any]:
+    return tuple(vars(module).values())
+
+
+def _imported_late(module: ModuleType, path: Path) -> Iterable[ModuleType]:
+    """The modules in the same folder that a function of the file imports. It may not have been called yet."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for name in sorted({name for one in functions for node in ast.walk(one) for name in _names(node, module)}):
+        beside = path.parent / f"{name.rpartition('.')[2]}.py"
+        if beside.is_file() and _is_module(name):
+            yield importlib.import_module(name)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # ``b`` of ``from a import b`` is a name in the module ``a``
+        return False
+
+
+def _names(node: ast.AST, module: ModuleType) -> Iterable[str]:
+    """The full names that an import may mean: of ``from a import b`` the modules ``a`` and ``a.b``."""
+    if isinstance(node, ast.Import):
+        yield from (one.name for one in node.names)
+    if isinstance(node, ast.ImportFrom):
+        given = "." * node.level + (node.module or "")
+        base = importlib.util.resolve_name(given, module.__package__) if node.level else given
+        yield base
+        yield from (f"{base}.{one.name}" for one in node.names)
 
 
 def _name(module: ModuleType, path: Path) -> str:

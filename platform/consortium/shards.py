@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedrecon.sites.data.inspect import find_shards
-from fedrecon.sites.data.seal import open_sealed
-from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.shard import Shard, open_sealed
 from fedrecon.sites.data.splits import check_consortium, subject_problems
 from fedrecon.sites.data.volume import check_name
 from fedrecon.sites.errors import InputError

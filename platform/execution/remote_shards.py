@@ -8,8 +8,7 @@ from pathlib import Path
 
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
-from fedrecon.sites.data.seal import open_sealed
-from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.shard import Shard, open_sealed
 from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.wire import ShardLabels

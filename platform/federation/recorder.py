@@ -95,11 +95,7 @@ class Recorder:
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
         summary = summarise(validated.scores) if validated.scores else {}
         # The MLflow page that compares runs opens on the metric that was logged first.
-        values = flat_metrics(summary)
-        if losses:
-            values["mean/loss"] = sum(losses.values()) / len(losses)
-        values |= {f"site/{member}/{name}": v for member, one in finished.losses.items() for name, v in one.items()}
-        values |= validated.numbers
+        values = {**flat_metrics(summary), **loss_metrics(finished.losses), **validated.numbers}
         values |= {
             "seconds": finished.seconds,
             "traffic/bytes_up": finished.bytes_up,
@@ -123,6 +119,13 @@ class Recorder:
             self.tracker.image(name, step, png)
         self.tracker.flush()
         return CommittedRound(step, {key: value for key, value in values.items() if key.startswith(("mean/", "site/"))})
+
+
+def loss_metrics(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The losses of a round, given by member and name, by their names in MLflow; with the mean of the members' loss."""
+    own = [values["loss"] for values in losses.values() if "loss" in values]
+    mean = {"mean/loss": sum(own) / len(own)} if own else {}
+    return mean | {f"site/{member}/{name}": value for member, one in losses.items() for name, value in one.items()}
 
 
 @dataclass(frozen=True)

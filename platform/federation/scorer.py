@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.recorder import ValidationResult
-from fedrecon.sites import atomic
+from fedrecon.platform.storage import checked_json
+from fedrecon.sites.errors import RunError
 
 if TYPE_CHECKING:
     from fedrecon.sites.wire import Scores, State, TrainRequest
@@ -100,18 +101,28 @@ class Scorer:
         number, done, seconds = 0, 0, 0.0
         while True:
             path = None if self.folder is None else self.folder / f"{split}-{state}-{number}.json"
-            one = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
+            one = None if path is None else _kept(path)
             if one is None or not set(one["members"]) >= set(self.executor.members):
                 one = _part(self.executor.evaluate(request, split, number))
                 if not _slices(one):
                     return
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    atomic.write_json(path, one)
+                    checked_json.write(path, one, path.parent.parent.name)
             yield one
             number, done, seconds = number + 1, done + _slices(one), seconds + one["seconds"]
             if self.tell is not None:
                 self.tell(f"{split} subjects: {done} slices adapted, {seconds / done:.1f} s each")
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """The scores of a batch; None if there are none, or if their file is damaged: they are made again."""
+    try:
+        needs = ("members", "seconds", "columns")
+        return checked_json.read(path, "The batch is scored again.", path.parent.parent.name, needs)
+    except RunError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
 
 
 def _part(scores: Sequence[Scores]) -> dict[str, Any]:

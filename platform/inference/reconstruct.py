@@ -14,7 +14,8 @@ from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.finite import first_not_finite
 from fedrecon.sites.formats.importing import read_input
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def reconstruct(
 
     Raises:
         InputError: no such run, an input that cannot be read, or an output of another kind.
-        RunError: a checkpoint or a private part of the run is lost.
+        RunError: a checkpoint or a private part of the run is lost, or an image would hold NaN or infinity.
 
     Example:
         >>> import fedrecon
@@ -181,6 +182,8 @@ def _volume(trained: TrainedRun, worker: Site, where: str, volume: VolumeData, n
         batches = _batches(trained, worker, where, volume, sampled if prospective else None, low)
         parts = list(_reconstructed(trained, worker, where if named else "", volume, batches))
     stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    if found := first_not_finite(stages):
+        raise RunError(f"'{volume.name}': the reconstruction holds {found} pixels; nothing was written.")
     return Images(volume, stages, np.concatenate([part[1] for part in parts]), prospective, sampling)
 
 

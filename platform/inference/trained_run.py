@@ -38,6 +38,8 @@ class TrainedRun:
         members: members with private parameters that reconstruct; empty if all parameters are shared.
         all_private: True if no parameter is shared (``local``): each member has its own network.
         private: private parts by member that travelled to this node; other parts are read from the folder.
+        training_digest: digest of the training, which the private parts in the folder must name; empty for a run of an
+            older version.
     """
 
     folder: RunFolder
@@ -48,6 +50,7 @@ class TrainedRun:
     members: tuple[str, ...]
     all_private: bool
     private: Mapping[str, PrivatePart] = field(default_factory=dict)
+    training_digest: str = ""
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> TrainedRun:
@@ -93,9 +96,9 @@ class TrainedRun:
             method = experiment.method
             model = new_network(method, network_choice(experiment), images, experiment.seed)
             layout = Parameters(model, lambda name: method.shares(name, model))
-        return cls(
-            folder, experiment, found[0], noted["subjects"], images, *private_members(experiment, layout, images.sites)
-        )
+        members = private_members(experiment, layout, images.sites)
+        digest = noted.get("training_digest") or ""
+        return cls(folder, experiment, found[0], noted["subjects"], images, *members, training_digest=digest)
 
     @property
     def request(self) -> TrainRequest:
@@ -163,7 +166,14 @@ class TrainedRun:
         member = model if model != GLOBAL else next(iter(standing), GLOBAL)
         memory = str(self.folder.memory(model)) if model != GLOBAL and private is None else None
         plan = site_plan(
-            experiment, self.images, member, shards, operators, memory=memory, publish_private=publish_private
+            experiment,
+            self.images,
+            member,
+            shards,
+            operators,
+            memory=memory,
+            memory_owner=self.training_digest,
+            publish_private=publish_private,
         )
         site = Site(plan)
         if private is not None:

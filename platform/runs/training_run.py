@@ -13,7 +13,7 @@ from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
-from fedrecon.platform.federation.recorder import CommittedRound
+from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
 from fedrecon.platform.runs.context import RunContext, locked, open_run
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
@@ -196,8 +196,7 @@ class _Run:
         warn_of_changed_code(self.source.noted(), "the training that is taken over")
         state, kept = found
         record.rounds = list(kept["rounds"])
-        last = kept["curve"][-1]["metrics"] if kept.get("curve") else {}
-        losses = {key: value for key, value in last.items() if key.endswith("/loss")}
+        losses = loss_metrics(record.rounds[-1]["losses"]) if record.rounds else {}
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
         panels = self.experiment.evaluation.panels is not False
         record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
@@ -209,6 +208,7 @@ class _Run:
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
+            "training_digest": self.training_digest,
             "images": asdict(images(self.shards, experiment.scale)),
             "code": code,
             **noted_shards(self.shards),
@@ -255,6 +255,7 @@ class _Run:
             contents={site: self.shards[site].content_hash for site in held},
             memory=str(self.folder.memory(member)),
             memory_source=str(self.source.memory(member)) if self.source else None,
+            memory_owner=self.training_digest or "",
         )
 
     def _begin(self) -> Any:

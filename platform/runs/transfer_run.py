@@ -67,7 +67,7 @@ class _Test:
         tracker.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
         status: Ended = "FAILED"
         try:
-            self._note(tracker.run_id)
+            self._note(tracker.run_id, training_digest)
             result = self._score(tracker, training_digest, trained_rounds)
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit
@@ -83,10 +83,11 @@ class _Test:
     def _parts(self) -> Path:
         return self.folder.path / "parts"
 
-    def _note(self, run_id: str) -> None:
+    def _note(self, run_id: str, training_digest: str) -> None:
         self.folder.note_run({
             "run_id": run_id,
             "experiment": self.experiment.as_dict(),
+            "training_digest": training_digest,
             "images": asdict(self.trained.images),
             "code": source_code(self.experiment),
             **noted_shards(self.sites.trained),

@@ -21,6 +21,7 @@ import numpy as np
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import REMEDY, first_not_finite
+from fedrecon.sites.vector_file import read_vectors
 from fedrecon.sites.wire import State, Vector, vector
 
 SCHEMA = "1"
@@ -112,17 +113,14 @@ def _header(state: State, record: Mapping[str, Any], vectors: Mapping[str, Vecto
 
 
 def _read(path: Path, experiment: str) -> tuple[State, dict[str, Any]]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        header = file.metadata() or {}
-        if header.get("schema") != SCHEMA:
-            raise ValueError(f"its schema is {header.get('schema')!r}, this version reads {SCHEMA!r}")
-        text = header["fedrecon"]
-        if header.get("crc32", str(zlib.crc32(text.encode()))) != str(zlib.crc32(text.encode())):
-            raise ValueError("the checksum of its header is wrong")
-        content = json.loads(text)
-        vectors = {name: vector(file.get_tensor(name)) for name in content["crc32"]}
+    header, arrays = read_vectors(path)
+    if header.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is {header.get('schema')!r}, this version reads {SCHEMA!r}")
+    text = header["fedrecon"]
+    if header.get("crc32", str(zlib.crc32(text.encode()))) != str(zlib.crc32(text.encode())):
+        raise ValueError("the checksum of its header is wrong")
+    content = json.loads(text)
+    vectors = {name: vector(arrays[name]) for name in content["crc32"]}
     for name, value in vectors.items():
         if _crc(value) != content["crc32"][name]:
             raise ValueError(f"the checksum of '{name}' is wrong")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
+import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.storage import checked_json
 from fedrecon.sites import atomic
-from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.errors import InputError, RunError, unknown
 
 if TYPE_CHECKING:
     from fedrecon.platform.storage.checkpoint import Checkpoints
@@ -29,17 +31,20 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
 
     Raises:
         InputError: no run or several runs fit the reference, or the run is not finished.
+        RunError: a file of the run is damaged.
     """
     runs = workspace.resolve() / "runs"
     known = [RunFolder(workspace, path.parent.name) for path in runs.glob("*/run.json")] if runs.is_dir() else []
     if not known:
         raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (other folder: --workspace)")
     if reference == "latest":
-        finished = [folder for folder in known if folder.result() is not None]
+        finished = [folder for folder in known if (folder.path / "result.json").is_file()]
         if not finished:
             raise InputError(f"no run in {workspace} is finished yet")
-        return max(finished, key=lambda folder: (folder.path / "result.json").stat().st_mtime_ns)
-    ids = {(folder.noted() or {}).get("run_id", ""): folder for folder in known}
+        newest = max(finished, key=lambda folder: (folder.path / "result.json").stat().st_mtime_ns)
+        newest.result()
+        return newest
+    ids = {_run_id(folder): folder for folder in known}
     fitting = [ids[reference]] if reference in ids else []
     if not fitting and len(reference) >= MIN_PREFIX:
         fitting = [folder for folder in known if folder.digest.startswith(reference) and "." not in folder.digest]
@@ -52,6 +57,15 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
     return fitting[0]
 
 
+def _run_id(folder: RunFolder) -> str:
+    """The id in the tracker. A run whose note is damaged is found by its digest only, and hides no other run."""
+    try:
+        return str((folder.noted() or {}).get("run_id", ""))
+    except RunError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return ""
+
+
 MIN_PREFIX = 6
 """The smallest number of characters of a digest in a reference."""
 
@@ -60,16 +74,23 @@ def note_trained(folder: RunFolder, training_digest: str) -> None:
     """Notes that this run has finished this training. Runs with the same training can take its last checkpoint."""
     path = _trained(folder.workspace, training_digest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(path, {"digest": folder.digest})
+    checked_json.write(path, {"digest": folder.digest})
 
 
 def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
-    """The folder of a run that has finished this training; None if there is no such run, or no checkpoint of it."""
-    path = _trained(workspace.resolve(), training_digest)
-    if not path.is_file():
-        return None
-    folder = RunFolder(workspace, json.loads(path.read_text(encoding="utf-8"))["digest"])
-    return folder if folder.checkpoints.paths() else None
+    """The folder of a run that has finished this training; None if there is no such run, or no checkpoint of it.
+
+    Raises:
+        RunError: the note of the training is damaged.
+    """
+    digest = _trained_by(_trained(workspace.resolve(), training_digest))
+    folder = None if digest is None else RunFolder(workspace, digest)
+    return folder if folder is not None and folder.checkpoints.paths() else None
+
+
+def _trained_by(note: Path) -> str | None:
+    found = checked_json.read(note, "Delete it: the training is then done again.", needs=("digest",))
+    return None if found is None else str(found["digest"])
 
 
 def _trained(workspace: Path, training_digest: str) -> Path:
@@ -82,6 +103,7 @@ class RunFolder:
     def __init__(self, workspace: Path, digest: str) -> None:
         self.workspace, self.digest = workspace.resolve(), digest
         self.path = self.workspace / "runs" / digest
+        self._owner = digest.split(".before-")[0]
 
     @property
     def lock(self) -> Path:
@@ -93,7 +115,7 @@ class RunFolder:
         """The committed rounds."""
         from fedrecon.platform.storage.checkpoint import Checkpoints
 
-        return Checkpoints(self.path / "checkpoints", self.digest.split(".before-")[0])
+        return Checkpoints(self.path / "checkpoints", self._owner)
 
     def memory(self, member: str) -> Path:
         """The folder for the private memory of a member; on a cluster, on a file system that the member's node sees."""
@@ -101,14 +123,16 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The result; None if the run is not finished."""
-        return self._read("result.json")
+        return self._read(
+            "result.json", "run_id", "digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean"
+        )
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Writes the result, which marks the run as finished. A run writes it last."""
-        atomic.write_json(self.path / "result.json", result)
+        self._write("result.json", result)
 
     def note_run(self, note: dict[str, Any]) -> None:
-        """Notes the run: run id, experiment, image properties of the network, splits of the subjects.
+        """Notes the run: run id, experiment, training digest, image properties of the network, splits of subjects.
 
         The experiment holds the text of its plug-in files. People also get them as files, under ``plugins/``.
         """
@@ -116,28 +140,28 @@ class RunFolder:
         for one in note["experiment"].get("plugins", ()):
             for name, text in one["sources"].items():
                 atomic.write_text(self.path / "plugins" / Path(one["file"]).stem / name, text)
-        atomic.write_json(self.path / "run.json", note)
+        self._write("run.json", note)
 
     def noted(self) -> dict[str, Any] | None:
         """The note of :meth:`note_run`; None if there is no note."""
-        return self._read("run.json")
+        return self._read("run.json", "run_id", "experiment", "images", "subjects")
 
     def environment(self) -> dict[str, Any] | None:
         """The hardware and software with which the run began; None before it began."""
-        return self._read("environment.json")
+        return self._read("environment.json", "members")
 
     def save_environment(self, environment: dict[str, Any]) -> None:
         """Notes the hardware and software with which the run began."""
-        atomic.write_json(self.path / "environment.json", environment)
+        self._write("environment.json", environment)
 
     def published(self) -> list[str]:
         """The names of the members whose private parts are among the run's artifacts."""
-        noted = self._read("published.json")
+        noted = self._read("published.json", "members")
         return list(noted["members"]) if noted else []
 
     def note_published(self, members: list[str]) -> None:
         """Notes the members whose private parts are among the run's artifacts."""
-        atomic.write_json(self.path / "published.json", {"members": sorted(set(members))})
+        self._write("published.json", {"members": sorted(set(members))})
 
     def set_aside(self) -> None:
         """Renames the folder, so that a rerun starts from nothing and no file is lost."""
@@ -145,9 +169,15 @@ class RunFolder:
             number = sum(1 for _ in self.path.parent.glob(f"{self.digest}.before-*")) + 1
             self.path.rename(self.path.with_name(f"{self.digest}.before-{number}"))
         for path in self.workspace.glob("trained/*.json"):
-            if json.loads(path.read_text(encoding="utf-8"))["digest"] == self.digest:
+            try:
+                stale = _trained_by(path) == self.digest
+            except RunError:  # nobody could use it, and only deleting it helps
+                stale = True
+            if stale:
                 path.unlink()
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def _read(self, name: str, *needs: str) -> dict[str, Any] | None:
+        return checked_json.read(self.path / name, "Run the experiment again with --rerun.", self._owner, needs)
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        checked_json.write(self.path / name, content, self._owner)

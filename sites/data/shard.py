@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,18 @@ from typing import Any
 import numpy as np
 
 from fedrecon.sites.data.self_contained import check_self_contained
-from fedrecon.sites.data.shard_file import OPTIONAL, ROOT, check_root, mapping_offset, read_volumes, read_voxel, reading
-from fedrecon.sites.data.shard_writer import content_hash, reference_key, write_shard
+from fedrecon.sites.data.shard_file import (
+    OPTIONAL,
+    ROOT,
+    StoredArray,
+    check_root,
+    plain_offset,
+    read_volumes,
+    read_voxel,
+    reading,
+)
+from fedrecon.sites.data.shard_writer import attributes_hash, content_hash, plain, reference_key, write_shard
+from fedrecon.sites.data.stamp import Stamp, note, noted
 from fedrecon.sites.data.volume import (
     SPLITS,
     Complex,
@@ -25,15 +36,16 @@ from fedrecon.sites.data.volume import (
 )
 from fedrecon.sites.errors import InputError, unknown
 
-__all__ = ["Shard", "Volume", "VolumeData", "write_shard"]
+__all__ = ["Shard", "Volume", "VolumeData", "open_sealed", "write_shard"]
 
 
 @dataclass(frozen=True)
 class Shard:
     """The labels of a shard. Its data are read only when a method asks for them.
 
-    A pickled shard holds only its path and content hash. Another process opens the file again, and refuses it if the
-    hash differs. No file handle is kept, so any number of processes may hold the same shard.
+    A pickled shard holds only its path and content hash. Another process opens the file again (:func:`open_sealed`),
+    and refuses it if the hash of its content differs. No file handle is kept, so any number of processes may hold the
+    same shard.
 
     Attributes:
         path: absolute path of the file.
@@ -47,6 +59,8 @@ class Shard:
         schema_version: version of the file's layout.
         volumes: labels of the volumes, sorted by name.
         attributes: further attributes that the writer stored.
+        attributes_hash: SHA-256 of all attributes, which seals those that are outside the content hash; empty in a
+            shard of an earlier version, whose other attributes are not compared.
     """
 
     path: Path
@@ -60,6 +74,7 @@ class Shard:
     schema_version: int
     volumes: tuple[Volume, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    attributes_hash: str = ""
 
     def __post_init__(self) -> None:
         """Refuses names that could lead out of a folder, from a file or from another node."""
@@ -98,7 +113,8 @@ class Shard:
                 content_hash=str(root["content_hash"]),
                 schema_version=int(root["schema_version"]),
                 volumes=read_volumes(path, file),
-                attributes={key: _plain(root[key]) for key in sorted(root.keys() - {*ROOT, *OPTIONAL})},
+                attributes={key: plain(root[key]) for key in sorted(root.keys() - {*ROOT, *OPTIONAL})},
+                attributes_hash=str(root.get("attributes_hash", "")),
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -131,9 +147,8 @@ class Shard:
         return tuple(volume for volume in self.volumes if volume.split == name)
 
     def kspace(self, volume_name: str) -> Complex:
-        """K-space (slices, coils, y, x) complex64, READ-ONLY. It is memory-mapped if it is uncompressed."""
-        kspace = self._array(volume_name, "kspace")
-        return kspace if kspace.ndim == 4 else kspace[:, None]  # type: ignore[no-any-return]
+        """K-space (slices, coils, y, x) complex64, READ-ONLY."""
+        return self.stored(volume_name)[:]  # type: ignore[no-any-return]
 
     def reference(self, volume_name: str) -> Real:
         """Fully sampled magnitude image (slices, y, x) float32, READ-ONLY.
@@ -141,16 +156,39 @@ class Shard:
         Raises:
             InputError: the volume has no reference.
         """
+        return self.stored(volume_name, reference=True)[:]  # type: ignore[no-any-return]
+
+    def stored(self, volume_name: str, reference: bool = False) -> Any:
+        """K-space or reference of a volume, to be read slice by slice by its index.
+
+        It is a :class:`fedrecon.sites.data.shard_file.StoredArray`; an array in memory if it is compressed.
+
+        Raises:
+            InputError: the volume has no reference, or the file cannot be read.
+        """
         volume = self._by_name(volume_name)
-        if not volume.has_reference:
+        if reference and not volume.has_reference:
             raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
-        return self._array(volume_name, reference_key(volume.n_coils))  # type: ignore[no-any-return]
+        shape = (volume.n_slices, *volume.shape) if reference else (volume.n_slices, volume.n_coils, *volume.shape)
+        with reading(self.path) as file:
+            dataset = file[volume.name][reference_key(volume.n_coils) if reference else "kspace"]
+            offset = plain_offset(dataset)
+            if offset is not None:
+                return StoredArray(self.path, dataset.dtype, shape, offset)
+            array = dataset[()].reshape(shape)
+        array.flags.writeable = False
+        return array
 
     def data(self, volume_name: str) -> VolumeData:
         """The volume ``volume_name`` with its data."""
+        data = self.unread(volume_name)
+        return replace(data, kspace=data.kspace[:], reference=None if data.reference is None else data.reference[:])
+
+    def unread(self, volume_name: str) -> VolumeData:
+        """The volume ``volume_name``, whose arrays are those of :meth:`stored`."""
         volume = self._by_name(volume_name)
-        reference = self.reference(volume_name) if volume.has_reference else None
-        kspace = self.kspace(volume_name)
+        reference = self.stored(volume_name, reference=True) if volume.has_reference else None
+        kspace = self.stored(volume_name)
         return VolumeData(
             volume.name,
             volume.subject,
@@ -176,8 +214,8 @@ class Shard:
         """Read all data and compare them with the labels that follow from them.
 
         Raises:
-            InputError: the maximum of a reference differs from its label, or the content hash differs: the file
-                changed after it was written. The message names both hashes, and the command that seals it anew.
+            InputError: the maximum of a reference differs from its label, or a hash differs: the file changed after it
+                was written. The message names both hashes, and the command that seals it anew.
         """
         self._check(values=False)
 
@@ -185,7 +223,7 @@ class Shard:
         digests = {}
         for volume in self.volumes:
             try:
-                data = self.data(volume.name)
+                data = self.unread(volume.name)
                 if values:
                     check_volume(data)
             except InputError as error:
@@ -200,6 +238,13 @@ class Shard:
             raise InputError(
                 f"{self.path}: its content is not what was written (the content hash differs: the attribute says "
                 f"{self.content_hash}, the content has {found}); {self._anew}"
+            )
+        with reading(self.path) as file:
+            found = attributes_hash(file)
+        if self.attributes_hash not in ("", found):
+            raise InputError(
+                f"{self.path}: its attributes are not what was written (their hash differs: written was "
+                f"{self.attributes_hash}, they have {found}); {self._anew}"
             )
 
     @property
@@ -240,9 +285,9 @@ class Shard:
 
     @cached_property
     def mapped(self) -> bool:
-        """Whether every array can be memory-mapped. Ten readers on a node then share one copy of the data."""
+        """Whether every slice can be read where it lies. Ten readers on a node then share one copy of the data."""
         with reading(self.path) as file:
-            return all(mapping_offset(item) is not None for group in file.values() for item in group.values())
+            return all(plain_offset(item) is not None for group in file.values() for item in group.values())
 
     def summary(self) -> dict[str, Any]:
         """All labels as JSON types, with counts for each split."""
@@ -275,20 +320,29 @@ class Shard:
                 return volume
         raise unknown(f"volume at site '{self.site}'", name, [volume.name for volume in self.volumes])
 
-    def _array(self, volume_name: str, key: str) -> Any:
-        volume = self._by_name(volume_name)
-        with reading(self.path) as file:
-            dataset = file[volume.name][key]
-            offset = mapping_offset(dataset)
-            if offset is not None:
-                return np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
-            array = dataset[()]
-        array.flags.writeable = False
-        return array
+
+def open_sealed(path: Path | str) -> Shard:
+    """The shard at ``path``, whose content is what its attribute says.
+
+    All data are read once. The hash is then kept in the user's cache folder for as long as the file's stamp stays the
+    same, so a second opening reads labels only.
+
+    Raises:
+        InputError: see :meth:`Shard.open` and :meth:`Shard.check_hash`, or the file changed while it was read.
+    """
+    stamp = Stamp.of(Path(path).absolute())
+    shard = Shard.open(path)
+    if noted(stamp) != shard.content_hash:
+        start = time.time_ns()
+        shard.check_hash()
+        if Stamp.of(shard.path) != stamp:
+            raise InputError(f"{shard.path}: it was changed while it was read; try again when nobody writes to it.")
+        note(stamp, shard.content_hash, start)
+    return shard
 
 
 def _reopen(path: str, expected: str) -> Shard:
-    shard = Shard.open(path)
+    shard = open_sealed(path)
     if shard.content_hash != expected:
         raise InputError(f"{path}: the shard was replaced by another while it was in use.")
     return shard
@@ -301,8 +355,3 @@ def _split_summary(volumes: tuple[Volume, ...]) -> dict[str, Any]:
         "n_volumes": len(volumes),
         "n_slices": sum(volume.n_slices for volume in volumes),
     }
-
-
-def _plain(value: Any) -> Any:
-    """An HDF5 attribute as a JSON type."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrecon.sites.data.shard_writer import FORMAT, SCHEMA_VERSION, reference_key
 from fedrecon.sites.data.volume import SPLITS, Volume, check_layout
 from fedrecon.sites.errors import InputError
 
 ROOT = ("format", "schema_version", "site", "contrast", "simulated", "phase", "content_hash")
-OPTIONAL = ("field_strength_t", "voxel_mm")
+OPTIONAL = ("field_strength_t", "voxel_mm", "attributes_hash")
 _LABELS = ("max", "patient_id", "split", "noise")
 
 
@@ -127,10 +129,55 @@ def read_voxel(attributes: dict[str, Any]) -> tuple[float, float, float] | None:
     return first, second, third
 
 
-def mapping_offset(dataset: h5py.Dataset) -> int | None:
+@dataclass(frozen=True)
+class StoredArray:
+    """An uncompressed array that is read from its file when it is indexed: one row (a slice), or a range of rows.
+
+    It is not memory-mapped: the system kills a process that reads mapped bytes of a file which was cut meanwhile
+    (SIGBUS). A read of such a file is short instead, and is refused. Processes still share one copy of the file, in the
+    system's cache.
+
+    Attributes:
+        path: the file. dtype: type of the values. shape: shape of the array. offset: its first byte in the file.
+    """
+
+    path: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice) -> NDArray[Any]:
+        """The rows, READ-ONLY.
+
+        Raises:
+            InputError: the file is gone, cannot be read, or ends before the rows do.
+        """
+        rows = range(len(self))[index]
+        return self._read(rows, 1)[0] if isinstance(rows, int) else self._read(rows.start, len(rows))
+
+    def _read(self, start: int, count: int) -> NDArray[Any]:
+        size = math.prod(self.shape[1:])
+        first = self.offset + start * size * self.dtype.itemsize
+        try:
+            values = np.fromfile(self.path, self.dtype, count * size, offset=first)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}.") from None
+        if len(values) < count * size:
+            raise InputError(
+                f"{self.path}: is truncated: it ends before byte {first + count * size * self.dtype.itemsize}."
+            )
+        values.flags.writeable = False
+        return values.reshape(count, *self.shape[1:])
+
+
+def plain_offset(dataset: h5py.Dataset) -> int | None:
     """The byte at which the dataset begins in the file.
 
-    None if its bytes cannot be mapped: they are compressed, chunked, external or in the other byte order.
+    None if its bytes are not the values in their order: they are compressed, chunked, external or in the other byte
+    order.
     """
     plain = dataset.chunks is None and dataset.dtype.isnative and not dataset.external
     return dataset.id.get_offset() if plain else None

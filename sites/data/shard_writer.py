@@ -17,6 +17,7 @@ from fedrecon.sites.errors import InputError
 
 FORMAT = "fedrecon shard"
 SCHEMA_VERSION = 1
+HASHES = ("content_hash", "attributes_hash")
 PHASES = ("none", "smooth", "measured")
 _ALIGNMENT = 4096  # bytes of a memory page: mapped arrays are then aligned for every instruction set
 
@@ -75,6 +76,7 @@ def write_shard(
         content = content_hash(site, str(known["contrast"]), simulated, phase, digests)
         file.attrs.update({**attributes, **known, "format": FORMAT, "schema_version": SCHEMA_VERSION})
         file.attrs.update({"site": site, "simulated": simulated, "phase": phase, "content_hash": content})
+        file.attrs["attributes_hash"] = attributes_hash(file)
     return content
 
 
@@ -82,6 +84,27 @@ def content_hash(site: str, contrast: str, simulated: bool, phase: str, digests:
     """SHA-256 of the site's labels and of each volume's digest by name, independent of layout and order of writing."""
     parts = [site, contrast, bool(simulated), phase, sorted(digests.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def attributes_hash(file: h5py.File) -> str:
+    """SHA-256 of all attributes of the file and of its volumes, but not of the two hashes.
+
+    It seals what is outside the content hash: origin, key, voxels, field strength and further attributes. It enters no
+    digest, so an experiment keeps its digest when a shard of an earlier version gets this seal.
+    """
+    owners = {"": file, **{name: file[name] for name in file}}
+    parts = [
+        (name, key, plain(owner.attrs[key]))
+        for name, owner in sorted(owners.items())
+        for key in sorted(owner.attrs)
+        if name or key not in HASHES
+    ]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """An HDF5 attribute as a JSON type."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _given(labels: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class VolumeData:
     def about(self) -> Volume:
         """The labels of the volume, without its data."""
         slices, coils, ny, nx = self.kspace.shape
-        maximum = 0.0 if self.reference is None else float(self.reference.max())
+        maximum = 0.0 if self.reference is None else float(np.max([one.max() for one in self.reference]))
         has_reference = self.reference is not None
         return Volume(
             self.name,
@@ -96,8 +96,8 @@ class VolumeData:
         label = [self.name, self.subject, self.split, float(self.noise), list(self.kspace.shape)]
         summary = hashlib.sha256(json.dumps([*label, self.reference is not None]).encode())
         for array in (self.kspace, self.reference):
-            if array is not None:
-                little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            for one in () if array is None else array:  # a slice at a time: a volume may be gigabytes
+                little_endian = np.ascontiguousarray(one, dtype=one.dtype.newbyteorder("<"))
                 summary.update(little_endian.reshape(-1).view(np.uint8).data)
         return summary.hexdigest()
 

@@ -10,7 +10,9 @@ import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from fedrecon.sites.errors import InputError, cause_of
 from fedrecon.sites.extension.local_imports import gather
@@ -31,6 +33,13 @@ class PluginFile(Settings):
 
     file: str
     sources: dict[str, str]
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        outside = [name for name in self.sources if name.startswith("/") or {"", ".", ".."} & {*name.split("/")}]
+        if outside or self.file not in self.sources:
+            raise ValueError(f"sources: paths below one folder are needed, '{self.file}' among them: {outside}")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> PluginFile:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedrecon.sites.data.volume import check_name
 from fedrecon.sites.errors import InputError, cause_of, unknown
 from fedrecon.sites.extension.origin import Origin, home, note, origin_of, where_from
+from fedrecon.sites.extension.plugin_file import PluginFile
 
 T = TypeVar("T")
+
+RESERVED = (("reconstructors", "network"),)
+"""Kinds and names that mean something else in an experiment."""
 
 
 class Registry(Mapping[str, T]):
@@ -22,15 +27,24 @@ class Registry(Mapping[str, T]):
     An installed plug-in is imported when its name is looked up.
 
     Args:
-        kind: one of :data:`KINDS`. own: fedrecon's own. files: those of the experiment's plug-in files.
+        kind: one of :data:`KINDS`. own: fedrecon's own. files: the experiment's plug-in files.
         base: the class from which a plug-in derives, or that an entry is of.
 
     Raises:
-        InputError: at a look-up: an installed plug-in has a taken name, cannot be imported, or is not of the kind.
+        InputError: a plug-in file cannot be imported, or what it adds is not of the kind or has a taken name. At a
+            look-up, the same of an installed plug-in.
     """
 
-    def __init__(self, kind: str, own: Mapping[str, T], files: Mapping[str, T], base: type) -> None:
-        self.kind, self._base, self._known, self._own = kind, base, {**own, **files}, own
+    def __init__(self, kind: str, own: Mapping[str, T], files: Sequence[PluginFile], base: type) -> None:
+        self.kind, self._base, self._known = kind, base, dict(own)
+        for file in files:
+            for name, value in file.added(kind).items():
+                check_name(f"{file.file}: {kind}", name)
+                check_kind(file.file, kind, name, value, base)
+                if name in self._known or (kind, name) in RESERVED:
+                    owner = where_from(self._known.get(name))
+                    raise InputError(f"{file.file}: {kind}: the name '{name}' is taken by {owner}", [name])
+                self._known[name] = value
 
     def __getitem__(self, name: str) -> T:
         offers = installed(self.kind).get(name, ())

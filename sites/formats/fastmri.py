@@ -44,14 +44,15 @@ class FastMRI(Format):
         try:
             with h5py.File(source, "r", locking=False) as file:
                 check_self_contained(source, file)
-                return _volume(source, file, label)
+                return _volume(source, file, label, notes)
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             kind = "is truncated" if "truncated" in str(error) else "cannot be read"
             raise InputError(f"{source}: {kind}: {error}") from None
 
 
-def _volume(source: Path, file: h5py.File, label: Label) -> VolumeData:
+def _volume(source: Path, file: h5py.File, label: Label, notes: Notes) -> VolumeData:
     kspace = _kspace(source, file)
+    notes.facts["coils"] = str(kspace.shape[1])
     header = Header.parse(source, file)
     if header.encoded is not None:
         left, right = header.encoded

@@ -9,12 +9,13 @@ from typing import Any
 import h5py
 
 from fedrecon.sites.data.pseudonyms import KEY_FILE, SCHEME, Pseudonyms
-from fedrecon.sites.data.seal import open_sealed
-from fedrecon.sites.data.shard import VolumeData, write_shard
+from fedrecon.sites.data.shard import VolumeData, open_sealed, write_shard
 from fedrecon.sites.data.shard_writer import FORMAT
 from fedrecon.sites.data.splits import assign_splits, subject_of
 from fedrecon.sites.data.volume import check_name, check_volume
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.extension.plugin_file import PluginFile
+from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format, Label
 from fedrecon.sites.plugin import choose
 
@@ -32,11 +33,12 @@ def import_data(
     test_subjects: Sequence[str] = (),
     seed: int | None = None,
     key: Path | str | None = None,
+    plugins: Sequence[Path | str] = (),
 ) -> Path:
     """Write the files ``sources`` as the shard ``out``/``site``.h5 and return its path.
 
     Args:
-        format: a name in :data:`fedrecon.sites.formats.FORMATS`.
+        format: a name in :data:`fedrecon.sites.formats.FORMATS`, of an installed plug-in or of one of ``plugins``.
         sources: files, or folders of files with the format's suffixes; each file is one volume.
         site: name of the site.
         out: folder of the shard; it is made if it is missing.
@@ -48,13 +50,15 @@ def import_data(
         seed: seed of the simulated phase (nifti only; default 0).
         key: file of the consortium's key, made at first use; default ``consortium.key`` beside the shard. Subjects and
             volumes have pseudonyms under it: no name of a file reaches the shard.
+        plugins: Python files that add formats, by ``FORMATS = {...}``.
 
     Raises:
         InputError: an option does not belong to the format, a file or a name is refused, or the splits are wrong; see
             the format, the splits and :func:`fedrecon.sites.data.shard.write_shard`.
     """
     given = {"size": size, "phase": phase, "seed": seed}
-    reader = choose("format", FORMATS, format, {key: value for key, value in given.items() if value is not None})
+    formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
+    reader = choose("format", formats, format, {key: value for key, value in given.items() if value is not None})
     check_name("site", site)
     paths = find_files(reader, [sources] if isinstance(sources, Path | str) else sources)
     subjects = {path: subject_of(reader.stem(path), subject_pattern) for path in paths}

@@ -65,6 +65,7 @@ class NIfTI(Format):
         if self.phase == "smooth":
             image = image * smooth_phase(image.shape, self.seed, label.name)
         kspace = fft2c_numpy(image)[:, None]
+        notes.facts["phase"] = f"{self.phase}, simulated"
         return VolumeData(
             label.name,
             label.subject,
@@ -116,7 +117,7 @@ def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
     import nibabel
 
     try:
-        image: Any = nibabel.load(path)
+        image: Any = nibabel.load(path, mmap=False)  # a mapped file that is cut meanwhile kills its reader
         image = nibabel.as_closest_canonical(_one_volume(path, image))  # type: ignore[no-untyped-call]
         values = np.asarray(image.dataobj, dtype=np.float32)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:

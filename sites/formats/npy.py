@@ -44,5 +44,6 @@ class Npy(Format):
             raise InputError(f"{source}: is {array.dtype}; expected complex k-space.")
         kspace = array.reshape(*_LEADING[array.ndim], *array.shape).astype(np.complex64)
         check_layout(str(source), kspace, None)
+        notes.facts["coils"] = str(kspace.shape[1])
         reference = root_sum_of_squares(kspace) if fully_sampled(kspace) else None
         return VolumeData(label.name, label.subject, label.split, kspace, reference, estimate_noise(kspace))

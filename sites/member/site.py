@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
-from fedrecon.sites.data.seal import Stamp, open_sealed
+from fedrecon.sites.data.shard import open_sealed
+from fedrecon.sites.data.stamp import Stamp
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score
@@ -83,7 +84,7 @@ class Site:
         self.shards = {name: open_sealed(path) for name, path in plan.shards.items()}
         for name, shard in self.shards.items():
             _refuse_other(shard, plan.contents.get(name, shard.content_hash))
-        self.memory = Memory(plan.memory, plan.memory_source)
+        self.memory = Memory(plan.memory, plan.memory_source, plan.memory_owner)
         self._slices: dict[tuple[Any, ...], Slices] = {}
 
     def check_shards(self) -> None:

@@ -31,6 +31,7 @@ class SitePlan:
         memory: folder for the private memory, on the member's own node; None keeps the memory in the process only.
         memory_source: folder of the private memory of another run of the same training. A run that continues that
             training reads it.
+        memory_owner: digest of the training to which the private memory belongs; empty is not compared.
         publish_private: whether this member agreed that its private part may leave it.
         threads: number of torch threads.
         sample: number of training slices in place of ``training.max_slices``, to measure the training time; None takes
@@ -50,6 +51,7 @@ class SitePlan:
     reconstructor: Any = None
     memory: str | None = None
     memory_source: str | None = None
+    memory_owner: str = ""
     publish_private: bool = False
     threads: int = 1
     sample: int | None = None

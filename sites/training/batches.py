@@ -36,9 +36,9 @@ class Slice:
 class Slices:
     """The slices of one split of one or more shards, each under its site's operator.
 
-    For a GPU the k-space is copied to the device at the start. On the CPU it stays in the memory-mapped shard (one copy
-    for all processes of a node), and each batch is copied from there. Coil maps are estimated once per slice from the
-    calibration region, which every mask of the operator samples fully.
+    For a GPU the k-space is copied to the device at the start. On the CPU it stays in the shard (the system caches one
+    copy for all processes of a node), and each batch is read from there. Coil maps are estimated once per slice from
+    the calibration region, which every mask of the operator samples fully.
 
     Args:
         shards: shards by site.
@@ -63,13 +63,13 @@ class Slices:
             item for site, shard in shards.items() for item in _slices(site, shard, split, (limits or {}).get(site))
         )
         self._maps: dict[Slice, Tensor] = {}
-        self._views: dict[tuple[str, str, bool], np.ndarray] = {}
+        self._views: dict[tuple[str, str, bool], Any] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
         if device.type != "cpu":
             for item in self.items:
                 key = (item.site, item.volume.name)
                 if key not in self._resident:
-                    values = np.array(shards[item.site].kspace(item.volume.name))
+                    values = shards[item.site].kspace(item.volume.name).copy()
                     self._resident[key] = torch.from_numpy(values).to(device)
 
     def __len__(self) -> int:
@@ -172,14 +172,13 @@ class Slices:
         if self._resident:
             return torch.stack([self._resident[item.site, item.volume.name][item.index] for item in batch])
         views = [self._view(item)[item.index] for item in batch]
-        return torch.from_numpy(np.stack(views))  # np.stack copies out of the mapped file
+        return torch.from_numpy(np.stack(views))  # np.stack copies: what a shard gives is read-only
 
-    def _view(self, item: Slice, reference: bool = False) -> np.ndarray:
-        """A volume's array. It is opened once, because opening the file takes as long as measuring a slice."""
+    def _view(self, item: Slice, reference: bool = False) -> Any:
+        """A volume's array, by slice. It is looked up once, because opening HDF5 takes as long as measuring a slice."""
         key = (item.site, item.volume.name, reference)
         if key not in self._views:
-            shard = self.shards[item.site]
-            self._views[key] = (shard.reference if reference else shard.kspace)(item.volume.name)
+            self._views[key] = self.shards[item.site].stored(item.volume.name, reference)
         return self._views[key]
 
     def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:

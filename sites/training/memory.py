@@ -1,7 +1,8 @@
 """A site's private memory on its own disk: one file per round. The file of the committed round is valid.
 
-A file is plain safetensors. Its header holds the format, the member, the round and one XXH3 checksum (128 bits) of
-these and of all vectors. A file of an earlier version has no checksum and is refused.
+A file is plain safetensors. Its header holds the format, the experiment (the digest of its training: runs that take
+over a training share it), the member, the round and one XXH3 checksum (128 bits) of these and of all vectors. A file
+of format 2 names no experiment and is read without that comparison; one of format 1 has no checksum and is refused.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import REMEDY, first_not_finite
+from fedrecon.sites.vector_file import read_vectors
 from fedrecon.sites.wire import Vector
 
-FORMAT = "2"
-"""The version of the file format. Version 1 had no header."""
+FORMAT = "3"
+"""The version of the file format. Version 1 had no header, version 2 named no experiment."""
+
+READABLE = ("2", FORMAT)
 
 
 class Memory:
@@ -35,9 +38,12 @@ class Memory:
         folder: folder of the files; None keeps the memory in the process only.
         source: folder in which another run of the same training keeps its files; a round that is missing in ``folder``
             is copied from there.
+        experiment: the digest of the training to which the memory belongs; that of another one is refused. Empty is not
+            compared.
     """
 
-    def __init__(self, folder: str | Path | None, source: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None, source: str | Path | None = None, experiment: str = "") -> None:
+        self.experiment = experiment
         self.folder = None if folder is None else Path(folder)
         self.source = None if source is None else Path(source)
         self.round = 0
@@ -49,7 +55,8 @@ class Memory:
         A damaged file is an error: the memory of another round would give another result.
 
         Raises:
-            RunError: there is no file of that round, or it is damaged, of another member or round, or not finite.
+            RunError: there is no file of that round, or it is damaged, of another experiment, member or round, or not
+                finite.
         """
         if number == self.round:
             return
@@ -61,7 +68,7 @@ class Memory:
             self._copy(self.source / path.name, path)
         if path is None or not path.is_file():
             raise RunError(f"the private memory of round {number} is lost: {path} does not exist")
-        self.values = _read(path, number)
+        self.values = _read(path, number, self.experiment)
         self.round = number
 
     def holds(self, number: int) -> bool:
@@ -83,7 +90,8 @@ class Memory:
         path = self._path(number)
         if path is not None:
             whole = {name: np.ascontiguousarray(value) for name, value in values.items()}
-            header = {"format": FORMAT, "member": path.parent.name, "round": str(number)}
+            owner = {"experiment": self.experiment, "member": path.parent.name, "round": str(number)}
+            header = {"format": FORMAT, **owner}
             with atomic.replacing(path) as temporary:
                 save_file(whole, temporary, metadata={**header, "xxh3": _checksum(header, whole)})
             self._forget(self.round)
@@ -112,26 +120,26 @@ class Memory:
             path.unlink(missing_ok=True)
 
 
-def _read(path: Path, number: int) -> dict[str, Vector]:
+def _read(path: Path, number: int, experiment: str) -> dict[str, Vector]:
     """The vectors of a file.
 
     Raises:
-        RunError: the file is not a whole one of this member and round.
+        RunError: the file is not a whole one of this experiment, member and round.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = dict(file.metadata() or {})
-            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        header, values = read_vectors(path)
     except Exception as error:  # a torn header raises anything
         raise _refused(path, number, f"it cannot be read: {error}") from error
     written = header.pop("xxh3", None)
-    if header.get("format") != FORMAT or written is None:
+    if header.get("format") not in READABLE or written is None:
         given = header.get("format", "1, without a checksum")
-        raise _refused(path, number, f"its format is {given}; this version reads {FORMAT}")
+        raise _refused(path, number, f"its format is {given}; this version reads {' and '.join(READABLE)}")
     if written != _checksum(header, values):
         raise _refused(path, number, "its checksum is wrong")
     if (header.get("member"), header.get("round")) != (path.parent.name, str(number)):
         raise _refused(path, number, f"it is of '{header.get('member')}', round {header.get('round')}")
+    if experiment and (of := header.get("experiment")) and of != experiment:
+        raise _refused(path, number, f"it is of the training {of}, not of {experiment}")
     if found := first_not_finite(values):
         raise _refused(path, number, f"it holds {found}")
     return values

@@ -67,6 +67,7 @@ def _import(arguments: argparse.Namespace) -> int:
         test_subjects=_names(arguments.test_subjects),
         seed=arguments.seed,
         key=arguments.key,
+        plugins=arguments.plugins,
     )
     print(path)
     return DONE
@@ -180,14 +181,27 @@ def _ui(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.terminal.tables import registry
 
-    lines = registry(arguments.kind)
+    found = registry(arguments.kind, arguments.plugins)
     if arguments.json:
-        _print_json({arguments.kind: lines})
+        lines, origins = ({name: one[part] for name, one in found.items()} for part in (0, 1))
+        _print_json({arguments.kind: lines, "origins": origins})
     else:
-        width = max(map(len, lines), default=0)
-        for name, summary in lines.items():
-            print(f"{name:{width}}  {summary}")
+        width, wide = (max(map(len, texts), default=0) for texts in (found, (one[1] for one in found.values())))
+        for name, (summary, origin) in found.items():
+            print(f"{name:{width}}  {origin:{wide}}  {summary}")
     return DONE
+
+
+def _check_plugin(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.laws.check import check_plugin
+    from fedrecon.platform.terminal.tables import laws_table
+
+    found = check_plugin(arguments.file)
+    if arguments.json:
+        _print_json(found)
+    else:
+        laws_table(found)
+    return WRONG_INPUT if found["broken"] else DONE
 
 
 def _schema(_: argparse.Namespace) -> int:
@@ -278,6 +292,12 @@ def _parser() -> argparse.ArgumentParser:
         commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", json=True
     )
     one.add_argument("kind", choices=("strategies", "networks", "masks", "degradations", "formats", "reconstructors"))
+    one.add_argument("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that are listed too")
+
+    one = _command(
+        commands, "check-plugin", _check_plugin, "run the laws of strategies, networks and masks on a plug-in", json=True
+    )
+    one.add_argument("file", metavar="FILE", help="a plug-in file, as in the key plugins of an experiment")
 
     _command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors")
 
@@ -301,7 +321,7 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
     one.add_argument("--seed", type=int, default=0)
 
     one = _command(commands, "import", _import, "import files as the shard of a site")
-    one.add_argument("format", metavar="nifti|fastmri|npy")
+    one.add_argument("format", metavar="FORMAT", help="nifti, fastmri, npy; see fedrecon list formats")
     one.add_argument("source", nargs="+", metavar="SOURCE", help="files or folders")
     one.add_argument("--site", required=True, metavar="NAME")
     one.add_argument("--out", required=True, metavar="DIR")
@@ -317,6 +337,8 @@ def _data_commands(data: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the consortium's key for pseudonyms, made at first use (default: DIR/consortium.key)",
     )
+
+    one.add_argument("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
 
     one = _command(
         commands,

@@ -1,6 +1,7 @@
 """A shard whose content is not what its hash says is refused, and sealed anew on request."""
 
 import os
+import pickle
 import time
 
 import h5py
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from small_volumes import make_volume
 
-from fedrecon.sites.data.seal import Stamp, _entry, _note, open_sealed, seal
-from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.data.seal import seal
+from fedrecon.sites.data.shard import Shard, open_sealed
+from fedrecon.sites.data.stamp import Stamp, _entry, note
 from fedrecon.sites.errors import InputError
 
 
@@ -23,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def settled(monkeypatch):
     """Files that were written now count as written long ago."""
-    monkeypatch.setattr("fedrecon.sites.data.seal._SETTLED_NS", -(10**12))
+    monkeypatch.setattr("fedrecon.sites.data.stamp._SETTLED_NS", -(10**12))
 
 
 def _edit(change):
@@ -103,6 +105,53 @@ def test_a_shard_that_was_changed_is_refused_until_it_is_sealed_anew(case, first
     assert seal(path) == (has, has)
 
 
+UNHASHED = {
+    "origin": _root("origin", "phantom"),
+    "key": _root("pseudonym_key", "0" * 16),
+    "field strength": _root("field_strength_t", 7.0),
+    "voxel": _root("voxel_mm", (1.0, 2.0, 3.0)),
+    "an own attribute": _root("vendor", "x"),
+    "voxel of a volume": _label("voxel_mm", (1.0, 2.0, 3.0)),
+    "sequence of a volume": _label("acquisition", "x"),
+    "norm": _label("norm", 2.0),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["noted before", "never seen"])
+@pytest.mark.parametrize("case", UNHASHED)
+def test_an_attribute_outside_the_content_hash_is_sealed_and_enters_no_digest(case, first, make_shard, settled):
+    path = make_shard()
+    before = Shard.open(path)
+    if first:
+        open_sealed(path)
+    UNHASHED[case](path)
+    for use in (open_sealed, lambda path: Shard.open(path).verify(), lambda path: pickle.loads(pickle.dumps(before))):
+        with pytest.raises(InputError, match=r"its attributes are not what was written .*fedrecon data seal") as error:
+            use(path)
+        assert before.attributes_hash in str(error.value)
+    assert seal(path) == (before.content_hash, before.content_hash)
+    after = open_sealed(path)
+    assert (after.content_hash, after.attributes_hash) == (before.content_hash, Shard.open(path).attributes_hash)
+    assert after.attributes_hash != before.attributes_hash
+
+
+def test_a_shard_without_a_seal_of_its_attributes_is_accepted_and_gets_one(make_shard):
+    path = make_shard(origin="phantom")
+    whole = Shard.open(path)
+    _edit(lambda file: file.attrs.__delitem__("attributes_hash"))(path)
+    assert open_sealed(path).attributes_hash == "" == Shard.open(path).summary()["attributes_hash"]
+    assert seal(path) == (whole.content_hash, whole.content_hash)
+    assert open_sealed(path) == whole
+
+
+def test_a_pickled_shard_is_compared_with_its_content(make_shard):
+    path = make_shard()
+    sent = pickle.dumps(Shard.open(path))
+    _value("a_1/kspace")(path)
+    with pytest.raises(InputError, match="the content hash differs"):
+        pickle.loads(sent)
+
+
 def test_a_maximum_that_is_none_is_refused_and_sealed(make_shard):
     path = make_shard()
     _label("max", 1.0)(path)
@@ -165,7 +214,7 @@ def test_a_damaged_note_is_no_note(content, make_shard, cache):
 
 def test_a_note_of_another_hash_is_no_reason_to_refuse(make_shard):
     path = make_shard()
-    _note(Stamp.of(path), "0" * 64)
+    note(Stamp.of(path), "0" * 64, time.time_ns() + 10**12)
     open_sealed(path)
 
 

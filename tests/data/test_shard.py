@@ -1,6 +1,7 @@
 """A shard survives the round trip to disk, reads nothing before it is asked, and knows of changes."""
 
 import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -48,14 +49,36 @@ def test_written_is_read_in_labels_and_in_bits(make_shard):
     shard.verify()
 
 
-def test_uncompressed_arrays_are_mapped_page_aligned_and_read_only(make_shard):
+def test_uncompressed_slices_are_read_where_they_lie_page_aligned_and_read_only(make_shard):
     shard = Shard.open(make_shard())
-    kspace = shard.kspace("a_1")
-    assert isinstance(kspace.base, np.memmap) or isinstance(kspace, np.memmap)
+    stored, kspace = shard.stored("a_1"), shard.kspace("a_1")
     assert shard.mapped
-    assert kspace.ctypes.data % 4096 == 0
-    with pytest.raises(ValueError, match="read-only"):
-        kspace[0] = 0
+    assert stored.offset % 4096 == 0
+    for index in (0, -1, slice(1, 3), slice(2, 2)):
+        np.testing.assert_array_equal(stored[index], kspace[index])
+    with pytest.raises(IndexError):
+        stored[len(kspace)]
+    for values in (kspace, stored[0]):
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 0
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_file_that_is_cut_while_it_is_read_is_refused_by_name_and_kills_nobody(make_shard, compression):
+    """Of a mapped file, this would be a SIGBUS: the end of this process."""
+    path = make_shard("north", compression=compression)
+    shard = Shard.open(path)
+    stored = shard.stored("c_1")
+    os.truncate(path, 5000)
+    reads = [lambda: Shard.open(path), lambda: shard.kspace("c_1"), lambda: shard.reference("c_1"), shard.check_hash]
+    for read in [*reads, *([lambda: stored[1]] if compression is None else [])]:
+        with pytest.raises(InputError, match=r"north\.h5: (is truncated|cannot be read)") as refused:
+            read()
+        assert "\n" not in str(refused.value)
+    path.unlink()
+    if compression is None:
+        with pytest.raises(InputError, match=r"north\.h5: cannot be read"):
+            stored[1]
 
 
 def test_compression_changes_the_file_and_not_the_content_hash(tmp_path):

@@ -32,7 +32,12 @@ def edit_and_seal(path: Path) -> None:
     seal(path)
 
 
-CHANGES = {"edited": edit, "sealed": edit_and_seal, "gone": Path.unlink}
+def cut(path: Path) -> None:
+    """What a memory-mapped file does not survive: the process that reads it is killed by SIGBUS."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+CHANGES = {"edited": edit, "sealed": edit_and_seal, "gone": Path.unlink, "cut": cut}
 
 
 def request(federation):
@@ -60,6 +65,17 @@ def test_while_a_site_trains(federation, monkeypatch):
         list(executor.fit(request(federation)))
 
 
+def test_a_shard_that_is_cut_while_a_site_trains_is_named_and_the_driver_lives(federation, monkeypatch):
+    executor, path = federation.executor(), federation.paths["north"]
+    list(executor.fit(request(federation)))
+    site = executor.sites["north"]
+    fit = site.fit
+    monkeypatch.setattr(site, "fit", lambda given: (cut(path), fit(given))[1])
+    with pytest.raises(RunError, match=r"site 'north', round 1: .*north\.h5: is truncated") as refused:
+        list(executor.fit(request(federation)))
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("change", [os.utime, lambda path: _copy(path).replace(path)], ids=["touched", "copied"])
 def test_a_file_with_the_same_content_goes_on(change, federation):
     executor = federation.executor()
@@ -85,17 +101,18 @@ def test_between_the_plan_and_the_start(federation):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("case", ["edited", "sealed"])
+@pytest.mark.parametrize("case", ["edited", "sealed", "cut"])
 def test_an_actor_compares_between_rounds_and_after_a_restart(case, federation):
+    asked = request(federation)
     with local_cluster(num_cpus=2), ray_executor(federation, cpus_per_site=0.25) as executor:
-        list(executor.fit(request(federation)))
+        list(executor.fit(asked))
         CHANGES[case](federation.paths["middle"])
         with pytest.raises(RunError, match=r"site 'middle', round 1: .*middle\.h5"):
-            list(executor.fit(request(federation)))
+            list(executor.fit(asked))
         process = _process(executor, "middle")
         os.kill(process, signal.SIGKILL)
         with pytest.raises(RunError, match=r"site 'middle', round 1: .*middle\.h5"):
-            list(executor.fit(request(federation)))
+            list(executor.fit(asked))
 
 
 def _process(executor, member: str) -> int:

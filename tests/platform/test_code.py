@@ -61,6 +61,36 @@ def test_a_helper_beside_a_strategy_is_noted_too():
     assert "strategies/partial.py" in noted
 
 
+@pytest.mark.parametrize(
+    "late", ["from .aid import f", "from . import aid", "from plug.aid import f", "import plug.aid"]
+)
+def test_a_helper_that_a_function_imports_is_noted_too(late, tmp_path, monkeypatch):
+    (tmp_path / "plug").mkdir()
+    for name, text in {
+        "__init__": "",
+        "mine": f"class Mine:\n    def step(self):\n        {late}\n",
+        "aid": "def f():\n    from plug import other\n",
+        "other": "",
+        "stranger": "",
+    }.items():
+        (tmp_path / "plug" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    import plug.mine  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(code, "_kinds", lambda experiment: [plug.mine.Mine])
+    try:
+        noted = code.source_code(Experiment.read({"sites": "nowhere"}))
+    finally:
+        for name in [one for one in sys.modules if one.partition(".")[0] == "plug"]:
+            del sys.modules[name]
+    assert {Path(one).name for one in noted} == {"mine.py", "aid.py", "other.py"}
+
+
+def test_the_helpers_of_the_registry_that_are_imported_late_are_noted():
+    noted = code.source_code(Experiment.read({"sites": "nowhere", "reconstructor": {"name": "tv"}}))
+    assert {"sites/classical/fista.py", "sites/classical/variation.py"} & set(noted)
+
+
 @pytest.fixture
 def edited(monkeypatch):
     """Edits strategies/fedprox.py, as a run sees it."""

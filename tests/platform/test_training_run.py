@@ -183,8 +183,8 @@ def other(given, **evaluation):
 
 @pytest.mark.parametrize(
     ("strategy", "training"),
-    [("fedavg", {}), ("fedavg", {"optimizer_state": "keep"}), ("local", {})],
-    ids=["fedavg", "fedavg-keep", "local"],
+    [("fedavg", {}), ("fedavg", {"optimizer_state": "keep"}), ("local", {}), ("ditto", {})],
+    ids=["fedavg", "fedavg-keep", "local", "several losses"],
 )
 def test_what_differs_only_in_its_evaluation_takes_the_training_over(pair, tmp_path, strategy, training):
     """A chain of three: the third one takes over from whoever there is; each as if it had run alone."""

@@ -127,7 +127,7 @@ DAMAGE = {
 SAYS = {
     "the file of another round": "of 'member', round 1",
     "the file of another member": "of 'other', round 2",
-    "an earlier format": "its format is 1, without a checksum; this version reads 2",
+    "an earlier format": "its format is 1, without a checksum; this version reads 2 and 3",
     "NaN, with a right checksum": "NaN or infinity in 1 of 2 a",
     "a flipped bit of a value": "its checksum is wrong",
 }
@@ -162,6 +162,21 @@ def test_what_is_not_finite_is_not_kept(tmp_path, value):
             memory.save(2, {"a": np.array([1, value], np.float32)})
         assert memory.round == 1
     assert files(tmp_path / "member") == [1]
+
+
+def test_the_memory_of_another_experiment_is_refused_and_one_that_names_none_is_read(tmp_path, monkeypatch):
+    for owner in ("one", "two"):
+        Memory(tmp_path / owner / "member", experiment=owner).save(1, values(1))
+    path, theirs = (tmp_path / owner / "member" / "round-000001.safetensors" for owner in ("one", "two"))
+    Memory(tmp_path / "one" / "member", experiment="one").load(1)
+    swap(path, theirs.read_bytes())
+    with pytest.raises(RunError, match=r"refused: it is of the training two, not of one .*--rerun") as caught:
+        Memory(tmp_path / "one" / "member", experiment="one").load(1)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(memory_module, "FORMAT", "2")
+    Memory(tmp_path / "one" / "member").save(1, values(1))
+    monkeypatch.undo()
+    Memory(tmp_path / "one" / "member", experiment="one").load(1)
 
 
 def test_a_memory_of_another_run_is_checked_too(tmp_path):

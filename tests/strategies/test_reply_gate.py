@@ -137,30 +137,30 @@ def test_a_member_that_replies_under_the_name_of_another_is_refused_though_the_o
 
 
 @pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.replies])
-def test_a_state_that_overflows_in_the_merge_is_refused(name, replied):
+def test_a_state_that_overflows_in_the_merge_is_not_committed(name, replied, tmp_path):
     one, replies = replied(name)
     great = [replace(r, extra={key: np.full_like(v, 3e38) for key, v in r.extra.items()}) for r in replies]
     state = one.begin()
     state = replace(state, extra={key: np.full_like(v, 3e38) for key, v in state.extra.items()})
-    record = Commits(None)
-    refused = pytest.raises(RunError, match="round 1: the merged state holds NaN or infinity")
+    record = Commits(tmp_path / "commits")
+    refused = pytest.raises(RunError, match="round 1 cannot be committed: its state holds NaN or infinity")
     with refused, np.errstate(over="ignore"):
         one.train(Replay(one.roster, great), record, state)
-    assert not record.rounds
+    assert record.checkpoints.latest() is None
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_replies_whose_scores_would_not_be_finite_end_the_run(name, replied):
+def test_replies_whose_scores_would_not_be_finite_end_the_run(name, replied, tmp_path):
     """3e38 is finite: it may pass the gate and the mean, but no network makes an image of it."""
     one, replies, executor = replied(name, with_executor=True)
     great = [replace(reply, shared=np.full_like(reply.shared, 3e38)) for reply in replies]
     if not great[0].shared.size or name == "ditto":
         pytest.skip("the shared parameters do not reconstruct")
-    record = Commits(None)
-    refused = pytest.raises(RunError, match=r"round 1: .*(finite|the merged state holds NaN or infinity)")
+    record = Commits(tmp_path / "commits")
+    refused = pytest.raises(RunError, match=r"round 1: .*finite|round 1 cannot be committed")
     with refused, np.errstate(all="ignore"):
         replace(one, scored=True).train(Replay(one.roster, great, executor), record)
-    assert not record.rounds
+    assert record.checkpoints.latest() is None
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

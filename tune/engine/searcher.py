@@ -5,7 +5,6 @@ No training runs twice at once. A second trial with the same training waits, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from fedrecon.sites import atomic
+from fedrecon.platform.storage import checked_json
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.seeding import seed
 from fedrecon.tune.engine.trainable import ROUND, TRAINED
@@ -88,7 +87,7 @@ class Optuna:
         if len(self._trial_table.rows) >= self._total:
             return None
         row = self._ask()
-        atomic.write_json(self._path, [one.trial.params for one in self._trial_table.rows])
+        checked_json.write(self._path, {"suggested": [one.trial.params for one in self._trial_table.rows]})
         return row
 
     def trial_ended(self, row: TrialRow) -> None:
@@ -127,8 +126,9 @@ def read_suggested(folder: Path) -> list[dict[str, Any]]:
     Args:
         folder: the folder of the sweep.
     """
-    path = folder / "suggested.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    remedy = "Begin the sweep under another name."
+    found = checked_json.read(folder / "suggested.json", remedy, needs=("suggested",), bare="suggested")
+    return [] if found is None else list(found["suggested"])
 
 
 class NotPickled:

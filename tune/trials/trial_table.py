@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedrecon.platform.federation.aggregate import flat_metrics
+from fedrecon.platform.storage import checked_json
 from fedrecon.platform.storage.workspace import RunFolder
-from fedrecon.sites import atomic
 from fedrecon.tune.trials.planner import Trial
 
 Status = Literal["WAITING", "RUNNING", "FINISHED", "STOPPED", "FAILED"]
@@ -200,11 +199,12 @@ class TrialTable:
         """Writes a row to its verdict file. An interrupted row is written too, so that its seconds are kept."""
         self._path(row.trial.digest).parent.mkdir(parents=True, exist_ok=True)
         trained = row.trained_before + row.trained_rounds
-        atomic.write_json(self._path(row.trial.digest), {**row.as_dict(), "trained_rounds": trained})
+        checked_json.write(self._path(row.trial.digest), {**row.as_dict(), "trained_rounds": trained})
 
     def _verdict(self, digest: str) -> dict[str, Any] | None:
-        path = self._path(digest)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        remedy = "Delete it: the trial then goes on from its last round."
+        needs = ("status", "error", "seconds", "round", "metrics", "run_id", "trained_rounds")
+        return checked_json.read(self._path(digest), remedy, needs=needs)
 
     def _path(self, digest: str) -> Path:
         return self.folder / "trials" / f"{digest}.json"

@@ -87,6 +87,18 @@ def registry(kind: str, files: Sequence[str] = ()) -> dict[str, tuple[str, str]]
     return {name: (_described(kind, one), where_from(one)) for name, one in found}
 
 
+def laws_table(checked: Mapping[str, Any]) -> None:
+    """Prints the verdicts of ``fedrecon check-plugin``: each law, and under a broken one what was found instead."""
+    for one in checked["plugins"]:
+        print(f"{one['kind']} '{one['name']}'")
+        for law in one["laws"]:
+            print(f"  {'holds ' if law['holds'] else 'BROKEN'}  {law['wants']}")
+            if not law["holds"]:
+                print(f"          but {law['found']}.")
+    total = sum(len(one["laws"]) for one in checked["plugins"])
+    print(f"{checked['file']}: {total - checked['broken']} of {total} laws hold")
+
+
 def _described(kind: str, one: Any) -> str:
     if kind == "formats":
         return str(one.summary)

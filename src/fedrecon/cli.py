@@ -295,7 +295,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that are listed too")
 
     one = _command(
-        commands, "check-plugin", _check_plugin, "run the laws of strategies, networks and masks on a plug-in", json=True
+        commands,
+        "check-plugin",
+        _check_plugin,
+        "run the laws of strategies, networks and masks on a plug-in",
+        json=True,
     )
     one.add_argument("file", metavar="FILE", help="a plug-in file, as in the key plugins of an experiment")
 

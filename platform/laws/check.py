@@ -1,0 +1,127 @@
+"""Runs the laws on a plug-in file: ``fedrecon check-plugin``."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from fedrecon.platform.config.plugins import read_plugins, registry
+from fedrecon.platform.laws import network_laws, other_laws, strategy_laws
+from fedrecon.platform.laws.law import Law
+from fedrecon.platform.laws.network_laws import BuiltNetwork
+from fedrecon.platform.laws.toy import Toy, write_sites
+from fedrecon.sites.errors import InputError, cause_of
+from fedrecon.sites.extension.origin import KINDS
+from fedrecon.sites.extension.plugin_file import PluginFile
+from fedrecon.sites.training.settings import Training
+from fedrecon.strategies.networks.choice import NetworkChoice
+
+NETWORKS: dict[str, tuple[dict[str, Any], ...]] = {
+    "reconstruction": ({"name": "unet", "channels": 2, "pools": 1, "norm": "instance_affine"},),
+    "prior": ({"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 4, "skips": True},),
+}
+"""By the kind of network that a strategy trains, those on which it is tested, the first that fits."""
+
+OPTIMIZERS = ("adam", "sgd")
+
+OTHER: dict[str, Sequence[Law]] = {
+    "reconstructors": other_laws.RECONSTRUCTOR_LAWS,
+    "masks": other_laws.MASK_LAWS,
+    "degradations": other_laws.DEGRADATION_LAWS,
+    "formats": other_laws.FORMAT_LAWS,
+}
+
+
+class Verdict(TypedDict):
+    """One law on one plug-in: what the contract wants, whether it holds, and what was found instead."""
+
+    wants: str
+    holds: bool
+    found: str
+
+
+class Checked(TypedDict):
+    """The verdicts on one plug-in."""
+
+    kind: str
+    name: str
+    laws: list[Verdict]
+
+
+class PluginCheck(TypedDict):
+    """The JSON of ``fedrecon check-plugin --json``; ``broken`` is the number of laws that do not hold."""
+
+    file: str
+    plugins: list[Checked]
+    broken: int
+
+
+def check_plugin(path: Path | str) -> PluginCheck:
+    """Runs the laws of its kind on everything that a plug-in file adds.
+
+    Raises:
+        InputError: the file cannot be read or imported, or an experiment could not name what it adds.
+    """
+    (file,) = read_plugins([path])
+    found: list[Checked] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            for name, one in file.added(kind).items():
+                laws = list(_verdicts(file, kind, one, Path(folder)))
+                found.append({"kind": kind, "name": name, "laws": laws})
+    broken = sum(not law["holds"] for one in found for law in one["laws"])
+    return {"file": str(path), "plugins": found, "broken": broken}
+
+
+def _verdicts(file: PluginFile, kind: str, one: Any, folder: Path) -> Iterator[Verdict]:
+    try:
+        subject, laws = _subject(file, kind, one, folder)
+    except Exception as error:  # noqa: BLE001 - whatever the plug-in raises is the finding
+        yield {"wants": "It can be made with its default parameters.", "holds": False, "found": _raised(file, error)}
+        return
+    for law in laws:
+        try:
+            found = law.broken(subject)
+        except Exception as error:  # noqa: BLE001 - whatever the plug-in raises is the finding
+            found = _raised(file, error)
+        yield {"wants": law.wants, "holds": not found, "found": found}
+
+
+def _subject(file: PluginFile, kind: str, one: Any, folder: Path) -> tuple[Any, Sequence[Law]]:
+    if kind == "strategies":
+        return _toy(file, one, folder), strategy_laws.LAWS
+    return (BuiltNetwork(one), network_laws.LAWS) if kind == "networks" else (one, OTHER[kind])
+
+
+def _toy(file: PluginFile, kind: Any, folder: Path) -> Toy:
+    """A federation of the strategy, with the first network and optimiser that it takes: the plug-in's own are last."""
+    method, networks = kind(), registry("networks", [file])
+    own = [{"name": name} for name, entry in file.added("networks").items() if entry.kind == kind.network_kind]
+    sites = folder / "sites"
+    paths = {path.stem: path for path in sorted(sites.glob("*.h5"))}
+    if not paths:
+        sites.mkdir()
+        paths = write_sites(sites)
+    (runs := Path(tempfile.mkdtemp(dir=folder)) / "run-0").mkdir()
+    refused: list[Exception] = []
+    for network in (*NETWORKS[kind.network_kind], *own):
+        for optimizer in OPTIMIZERS:
+            training = {"optimizer": optimizer, "optimizer_state": method.optimizer_state}
+            toy = Toy(method, NetworkChoice.parse(network, networks), paths, runs, training)
+            try:
+                method.check(Training(**training))
+                toy.layout  # noqa: B018 - it asks the strategy for each parameter
+            except (InputError, ValueError) as error:
+                refused.append(error)
+            else:
+                return toy
+    raise refused[0]
+
+
+def _raised(file: PluginFile, error: Exception) -> str:
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in file.sources]
+    where = f" (line {frames[-1].lineno} of {frames[-1].filename})" if frames else ""
+    return f"it raises {cause_of(error)}{where}"

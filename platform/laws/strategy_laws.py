@@ -21,9 +21,9 @@ def _described(toy: Toy) -> str:
 
 
 def _trains(toy: Toy) -> str:
-    executor, state = toy.trained
+    state, kept = toy.trained
     first = toy.begin().shared
-    moved = (state.shared != first).any() or any(True for _ in private(executor))
+    moved = (state.shared != first).any() or kept
     return "" if moved or not first.size else f"{toy.rounds} rounds change no shared parameter"
 
 
@@ -46,35 +46,37 @@ def _differs(toy: Toy) -> str:
     if kind.neutral is None or kind(**kind.neutral) == toy.method:
         return ""
     fedavg = toy.of(FedAvg())
-    found, wanted = toy.trained[1].shared, fedavg.train(fedavg.executor(), fedavg.begin()).shared
+    found, wanted = toy.trained[0].shared, fedavg.train(fedavg.executor(), fedavg.begin()).shared
     same = len(found) == len(wanted) and found.tobytes() == wanted.tobytes()
     return "all bits are FedAvg's: is the name of a hook misspelled?" if same else ""
 
 
 def _replies_again(toy: Toy) -> str:
-    executor, state = toy.trained
-    one, two = (list(toy.replies(executor, state)) for _ in range(2))
+    again = toy.of()
+    executor = again.executor()
+    state = again.train(executor, again.begin(), until=1)
+    one, two = (list(again.replies(executor, state)) for _ in range(2))
     return next((words for a, b in zip(one, two, strict=True) if (words := difference(_sent(a), _sent(b)))), "")
 
 
 def _repeats(toy: Toy) -> str:
-    executor, state = toy.trained
+    state, kept = toy.trained
     torch.manual_seed(99)
     np.random.seed(99)
     random.seed(99)
     again = toy.of()
     other = again.executor()
     found = again.train(other, again.begin())
-    return difference({**vectors(found), **private(other)}, {**vectors(state), **private(executor)})
+    return difference({**vectors(found), **private(other)}, {**vectors(state), **kept})
 
 
 def _resumes(toy: Toy) -> str:
-    executor, state = toy.trained
+    state, kept = toy.trained
     again = toy.of()
     first = again.train(again.executor(), again.begin(), until=1)
     resumed = again.executor()
     found = again.train(resumed, first)
-    return difference({**vectors(found), **private(resumed)}, {**vectors(state), **private(executor)})
+    return difference({**vectors(found), **private(resumed)}, {**vectors(state), **kept})
 
 
 def _order(toy: Toy) -> str:
@@ -82,7 +84,7 @@ def _order(toy: Toy) -> str:
     state = one.begin()
     replies = list(one.replies(one.executor(), state))
     forward, backward = (one.method.merge(state, each, one.n_slices) for each in (replies, replies[::-1]))
-    return difference(vectors(backward), vectors(forward), tolerance=1e-5)
+    return difference(vectors(backward), vectors(forward), tolerance=1e-4)
 
 
 def _missing(toy: Toy) -> str:
@@ -126,7 +128,7 @@ def _blind(toy: Toy) -> str:
     if toy.method.trains_on_operator:
         return ""
     other = toy.of(acceleration=1.5)
-    return difference(vectors(other.train(other.executor(), other.begin())), vectors(toy.trained[1]))
+    return difference(vectors(other.train(other.executor(), other.begin())), vectors(toy.trained[0]))
 
 
 def _sent(reply: TrainReply) -> dict[str, np.ndarray]:
@@ -143,7 +145,7 @@ LAWS = (
     Law("Asked twice for one round, a site replies the same.", _replies_again),
     Law("A second run gives the same bits, whatever a global random generator holds.", _repeats),
     Law("A run that is interrupted goes on with the same bits; what a site keeps is in `fit.memory`.", _resumes),
-    Law("The order of the replies changes no more than rounding (1e-5).", _order),
+    Law("The order of the replies changes no more than rounding (1e-4).", _order),
     Law("With the replies of some members alone, `merge` gives a finite state that names them.", _missing),
     Law("`weights` gives every member a weight, and they sum to 1.", _weights),
     Law("No private parameter is in a reply.", _keeps_private),

@@ -98,7 +98,7 @@ class Toy:
 
     def executor(self) -> InProcessExecutor:
         """New sites, which know nothing but what is in the memory on disk."""
-        settings = Training(rounds=self.rounds, batch_size=2, learning_rate=0.01, **self.training)
+        settings = Training(**{"rounds": self.rounds, "batch_size": 2, "learning_rate": 0.01, **self.training})
         operator = Undersampling.read({"mask": "random", "acceleration": self.acceleration, "center_fraction": 0.2})
         return InProcessExecutor([
             SitePlan(
@@ -139,10 +139,10 @@ class Toy:
         return state
 
     @cached_property
-    def trained(self) -> tuple[InProcessExecutor, State]:
-        """An executor that trained all rounds, and the last state."""
+    def trained(self) -> tuple[State, dict[str, Any]]:
+        """The state after the last round of an uninterrupted run, and the private memory of all members."""
         executor = self.executor()
-        return executor, self.train(executor, self.begin())
+        return self.train(executor, self.begin()), private(executor)
 
 
 def vectors(state: State) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def vectors(state: State) -> dict[str, Any]:
 
 
 def private(executor: InProcessExecutor) -> dict[str, Any]:
-    """The private memory of all members, by member and name."""
-    return {f"{m}'s {name}": v for m, site in executor.sites.items() for name, v in site.memory.values.items()}
+    """A copy of the private memory of all members, by member and name."""
+    return {f"{m}'s {name}": v.copy() for m, site in executor.sites.items() for name, v in site.memory.values.items()}
 
 
 def freeze(arrays: Iterable[Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -27,12 +27,15 @@ NETWORKS: dict[str, tuple[dict[str, Any], ...]] = {
 
 OPTIMIZERS = ("adam", "sgd")
 
-OTHER: dict[str, Sequence[Law]] = {
+LAWS: dict[str, Sequence[Law]] = {
+    "strategies": strategy_laws.LAWS,
+    "networks": network_laws.LAWS,
     "reconstructors": other_laws.RECONSTRUCTOR_LAWS,
     "masks": other_laws.MASK_LAWS,
     "degradations": other_laws.DEGRADATION_LAWS,
     "formats": other_laws.FORMAT_LAWS,
 }
+"""The laws of each kind of plug-ins."""
 
 
 class Verdict(TypedDict):
@@ -70,36 +73,41 @@ def check_plugin(path: Path | str) -> PluginCheck:
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             for name, one in file.added(kind).items():
-                laws = list(_verdicts(file, kind, one, Path(folder)))
+                laws = list(verdicts(kind, one, LAWS[kind], Path(folder), file))
                 found.append({"kind": kind, "name": name, "laws": laws})
     broken = sum(not law["holds"] for one in found for law in one["laws"])
     return {"file": str(path), "plugins": found, "broken": broken}
 
 
-def _verdicts(file: PluginFile, kind: str, one: Any, folder: Path) -> Iterator[Verdict]:
+def verdicts(
+    kind: str, one: Any, laws: Iterable[Law], folder: Path, file: PluginFile | None = None
+) -> Iterator[Verdict]:
+    """What each law says of a plug-in. Whatever the plug-in raises is what was found.
+
+    Args:
+        one: the class, or the entry of a network. folder: an empty folder, or one of an earlier call.
+        file: the plug-in file that it is in; None for one of fedrecon's own.
+    """
     try:
-        subject, laws = _subject(file, kind, one, folder)
-    except Exception as error:  # noqa: BLE001 - whatever the plug-in raises is the finding
-        yield {"wants": "It can be made with its default parameters.", "holds": False, "found": _raised(file, error)}
+        subject = BuiltNetwork(one) if kind == "networks" else one
+        subject = _toy(one, folder, file) if kind == "strategies" else subject
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        yield {"wants": "It can be made with its default parameters.", "holds": False, "found": _raised(error, file)}
         return
     for law in laws:
         try:
             found = law.broken(subject)
-        except Exception as error:  # noqa: BLE001 - whatever the plug-in raises is the finding
-            found = _raised(file, error)
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            found = _raised(error, file)
         yield {"wants": law.wants, "holds": not found, "found": found}
 
 
-def _subject(file: PluginFile, kind: str, one: Any, folder: Path) -> tuple[Any, Sequence[Law]]:
-    if kind == "strategies":
-        return _toy(file, one, folder), strategy_laws.LAWS
-    return (BuiltNetwork(one), network_laws.LAWS) if kind == "networks" else (one, OTHER[kind])
-
-
-def _toy(file: PluginFile, kind: Any, folder: Path) -> Toy:
+def _toy(kind: Any, folder: Path, file: PluginFile | None) -> Toy:
     """A federation of the strategy, with the first network and optimiser that it takes: the plug-in's own are last."""
-    method, networks = kind(), registry("networks", [file])
-    own = [{"name": name} for name, entry in file.added("networks").items() if entry.kind == kind.network_kind]
+    method, files = kind(), [file] if file else []
+    networks = registry("networks", files)
+    own = [{"name": name} for one in files for name in one.added("networks")]
+    own = [one for one in own if networks[one["name"]].kind == kind.network_kind]
     sites = folder / "sites"
     paths = {path.stem: path for path in sorted(sites.glob("*.h5"))}
     if not paths:
@@ -121,7 +129,7 @@ def _toy(file: PluginFile, kind: Any, folder: Path) -> Toy:
     raise refused[0]
 
 
-def _raised(file: PluginFile, error: Exception) -> str:
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in file.sources]
+def _raised(error: Exception, file: PluginFile | None) -> str:
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if file and one.filename in file.sources]
     where = f" (line {frames[-1].lineno} of {frames[-1].filename})" if frames else ""
     return f"it raises {cause_of(error)}{where}"

@@ -5,13 +5,45 @@ Each file is written under a temporary name in the same folder, synced (fsync) a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import uuid
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fedrecon.sites.debris import temporary_name
+from fedrecon.sites.errors import DiskFullError, FedreconError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = tuple(f"{form}{code}" for code in _FULL for form in ("os error ", "errno = ", "Errno "))
+"""safetensors and HDF5 give the number in their text only."""
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """The body writes ``path``, or files beside it.
+
+    Raises:
+        DiskFullError: the disk is full; any other error of the body passes unchanged.
+    """
+    try:
+        yield
+    except FedreconError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) in _FULL or any(text in str(error) for text in _FULL_TEXTS):
+            path = Path(getattr(error, "filename", None) or path)
+            free = shutil.disk_usage(_existing(path)).free
+            raise DiskFullError(path, free) from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above ``path`` that exists."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 @contextmanager
@@ -19,14 +51,19 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``. When the body ends, the file at the temporary path replaces ``path``.
 
     The rename is the commit. A process that is killed before it leaves ``path`` unchanged, and at most a hidden
-    ``.*.tmp`` file that no reader opens. If the body raises, the temporary file is deleted. Missing folders are made.
+    ``.*.tmp`` file that no reader opens and that a later start sweeps (:mod:`fedrecon.sites.debris`). If the body
+    raises, the temporary file is deleted. Missing folders are made.
+
+    Raises:
+        DiskFullError: the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+    temporary = path.parent / temporary_name(path.name)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)  # noqa: PTH105 - the one call whose atomicity is documented
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)  # noqa: PTH105 - the one call whose atomicity is documented
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

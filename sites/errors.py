@@ -44,12 +44,54 @@ class RunError(FedreconError):
     """The input was right, but the work failed. The message says where (site, round) and why."""
 
 
+DISK_FULL = "the disk is full"
+"""The words in the message of a :class:`DiskFullError`. Of a site's process only the message arrives."""
+
+
+class DiskFullError(RunError):
+    """A file could not be written, because its disk is full. What was committed before is whole.
+
+    Args:
+        path: the file. free: bytes that are free on its disk; a file may need more than that.
+    """
+
+    def __init__(self, path: Any, free: int) -> None:
+        super().__init__(f"{DISK_FULL}: {path} cannot be written, {free / 2**20:.1f} MiB are free there")
+        self.path, self.free = path, free
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the fields when the error travels to another process."""
+        return type(self), (self.path, self.free)
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
     """An error for a name that does not exist. Its message names the nearest allowed name and all allowed names."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given[:100], names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {kind} '{given}'.{hint} Allowed: {', '.join(names) or '(none)'}.", [given])
+    return InputError(f"unknown {kind} {_quoted(given)}.{hint} Allowed: {', '.join(names) or '(none)'}.", [given])
+
+
+def _quoted(name: str) -> str:
+    return f"'{visible(name)}'" if len(name) <= 80 else brief(name)
+
+
+def brief(value: Any, most: int = 80) -> str:
+    """The value as it is shown in a message: Python's notation, without control characters, at most ``most`` long."""
+    try:
+        shown = repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return shown if len(shown) <= most else f"{shown[: most - 20]}... ({len(shown)} characters)"
+
+
+def visible(text: str) -> str:
+    """The text with every character that a terminal would obey, or could not print, as an escape: ``\\x1b``.
+
+    Control characters (a colour, a cursor, a bell), marks that turn the direction of a line, and half characters of a
+    file's name. The end of a line and the tab stay.
+    """
+    return "".join(one if one in "\n\t" or one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def at_site(member: str, round_number: int | None, message: str) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, get_args
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from fedrecon.sites.errors import InputError, RefusedValueError, unknown
+from fedrecon.sites.errors import InputError, RefusedValueError, brief, unknown
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 """A number of things: a whole number of at least 1."""
+
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+"""The seed of random numbers: any whole number of 64 bits."""
+
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+"""The weight of a term of a sum; 0 leaves the term out."""
 
 ADDED_LATER = "added later"
 """Marks a key that was added to an experiment later: ``key: Annotated[int, ADDED_LATER] = 3``.
@@ -19,16 +26,26 @@ The key enters a digest only if its value differs from its default. So the diges
 """
 
 
-class Plugin(BaseModel):
-    """A plug-in. Its fields are its parameters. Unknown parameters are refused, and an instance never changes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
-
-
 class Settings(BaseModel):
-    """A block of an experiment. It is frozen, and it refuses unknown keys."""
+    """A block of an experiment. It is frozen, and it refuses unknown keys, NaN, and a truth value for a number.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Every number has a lower and an upper bound, in the declaration of its field: what is out of bounds is refused
+    before torch loads. ``tests/platform/test_bounds.py`` goes through the fields of all classes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, given: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if kinds & {int, float} and not kinds & {bool, Any} and _holds_bool(given):
+            raise ValueError("a number is needed, not true or false")
+        return given
+
+
+class Plugin(Settings):
+    """A plug-in. Its fields are its parameters. Unknown parameters are refused, and an instance never changes."""
 
 
 P = TypeVar("P", bound=Plugin)
@@ -71,9 +88,33 @@ def parse(model: type[M], given: Any, where: str) -> M:
     """
     try:
         return model.model_validate(given)
+    except UnicodeError as error:  # pydantic's own messages are UTF-8
+        raise InputError(f"{where}: half of a character (a surrogate) is no text: {brief(str(error))}") from None
     except ValidationError as error:
-        found = [_explain(item, model, where) for item in error.errors()]
+        found = [_explain(item, model, where) for item in _furthest(error.errors())]
         raise InputError("\n".join(map(str, found)), [name for one in found for name in one.unknown]) from None
+
+
+_BRANCH = re.compile(r"str|int|float|bool|(literal|dict|list|tuple|constrained|function|nullable)\b.*")
+"""How pydantic names a branch of a union in the place of an error."""
+
+
+def _furthest(items: Sequence[Any]) -> list[Any]:
+    """The errors without branches of unions: of all the branches, those count that got furthest into the value."""
+    found: dict[tuple[str, ...], list[Any]] = {}
+    for item in items:
+        path = tuple(map(str, item["loc"]))
+        at = next((at for at, part in enumerate(path) if _BRANCH.fullmatch(part)), len(path))
+        rest = tuple(part for part in path[at:] if not _BRANCH.fullmatch(part))
+        found.setdefault(path[:at], []).append({**item, "loc": path[:at] + rest})
+    chosen = []
+    for group in found.values():
+        furthest = [item for item in group if len(item["loc"]) == max(len(one["loc"]) for one in group)]
+        for loc in dict.fromkeys(item["loc"] for item in furthest):
+            alike = [item for item in furthest if item["loc"] == loc]
+            messages = dict.fromkeys(item["msg"] for item in alike)
+            chosen.append({**alike[0], "msg": "; or: ".join(messages)})
+    return chosen
 
 
 def _explain(item: Any, model: type[BaseModel], where: str) -> InputError:
@@ -88,9 +129,23 @@ def _explain(item: Any, model: type[BaseModel], where: str) -> InputError:
         return InputError(f"{where}: '{key}' is missing.")
     message, raised = item["msg"].removeprefix("Value error, "), item.get("ctx", {}).get("error")
     given = item.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | list) else ""
+    shown = f" (given: {brief(given)})" if isinstance(given, str | int | float | bool | list) else ""
     names = raised.error.unknown if isinstance(raised, RefusedValueError) else ()
     return InputError(f"{where}: {f'{key}: ' if key else ''}{message}{shown}", names)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    if get_origin(annotation) is Literal:
+        return set(map(type, get_args(annotation)))
+    inner = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return set().union(*map(_kinds, inner)) if inner else {annotation}
+
+
+def _holds_bool(given: Any) -> bool:
+    """Whether the value is a truth value, or a list or mapping with one in it."""
+    inner = given.values() if isinstance(given, dict) else given if isinstance(given, list | tuple) else ()
+    return isinstance(given, bool) or any(map(_holds_bool, inner))
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:

@@ -64,14 +64,14 @@ class Adaptation(Settings):
 
     prior: Literal["trained", "untrained"] = "trained"
     variables: tuple[Variable, ...] = Field(("z", "noise", "weights", "phase"), min_length=1)
-    steps: int = Field(1200, ge=0)
-    rate: float = Field(0.01, gt=0, allow_inf_nan=False)
-    tv: float = Field(0.0256, ge=0, allow_inf_nan=False)
-    noise_to: int = Field(8, ge=0)
-    phase_size: int = Field(8, ge=2)
+    steps: int = Field(1200, ge=0, le=10**6)
+    rate: float = Field(0.01, gt=0, le=1000)
+    tv: float = Field(0.0256, ge=0, le=1e6)
+    noise_to: int = Field(8, ge=0, le=4096)
+    phase_size: int = Field(8, ge=2, le=256)
     holdout: float = Field(0.03, ge=0, lt=0.5)
-    patience: int = Field(200, ge=1)
-    batch: int = Field(8, ge=1)
+    patience: int = Field(200, ge=1, le=10**6)
+    batch: int = Field(8, ge=1, le=4096)
 
     @field_validator("variables")
     @classmethod

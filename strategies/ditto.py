@@ -45,7 +45,7 @@ class Ditto(FedAvg):
         "its shared network is FedAvg's for every lam; its personal network has no counterpart in FedAvg"
     )
 
-    lam: float = Field(0.1, ge=0, allow_inf_nan=False)
+    lam: float = Field(0.1, ge=0, le=1e6)
 
     def build(self, network: Any, images: Images) -> nn.Module:
         """The shared network and a copy of it, the personal network."""

@@ -89,16 +89,16 @@ class FedGIMP(Strategy):
     private_reconstructs: ClassVar[bool] = False
     at_inference: ClassVar[tuple[str, ...]] = ("adaptation",)
 
-    r1: float = Field(10.0, ge=0, allow_inf_nan=False)
-    r1_every: int = Field(1, ge=1)
+    r1: float = Field(10.0, ge=0, le=1e6)
+    r1_every: int = Field(1, ge=1, le=10**6)
     mixing: float = Field(0.9, ge=0, le=1)
-    discriminator_rate: float = Field(1.0, gt=0, allow_inf_nan=False)
+    discriminator_rate: float = Field(1.0, gt=0, le=1e6)
     augmentation: Literal["none", "adaptive"] = "none"
     augmentation_target: float = Field(0.6, ge=-1, le=1)
-    augmentation_images: int = Field(20000, ge=1)
-    anchor: float = Field(0.0, ge=0, allow_inf_nan=False)
-    anchor_rounds: int = Field(0, ge=0)
-    anchor_rate: float = Field(5.0, gt=0, allow_inf_nan=False)
+    augmentation_images: int = Field(20000, ge=1, le=10**9)
+    anchor: float = Field(0.0, ge=0, le=1e6)
+    anchor_rounds: int = Field(0, ge=0, le=10**6)
+    anchor_rate: float = Field(5.0, gt=0, le=1e6)
     anchor_spread: float = Field(0.5, ge=0, lt=1)
     moving_average: float = Field(0.0, ge=0, lt=1)
     adaptation: Adaptation = Adaptation()

@@ -95,8 +95,8 @@ class FedMRI(Partial):
 
     private: tuple[str, ...] = ("decoder", "head")
     weighting: Literal["slices", "uniform"] = "uniform"
-    reconstruction_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    contrastive_weight: float = Field(100.0, ge=0, allow_inf_nan=False)
+    reconstruction_weight: float = Field(1.0, gt=0, le=1e6)
+    contrastive_weight: float = Field(100.0, ge=0, le=1e6)
     per_parameter: bool = False
 
     # On the server

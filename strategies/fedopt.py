@@ -44,10 +44,10 @@ class FedOpt(FedAvg):
     neutral: ClassVar[None] = None
     not_neutral: ClassVar[str] = "the step is divided by the root of a second moment, so it never equals the mean"
 
-    server_rate: float = Field(0.01, gt=0, allow_inf_nan=False)
+    server_rate: float = Field(0.01, gt=0, le=1000)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
-    tau: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    tau: float = Field(1e-3, gt=0, le=1000)
 
     @abstractmethod
     def second(self, v: Vector, squared: Vector) -> Vector:

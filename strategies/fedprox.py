@@ -35,7 +35,7 @@ class FedProx(FedAvg):
     """
     neutral: ClassVar[dict[str, float]] = {"mu": 0.0}
 
-    mu: float = Field(0.01, ge=0, allow_inf_nan=False)
+    mu: float = Field(0.01, ge=0, le=1e6)
 
     def receive(self, fit: LocalFit) -> None:
         """Keeps w_t, the shared parameters that the server sent."""

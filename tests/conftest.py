@@ -9,6 +9,7 @@ import pytest
 from clusters import PATIENCE_WITH_RAY, end_local_cluster
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the number of threads decides the last bits
+os.environ["FEDRECON_RAISE"] = "1"  # an error that nobody expected is a defect, and no line on stderr
 # Ray gives its workers nice 15. Beside processes that compute they would get no processor, and tests would time out.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray ends a driver whose control store is silent for 60 s with exit(1), and the tests of a whole worker with it. After

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedrecon.platform.storage.journal import Ended
 from fedrecon.platform.storage.tracking.tracker import (
     TAG_SUPERSEDED,
     BufferedTracker,
-    Ended,
     Logged,
     Point,
     RunInfo,
     RunStore,
-    Tracker,
 )
 from fedrecon.sites.errors import RunError
 
@@ -43,7 +42,7 @@ class MemoryTracker(BufferedTracker):
             run.params,
             frozenset((key, step) for key, step, _ in run.images),
         )
-        super().__init__(run.info.run_id, logged if continued else None)
+        super().__init__(run.info.run_id, (lambda: logged) if continued else None)
         self.run = run
 
     def _write_params(self, params: Mapping[str, str]) -> None:
@@ -87,15 +86,17 @@ class MemoryStore(RunStore):
         infos = [run.info for run in reversed(self.runs) if run.info.digest.startswith(digest)]
         return [info for info in infos if experiment_name in (None, info.experiment_name)]
 
-    def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> Tracker:
+    def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> BufferedTracker:
         info = RunInfo(f"memory-{len(self.runs)}", experiment_name, run_name, "RUNNING", dict(tags), {})
         self.runs.append(MemoryRun(info))
         return MemoryTracker(self.runs[-1])
 
-    def _continue(self, run: RunInfo) -> Tracker:
+    def _restart(self, run: RunInfo) -> None:
         record = next(item for item in self.runs if item.info.run_id == run.run_id)
         record.info = replace(record.info, status="RUNNING")
-        return MemoryTracker(record, continued=True)
+
+    def _tracker(self, run: RunInfo) -> BufferedTracker:
+        return MemoryTracker(next(item for item in self.runs if item.info.run_id == run.run_id), continued=True)
 
     def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
         """See :class:`RunStore`."""

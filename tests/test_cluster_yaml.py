@@ -63,6 +63,17 @@ def test_setup_installs_with_the_constraints_file_that_exists() -> None:
         assert "--constraint ~/fedrecon/constraints.txt" in command
 
 
+def test_every_recipe_starts_ray_with_the_token() -> None:
+    yamls = [load(), *(block for block in map(yaml.safe_load, blocks("yaml")) if block.get("cluster_name"))]
+    commands = [one for config in yamls for key, ones in config.items() if "start_ray" in key for one in ones]
+    started = [one for one in [*commands, *"\n".join(blocks("bash")).splitlines()] if "ray start" in one]
+    assert len(started) == 2 * len(yamls) + 2
+    assert all(re.search(r"RAY_AUTH_MODE=token .*ray start", one) for one in started)
+    assert all("~/.ray/auth_token" in config["file_mounts"] for config in yamls)
+    cluster = next(block for block in map(yaml.safe_load, blocks("yaml")) if block.get("kind") == "RayCluster")
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
+
+
 def set_in(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     *parents, last = path.split("/")
     inner = config

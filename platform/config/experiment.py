@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fedrecon.platform.config.fitting import (
@@ -30,12 +29,13 @@ from fedrecon.platform.config.plugins import PluginFiles, embedded, read_plugins
 from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
+from fedrecon.platform.config.yaml_text import read_yaml_file
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, RefusedValueError, unknown
 from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.extension.registry import Registry
-from fedrecon.sites.plugin import Settings, choose, parse, science_of
+from fedrecon.sites.plugin import Seed, Settings, choose, parse, science_of
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import Strategy
@@ -71,7 +71,7 @@ class Experiment(Settings):
     """
 
     # A default value is validated like a given one, so that both give the same digest.
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(validate_default=True)
 
     name: Title = Field("experiment", min_length=1)
     sites: SiteFiles
@@ -88,7 +88,7 @@ class Experiment(Settings):
     allow_pooling: bool = False
     publish_private: Literal["all"] | tuple[str, ...] = ()
     test: TransferTest | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -210,7 +210,8 @@ class Experiment(Settings):
         if isinstance(given, Experiment):
             raw: Any = given.as_dict()
         elif isinstance(given, str | Path):
-            where, raw = str(given), embedded(_load(Path(given)), Path(given).parent)
+            path = Path(given)
+            where, raw = str(given), embedded(read_yaml_file(path, "experiment"), path.parent)
         else:
             raw = given
         if not isinstance(raw, Mapping):
@@ -368,15 +369,6 @@ def _raised(make: Any) -> Any:
         return make()
     except InputError as error:
         raise RefusedValueError(error) from None
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such experiment file")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
 
 
 def _hash(science: Mapping[str, Any]) -> str:

@@ -6,10 +6,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from fedrecon.platform.config.tasks import BLOCKS, Task
-from fedrecon.sites.errors import InputError
+from fedrecon.platform.config.yaml_text import read_yaml
+from fedrecon.sites.errors import InputError, brief
 
 NAMED_BLOCKS = ("strategy", "network", "reconstructor")
 """The blocks with a key ``name``. Their other keys are parameters of the plug-in with that name."""
@@ -53,11 +52,8 @@ def _parse(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise InputError(f"'{text}' is no override: key.path=value is needed, such as training.rounds=20")
-    try:
-        return path, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"'{text}': the value is not valid YAML: {error}") from None
+        raise InputError(f"{brief(text)} is no override: key.path=value is needed, such as training.rounds=20")
+    return path, read_yaml(value, brief(text))
 
 
 def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
@@ -103,7 +99,7 @@ def _block(owner: dict[str, Any], path: list[str]) -> dict[str, Any]:
         if inner is None:
             inner = owner[part] = {}
         if not isinstance(inner, dict):
-            raise InputError(f"'{'.'.join(path[: depth + 1])}' is a value ({inner!r}) and has no keys")
+            raise InputError(f"'{'.'.join(path[: depth + 1])}' is a value ({brief(inner)}) and has no keys")
         owner = inner
     return owner
 

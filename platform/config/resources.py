@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from fedrecon.sites.plugin import Settings
+
+Share = Annotated[float, Field(ge=0, le=4096)]
+"""A number of processors of a node, or a fraction of one."""
+
+LATE, DEAD, UNSCORED = "late", "dead", "dead when it was scored"
+"""The reasons why a member missed a reply. Only the last one changes no training."""
+
+Missed = Mapping[str, Mapping[str, str]]
+"""Missed replies: the reason by member, by round (``"3"``) or ``"test"``. Rounds in which all replied are left out."""
 
 
 class Resources(Settings):
@@ -24,19 +34,37 @@ class Resources(Settings):
         min_sites: smallest number of living sites with which a run goes on when other sites stay dead. None stops the
             run when a site stays dead.
         start_timeout: time in seconds after which a site that cannot be placed is an error.
+        fit_timeout: time in seconds for a site to answer one call: start, fit, scores, pictures, tuning. Then its
+            process is ended, started again and asked again, with the same bits; that is one restart. auto is ten times
+            the longest call of this run, at least 600, and twice as long each time that the same call is made again.
+            It needs actors: nothing can end a site in the driver's own process.
+        straggler: wait (a site that did not answer in fit_timeout is asked again) or skip (it misses this round, if
+            min_sites others reply). A round without a reply has other bits. So an experiment that does not allow this
+            neither returns to such a run nor takes over its training.
     """
 
-    gpus_per_site: Literal["auto"] | float = Field("auto")
-    cpus_per_site: Literal["auto"] | float = Field("auto")
-    threads: int = Field(1, ge=1)
+    gpus_per_site: Literal["auto"] | Share = "auto"
+    cpus_per_site: Literal["auto"] | Share = "auto"
+    threads: int = Field(1, ge=1, le=512)
     crew: Literal["auto", "actors", "in-process"] = "actors"
-    max_restarts: int = Field(10, ge=0)
-    min_sites: int | None = Field(None, ge=1)
-    start_timeout: float = Field(25.0, gt=0, allow_inf_nan=False)
+    max_restarts: int = Field(10, ge=0, le=10**6)
+    min_sites: int | None = Field(None, ge=1, le=10**6)
+    start_timeout: float = Field(25.0, gt=0, le=10**6)
+    fit_timeout: Literal["auto"] | Annotated[float, Field(gt=0, le=10**7)] = "auto"
+    straggler: Literal["wait", "skip"] = "wait"
 
-    @field_validator("gpus_per_site", "cpus_per_site")
+    @field_validator("straggler")
     @classmethod
-    def _not_negative(cls, value: Any) -> Any:
-        if value != "auto" and not 0 <= value < float("inf"):
-            raise ValueError("must be 'auto' or a number that is at least 0")
+    def _needs_min_sites(cls, value: str, info: ValidationInfo) -> str:
+        if value == "skip" and info.data.get("min_sites", 0) is None:
+            raise ValueError("'skip' needs resources.min_sites: the smallest number of sites that must reply")
         return value
+
+    def allows(self, missed: Missed, n_members: int) -> bool:
+        """Whether a run of these members that missed these replies is one that these resources could have had.
+
+        A dead site may be missing down to ``min_sites``; one that was merely late only under ``straggler: skip``.
+        """
+        fewest = self.min_sites or n_members
+        late = any(LATE in each.values() for each in missed.values())
+        return (self.straggler == "skip" or not late) and all(n_members - len(one) >= fewest for one in missed.values())

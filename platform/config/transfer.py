@@ -37,7 +37,7 @@ class TransferTest(Settings):
     operator: dict[str, Any] = Field(default_factory=dict)
     degradation: dict[str, Any] = Field(default_factory=dict)
     unseen: UnseenRule | None = None
-    fine_tune_epochs: int | None = Field(None, ge=1)
+    fine_tune_epochs: int | None = Field(None, ge=1, le=10**6)
 
     def check(self, task: Task) -> None:
         """Refuses a block of another task, and the key ``per_site``.

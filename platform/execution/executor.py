@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +12,7 @@ from fedrecon.sites.errors import FedreconError, RunError, at_site
 from fedrecon.sites.wire import PanelTask, ScoreTask
 
 if TYPE_CHECKING:
+    from fedrecon.platform.execution.liveness import Watch
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.wire import (
         Description,
@@ -29,18 +31,23 @@ class Executor(Protocol):
     Attributes:
         restarts: number of site processes that died and came back, since the executor was made.
         dead: reasons by member, for the members that stay dead.
+        missed: the members that missed the last fit, and why: ``late`` or ``dead`` (``platform/config/resources.py``).
+        waited: time in seconds, by member, that calls took which were so long that the member was named. The caller
+            clears it.
     """
 
     restarts: int
     dead: dict[str, str]
+    missed: dict[str, str]
+    waited: dict[str, float]
 
     @property
     def members(self) -> tuple[str, ...]:
         """The members that are alive."""
         ...
 
-    def fit(self, request: TrainRequest) -> Iterator[TrainReply]:
-        """Trains at every member. Yields the replies in the roster's order.
+    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
+        """Trains at every member but those in ``without``. Yields the replies in the roster's order.
 
         A reply is yielded as soon as it and the replies before it have arrived. Its vectors are valid until the next
         fit. A caller that keeps them longer copies them (:meth:`State.owned`).
@@ -82,24 +89,27 @@ class InProcessExecutor:
     Args:
         plans: plans of the members, in the roster's order.
         wire_log: record of the messages; None makes one in memory.
+        watch: names the members that take long; None names none. Nothing can end a member in this process.
     """
 
-    def __init__(self, plans: Sequence[SitePlan], wire_log: WireLog | None = None) -> None:
+    def __init__(self, plans: Sequence[SitePlan], wire_log: WireLog | None = None, watch: Watch | None = None) -> None:
         from fedrecon.sites.member.site import Site
 
         self.sites = {plan.member: Site(plan) for plan in plans}
         self.restarts = 0
         self.dead: dict[str, str] = {}
-        self._wire_log = wire_log or WireLog()
+        self.missed: dict[str, str] = {}
+        self.waited: dict[str, float] = {} if watch is None else watch.waited
+        self._wire_log, self._watch = wire_log or WireLog(), watch
 
     @property
     def members(self) -> tuple[str, ...]:
         """See :class:`Executor`."""
         return tuple(self.sites)
 
-    def fit(self, request: TrainRequest) -> Iterator[TrainReply]:
+    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
         """See :class:`Executor`."""
-        for name in self.sites:
+        for name in [one for one in self.sites if one not in without]:
             reply = self._call(name, "fit", request, round_number=request.round)
             yield replace(reply, shared=reply.shared.copy())
 
@@ -139,7 +149,8 @@ class InProcessExecutor:
 
         site = self.sites[name]
         self._wire_log.sent((name,), arguments)
-        with threads(site.plan.threads):
+        named = nullcontext() if self._watch is None else self._watch.named(method, round_number, name)
+        with threads(site.plan.threads), named:
             try:
                 answer = call(site, method, arguments)
             except FedreconError as error:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import signal
+import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import ray_constants, services
 from ray._private import state as ray_state
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
-from fedrecon.sites.errors import RunError
+from fedrecon.sites import debris
+from fedrecon.sites.errors import InputError, RunError, cause_of
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -24,6 +30,13 @@ if TYPE_CHECKING:
 
 RESTART_TIMEOUT = 600.0
 """Time in seconds for a dead actor to come back, on its own node or on another node that carries its name."""
+
+LONGEST_SOCKET = 107
+_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""The path of Ray's longest socket below its folder, with the longest process id of Linux."""
+
+OWNER = "fedrecon.owner"
+"""Name of a file in the folder of a Ray session: the name of the driver (:func:`fedrecon.sites.debris.owner`)."""
 
 CONNECT_TIMEOUT = 5.0
 """Time in seconds for a cluster's address to answer; Ray itself would try for minutes."""
@@ -84,6 +97,7 @@ def connect(address: str | None) -> None:
     """Connects this process to the cluster at ``address``; None starts a cluster on this machine.
 
     Raises:
+        InputError: the folder for temporary files has too long a path for Ray's sockets.
         RunError: no cluster answers at ``address``, or Ray does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -91,17 +105,116 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     _check_answers(address)
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address in (None, "local"):
+    here = address in (None, "local")
+    if here:
+        check_temporary_folder()
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here):
         warnings.simplefilter("ignore")
         try:
-            ray.init(address=address or "local", **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {error}") from error
+            begun: Any = ray.init(address=address or "local", **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {cause_of(error)}") from error
+    if here:
+        _sweep_sessions(Path(begun.address_info["session_dir"]))
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)  # Ray makes the file readable for all users
+
+
+@contextlib.contextmanager
+def loopback(wanted: bool = True) -> Iterator[None]:
+    """A Ray that is started in the body listens on this machine's loopback only, its exporters of metrics too.
+
+    Ray does so where it knows no clusters, on macOS and Windows, by this switch. On Linux it puts the machine's own
+    address in place of 127.0.0.1, and its exporters answer the whole network without a token. Its other processes read
+    the switch from the environment.
+    """
+    if not wanted:
+        yield
+        return
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    inherited = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if inherited is not None:
+            os.environ[name] = inherited
+
+
+def check_temporary_folder() -> None:
+    """Refuses a folder for temporary files whose path leaves no room for Ray's sockets: Linux takes 107 characters.
+
+    Raises:
+        InputError: the message says how long the path may be, and what to set.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    length, room = len(os.fsencode(folder)), LONGEST_SOCKET - len(_SOCKET)
+    if length > room:
+        raise InputError(
+            f"the path of the folder for temporary files has {length} bytes, and Ray's sockets leave room for {room}: "
+            f"{folder}; set RAY_TMPDIR to a short folder, such as RAY_TMPDIR=SHORT_FOLDER, or use --in-process"
+        )
+
+
+@contextlib.contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Starts each process of Ray in a process group of its own.
+
+    SIGTERM is often sent to the whole group of a command. If Ray's processes end at once with the driver, Ray ends the
+    driver too, with exit code 1 and before it has ended its run. Now the driver alone gets the signal, and ends them.
+    """
+    ray_services: Any = services  # not public in Ray; without this class they share the driver's group
+    popen = getattr(services, "ConsolePopen", None)
+    if popen is None:
+        yield
+        return
+    ray_services.ConsolePopen = functools.partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        ray_services.ConsolePopen = popen
+
+
+def has_ended() -> bool:
+    """Whether the control store of the cluster that this process started has ended. Then Ray answers no more."""
+    node = getattr(ray._private.worker, "_global_node", None)  # not public in Ray; without it nothing is known
+    started = getattr(node, "all_processes", {}).get("gcs_server", ())
+    return any(one.process.poll() is not None for one in started)
+
+
+def _sweep_sessions(own: Path) -> None:
+    """Deletes the session folders that Ray left of earlier drivers of fedrecon, once all their processes have ended."""
+    (own / OWNER).write_text(debris.owner(), encoding="utf-8")
+    for mark in own.parent.glob(f"session_*/{OWNER}"):
+        with contextlib.suppress(OSError, ValueError):  # it is of another user, or being swept
+            if (
+                not mark.parent.is_symlink()
+                and debris.is_dead(mark.read_text(encoding="utf-8"))
+                and not _lives(mark.parent.name)
+            ):
+                debris.remove(mark.parent)
+
+
+def _lives(session: str) -> bool:
+    """Whether a process of Ray names this session in its command line."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if session.encode() in path.read_bytes():
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _own_handler_kept() -> Iterator[None]:
+    """Keeps the handler of SIGTERM that this process has. Ray puts its own into the place, which exits with code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str | None) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, ObjectLostError, RayTaskError
 
+from fedrecon.platform.config.resources import DEAD, LATE
 from fedrecon.platform.execution import placement
+from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_cluster import (
     RESTART_TIMEOUT,
     bundle_option,
@@ -43,11 +45,10 @@ if TYPE_CHECKING:
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.wire import Samples, Scores
 
-READY_TIMEOUT = 600.0
-"""Time in seconds for the process of a placed actor to start, on a busy machine."""
-
 Change = tuple[str, tuple[Any, ...]]
 """A method that changes the site permanently, and the arguments of the method."""
+
+ENDED = "did not answer in time, and its process was ended"
 
 DIED = (ActorUnavailableError, ObjectLostError)
 """The errors of a call to an actor that can come back. ObjectLostError: a node was lost together with a reply."""
@@ -111,6 +112,7 @@ class RayExecutor:
             The first bundle of the group belongs to this process. Empty without a placement group.
         make_transport: function that makes the transport of requests and replies.
         wire_log: record of the messages; None makes one in memory.
+        watch: clock of the calls; None makes one that says nothing.
     """
 
     def __init__(
@@ -121,13 +123,10 @@ class RayExecutor:
         bundle_members: Sequence[str] = (),
         make_transport: MakeTransport = SharedMemoryTransport,
         wire_log: WireLog | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self._wire_log = wire_log or WireLog()
-        self.resources, self.restarts = resources, 0
-        self.dead: dict[str, str] = {}
-        self.actors: dict[str, Any] = {}
+        self._prepare(resources, wire_log or WireLog(), watch or Watch())
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
-        self._processes: dict[str, int | None] = {}
         self._owns = not ray.is_initialized()
         if self._owns:
             connect(address)
@@ -139,14 +138,29 @@ class RayExecutor:
             self.close()
             raise
 
+    def _prepare(self, resources: Resources, wire_log: WireLog, watch: Watch) -> None:
+        self._wire_log, self._watch, self.resources = wire_log, watch, resources
+        watch.patience.fit_timeout = None if resources.fit_timeout == "auto" else resources.fit_timeout
+        self.restarts, self.waited = 0, watch.waited
+        self.dead: dict[str, str] = {}
+        self.missed: dict[str, str] = {}
+        self.actors: dict[str, Any] = {}
+        self._processes: dict[str, int | None] = {}
+        self._restarted: dict[str, int] = {}
+        self._open: dict[str, Any] = {}
+        self._overdue: set[str] = set()
+        self._returning: set[str] = set()
+
     @property
     def members(self) -> tuple[str, ...]:
         """See :class:`Executor`."""
         return tuple(name for name in self.actors if name not in self.dead)
 
-    def fit(self, request: TrainRequest) -> Iterator[TrainReply]:
+    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
         """See :class:`Executor`. The vectors are read-only views of Ray's store or of the reply buffer."""
-        yield from self._each("fit", (request,), request.round)
+        self.missed.clear()
+        asked = [name for name in self.members if name not in without]
+        yield from (reply for _, reply in self._named("fit", (request,), request.round, asked))
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
@@ -199,21 +213,23 @@ class RayExecutor:
         self.describe()
 
     def _await_start(self, demanded: Mapping[str, placement.Demand], reserved: bool) -> None:
-        """Waits until every actor's process is ready.
+        """Waits until every actor is ready, or has a process at least: a first call has a clock.
 
         Without reserved bundles it refuses an actor that gets no process because others use the resources.
         """
-        waiting = {actor.__ray_ready__.remote(): member for member, actor in self.actors.items()}
-        start, patience = time.monotonic(), self.resources.start_timeout
-        while waiting:
-            _, left = ray.wait(list(waiting), num_returns=len(waiting), timeout=patience)
-            waiting, waited = {one: waiting[one] for one in left}, time.monotonic() - start
-            unplaced = [demanded[m] for m in waiting.values() if not reserved and not has_process(self.actors[m])]
-            placement.check(unplaced, free(), waited)
+        self._open = {member: actor.__ray_ready__.remote() for member, actor in self.actors.items()}
+        self._watch.ask("start", None, self._open)
+        start, patience, unplaced = time.monotonic(), self.resources.start_timeout, list(self._open)
+        while unplaced:
+            _, left = ray.wait(list(self._open.values()), num_returns=len(self._open), timeout=patience)
+            late = [member for member, one in self._open.items() if one in left]
+            unplaced = [member for member in late if not has_process(self.actors[member])]
+            waited = time.monotonic() - start
+            placement.check([demanded[m] for m in unplaced if not reserved], free(), waited)
+            self._watch.due(late)
             patience = 2.0
-            if waiting and waited > READY_TIMEOUT:
-                member = next(iter(waiting.values()))
-                raise RunError(at_site(member, None, f"its process did not start within {waited:.0f} s"))
+            if unplaced and waited > RESTART_TIMEOUT:
+                raise RunError(at_site(unplaced[0], None, f"its process did not start within {waited:.0f} s"))
 
     def _each(self, method: str, arguments: tuple[Any, ...], round_number: int | None = None) -> Iterator[Any]:
         for _, result in self._named(method, arguments, round_number):
@@ -230,13 +246,23 @@ class RayExecutor:
         check_call(method, arguments)
         alive = [name for name in self.members if members is None or name in members]
         delivery = self.transport.send(method, arguments)
-        running = {name: self._call(name, method, arguments, delivery) for name in alive}
+        self._overdue, skipped = set(), 0
+        self._open = {name: self._call(name, method, arguments, delivery) for name in alive}
+        self._watch.ask(method, round_number, alive)
         for name in alive:
+            # A round may go on without a late member as long as enough others can reply.
+            rest = sum(one not in self.dead for one in alive) - skipped - 1
+            skip = method == "fit" and self.resources.straggler == "skip" and rest >= (self.resources.min_sites or 0)
             try:
-                result = self._result(name, method, arguments, running.pop(name), delivery, round_number)
+                result = self._result(name, method, arguments, delivery, round_number, skip)
             except _StaysDeadError as error:
                 self._mark_dead(name, round_number, str(error))
                 continue
+            except _SkippedError:
+                skipped += 1
+                continue
+            finally:
+                self._open.pop(name)
             self._wire_log.received(name, result)
             yield name, result
             del result
@@ -255,30 +281,75 @@ class RayExecutor:
         name: str,
         method: str,
         arguments: tuple[Any, ...],
-        reference: Any,
         delivery: Delivery,
         round_number: int | None,
+        skip: bool,
     ) -> Any:
-        """The result of the call. A member whose process died is called again when it is back."""
+        """The result of the open call. A member whose process died is called again when it is back.
+
+        Args:
+            skip: whether a member that was too late is left out of the round instead.
+        """
         while True:
             try:
-                process, node, result = ray.get(reference)
+                process, node, result = ray.get(self._open[name], timeout=self._watch.rest())
             except RayTaskError as error:
                 raise RunError(at_site(name, round_number, cause_of(error))) from error
-            except ActorDiedError as error:
-                raise _StaysDeadError(cause_of(error)) from error
-            except DIED:
-                self.restarts, self._processes[name] = self.restarts + 1, None
-                self._await_return(name)
-                reference = self._call(name, method, arguments, delivery)
+            except GetTimeoutError:
+                self._end_overdue()
                 continue
-            # A process that died between two calls was replaced without an error.
-            self.restarts += self._processes.get(name) not in (None, process)
+            except ActorDiedError as error:
+                raise _StaysDeadError(ENDED if name in self._overdue else cause_of(error)) from error
+            except DIED as error:
+                self._note_restart(name, round_number, late := name in self._overdue)
+                if skip and late:
+                    self._leave_out(name, round_number)
+                    raise _SkippedError from error
+                self._await_return(name)
+                self._open[name] = self._call(name, method, arguments, delivery)
+                self._watch.ask_again(name)
+                continue
+            # A process that died between two calls, or was ended before it took this one, is replaced without an error.
+            known, late = self._processes.get(name), name in self._overdue
+            self._returning.discard(name)
+            if late or known not in (None, process):
+                self._note_restart(name, round_number, late)
+            if late and known == process:  # it answered in the last moment, and ends now
+                self._returning.add(name)
             self._processes[name] = process
             self.transport.note_node(name, node, isinstance(result, Unreachable))
             if not isinstance(result, Unreachable):
+                self._watch.answered(name)
                 return self._checked(name, method, delivery.received(name, result), round_number)
-            reference = self._call(name, method, arguments, delivery)
+            self._open[name] = self._call(name, method, arguments, delivery)
+
+    def _end_overdue(self, *returning: str) -> None:
+        """Names the members that have not answered, and ends the processes of those that have used up their time."""
+        _, left = ray.wait(list(self._open.values()), num_returns=len(self._open), timeout=0)
+        late = [name for name, one in self._open.items() if one in left or name in returning]
+        for name in self._watch.due(late):
+            self._overdue.add(name)
+            ray.kill(self.actors[name], no_restart=False)  # it ends a stopped process too, after some seconds
+
+    def _note_restart(self, name: str, round_number: int | None, late: bool) -> None:
+        """Counts a process that died, and says so. A member that was left out of a round was counted then."""
+        self._processes[name] = None
+        self._overdue.discard(name)
+        if name in self._returning:
+            self._returning.remove(name)
+            return
+        self.restarts += 1
+        self._restarted[name] = self._restarted.get(name, 0) + 1
+        why = ENDED if late else "its process died"
+        text = f"{why}; restart {self._restarted[name]} of at most {self.resources.max_restarts}"
+        self._watch.say(at_site(name, round_number, text))
+        self._watch.note("restarted", name, why=why)
+
+    def _leave_out(self, name: str, round_number: int | None) -> None:
+        self.missed[name] = LATE
+        self._returning.add(name)
+        self._watch.say(at_site(name, round_number, "the round goes on without it (resources.straggler is skip)"))
+        self._watch.note("skipped", name)
 
     def _checked(self, name: str, method: str, answer: Any, round_number: int | None) -> Any:
         try:
@@ -291,18 +362,20 @@ class RayExecutor:
         deadline = time.monotonic() + RESTART_TIMEOUT
         while time.monotonic() < deadline:
             try:
-                ray.get(self.actors[name].__ray_ready__.remote(), timeout=5.0)
+                ray.get(self.actors[name].__ray_ready__.remote(), timeout=min(5.0, self._watch.rest()))
             except (ActorUnavailableError, GetTimeoutError):
+                self._end_overdue(name)
                 time.sleep(0.2)
             except ActorDiedError as error:
-                raise _StaysDeadError(cause_of(error)) from error
+                raise _StaysDeadError(ENDED if name in self._overdue else cause_of(error)) from error
             else:
                 return
         raise _StaysDeadError(f"did not come back within {RESTART_TIMEOUT:.0f} s")
 
     def _mark_dead(self, name: str, round_number: int | None, reason: str) -> None:
-        self.dead[name] = reason
+        self.dead[name], self.missed[name] = reason, DEAD
         self.transport.drop(name)
+        self._watch.note("dead", name, why=reason)
         alive, wanted = len(self.actors) - len(self.dead), self.resources.min_sites
         if wanted is None or alive < wanted:
             rule = "resources.min_sites is not set" if wanted is None else f"resources.min_sites is {wanted}"
@@ -310,7 +383,13 @@ class RayExecutor:
                 at_site(name, round_number, f"stays dead after {self.resources.max_restarts} restarts: {reason}")
                 + f" The run stops here: {alive} of {len(self.actors)} sites are left, and {rule}."
             )
+        text = f"stays dead; the run goes on with {alive} of {len(self.actors)} sites: {reason}"
+        self._watch.say(at_site(name, round_number, text))
 
 
 class _StaysDeadError(Exception):
     """A member has no restarts left, or did not come back in time."""
+
+
+class _SkippedError(Exception):
+    """A member was too late, and the round goes on without it."""

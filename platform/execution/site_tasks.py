@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from fedrecon.platform.execution import placement
+from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_cluster import RESTART_TIMEOUT, bundle_option, free, member_demands, nodes
 from fedrecon.sites.errors import RunError, at_site, cause_of
 
@@ -63,6 +64,7 @@ def site_tasks(
     questions: Mapping[str, Question],
     resources: Resources,
     bundle_members: Sequence[str],
+    watch: Watch | None = None,
 ) -> Iterator[SiteTasks]:
     """Starts one task for each site, with the same resources as an actor. The tasks are ended after the body.
 
@@ -72,6 +74,7 @@ def site_tasks(
         questions: other arguments of the function, by site.
         resources: resources of the experiment.
         bundle_members: members that have a bundle in this process's placement group; empty without a group.
+        watch: clock of the tasks; None makes one that says nothing.
 
     Raises:
         RunError: a site cannot be placed.
@@ -85,7 +88,10 @@ def site_tasks(
     }
     # Each task has its own process, because torch looks for GPUs only once in a process.
     task = ray.remote(max_calls=1, max_retries=0)(function)
-    tasks = SiteTasks(task, ray.put(shared), questions, options, home_nodes(sites))
+    watch = watch or Watch()
+    watch.patience.fit_timeout = None if resources.fit_timeout == "auto" else resources.fit_timeout
+    tasks = SiteTasks(task, ray.put(shared), questions, options, home_nodes(sites), watch)
+    watch.ask("test", None, sites)
     try:
         for site in sites:
             tasks.start(site)
@@ -104,6 +110,7 @@ class SiteTasks:
         questions: its other arguments, by site.
         options: Ray's options of the task, by site.
         homes: demand that only the site's own node can meet, by site.
+        watch: clock of the tasks.
         running: reference of the result, by site.
     """
 
@@ -112,6 +119,7 @@ class SiteTasks:
     questions: Mapping[str, Question]
     options: Mapping[str, Mapping[str, Any]]
     homes: Mapping[str, placement.Demand]
+    watch: Watch = field(default_factory=Watch)
     running: dict[str, Any] = field(default_factory=dict)
 
     def start(self, site: str) -> None:
@@ -119,7 +127,7 @@ class SiteTasks:
         self.running[site] = self.task.options(**self.options[site]).remote(self.shared, *self.questions[site])
 
     def result(self, site: str, restarts: int) -> Any:
-        """The result of a site's task. A task whose process or node died is started again, at most ``restarts`` times.
+        """The result of a site's task. A task that died or took too long is started again, ``restarts`` times at most.
 
         Raises:
             RunError: the function failed, its process died too often, or its node is lost and none came back.
@@ -128,7 +136,9 @@ class SiteTasks:
         while True:
             self._wait(site)
             try:
-                return ray.get(self.running[site])
+                result = ray.get(self.running[site])
+                self.watch.answered(site)
+                return result
             except RayTaskError as error:
                 raise RunError(at_site(site, None, cause_of(error))) from error
             except RayError as error:
@@ -136,7 +146,11 @@ class SiteTasks:
                     why = f"died while it was tested, and again after {restarts} restarts: {cause_of(error)}"
                     raise RunError(at_site(site, None, why)) from error
                 died += 1
+                text = f"died, or did not answer in time, while it was tested; restart {died} of at most {restarts}"
+                self.watch.say(at_site(site, None, text))
+                self.watch.note("restarted", site, why=cause_of(error))
                 self.start(site)
+                self.watch.ask_again(site)
 
     def cancel(self) -> None:
         """Ends the tasks that still run."""
@@ -146,12 +160,20 @@ class SiteTasks:
     def _wait(self, site: str) -> None:
         """Waits for the result. If the site's node is lost, waits for another node that carries the site's name."""
         seen = time.monotonic()
-        while not ray.wait([self.running[site]], timeout=PATIENCE)[0]:
+        while not ray.wait([self.running[site]], timeout=min(PATIENCE, self.watch.rest()))[0]:
+            self._end_overdue()
             if _fits(self.homes[site]):
                 seen = time.monotonic()
             elif time.monotonic() - seen > RESTART_TIMEOUT:
                 lost = f"its node is lost, and no node with its name came back within {RESTART_TIMEOUT:.0f} s"
                 raise RunError(at_site(site, None, lost))
+
+    def _end_overdue(self) -> None:
+        """Names the sites that have not answered, and ends the tasks that have used up their time."""
+        tasks = list(self.running.values())
+        _, left = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        for site in self.watch.due([name for name, one in self.running.items() if one in left]):
+            ray.cancel(self.running[site], force=True)  # it ends a stopped process too, after some seconds
 
 
 def home_nodes(sites: Sequence[str]) -> dict[str, placement.Demand]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from fedrecon.sites import atomic
+
 DOWN, UP = "down", "up"
 
 WIRE_LINES = "wire.jsonl"
@@ -57,7 +59,7 @@ class WireLog:
 
     def _append(self, text: str) -> None:
         assert self.path is not None
-        with self.path.open("a", encoding="utf-8") as file:
+        with atomic.room_for(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
     def _row(self, direction: str, message: Any) -> dict[str, Any]:

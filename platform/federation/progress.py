@@ -87,7 +87,7 @@ class Progress:
             TextColumn("round"),
             MofNCompleteColumn(),
             BarColumn(24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self._bar = Bar(*columns, console=Console(file=self.stream))
         self._task = self._bar.add_task("", total=self.total, completed=start, note="")

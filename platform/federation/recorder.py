@@ -67,11 +67,12 @@ class Recorder:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
         self.rounds: list[dict[str, Any]] = list(committed.get("rounds", ()))
         self.curve = [CommittedRound(one["round"], one["metrics"]) for one in committed.get("curve", ())]
+        self._curve = [asdict(one) for one in self.curve]
 
     @property
     def content(self) -> dict[str, Any]:
         """The record that a checkpoint keeps."""
-        return {"rounds": self.rounds, "curve": [asdict(one) for one in self.curve]}
+        return {"rounds": self.rounds, "curve": self._curve}
 
     @property
     def validation(self) -> dict[str, float]:
@@ -87,8 +88,15 @@ class Recorder:
         """
         values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
         self.curve = [self._track(state.round, values, validated.pictures)]
+        self._curve = [asdict(self.curve[0])]
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
+
+    def replay(self) -> None:
+        """Records the losses and scores of the committed rounds. The store skips those that it has."""
+        for one in self.curve:
+            self.tracker.metrics(one.round, one.metrics)
+        self.tracker.flush()
 
     def commit(self, finished: Round, state: State, validated: ValidationResult) -> CommittedRound:
         """Records one round and commits its state."""
@@ -107,6 +115,7 @@ class Recorder:
         committed = self._track(finished.number, values, validated.pictures)
         self.rounds.append(finished.row())
         self.curve.append(committed)
+        self._curve.append(asdict(committed))
         self.checkpoints.save(state, self.content)
         psnr = {site: one["psnr"] for site, one in summary.get("sites", {}).items()}
         self.progress.round(finished.number, losses, psnr, finished.seconds)
@@ -135,11 +144,13 @@ class Round:
     Attributes:
         number: the number of the round: 1, 2, ...
         replied: members whose reply was merged, in the order of merging.
-        restarts: number of site processes that died and came back in this round.
+        restarts: number of site processes that died and came back in this round, its scoring included.
         seconds: wall time without scoring.
         bytes_up, bytes_down: bytes of all vectors, summed over the members.
         losses: losses by member and name.
         extra_up, extra_down: the part of these bytes that is not shared parameters: the method's further vectors.
+        missed: members that did not reply, and why.
+        waited: seconds, by member, of calls that took so long that the run named the member.
     """
 
     number: int
@@ -151,6 +162,8 @@ class Round:
     losses: Mapping[str, Mapping[str, float]]
     extra_up: int = 0
     extra_down: int = 0
+    missed: Mapping[str, str] = field(default_factory=dict)
+    waited: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """The round as a row of ``rounds.parquet``."""
@@ -162,4 +175,6 @@ class Round:
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "losses": {member: dict(losses) for member, losses in self.losses.items()},
+            "missed": list(self.missed),
+            "waited": list(self.waited),
         }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import ChainMap
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fedrecon.platform.config.resources import DEAD, UNSCORED
+from fedrecon.platform.federation.attendance import Attendance
 from fedrecon.platform.federation.recorder import Round, ValidationResult
 from fedrecon.platform.federation.reply_gate import ReplyGate, check_merged
 from fedrecon.platform.federation.scorer import Scorer
@@ -50,7 +53,12 @@ def federate(
 
 
 def rounds(
-    experiment: Experiment, scorer: Scorer, record: Recorder, state: State, n_slices: Mapping[str, int]
+    experiment: Experiment,
+    scorer: Scorer,
+    record: Recorder,
+    state: State,
+    n_slices: Mapping[str, int],
+    attendance: Attendance | None = None,
 ) -> Generator[CommittedRound, None, State]:
     """Trains from ``state`` to the experiment's last round. The generator pauses after each committed round.
 
@@ -58,6 +66,7 @@ def rounds(
         scorer: the scorer; its executor also trains.
         record: the recorder, which commits each round.
         n_slices: number of training slices of every member.
+        attendance: who misses a round, and who missed it before; None keeps that in memory.
 
     Yields:
         each round that was committed.
@@ -69,13 +78,27 @@ def rounds(
         RunError: a site stays dead, fails, or replies with what :class:`ReplyGate` refuses.
     """
     strategy, executor = experiment.method, scorer.executor
+    attendance = attendance or Attendance(None, list(n_slices))
     while state.round < experiment.rounds:
         start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter()
         request = strategy.request(state)
-        gate = ReplyGate(request, strategy.reply_sizes(request), executor.members, executor.dead, n_slices)
-        replies = counted.count(gate.checked(executor.fit(request)))
+        before, absent = attendance.missed.get(str(request.round), {}), attendance.absent(request.round)
+        asked = [one for one in executor.members if one not in absent]
+        executor.waited.clear()
+        gone = ChainMap(executor.dead, executor.missed)
+        gate = ReplyGate(request, strategy.reply_sizes(request), asked, gone, n_slices)
+        replies = counted.count(gate.checked(executor.fit(request, absent)))
         state = check_merged(strategy.merge(state, replies, n_slices), state).owned()
         seconds = time.perf_counter() - start
+        away = [one for one in n_slices if one not in counted.members]
+        missed = {one: before.get(one) or executor.missed.get(one, DEAD) for one in away}
+        validated = ValidationResult()
+        if experiment.scores_due(state.round):
+            panels = experiment.evaluation.panels is not False
+            validated = scorer.validation(state, state.round == experiment.rounds, panels)
+        # Before the tracker hears of the round: if it is trained again, the same members are left out.
+        unscored = dict.fromkeys((one for one in executor.dead if one not in missed), UNSCORED)
+        attendance.note(state.round, missed | unscored)
         finished = Round(
             number=state.round,
             replied=tuple(counted.members),
@@ -86,10 +109,8 @@ def rounds(
             losses=counted.losses,
             extra_up=counted.extra_up,
             extra_down=(request.nbytes - request.shared.nbytes) * len(counted.members),
+            missed=missed,
+            waited=dict(executor.waited),
         )
-        validated = ValidationResult()
-        if experiment.scores_due(state.round):
-            panels = experiment.evaluation.panels is not False
-            validated = scorer.validation(state, state.round == experiment.rounds, panels)
         yield record.commit(finished, state, validated)
     return state

@@ -16,6 +16,7 @@ from fedrecon.platform.federation.aggregate import site_scores, volume_scores
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import GLOBAL, TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.sites import debris
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.score_columns import METRICS
@@ -171,6 +172,7 @@ def _save(trained: TrainedRun, parts: Sequence[Mapping[str, Any]]) -> str:
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     path = trained.folder.path / "evaluations" / f"{name}.parquet"
     path.parent.mkdir(exist_ok=True)
+    debris.sweep(path.parent)
     parquet.write_scores(path, columns)
     return str(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -114,6 +115,8 @@ def reconstruct(
         raise InputError(f"{output}: only a NIfTI volume can be written as NIfTI, because its space is needed")
     if not output.parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist")
+    if not os.access(output.parent, os.W_OK) or output.is_dir():
+        raise InputError(f"{output}: no file can be written there (a folder, or no permission)")
     trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
     model = trained.one_model(site)
     where = site or trained.images.sites[0]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites, site_tasks
 from fedrecon.platform.execution.wire_log import WireLog
@@ -57,6 +58,7 @@ def scored_remotely(
     address: str | None,
     bundle_members: Sequence[str] = (),
     wire_log: WireLog | None = None,
+    watch: Watch | None = None,
 ) -> list[Columns]:
     """Does the same as :func:`fedrecon.platform.inference.scoring.scored`, in parallel: each site on its own node.
 
@@ -64,6 +66,7 @@ def scored_remotely(
         resources: the experiment's resources; a site whose process dies is scored again, up to ``max_restarts`` times.
         address, bundle_members: see :class:`fedrecon.platform.execution.ray_executor.RayExecutor`.
         wire_log: notes what crosses the walls.
+        watch: clock of the sites; None makes one that says nothing.
 
     Raises:
         InputError: a network would go to another site without its owner's consent.
@@ -76,7 +79,7 @@ def scored_remotely(
         questions = {name: _question(test, name, shards[name], private[name]) for name in sites}
         for name, messages in questions.items():
             log.sent((name,), messages)
-        with site_tasks(_score, None, questions, resources, bundle_members) as tasks:
+        with site_tasks(_score, None, questions, resources, bundle_members, watch) as tasks:
             found: list[Columns] = []
             for name in sites:
                 answer: RemoteScores = check_message(tasks.result(name, resources.max_restarts))

@@ -32,11 +32,11 @@ def _mask_is_bool(kind: Any) -> str:
 def _mask_repeats(kind: Any) -> str:
     first = kind(acceleration=4).sample(SHAPES[0], 7)
     np.random.seed(99)
-    before = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+    before = np.random.get_state()[1].tolist()  # type: ignore[index]
     again = kind(acceleration=4).sample(SHAPES[0], 7)
     if words := difference({"the mask": again}, {"the mask": first}):
         return words
-    after = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+    after = np.random.get_state()[1].tolist()  # type: ignore[index]
     return "" if before == after else "it draws from numpy's global generator; use the `random` that it gets"
 
 
@@ -93,7 +93,7 @@ def _degradation_adjoint(kind: Any) -> str:
         torch.vdot(a.flatten(), b.flatten()) for a, b in ((one.operator.forward(x), y), (x, one.operator.adjoint(y)))
     )
     return difference(
-        {"<Ax, y> and <x, A^H y>": numbers(left)}, {"<Ax, y> and <x, A^H y>": numbers(right)}, 1e-3 * abs(left)
+        {"<Ax, y> and <x, A^H y>": numbers(left)}, {"<Ax, y> and <x, A^H y>": numbers(right)}, 1e-3 * float(left.abs())
     )
 
 

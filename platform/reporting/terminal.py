@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TextIO
 
 from fedrecon.platform.reporting.table import Table, Value
+from fedrecon.sites.errors import visible
 
 STYLES = {"good": "green", "bad": "red", "faint": "dim", "": ""}
 
@@ -18,13 +19,18 @@ def print_table(table: Table, stream: TextIO | None = None, title: bool = True) 
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as Rich
+    from rich.text import Text
 
     shown = [at for at, column in enumerate(table.columns) if not column.hidden]
     grid = Rich(
-        title=table.title if title else None, box=SIMPLE_HEAD, title_justify="left", show_edge=False, pad_edge=False
+        title=Text(visible(table.title), style="table.title") if title else None,
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        show_edge=False,
+        pad_edge=False,
     )
     for at in shown:
-        grid.add_column(table.columns[at].name, justify="right" if table.columns[at].numeric else "left")
+        grid.add_column(Text(visible(table.columns[at].name)), justify="right" if table.columns[at].numeric else "left")
     for row in table.rows:
         grid.add_row(*(_cell(row.values[at]) for at in shown), style="bold" if row.marked else "")
     console = Console(file=stream)
@@ -32,10 +38,10 @@ def print_table(table: Table, stream: TextIO | None = None, title: bool = True) 
         console = Console(file=stream, width=2000)
     console.print(grid, highlight=False)
     if table.note:
-        console.print(table.note, style="dim", highlight=False, markup=False)
+        console.print(visible(table.note), style="dim", highlight=False, markup=False)
 
 
 def _cell(value: Value) -> Any:
     from rich.text import Text
 
-    return Text(value.text, style=" ".join(filter(None, [STYLES[value.tone], "bold" if value.bold else ""])))
+    return Text(visible(value.text), style=" ".join(filter(None, [STYLES[value.tone], "bold" if value.bold else ""])))

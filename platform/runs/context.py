@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
+from fedrecon.platform.storage.journal import Ended, Journal, RunRecord
 from fedrecon.platform.storage.locks import exclusive_lock
+from fedrecon.platform.storage.tracking.address import check_reachable, noted, tracking_uri
+from fedrecon.platform.storage.tracking.sqlite_file import holds_run
 from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites import debris
+from fedrecon.sites.atomic import room_for
+from fedrecon.sites.errors import DiskFullError, InputError
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.federation.progress import Progress
-    from fedrecon.platform.storage.tracking.tracker import Store, Tracker
+    from fedrecon.platform.storage.tracking.sender import Sender
+    from fedrecon.platform.storage.tracking.tracker import RunStore
 
 
 TRACKING_EXPERIMENT = "fedrecon"
@@ -27,10 +37,11 @@ class RunContext:
     """Where an experiment runs, and where its progress and record go. No field changes a result.
 
     Attributes:
-        workspace, address, tracking_uri, rerun, tags: see :func:`fedrecon.platform.runs.run.run`.
+        workspace, address, tracking_uri, rerun, tags, keep_checkpoints: see :func:`fedrecon.platform.runs.run.run`.
         executor: ``actors``, ``in-process`` or ``auto``. ``auto`` stays in this process if one device holds all sites
             anyway.
-        store: the tracker's store; None opens the store at ``tracking_uri``.
+        store: the store of the records; None opens the store at ``tracking_uri``.
+        records_only: True writes the journal of the run and sends nothing, because another process sends it.
         progress: makes the progress display from the number of rounds and the number of committed rounds; None makes
             :class:`Progress`, which writes to stderr.
         name: name of the run in the tracker; None makes a name from the experiment.
@@ -44,17 +55,118 @@ class RunContext:
     tracking_uri: str | None = None
     rerun: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
-    store: Store | None = None
+    store: RunStore | None = None
+    records_only: bool = False
     progress: Callable[[int, int], Progress] | None = None
     name: str | None = None
     bundle_members: Sequence[str] = ()
+    keep_checkpoints: bool = False
+
+    def check_tracking(self, folder: RunFolder) -> None:
+        """Refuses a tracking server that does not answer, before anything is loaded. A finished run needs no server.
+
+        Raises:
+            InputError: it does not answer, or the URI cannot hold runs.
+        """
+        if self.store is None and not self.records_only and (self.rerun or folder.result() is None):
+            check_reachable(self.tracking_uri, self.workspace)
+
+    def sender(self) -> Sender | None:
+        """The sender of this run's journal; None if another process sends it."""
+        from fedrecon.platform.storage.tracking.sender import Sender
+
+        return None if self.records_only else Sender(self.workspace.resolve(), self.tracking_uri, self.store)
 
 
-def open_run(experiment: Experiment, folder: RunFolder, training_digest: str | None, context: RunContext) -> Tracker:
-    """Opens the experiment's run in the tracker. The run is found by its digest, or made if there is none."""
-    from fedrecon.platform.storage.tracking.store import run_store
-    from fedrecon.platform.storage.tracking.tracker import RunRecord
+@dataclass(frozen=True)
+class Recording:
+    """A run that is being recorded.
 
+    Attributes:
+        journal: where the run records.
+        sender: sends the journal; None if another process does.
+        new: whether the journal begins with this call.
+    """
+
+    journal: Journal
+    sender: Sender | None
+    new: bool
+
+    def say_with(self, say: Callable[[str], None]) -> None:
+        """Has the sender's lines shown beside the progress."""
+        if self.sender is not None:
+            self.sender.say = say
+
+
+@contextmanager
+def recording(
+    experiment: Experiment, folder: RunFolder, training_digest: str | None, context: RunContext
+) -> Iterator[Recording]:
+    """Records a run in the body: it begins, and it ends as FINISHED, FAILED or KILLED.
+
+    After the body, what is left is sent to the store. The body writes the run's result, so the result is first.
+    """
+    sender = context.sender()
+    journal = folder.journal()
+    new = not journal.size
+    status: Ended = "FAILED"
+    try:
+        _begin(experiment, folder, training_digest, context, journal, sender)
+        try:
+            with room_for(folder.path / "run.json"):
+                yield Recording(journal, sender, new)
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # Ray turns SIGTERM into SystemExit
+            status = "KILLED"
+            raise
+        finally:
+            _end(journal, status)
+            if not context.keep_checkpoints:
+                _prune(folder, status)
+    finally:
+        if sender is not None:
+            sender.close()
+
+
+def send_rest(folder: RunFolder, context: RunContext) -> dict[str, Any]:
+    """Sends what the store has not got of a finished run, and returns the result. Trouble is said, and goes no further.
+
+    A run that was killed after its result and before its end ends now.
+    """
+    journal = folder.journal()
+    if not journal.ended:
+        journal.finish("FINISHED")
+    _send_rest(journal, context)
+    result = folder.result()
+    assert result is not None
+    return result
+
+
+def _send_rest(journal: Journal, context: RunContext) -> None:
+    uri = context.store.uri if context.store else tracking_uri(context.tracking_uri, context.workspace)
+    sent = journal.sent
+    complete = (sent.uri, sent.offset) == (noted(uri, context.workspace), journal.size)
+    if not journal.size or context.records_only or (complete and holds_run(uri, sent.run_id)):
+        return
+    try:
+        sender = context.sender()
+    except InputError as error:
+        _print(f"{error} The result is here; what MLflow has not got of the run is sent by the next call.")
+        return
+    assert sender is not None
+    sender.notify(journal.folder)
+    sender.close()
+
+
+def _begin(
+    experiment: Experiment,
+    folder: RunFolder,
+    training_digest: str | None,
+    context: RunContext,
+    journal: Journal,
+    sender: Sender | None,
+) -> None:
+    """Opens the experiment's run. In the store the run is found by its digest, or made if there is none."""
     tags = {
         "fedrecon.training_digest": training_digest or "none",
         "fedrecon.strategy": experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"],
@@ -62,10 +174,52 @@ def open_run(experiment: Experiment, folder: RunFolder, training_digest: str | N
         **({"fedrecon.moved_data": "true"} if experiment.trains and experiment.method.moves_data else {}),
         **context.tags,
     }
-    store = context.store or run_store(context.tracking_uri, folder.workspace)
     name = context.name or _run_name(experiment)
-    record = RunRecord(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags)
-    return store.open(record, context.rerun)
+    known = (folder.noted() or {}).get("run_id", "")
+    record = RunRecord(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags, run_id=known)
+    journal.open(record, context.rerun)
+    if sender is not None:
+        try:
+            sender.begin(journal)
+        except InputError:
+            _end(journal, "FAILED")
+            raise
+        journal.notify = sender.notify
+
+
+def _prune(folder: RunFolder, status: Ended) -> None:
+    """Keeps one checkpoint of a run that is finished or was stopped. One that failed keeps two, for whoever looks."""
+    if status != "FAILED":
+        folder.checkpoints.keep_last()
+
+
+def _end(journal: Journal, status: Ended) -> None:
+    """Notes the end of the run. A disk that is full has stopped the run already, and is not the end's own error."""
+    try:
+        journal.finish(status)
+    except DiskFullError:
+        if status == "FINISHED":
+            raise
+
+
+def fresh_or_kept(experiment: Experiment, folder: RunFolder, context: RunContext) -> RunContext:
+    """The context in which the run begins: a rerun, if the run in the folder may not be gone on with.
+
+    That is a run that missed replies of sites, where this experiment's ``resources`` ask for all of them. It is set
+    aside, as for a rerun, and nothing of it is lost.
+    """
+    if not context.rerun and not may_return(experiment.resources, folder):
+        missed = in_words(missed_by(folder)[1])
+        warnings.warn(
+            f"run {folder.digest} missed replies ({missed}), which resources.min_sites and resources.straggler of this "
+            "experiment do not allow. It is set aside, and the experiment runs anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        context = replace(context, rerun=True)
+    if context.rerun:
+        folder.set_aside()
+    return context
 
 
 def _run_name(experiment: Experiment) -> str:
@@ -76,14 +230,25 @@ def _run_name(experiment: Experiment) -> str:
     return " · ".join(parts)
 
 
-def locked(folder: RunFolder) -> AbstractContextManager[None]:
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
     """Locks the run folder: only one driver at a time works on a digest in a workspace.
+
+    What a killed driver or site left in the folder, and in the workspace itself, is swept first.
 
     Raises:
         RunError: another driver holds the lock.
     """
     busy = f"the same experiment (digest {folder.digest}) is running in {folder.workspace}"
-    return exclusive_lock(folder.lock, busy)
+    with exclusive_lock(folder.lock, busy):
+        debris.sweep(folder.path, deep=True)
+        for place in (folder.workspace, folder.workspace / "trained"):
+            debris.sweep(place)
+        yield
+
+
+def _print(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.inference.trained_run import TrainedRun
-from fedrecon.platform.runs.context import RunContext, open_run
+from fedrecon.platform.runs.context import RunContext, recording
 from fedrecon.platform.runs.results import write_private, write_wire
 
 if TYPE_CHECKING:
@@ -48,9 +48,6 @@ def publish_later(chosen: Experiment, folder: RunFolder, context: RunContext) ->
     parts = {one: trained.private_part(one, wanted, log) for one in missing}
     noted = folder.noted() or {}
     folder.note_run({**noted, "experiment": {**noted["experiment"], "publish_private": wanted}})
-    tracker = open_run(chosen, folder, noted.get("training_digest"), context)
-    try:
-        write_private(tracker, folder, parts)
-        write_wire(tracker, folder, log)
-    finally:
-        tracker.finish("FINISHED")
+    with recording(chosen, folder, noted.get("training_digest"), context) as run:
+        write_private(run.journal, folder, parts)
+        write_wire(run.journal, folder, log)

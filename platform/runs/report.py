@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedrecon.platform.federation.aggregate import exact_note
+from fedrecon.platform.federation.attendance import in_words
 from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.runs.bibtex import distinct
@@ -138,6 +139,10 @@ def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environm
         )
     if experiment.get("strategy", {}).get("name") == "pooled":
         marks.append("> **Pooled data**: all data were moved to one place for this control. It is not federated.")
+    if missed := in_words(result.get("missed", {})):
+        marks.append(f"> **Missed replies**: the run went on without {missed}.")
+    if missed := in_words(result.get("missed", {})):
+        marks.append(f"> **Missed replies**: the run went on without {missed}.")
     return "\n>\n".join(marks)
 
 

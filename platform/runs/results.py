@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.runs.report import SSIM_PAPER, report
 from fedrecon.platform.storage import parquet
-from fedrecon.sites import atomic
+from fedrecon.sites import atomic, debris
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -40,6 +39,9 @@ class Result:
         mean: the unweighted mean over the sites, with the same keys.
         seconds_per_slice: mean seconds that a member takes to reconstruct one test slice.
         missing_sites: members that stayed dead, if ``min_sites`` let the run go on without them.
+        missed: replies that the run went on without: the reason by member, by round or ``test``.
+        restarts: number of site processes that died, or did not answer in time, and came back in committed rounds and
+            in the last call.
         name: name of the experiment.
         training_digest: digest of the training alone; None if nothing is trained.
         validation: the last validation scores, by their names in MLflow.
@@ -58,6 +60,8 @@ class Result:
     mean: Mapping[str, Any]
     seconds_per_slice: float = 0.0
     missing_sites: Sequence[str] = ()
+    missed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    restarts: int = 0
     name: str = ""
     training_digest: str | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
@@ -104,8 +108,7 @@ def write_artifacts(
 
 def write_tables(tracker: Tracker, folder: RunFolder, finished: FinishedRun) -> None:
     """Writes the experiment, its scores, its rounds, the report and the shared weights among the run's artifacts."""
-    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
-        into = Path(scratch)
+    with debris.scratch(folder.path) as into:
         _write_files(into, finished)
         for path in sorted(into.iterdir()):
             tracker.artifact(path)
@@ -167,9 +170,9 @@ def write_private(tracker: Tracker, folder: RunFolder, parts: Mapping[str, Priva
 
     if not parts:
         return
-    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
+    with debris.scratch(folder.path) as scratch:
         for member, part in parts.items():
-            path = Path(scratch) / f"{member}.safetensors"
+            path = scratch / f"{member}.safetensors"
             save_file({name: value.copy() for name, value in part.parameters.items()}, path)
             tracker.artifact(path, "private")
     folder.note_published([*folder.published(), *parts])
@@ -177,7 +180,7 @@ def write_private(tracker: Tracker, folder: RunFolder, parts: Mapping[str, Priva
 
 def write_wire(tracker: Tracker, folder: RunFolder, wire_log: WireLog) -> None:
     """Writes ``wire.parquet``, the record of all that crossed the walls of the sites."""
-    with tempfile.TemporaryDirectory(dir=folder.path) as scratch:
-        path = Path(scratch) / "wire.parquet"
+    with debris.scratch(folder.path) as scratch:
+        path = scratch / "wire.parquet"
         parquet.write_wire(path, wire_log.rows)
         tracker.artifact(path)

@@ -27,6 +27,7 @@ def run(
     tracking_uri: str | None = None,
     rerun: bool = False,
     tags: Mapping[str, str] | None = None,
+    keep_checkpoints: bool = False,
 ) -> Result:
     """Runs one experiment, or goes on where it was interrupted, or returns its result if it is finished.
 
@@ -39,6 +40,7 @@ def run(
         tracking_uri: address of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
         rerun: run again, even if a finished run exists; the older run is kept under another name.
         tags: tags of the run in MLflow (the sweep or study to which the run belongs).
+        keep_checkpoints: keep the last two checkpoints of the run when it has ended; else only the last one is kept.
 
     Raises:
         InputError: the experiment, its data or its resources are wrong; nothing was started.
@@ -57,7 +59,9 @@ def run(
     executor = "in-process" if in_process else chosen.resources.crew
     committed_rounds = steps(
         chosen,
-        RunContext(workspace_folder, executor, address, tracking_uri, rerun, tags or {}),
+        RunContext(
+            workspace_folder, executor, address, tracking_uri, rerun, tags or {}, keep_checkpoints=keep_checkpoints
+        ),
     )
     while True:
         try:

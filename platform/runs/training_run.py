@@ -7,14 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.config.resources import UNSCORED
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
+from fedrecon.platform.execution.liveness import LIVENESS, Patience, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
+from fedrecon.platform.federation.attendance import (
+    MISSED,
+    TEST,
+    Attendance,
+    find_training,
+    in_words,
+    missed_by,
+    of_training,
+)
 from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
-from fedrecon.platform.runs.context import RunContext, locked, open_run
+from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
@@ -26,7 +37,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.federation.progress import Progress
     from fedrecon.platform.federation.recorder import Recorder
     from fedrecon.platform.federation.scorer import Scorer
-    from fedrecon.platform.storage.tracking.tracker import Ended, Tracker
+    from fedrecon.platform.storage.journal import Journal
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.wire import State
@@ -36,16 +47,17 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
     """The rounds of an experiment that is tested at its own sites; see :func:`fedrecon.platform.runs.run.steps`."""
     shards = open_sites(chosen.sites, None if context.executor == "in-process" else context.address)
     check_experiment(chosen, shards)
-    check_network(chosen, shards)
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(context.workspace, chosen.digest(contents))
+    context.check_tracking(folder)
+    check_network(chosen, shards)
     with locked(folder):
-        if context.rerun:
-            folder.set_aside()
-        elif (found := folder.result()) is not None:
+        context = fresh_or_kept(chosen, folder, context)
+        if (found := folder.result()) is not None:
             if (kept := folder.checkpoints.latest()) is not None:
                 yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
             publish_later(chosen, folder, context)
+            found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         return (yield from _Run(chosen, shards, contents, folder, context).go())
@@ -74,6 +86,7 @@ class _Run:
         }
         self.source = self._run_with_same_training()
         self.wire_log = WireLog(folder.path / WIRE_LINES)
+        self.attendance = Attendance(folder.path / MISSED, list(self.roster))
 
     @property
     def _parts(self) -> Path:
@@ -94,32 +107,28 @@ class _Run:
         before, found = self.folder.noted() or {}, self._committed(self.folder)
         if found is not None:
             warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
-        # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
-        tracker = self._open_tracker(source_code(self.experiment) if found is None else before.get("code"))
-        start = found[0].round if found else 0
-        progress = (self.context.progress or Progress)(self.experiment.rounds, start)
-        status: Ended = "FAILED"
-        try:
-            self.wire_log.round = start
-            self._say(progress, tracker, start)
-            executor = self._executor()
+        with recording(self.experiment, self.folder, self.training_digest, self.context) as run:
+            # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
+            self._note(run.journal, source_code(self.experiment) if found is None else before.get("code"))
+            start = found[0].round if found else 0
+            progress = (self.context.progress or Progress)(self.experiment.rounds, start)
+            run.say_with(progress.say)
             try:
-                result = yield from self._train_and_score(tracker, executor, progress, found)
+                self.wire_log.round = start
+                self._say(progress, run.journal, start)
+                executor = self._executor(progress, found)
+                try:
+                    result = yield from self._train_and_score(run, executor, progress, found)
+                finally:
+                    executor.close()
             finally:
-                executor.close()
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # Ray turns SIGTERM into SystemExit
-            status = "KILLED"
-            raise
-        finally:
-            progress.close()
-            tracker.finish(status)
-        self.folder.save_result(result.as_dict())
+                progress.close()
+            self.folder.save_result(result.as_dict())
         forget(self._parts)
         return result
 
     def _train_and_score(
-        self, tracker: Tracker, executor: Executor, progress: Progress, found: Any
+        self, run: Recording, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
         from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
         from fedrecon.platform.federation.recorder import Recorder
@@ -127,7 +136,7 @@ class _Run:
         from fedrecon.platform.federation.scorer import Scorer
         from fedrecon.platform.runs.results import FinishedRun, write_artifacts
 
-        experiment = self.experiment
+        experiment, tracker = self.experiment, run.journal
         tuned = {} if experiment.trains else executor.tune_reconstructors()
         environment = self._environment(executor, found)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {})
@@ -135,6 +144,8 @@ class _Run:
         if found is not None:
             state = found[0]
             resumed_from = state.round
+            if run.new:  # the rounds of a run that an earlier version began
+                record.replay()
             yield from list(record.curve)
         elif self.source is not None:
             state = self._take_over(record, scorer, tracker)
@@ -143,12 +154,15 @@ class _Run:
         else:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
-        state = yield from rounds(experiment, scorer, record, state, self.n_slices)
-        if self.training_digest is not None and self.source is None:
+        state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)
+        if self.training_digest is not None and self.source is None and self._is_better_source():
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
         request = experiment.method.scoring_request(state)
         scored = scorer(request, "test")
+        self.attendance.note(TEST, dict.fromkeys(executor.dead, UNSCORED))
+        if self.attendance.missed:
+            tracker.set_tags({"fedrecon.missed_replies": in_words(self.attendance.missed)})
         summary = summarise(scored.columns)
         if note := exact_note(summary):
             progress.say(note)
@@ -168,6 +182,8 @@ class _Run:
             mean=summary["mean"],
             seconds_per_slice=scored.seconds_per_slice,
             missing_sites=tuple(executor.dead),
+            missed=self.attendance.missed,
+            restarts=executor.restarts + sum(row["restarts"] for row in record.rounds[:resumed_from]),
             name=experiment.name,
             training_digest=self.training_digest,
             validation=record.validation,
@@ -184,10 +200,17 @@ class _Run:
         """A run of this workspace that finished the same training, so that it need not be done again; or None."""
         if self.training_digest is None or self.context.rerun:
             return None
-        source = find_trained(self.folder.workspace, self.training_digest)
+        source = find_training(self.folder.workspace, self.training_digest, self.experiment.resources)
         return None if source is None or source.digest == self.folder.digest else source
 
-    def _take_over(self, record: Recorder, scorer: Scorer, tracker: Tracker) -> State:
+    def _is_better_source(self) -> bool:
+        """Whether other runs should take over this training: always, unless it missed replies and there is another."""
+        assert self.training_digest is not None
+        if not of_training(self.attendance.missed):
+            return True
+        return find_trained(self.folder.workspace, self.training_digest) is None
+
+    def _take_over(self, record: Recorder, scorer: Scorer, tracker: Journal) -> State:
         """Takes over the state that another run trained: validates it under this experiment, and commits it."""
         assert self.source is not None
         found = self._committed(self.source)
@@ -197,14 +220,14 @@ class _Run:
         state, kept = found
         record.rounds = list(kept["rounds"])
         losses = loss_metrics(record.rounds[-1]["losses"]) if record.rounds else {}
+        self.attendance.take_over(of_training(missed_by(self.source)[1]))
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
         panels = self.experiment.evaluation.panels is not False
         record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
         return state
 
-    def _open_tracker(self, code: Mapping[str, str] | None) -> Tracker:
+    def _note(self, tracker: Journal, code: Mapping[str, str] | None) -> None:
         experiment = self.experiment
-        tracker = open_run(experiment, self.folder, self.training_digest, self.context)
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
@@ -213,15 +236,14 @@ class _Run:
             "code": code,
             **noted_shards(self.shards),
         })  # fmt: skip
-        return tracker
 
-    def _say(self, progress: Progress, tracker: Tracker, start: int) -> None:
+    def _say(self, progress: Progress, tracker: Journal, start: int) -> None:
         experiment = self.experiment
         what = experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"]
         resumed = f", going on after round {start}" if start else ""
         progress.say(
             f"{experiment.name}: {what} at {len(self.shards)} sites ({', '.join(self.shards)}), digest "
-            f"{self.folder.digest}, run {tracker.run_id}{resumed}"
+            f"{self.folder.digest}, run {tracker.run_id or '(MLflow has not made it yet)'}{resumed}"
         )
 
         for line in what_leaves(experiment, self.shards):
@@ -233,16 +255,21 @@ class _Run:
         given = self.experiment.publish_private
         return [one for one in members if one in executor.members and consented(given, one)]
 
-    def _executor(self) -> Executor:
+    def _executor(self, progress: Progress, found: Any) -> Executor:
         plans = [self._plan(member, held) for member, held in self.roster.items()]
+        longest = max((row["seconds"] for row in found[1].get("rounds", ())), default=0.0) if found else 0.0
+        watch = Watch(Patience(longest=longest), progress.update, progress.say, self.folder.path / LIVENESS)
         if self.in_process:
+            if self.experiment.resources.fit_timeout != "auto":
+                progress.say("resources.fit_timeout needs actors: nothing can end a site in this process")
             from fedrecon.platform.execution.executor import InProcessExecutor
 
-            return InProcessExecutor(plans, self.wire_log)
+            return InProcessExecutor(plans, self.wire_log, watch)
         from fedrecon.platform.execution.ray_executor import RayExecutor
 
         resources, context = self.experiment.resources, self.context
-        return RayExecutor(plans, resources, context.address, context.bundle_members, wire_log=self.wire_log)
+        bundles, log = context.bundle_members, self.wire_log
+        return RayExecutor(plans, resources, context.address, bundles, wire_log=log, watch=watch)
 
     def _plan(self, member: str, held: Sequence[str]) -> SitePlan:
         experiment = self.experiment

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.consortium.checks import ConsortiumShards, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
+from fedrecon.platform.federation.attendance import MISSED, Attendance, find_training, missed_by, of_training
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
-from fedrecon.platform.runs.context import RunContext, locked, open_run
+from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.publishing import what_leaves
 from fedrecon.platform.runs.results import FinishedRun, Result, write_tables, write_wire
 from fedrecon.platform.runs.training_run import train_steps
-from fedrecon.platform.storage.workspace import RunFolder, find_trained
+from fedrecon.platform.storage.workspace import RunFolder
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.federation.progress import Progress
-    from fedrecon.platform.storage.tracking.tracker import Ended, Tracker
+    from fedrecon.platform.storage.tracking.tracker import Tracker
 
 
 def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
@@ -35,17 +37,18 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
     """
     address = None if context.executor == "in-process" else context.address
     sites = ConsortiumShards.of(chosen, address)
-    sites.check(chosen)
     folder = RunFolder(context.workspace, sites.digest(chosen))
+    context.check_tracking(folder)
+    sites.check(chosen)
     with locked(folder):
-        if context.rerun:
-            folder.set_aside()
-        elif (found := folder.result()) is not None:
+        context = fresh_or_kept(chosen, folder, context)
+        if (found := folder.result()) is not None:
+            found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
             return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None
-        trained_rounds, source = 0, find_trained_run(context.workspace, training_digest, chosen.rounds)
+        trained_rounds, source = 0, find_trained_run(context.workspace, training_digest, chosen)
         if source is None:
             base = yield from train_steps(chosen.alone, replace(context, name=None, rerun=False))
             trained_rounds, source = base.trained_rounds, RunFolder(context.workspace, base.digest)
@@ -63,19 +66,11 @@ class _Test:
     def go(self, training_digest: str, trained_rounds: int) -> Result:
         from fedrecon.platform.federation.scorer import forget
 
-        tracker = open_run(self.experiment, self.folder, training_digest, self.context)
-        tracker.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
-        status: Ended = "FAILED"
-        try:
-            self._note(tracker.run_id, training_digest)
-            result = self._score(tracker, training_digest, trained_rounds)
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit
-            status = "KILLED"
-            raise
-        finally:
-            tracker.finish(status)
-        self.folder.save_result(result.as_dict())
+        with recording(self.experiment, self.folder, training_digest, self.context) as run:
+            run.journal.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
+            self._note(run.journal.run_id, training_digest)
+            result = self._score(run.journal, training_digest, trained_rounds)
+            self.folder.save_result(result.as_dict())
         forget(self._parts)
         return result
 
@@ -109,6 +104,8 @@ class _Test:
         if note := exact_note(summary):
             progress.say(note)
         rounds = self.trained.state.round
+        attendance = Attendance(self.folder.path / MISSED, self.trained.members)
+        attendance.take_over(of_training(missed_by(self.trained.folder)[1]))
         tracker.metrics(rounds, flat_metrics(summary, prefix="test/"))
         result = Result(
             run_id=tracker.run_id,
@@ -121,6 +118,7 @@ class _Test:
             bytes_down=0,
             sites=summary["sites"],
             mean=summary["mean"],
+            missed=attendance.missed,
             name=experiment.name,
             training_digest=training_digest,
             environment={"simulated": [name for name, one in tested.items() if one.simulated]},
@@ -141,7 +139,8 @@ class _Test:
         progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")
         test = RemoteTest(self._applied, operators, rule, self._parts)
         resources, context = self.experiment.resources, self.context
-        return scored_remotely(test, tested, resources, context.address, context.bundle_members, log)
+        watch = Watch(None, progress.update, progress.say, self.folder.path / LIVENESS)
+        return scored_remotely(test, tested, resources, context.address, context.bundle_members, log, watch)
 
     @property
     def _applied(self) -> TrainedRun:
@@ -149,11 +148,11 @@ class _Test:
         return replace(self.trained, experiment=self.experiment.alone)
 
 
-def find_trained_run(workspace: Path, training_digest: str, rounds: int) -> RunFolder | None:
-    """A run that finished this training, if its checkpoint of the last round (``rounds``) can be read; else None."""
-    source = find_trained(workspace, training_digest)
+def find_trained_run(workspace: Path, training_digest: str, experiment: Experiment) -> RunFolder | None:
+    """A run that finished this training, if the experiment may take it over and its last checkpoint can be read."""
+    source = find_training(workspace, training_digest, experiment.resources)
     found = None if source is None else source.checkpoints.latest()
-    return source if found is not None and found[0].round == rounds else None
+    return source if found is not None and found[0].round == experiment.rounds else None
 
 
 def unseen_policy(experiment: Experiment, trained: TrainedRun) -> UnseenPolicy:

@@ -1,10 +1,12 @@
 """The committed rounds of a run on disk: one file for each round. The rename of the file IS the commit.
 
 A file is plain safetensors. It holds the vectors ``shared`` and ``extra/<name>``. Its header holds the round, the
-standing of the sites, the digest of the experiment, the caller's record (tracker position, history of rounds) and a
-CRC-32 of every vector, and beside it a CRC-32 of all that. A CRC is enough, because it guards against a torn write and
-not against an adversary. It costs a fifth of the write. A file of an earlier version has no CRC of the header and no
-digest; it is read without these two checks.
+standing of the sites, the digest of the experiment, the caller's record without its lists, the part of
+``history.jsonl`` that holds the lists (:mod:`history`), and a CRC-32 of every vector, and beside it a CRC-32 of all
+that. The history is synced before the file is renamed: a checkpoint that can be read is the truth, and what the history
+holds beyond its part never happened. A CRC is enough, because it guards against a torn write and not against an
+adversary. It costs a fifth of the write. A file of schema 1 has the lists in its header, and the first of them have no
+CRC of the header and no digest; they are read without these checks.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.platform.storage.history import History, Part
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import REMEDY, first_not_finite
 from fedrecon.sites.vector_file import read_vectors
 from fedrecon.sites.wire import State, Vector, vector
 
-SCHEMA = "1"
+SCHEMA = "2"
+READ = ("1", SCHEMA)
 KEEP = 2
+HISTORY = "history.jsonl"
 _EXTRA = "extra/"
 
 
@@ -39,14 +44,16 @@ class Checkpoints:
 
     def __init__(self, folder: Path, experiment: str = "") -> None:
         self.folder, self.experiment = folder, experiment
+        self._history, self._part = History(folder / HISTORY), Part()
 
     def save(self, state: State, record: Mapping[str, Any]) -> Path:
         """Commits ``state`` with the JSON-able ``record``. Keeps this round and the round before it.
 
-        A file of a later round can only be one that a resumed run could not read, so it is deleted too.
+        A list in the record grows at its end from round to round: only what is new is appended to the history. A file
+        of a later round can only be one that a resumed run could not read, so it is deleted too.
 
         Raises:
-            RunError: a vector holds NaN or infinity.
+            RunError: a vector holds NaN or infinity. DiskFullError: the disk is full.
         """
         from safetensors.numpy import save_file
 
@@ -55,9 +62,24 @@ class Checkpoints:
         if found := first_not_finite(vectors):
             raise RunError(f"round {state.round} cannot be committed: its state holds {found}. {REMEDY}")
         path = self._path(state.round)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lists = {name: value for name, value in record.items() if isinstance(value, list)}
+        part = self._history.extend(self._part, lists)
+        content = {
+            "round": state.round,
+            "standing": dict(state.standing),
+            "extra": list(state.extra),
+            "experiment": self.experiment,
+            "record": {name: value for name, value in record.items() if name not in lists},
+            "history": part.as_dict(),
+            "crc32": {name: _crc(value) for name, value in vectors.items()},
+        }
+        text = json.dumps(content)
+        header = {"schema": SCHEMA, "fedrecon": text, "crc32": str(zlib.crc32(text.encode()))}
         with atomic.replacing(path) as temporary:
-            save_file(vectors, temporary, metadata=_header(state, record, vectors, self.experiment))
-        self._prune(state.round)
+            save_file(vectors, temporary, metadata=header)
+        self._part = part
+        self._prune(state.round, KEEP)
         return path
 
     def latest(self, rounds: int | None = None, size: int | None = None) -> tuple[State, dict[str, Any]] | None:
@@ -71,12 +93,25 @@ class Checkpoints:
         """
         for path in reversed(self.paths()):
             try:
-                state, record = _read(path, self.experiment)
+                state, record, part = _read(path, self.experiment, self._history)
                 _check_plausible(state, path, rounds, size)
+                self._part = part
                 return state, record
             except Exception as error:  # noqa: BLE001 - a torn header raises anything
                 warnings.warn(f"checkpoint {path.name} cannot be read and is skipped: {error}", stacklevel=2)
         return None
+
+    def keep_last(self) -> None:
+        """Deletes all rounds but the newest, once that one was read back and is whole."""
+        if paths := self.paths():
+            try:
+                _check_plausible(_read(paths[-1], self.experiment, self._history)[0], paths[-1], None, None)
+            except Exception as error:  # noqa: BLE001 - a torn header raises anything
+                warnings.warn(
+                    f"checkpoint {paths[-1].name} is not whole, so the others are kept: {error}", stacklevel=2
+                )
+                return
+            self._prune(int(_named(paths[-1])), 1)
 
     def paths(self) -> list[Path]:
         """The files of the committed rounds, oldest first."""
@@ -84,38 +119,27 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Deletes every committed round."""
-        for path in self.paths():
+        for path in (*self.paths(), *self.folder.glob(HISTORY)):
             path.unlink()
+        self._part = Part()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"round-{number:06d}.safetensors"
 
-    def _prune(self, number: int) -> None:
+    def _prune(self, number: int, keep: int) -> None:
         committed = self._path(number)
         older = [path for path in self.paths() if path.name < committed.name]
-        keep = {committed, *older[len(older) - (KEEP - 1) :]}
-        for path in (*self.paths(), *self.folder.glob(".round-*.tmp")):
-            if path not in keep:
+        kept = {committed, *older[len(older) - (keep - 1) :]}
+        for path in (*self.paths(), *self.folder.glob(".round-*.tmp"), *self.folder.glob(f".{HISTORY}.*.tmp")):
+            if path not in kept:
                 path.unlink(missing_ok=True)
 
 
-def _header(state: State, record: Mapping[str, Any], vectors: Mapping[str, Vector], experiment: str) -> dict[str, str]:
-    content = {
-        "round": state.round,
-        "standing": dict(state.standing),
-        "extra": list(state.extra),
-        "experiment": experiment,
-        "record": dict(record),
-        "crc32": {name: _crc(value) for name, value in vectors.items()},
-    }
-    text = json.dumps(content)
-    return {"schema": SCHEMA, "fedrecon": text, "crc32": str(zlib.crc32(text.encode()))}
-
-
-def _read(path: Path, experiment: str) -> tuple[State, dict[str, Any]]:
+def _read(path: Path, experiment: str, history: History) -> tuple[State, dict[str, Any], Part]:
+    """The state, the record with its lists, and the part of the history that holds the lists."""
     header, arrays = read_vectors(path)
-    if header.get("schema") != SCHEMA:
-        raise ValueError(f"its schema is {header.get('schema')!r}, this version reads {SCHEMA!r}")
+    if header.get("schema") not in READ:
+        raise ValueError(f"its schema is {header.get('schema')!r}, this version reads {', '.join(READ)}")
     text = header["fedrecon"]
     if header.get("crc32", str(zlib.crc32(text.encode()))) != str(zlib.crc32(text.encode())):
         raise ValueError("the checksum of its header is wrong")
@@ -130,7 +154,9 @@ def _read(path: Path, experiment: str) -> tuple[State, dict[str, Any]]:
     if experiment and written and written != experiment:
         raise ValueError(f"it is of experiment {written}, not of {experiment}")
     extra = {name: vectors[_EXTRA + name] for name in content["extra"]}
-    return State(content["round"], vectors["shared"], extra, content["standing"]), content["record"]
+    part = Part(**content.get("history", {}))
+    record = {**content["record"], **history.read(part)}
+    return State(content["round"], vectors["shared"], extra, content["standing"]), record, part
 
 
 def _check_plausible(state: State, path: Path, rounds: int | None, size: int | None) -> None:
@@ -141,7 +167,7 @@ def _check_plausible(state: State, path: Path, rounds: int | None, size: int | N
             round, or the shared vector has another length.
     """
     number = state.round
-    named = path.name.removeprefix("round-").removesuffix(".safetensors")
+    named = _named(path)
     if type(number) is not int or number < 0 or f"{number:06d}" != named:
         raise ValueError(f"its round is {number!r}, by its name it is {named}")
     if rounds is not None and number > rounds:
@@ -151,6 +177,11 @@ def _check_plausible(state: State, path: Path, rounds: int | None, size: int | N
             raise ValueError(f"site '{site}' stands at round {stands!r}, the state is of round {number}")
     if size is not None and len(state.shared) != size:
         raise ValueError(f"it holds {len(state.shared)} shared parameters, the network has {size}")
+
+
+def _named(path: Path) -> str:
+    """The round in the name of a file."""
+    return path.name.removeprefix("round-").removesuffix(".safetensors")
 
 
 def _crc(value: Vector) -> int:

@@ -31,11 +31,22 @@ def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
 
 
 @contextmanager
-def waited_lock(path: Path) -> Iterator[None]:
-    """Waits until the lock file ``path`` is free, and holds it in the body; missing folders are made."""
+def waited_lock(path: Path, seconds: float) -> Iterator[None]:
+    """Waits until the lock file ``path`` is free, and holds it in the body; missing folders are made.
+
+    Raises:
+        RunError: another process holds the lock for longer than ``seconds``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path, thread_local=False):
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise RunError(f"another process holds {path} for more than {seconds:.0f} s") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_locked(path: Path) -> bool:

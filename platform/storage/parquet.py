@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 ROUNDS = {
     "round": "int64",
     "replied": "list<string>",  # names of the sites whose reply was merged
-    "restarts": "int64",  # site processes that died and came back in this round
+    "restarts": "int64",  # site processes that died and came back in this round, its scoring included
     "seconds": "float64",  # wall time of the round
     "bytes_up": "int64",  # parameters from all sites
     "bytes_down": "int64",  # parameters to all sites
     "losses": "list<loss>",  # struct(site, name, value): means over the local steps
+    "missed": "list<string>",  # sites that did not reply: late or dead
+    "waited": "list<string>",  # sites that did not answer for so long that the run named them
 }
 
 
@@ -52,7 +54,8 @@ def write_rounds(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         path: path of the Parquet file.
         rows: rows with the keys of :data:`ROUNDS`; ``losses`` as ``{site: {name: value}}``.
     """
-    flat = [{**row, "losses": _flatten(row["losses"])} for row in rows]
+    # A round that an earlier version committed names nobody that it missed or waited for.
+    flat = [{"missed": [], "waited": [], **row, "losses": _flatten(row["losses"])} for row in rows]
     write_table(path, {name: [row[name] for row in flat] for name in ROUNDS}, ROUNDS)
 
 

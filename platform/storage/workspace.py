@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.storage import checked_json
+from fedrecon.platform.storage.journal import Journal
+from fedrecon.platform.storage.locks import waited_lock
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError, RunError, unknown
 
@@ -55,6 +58,21 @@ def find_run_folder(workspace: Path, reference: str) -> RunFolder:
     if fitting[0].result() is None:
         raise InputError(f"run '{reference}' is not finished; the same command fedrecon run continues it")
     return fitting[0]
+
+
+def owner_of(workspace: Path) -> str:
+    """The name under which the workspace owns its runs in MLflow. A copy of a workspace gets a name of its own.
+
+    The number of the folder on its disk tells a copy from a folder that was renamed.
+    """
+    path = workspace / "owner.json"
+    with waited_lock(workspace / ".owner.lock", seconds=60):
+        number = workspace.stat().st_ino
+        known = checked_json.read(path, "Delete it: the workspace then gets a new name.", needs=("owner",)) or {}
+        if known.get("folder") != number:
+            known = {"owner": uuid.uuid4().hex, "folder": number}
+            checked_json.write(path, known)
+    return str(known["owner"])
 
 
 def _run_id(folder: RunFolder) -> str:
@@ -117,15 +135,18 @@ class RunFolder:
 
         return Checkpoints(self.path / "checkpoints", self._owner)
 
+    def journal(self, notify: Callable[[Path], None] | None = None) -> Journal:
+        """The journal of the run, which ``notify`` has sent to MLflow; see :class:`Journal`."""
+        return Journal(self.path / "record", notify)
+
     def memory(self, member: str) -> Path:
         """The folder for the private memory of a member; on a cluster, on a file system that the member's node sees."""
         return self.path / "private" / member
 
     def result(self) -> dict[str, Any] | None:
         """The result; None if the run is not finished."""
-        return self._read(
-            "result.json", "run_id", "digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean"
-        )
+        needs = ("run_id", "digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean")
+        return self._with_run_id(self._read("result.json", *needs))
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Writes the result, which marks the run as finished. A run writes it last."""
@@ -144,7 +165,7 @@ class RunFolder:
 
     def noted(self) -> dict[str, Any] | None:
         """The note of :meth:`note_run`; None if there is no note."""
-        return self._read("run.json", "run_id", "experiment", "images", "subjects")
+        return self._with_run_id(self._read("run.json", "run_id", "experiment", "images", "subjects"))
 
     def environment(self) -> dict[str, Any] | None:
         """The hardware and software with which the run began; None before it began."""
@@ -175,6 +196,10 @@ class RunFolder:
                 stale = True
             if stale:
                 path.unlink()
+
+    def _with_run_id(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The content with the run's id in the store that got it last. A new store gives a new id."""
+        return None if found is None else {**found, "run_id": self.journal().run_id or found.get("run_id", "")}
 
     def _read(self, name: str, *needs: str) -> dict[str, Any] | None:
         return checked_json.read(self.path / name, "Run the experiment again with --rerun.", self._owner, needs)

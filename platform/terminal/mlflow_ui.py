@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from fedrecon.platform.storage.tracking.mlflow_store import ARTIFACTS, DATABASE, ENVIRONMENT
+from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE
+from fedrecon.platform.storage.tracking.mlflow_store import ARTIFACTS, ENVIRONMENT
 from fedrecon.platform.storage.tracking.tracker import STUDIES, SUMMARIES
+from fedrecon.platform.terminal.output import say
 from fedrecon.sites.errors import InputError, RunError
 
 PORT = 5000
@@ -40,7 +42,7 @@ def serve(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -> 
         RunError: the server did not start; the message shows the end of its log.
     """
     with serving(workspace, host, port) as address:
-        print(f"MLflow shows the runs of {workspace} at\n  {address}\nCtrl-C ends it.", flush=True)
+        say(f"MLflow shows the runs of {workspace} at\n  {address}\nCtrl-C ends it.")
         if sys.stdout.isatty():
             webbrowser.open(address)
         with _ended_by_signal() as ended:
@@ -57,8 +59,8 @@ def serving(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -
     log = workspace / LOG
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command(workspace, host, port),
-            env=environment(),
+            command(host, port),
+            env=environment(workspace, port),
             cwd=workspace,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -72,23 +74,28 @@ def serving(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -
         _end(process)
 
 
-def command(workspace: Path, host: str, port: int) -> list[str]:
-    """The server's command line: one worker, with the database and the artifacts of the workspace."""
-    options = {
-        "--backend-store-uri": f"sqlite:///{workspace / DATABASE}",
-        "--default-artifact-root": (workspace / ARTIFACTS).as_uri(),
-        "--artifacts-destination": (workspace / ARTIFACTS).as_uri(),
-        "--host": host,
-        "--port": str(port),
-        "--workers": "1",
+def command(host: str, port: int) -> list[str]:
+    """The server's command line: one worker. ``mlflow server`` would start the same, without :mod:`.own_origin`."""
+    application = "fedrecon.platform.terminal.own_origin:mlflow_application"
+    options = ("--host", host, "--port", str(port), "--workers", "1", "--log-level", "warning")
+    return [sys.executable, "-m", "uvicorn", "--factory", *options, application]
+
+
+def environment(workspace: Path, port: int) -> dict[str, str]:
+    """The server's environment: no telemetry, no job runner, this workspace's store, and only names of this machine."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "_MLFLOW_"))}
+    artifacts = (workspace / ARTIFACTS).as_uri()
+    return {
+        **kept,
+        **ENVIRONMENT,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "_MLFLOW_SERVER_FILE_STORE": SQLITE + str(workspace / DATABASE),
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts,
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
     }
-    return [sys.executable, "-m", "mlflow", "server", *(part for item in options.items() for part in item)]
-
-
-def environment() -> dict[str, str]:
-    """The server's environment: no telemetry, no job runner, and no variable that names another store."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    return {**kept, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def runs_page(host: str, port: int, experiment: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.reporting.terminal import print_table
 from fedrecon.platform.runs.report import below_zero_filled
+from fedrecon.platform.terminal.output import say
 from fedrecon.sites.score_columns import METRICS
 
 SCORE_COLUMNS = ("PSNR dB", "SSIM", "NMSE", "with DC", "zero-filled")
@@ -90,13 +91,13 @@ def registry(kind: str, files: Sequence[str] = ()) -> dict[str, tuple[str, str]]
 def laws_table(checked: Mapping[str, Any]) -> None:
     """Prints the verdicts of ``fedrecon check-plugin``: each law, and under a broken one what was found instead."""
     for one in checked["plugins"]:
-        print(f"{one['kind']} '{one['name']}'")
+        say(f"{one['kind']} '{one['name']}'")
         for law in one["laws"]:
-            print(f"  {'holds ' if law['holds'] else 'BROKEN'}  {law['wants']}")
+            say(f"  {'holds ' if law['holds'] else 'BROKEN'}  {law['wants']}")
             if not law["holds"]:
-                print(f"          but {law['found']}.")
+                say(f"          but {law['found']}.")
     total = sum(len(one["laws"]) for one in checked["plugins"])
-    print(f"{checked['file']}: {total - checked['broken']} of {total} laws hold")
+    say(f"{checked['file']}: {total - checked['broken']} of {total} laws hold")
 
 
 def _described(kind: str, one: Any) -> str:

@@ -45,7 +45,7 @@ class Acquisition(Settings):
     own: ClassVar[tuple[str, ...]]
     turns: ClassVar[bool] = False
 
-    noise: float = Field(1.0, ge=1.0, allow_inf_nan=False)
+    noise: float = Field(1.0, ge=1.0, le=1000.0)
     fixed_mask: bool = False
 
     @classmethod

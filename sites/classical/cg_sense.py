@@ -38,8 +38,8 @@ class CgSense(Reconstructor):
     """
     needs_coils: ClassVar[bool] = True
 
-    weight: float = Field(default=0.001, ge=0.0, allow_inf_nan=False)
-    iterations: int = Field(default=30, ge=1)
+    weight: float = Field(default=0.001, ge=0.0, le=1e9)
+    iterations: int = Field(default=30, ge=1, le=10**5)
 
     def reconstruct(self, measurement: Measurement) -> Tensor:
         """The solution; a slice without signal stays zero."""

@@ -38,7 +38,7 @@ class Grappa(Completion):
     """
     needs_coils: ClassVar[bool] = True
 
-    weight: float = Field(default=0.01, ge=1e-9, allow_inf_nan=False)
+    weight: float = Field(default=0.01, ge=1e-9, le=1e9)
     kernel_y: int = Field(default=5, ge=1, le=7, description="odd")
     kernel_x: int = Field(default=5, ge=1, le=7, description="odd")
 

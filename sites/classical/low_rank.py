@@ -47,9 +47,9 @@ class LowRank(Completion):
         }
     """
 
-    rank: int = Field(default=30, ge=1)
+    rank: int = Field(default=30, ge=1, le=10**5)
     kernel: int = Field(default=5, ge=2, le=11, description="side of the window")
-    iterations: int = Field(default=40, ge=1)
+    iterations: int = Field(default=40, ge=1, le=10**5)
 
     def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """K-space after alternating projections, which start from zero-filled k-space; see the base class."""

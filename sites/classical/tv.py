@@ -48,9 +48,9 @@ class TotalVariation(Reconstructor):
         """
     )
 
-    weight: float = Field(default=0.005, ge=0.0)
-    iterations: int = Field(default=60, ge=1)
-    dual_iterations: int = Field(default=5, ge=1, description="of a proximal step, started at the last dual")
+    weight: float = Field(default=0.005, ge=0.0, le=1e9)
+    iterations: int = Field(default=60, ge=1, le=10**5)
+    dual_iterations: int = Field(default=5, ge=1, le=10**5, description="of a proximal step, started at the last dual")
     real: bool = False
 
     def reconstruct(self, measurement: Measurement) -> Tensor:

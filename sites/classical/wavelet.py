@@ -30,8 +30,8 @@ class Wavelet(Reconstructor):
 
     paper: ClassVar[str] = SPARSE_MRI
 
-    weight: float = Field(default=0.004, ge=0.0, allow_inf_nan=False)
-    iterations: int = Field(default=60, ge=1)
+    weight: float = Field(default=0.004, ge=0.0, le=1e9)
+    iterations: int = Field(default=60, ge=1, le=10**5)
     moments: int = Field(default=4, ge=1, le=10, description="vanishing moments; 1 is the Haar wavelet")
     levels: int = Field(default=4, ge=1, le=10, description="at most; no level splits a side shorter than the filter")
     real: bool = False

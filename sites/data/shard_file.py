@@ -32,9 +32,9 @@ def reading(path: Path) -> Iterator[h5py.File]:
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
-    if path.stat().st_size == 0 or not h5py.is_hdf5(path):
-        raise InputError(f"{path}: is not an HDF5 file.")
     try:
+        if path.stat().st_size == 0 or not h5py.is_hdf5(path):
+            raise InputError(f"{path}: is not an HDF5 file.")
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:

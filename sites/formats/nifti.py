@@ -22,6 +22,7 @@ from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format, Label, estimate_noise
 from fedrecon.sites.formats.summary import Notes
+from fedrecon.sites.plugin import Seed
 
 FOREGROUND = 0.1  # a voxel is anatomy if it is above this part of the volume's 99th percentile
 ANATOMY_SHARE = 0.5  # a slice is an end slice if its foreground is below this part of the best slice's foreground
@@ -37,9 +38,9 @@ class NIfTI(Format):
         seed: seed of the phase.
     """
 
-    size: Annotated[int, Field(ge=8)] | None = None
+    size: Annotated[int, Field(ge=8, le=4096)] | None = None
     phase: Literal["none", "smooth"] = "smooth"
-    seed: int = 0
+    seed: Seed = 0
     suffixes: ClassVar = (".nii", ".nii.gz")
     simulated: ClassVar = True
     summary: ClassVar = "NIfTI magnitude volumes; the k-space is simulated (--size, --phase none|smooth)"

@@ -6,6 +6,7 @@ k-space (zero where nothing was measured) has no reference: it can be reconstruc
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ class Npy(Format):
         """
         try:
             array = np.load(source, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, MemoryError, tokenize.TokenError) as error:
             raise InputError(f"{source}: cannot be read as a NumPy array (truncated?): {error}") from None
         if not isinstance(array, np.ndarray) or array.ndim not in _LEADING:
             shape = getattr(array, "shape", "several arrays")

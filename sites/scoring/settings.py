@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedrecon.sites.plugin import ADDED_LATER, Count, Settings, science_of
+from fedrecon.sites.plugin import ADDED_LATER, Count, Seed, Settings, science_of
 
 PHANTOM = "phantom"
 """Origin of a shard that was simulated: its images show nobody."""
@@ -27,9 +27,9 @@ class Evaluation(Settings):
             draws every shard, for data that may be shown; ``false`` draws none.
     """
 
-    every: int = Field(5, ge=1)
+    every: int = Field(5, ge=1, le=10**6)
     max_slices: Count | dict[Literal["validation", "test"], Count] | None = None
-    mask_seed: int = 0
+    mask_seed: Seed = 0
     panels: Literal["auto"] | bool = "auto"
     self_ensemble: Annotated[bool, ADDED_LATER] = False
 

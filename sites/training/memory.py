@@ -94,7 +94,7 @@ class Memory:
             header = {"format": FORMAT, **owner}
             with atomic.replacing(path) as temporary:
                 save_file(whole, temporary, metadata={**header, "xxh3": _checksum(header, whole)})
-            self._forget(self.round)
+            self._forget(self.round, number)
         self.round, self.values = number, dict(values)
 
     def _copy(self, source: Path, target: Path) -> None:
@@ -106,17 +106,19 @@ class Memory:
     def _path(self, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"round-{number:06d}.safetensors"
 
-    def _forget(self, committed: int) -> None:
-        """Deletes older files, and temporary files of killed writers.
+    def _forget(self, committed: int, saved: int) -> None:
+        """Deletes older files, files between the two rounds, and temporary files of killed writers.
 
-        It keeps the committed round and the one before it: a run with a torn checkpoint goes back to the latter.
+        It keeps the committed round and the one before it: a run with a torn checkpoint goes back to the latter. A file
+        between the committed and the saved round is of a round that went on without this site.
         """
         if self.folder is None:
             return
         older = [path for path in self.folder.glob("round-*.safetensors") if _number(path) < committed]
         kept = max(map(_number, older), default=committed)
         torn = self.folder.glob(".round-*.tmp")
-        for path in (*torn, *(path for path in older if _number(path) < kept)):
+        left_out = (path for path in self.folder.glob("round-*.safetensors") if 0 < committed < _number(path) < saved)
+        for path in (*torn, *left_out, *(path for path in older if _number(path) < kept)):
             path.unlink(missing_ok=True)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedrecon.sites.errors import RefusedValueError, unknown
-from fedrecon.sites.plugin import ADDED_LATER, Count, Settings, science_of
+from fedrecon.sites.plugin import ADDED_LATER, Count, Settings, Weight, science_of
 from fedrecon.sites.training.losses import BRIGHTNESS, LOSSES
 
 
@@ -39,17 +39,17 @@ class Training(Settings):
             strategy.
     """
 
-    rounds: int = Field(10, ge=0)
-    local_epochs: int = Field(1, ge=1)
-    local_steps: Annotated[int | None, ADDED_LATER] = Field(None, ge=1)
+    rounds: int = Field(10, ge=0, le=10**6)
+    local_epochs: int = Field(1, ge=1, le=10**6)
+    local_steps: Annotated[int | None, ADDED_LATER] = Field(None, ge=1, le=10**9)
     max_slices: Annotated[Count | dict[str, Count] | None, ADDED_LATER] = None
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, le=10**6)
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    learning_rate: float = Field(0.001, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(0.001, gt=0, le=1000)
     schedule: Literal["constant", "cosine"] = "constant"
-    loss: str | dict[str, float] = "l1"
+    loss: str | dict[str, Weight] = "l1"
     augment: bool = True
-    patch: Annotated[int | None, ADDED_LATER] = Field(None, ge=8)
+    patch: Annotated[int | None, ADDED_LATER] = Field(None, ge=8, le=4096)
     precision: Literal["float32", "bfloat16"] = "float32"
     optimizer_state: Literal["auto", "reset", "keep"] = "auto"
 
@@ -64,11 +64,9 @@ class Training(Settings):
     @model_validator(mode="after")
     def _loss_exists(self) -> Training:
         weights = {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
-        for name, weight in weights.items():
+        for name in weights:
             if name not in LOSSES:
                 raise RefusedValueError(unknown("loss", name, LOSSES))
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"loss.{name}: a weight of at least 0 is needed, got {weight}")
         if not any(weights.get(name) for name in BRIGHTNESS):
             raise ValueError(
                 f"loss: one of {', '.join(BRIGHTNESS)} needs a weight above 0: other losses do not fix the brightness"

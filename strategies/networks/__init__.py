@@ -5,17 +5,33 @@ Importing this package loads no torch: the file of a network is imported when th
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from fedrecon.strategies.networks.network import NetworkEntry, entry, one_of
 
 NORM = one_of("instance", "instance_affine", "batch")
 DROPOUT = Field(0.0, ge=0.0, lt=1.0)
+MOST_WEIGHTS = 1e9
+"""The largest number of weights of a network: 4 GB in float32, and three times as much for Adam."""
+
+
+def _many(default: int, least: int = 1) -> Any:
+    """A number of features, or of modules that follow each other."""
+    return Field(default, ge=least, le=4096)
+
+
+def _unet(p: Any) -> float:
+    """The weights of one U-Net: 7.8 million with 32 channels and 4 poolings."""
+    return float(30 * p.channels**2 * 4**p.pools)
+
 
 NETWORKS: dict[str, NetworkEntry] = {
     "unet": entry(
         "unet",
-        channels=Field(32, ge=1),
+        _unet,
+        channels=_many(32),
         pools=Field(4, ge=1, le=8),
         dropout=DROPOUT,
         residual=Field(True),
@@ -23,8 +39,9 @@ NETWORKS: dict[str, NetworkEntry] = {
     ),
     "dual_domain": entry(
         "dual_domain",
+        lambda p: 2 * _unet(p),
         in_kspace=True,
-        channels=Field(32, ge=1),
+        channels=_many(32),
         pools=Field(4, ge=1, le=8),
         dropout=DROPOUT,
         residual=Field(True),
@@ -32,8 +49,9 @@ NETWORKS: dict[str, NetworkEntry] = {
     ),
     "unrolled": entry(
         "unrolled",
-        cascades=Field(5, ge=1),
-        channels=Field(8, ge=1),
+        lambda p: (1 if p.shared_weights else p.cascades) * _unet(p),
+        cascades=_many(5),
+        channels=_many(8),
         pools=Field(3, ge=1, le=8),
         dropout=DROPOUT,
         shared_weights=Field(False),
@@ -41,40 +59,50 @@ NETWORKS: dict[str, NetworkEntry] = {
     ),
     "mscan": entry(
         "mscan",
+        lambda p: 9.0 * p.channels**2 * (p.groups * (p.blocks * (p.scales + 1) + 1) + 5),
         kind="super-resolution",
-        channels=Field(20, ge=1),
-        groups=Field(3, ge=1),
-        blocks=Field(2, ge=1),
+        channels=_many(20),
+        groups=_many(3),
+        blocks=_many(2),
         scales=Field(3, ge=1, le=6),
         attention=Field(True),
-        reduction=Field(4, ge=1),
+        reduction=_many(4),
     ),
     "srcnn": entry(
         "srcnn",
+        lambda p: p.channels * (81.0 + p.kernel**2 * p.channels / 2),
         kind="super-resolution",
-        channels=Field(64, ge=2),
+        channels=_many(64, 2),
         kernel=one_of(1, 3, 5, 7),
     ),
-    "edsr": entry("edsr", kind="super-resolution", channels=Field(64, ge=1), blocks=Field(16, ge=1)),
+    "edsr": entry(
+        "edsr",
+        lambda p: 9.0 * p.channels**2 * (2 * p.blocks + 5),
+        kind="super-resolution",
+        channels=_many(64),
+        blocks=_many(16),
+    ),
     "rcan": entry(
         "rcan",
+        lambda p: 9.0 * p.channels**2 * (p.groups * (2 * p.blocks + 1) + 5),
         kind="super-resolution",
-        channels=Field(32, ge=1),
-        groups=Field(4, ge=1),
-        blocks=Field(4, ge=1),
-        reduction=Field(8, ge=1),
+        channels=_many(32),
+        groups=_many(4),
+        blocks=_many(4),
+        reduction=_many(8),
     ),
     "style": entry(
         "style",
+        lambda p: p.layers * p.latent**2 + 9.0 * p.channel_max**2 * 20 + 20.0 * p.channel_max * p.latent,
         kind="prior",
-        latent=Field(512, ge=1),
-        layers=Field(8, ge=1),
-        channel_base=Field(16384, ge=64),
-        channel_max=Field(512, ge=1),
+        latent=_many(512),
+        layers=_many(8),
+        channel_base=Field(16384, ge=64, le=10**6),
+        channel_max=_many(512),
         skips=Field(False),
-        noise_to=Field(1024, ge=0),
+        noise_to=Field(1024, ge=0, le=4096),
         truncation=Field(0.7, gt=0, le=1),
-        truncated=Field(8, ge=0),
+        truncated=Field(8, ge=0, le=4096),
         content=one_of("magnitude", "complex"),
     ),
 }

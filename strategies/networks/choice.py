@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.plugin import parse, science_of
-from fedrecon.strategies.networks import NETWORKS
+from fedrecon.strategies.networks import MOST_WEIGHTS, NETWORKS
 from fedrecon.strategies.networks.network import NetworkEntry, network_class
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class NetworkChoice:
             raise unknown("network", name, networks)
         chosen = networks[name]
         model = parse(chosen.parameters, parameters, where=f"network '{name}'")
+        if (weights := chosen.weights(model)) > MOST_WEIGHTS:
+            shown = ", ".join(f"{key}={value}" for key, value in model.model_dump().items())
+            raise InputError(
+                f"network '{name}' with {shown} has about {weights:.1e} weights; "
+                f"more than {MOST_WEIGHTS:.0e} are refused"
+            )
         return cls(name, tuple(model.model_dump().items()), chosen.module)
 
     def as_dict(self) -> dict[str, Any]:

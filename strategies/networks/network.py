@@ -18,6 +18,7 @@ The file of a network is ``<module>.py`` in this folder. It holds a class ``Netw
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,12 +40,15 @@ class NetworkEntry:
         module: the name of the file that holds the network, without ``.py``; of a plug-in from outside
             ``MODULE:CLASS``.
         parameters: the pydantic model that checks the network's parameters.
+        weights: a function of the parameters that estimates the number of weights, from the largest layers alone. So a
+            network that no machine holds is refused before torch loads.
         kind: the kind of the network, :data:`Kind`.
         in_kspace: whether the network works on k-space. If so, it needs measurements that are Cartesian k-space.
     """
 
     module: str
     parameters: type[Plugin]
+    weights: Callable[[Any], float]
     kind: Kind = "reconstruction"
     in_kspace: bool = False
 
@@ -61,11 +65,18 @@ def network_class(module: str) -> Any:
     return importlib.import_module(f"{__package__}.{module}").Network
 
 
-def entry(module: str | type, kind: Kind = "reconstruction", in_kspace: bool = False, **fields: Any) -> NetworkEntry:
+def entry(
+    module: str | type,
+    weights: Callable[[Any], float] = lambda _: 0,
+    kind: Kind = "reconstruction",
+    in_kspace: bool = False,
+    **fields: Any,
+) -> NetworkEntry:
     """An entry of the registry.
 
     Args:
         module: see :class:`NetworkEntry`; a plug-in from outside gives its class.
+        weights: see :class:`NetworkEntry`; without it, no size is refused.
         fields: the parameters. The type of a parameter is the type of its default, or the choice that :func:`one_of`
             gives.
     """
@@ -73,7 +84,7 @@ def entry(module: str | type, kind: Kind = "reconstruction", in_kspace: bool = F
         module = f"{module.__module__}:{module.__qualname__}"
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
-    return NetworkEntry(module, model, kind, in_kspace)
+    return NetworkEntry(module, model, weights, kind, in_kspace)
 
 
 def one_of(default: str | int, *others: str | int) -> FieldInfo:

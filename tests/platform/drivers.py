@@ -116,7 +116,7 @@ def _among_the_artifacts(workspace: Path) -> None:
 
 
 def _before_the_result(workspace: Path) -> None:
-    """MLflow calls the run finished, the folder does not yet."""
+    """All is recorded but the end."""
     from fedrecon.platform.storage.workspace import RunFolder
 
     _before(RunFolder, "save_result", lambda self, result: True)

@@ -66,13 +66,13 @@ def wait_for(condition: Any, what: str, seconds: float = PATIENCE) -> None:
 
 
 @contextmanager
-def killed_in_fit(process: int) -> Iterator[None]:
-    """Kills a process with -9 as soon as it fits."""
+def killed_in_fit(process: int, number: int = signal.SIGKILL) -> Iterator[None]:
+    """Kills a process with -9 as soon as it fits, or sends it another signal."""
     died = threading.Event()
 
     def kill() -> None:
         wait_for(lambda: "SiteActor.fit" in title(process), f"a fit of process {process}")
-        os.kill(process, signal.SIGKILL)
+        os.kill(process, number)
         died.set()
 
     thread = threading.Thread(target=kill, daemon=True)

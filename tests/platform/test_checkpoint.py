@@ -1,4 +1,5 @@
 import json
+import pickle
 import time
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from fedrecon.platform.storage import checkpoint
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites import atomic
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import DiskFullError, RunError
 from fedrecon.sites.wire import State
 
 RECORD = {"history": [{"round": 1, "seconds": 0.25, "losses": {"a": {"loss": 1e-3}}}], "run_id": "abc"}
@@ -162,7 +163,7 @@ def flipped(path):
 
 
 def flipped_round(path):
-    path.write_bytes(path.read_bytes().replace(b'\\"seconds\\": 0.25', b'\\"seconds\\": 0.35'))
+    path.write_bytes(path.read_bytes().replace(b'\\"run_id\\": \\"abc', b'\\"run_id\\": \\"abd'))
 
 
 IMPLAUSIBLE = {
@@ -194,6 +195,122 @@ def test_what_no_run_commits_is_passed_over_with_a_warning(tmp_path, what):
     with pytest.warns(UserWarning, match=says):
         found = checkpoints.latest(rounds=2, size=5)
     assert same(found[0], state(1, 1.5))
+
+
+def grown(n):
+    """The record after ``n`` rounds: two lists that grow."""
+    rows = [{"round": number, "seconds": number / 3} for number in range(1, n + 1)]
+    return {"rounds": rows, "curve": [{"round": row["round"], "metrics": {"mean/loss": 0.1}} for row in rows], "k": n}
+
+
+def test_the_history_is_appended_and_no_header_grows(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    sizes, history = [], tmp_path / "history.jsonl"
+    for number in range(60):
+        sizes.append(checkpoints.save(state(number), grown(number)).stat().st_size)
+        assert len(history.read_bytes().splitlines() if number else b"") == number  # one line a round
+    assert max(sizes) - min(sizes[1:]) < 64
+    found = Checkpoints(tmp_path).latest()
+    assert (same(found[0], state(59)), found[1]) == (True, grown(59))
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"rounds": [{"ro', b'{"rounds": [7], "curve": []}\n'])
+def test_a_kill_between_the_history_and_the_checkpoint_resumes_to_the_same_files(tmp_path, torn):
+    """The checkpoint is the truth: what the history holds beyond its part is written over."""
+    calm, stormy = Checkpoints(tmp_path / "calm"), Checkpoints(tmp_path / "stormy")
+    for number in range(1, 5):
+        calm.save(state(number), grown(number))
+    for number in (1, 2):
+        stormy.save(state(number), grown(number))
+    with (tmp_path / "stormy" / "history.jsonl").open("ab") as file:
+        file.write(torn)
+    resumed = Checkpoints(tmp_path / "stormy")
+    found, record = resumed.latest()
+    assert (same(found, state(2)), record) == (True, grown(2))
+    for number in (3, 4):
+        resumed.save(state(number), grown(number))
+    names = [path.name for path in sorted((tmp_path / "calm").iterdir())]
+    assert [path.name for path in sorted((tmp_path / "stormy").iterdir())] == names
+    assert (tmp_path / "stormy" / "history.jsonl").read_bytes() == (tmp_path / "calm" / "history.jsonl").read_bytes()
+    one, other = Checkpoints(tmp_path / "calm").latest(), Checkpoints(tmp_path / "stormy").latest()
+    assert (same(one[0], other[0]), one[1]) == (True, other[1])
+
+
+def test_a_torn_checkpoint_goes_back_and_the_history_with_it(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for number in (1, 2, 3):
+        newest = checkpoints.save(state(number), grown(number))
+    newest.write_bytes(b"torn")
+    again = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match="round-000003"):
+        assert again.latest()[1] == grown(2)
+    again.save(state(3), grown(3))
+    assert Checkpoints(tmp_path).latest()[1] == grown(3)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x" * 4000)])
+def test_a_checkpoint_without_its_history_is_passed_over(tmp_path, damage):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1), grown(1))
+    damage(tmp_path / "history.jsonl")
+    with pytest.warns(UserWarning, match="history|history.jsonl"):
+        assert Checkpoints(tmp_path).latest() is None
+
+
+def test_schema_1_is_read_and_its_history_goes_on(tmp_path):
+    path = Checkpoints(tmp_path).save(state(2), {"k": 2})
+    header(record=grown(2))(path)
+    with safe_open(path, framework="numpy") as file:
+        old, vectors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    content = {key: value for key, value in json.loads(old["fedrecon"]).items() if key != "history"}
+    save_file(vectors, path, metadata={"schema": "1", "fedrecon": json.dumps(content)})
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest()[1] == grown(2)
+    checkpoints.save(state(3), grown(3))
+    assert Checkpoints(tmp_path).latest()[1] == grown(3)
+    (tmp_path / "round-000003.safetensors").unlink()
+    assert Checkpoints(tmp_path).latest()[1] == grown(2)
+
+
+def test_the_last_round_alone_is_kept_once_it_was_read_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for number in (1, 2):
+        newest = checkpoints.save(state(number), grown(number))
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:-3])
+    with pytest.warns(UserWarning, match="round-000002"):
+        checkpoints.keep_last()
+    assert len(checkpoints.paths()) == 2
+    newest.write_bytes(whole)
+    checkpoints.keep_last()
+    assert [path.name for path in checkpoints.paths()] == ["round-000002.safetensors"]
+    assert Checkpoints(tmp_path).latest()[1] == grown(2)
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_names_path_and_free_space_and_the_round_before_stays(tmp_path, monkeypatch, call):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1), grown(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.os, call, full)
+        with pytest.raises(DiskFullError) as raised:
+            checkpoints.save(state(2), grown(2))
+    assert str(tmp_path) in str(raised.value)
+    assert raised.value.free > 0
+    assert pickle.loads(pickle.dumps(raised.value)).args == raised.value.args
+    assert same(Checkpoints(tmp_path).latest()[0], state(1))
+    checkpoints.save(state(2), grown(2))
+    assert Checkpoints(tmp_path).latest()[1] == grown(2)
+
+
+def test_a_library_that_gives_the_number_in_its_text_alone_is_understood(tmp_path):
+    for text in ("I/O error: No space left on device (os error 28)", "write failed: errno = 122, quota"):
+        with pytest.raises(DiskFullError), atomic.replacing(tmp_path / "a"):
+            raise ValueError(text)
 
 
 def test_a_file_of_an_earlier_version_is_read(tmp_path):

@@ -231,7 +231,7 @@ WRONG = {
     "missing site": (("run", "{x}", "sites={a: nowhere.h5}"), "nowhere.h5"),
     "run": (("evaluate", "123456789", "--workspace", "{w}"), "unknown run"),
     "evaluation mask": (("evaluate", "latest", "--mask", "radail", "--workspace", "{w}"), "Did you mean 'radial'"),
-    "evaluation rate": (("evaluate", "latest", "--acceleration", "0.2", "--workspace", "{w}"), "greater than or equal"),
+    "evaluation rate": (("evaluate", "latest", "--acceleration", "0.2", "--workspace", "{w}"), "1 to 10000"),
     "output": (("reconstruct", "latest", "{s}", "-o", "x.tiff", "--workspace", "{w}"), ".png"),
     "whose network": (("reconstruct", "{l}", "{s}", "-o", "x.h5", "--workspace", "{w}"), "--site"),
     "input": (("reconstruct", "{d}", "nowhere.npy", "-o", "x.h5", "--workspace", "{w}"), "no such file"),

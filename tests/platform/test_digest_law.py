@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,6 @@ from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.networks import NETWORKS
-from fedrecon.strategies.networks.network import NetworkEntry
 
 CONTENTS = {"a": "content-a", "b": "content-b"}
 WRITTEN = json.loads(Path(__file__).with_name("digests.json").read_text())
@@ -107,7 +107,7 @@ def test_a_key_that_a_network_gets_later_counts_only_away_from_its_default(name,
         invented: Annotated[int, ADDED_LATER] = Field(3, ge=1)
 
     entry = NETWORKS[name]
-    monkeypatch.setitem(NETWORKS, name, NetworkEntry(entry.module, Invented, entry.kind, entry.in_kspace))
+    monkeypatch.setitem(NETWORKS, name, replace(entry, parameters=Invented))
     raw = EXPERIMENTS[f"network {name}"]
     assert digests(raw) == WRITTEN[f"network {name}"]
     assert digests({**raw, "network": {"name": name, "invented": 4}}) != WRITTEN[f"network {name}"]

@@ -26,8 +26,9 @@ class Members:
     def __init__(self, away=(), spoil=lambda reply: reply):
         self.away, self.spoil, self.requests, self.scored = away, spoil, [], []
         self.dead = dict.fromkeys(away, "away")
+        self.missed, self.waited = {}, {}
 
-    def fit(self, request):
+    def fit(self, request, without=()):
         self.requests.append(request)
         for number, name in enumerate(N_SLICES, start=1):
             if name not in self.away:
@@ -80,6 +81,8 @@ def test_two_rounds_by_hand():
         "bytes_up": 36,
         "bytes_down": 36,
         "losses": {name: {"loss": 0.5} for name in "abc"},
+        "missed": [],
+        "waited": [],
     }
     assert [one.number for one in record.rounds] == [1, 2]
     assert [one.standing for one in record.states] == [dict.fromkeys("abc", number) for number in (1, 2)]

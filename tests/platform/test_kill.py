@@ -15,6 +15,7 @@ from drivers import ROUNDS, experiment
 from ray_executors import killed_in_fit, memory_bits, outcome, ray_executor, title, wait_for
 from tiny import Commits, Federation, bits
 
+from fedrecon.platform.execution.liveness import Patience
 from fedrecon.platform.runs.run import run
 from fedrecon.sites.errors import RunError
 from fedrecon.strategies import STRATEGIES
@@ -61,6 +62,37 @@ def test_a_site_that_dies_comes_back_with_the_same_bits(consortium: dict[str, Pa
     assert [(one.site, {k: v for k, v in one.columns.items() if k != "seconds"}) for one in scores] == expected[
         "scores"
     ]
+
+
+class Impatient(Patience):
+    def limit(self, tries: int) -> float:
+        return 60.0 if tries else 4.0
+
+
+@pytest.mark.kill
+def test_a_site_that_is_stopped_is_ended_and_comes_back_with_the_same_bits(
+    consortium: dict[str, Path], tmp_path: Path
+) -> None:
+    """SIGSTOP in a fit: the process lives and never answers. Its memory of the round before is on disk."""
+    sites = {name: consortium[name] for name in ("north", "middle")}
+    training = {"optimizer_state": "keep", "local_epochs": 20}
+    here, there = (Federation(FedAvg(), sites, tmp_path / name, training=training, rounds=2) for name in ("1", "2"))
+    _, expected = outcome(here, here.executor())
+    record, lines = Commits(None), list[str]()
+    with ray_executor(there, cpus_per_site="auto") as executor:
+        state = replace(there, rounds=1).train(executor, record)
+        executor._watch.patience = Impatient(first=2.0)  # only now: in a first fit torch is loaded
+        executor._watch.say = lines.append
+        process = executor.describe()["middle"].pid
+        with killed_in_fit(process, signal.SIGSTOP):
+            state = there.train(executor, record, state)
+        scores = executor.evaluate(there.method.request(state), "test")
+    assert [one.restarts for one in record.rounds] == [0, 1]
+    assert "middle" in record.rounds[1].waited
+    assert [line.partition(":")[0] for line in lines] == ["site 'middle', round 2"]
+    assert bits(state) == expected["state"]
+    assert memory_bits(there.memory, 2) == expected["memory"] != {}
+    assert [one.columns["ssim"] for one in scores] == [one["ssim"] for _, one in expected["scores"]]
 
 
 def test_a_site_that_stays_dead_stops_the_run_by_name(consortium: dict[str, Path], tmp_path: Path) -> None:

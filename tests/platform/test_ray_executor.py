@@ -221,10 +221,24 @@ def test_a_reply_that_was_not_asked_for_is_refused_by_site_and_round(
 ) -> None:
     received = executor.fit
 
-    def tampered(request: TrainRequest) -> Iterator[TrainReply]:
+    def tampered(request: TrainRequest, without: tuple[str, ...] = ()) -> Iterator[TrainReply]:
         for reply in received(request):
             yield replace(reply, **change) if reply.site == "south" else reply
 
     monkeypatch.setattr(executor, "fit", tampered)
     with pytest.raises(RunError, match=f"site 'south', round 1: replied with {says}"):
         four.train(executor)
+
+
+def test_ray_and_its_exporters_listen_on_the_loopback_alone(executor: RayExecutor) -> None:
+    """The cluster of this file is started as :func:`connect` starts it (``tests/clusters.py``)."""
+    import psutil
+
+    found = {}
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        for one in process.net_connections(kind="inet"):
+            if one.status == psutil.CONN_LISTEN:
+                found[one.laddr.port] = (one.laddr.ip.removeprefix("::ffff:"), process.name())
+    assert len(found) >= 6  # the control store, the raylet, its agents and exporters, the sites
+    assert {address for address, _ in found.values()} <= {"127.0.0.1", "::1"}, found

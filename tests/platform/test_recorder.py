@@ -11,7 +11,7 @@ from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, sum
 from fedrecon.platform.federation.progress import Progress
 from fedrecon.platform.federation.recorder import Recorder, Round, ValidationResult
 from fedrecon.platform.storage.checkpoint import Checkpoints
-from fedrecon.platform.storage.tracking.tracker import RunRecord
+from fedrecon.platform.storage.journal import RunRecord
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import State
 

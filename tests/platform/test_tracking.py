@@ -13,10 +13,12 @@ import pytest
 from memory_store import MemoryStore
 from PIL import Image
 
+from fedrecon.platform.storage.journal import RunRecord
 from fedrecon.platform.storage.tracking import tracker as tracking
-from fedrecon.platform.storage.tracking.mlflow_store import DATABASE, create_database, tracking_uri
+from fedrecon.platform.storage.tracking.address import DATABASE, tracking_uri
+from fedrecon.platform.storage.tracking.mlflow_store import create_database
 from fedrecon.platform.storage.tracking.store import run_store
-from fedrecon.platform.storage.tracking.tracker import TAG_DIGEST, TAG_SUPERSEDED, RunRecord
+from fedrecon.platform.storage.tracking.tracker import TAG_DIGEST, TAG_SUPERSEDED
 from fedrecon.sites.errors import InputError, RunError
 
 NUMBER = count()

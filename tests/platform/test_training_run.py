@@ -10,6 +10,7 @@ from memory_store import MemoryStore, MemoryTracker
 from safetensors.numpy import load_file
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.federation.attendance import MISSED, Attendance
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext
@@ -148,7 +149,7 @@ def test_a_failing_run_is_recorded_as_failed(pair, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_that_is_damaged_after_the_end_is_not_evaluated_as_the_round_before(pair, tmp_path):
-    _, result = finish(begin(experiment(pair, "fedavg"), tmp_path, MemoryStore()))
+    _, result = finish(begin(experiment(pair, "fedavg"), tmp_path, MemoryStore(), keep_checkpoints=True))
     folder = RunFolder(tmp_path, result.digest)
     assert TrainedRun.of(folder).state.round == ROUNDS
     newest = folder.checkpoints.paths()[-1]
@@ -299,3 +300,37 @@ def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     assert told.info.status == "FINISHED"
     assert told.data.metrics["mean/psnr"] == taken.validation["mean/psnr"]
     assert Path(client.download_artifacts(taken.run_id, "weights.safetensors")).is_file()
+
+
+def test_a_run_that_missed_a_reply_is_for_those_who_allowed_it(pair, tmp_path):
+    """It goes on without whom it left out before, says so, and serves nobody who asked for every reply."""
+    whole, store = experiment(pair, "fedavg"), MemoryStore()
+    lenient = {**whole, "resources": {"min_sites": 1, "straggler": "skip"}}
+    missed = {"2": {"north": "late"}}
+    course = begin(lenient, tmp_path, store)
+    next(course)
+    course.close()
+    (folder,) = (tmp_path / "runs").glob("*/checkpoints")
+    Attendance(folder.parent / MISSED, ["middle", "north"]).note(2, missed["2"])
+    _, late = finish(begin(lenient, tmp_path, store))
+    assert (late.missed, late.missing_sites, set(late.sites)) == (missed, (), set(pair))
+    rows = [row["replied"] for row in Checkpoints(folder).latest()[1]["rounds"]]
+    assert rows == [["middle", "north"], ["middle"], *[["middle", "north"]] * (ROUNDS - 2)]
+    replayed = bits(tmp_path, late)["shared"]
+    assert store.runs[0].info.tags["fedrecon.missed_replies"] == "north: round 2 (late)"
+    assert "north: round 2 (late)" in store.runs[0].artifacts["report.md"].read_text()
+    assert finish(begin(lenient, tmp_path, store))[1].trained_rounds == 0
+
+    _, taken = finish(begin(other(lenient, mask_seed=5), tmp_path, store))
+    assert (taken.trained_rounds, taken.missed) == (0, missed)
+    _, trained = finish(begin(other(whole, mask_seed=6), tmp_path, store))
+    assert (trained.trained_rounds, trained.missed) == (ROUNDS, {})
+
+    with pytest.warns(RuntimeWarning, match=r"missed replies \(north: round 2 \(late\)\)"):
+        _, anew = finish(begin(whole, tmp_path, store))
+    assert (anew.digest, anew.missed) == (late.digest, {})
+    assert anew.trained_rounds == ROUNDS
+    assert bits(tmp_path, anew) == bits(tmp_path, trained)
+    assert bits(tmp_path, anew)["shared"] != replayed
+    assert RunFolder(tmp_path, f"{late.digest}.before-1").result()["missed"] == missed
+    assert finish(begin(lenient, tmp_path, store))[1].missed == {}

@@ -1,9 +1,11 @@
+import asyncio
 import json
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
+import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -13,21 +15,59 @@ import pytest
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import SUMMARIES, RunRecord
 from fedrecon.platform.terminal import mlflow_ui as ui
+from fedrecon.platform.terminal.own_origin import guarded
 from fedrecon.sites.errors import InputError, RunError
 
 
 def test_the_command_serves_the_workspace_with_one_worker(tmp_path):
-    line = ui.command(tmp_path, "127.0.0.1", 5001)
-    assert line[1:4] == ["-m", "mlflow", "server"]
-    options = dict(zip(line[4::2], line[5::2], strict=True))
-    assert options["--backend-store-uri"] == f"sqlite:///{tmp_path}/mlflow.db"
-    assert options["--artifacts-destination"] == (tmp_path / "artifacts").as_uri()
+    line = ui.command("127.0.0.1", 5001)
+    assert line[1:4] == ["-m", "uvicorn", "--factory"]
+    assert line[-1] == "fedrecon.platform.terminal.own_origin:mlflow_application"
+    options = dict(zip(line[4:-1:2], line[5:-1:2], strict=True))
     assert (options["--host"], options["--port"], options["--workers"]) == ("127.0.0.1", "5001", "1")
+    given = ui.environment(tmp_path, 5001)
+    assert given["_MLFLOW_SERVER_FILE_STORE"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert given["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] == (tmp_path / "artifacts").as_uri()
+
+
+OWN, OTHER = "http://127.0.0.1:5001", "http://127.0.0.1:8888"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "passes"),
+    [
+        ("POST", {"origin": OWN}, True),
+        ("POST", {"origin": OWN, "sec-fetch-site": "same-origin"}, True),
+        ("POST", {}, True),  # MLflow's own client
+        ("GET", {"origin": OTHER}, True),
+        ("POST", {"origin": OTHER}, False),
+        ("DELETE", {"origin": "http://localhost:5001"}, False),
+        ("PATCH", {"origin": "null"}, False),
+        ("PUT", {"origin": OWN, "sec-fetch-site": "same-site"}, False),
+        ("POST", {"sec-fetch-site": "cross-site"}, False),
+        ("PROPFIND", {"origin": "https://127.0.0.1:5001"}, False),
+        (None, {"origin": OTHER}, False),
+    ],
+)
+def test_writes_are_taken_from_the_own_page_alone(method, headers, passes):
+    sent = []
+
+    async def application(scope, receive, send):
+        sent.append("passed")
+
+    async def send(message):
+        sent.append(message.get("status", message["type"]))
+
+    raw = [(name.encode(), value.encode()) for name, value in {"host": "127.0.0.1:5001", **headers}.items()]
+    scope = {"type": "http", "method": method, "headers": raw} if method else {"type": "websocket", "headers": raw}
+    asyncio.run(guarded(application)(scope, None, send))
+    refused = [403, "http.response.body"] if method else ["websocket.close"]
+    assert sent == (["passed"] if passes else refused)
 
 
 def test_the_environment_is_quiet_and_points_to_no_other_store(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
-    given = ui.environment()
+    given = ui.environment(Path("/w"), 5001)
     assert "MLFLOW_TRACKING_URI" not in given
     assert given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert given["MLFLOW_DISABLE_TELEMETRY"] == given["DO_NOT_TRACK"] == "true"
@@ -88,6 +128,19 @@ def test_a_server_that_ends_at_once_shows_its_log(mlflow_workspace, monkeypatch)
     assert started.run_id
 
 
+def _tagged(base, run_id, origin, host=None):
+    """The answer to a page of this origin that sets a tag."""
+    headers = {"Content-Type": "application/json"} | ({"Origin": origin} if origin else {})
+    headers |= {"Host": host} if host else {}
+    body = json.dumps({"run_id": run_id, "key": "a", "value": "b"}).encode()
+    asked = urllib.request.Request(f"{base}/api/2.0/mlflow/runs/set-tag", body, headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 @pytest.mark.server
 def test_a_live_server_shows_the_run_and_leaves_nothing(mlflow_workspace: Path, monkeypatch):
     tracker = run_store(None, mlflow_workspace).open(RunRecord("ui", "a run", "digest-ui"))
@@ -112,6 +165,9 @@ def test_a_live_server_shows_the_run_and_leaves_nothing(mlflow_workspace: Path, 
             run = json.load(answer)["run"]
         assert run["info"]["run_name"] == "a run"
         assert run["data"]["metrics"][0]["value"] == 21.5
+        assert {_tagged(base, tracker.run_id, origin) for origin in (base, None)} == {200}
+        assert {_tagged(base, tracker.run_id, origin) for origin in (OTHER, "http://localhost:1")} == {403}
+        assert _tagged(base, tracker.run_id, "http://evil.example", host="evil.example") == 403
         os.killpg(started[0], 0)  # signal 0 only asks whether the group of processes is there
     with pytest.raises(ProcessLookupError):
         os.killpg(started[0], 0)

@@ -94,6 +94,19 @@ def test_without_a_folder_it_lives_in_the_process():
         memory.load(2)
 
 
+def test_the_file_of_a_round_that_went_on_without_the_site_pushes_none_out(tmp_path):
+    """A late site wrote round 3, and the round was committed without it: round 4 starts from round 2."""
+    memory = Memory(tmp_path)
+    for number in (1, 2, 3):
+        memory.save(number, values(number))
+    again = Memory(tmp_path)
+    again.load(2)
+    again.save(4, values(4))
+    assert files(tmp_path) == [1, 2, 4]
+    again.save(5, values(5))
+    assert files(tmp_path) == [2, 4, 5]  # with a torn checkpoint of round 4 the run goes back to round 3, and to this 2
+
+
 def test_nothing_half_written_counts(tmp_path):
     (tmp_path / ".round-000002.safetensors.4242.tmp").write_bytes(b"half")
     memory = Memory(tmp_path)

@@ -67,8 +67,9 @@ class Replay:
 
     def __init__(self, members, replies, executor=None):
         self.members, self.replies, self.dead, self.executor = tuple(members), replies, {}, executor
+        self.missed, self.waited = {}, {}
 
-    def fit(self, request):
+    def fit(self, request, without=()):
         yield from self.replies
 
     def evaluate(self, *arguments):

@@ -145,7 +145,7 @@ def test_trials_that_failed_run_again_when_they_are_asked_to(
     (row,) = sweep(base, search, name="lost", workspace=workspace, rerun="failed", dry_run=True).trials
     assert row.status == "FAILED"
     begun: list[Campaign] = []
-    monkeypatch.setattr(Campaign, "_run", lambda self: begun.append(self))
+    monkeypatch.setattr(Campaign, "_run", lambda self, records: begun.append(self))
     (row,) = sweep(base, search, name="lost", workspace=workspace, rerun="failed").trials
     assert (row.status, row.error) == ("WAITING", None)
     assert len(begun) == 1

@@ -8,15 +8,22 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
+from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
+from fedrecon.sites import debris
 from fedrecon.sites.errors import unknown
 from fedrecon.tune.trials.planner import Planner
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
+
+if TYPE_CHECKING:
+    from fedrecon.tune.engine.records import CampaignRecords
 
 Rerun = bool | Literal["failed"]
 """The trials that run again even if they have ended: all (True), the failed ones (``"failed"``), or none (False)."""
@@ -45,7 +52,7 @@ class Campaign(ABC):
     Args:
         planner: the planner of the trials.
         folder: the folder in the workspace for all campaigns of this kind: ``sweeps`` or ``studies``.
-        workspace, address, tracking_uri, rerun: see :func:`fedrecon.tune.sweep.run.sweep`.
+        workspace, address, tracking_uri, rerun, keep_checkpoints: see :func:`fedrecon.tune.sweep.run.sweep`.
 
     Attributes:
         trial_table: the table of the trials.
@@ -61,9 +68,11 @@ class Campaign(ABC):
         address: str | None,
         tracking_uri: str | None,
         rerun: Rerun,
+        keep_checkpoints: bool = False,
     ) -> None:
         self.planner, self.workspace = planner, workspace.resolve()
         self.address, self.tracking_uri, self.rerun = address, tracking_uri, rerun
+        self.keep_checkpoints = keep_checkpoints
         self.trial_table = TrialTable(self.workspace, planner.settings.name, folder)
         self.url: str | None = None
         self.over = False
@@ -85,11 +94,11 @@ class Campaign(ABC):
         """The MLflow tags of a trial's run, from the trial's number."""
 
     @abstractmethod
-    def conclude(self, call: Any) -> None:
+    def conclude(self, records: CampaignRecords) -> None:
         """Writes the outputs.
 
         Args:
-            call: a function that calls a method of the :class:`TrackingActor`, given the method's name and arguments.
+            records: the journals of the trials and of the campaign.
         """
 
     def go(self, dry_run: bool) -> bool:
@@ -110,13 +119,17 @@ class Campaign(ABC):
             return False
         self.trial_table.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
+            debris.sweep(self.trial_table.folder, deep=True)
             self._save()
             self.trial_table.forget([row for row in self.trial_table.rows if self._again(row)])
             self._warn_of_changed_code()
             if self.trial_table.count("WAITING") or self._asks_more():
-                self._run()
-            else:
-                self._conclude_alone()
+                check_reachable(self.tracking_uri, self.workspace)
+                with self._records() as records:
+                    self._run(records)
+            else:  # no trial is left to run, so no cluster is needed
+                with self._records() as records:
+                    self.conclude(records)
         return True
 
     def _warn_of_changed_code(self) -> None:
@@ -217,22 +230,27 @@ class Campaign(ABC):
         busy = f"the {kind} '{self.planner.settings.name}' is running in {self.workspace}"
         return exclusive_lock(self.trial_table.folder / ".lock", busy)
 
-    def _run(self) -> None:
+    @contextmanager
+    def _records(self) -> Iterator[CampaignRecords]:
+        """Sends the records of the campaign and its trials while the body runs, and what is left after it."""
+        from fedrecon.platform.storage.tracking.sender import Sender
+        from fedrecon.tune.engine.records import CampaignRecords
+
+        sender = Sender(self.workspace, self.tracking_uri)
+        try:
+            yield CampaignRecords(self.trial_table, sender, self.tracking_uri)
+        finally:
+            sender.close()
+
+    def _run(self, records: CampaignRecords) -> None:
         from fedrecon.tune.engine.tuner import TrialTuner
         from fedrecon.tune.trials.progress import SweepProgress
 
         live = SweepProgress(self.planner.settings, self.trial_table, min(self._asked, self._limit))
         tuner = TrialTuner(
-            self.planner, self.trial_table, self.address, self.tracking_uri, self.rerun is True, self.tags
+            self.planner, self.trial_table, self.address, records, self.rerun is True, self.tags, self.keep_checkpoints
         )
-        self.over = tuner.run(live, self._limit, self.conclude)
-
-    def _conclude_alone(self) -> None:
-        """Writes the outputs again without a cluster, because no trial is left to run."""
-        from fedrecon.tune.engine.tracking_actor import TrackingActor
-
-        writer = TrackingActor(self.tracking_uri, str(self.workspace))
-        self.conclude(lambda method, *arguments: getattr(writer, method)(*arguments))
+        self.over = tuner.run(live, self._limit, partial(self.conclude, records))
 
 
 def say(message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
 
 
@@ -51,6 +52,7 @@ class CampaignCommand:
         again = parser.add_mutually_exclusive_group()
         again.add_argument("--rerun", action="store_true", help="run every trial again, even if it has a result")
         again.add_argument("--rerun-failed", action="store_true", help="run the failed trials again")
+        parser.add_argument("--keep-checkpoints", action="store_true", help="keep two checkpoints of each run, not one")
         parser.add_argument("--dry-run", action="store_true", help=self.dry_run)
 
     def command(self, arguments: argparse.Namespace) -> int:
@@ -79,15 +81,17 @@ class CampaignCommand:
             tracking_uri=arguments.tracking_uri,
             rerun="failed" if arguments.rerun_failed else arguments.rerun,
             dry_run=arguments.dry_run,
+            keep_checkpoints=arguments.keep_checkpoints,
         )
         self._print(result, arguments.json)
         if result.status == "interrupted":
             print("interrupted; the same command goes on from the last committed rounds", file=sys.stderr)
             return 130
         if result.status != "planned" and not arguments.json:
-            where = f" --workspace {arguments.workspace}" if arguments.workspace else ""
+            where = f" --workspace {shlex.quote(arguments.workspace)}" if arguments.workspace else ""
             label, page = self.page(result)
-            print(f"\n{label:8}{page}\nMLflow  (fedrecon ui{where})\n{result.url}")
+            url = result.url or f"has not got all of it yet: fedrecon sync{where}"
+            say(f"\n{label:8}{page}\nMLflow  (fedrecon ui{where})\n{url}")
         return 0
 
     def _name(self, given: str) -> str:
@@ -100,7 +104,6 @@ class CampaignCommand:
 
     def _print(self, result: Any, as_json: bool) -> None:
         if as_json:
-            json.dump(result.as_dict(), sys.stdout, indent=2, default=str)
-            print()
+            print_json(result.as_dict())
         else:
             self.show(result)

@@ -17,7 +17,6 @@ from fedrecon.platform.runs.context import RunContext
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.runs.run import steps
 from fedrecon.sites.errors import cause_of
-from fedrecon.tune.engine.tracking_actor import RelayStore
 
 ROUND = "round"
 """The key of the committed round in the results for Ray Tune."""
@@ -49,8 +48,8 @@ class SweepTrial(ray_tune.Trainable):
 
         Args:
             config: the configuration of the trial, see :class:`TrialTuner`.
-            shared: the values that all trials share: ``workspace``, ``executor``, ``address``, and the handle of the
-                :class:`TrackingActor` (``writer``).
+            shared: the values that all trials share: ``workspace``, ``executor``, ``address``, ``keep_checkpoints``,
+                and the handle of the :class:`TrialNotes` (``notes``).
         """
         assert shared is not None
         self._shared = shared
@@ -78,7 +77,7 @@ class SweepTrial(ray_tune.Trainable):
             return {**self._last, "done": True, TRAINED: result.trained_rounds}
         except Exception as error:
             self._steps = None
-            ray.get(self._shared["writer"].failed.remote(self._digest, cause_of(error)))
+            ray.get(self._shared["notes"].failed.remote(self._digest, cause_of(error)))
             raise
         self._last = {ROUND: committed.round, **committed.metrics}
         return dict(self._last)
@@ -95,9 +94,10 @@ class SweepTrial(ray_tune.Trainable):
             workspace=Path(self._shared["workspace"]),
             executor=self._shared["executor"] if config["members"] else "in-process",
             address=self._shared["address"],
-            rerun=config["rerun"] and ray.get(self._shared["writer"].first.remote(config["digest"])),
+            rerun=config["rerun"] and ray.get(self._shared["notes"].first.remote(config["digest"])),
             tags=config["tags"],
-            store=RelayStore(self._shared["writer"]),
+            records_only=True,
+            keep_checkpoints=self._shared["keep_checkpoints"],
             progress=SilentProgress,
             name=config["name"],
             bundle_members=config["members"],

@@ -10,8 +10,6 @@ import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,14 +18,17 @@ import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.execution.ray_cluster import connect
+from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
-from fedrecon.platform.storage.workspace import find_trained
+from fedrecon.platform.terminal.signals import last_wills
+from fedrecon.sites import debris
 from fedrecon.tune.engine.packing import Packing, asked, roster
+from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
 from fedrecon.tune.engine.searcher import Optuna, PlannedTrials, Source, TableUpdater, TrialSearcher
-from fedrecon.tune.engine.tracking_actor import start_tracking_actor
 from fedrecon.tune.engine.trainable import SweepTrial
+from fedrecon.tune.engine.trial_notes import start_trial_notes
 from fedrecon.tune.trials.planner import Planner, Trial, absolute
 from fedrecon.tune.trials.progress import SweepProgress
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
@@ -42,16 +43,14 @@ SETTINGS = {
 }
 """Environment variables of Ray Tune. A variable that the user has set keeps its value."""
 
-Conclude = Callable[[Callable[..., Any]], None]
-"""A function that writes the outputs. Its argument calls a method of the :class:`TrackingActor` by its name."""
-
 
 class TrialTuner:
     """One call of a sweep or study on a cluster.
 
     Args:
         planner: the planner of the trials. trial_table: the table of the trials.
-        address, tracking_uri: see :func:`fedrecon.tune.sweep.run.sweep`.
+        address, keep_checkpoints: see :func:`fedrecon.tune.sweep.run.sweep`.
+        records: the records of the trials.
         rerun: whether every trial runs again, even if it has a result.
         tags: a function that gives the MLflow tags of a trial's run from the trial's number.
     """
@@ -61,16 +60,18 @@ class TrialTuner:
         planner: Planner,
         trial_table: TrialTable,
         address: str | None,
-        tracking_uri: str | None,
+        records: CampaignRecords,
         rerun: bool,
         tags: Callable[[int], Mapping[str, str]],
+        keep_checkpoints: bool,
     ) -> None:
         self._planner, self._trial_table, self._tags = planner, trial_table, tags
-        self._address, self._tracking_uri, self._rerun = address, tracking_uri, rerun
+        self._address, self._records, self._rerun = address, records, rerun
+        self._keep_checkpoints = keep_checkpoints
         hours = planner.budget.hours
         self._deadline = time.monotonic() + 3600 * hours if hours else float("inf")
 
-    def run(self, live: SweepProgress, limit: int, conclude: Conclude) -> bool:
+    def run(self, live: SweepProgress, limit: int, conclude: Callable[[], None]) -> bool:
         """Runs trials until all have ended, the budget is used up, or the user presses Ctrl-C.
 
         Args:
@@ -89,20 +90,28 @@ class TrialTuner:
             if owns:
                 connect(self._address)
             packing = self._packing()
-            writer = start_tracking_actor(self._tracking_uri, self._trial_table.workspace)
+            notes = start_trial_notes()
+            last_wills.append(self._settle_alone)
             try:
-                self._tune(packing, writer, live, limit)
+                self._tune(packing, notes, live, limit)
             finally:
                 self._trial_table.interrupted()
                 live.close()
-                ray.get(writer.settle.remote())
-                conclude(lambda method, *arguments: ray.get(getattr(writer, method).remote(*arguments)))
-                ray.kill(writer)
+                ray.kill(notes)
+                self._records.settle()
+                conclude()
         finally:
+            if self._settle_alone in last_wills:
+                last_wills.remove(self._settle_alone)
             live.close()
             if owns:
                 ray.shutdown()
         return self._over()
+
+    def _settle_alone(self) -> None:
+        """Ends the runs of the trials that are under way as KILLED, without Ray."""
+        self._records.settle()
+        self._records.send()
 
     def _packing(self) -> Packing:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
@@ -117,30 +126,47 @@ class TrialTuner:
 
     def _trained(self, training: str) -> bool:
         """Whether the training of this digest is done and may be taken over. A rerun takes over no earlier training."""
-        return not self._rerun and find_trained(self._trial_table.workspace, training) is not None
+        trial = next(row.trial for row in self._trial_table.rows if row.trial.training == training)
+        found = find_training(self._trial_table.workspace, training, trial.experiment.resources)
+        return not self._rerun and found is not None
 
-    def _tune(self, packing: Packing, writer: Any, live: SweepProgress, limit: int) -> None:
-        sweep, settings, trial_table = self._planner.sweep, self._planner.settings, self._trial_table
+    def _tune(self, packing: Packing, notes: Any, live: SweepProgress, limit: int) -> None:
+        sweep, trial_table = self._planner.sweep, self._trial_table
         source: Source = PlannedTrials()
         if sweep is not None and sweep.algorithm == "optuna":
             trial_table.rows.clear()
             source = Optuna(self._planner, trial_table, min(sweep.samples, limit))
         searcher = TrialSearcher(trial_table, source, self._config, limit, self._trained)
         updater = TableUpdater(
-            trial_table, searcher, source, live.changed, self._over, lambda digest: ray.get(writer.why.remote(digest))
+            trial_table,
+            searcher,
+            source,
+            lambda row: self._changed(row, live),
+            self._over,
+            lambda digest: ray.get(notes.why.remote(digest)),
         )
         shared = {
             "workspace": str(trial_table.workspace),
             "executor": packing.executor,
-            "writer": writer,
+            "notes": notes,
             "address": self._address,
+            "keep_checkpoints": self._keep_checkpoints,
         }
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(SweepTrial, shared=shared),
             lambda config: _group(packing, config["asked"], config["members"]),
         )
-        scratch = tempfile.mkdtemp(prefix="fedrecon-sweep-")
-        tuner = ray_tune.Tuner(
+        debris.sweep()
+        # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
+        silent = quiet("ray.tune", "ray.air", level=logging.CRITICAL)
+        with debris.scratch() as scratch, contextlib.redirect_stdout(io.StringIO()), silent:
+            self._tuner(trainable, searcher, updater, packing, str(scratch)).fit()
+
+    def _tuner(
+        self, trainable: Any, searcher: TrialSearcher, updater: TableUpdater, packing: Packing, scratch: str
+    ) -> ray_tune.Tuner:
+        """Ray Tune's object; its own files go to ``scratch``."""
+        return ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
@@ -152,20 +178,19 @@ class TrialTuner:
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=ray_tune.RunConfig(
-                name=settings.name,
+                name=self._planner.settings.name,
                 storage_path=scratch,
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                failure_config=ray_tune.FailureConfig(max_failures=settings.max_failures),
+                failure_config=ray_tune.FailureConfig(max_failures=self._planner.settings.max_failures),
                 callbacks=[updater],
                 verbose=0,
             ),
         )
-        try:
-            # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
-            with contextlib.redirect_stdout(io.StringIO()), quiet("ray.tune", "ray.air", level=logging.CRITICAL):
-                tuner.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _changed(self, row: TrialRow, live: SweepProgress) -> None:
+        """Shows a change of a trial, and has its journal sent."""
+        self._records.changed(row.trial.digest)
+        live.changed(row)
 
     def _scheduler(self) -> PerProblemScheduler | None:
         """The scheduler for early stopping; None if the sweep has none."""
@@ -192,7 +217,7 @@ class TrialTuner:
             return members
         if not sites.remote_sites:
             return []
-        trained = now and find_trained_run(self._trial_table.workspace, trial.training, experiment.rounds) is not None
+        trained = now and find_trained_run(self._trial_table.workspace, trial.training, experiment) is not None
         return list(dict.fromkeys([*(() if trained else members), *sites.tested]))
 
     def _config(self, row: TrialRow) -> dict[str, Any]:

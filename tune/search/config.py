@@ -7,18 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.platform.config.plugins import embedded
-from fedrecon.sites.errors import InputError
-from fedrecon.sites.plugin import Settings, parse
+from fedrecon.platform.config.yaml_text import read_yaml, read_yaml_file
+from fedrecon.sites.errors import InputError, brief
+from fedrecon.sites.plugin import Count, Seed, Settings, parse
 
 _METRIC = re.compile(
     r"(mean|site/[^/]+)/((with_data_consistency|zero_filled)/)?(psnr|ssim|nmse)|(mean|site/[^/]+)/loss"
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_TRIALS = 100_000
+"""The largest number of trials of a sweep, and of cells of a study. More are refused before they are made."""
 PROBLEM = ("operator", "degradation", "sites", "task", "evaluation")
 """The blocks that say WHAT is reconstructed. A scheduler compares only trials with equal values in these blocks."""
 
@@ -34,9 +36,9 @@ class Scheduler(Settings):
     """
 
     name: Literal["asha", "median"]
-    grace_rounds: int = Field(1, ge=1)
-    reduction_factor: int = Field(3, ge=2)
-    min_trials: int = Field(3, ge=1)
+    grace_rounds: int = Field(1, ge=1, le=10**6)
+    reduction_factor: int = Field(3, ge=2, le=10**6)
+    min_trials: int = Field(3, ge=1, le=10**6)
 
 
 class Budget(Settings):
@@ -47,8 +49,8 @@ class Budget(Settings):
         hours: the wall time of one call; None is no limit.
     """
 
-    trials: int | None = Field(None, ge=1)
-    hours: float | None = Field(None, gt=0)
+    trials: int | None = Field(None, ge=1, le=10**6)
+    hours: float | None = Field(None, gt=0, le=10**6)
 
 
 class CampaignSettings(Settings):
@@ -63,8 +65,8 @@ class CampaignSettings(Settings):
 
     name: str
     experiment: str | dict[str, Any]
-    concurrency: Literal["auto"] | int = "auto"
-    max_failures: int = Field(2, ge=0)
+    concurrency: Literal["auto"] | Count = "auto"
+    max_failures: int = Field(2, ge=0, le=10**6)
 
     @field_validator("name")
     @classmethod
@@ -72,13 +74,6 @@ class CampaignSettings(Settings):
         if not NAME.fullmatch(name):
             raise ValueError("only letters, digits, '.', '_' and '-' are allowed, as it names a folder")
         return name
-
-    @field_validator("concurrency", mode="before")
-    @classmethod
-    def _concurrency(cls, given: Any) -> Any:
-        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-            raise ValueError("'auto' or a whole number of at least 1 is needed")
-        return given
 
 
 class Sweep(CampaignSettings):
@@ -99,11 +94,11 @@ class Sweep(CampaignSettings):
     search: dict[str, Any]
     metric: str | list[str]
     mode: str | list[str]
-    samples: int = Field(1, ge=1)
+    samples: int = Field(1, ge=1, le=10**6)
     algorithm: Literal["grid", "random", "optuna"] = "random"
     scheduler: Scheduler | None = None
     budget: Budget = Budget()
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("scheduler", mode="before")
     @classmethod
@@ -188,7 +183,7 @@ def read_campaign(
     """
     path = Path(given) if isinstance(given, str | Path) else None
     where = kind if path is None else str(path)
-    raw = given if path is None else load(path, kind)
+    raw = given if path is None else read_yaml_file(path, kind)
     if not isinstance(raw, Mapping):
         raise InputError(f"{where}: a mapping of keys is needed, got {type(raw).__name__}")
     base = [text.removeprefix("experiment.") for text in overrides if text.startswith("experiment.")]
@@ -205,23 +200,17 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     """
     prefix = "search."
     found = apply_overrides(raw, [text for text in overrides if not text.startswith(prefix)])
-    search = dict(found.get("search") or {})
+    given = found.get("search") or {}
+    search = dict(given) if isinstance(given, dict) else {}
     for text in overrides:
         if text.startswith(prefix):
             key, _, value = text.removeprefix(prefix).partition("=")
             owner = max((one for one in search if key == one or key.startswith(f"{one}.")), key=len, default=key)
             kind = key.removeprefix(owner).removeprefix(".")
-            parsed = _parsed(text, value)
+            parsed = read_yaml(value, brief(text))
             search[owner] = {kind: parsed} if kind else parsed
             found["search"] = search
     return found
-
-
-def _parsed(text: str, value: str) -> Any:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"'{text}': the value is not valid YAML: {error}") from None
 
 
 def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -233,29 +222,12 @@ def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
         folder: the folder of the file that names the path.
 
     Raises:
-        InputError: see :func:`load`; or the content is not a mapping, or names a plug-in file that is refused.
+        InputError: see :func:`read_yaml_file`; the content is no mapping, or it names a plug-in that is refused.
     """
     if isinstance(given, dict):
         return dict(embedded(given, folder))
     path = next((one for one in (Path(given), folder / given) if one.is_file()), Path(given))
-    content = load(path, "experiment")
+    content = read_yaml_file(path, "experiment")
     if not isinstance(content, dict):
         raise InputError(f"{path}: a mapping of keys is needed, got {type(content).__name__}")
     return dict(embedded(content, path.parent))
-
-
-def load(path: Path, kind: str = "sweep") -> Any:
-    """The content of a YAML file.
-
-    Args:
-        kind: the kind of the file, for the message.
-
-    Raises:
-        InputError: the file does not exist, or it is not YAML.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such {kind} file")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None

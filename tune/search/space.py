@@ -7,6 +7,7 @@ only.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -150,7 +151,9 @@ def read_space(search: Mapping[str, Any]) -> tuple[Dimension, ...]:
     return tuple(ordered)
 
 
-def points(space: Iterable[Dimension], samples: int, seed: int, base: Callable[[str], Any]) -> list[Params]:
+def points(
+    space: Iterable[Dimension], samples: int, seed: int, base: Callable[[str], Any], most: int = 10**9
+) -> list[Params]:
     """The points of a grid or random sweep.
 
     A point with a drawn value occurs ``samples`` times, each time with other draws. A point without one occurs once.
@@ -159,14 +162,26 @@ def points(space: Iterable[Dimension], samples: int, seed: int, base: Callable[[
 
     Args:
         base: a function that gives the base experiment's value of a key that is not searched.
+        most: the largest number of points.
+
+    Raises:
+        InputError: there are more points. Nothing larger than ``most`` is made before.
     """
     space = tuple(space)
+    whole = math.prod(len(one.values) for one in space if KINDS[one.kind].draw is None and not one.when)
+    if whole > most:
+        raise InputError(f"search makes {whole} trials; more than {most} are refused")
     found: list[Params] = []
     for sample in range(samples):
         grid: list[tuple[Params, bool]] = [({}, False)]
         for one in space:
-            grid = [extended for params, drawn in grid for extended in _extend(one, params, drawn, sample, seed, base)]
+            made = (extended for params, drawn in grid for extended in _extend(one, params, drawn, sample, seed, base))
+            grid = list(itertools.islice(made, most + 1))
         found += [params for params, drawn in grid if drawn or sample == 0]
+        if len(found) > most:
+            raise InputError(f"search makes more than {most} trials; they are refused")
+        if not any(drawn for _, drawn in grid):
+            break
     seeds = next((one.values for one in space if one.key == "seed" and KINDS[one.kind].draw is None), ())
     return sorted(found, key=lambda params: _place(params.get("seed"), seeds))  # sorting is stable
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrecon.tune.engine.campaign import Campaign, Rerun, say
 from fedrecon.tune.study.analysis.condition import Missing
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.matrix import Matrix
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
+
+if TYPE_CHECKING:
+    from fedrecon.tune.engine.records import CampaignRecords
 
 FOLDER = "studies"
 
@@ -21,7 +24,7 @@ class StudyCampaign(Campaign):
 
     Args:
         chosen: the study. base: the content of its base experiment.
-        workspace, address, tracking_uri, rerun: see :func:`fedrecon.tune.study.run.study`.
+        workspace, address, tracking_uri, rerun, keep_checkpoints: see :func:`fedrecon.tune.study.run.study`.
         write_outputs: a function that writes the data set and the report and returns the MLflow address; None if
             the call only reads the study.
     """
@@ -34,9 +37,11 @@ class StudyCampaign(Campaign):
         address: str | None = None,
         tracking_uri: str | None = None,
         rerun: Rerun = False,
-        write_outputs: Callable[[StudyCampaign, Any], str] | None = None,
+        write_outputs: Callable[[StudyCampaign, CampaignRecords], str | None] | None = None,
+        keep_checkpoints: bool = False,
     ) -> None:
-        super().__init__(Planner(chosen, base, address=address), FOLDER, workspace, address, tracking_uri, rerun)
+        planner = Planner(chosen, base, address=address)
+        super().__init__(planner, FOLDER, workspace, address, tracking_uri, rerun, keep_checkpoints)
         self.chosen, self.base, self._write_outputs = chosen, base, write_outputs
 
     @cached_property
@@ -75,10 +80,10 @@ class StudyCampaign(Campaign):
         """The MLflow tags of a trial's run, from the trial's number."""
         return {"fedrecon.study": self.chosen.name, f"fedrecon.study.{self.chosen.name}": str(number)}
 
-    def conclude(self, call: Any) -> None:
+    def conclude(self, records: CampaignRecords) -> None:
         """Writes the data set and the report."""
         assert self._write_outputs is not None
-        self.url = self._write_outputs(self, call)
+        self.url = self._write_outputs(self, records)
 
     def reasons(self) -> dict[str, str]:
         """The reason why a trial has no scores, by the trial's digest. Finished trials are left out."""

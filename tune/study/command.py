@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedrecon.platform.reporting.table import Row, Table, number, numbers, plain, words
 from fedrecon.platform.reporting.terminal import print_table
+from fedrecon.platform.terminal.output import say
 from fedrecon.tune.engine.campaign_command import CampaignCommand
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.results import StudyResult
@@ -18,13 +19,13 @@ def _show(result: StudyResult) -> None:
         print_table(_table(result))
     if result.status == "planned":
         for number, (name, status) in enumerate(result.trials):
-            print(f"{number:4d}  {status.lower():8}  {name}")
+            say(f"{number:4d}  {status.lower():8}  {name}")
     for one in result.missing[:10] if result.status != "planned" else ():
         where = f"trained on {one['trained_on']}, at {one['tested_on']}, {one['operator']}"
-        print(f"missing: {one['method']} {where}: {one['reason']}")
+        say(f"missing: {one['method']} {where}: {one['reason']}")
     if len(result.missing) > 10 and result.status != "planned":
-        print(f"missing: {len(result.missing) - 10} more cells")
-    print(f"\n{result.study}: {result.status}; {result.trainings} trainings, {result.evaluations} evaluations")
+        say(f"missing: {len(result.missing) - 10} more cells")
+    say(f"\n{result.study}: {result.status}; {result.trainings} trainings, {result.evaluations} evaluations")
 
 
 def _table(result: StudyResult) -> Table:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fedrecon.sites.errors import RefusedValueError, unknown
-from fedrecon.sites.plugin import Count, Settings
-from fedrecon.tune.search.config import NAME, CampaignSettings, read_campaign
+from fedrecon.sites.plugin import Count, Seed, Settings
+from fedrecon.tune.search.config import MAX_TRIALS, NAME, CampaignSettings, read_campaign
 
 Block = dict[str, Any]
 Patch = dict[str, Any]
+Level = Annotated[float, Field(ge=1, le=1000)]
+"""A noise level as a multiple of a shard's own, as in an operator."""
 
 MATRIX = ("sites", "operator", "degradation", "seed", "test", "task", "evaluation")
 """Keys of an experiment that a method cannot set: the study varies them, or they must be equal for all methods."""
@@ -67,10 +70,10 @@ class Tested(Settings):
 
     sites: Literal["all", "trained", "untrained"] | list[str] = "all"
     operators: list[Block] | None = Field(None, min_length=1)
-    noise: list[float] | None = Field(None, min_length=1)
+    noise: list[Level] | None = Field(None, min_length=1)
     stage: Literal["output", "data_consistency"] = "output"
     unseen: Literal["average", "nearest", "fine-tune"] | None = None
-    fine_tune_epochs: int | None = Field(None, ge=1)
+    fine_tune_epochs: int | None = Field(None, ge=1, le=10**6)
 
     _one = field_validator("operators", mode="before")(_listed)
 
@@ -92,8 +95,8 @@ class Study(CampaignSettings):
     methods: dict[str, Patch] = Field(min_length=1)
     train: Trains = Trains()
     test: Tested = Tested()
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
-    seeds_of: dict[str, list[int]] = Field(default_factory=dict)
+    seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
+    seeds_of: dict[str, list[Seed]] = Field(default_factory=dict)
     references: list[str] = Field(default_factory=list)
 
     @field_validator("methods")
@@ -127,6 +130,15 @@ class Study(CampaignSettings):
                 raise ValueError(f"{name}: at least one seed is needed")
         return given
 
+    @model_validator(mode="after")
+    def _fits(self) -> Study:
+        seeds = sum(len(self.seeds_of.get(name, self.seeds)) for name in self.methods)
+        cells = seeds * _count(self.train.operators) * len(self.train.slices)
+        cells *= _count(self.test.operators or [{}]) * len(self.test.noise or [1])
+        if cells > MAX_TRIALS:
+            raise ValueError(f"methods x seeds x train x test make {cells} cells; more than {MAX_TRIALS} are refused")
+        return self
+
     @classmethod
     def read(cls, given: Any, overrides: Sequence[str] = ()) -> tuple[Study, dict[str, Any]]:
         """Reads a study from a YAML file or a mapping. Returns it with the content of its base experiment.
@@ -139,6 +151,11 @@ class Study(CampaignSettings):
             InputError: a file, a key or a value is wrong; the message names what is allowed and the nearest right name.
         """
         return read_campaign(cls, "study", given, overrides)
+
+
+def _count(blocks: Sequence[Block]) -> int:
+    """The number of blocks that :func:`expanded` yields."""
+    return sum(math.prod(len(value) for value in block.values() if isinstance(value, list)) for block in blocks)
 
 
 def expanded(blocks: Sequence[Block]) -> Iterator[Block]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.reporting.document import Files, Picture
-from fedrecon.platform.runs.context import TRACKING_EXPERIMENT
+from fedrecon.platform.storage.journal import RunRecord
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import STUDIES
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
 from fedrecon.tune.engine.mlflow_view import address, charts
+from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.study.analysis.inputs import Findings, Score
 from fedrecon.tune.study.citations import citations
 from fedrecon.tune.study.panels import panels
 from fedrecon.tune.study.scores import by_stage
-from fedrecon.tune.trials.trial_table import ENDED
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
     from fedrecon.tune.study.campaign import StudyCampaign
     from fedrecon.tune.study.matrix import Matrix
 
-Call = Callable[..., Any]
 POOLED = "as many updates as each site takes; with local_steps it sees fewer slices than all sites together"
 UNSEEN = {
     "average": "the average of the others' weights",
@@ -40,39 +39,40 @@ UNSEEN = {
 VERSIONS = ("torch", "numpy", "ray", "mlflow")
 
 
-def write_outputs(campaign: StudyCampaign, call: Call) -> str:
-    """Writes all outputs of a study. Returns the address of the MLflow page that shows the study's runs.
+def write_outputs(campaign: StudyCampaign, records: CampaignRecords) -> str | None:
+    """Writes all outputs of a study.
 
     Args:
-        campaign: the call of the study.
-        call: a function that calls a method of the :class:`fedrecon.tune.engine.tracking_actor.TrackingActor`.
+        campaign: the call of the study. records: the journals of its trials and of the study.
+
+    Returns:
+        the address of the MLflow page that shows the study's runs; None if MLflow has not got them.
     """
-    name, trial_table = campaign.chosen.name, campaign.trial_table
-    for row in trial_table.rows:
-        if row.status in ENDED:
-            verdict = {"fedrecon.study.status": row.status, **({"fedrecon.error": row.error} if row.error else {})}
-            row.run_id = call("tag", row.trial.digest, {**campaign.tags(row.trial.number), **verdict}) or row.run_id
-    experiment = call("save_view", TRACKING_EXPERIMENT, f"fedrecon-study-{name}", view(name))
-    url = address(experiment, f"fedrecon-study-{name}", campaign.tracking_uri)
+    name, key = campaign.chosen.name, f"fedrecon-study-{campaign.chosen.name}"
+    records.verdicts("study", campaign.tags)
+    experiment = records.begin(_record(campaign), key, view(name))
     stage = campaign.chosen.test.stage
     scores = by_stage(campaign, [stage, "zero_filled"], keep=True)
     found = findings(campaign, scores[stage], experiment, scores["zero_filled"]) if scores[stage] else None
-    _register(campaign, call, _report(campaign, found) if found else [])
-    return url
+    files = _report(campaign, found) if found else []
+    kept = sorted((campaign.trial_table.folder / "scores").glob("*/*.parquet"))
+    records.end({}, [*((path, f"scores/{path.parent.name}") for path in kept), *files])
+    return records.address(experiment, key)
 
 
 def findings(
-    campaign: StudyCampaign, found: list[Score], experiment_id: str, zero_filled: Sequence[Score] = ()
+    campaign: StudyCampaign, found: list[Score], experiment_id: str | None, zero_filled: Sequence[Score] = ()
 ) -> Findings:
     """The content of the report.
 
     Args:
-        found: the scores. experiment_id: the id of the MLflow experiment that holds the trials' runs.
+        found: the scores. experiment_id: the id of the MLflow experiment that holds the trials' runs; None if MLflow
+            has not got them, and then a link leads to MLflow's first page.
         zero_filled: the scores of the zero-filled images of the same cells.
     """
     study, matrix = campaign.chosen, campaign.matrix
     runs = {one.digest: one.run_id for one in found}
-    host = address(experiment_id, "", campaign.tracking_uri).partition("#")[0]
+    host = address("", "", campaign.tracking_uri).partition("#")[0]
     simulated = [name for name, shard in matrix.shards.items() if shard.simulated]
     return Findings(
         study=study.name,
@@ -84,7 +84,7 @@ def findings(
         facts=facts(campaign),
         citations=citations(matrix),
         panels=panels(campaign),
-        run_url=lambda digest: f"{host}#/experiments/{experiment_id}/runs/{runs[digest]}",
+        run_url=lambda digest: host + (f"#/experiments/{experiment_id}/runs/{runs[digest]}" if experiment_id else ""),
         references=study.references,
         notes=list(notes(matrix)),
         synthetic=len(simulated) == len(matrix.shards),
@@ -197,26 +197,16 @@ def _report(campaign: StudyCampaign, found: Findings) -> list[tuple[Path, str]]:
     return [(campaign.report / name, str(Path("report", name).parent)) for name in files]
 
 
-def _register(campaign: StudyCampaign, call: Call, files: Iterable[tuple[Path, str]]) -> None:
-    """Writes the study's own run in MLflow."""
-    from fedrecon.platform.storage.tracking.tracker import RunRecord
-
-    study, trial_table = campaign.chosen, campaign.trial_table
+def _record(campaign: StudyCampaign) -> RunRecord:
+    """The record of the study's own run in MLflow."""
+    study = campaign.chosen
     params = {
         "methods": ", ".join(study.methods),
         "train.sites": str(study.train.sites),
         "test.sites": str(study.test.sites),
         "seeds": ", ".join(map(str, study.seeds)),
     }
-    record = RunRecord(STUDIES, study.name, f"study-{study.name}", params, {"fedrecon.study": study.name})
-    call("begin", record, False)
-    values = {f"trials/{status.lower()}": float(trial_table.count(status)) for status in (*ENDED, "WAITING")}
-    entries: list[Any] = [("metrics", (trial_table.count(*ENDED), values))]
-    kept = sorted((trial_table.folder / "scores").glob("*/*.parquet"))
-    entries += [("artifact", (path.name, path.read_bytes(), f"scores/{path.parent.name}")) for path in kept]
-    entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
-    done = not trial_table.count("WAITING", "RUNNING")
-    call("write", record, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
+    return RunRecord(STUDIES, study.name, f"study-{study.name}", params, {"fedrecon.study": study.name})
 
 
 def _training(campaign: StudyCampaign) -> str:
@@ -253,10 +243,13 @@ def _slices(campaign: StudyCampaign) -> str:
 
 
 def _commits(campaign: StudyCampaign) -> list[str]:
-    """The git commit of the working directory, read from the run of the first trial that has one; empty if unknown."""
-    store = run_store(campaign.tracking_uri, campaign.workspace)
-    runs = [row.run_id for row in campaign.trial_table.rows if row.run_id][:1]
-    return sorted({tag[:12] for run in runs if (tag := store.find(run).tags.get("mlflow.source.git.commit"))})
+    """The git commit of the working directory, from the run of the first trial that has one; empty if unknown."""
+    known = [row for row in campaign.trial_table.rows if row.run_id][:1]
+    tags = [RunFolder(campaign.workspace, row.trial.digest).journal().tags for row in known]
+    if not any(tags):  # an earlier version made the run: it has no journal
+        store = run_store(campaign.tracking_uri, campaign.workspace)
+        tags = [dict(store.find(str(row.run_id)).tags) for row in known]
+    return sorted({commit[:12] for one in tags if (commit := one.get("mlflow.source.git.commit"))})
 
 
 def _machine(folder: RunFolder) -> str:

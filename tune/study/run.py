@@ -23,6 +23,7 @@ def study(
     tracking_uri: str | None = None,
     rerun: Rerun = False,
     dry_run: bool = False,
+    keep_checkpoints: bool = False,
 ) -> StudyResult:
     """Runs a study, resumes an interrupted one, or writes the report of a finished one again.
 
@@ -34,6 +35,7 @@ def study(
         tracking_uri: the address of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
         rerun: True runs every trial again, even if it has a result; ``"failed"`` runs only the failed trials again.
         dry_run: True plans the study and starts nothing.
+        keep_checkpoints: keep two checkpoints of each run that has ended, not one.
 
     Raises:
         InputError: the study, one of its experiments, or its data is wrong; nothing was started.
@@ -50,7 +52,7 @@ def study(
     """
     chosen, base = Study.read(file, overrides)
     workspace_folder = Path(workspace) if workspace else default_workspace()
-    one = StudyCampaign(chosen, base, workspace_folder, address, tracking_uri, rerun, write_outputs)
+    one = StudyCampaign(chosen, base, workspace_folder, address, tracking_uri, rerun, write_outputs, keep_checkpoints)
     return study_result(one, "planned" if not one.go(dry_run) else one.status())
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from fedrecon.platform.federation.aggregate import volume_scores
 from fedrecon.platform.storage import parquet
 from fedrecon.platform.storage.tracking.store import run_store
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.score_columns import SCORES
 from fedrecon.tune.study.analysis.condition import Score
 from fedrecon.tune.study.matrix import Cell
@@ -144,10 +145,12 @@ def by_stage(campaign: StudyCampaign, stages: Sequence[str], keep: bool = False)
         run_id = done.get(cells[0].digest)
         if run_id is None:
             continue
+        record = RunFolder(campaign.workspace, cells[0].digest).journal().artifact_path("scores.parquet")
         path = path_of(folder, cells)
         kept = parquet.read_table(path) if path.is_file() else None
-        if kept is None or set(kept["run_id"]) != {run_id}:
-            columns = parquet.read_scores(open_store().local_artifact(run_id, "scores.parquet"))
+        if kept is None or not run_id or set(kept["run_id"]) != {run_id}:
+            # An earlier version kept no journal, so the scores are in MLflow alone.
+            columns = parquet.read_scores(record or open_store().local_artifact(run_id, "scores.parquet"))
             kept = columns_of(cells, run_id, columns)
             if keep:
                 parquet.write_table(path, kept, SCHEMA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedrecon.platform.reporting.terminal import print_table
+from fedrecon.platform.terminal.output import say
 from fedrecon.tune.engine.campaign_command import CampaignCommand
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.page import settings_table, trials_table
@@ -16,7 +17,7 @@ def _show(result: SweepResult) -> None:
         print_table(settings_table(rows, *searched))
     if rows:
         print_table(trials_table(rows, *searched), title=False)
-    print(f"{result.sweep}: {result.status}")
+    say(f"{result.sweep}: {result.status}")
 
 
 COMMAND = CampaignCommand(

@@ -8,51 +8,43 @@ from typing import Any
 
 import yaml
 
-from fedrecon.platform.runs.context import TRACKING_EXPERIMENT
-from fedrecon.platform.storage.tracking.tracker import SUMMARIES, RunRecord
+from fedrecon.platform.storage.journal import RunRecord
+from fedrecon.platform.storage.tracking.tracker import SUMMARIES
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
-from fedrecon.tune.engine.mlflow_view import address, charts
+from fedrecon.tune.engine.mlflow_view import charts
+from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.table import arrow
 from fedrecon.tune.trials.settings import Setting, best_setting
-from fedrecon.tune.trials.trial_table import ENDED, TrialTable
-
-Call = Callable[..., Any]
+from fedrecon.tune.trials.trial_table import TrialTable
 
 
 def conclude(
     sweep: Sweep,
     trial_table: TrialTable,
-    call: Call,
+    records: CampaignRecords,
     tags: Callable[[int], Mapping[str, str]],
-    tracking_uri: str | None = None,
-) -> str:
-    """Writes all outputs of a sweep. Returns the address of the MLflow page that shows the sweep's runs.
+) -> str | None:
+    """Writes all outputs of a sweep.
 
     Args:
-        call: a function that calls a method of the :class:`fedrecon.tune.engine.tracking_actor.TrackingActor`.
+        records: the journals of the trials and of the sweep.
         tags: a function that gives the MLflow tags of a trial's run from the trial's number.
-        tracking_uri: see :func:`fedrecon.tune.sweep.run.sweep`.
+
+    Returns:
+        the address of the MLflow page that shows the sweep's runs; None if MLflow has not got them.
     """
-    for row in trial_table.rows:
-        if row.status in ENDED:
-            verdict = {"fedrecon.sweep.status": row.status, **({"fedrecon.error": row.error} if row.error else {})}
-            row.run_id = call("tag", row.trial.digest, {**tags(row.trial.number), **verdict}) or row.run_id
+    records.verdicts("sweep", tags)
     files = _files(sweep, trial_table)
     record = RunRecord(SUMMARIES, sweep.name, f"sweep-{sweep.name}", _params(sweep), {"fedrecon.sweep": sweep.name})
-    call("begin", record, False)
+    key = f"fedrecon-{sweep.name}"
+    experiment = records.begin(record, key, view(sweep))
     best = best_setting(trial_table.rows, sweep.metrics[0], sweep.modes[0])
     keys = [key for key in (best.rows[0].metrics if best else {}) if "site/" not in key]
     means = {key: best.over_seeds(key)[0] for key in keys} if best else {}
-    values = {f"best/{key}": mean for key, mean in means.items() if mean is not None}
-    values |= {f"trials/{status.lower()}": float(trial_table.count(status)) for status in (*ENDED, "WAITING")}
-    entries: list[Any] = [("metrics", (trial_table.count(*ENDED), values))]
-    entries += [("artifact", (path.name, path.read_bytes(), folder)) for path, folder in files]
-    done = not trial_table.count("WAITING", "RUNNING")
-    call("write", record, [*entries, ("finish", ("FINISHED" if done else "KILLED",))])
-    key = f"fedrecon-{sweep.name}"
-    return address(call("save_view", TRACKING_EXPERIMENT, key, view(sweep)), key, tracking_uri)
+    records.end({f"best/{name}": mean for name, mean in means.items() if mean is not None}, files)
+    return records.address(experiment, key)
 
 
 def view(sweep: Sweep) -> dict[str, Any]:

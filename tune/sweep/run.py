@@ -18,6 +18,8 @@ from fedrecon.tune.trials.trial_table import TrialRow
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from fedrecon.tune.engine.records import CampaignRecords
+
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -81,6 +83,7 @@ def sweep(
     tracking_uri: str | None = None,
     rerun: Rerun = False,
     dry_run: bool = False,
+    keep_checkpoints: bool = False,
     **keys: Any,
 ) -> SweepResult:
     """Runs a sweep, resumes an interrupted one, or returns the table of a finished one.
@@ -95,6 +98,7 @@ def sweep(
         tracking_uri: the address of an MLflow server; None takes MLFLOW_TRACKING_URI or the workspace's mlflow.db.
         rerun: True runs every trial again, even if it has a result; ``"failed"`` runs only the failed trials again.
         dry_run: True plans the sweep and starts nothing.
+        keep_checkpoints: keep two checkpoints of each run that has ended, not one.
         keys: the other keys of a sweep: name, metric, mode, samples, ...
 
     Raises:
@@ -117,7 +121,7 @@ def sweep(
         given = file
     chosen, base = Sweep.read(given, overrides)
     workspace_folder = Path(workspace) if workspace else default_workspace()
-    one = _Sweep(chosen, base, workspace_folder, address, tracking_uri, rerun)
+    one = _Sweep(chosen, base, workspace_folder, address, tracking_uri, rerun, keep_checkpoints)
     return one.result("planned" if not one.go(dry_run) else one.status())
 
 
@@ -153,8 +157,10 @@ class _Sweep(Campaign):
         address: str | None,
         tracking_uri: str | None,
         rerun: Rerun,
+        keep_checkpoints: bool = False,
     ) -> None:
-        super().__init__(Planner.of(chosen, base, address), "sweeps", workspace, address, tracking_uri, rerun)
+        planner = Planner.of(chosen, base, address)
+        super().__init__(planner, "sweeps", workspace, address, tracking_uri, rerun, keep_checkpoints)
         self.chosen, self.base = chosen, base
 
     def fill(self) -> None:
@@ -204,11 +210,11 @@ class _Sweep(Campaign):
         """The MLflow tags of a trial's run, from the trial's number."""
         return {"fedrecon.sweep": self.chosen.name, f"fedrecon.sweep.{self.chosen.name}": str(number)}
 
-    def conclude(self, call: Any) -> None:
+    def conclude(self, records: CampaignRecords) -> None:
         """Writes the outputs: tables, figures, the page and the sweep's run in MLflow."""
         from fedrecon.tune.sweep.outputs import conclude
 
-        self.url = conclude(self.chosen, self.trial_table, call, self.tags, self.tracking_uri)
+        self.url = conclude(self.chosen, self.trial_table, records, self.tags)
 
 
 __all__ = ["InputError", "RunError", "SweepResult", "load_sweep", "sweep"]

@@ -14,10 +14,8 @@ from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.shards import check_subjects, n_slices, open_sites
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
-from fedrecon.tune.search.config import PROBLEM, Budget, CampaignSettings, Sweep
+from fedrecon.tune.search.config import MAX_TRIALS, PROBLEM, Budget, CampaignSettings, Sweep
 from fedrecon.tune.search.space import KINDS, Dimension, Params, draw, points, read_space
-
-MAX_TRIALS = 100_000
 
 
 @dataclass(frozen=True)
@@ -196,9 +194,7 @@ class Planner:
         if sweep is None or sweep.algorithm == "optuna":
             self._check_corners(base)
             return []
-        found = points(self.space, sweep.samples, sweep.seed, base.get)
-        if len(found) > MAX_TRIALS:
-            raise InputError(f"search makes {len(found)} trials; more than {MAX_TRIALS} are refused")
+        found = points(self.space, sweep.samples, sweep.seed, base.get, MAX_TRIALS)
         return [self.trial(number, params) for number, params in enumerate(found)]
 
     def slices(self, trial: Trial, split: str) -> int:

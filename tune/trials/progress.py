@@ -121,7 +121,7 @@ class SweepProgress:
         for row in self._trial_table.rows:
             if row.status == "RUNNING":
                 rounds = f"{row.round}/{row.trial.experiment.rounds}"
-                table.add_row(str(row.trial.number), row.trial.name, rounds, _score(row, self._shown))
+                table.add_row(str(row.trial.number), Text(row.trial.name), rounds, _score(row, self._shown))
         return Group(Text(f"{self._name}: {self.summary()}"), table)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedrecon.platform.federation.aggregate import flat_metrics
+from fedrecon.platform.federation.attendance import may_return
 from fedrecon.platform.storage import checked_json
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.tune.trials.planner import Trial
@@ -92,6 +93,8 @@ class TrialTable:
     def refresh(self, row: TrialRow) -> None:
         """Reads the state of a row from its verdict and from its run folder."""
         folder = RunFolder(self.workspace, row.trial.digest)
+        if not may_return(row.trial.experiment.resources, folder):
+            return  # the run missed replies that this experiment wants: its trial runs anew
         if (verdict := self._verdict(row.trial.digest)) is not None:
             for key in ("status", "error", "seconds", "round", "metrics", "run_id"):
                 setattr(row, key, verdict[key])

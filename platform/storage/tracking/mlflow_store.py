@@ -2,36 +2,40 @@
 
 The default store is an SQLite file in the workspace. It is made completely under a temporary name and then renamed,
 under a file lock. Without this, four processes that make a new store together, or one process that is killed while it
-makes one, leave a file that never opens again.
+makes one, leave a file that never opens again. A damaged file is renamed, and a new one is made.
+
+MLflow itself tries for minutes when its server is gone. Here a call fails within seconds, and the sender tries again.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedrecon.platform.config.address import no_answer
+from fedrecon.platform.storage.journal import Ended
 from fedrecon.platform.storage.locks import waited_lock
+from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, tracking_uri
 from fedrecon.platform.storage.tracking.quiet import quiet
+from fedrecon.platform.storage.tracking.sqlite_file import damage, set_aside
 from fedrecon.platform.storage.tracking.tracker import (
     TAG_DIGEST,
     TAG_SUPERSEDED,
     BufferedTracker,
-    Ended,
     Logged,
     Point,
     RunInfo,
     RunStore,
-    Tracker,
 )
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError, RunError
@@ -40,21 +44,31 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""How long a call of MLflow tries, in seconds and times. A variable that the user has set keeps its value."""
+
+_TALKATIVE = ("mlflow.store.db.utils", "urllib3.connectionpool", "mlflow.utils.rest_utils")
+"""Loggers that print a traceback or a line for each call that fails. The sender says it once."""
 
 _MAX_POINTS = 1000  # the most that MLflow takes in one batch
 _MAX_TEXTS = 100
 _MAX_PARAM = 6000
-_SQLITE = "sqlite:///"
 _IMAGE = re.compile(r"(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+.*\+compressed\.webp")
 _T = TypeVar("_T")
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+_CHECKED = 64 * 2**20
+"""Bytes up to which the workspace's own SQLite file is read through at each start (about 0.1 s)."""
 
 
 class MlflowStore(RunStore):
@@ -73,20 +87,63 @@ class MlflowStore(RunStore):
         self.workspace = workspace.absolute()
         self.uri = tracking_uri(uri, self.workspace)
         self.workspace.mkdir(parents=True, exist_ok=True)
-        self._file = Path(self.uri.removeprefix(_SQLITE)) if self.uri.startswith(_SQLITE) else None
+        self._file = Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
         self.client = self._connect()
         self._names: dict[str, str] = {}
 
+    @property
+    def local(self) -> bool:
+        """See :class:`RunStore`."""
+        return self._file is not None
+
+    @property
+    def own(self) -> bool:
+        """See :class:`RunStore`."""
+        return self._file == self.workspace / DATABASE
+
     def _connect(self) -> MlflowClient:
-        _check_answers(self.uri)
+        check_reachable(self.uri, self.workspace)
         os.environ.update(ENVIRONMENT)
+        for key, value in PATIENCE.items():
+            os.environ.setdefault(key, value)
         with _third_party_warnings():
             from mlflow import MlflowClient
 
+            for name in _TALKATIVE:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             if self._file:
-                with self._exclusive():
-                    create_database(self._file, self.workspace / ARTIFACTS)
+                self.mended = self._prepare(self._file.exists() and self._file.stat().st_size <= _CHECKED)
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def _prepare(self, check: bool) -> str | None:
+        """Makes the SQLite file if it is missing. Says it, if a damaged one was set aside for that.
+
+        Raises:
+            InputError: a file that is not the workspace's own is damaged; nobody but its owner may rename it.
+        """
+        assert self._file is not None
+        said = None
+        with self._exclusive():
+            if check and self._file.exists() and (why := damage(self._file)) is not None:
+                if not self.own:
+                    raise InputError(f"'{self._file}' is not an SQLite database that MLflow can use: {why}.")
+                said = f"{self._file} is damaged ({why}): it is kept as {set_aside(self._file).name}, a new one is made"
+            create_database(self._file, self.workspace / ARTIFACTS)
+            self._inode = self._file.stat().st_ino
+        return said
+
+    def mend(self, trouble: bool) -> str | None:
+        """See :class:`RunStore`. Another process, or a person, may have deleted or renamed the file."""
+        if self._file is None:
+            return None
+        there = self._file.exists() and self._file.stat().st_ino == self._inode
+        if there and not trouble:
+            return None
+        said = self._prepare(check=trouble) or (None if there else f"{self._file} was lost: a new one is made")
+        if said is not None:
+            self._names.clear()
+            self.client._tracking_client.store.engine.dispose()  # its connections hold the file that is gone
+        return said
 
     def local_artifact(self, run_id: str, path: str) -> Path:
         """See :class:`RunStore`. A local store gives the file itself, not a copy."""
@@ -108,7 +165,7 @@ class MlflowStore(RunStore):
             raise RunError(f"run {run_id} has no artifact '{path}' ({error})") from error
 
     def _exclusive(self) -> AbstractContextManager[None]:
-        return waited_lock(self.workspace / ".mlflow.lock")
+        return waited_lock(self.workspace / ".mlflow.lock", seconds=60)
 
     def _run(self, run_id: str) -> RunInfo | None:
         from mlflow.exceptions import MlflowException
@@ -119,7 +176,7 @@ class MlflowStore(RunStore):
             if error.error_code in _ABSENT:
                 return None
             raise
-        return self._info(run) if run.info.lifecycle_stage == "active" else None
+        return self._info(run)
 
     def _runs(self, digest: str, experiment_name: str | None) -> list[RunInfo]:
         known = self.client.search_experiments()
@@ -151,16 +208,19 @@ class MlflowStore(RunStore):
             run.info.status,
             dict(run.data.tags),
             dict(run.data.params),
+            run.info.lifecycle_stage != "active",
         )
 
-    def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> Tracker:
+    def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> BufferedTracker:
         number = self._experiment(experiment_name)
         run = self.client.create_run(number, tags=dict(tags), run_name=run_name)
         return MlflowTracker(self.client, run.info.run_id, None)
 
-    def _continue(self, run: RunInfo) -> Tracker:
+    def _restart(self, run: RunInfo) -> None:
         self.client.update_run(run.run_id, status="RUNNING")
-        return MlflowTracker(self.client, run.run_id, _logged(self.client, run.run_id))
+
+    def _tracker(self, run: RunInfo) -> BufferedTracker:
+        return MlflowTracker(self.client, run.run_id, partial(_logged, self.client, run.run_id))
 
     def save_view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> str:
         """See :class:`RunStore`. MLflow's own button for sharing a view writes the same tag."""
@@ -202,7 +262,7 @@ class MlflowStore(RunStore):
 class MlflowTracker(BufferedTracker):
     """One MLflow run; this process is its only writer."""
 
-    def __init__(self, client: MlflowClient, run_id: str, logged: Logged | None) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, logged: Callable[[], Logged] | None) -> None:
         super().__init__(run_id, logged)
         self._client = client
 
@@ -210,7 +270,7 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Param
 
         for batch in _batches(list(params.items()), _MAX_TEXTS):
-            entries = [Param(key, value[:_MAX_PARAM]) for key, value in batch]
+            entries = [Param(_mlflow_key(key), value[:_MAX_PARAM]) for key, value in batch]
             self._client.log_batch(self.run_id, params=entries)
 
     def _write_tags(self, tags: Mapping[str, str]) -> None:
@@ -223,37 +283,21 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Metric
 
         for batch in _batches(points, _MAX_POINTS):
-            entries = [Metric(point.key, point.value, point.milliseconds, point.step) for point in batch]
+            entries = [Metric(_mlflow_key(point.key), point.value, point.milliseconds, point.step) for point in batch]
             self._client.log_batch(self.run_id, metrics=entries)
 
     def _write_image(self, key: str, step: int, png: bytes) -> None:
         from PIL import Image
 
         with Image.open(io.BytesIO(png)) as picture:
-            self._client.log_image(self.run_id, picture.convert("RGB"), key=key, step=step, synchronous=True)
+            shown = picture.convert("RGB")
+            self._client.log_image(self.run_id, shown, key=_mlflow_key(key), step=step, synchronous=True)
 
     def _write_artifact(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
 
     def _write_end(self, status: Ended) -> None:
         self._client.set_terminated(self.run_id, status)
-
-
-def tracking_uri(uri: str | None, workspace: Path) -> str:
-    """The tracking URI: the argument, else MLFLOW_TRACKING_URI, else the workspace's own SQLite file.
-
-    Raises:
-        InputError: the URI cannot hold runs.
-    """
-    chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + str(workspace.absolute() / DATABASE)
-    if "://" not in chosen or chosen.startswith("file:"):
-        raise InputError(
-            f"the tracking URI '{chosen}' cannot hold runs: give http(s)://HOST:PORT of an MLflow server or "
-            f"sqlite:///FILE (a folder of files is no longer supported by MLflow)."
-        )
-    if chosen.startswith(_SQLITE):
-        return _SQLITE + str(Path(chosen.removeprefix(_SQLITE)).absolute())
-    return chosen
 
 
 def create_database(path: Path, artifacts: Path) -> None:
@@ -264,36 +308,32 @@ def create_database(path: Path, artifacts: Path) -> None:
 
     make_store: Any = sqlalchemy_store.SqlAlchemyStore
     with quiet("mlflow", "alembic"), atomic.replacing(path) as temporary:
-        store = make_store(_SQLITE + str(temporary), artifacts.as_uri())
+        store = make_store(SQLITE + str(temporary), artifacts.as_uri())
         store.engine.dispose()
 
 
 def _logged(client: MlflowClient, run_id: str) -> Logged:
     """The content of a run: the steps of every metric, its parameters and its images."""
     data = client.get_run(run_id).data
-    steps = {key: frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
+    steps = {_own_key(key): frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
     names = [Path(item.path).name for item in client.list_artifacts(run_id, "images")]
     images = [match for match in map(_IMAGE.fullmatch, names) if match]
-    pairs = frozenset((match["key"].replace("~", "/"), int(match["step"])) for match in images)
-    return Logged(steps, dict(data.params), pairs)
+    pairs = frozenset((_own_key(match["key"].replace("~", "/")), int(match["step"])) for match in images)
+    return Logged(steps, {_own_key(key): value for key, value in data.params.items()}, pairs)
+
+
+def _mlflow_key(key: str) -> str:
+    """The key of a metric, a parameter or an image as MLflow takes it: a site's name may hold a '+' (``t1+gd``)."""
+    return key.replace("+", " plus ")
+
+
+def _own_key(key: str) -> str:
+    """The inverse of :func:`_mlflow_key`: no name of a site holds a space."""
+    return key.replace(" plus ", "+")
 
 
 def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _check_answers(uri: str, seconds: float = 10.0) -> None:
-    """Refuses a server that does not answer. MLflow itself would retry for minutes."""
-    parts = urllib.parse.urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        reason = no_answer(parts.hostname or "", port, seconds)
-    except ValueError as error:
-        reason = str(error)
-    if reason is not None:
-        raise InputError(f"no MLflow server answers at '{uri}': {reason}.")
 
 
 @contextmanager

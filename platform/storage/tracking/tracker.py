@@ -10,15 +10,18 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from fedrecon.platform.storage.journal import Ended, RunRecord
 from fedrecon.sites.errors import InputError
 
 TAG_DIGEST = "fedrecon.digest"
+TAG_OWNER = "fedrecon.owner"
 TAG_SUPERSEDED = "fedrecon.superseded_by"
 LATEST = "latest"
 MIN_PREFIX = 6
@@ -30,8 +33,6 @@ SUMMARIES = "fedrecon-sweeps"
 STUDIES = "fedrecon-studies"
 """The MLflow experiment of the studies' own runs. The runs of their trials are, flat, among all other runs."""
 
-Ended = Literal["FINISHED", "FAILED", "KILLED"]
-
 
 class Point(NamedTuple):
     """One value of one metric; ``milliseconds`` since the epoch."""
@@ -40,25 +41,6 @@ class Point(NamedTuple):
     value: float
     step: int
     milliseconds: int
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """The data with which the store makes a run, or finds it again.
-
-    Attributes:
-        experiment_name: name of the MLflow experiment, which is made if missing.
-        run_name: name of a new run.
-        digest: identity of the science of the run.
-        params: values of the experiment as text, by dotted key.
-        tags: tags, such as the git commit and the sweep or study that the run belongs to.
-    """
-
-    experiment_name: str
-    run_name: str
-    digest: str
-    params: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +54,7 @@ class RunInfo:
         status: RUNNING, FINISHED, FAILED or KILLED.
         tags: all tags; the digest is one of them.
         params: values of the experiment as text, by dotted key.
+        deleted: whether a person deleted the run. Such a run is not continued.
     """
 
     run_id: str
@@ -80,6 +63,7 @@ class RunInfo:
     status: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    deleted: bool = False
 
     @property
     def digest(self) -> str:
@@ -102,15 +86,6 @@ class Tracker(Protocol):
     @property
     def run_id(self) -> str:
         """The id under which the run is found again."""
-        ...
-
-    @property
-    def continued(self) -> bool:
-        """Whether the run was there before this tracker was opened."""
-        ...
-
-    def log_params(self, params: Mapping[str, str]) -> None:
-        """Write the parameters that are not recorded yet. Recorded parameters stay unchanged."""
         ...
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -139,32 +114,46 @@ class Tracker(Protocol):
 
 
 class BufferedTracker(ABC):
-    """A tracker that buffers metrics and never writes a (key, step) pair twice. Subclasses only write."""
+    """A tracker that buffers metrics and never writes a (key, step) pair twice. Subclasses only write.
 
-    def __init__(self, run_id: str, logged: Logged | None) -> None:
+    Args:
+        run_id: id of the run.
+        logged: a function that reads the content of a run that is continued; None for a new run. It is called when
+            the content matters.
+    """
+
+    def __init__(self, run_id: str, logged: Callable[[], Logged] | None) -> None:
         self.run_id = run_id
         self.continued = logged is not None
-        logged = logged or Logged()
-        self._steps = defaultdict[str, set[int]](set, {key: set(steps) for key, steps in logged.steps.items()})
-        self._params = dict(logged.params)
-        self._images = set(logged.images)
+        self._read = logged or Logged
         self._buffer: list[Point] = []
 
+    @cached_property
+    def _logged(self) -> Logged:
+        return self._read()
+
+    @cached_property
+    def _steps(self) -> defaultdict[str, set[int]]:
+        return defaultdict(set, {key: set(steps) for key, steps in self._logged.steps.items()})
+
+    @cached_property
+    def _images(self) -> set[tuple[str, int]]:
+        return set(self._logged.images)
+
     def log_params(self, params: Mapping[str, str]) -> None:
-        """See :class:`Tracker`."""
-        missing = {key: str(value) for key, value in params.items() if key not in self._params}
+        """Writes the parameters that are not recorded yet. Recorded parameters stay unchanged."""
+        missing = {key: str(value) for key, value in params.items() if key not in self._logged.params}
         if missing:
             self._write_params(missing)
-            self._params.update(missing)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """See :class:`Tracker`."""
         if tags:
             self._write_tags({key: str(value) for key, value in tags.items()})
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See :class:`Tracker`."""
-        now = time.time_ns() // 1_000_000
+    def metrics(self, step: int, values: Mapping[str, float], milliseconds: int | None = None) -> None:
+        """See :class:`Tracker`. ``milliseconds`` is the time of the values; None is now."""
+        now = milliseconds or time.time_ns() // 1_000_000
         for key, value in values.items():
             if step not in self._steps[key]:
                 self._steps[key].add(step)
@@ -210,37 +199,66 @@ class BufferedTracker(ABC):
     def _write_end(self, status: Ended) -> None: ...
 
 
-class Store(Protocol):
-    """The part of a :class:`RunStore` that a run uses."""
-
-    def open(self, record: RunRecord, fresh: bool = False) -> Tracker:
-        """See :meth:`RunStore.open`."""
-        ...
-
-
 class RunStore(ABC):
-    """A store of runs. It opens the one run of a digest, and finds runs again."""
+    """A store of runs. It opens the one run of a digest, and finds runs again.
 
-    def open(self, record: RunRecord, fresh: bool = False) -> Tracker:
+    Attributes:
+        uri: the address of the store.
+        mended: what opening the store had to mend, to be said; None if nothing.
+    """
+
+    uri = ""
+    mended: str | None = None
+
+    def open(self, record: RunRecord, fresh: bool = False) -> BufferedTracker:
         """Opens the run with the digest of the record, and gives it the tags. If there is no such run, makes one.
+
+        A run of another owner is left alone. A run that names no owner (an earlier version made it) is continued only
+        under its own id.
 
         A continued run has the status RUNNING again. ``fresh`` makes a new run in any case. Older runs of the same
         digest get a tag that they are superseded. If one of them has the status RUNNING, it ends as KILLED.
         """
-        tags = {**record.tags, TAG_DIGEST: record.digest}
+        tags = {**record.tags, TAG_DIGEST: record.digest, **({TAG_OWNER: record.owner} if record.owner else {})}
         with self._exclusive():
             found = self._runs(record.digest, record.experiment_name)
-            same = [run for run in found if run.digest == record.digest]
+            same = [run for run in found if run.digest == record.digest and _owned(run, record)]
             older = [run for run in same if TAG_SUPERSEDED not in run.tags]
             if fresh or not older:
-                tracker: Tracker = self._create(record.experiment_name, record.run_name, tags)
+                tracker = self._create(record.experiment_name, record.run_name, tags)
             else:
-                tracker = self._continue(older.pop(0))
+                run = older.pop(0)
+                self._restart(run)
+                tracker = self._tracker(run)
                 tracker.set_tags(tags)
             for run in older:
                 self._supersede(run, tracker.run_id)
         tracker.log_params(record.params)
         return tracker
+
+    def attach(self, run_id: str) -> BufferedTracker | None:
+        """The tracker of a run, whose status stays; None if there is no such run."""
+        run = self._run(run_id)
+        return None if run is None or run.deleted else self._tracker(run)
+
+    def deleted(self, run_id: str) -> bool:
+        """Whether a person deleted the run."""
+        run = self._run(run_id)
+        return run is not None and run.deleted
+
+    @property
+    def own(self) -> bool:
+        """Whether the store is the workspace's own file, in which nobody else has runs."""
+        return False
+
+    def mend(self, trouble: bool) -> str | None:  # noqa: ARG002 - a store on a server needs no mending
+        """Replaces a store on this disk that is lost or, after ``trouble``, damaged. Returns what it did, in words."""
+        return None
+
+    @property
+    def local(self) -> bool:
+        """Whether the store is a file of this machine. It can be busy, but not unreachable."""
+        return True
 
     def find(self, reference: str, status: str | None = None) -> RunInfo:
         """The newest run that fits ``reference``.
@@ -253,7 +271,7 @@ class RunStore(ABC):
         Raises:
             InputError: no run fits, the fitting runs have another status, or the beginning of a digest fits several.
         """
-        if (run := self._run(reference)) is not None:
+        if (run := self._run(reference)) is not None and not run.deleted:
             return run
         digest = "" if reference == LATEST else reference
         if reference != LATEST and len(reference) < MIN_PREFIX:
@@ -268,15 +286,16 @@ class RunStore(ABC):
             raise InputError(f"'{reference}' fits several digests: {_few(run.digest for run in fitting)}.")
         return fitting[0]
 
-    def tag(self, digest: str, tags: Mapping[str, str]) -> str | None:
-        """Tags the run of ``digest`` without opening it. A run with the status RUNNING is ended as KILLED.
+    def tag(self, digest: str, tags: Mapping[str, str], owner: str = "") -> str | None:
+        """Tags a run that has no journal (an earlier version made it). A run with the status RUNNING ends as KILLED.
 
-        Call it only if no process works on the run.
+        Call it only if no process works on the run. A run of another owner is left alone.
 
         Returns:
             the run id, or None if there is no such run.
         """
         runs = [one for one in self._runs(digest, None) if one.digest == digest and TAG_SUPERSEDED not in one.tags]
+        runs = [one for one in runs if one.tags.get(TAG_OWNER, owner) == owner]
         if not runs:
             return None
         self._annotate(runs[0], tags)
@@ -309,23 +328,38 @@ class RunStore(ABC):
         return nullcontext()
 
     @abstractmethod
-    def _run(self, run_id: str) -> RunInfo | None: ...
+    def _run(self, run_id: str) -> RunInfo | None:
+        """The run of this id, also if it is deleted; None if there is none."""
 
     @abstractmethod
     def _runs(self, digest: str, experiment_name: str | None) -> list[RunInfo]:
         """Runs whose digest begins with ``digest``, newest first; no deleted runs, and no runs of other programs."""
 
     @abstractmethod
-    def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> Tracker: ...
+    def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> BufferedTracker: ...
 
     @abstractmethod
-    def _continue(self, run: RunInfo) -> Tracker: ...
+    def _restart(self, run: RunInfo) -> None:
+        """Gives the run the status RUNNING."""
+
+    @abstractmethod
+    def _tracker(self, run: RunInfo) -> BufferedTracker:
+        """The tracker of a run that is there."""
 
     @abstractmethod
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None: ...
 
     @abstractmethod
     def _supersede(self, run: RunInfo, by: str) -> None: ...
+
+
+def _owned(run: RunInfo, record: RunRecord) -> bool:
+    """Whether the run belongs to the owner of the record."""
+    return (
+        run.run_id == record.run_id
+        if TAG_OWNER not in run.tags and record.owner
+        else (run.tags.get(TAG_OWNER, "") == record.owner)
+    )
 
 
 def _few(digests: Iterable[str], limit: int = 5) -> str:

@@ -20,7 +20,7 @@ class BlurDownsample(Resampled):
             coarse pixels.
     """
 
-    deviation: float = Field(0.5, gt=0, le=2, allow_inf_nan=False)
+    deviation: float = Field(0.5, gt=0, le=2)
 
     def matrix(self, length: int) -> Tensor:
         """The matrix of blur and sampling, (length / scale, length)."""

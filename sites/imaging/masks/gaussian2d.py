@@ -34,7 +34,7 @@ class Gaussian2d(DensityMask):
         }
     """
 
-    width: float = Field(6.0, gt=0, allow_inf_nan=False)
+    width: float = Field(6.0, gt=0, le=1000)
 
     def log_density(self, shape: Shape) -> NDArray[np.float64]:
         """Minus half the squared distance from DC, in units of the standard deviation, (y, x)."""

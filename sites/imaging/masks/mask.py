@@ -42,7 +42,7 @@ class Mask(Plugin):
 
     paper: ClassVar[str] = ""
 
-    acceleration: float = Field(ge=1, allow_inf_nan=False)
+    acceleration: float = Field(ge=1, le=10**4)
     center_fraction: float = Field(0.08, gt=0, le=1)
 
     def sample(self, shape: Shape, seed: int) -> Samples:

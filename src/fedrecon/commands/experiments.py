@@ -1,0 +1,234 @@
+"""The commands of experiments: run, evaluate, reconstruct, ui, sync, list, check-plugin, schema."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from fedrecon.commands.base import DONE, command, workspace_of
+from fedrecon.platform.terminal.arguments import number, whole
+from fedrecon.platform.terminal.boundary import WRONG_INPUT
+from fedrecon.platform.terminal.output import print_json, say
+
+EPOCHS, RATES = whole(1, 10**6), number(1, 10**4)
+
+
+def add(commands: Any) -> None:
+    """Adds the commands to the parser."""
+    one = command(commands, "run", _run, "run an experiment, or resume it", json=True, workspace=True)
+    one.add_argument("experiment", metavar="EXPERIMENT.yaml")
+    one.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="changes to the experiment, such as training.rounds=20"
+    )
+    one.add_argument("--in-process", action="store_true", help="run all sites in this process, without Ray: same bits")
+    one.add_argument("--address", help="address of a running Ray cluster (default: start one here)")
+    one.add_argument(
+        "--tracking-uri",
+        help="address of an MLflow server (default: MLFLOW_TRACKING_URI, or the workspace's mlflow.db)",
+    )
+    one.add_argument(
+        "--rerun", action="store_true", help="run again, even if a finished run exists; the older run is kept"
+    )
+
+    one.add_argument(
+        "--keep-checkpoints", action="store_true", help="keep the last two checkpoints of the run, not one"
+    )
+
+    one = command(
+        commands, "evaluate", _evaluate, "score a finished run under other operators or at other sites", json=True,
+        workspace=True,
+    )  # fmt: skip
+    one.add_argument("run", metavar="RUN", help="run id, digest or latest")
+    one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
+    one.add_argument("--mask", metavar="NAME", help="mask to test (default: the run's own); see fedrecon list masks")
+    one.add_argument("--acceleration", nargs="+", type=RATES, metavar="R", help="accelerations to test, one by one")
+    one.add_argument(
+        "--degradation",
+        metavar="NAME",
+        help="degradation to test, for a super-resolution run; see fedrecon list degradations",
+    )
+    one.add_argument(
+        "--scale", nargs="+", type=whole(2, 4), metavar="S", help="scales to test, for a super-resolution run: 2, 3, 4"
+    )
+    one.add_argument(
+        "--unseen", metavar="RULE", help="source of an unseen site's private part: average, nearest or fine-tune"
+    )
+    one.add_argument(
+        "--published", nargs="+", metavar="SITE", help="sites that agreed to publish their private part, or all"
+    )
+    one.add_argument("--fine-tune-epochs", type=EPOCHS, metavar="N", help="epochs of --unseen fine-tune (default: 5)")
+
+    one = command(
+        commands,
+        "reconstruct",
+        _reconstruct,
+        "reconstruct a shard or k-space file, or enlarge a NIfTI volume",
+        json=True,
+        workspace=True,
+    )
+    one.add_argument("run", metavar="RUN", help="run id, digest or latest")
+    one.add_argument(
+        "input", metavar="INPUT", help="a shard, a fastMRI file, raw k-space (.npy), or a NIfTI volume to enlarge"
+    )
+    one.add_argument(
+        "-o", "--output", required=True, help="output file: .h5 or .png; from a NIfTI volume also .nii or .nii.gz"
+    )
+    one.add_argument(
+        "--site", metavar="NAME", help="site whose operator is used, and whose network if each site has its own"
+    )
+    one.add_argument(
+        "--as-is", action="store_true", help="enlarge k-space instead of degrading it first (super-resolution)"
+    )
+
+    one = command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs", workspace=True)
+    one.add_argument("--port", type=whole(1, 65535), help="default: 5000, or a free port if 5000 is taken")
+
+    one = command(
+        commands, "sync", _sync, "send to MLflow what it has not got of the runs, sweeps and studies", json=True,
+        workspace=True,
+    )  # fmt: skip
+    one.add_argument(
+        "--tracking-uri", help="address of an MLflow server (default: the one that each run was recorded at)"
+    )
+
+    one = command(
+        commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", json=True
+    )
+    one.add_argument("kind", choices=("strategies", "networks", "masks", "degradations", "formats", "reconstructors"))
+    one.add_argument("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that are listed too")
+
+    about = "check a strategy, network, mask or other plug-in of your own against the laws"
+    one = command(commands, "check-plugin", _check_plugin, about, json=True)
+    one.add_argument("file", metavar="FILE", help="a plug-in file, as in the key plugins of an experiment")
+
+    command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.runs.run import run
+    from fedrecon.platform.storage.tracking.address import public
+    from fedrecon.platform.storage.workspace import RunFolder
+    from fedrecon.platform.terminal.tables import result_table
+
+    result = run(
+        Path(arguments.experiment),
+        arguments.overrides,
+        workspace=arguments.workspace,
+        in_process=arguments.in_process,
+        address=arguments.address,
+        tracking_uri=arguments.tracking_uri,
+        rerun=arguments.rerun,
+        keep_checkpoints=arguments.keep_checkpoints,
+    )
+    if arguments.json:
+        print_json(result.as_dict())
+        return DONE
+    folder = RunFolder(workspace_of(arguments), result.digest)
+    result_table(result.as_dict(), (folder.noted() or {}).get("experiment", {}))
+    again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
+    option = f" --workspace {shlex.quote(arguments.workspace)}" if arguments.workspace else ""
+    store = public(arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "")
+    say(f"\n{again}run {result.run_id}, digest {result.digest}")
+    pictures = folder.path / "panels"
+    if pictures.is_dir():
+        say(f"A test slice of each site: {pictures}")
+    say(f"Curves, pictures, weights and the report in MLflow:  {store or f'fedrecon ui{option}'}")
+    return DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.inference.evaluate import evaluate
+    from fedrecon.platform.terminal.tables import rows_table
+
+    found = evaluate(
+        arguments.run,
+        sites=arguments.sites,
+        mask=arguments.mask,
+        accelerations=arguments.acceleration or (),
+        degradation=arguments.degradation,
+        scales=arguments.scale or (),
+        unseen=arguments.unseen,
+        published=arguments.published or (),
+        fine_tune_epochs=arguments.fine_tune_epochs,
+        workspace=arguments.workspace,
+    )
+    if arguments.json:
+        print_json(found)
+    else:
+        rows_table(found["rows"])
+    return DONE
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.inference.reconstruct import reconstruct
+
+    done = reconstruct(
+        arguments.run,
+        arguments.input,
+        arguments.output,
+        site=arguments.site,
+        as_is=arguments.as_is,
+        workspace=arguments.workspace,
+    )
+    if arguments.json:
+        print_json(done)
+        return DONE
+    for volume in done["volumes"]:
+        rate = f"acceleration {volume['measured_acceleration']:.2f}"
+        say(f"{volume['name']}: {volume['n_slices']} slices, {rate}, sampling {volume['sampling']}")
+    say(str(done["output"]))
+    return DONE
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.terminal.mlflow_ui import serve
+
+    serve(workspace_of(arguments), port=arguments.port)
+    return DONE
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.runs.sync import sync
+
+    report = sync(workspace_of(arguments), arguments.tracking_uri)
+    if arguments.json:
+        print_json(report)
+    else:
+        say("\n".join(f"{what:9}{len(names)}  {', '.join(names)}".rstrip() for what, names in report.items()))
+    return DONE
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.terminal.tables import registry
+
+    found = registry(arguments.kind, arguments.plugins)
+    if arguments.json:
+        lines, origins = ({name: one[part] for name, one in found.items()} for part in (0, 1))
+        print_json({arguments.kind: lines, "origins": origins})
+    else:
+        width, wide = (max(map(len, texts), default=0) for texts in (found, (one[1] for one in found.values())))
+        for name, (summary, origin) in found.items():
+            say(f"{name:{width}}  {origin:{wide}}  {summary}")
+    return DONE
+
+
+def _check_plugin(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.laws.check import check_plugin
+    from fedrecon.platform.terminal.tables import laws_table
+
+    found = check_plugin(arguments.file)
+    if arguments.json:
+        print_json(found)
+    else:
+        laws_table(found)
+    return WRONG_INPUT if found["broken"] else DONE
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from fedrecon.platform.config.schema import json_schema
+
+    print_json(json_schema())
+    return DONE

@@ -1,0 +1,89 @@
+"""The records of a sweep or study: the journals of its trials, and the journal of the sweep or study itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrecon.platform.runs.context import TRACKING_EXPERIMENT
+from fedrecon.platform.storage.journal import Journal, RunRecord
+from fedrecon.platform.storage.locks import is_locked
+from fedrecon.platform.storage.tracking.sender import Sender
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.tune.engine.mlflow_view import address
+from fedrecon.tune.trials.trial_table import ENDED, TrialTable
+
+
+class CampaignRecords:
+    """The records of one call. Trials write their own journals; the driver sends all.
+
+    Args:
+        trial_table: the table of the trials.
+        sender: sends the journals. tracking_uri: see :func:`fedrecon.tune.sweep.run.sweep`.
+    """
+
+    def __init__(self, trial_table: TrialTable, sender: Sender, tracking_uri: str | None) -> None:
+        self._trial_table, self._sender, self._tracking_uri = trial_table, sender, tracking_uri
+        self.own = Journal(trial_table.folder / "record", sender.notify)
+
+    def changed(self, digest: str) -> None:
+        """Has the journal of a trial sent."""
+        self._sender.notify(self._journal(digest).folder)
+
+    def settle(self) -> None:
+        """Ends the runs of trials whose process did not: it died."""
+        for digest in dict.fromkeys(row.trial.digest for row in self._trial_table.rows):
+            journal = self._journal(digest)
+            if not is_locked(RunFolder(self._trial_table.workspace, digest).lock) and not journal.ended:
+                journal.finish("KILLED")
+
+    def send(self) -> None:
+        """Waits until MLflow has what is recorded, for as long as the sender waits."""
+        self._sender.drain()
+
+    def verdicts(self, kind: str, tags: Any) -> None:
+        """Tags the run of each ended trial with its verdict, waits for MLflow, and notes the ids of the runs.
+
+        Args:
+            kind: ``sweep`` or ``study``. tags: a function that gives the tags of a trial's run from its number.
+        """
+        for row in self._trial_table.rows:
+            if row.status in ENDED:
+                journal, error = self._journal(row.trial.digest), {"fedrecon.error": row.error} if row.error else {}
+                verdict = {**tags(row.trial.number), f"fedrecon.{kind}.status": row.status, **error}
+                if not verdict.items() <= journal.tags.items():
+                    journal.set_tags(verdict)
+                journal.flush()
+        self._sender.drain()
+        for row in self._trial_table.rows:
+            row.run_id = self._journal(row.trial.digest).run_id or row.run_id
+
+    def begin(self, record: RunRecord, key: str, view: Mapping[str, Any]) -> str | None:
+        """Begins the sweep's or study's own run, and saves its view of the trials' runs.
+
+        Returns:
+            the id of the MLflow experiment of the trials; None if MLflow has not got the view.
+        """
+        self.own.open(record)
+        self.own.view(TRACKING_EXPERIMENT, key, view)
+        self.own.flush()
+        self._sender.drain()
+        return self.own.sent.experiment_id or None
+
+    def end(self, values: Mapping[str, float], files: Iterable[tuple[Path, str]]) -> None:
+        """Records the numbers and files of the sweep or study, and ends its run."""
+        table = self._trial_table
+        counts = {f"trials/{status.lower()}": float(table.count(status)) for status in (*ENDED, "WAITING")}
+        self.own.metrics(table.count(*ENDED), {**values, **counts})
+        for path, folder in files:
+            self.own.artifact(path, folder)
+        self.own.finish("KILLED" if table.count("WAITING", "RUNNING") else "FINISHED")
+        self._sender.drain()
+
+    def address(self, experiment_id: str | None, key: str) -> str | None:
+        """The address of the MLflow page with a saved view; None if MLflow has not got it."""
+        return None if experiment_id is None else address(experiment_id, key, self._tracking_uri)
+
+    def _journal(self, digest: str) -> Journal:
+        return RunFolder(self._trial_table.workspace, digest).journal(self._sender.notify)

@@ -30,9 +30,7 @@ OWN: dict[str, tuple[Mapping[str, Any], type]] = {
 }
 """By kind, fedrecon's own plug-ins, and the class of which each plug-in of the kind is."""
 
-PluginFiles = Annotated[
-    tuple[PluginFile, ...], WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "string"}]}, "default": []})
-]
+PluginFiles = Annotated[tuple[PluginFile, ...], WithJsonSchema({"type": "array", "items": {"type": "string"}})]
 """Plug-in files; a file is given by its path, or with its text."""
 
 

@@ -89,9 +89,8 @@ class PluginFile(Settings):
             raise InputError(f"{self.file}: {where} is no dict from names to classes")
         for name, value in entries.items():
             if not home(value).startswith(f"{self.package}."):
-                raise InputError(
-                    f"{self.file}: {where}['{name}'] is {value!r}, which is not made in this plug-in: derive a class"
-                )
+                form = "entry(CLASS, ...) of a class" if where == "NETWORKS" else "a class"
+                raise InputError(f"{self.file}: {where}['{name}'] is {value!r}; {form} of this plug-in is needed")
         for name, value in entries.items():
             if other := [one for one in entries if one != name and entries[one] is value]:
                 raise InputError(f"{self.file}: {where} gives one class two names, '{name}' and '{other[0]}'")

@@ -188,7 +188,14 @@ def test_what_it_imports_from_beside_it_travels_and_is_in_the_digest(tmp_path):
         ("MASKS = [1]", "MASKS is no dict"),
         ("class A:\n    pass\nMASKS = {'a': A}", r"masks 'a'.*subclass of Mask"),
         ("class A:\n    pass\nNETWORKS = {'a': A}", r"networks 'a'.*entry\(Network, \.\.\.\)"),
-        ("from fedrecon.strategies.fedavg import FedAvg\nSTRATEGIES = {'mean': FedAvg}", r"\['mean'\].*derive a class"),
+        (
+            "from fedrecon.strategies.fedavg import FedAvg\nSTRATEGIES = {'mean': FedAvg}",
+            r"\['mean'\].*a class of this plug-in",
+        ),
+        (
+            "from fedrecon.strategies.networks.network import entry\nNETWORKS = {'a': entry('a')}",
+            r"entry\(CLASS, \.\.\.\)",
+        ),
         (MASK.format(width=1) + 'MASKS["other"] = Mine', "one class two names"),
         (MASK.format(width=1).replace('"mine"', '"random"'), r"'random' is taken by fedrecon"),
         (MASK.format(width=1).replace('"mine"', '"a b"'), r"masks 'a b'"),
@@ -244,6 +251,7 @@ def package(tmp_path, monkeypatch):
         for name in [one for one in sys.modules if one.startswith("outside_masks")]:
             del sys.modules[name]
         importlib.invalidate_caches()
+        lookup._entry_points.cache_clear()
         lookup.installed.cache_clear()
         lookup.load_installed.cache_clear()
 

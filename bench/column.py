@@ -86,7 +86,7 @@ def fedrecon(job: jobs.Job, rounds: int, clock: Clock, on_ray: bool) -> nn.Modul
     """The product: its round loop, executor, sites and strategy, as ``fedrecon run`` puts them together."""
     model = job.model()
     layout = Parameters(model, lambda name: job.strategy.shares(name, model))
-    state = job.strategy.begin(to_vector(layout.shared))
+    state = job.strategy.begin(to_vector(layout.shared), layout.buffers)
     executor: Any
     if on_ray:
         from fedrecon.platform.execution.ray_executor import RayExecutor

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
+Buffers = NDArray[np.bool_]
+"""Which values of a vector are buffers of the network, such as running statistics, and no trained parameters."""
 
 
 def vector(values: Any) -> Vector:

@@ -56,7 +56,8 @@ class Adaptation(Settings):
         tv: weight of the total variation.
         noise_to: largest size of the noise maps that are drawn and adapted. Larger maps are zero, because they could
             fit any image.
-        holdout: fraction of the measured samples that is held out of the loss.
+        holdout: fraction of the measured samples that is held out of the loss: whole columns where a mask measures
+            whole columns (at least one), else single samples.
         patience: number of steps after which a slice is finished if it fits its held-out samples no better.
         batch: number of slices that are adapted together. It changes only the rounding. But Adam amplifies rounding, so
             the number belongs to the digest of the run.
@@ -228,18 +229,30 @@ def _bicubic(knots: int, length: int) -> Tensor:
 def _split(part: float, mask: Tensor, subject: Subject) -> tuple[Tensor, Tensor]:
     """The samples of the loss and the held-out samples, both (b, 1, y, x) bool. The middle 4 x 4 is never held out.
 
+    Where a mask measures whole columns, whole columns are held out, at least one, and never one of the middle 4: a
+    sample between measured neighbours of its own column would be predicted by any smooth image.
+
     If fewer than FEWEST samples of a slice would be held out, none are: so few samples tell nothing. The image of the
     last step is then kept.
     """
     import torch
 
-    draws = [
-        torch.rand(mask.shape[1:], generator=torch_generator(subject.seed, "hold out", subject.site, *one))
-        for one in zip(subject.subjects, subject.slices, strict=True)
-    ]
-    held = mask & (torch.stack(draws).to(mask.device) < part)
-    y, x = (n // 2 for n in mask.shape[-2:])
-    held[..., y - 2 : y + 2, x - 2 : x + 2] = False
+    mask = mask.expand(len(subject.subjects), *mask.shape[1:])
+    held = torch.zeros_like(mask)
+    for i, one in enumerate(zip(subject.subjects, subject.slices, strict=True)):
+        draws = torch_generator(subject.seed, "hold out", subject.site, *one)
+        own = mask[i, 0].cpu()
+        y, x = (n // 2 for n in own.shape)
+        if (own == own[:1]).all():
+            columns = own[0].clone()
+            columns[x - 2 : x + 2] = False
+            count = max(1, round(part * int(own[0].sum()))) if part else 0
+            order = torch.rand(len(columns), generator=draws).masked_fill(~columns, 2.0).argsort()
+            held[i, 0, :, order[: min(count, int(columns.sum()))].to(mask.device)] = True
+        else:
+            points = own & (torch.rand(own.shape, generator=draws) < part)
+            points[y - 2 : y + 2, x - 2 : x + 2] = False
+            held[i, 0] = points.to(mask.device)
     held = held & (held.sum(dim=(1, 2, 3), keepdim=True) >= FEWEST)
     return mask & ~held, held
 

@@ -14,7 +14,10 @@ from fedrecon.sites.wire import State, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 
 if TYPE_CHECKING:
-    from fedrecon.sites.wire import TrainReply, Vector
+    from fedrecon.sites.wire import Buffers, TrainReply, Vector
+
+BUFFERS = "buffers"
+"""Name of the mask of the buffers in the server's state."""
 
 
 class FedOpt(FedAvg):
@@ -24,7 +27,7 @@ class FedOpt(FedAvg):
         x_t = x_{t-1} + server_rate m_t / (sqrt(v_t) + tau)
 
     with m_0 = 0, v_0 = tau^2 and no bias correction, as in the paper. The moments stay on the server, so a round
-    sends no more bytes than FedAvg.
+    sends no more bytes than FedAvg. Buffers (running statistics) are no parameters: they are averaged as in FedAvg.
 
     Attributes:
         server_rate: step size of the server, eta in the paper.
@@ -53,17 +56,19 @@ class FedOpt(FedAvg):
     def second(self, v: Vector, squared: Vector) -> Vector:
         """The second moment v_t from v_{t-1} (``v``) and D_t^2 (``squared``), all (n_shared,)."""
 
-    def begin(self, weights: Vector) -> State:
-        """The first state, with the moments m = 0 and v = tau^2."""
-        moments = {"m": np.zeros_like(weights), "v": np.full_like(weights, self.tau**2)}
-        return replace(super().begin(weights), extra=moments)
+    def begin(self, weights: Vector, buffers: Buffers | None = None) -> State:
+        """The first state, with the moments m = 0 and v = tau^2, and a 1 at each buffer if there are any."""
+        extra = {"m": np.zeros_like(weights), "v": np.full_like(weights, self.tau**2)}
+        if buffers is not None and buffers.any():
+            extra[BUFFERS] = buffers.astype(np.float32)
+        return replace(super().begin(weights, buffers), extra=extra)
 
     def request(self, state: State) -> TrainRequest:
         """The parameters only: the moments stay on the server."""
         return replace(super().request(state), extra={})
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
-        """One server step along the mean change."""
+        """One server step along the mean change; the plain mean at the buffers."""
         mean = super().merge(state, replies, n_slices)
         change = mean.shared - state.shared
         beta1 = np.float32(self.beta1)
@@ -71,4 +76,7 @@ class FedOpt(FedAvg):
         v = self.second(state.extra["v"], change * change)
         step = np.float32(self.server_rate) * m / (np.sqrt(v) + np.float32(self.tau))
         shared = (state.shared + step).astype(np.float32, copy=False)
-        return replace(mean, shared=shared, extra={"m": m, "v": v})
+        kept = {name: value for name, value in state.extra.items() if name == BUFFERS}
+        if kept:
+            shared = np.where(kept[BUFFERS] > 0, mean.shared, shared)
+        return replace(mean, shared=shared, extra={"m": m, "v": v, **kept})

@@ -10,11 +10,11 @@ import numpy as np
 
 from fedrecon.sites.wire import State
 from fedrecon.strategies.fedavg import FedAvg
-from fedrecon.strategies.strategy import Mean
+from fedrecon.strategies.mean import Mean
 
 if TYPE_CHECKING:
     from fedrecon.sites.training.method import LocalFit
-    from fedrecon.sites.wire import TrainReply, Vector
+    from fedrecon.sites.wire import Buffers, TrainReply, Vector
 
 
 class Scaffold(FedAvg):
@@ -48,9 +48,9 @@ class Scaffold(FedAvg):
 
     # On the server
 
-    def begin(self, weights: Vector) -> State:
+    def begin(self, weights: Vector, buffers: Buffers | None = None) -> State:
         """c = 0."""
-        return replace(super().begin(weights), extra={"c": np.zeros_like(weights)})
+        return replace(super().begin(weights, buffers), extra={"c": np.zeros_like(weights)})
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """The mean of the parameters, and c + (1 / N) sum_i (change of c_i) over all N sites; an absent site adds 0."""

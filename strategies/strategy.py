@@ -6,8 +6,8 @@ The hooks, in the order in which they are called:
 2. On the driver and at every site, to make the network: ``build``, then ``shares`` for each parameter.
 3. On the server: ``begin`` once. Then in each round ``request``, ``reply_sizes``, and ``merge``, which calls
    ``weights``.
-4. At a site, in each round, in THE local loop: ``receive``, ``optimizers``; for each batch ``step``, which calls
-   ``loss`` and ``gradients``; at the end ``reply``.
+4. At a site, in each round: ``receive``, ``optimizers``. Then, in THE local loop, ``updates`` once; for each batch
+   ``step``, which calls ``loss`` and ``gradients``; at the end ``reply``.
 5. To score a state: ``scoring_request`` on the server; ``scoring_batch`` and ``reconstruct`` at the sites. For a prior
    also ``draw``. ``scoring_cost`` serves the time estimates of a sweep.
 
@@ -26,10 +26,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from fedrecon.sites.plugin import Plugin
-from fedrecon.sites.wire import State, TrainReply, TrainRequest, Vector
+from fedrecon.sites.wire import Buffers, State, TrainReply, TrainRequest, Vector
+from fedrecon.strategies.mean import Mean
 
 if TYPE_CHECKING:
     import torch
@@ -98,11 +97,14 @@ class Strategy(Plugin):
         """
         return {site: (site,) for site in sites}
 
-    def begin(self, weights: Vector) -> State:
+    def begin(self, weights: Vector, buffers: Buffers | None = None) -> State:
         """The state before the first round. Called once for a new run; a resumed run reads its state from a checkpoint.
 
         Args:
             weights: the shared part of the network's first weights, (n_shared,) float32.
+            buffers: (n_shared,) bool, True where a value is no parameter but a buffer, such as a running mean of a
+                batch normalisation. A buffer has no gradient: the only sound merge of it is the plain mean. None: there
+                are none.
 
         Returns:
             a state of round 0. ``extra`` holds the vectors that the server keeps over rounds (moments, variates).
@@ -201,6 +203,19 @@ class Strategy(Plugin):
         """
         module: nn.Module = network.build(images)
         return module
+
+    def updates(self, training: Training, per_pass: int, per_pass_of_sites: Sequence[int]) -> int:
+        """The number of optimiser steps of a member in each round. By default as the block ``training`` says.
+
+        Called at a site once a round, and on the driver for reports and time estimates. It must be the same in every
+        round: the loop counts the batches from the first round on.
+
+        Args:
+            training: the block of the experiment.
+            per_pass: the number of batches in one pass over the member's training slices.
+            per_pass_of_sites: the same for each of its sites alone; one number, unless the roster pools sites.
+        """
+        return training.local_steps or training.local_epochs * per_pass
 
     def shares(self, name: str, network: nn.Module) -> bool:
         """Whether this parameter crosses the wall. The other parameters are private: the site keeps them in its memory.
@@ -340,53 +355,3 @@ class Strategy(Plugin):
         """
         image: Tensor = network(measurement)
         return image
-
-
-class Mean:
-    """A weighted mean that takes one vector at a time, in float32 and in one pass. It keeps no copy of a reply.
-
-    The weights are fixed before the first fold. So the result depends only on the order of the folds, which is the
-    roster's order. If a member did not reply, the mean is taken over the members that did.
-
-    Args:
-        weights: the weight of every member.
-        size: the length of the vectors.
-    """
-
-    def __init__(self, weights: Mapping[str, float], size: int) -> None:
-        self.weights, self.total, self._folded = weights, np.zeros(size, np.float32), 0.0
-        self._scratch = np.empty(min(size, CHUNK), np.float32)
-        self._missing = set(weights)
-
-    def fold(self, member: str, values: Vector) -> None:
-        """Adds ``weight * values``; ``values`` (size,) is only read.
-
-        Raises:
-            ValueError: ``values`` has another length.
-        """
-        if len(values) != len(self.total):
-            raise ValueError(f"'{member}' replied with {len(values)} values instead of {len(self.total)}")
-        weight = np.float32(self.weights[member])
-        for start in range(0, len(self.total), CHUNK):
-            part = values[start : start + CHUNK]
-            scaled = np.multiply(part, weight, out=self._scratch[: len(part)])
-            self.total[start : start + CHUNK] += scaled
-        self._folded += self.weights[member]
-        self._missing.discard(member)
-
-    def value(self) -> Vector:
-        """The mean over the members that were folded, (size,). Call it once, at the end.
-
-        Raises:
-            ValueError: no member was folded.
-        """
-        if len(self._missing) == len(self.weights):
-            raise ValueError("no member replied, so there is no mean")
-        if self._missing and self._folded > 0:
-            self.total /= np.float32(self._folded)
-        return self.total
-
-
-CHUNK = 1 << 18
-"""Number of values that are folded at once. The product stays in the cache until it is added. This takes a third less
-CPU time than 1 << 16; a larger number gains no more."""

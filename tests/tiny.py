@@ -175,7 +175,7 @@ class Federation:
         return Parameters(model, lambda name: self.method.shares(name, model))
 
     def begin(self) -> State:
-        return self.method.begin(to_vector(self.layout.shared))
+        return self.method.begin(to_vector(self.layout.shared), self.layout.buffers)
 
     def train(self, executor: Any = None, record: Any = None, state: State | None = None) -> State:
         experiment = SimpleNamespace(

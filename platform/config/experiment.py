@@ -5,7 +5,6 @@ Reading and validating an experiment loads neither torch, Ray nor MLflow.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
@@ -27,6 +26,7 @@ from fedrecon.platform.config.names import SiteFiles, Title
 from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.platform.config.plugins import PluginFiles, embedded, read_plugins, registry
 from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.config.science import hashed, science_version
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
@@ -40,9 +40,6 @@ from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import Strategy
 from fedrecon.strategies.networks.choice import NetworkChoice
-
-SCIENCE_VERSION = 1
-"""Increased when a fix changes results. Runs of an older version then have other digests and are not resumed."""
 
 Block = dict[str, Any]
 
@@ -327,7 +324,7 @@ class Experiment(Settings):
                     self.publish_private if self.test.unseen else (),
                 ],
             }
-        return _hash(science)
+        return hashed(science)
 
     def training_digest(self, contents: Mapping[str, str]) -> str | None:
         """The identity of everything that influences the training; None if nothing is trained."""
@@ -335,13 +332,13 @@ class Experiment(Settings):
             return None
         part = self._training_part(contents, operators=self.method.trains_on_operator)
         left_out = self.method.at_inference
-        return _hash({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
+        return hashed({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
 
     def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
         networks = self.registry("networks")
         return {
-            "science_version": SCIENCE_VERSION,
+            "science_version": science_version(self.trains),
             "sites": {
                 site: {"content": content, "operator": self.operator_at(site).science() if operators else None}
                 for site, content in contents.items()
@@ -369,11 +366,6 @@ def _raised(make: Any) -> Any:
         return make()
     except InputError as error:
         raise RefusedValueError(error) from None
-
-
-def _hash(science: Mapping[str, Any]) -> str:
-    text = json.dumps(science, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _flatten(value: Any, prefix: str = "") -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from fedrecon.sites.scoring.settings import PHANTOM
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.data.shard import Volume
 
 
 Shards = Mapping[str, "Shard"]
@@ -74,7 +75,8 @@ class ConsortiumShards:
         if experiment.test is None:
             return
         check_same_hospitals(self.tested, noted_shards(self.trained)["hospitals"])
-        check_test_sites(self.tested, {name: shard.subjects for name, shard in self.trained.items()})
+        subjects = {name: shard.subjects for name, shard in self.trained.items()}
+        check_test_sites(self.tested, subjects, experiment.evaluation.reference == "truth")
         check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
         _check_rule(experiment, self)
 
@@ -88,7 +90,7 @@ class ConsortiumShards:
 
 
 def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:
-    """Refuses a setting that cannot measure a test volume, such as a mask that cannot be drawn for its shape.
+    """Refuses a setting that cannot measure a test volume: a mask that its shape has not, or noise of unknown level.
 
     Args:
         operators: settings of the test, by site.
@@ -97,11 +99,21 @@ def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition
         InputError: the message names the site.
     """
     for name, shard in shards.items():
-        for shape in sorted({volume.shape for volume in shard.split("test")}):
-            try:
-                operators[name].check(shape)
-            except InputError as error:
-                raise InputError(f"site '{name}': {error}") from None
+        _check_measured(name, shard.split("test"), operators[name])
+
+
+def _check_measured(name: str, volumes: Sequence[Volume], operator: Acquisition) -> None:
+    for shape in sorted({volume.shape for volume in volumes}):
+        try:
+            operator.check(shape)
+        except InputError as error:
+            raise InputError(f"site '{name}': {error}") from None
+    unknown_noise = [volume.name for volume in volumes if not volume.noise]
+    if operator.noise > 1 and unknown_noise:
+        raise InputError(
+            f"site '{name}': noise {operator.noise:g} is a multiple of the shard's own noise, and nobody knows that of "
+            f"{', '.join(unknown_noise[:3])}. Import the data with --noise-sigma, or set noise to 1."
+        )
 
 
 def noted_shards(shards: Mapping[str, Shard]) -> dict[str, Any]:
@@ -140,17 +152,20 @@ def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapp
             )
 
 
-def check_test_sites(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:
+def check_test_sites(
+    shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]], truth: bool = False
+) -> None:
     """Refuses a site that cannot be scored, or with a test subject that the run used for training or validation.
 
     Args:
         subjects: for each site of the run, the split of every subject.
+        truth: whether scores are compared with the noise-free truth.
 
     Raises:
         InputError: the message names the subjects, and the split of the first of them.
     """
     for name, shard in shards.items():
-        shard.require_references("test")
+        shard.require_references("test", truth)
         tested = {volume.subject for volume in shard.split("test")}
         for site, splits in subjects.items():
             seen = sorted(s for s in tested if splits.get(s, "test") != "test")
@@ -200,14 +215,9 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
     for name, shard in shards.items():
         if experiment.trains:
             shard.require_training()
-        shard.require_references("validation")
-        shard.require_references("test")
-        operator = experiment.operator_at(name)
-        for shape in sorted({volume.shape for volume in shard.volumes}):
-            try:
-                operator.check(shape)
-            except InputError as error:
-                raise InputError(f"site '{name}': {error}") from None
+        for split in ("validation", "test"):
+            shard.require_references(split, experiment.evaluation.reference == "truth")
+        _check_measured(name, shard.volumes, experiment.operator_at(name))
         if experiment.trains:
             check_patch(experiment, name, shard)
     limits = experiment.training.max_slices

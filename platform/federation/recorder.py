@@ -55,6 +55,7 @@ class Recorder:
     Attributes:
         rounds: rows of ``rounds.parquet``, one for each committed round.
         curve: losses and validation scores of the committed rounds.
+        validated: columns of the last validation that this process made, one row per slice and stage; else empty.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Recorder:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
         self.rounds: list[dict[str, Any]] = list(committed.get("rounds", ()))
         self.curve = [CommittedRound(one["round"], one["metrics"]) for one in committed.get("curve", ())]
+        self.validated: Mapping[str, Any] = {}
         self._curve = [asdict(one) for one in self.curve]
 
     @property
@@ -86,6 +88,7 @@ class Recorder:
         Args:
             losses: losses of the last round, by their names in MLflow.
         """
+        self.validated = validated.scores
         values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
         self.curve = [self._track(state.round, values, validated.pictures)]
         self._curve = [asdict(self.curve[0])]
@@ -101,6 +104,7 @@ class Recorder:
     def commit(self, finished: Round, state: State, validated: ValidationResult) -> CommittedRound:
         """Records one round and commits its state."""
         losses = {member: values["loss"] for member, values in finished.losses.items() if "loss" in values}
+        self.validated = validated.scores
         summary = summarise(validated.scores) if validated.scores else {}
         # The MLflow page that compares runs opens on the metric that was logged first.
         values = {**flat_metrics(summary), **loss_metrics(finished.losses), **validated.numbers}

@@ -33,12 +33,14 @@ class EvaluationResult(TypedDict):
         rows: one row for each site, operator and model, with site, mask, acceleration, measured_acceleration, model,
             psnr (dB), ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled.
         scores: path of a Parquet table with the columns of ``scores.parquet``, one row per slice and stage.
+        reference: what the scores are compared with, ``measured`` or ``truth`` (``evaluation.reference``).
     """
 
     run_id: str | None
     digest: str
     rows: list[Row]
     scores: str
+    reference: str
 
 
 def evaluate(
@@ -88,7 +90,7 @@ def evaluate(
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
     shards = open_sites(given)
     check_same_hospitals(shards, (trained.folder.noted() or {}).get("hospitals", {}))
-    check_test_sites(shards, trained.subjects)
+    check_test_sites(shards, trained.subjects, trained.experiment.evaluation.reference == "truth")
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
@@ -106,6 +108,7 @@ def evaluate(
         "digest": trained.folder.digest,
         "rows": [row for columns in parts for row in rows(columns)],
         "scores": _save(trained, parts),
+        "reference": trained.experiment.evaluation.reference,
     }
 
 

@@ -60,7 +60,7 @@ def scored_remotely(
     wire_log: WireLog | None = None,
     watch: Watch | None = None,
 ) -> list[Columns]:
-    """Does the same as :func:`fedrecon.platform.inference.scoring.scored`, in parallel: each site on its own node.
+    """As :func:`fedrecon.platform.inference.scoring.scored` with ``validation``, each site on its own node in parallel.
 
     Args:
         resources: the experiment's resources; a site whose process dies is scored again, up to ``max_restarts`` times.
@@ -109,8 +109,11 @@ def _score(_: None, network: TrainedNetwork, task: RemoteScoreTask) -> RemoteSco
     unseen = UnseenPolicy(task.rule, task.published, task.epochs)
     operator = trained.experiment.own_task.read(task.operator)
     shards, operators = {task.site: Shard.open(task.shard)}, {task.site: operator}
-    found = scored(trained, shards, operators, unseen, lambda _: None, parts)
-    scores = (Scores(task.site, "test", {key: tuple(values) for key, values in one.items()}) for one in found)
+    found = scored(trained, shards, operators, unseen, lambda _: None, parts, validation=True)
+    scores = (
+        Scores(task.site, one["split"][0] if one["split"] else "test", {key: tuple(v) for key, v in one.items()})
+        for one in found
+    )
     return check_message(RemoteScores(task.site, tuple(scores)))
 
 

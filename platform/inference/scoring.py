@@ -12,6 +12,7 @@ from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
 from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.wire_log import WireLog
@@ -27,6 +28,7 @@ def scored(
     tell: Callable[[str], None],
     parts: Path | None = None,
     wire_log: WireLog | None = None,
+    validation: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Scores the test subjects of each site with each network that reconstructs there.
 
@@ -36,9 +38,10 @@ def scored(
         parts: folder in which such a method keeps the scores of finished batches, so that a crash loses one batch;
             None keeps none.
         wire_log: notes what crosses the walls.
+        validation: whether to score the validation subjects too, where a site has them with references.
 
     Yields:
-        the columns of ``scores.parquet``, for one site and network at a time.
+        the columns of ``scores.parquet``, for one site, network and split at a time.
 
     Raises:
         InputError: see :func:`networks_at`.
@@ -52,9 +55,19 @@ def scored(
                 if trained.experiment.classical is not None and shard.split("validation"):
                     member.call("tune_reconstructor")
                 kept = None if parts is None else parts / f"{name}-{model}"
-                columns = dict(Scorer(member, trained.experiment.method, kept, tell)(trained.request, "test").columns)
-                columns["model"] = [model for _ in columns["model"]]
-                yield columns
+                scorer = Scorer(member, trained.experiment.method, kept, tell)
+                for split in ("test", *["validation"] * (validation and _can_validate(trained, shard))):
+                    columns = dict(scorer(trained.request, split).columns)
+                    columns["model"] = [model for _ in columns["model"]]
+                    yield columns
+
+
+def _can_validate(trained: TrainedRun, shard: Shard) -> bool:
+    try:
+        shard.require_references("validation", trained.experiment.evaluation.reference == "truth")
+    except InputError:
+        return False
+    return True
 
 
 def networks_at(

@@ -12,6 +12,7 @@ from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.runs.bibtex import distinct
 from fedrecon.sites.score_columns import METRICS
+from fedrecon.sites.scoring.settings import AGAINST
 
 _OUTPUTS = {
     "output": (),
@@ -22,8 +23,8 @@ _OUTPUTS = {
 DEFINITIONS = """\
 - Every score is of a whole test VOLUME of magnitude images, as fastMRI defines it (arXiv:1811.08839): NMSE is
   ‖x − y‖² / ‖x‖², PSNR is 10 log₁₀(max(x)² / mean squared error) in dB and SSIM is the mean over slices with
-  a 7 × 7 uniform window; x is the fully sampled reference, and the data range is the maximum of its volume.
-  No image is rescaled.
+  a 7 × 7 uniform window; x is the reference, and the data range is the maximum of its volume. The measured reference is
+  the fully sampled scan with its noise; the truth, which only phantoms have, has none. No image is rescaled.
 - A site's score is the mean over its test volumes; *mean* is the unweighted mean over sites. No test subject
   was trained or validated on at any site.
 - *output* is the method's own result, *with data consistency* is that result after the measured k-space
@@ -68,7 +69,8 @@ def report(
     sections = [
         f"# {experiment.get('name', 'experiment')}",
         _warnings(result, experiment, environment),
-        "## Test scores\n\n" + scores_table(result),
+        f"## Test scores, {AGAINST[experiment.get('evaluation', {}).get('reference', 'measured')]}\n\n"
+        + scores_table(result),
         "## How to read them\n\n" + "\n".join([DEFINITIONS, *_task_definitions(experiment)]),
         "## What ran\n\n" + _pairs("what", "how it was", _ran(result, environment)),
         "## The experiment\n\n" + _pairs("key", "value", flat(experiment)),

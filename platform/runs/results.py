@@ -84,6 +84,8 @@ class FinishedRun:
         scores: columns of ``scores.parquet`` (test subjects).
         layout: the network's :class:`Parameters`; None if no weights are written.
         wire_log: the record of what crossed the walls of the sites.
+        validation: columns of ``validation.parquet`` (validation subjects, after the last round, under the operators of
+            ``scores``). A study chooses the best method by them. Sites without validation subjects have no rows.
     """
 
     experiment: Experiment
@@ -93,6 +95,7 @@ class FinishedRun:
     scores: Mapping[str, Any]
     layout: Any
     wire_log: WireLog
+    validation: Mapping[str, Any]
 
 
 def write_artifacts(
@@ -117,6 +120,7 @@ def write_tables(tracker: Tracker, folder: RunFolder, finished: FinishedRun) -> 
 def _write_files(into: Path, finished: FinishedRun) -> None:
     atomic.write_json(into / "experiment.json", finished.experiment.as_dict())
     parquet.write_scores(into / "scores.parquet", finished.scores)
+    parquet.write_scores(into / "validation.parquet", finished.validation)
     parquet.write_rounds(into / "rounds.parquet", finished.rounds)
     citations = cited(finished.experiment)
     text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"])

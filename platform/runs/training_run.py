@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.resources import UNSCORED
+from fedrecon.platform.consortium.budget import budgets
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
@@ -159,6 +160,7 @@ class _Run:
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
         request = experiment.method.scoring_request(state)
+        validated = record.validated or scorer(request, "validation").columns
         scored = scorer(request, "test")
         self.attendance.note(TEST, dict.fromkeys(executor.dead, UNSCORED))
         if self.attendance.missed:
@@ -191,7 +193,7 @@ class _Run:
         )
         layout = self._layout()
         finished = FinishedRun(
-            experiment, result.as_dict(), state, record.rounds, scored.columns, layout, self.wire_log
+            experiment, result.as_dict(), state, record.rounds, scored.columns, layout, self.wire_log, validated
         )
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result
@@ -291,8 +293,9 @@ class _Run:
         from fedrecon.sites.training.parameters import to_vector
 
         layout = self._layout()
-        shared = np.zeros(0, np.float32) if layout is None else to_vector(layout.shared)
-        return self.experiment.method.begin(shared)
+        if layout is None:
+            return self.experiment.method.begin(np.zeros(0, np.float32))
+        return self.experiment.method.begin(to_vector(layout.shared), layout.buffers)
 
     def _layout(self) -> Any:
         """The network's parameters on the driver: names, shapes and first values; None if nothing is trained."""
@@ -312,6 +315,7 @@ class _Run:
             "crew": "in-process" if self.in_process else "ray actors",
             "members": members,
             "simulated": [name for name, shard in self.shards.items() if shard.simulated],
+            "budget": {name: str(one) for name, one in budgets(self.experiment, self.shards).items()},
         }
         before = self.folder.environment()
         if before is None or found is None:

@@ -91,14 +91,15 @@ class _Test:
 
     def _score(self, tracker: Tracker, training_digest: str, trained_rounds: int) -> Result:
         from fedrecon.platform.federation.progress import Progress
-        from fedrecon.platform.storage.parquet import join_scores
+        from fedrecon.platform.storage.parquet import join_scores, split_scores
 
         experiment, tested = self.experiment, self.sites.tested
         progress = (self.context.progress or Progress)(0, 0)
         log = WireLog(self.folder.path / WIRE_LINES, self.trained.state.round)
         for line in what_leaves(experiment, tested):
             progress.say(line)
-        columns = join_scores(self._columns(progress, log))
+        whole = join_scores(self._columns(progress, log))
+        columns, validated = split_scores(whole, "test"), split_scores(whole, "validation")
         progress.close()
         summary = summarise(columns)
         if note := exact_note(summary):
@@ -123,7 +124,7 @@ class _Test:
             training_digest=training_digest,
             environment={"simulated": [name for name, one in tested.items() if one.simulated]},
         )
-        finished = FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None, log)
+        finished = FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None, log, validated)
         write_tables(tracker, self.folder, finished)
         write_wire(tracker, self.folder, log)
         return result
@@ -133,7 +134,7 @@ class _Test:
         tested, rule = self.sites.tested, unseen_policy(self.experiment, self._applied)
         operators = {name: self.experiment.tested_at(name) for name in tested}
         if not self.sites.remote_sites:
-            return scored(self._applied, tested, operators, rule, progress.update, self._parts, log)
+            return scored(self._applied, tested, operators, rule, progress.update, self._parts, log, validation=True)
         from fedrecon.platform.inference.remote_scoring import RemoteTest, scored_remotely
 
         progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")

@@ -1,13 +1,15 @@
 """The Parquet files of a run. No other file imports pyarrow for them.
 
 ``rounds.parquet`` has one row for each committed round. ``scores.parquet`` has one row for each slice and stage, under
-each network that reconstructs the slice. ``wire.parquet`` has one row for each message to or from a site. The schemas
-below are the documentation. Types are enforced on writing.
+each network that reconstructs the slice, of the test subjects; ``validation.parquet`` has the same of the validation
+subjects. ``wire.parquet`` has one row for each message to or from a site. The schemas below are the documentation.
+Types are enforced on writing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +91,12 @@ def join_scores(parts: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, list[
     """The columns of several sites, stages or operators, joined row after row."""
     parts = list(parts)
     return {name: [value for part in parts for value in part[name]] for name in SCORES}
+
+
+def split_scores(columns: Mapping[str, Sequence[Any]], split: str) -> dict[str, list[Any]]:
+    """The rows of one split."""
+    own = [one == split for one in columns["split"]]
+    return {name: list(compress(columns[name], own)) for name in SCORES}
 
 
 def write_table(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[str, str]) -> None:

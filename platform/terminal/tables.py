@@ -10,6 +10,7 @@ from fedrecon.platform.reporting.terminal import print_table
 from fedrecon.platform.runs.report import below_zero_filled
 from fedrecon.platform.terminal.output import say
 from fedrecon.sites.score_columns import METRICS
+from fedrecon.sites.scoring.settings import AGAINST
 
 SCORE_COLUMNS = ("PSNR dB", "SSIM", "NMSE", "with DC", "zero-filled")
 
@@ -28,13 +29,14 @@ def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> No
         for name, one in named
     ]
     columns = [*words("site"), *numbers("volumes", "slices", *SCORE_COLUMNS)]
-    print_table(Table(f"{result['name']}: test subjects", columns, rows))
+    reference = experiment.get("evaluation", {}).get("reference", "measured")
+    print_table(Table(f"{result['name']}: test subjects, {AGAINST[reference]}", columns, rows))
     if line := below_zero_filled(result, experiment):
         _alarm(line)
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints the rows of an evaluation."""
+def rows_table(rows: Sequence[Mapping[str, Any]], reference: str) -> None:
+    """Prints the rows of an evaluation; ``reference`` is its ``evaluation.reference``."""
     columns = [*words("site", "measured by"), *numbers("R", "measured R"), *words("model")]
     shown = [
         Row([
@@ -48,7 +50,9 @@ def rows_table(rows: Sequence[Mapping[str, Any]]) -> None:
         ])
         for row in rows
     ]  # fmt: skip
-    print_table(Table("evaluation: test subjects", [*columns, *numbers("slices", *SCORE_COLUMNS)], shown))
+    print_table(
+        Table(f"evaluation: test subjects, {AGAINST[reference]}", [*columns, *numbers("slices", *SCORE_COLUMNS)], shown)
+    )
 
 
 def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:

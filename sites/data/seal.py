@@ -38,10 +38,13 @@ def seal(path: Path | str) -> tuple[str, str]:
         except InputError as error:
             raise InputError(f"{shard.path}: {error}") from None
         digests[volume.name] = data.digest()
-        maximum = data.about().maximum
+        about = data.about()
+        maximum = about.maximum
+        if about.truth_maximum != volume.truth_maximum:
+            changed[volume.name] = {"truth_max": about.truth_maximum}
         if maximum != volume.maximum:
             norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference[:].astype(np.float64)))
-            changed[volume.name] = {"max": maximum, "norm": norm}
+            changed[volume.name] = {**changed.get(volume.name, {}), "max": maximum, "norm": norm}
     found = content_hash(shard.site, shard.contrast, shard.simulated, shard.phase, digests)
     with reading(shard.path) as file:
         stale = attributes_hash(file) != shard.attributes_hash

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from fedrecon.sites.data.shard_file import (
     read_voxel,
     reading,
 )
-from fedrecon.sites.data.shard_writer import attributes_hash, content_hash, plain, reference_key, write_shard
+from fedrecon.sites.data.shard_writer import TRUTH, attributes_hash, content_hash, plain, reference_key, write_shard
 from fedrecon.sites.data.stamp import Stamp, note, noted
 from fedrecon.sites.data.volume import (
     SPLITS,
@@ -156,22 +156,34 @@ class Shard:
         Raises:
             InputError: the volume has no reference.
         """
-        return self.stored(volume_name, reference=True)[:]  # type: ignore[no-any-return]
+        return self.stored(volume_name, "reference")[:]  # type: ignore[no-any-return]
 
-    def stored(self, volume_name: str, reference: bool = False) -> Any:
-        """K-space or reference of a volume, to be read slice by slice by its index.
+    def truth(self, volume_name: str) -> Real:
+        """Noise-free magnitude image (slices, y, x) float32, READ-ONLY.
+
+        Raises:
+            InputError: the volume has no truth.
+        """
+        return self.stored(volume_name, "truth")[:]  # type: ignore[no-any-return]
+
+    def stored(self, volume_name: str, what: Literal["kspace", "reference", "truth"] = "kspace") -> Any:
+        """K-space, reference or noise-free truth of a volume, to be read slice by slice by its index.
 
         It is a :class:`fedrecon.sites.data.shard_file.StoredArray`; an array in memory if it is compressed.
 
         Raises:
-            InputError: the volume has no reference, or the file cannot be read.
+            InputError: the volume has no reference or truth, or the file cannot be read.
         """
         volume = self._by_name(volume_name)
-        if reference and not volume.has_reference:
+        if what == "reference" and not volume.has_reference:
             raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
-        shape = (volume.n_slices, *volume.shape) if reference else (volume.n_slices, volume.n_coils, *volume.shape)
+        if what == "truth" and volume.truth_maximum is None:
+            raise InputError(f"{self.path}: nobody knows the noise-free truth of volume '{volume_name}'.")
+        keys = {"kspace": "kspace", "reference": reference_key(volume.n_coils), "truth": TRUTH}
+        coils = (volume.n_coils,) if what == "kspace" else ()
+        shape = (volume.n_slices, *coils, *volume.shape)
         with reading(self.path) as file:
-            dataset = file[volume.name][reference_key(volume.n_coils) if reference else "kspace"]
+            dataset = file[volume.name][keys[what]]
             offset = plain_offset(dataset)
             if offset is not None:
                 return StoredArray(self.path, dataset.dtype, shape, offset)
@@ -182,12 +194,13 @@ class Shard:
     def data(self, volume_name: str) -> VolumeData:
         """The volume ``volume_name`` with its data."""
         data = self.unread(volume_name)
-        return replace(data, kspace=data.kspace[:], reference=None if data.reference is None else data.reference[:])
+        reference, truth = (None if one is None else one[:] for one in (data.reference, data.truth))
+        return replace(data, kspace=data.kspace[:], reference=reference, truth=truth)
 
     def unread(self, volume_name: str) -> VolumeData:
         """The volume ``volume_name``, whose arrays are those of :meth:`stored`."""
         volume = self._by_name(volume_name)
-        reference = self.stored(volume_name, reference=True) if volume.has_reference else None
+        reference = self.stored(volume_name, "reference") if volume.has_reference else None
         kspace = self.stored(volume_name)
         return VolumeData(
             volume.name,
@@ -199,6 +212,7 @@ class Shard:
             volume.voxel_mm,
             self.contrast,
             self.field_strength_t,
+            None if volume.truth_maximum is None else self.stored(volume_name, "truth"),
         )
 
     def verify(self) -> None:
@@ -228,10 +242,13 @@ class Shard:
                     check_volume(data)
             except InputError as error:
                 raise InputError(f"{self.path}: {error}") from None
-            if data.about().maximum != volume.maximum:
-                raise InputError(
-                    f"{self.path}: volume '{volume.name}': its attribute 'max' is not its maximum; {self._anew}"
-                )
+            about = data.about()
+            maxima = {"max": about.maximum == volume.maximum, "truth_max": about.truth_maximum == volume.truth_maximum}
+            for key, right in maxima.items():
+                if not right:
+                    raise InputError(
+                        f"{self.path}: volume '{volume.name}': its attribute '{key}' is not its maximum; {self._anew}"
+                    )
             digests[volume.name] = data.digest()
         found = content_hash(self.site, self.contrast, self.simulated, self.phase, digests)
         if found != self.content_hash:
@@ -267,11 +284,14 @@ class Shard:
             )
         self.require_references("train")
 
-    def require_references(self, split: str) -> None:
+    def require_references(self, split: str, truth: bool = False) -> None:
         """Refuse a split that cannot be scored.
 
+        Args:
+            split: the split that is scored. truth: whether it is compared with the noise-free truth.
+
         Raises:
-            InputError: the split holds no volume, or a volume without a fully sampled reference.
+            InputError: the split holds no volume, or a volume without a fully sampled reference, or without the truth.
         """
         volumes = self.split(split)
         bare = [volume.name for volume in volumes if not volume.has_reference]
@@ -282,6 +302,11 @@ class Shard:
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
+        if truth and any(volume.truth_maximum is None for volume in volumes):
+            raise InputError(
+                f"{self.path}: evaluation.reference=truth, but site '{self.site}' has no noise-free truth in the split "
+                f"'{split}'. Only phantoms that 'fedrecon data simulate' wrote have it. Allowed for others: measured."
+            )
 
     @cached_property
     def mapped(self) -> bool:
@@ -300,12 +325,16 @@ class Shard:
             "n_subjects": len(self.subjects),
             "n_slices": sum(volume.n_slices for volume in self.volumes),
             "matrix": sorted([list(shape) for shape in {volume.shape for volume in self.volumes}]),
-            "noise": float(np.median([volume.noise for volume in self.volumes])),
+            "noise": self._noise(),
             "splits": {name: _split_summary(self.split(name)) for name in SPLITS},
             "usable_for": self._uses(),
             "mapped": self.mapped,
             "bytes": self.path.stat().st_size,
         }
+
+    def _noise(self) -> float | None:
+        known = [volume.noise for volume in self.volumes if volume.noise is not None]
+        return float(np.median(known)) if len(known) == len(self.volumes) else None
 
     def _uses(self) -> list[str]:
         uses = ["reconstruct"]

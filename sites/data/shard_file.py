@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrecon.sites.data.shard_writer import FORMAT, SCHEMA_VERSION, reference_key
+from fedrecon.sites.data.shard_writer import FORMAT, SCHEMA_VERSION, TRUTH, reference_key
 from fedrecon.sites.data.volume import SPLITS, Volume, check_layout
 from fedrecon.sites.errors import InputError
 
@@ -91,9 +91,13 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
     n_coils = kspace.shape[1] if len(kspace.shape) == 4 else 1
     reference = group.get(reference_key(n_coils))
     check_layout(where, kspace, reference)
+    truth = group.get(TRUTH)
+    if truth is not None:
+        check_layout(f"{where}, {TRUTH}", kspace, truth)
     if label["split"] not in SPLITS:
         raise InputError(f"{where}: split '{label['split']}' is none of {', '.join(SPLITS)}.")
     slices, _, ny, nx = kspace.shape
+    noise = float(label["noise"])  # NaN: unknown
     return Volume(
         name,
         str(label["patient_id"]),
@@ -101,10 +105,11 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
         slices,
         n_coils,
         (ny, nx),
-        float(label["noise"]),
+        None if np.isnan(noise) else noise,
         float(label["max"]),
         reference is not None,
         read_voxel(dict(label)),
+        None if truth is None else float(label["truth_max"]),
     )
 
 

@@ -19,6 +19,8 @@ FORMAT = "fedrecon shard"
 SCHEMA_VERSION = 1
 HASHES = ("content_hash", "attributes_hash")
 PHASES = ("none", "smooth", "measured")
+TRUTH = "truth"
+"""Name of the dataset of the noise-free image, (slices, y, x) float32, and ``truth_max`` is its maximum."""
 _ALIGNMENT = 4096  # bytes of a memory page: mapped arrays are then aligned for every instruction set
 
 
@@ -39,7 +41,8 @@ def write_shard(
 
     Each volume is one group with the layout and the attributes of a fastMRI file: ``kspace`` (slices, coils, y, x)
     complex64, and the reference ``reconstruction_rss``. A volume of one coil has no coil axis, and its reference is
-    named ``reconstruction_esc``. The file appears under its name only when it is complete.
+    named ``reconstruction_esc``. A phantom also has ``truth``, its noise-free image. The file appears under its name
+    only when it is complete.
 
     Args:
         path: the file to write; its folder is made if it is missing.
@@ -148,9 +151,13 @@ def _write_volume(group: h5py.Group, data: VolumeData, compression: str | None) 
     if data.reference is not None:
         key = reference_key(about.n_coils)
         group.create_dataset(key, data=data.reference, compression=compression)
+    if data.truth is not None:
+        group.create_dataset(TRUTH, data=data.truth, compression=compression)
+        group.attrs["truth_max"] = about.truth_maximum
     norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference.astype(np.float64)))
     group.attrs.update({"max": about.maximum, "norm": norm, "acquisition": data.acquisition})
-    group.attrs.update({"patient_id": data.subject, "split": data.split, "noise": about.noise})
+    group.attrs.update({"patient_id": data.subject, "split": data.split})
+    group.attrs["noise"] = np.nan if about.noise is None else about.noise
     if data.voxel_mm is not None:
         group.attrs["voxel_mm"] = data.voxel_mm
 

@@ -33,10 +33,11 @@ class Volume:
         n_coils: number of receive coils.
         shape: matrix (y, x).
         noise: standard deviation of the noise in the real and in the imaginary part of a k-space sample, for
-            the orthonormal FFT, in the units of the k-space.
+            the orthonormal FFT, in the units of the k-space; None where nobody knows it.
         maximum: maximum of the reference, in the (arbitrary) units of the image; 0 if there is no reference.
         has_reference: False for a prospectively undersampled scan: it can be reconstructed, but not scored.
         voxel_mm: voxel size (slice, y, x) in mm, or None where unknown.
+        truth_maximum: maximum of the noise-free truth; None if there is no truth, as in every scan of a person.
     """
 
     name: str
@@ -45,10 +46,11 @@ class Volume:
     n_slices: int
     n_coils: int
     shape: tuple[int, int]
-    noise: float
+    noise: float | None
     maximum: float
     has_reference: bool
     voxel_mm: tuple[float, float, float] | None = None
+    truth_maximum: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,7 @@ class VolumeData:
         reference: magnitude (slices, y, x) float32 of the fully sampled image, or None.
         acquisition: sequence or contrast, as fastMRI files name it; a shard's contrast in data from a shard.
         field_strength_t: field strength in tesla, or None where unknown.
+        truth: magnitude (slices, y, x) float32 that the reference would be without noise; None where nobody knows it.
     """
 
     name: str
@@ -68,10 +71,11 @@ class VolumeData:
     split: str
     kspace: Complex
     reference: Real | None
-    noise: float
+    noise: float | None
     voxel_mm: tuple[float, float, float] | None = None
     acquisition: str = ""
     field_strength_t: float | None = None
+    truth: Real | None = None
 
     def about(self) -> Volume:
         """The labels of the volume, without its data."""
@@ -85,21 +89,26 @@ class VolumeData:
             slices,
             coils,
             (ny, nx),
-            float(self.noise),
+            _level(self.noise),
             maximum,
             has_reference,
             self.voxel_mm,
+            None if self.truth is None else float(np.max([one.max() for one in self.truth])),
         )
 
     def digest(self) -> str:
         """SHA-256 of all values that can change a result: labels, noise level and data, but not the file's layout."""
-        label = [self.name, self.subject, self.split, float(self.noise), list(self.kspace.shape)]
+        label = [self.name, self.subject, self.split, _level(self.noise), list(self.kspace.shape)]
         summary = hashlib.sha256(json.dumps([*label, self.reference is not None]).encode())
-        for array in (self.kspace, self.reference):
+        for array in (self.kspace, self.reference, self.truth):
             for one in () if array is None else array:  # a slice at a time: a volume may be gigabytes
                 little_endian = np.ascontiguousarray(one, dtype=one.dtype.newbyteorder("<"))
                 summary.update(little_endian.reshape(-1).view(np.uint8).data)
         return summary.hexdigest()
+
+
+def _level(noise: float | None) -> float | None:
+    return None if noise is None else float(noise)
 
 
 def check_name(kind: str, name: str) -> None:
@@ -145,10 +154,15 @@ def check_volume(data: VolumeData) -> None:
         raise InputError(f"{where}: split '{data.split}' is none of {', '.join(SPLITS)}.")
     check_layout(where, data.kspace, data.reference)
     _check_kspace(where, data.kspace)
-    if not (np.isfinite(data.noise) and data.noise >= 0):
-        raise InputError(f"{where}: the noise level is {data.noise}; it is a finite number >= 0.")
+    if data.noise is not None and not (np.isfinite(data.noise) and data.noise >= 0):
+        raise InputError(f"{where}: the noise level is {data.noise}; it is a finite number >= 0, or None (unknown).")
     if data.reference is not None:
         _check_reference(where, data.reference)
+    if data.truth is not None:
+        if data.reference is None:
+            raise InputError(f"{where}: it has a truth and no reference.")
+        check_layout(f"{where}, truth", data.kspace, data.truth)
+        _check_reference(f"{where}, truth", data.truth)
 
 
 def check_layout(where: str, kspace: Any, reference: Any | None) -> None:

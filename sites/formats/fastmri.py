@@ -9,6 +9,7 @@ reference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 from xml.etree import ElementTree
@@ -19,7 +20,7 @@ import numpy as np
 from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.volume import Complex, VolumeData, check_layout
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
+from fedrecon.sites.formats.format import Format, Label, fully_sampled, root_sum_of_squares
 from fedrecon.sites.formats.summary import Notes
 
 _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
@@ -44,13 +45,15 @@ class FastMRI(Format):
         try:
             with h5py.File(source, "r", locking=False) as file:
                 check_self_contained(source, file)
-                return _volume(source, file, label, notes)
+                return _volume(source, file, label, notes, self.noise)
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             kind = "is truncated" if "truncated" in str(error) else "cannot be read"
             raise InputError(f"{source}: {kind}: {error}") from None
 
 
-def _volume(source: Path, file: h5py.File, label: Label, notes: Notes) -> VolumeData:
+def _volume(
+    source: Path, file: h5py.File, label: Label, notes: Notes, noise: Callable[[Complex], float | None]
+) -> VolumeData:
     kspace = _kspace(source, file)
     notes.facts["coils"] = str(kspace.shape[1])
     header = Header.parse(source, file)
@@ -65,7 +68,7 @@ def _volume(source: Path, file: h5py.File, label: Label, notes: Notes) -> Volume
         label.split,
         kspace,
         root_sum_of_squares(kspace) if complete else None,
-        estimate_noise(kspace),
+        noise(kspace),
         header.voxel_mm,
         str(file.attrs.get("acquisition", "")),
         header.field_strength_t,

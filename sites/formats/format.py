@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_volume
 from fedrecon.sites.errors import InputError
@@ -29,6 +29,9 @@ class Label:
 class Format(Plugin):
     """A file format. Its fields are the options of its import.
 
+    Attributes:
+        noise_sigma: the known noise level of the shard's k-space (:attr:`Volume.noise`); None estimates it.
+
     Class attributes:
         suffixes: endings of the file names.
         simulated: True if the import computes the k-space from magnitude images.
@@ -38,6 +41,8 @@ class Format(Plugin):
     suffixes: ClassVar[tuple[str, ...]]
     simulated: ClassVar[bool] = False
     summary: ClassVar[str]
+
+    noise_sigma: float | None = Field(None, gt=0, le=1e12, allow_inf_nan=False)
 
     @property
     def phase_kind(self) -> str:
@@ -63,6 +68,12 @@ class Format(Plugin):
         """The file's name without the format's suffix (the longest that fits: ``.nii.gz`` is one)."""
         fitting = [suffix for suffix in self.suffixes if path.name.lower().endswith(suffix)]
         return path.name[: -max(map(len, fitting))] if fitting else path.stem
+
+    def noise(self, kspace: Complex) -> float | None:
+        """The noise level of k-space (slices, coils, y, x): the given one, else an estimate; None if it cannot tell."""
+        from fedrecon.sites.imaging.noise import estimate_noise  # it loads torch; listing formats must not
+
+        return estimate_noise(kspace) if self.noise_sigma is None else self.noise_sigma
 
     @abstractmethod
     def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
@@ -93,23 +104,3 @@ def fully_sampled(kspace: Complex) -> bool:
         return False
     box = measured[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return float(box.mean()) >= 0.99
-
-
-def estimate_noise(kspace: Complex) -> float:
-    """Standard deviation of the noise in the real and in the imaginary part of a k-space sample: an upper estimate.
-
-    The modulus of complex Gaussian noise has the median sqrt(2 ln 2) sigma. For each slice the median is taken over
-    the outermost twentieth of the measured samples (the corners of a full matrix), where anatomy has least energy. The
-    result is the lower quartile over the slices, to leave out slices whose anatomy reaches these samples. In k-space
-    that was cut to a small matrix, anatomy reaches them in all slices, and the noise is overestimated.
-    """
-    ny, nx = kspace.shape[-2:]
-    y, x = np.mgrid[:ny, :nx]
-    radius = np.hypot((y - ny // 2) / ny, (x - nx // 2) / nx)
-    measured = (kspace != 0).any(axis=(0, 1))
-    if not measured.any():
-        return 0.0
-    outer = measured & (radius >= np.quantile(radius[measured], 0.95))
-    samples: NDArray[np.float32] = np.abs(kspace[:, :, outer]).reshape(len(kspace), -1)
-    with np.errstate(invalid="ignore"):  # infinity is named by check_volume
-        return float(np.quantile(np.median(samples, axis=1), 0.25) / np.sqrt(2 * np.log(2)))

@@ -34,6 +34,7 @@ def import_data(
     seed: int | None = None,
     key: Path | str | None = None,
     plugins: Sequence[Path | str] = (),
+    noise_sigma: float | None = None,
 ) -> Path:
     """Write the files ``sources`` as the shard ``out``/``site``.h5 and return its path.
 
@@ -51,12 +52,14 @@ def import_data(
         key: file of the consortium's key, made at first use; default ``consortium.key`` beside the shard. Subjects and
             volumes have pseudonyms under it: no name of a file reaches the shard.
         plugins: Python files that add formats, by ``FORMATS = {...}``.
+        noise_sigma: standard deviation of the noise in the real and in the imaginary part of a sample of the shard's
+            k-space (orthonormal transform, units of the file); default: it is estimated where that is possible.
 
     Raises:
         InputError: an option does not belong to the format, a file or a name is refused, or the splits are wrong; see
             the format, the splits and :func:`fedrecon.sites.data.shard.write_shard`.
     """
-    given = {"size": size, "phase": phase, "seed": seed}
+    given = {"size": size, "phase": phase, "seed": seed, "noise_sigma": noise_sigma}
     formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
     reader = choose("format", formats, format, {key: value for key, value in given.items() if value is not None})
     check_name("site", site)
@@ -80,6 +83,7 @@ def import_data(
             simulated=reader.simulated,
             phase=reader.phase_kind,
             imported_from=format,
+            noise_from="estimate" if noise_sigma is None else "given",
             pseudonyms=SCHEME,
             pseudonym_key=names.fingerprint,
         )

@@ -20,7 +20,7 @@ from pydantic import Field
 from fedrecon.sites import seeding
 from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats.format import Format, Label, estimate_noise
+from fedrecon.sites.formats.format import Format, Label
 from fedrecon.sites.formats.summary import Notes
 from fedrecon.sites.plugin import Seed
 
@@ -50,6 +50,11 @@ class NIfTI(Format):
         """The option ``phase``."""
         return self.phase
 
+    def noise(self, kspace: Complex) -> float | None:
+        """The given level, else None: the noise of a magnitude image is not complex, and masked air holds none."""
+        del kspace
+        return self.noise_sigma
+
     def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
         """The volume in one file, without its end slices.
 
@@ -73,7 +78,7 @@ class NIfTI(Format):
             label.split,
             kspace,
             reference,
-            estimate_noise(kspace),
+            self.noise(kspace),
             voxel_mm=voxel_mm,
         )
 

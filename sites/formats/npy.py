@@ -14,7 +14,7 @@ import numpy as np
 
 from fedrecon.sites.data.volume import VolumeData, check_layout
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats.format import Format, Label, estimate_noise, fully_sampled, root_sum_of_squares
+from fedrecon.sites.formats.format import Format, Label, fully_sampled, root_sum_of_squares
 from fedrecon.sites.formats.summary import Notes
 
 _LEADING = {2: (1, 1), 3: (1,), 4: ()}  # by number of axes: the axes of length 1 to put in front
@@ -47,4 +47,4 @@ class Npy(Format):
         check_layout(str(source), kspace, None)
         notes.facts["coils"] = str(kspace.shape[1])
         reference = root_sum_of_squares(kspace) if fully_sampled(kspace) else None
-        return VolumeData(label.name, label.subject, label.split, kspace, reference, estimate_noise(kspace))
+        return VolumeData(label.name, label.subject, label.split, kspace, reference, self.noise(kspace))

@@ -51,6 +51,21 @@ def estimate_maps(kspace: Tensor, calibration: tuple[int, int], phase: bool = Tr
     return maps * _unit(combine(reference, maps)).unsqueeze(1)
 
 
+def rephased(kspace: Tensor, maps: Tensor, calibration: tuple[int, int]) -> Tensor:
+    """The maps with the low-resolution phase of another calibration box, as if they had been estimated from it.
+
+    Only the common phase of the coils is exchanged. So ``combine`` leaves the residual phase of that box, and the maps
+    need not be estimated again.
+
+    Args:
+        kspace: (b, c, y, x) complex64; only the calibration box is read.
+        maps: (b, c, y, x) complex64 of :func:`estimate_maps`.
+        calibration: size (y, x) of the box, see :func:`estimate_maps`.
+    """
+    box = (min(calibration[0], _LARGEST_CALIBRATION), min(calibration[1], _LARGEST_CALIBRATION))
+    return maps * _unit(combine(_low_resolution(kspace, box), maps)).unsqueeze(1)
+
+
 def _calibration_box(kspace: Tensor, size: tuple[int, int]) -> Tensor:
     """The centred box of k-space (..., y, x), a view."""
     return kspace[..., centred(kspace.shape[-2], size[0]), centred(kspace.shape[-1], size[1])]

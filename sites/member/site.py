@@ -257,7 +257,8 @@ class Site:
             if split == "train":
                 limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
-            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase)
+            truth = split != "train" and plan.evaluation.reference == "truth"
+            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase, truth)
         return self._slices[key]
 
     @cached_property
@@ -274,7 +275,8 @@ class Site:
             plan = self.plan
             limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
             operators = {name: Undersampling.read({"mask": "random", "acceleration": 1}) for name in self.shards}
-            self._slices[key] = Slices(self.shards, operators, split, self.device, limits if split == "train" else None)
+            own = limits if split == "train" else None
+            self._slices[key] = Slices(self.shards, operators, split, self.device, own, small_boxes=True)
         return self._slices[key]
 
     @property

@@ -81,13 +81,14 @@ def volumes(
             voxel_mm=_voxel_mm(protocol, size),
             acquisition=contrast,
             field_strength_t=protocol.field_strength_t,
+            truth=one.truth,
         )
 
 
 def _write(out: Path, site: str, contrast: str, subjects: int, size: int, coils: int | None, seed: int) -> Path:
     path = out / f"{site}.h5"
     data = volumes(site, contrast, subjects, size, coils, seed)
-    write_shard(path, site, data, simulated=True, phase="smooth", origin="phantom")
+    write_shard(path, site, data, simulated=True, phase="smooth", origin="phantom", noise_from="simulation")
     return path
 
 

@@ -24,11 +24,13 @@ class Scan:
         kspace: fully sampled k-space, (slices, coils, y, x).
         reference: the root sum of squares over the coils of the fully sampled NOISY k-space, (slices, y, x), like
             the reference of fastMRI: a real hospital has no better reference.
+        truth: the same of the k-space without noise, (slices, y, x). Only a phantom knows it.
         noise: standard deviation of the real and of the imaginary part of a sample.
     """
 
     kspace: NDArray[np.complex64]
     reference: NDArray[np.float32]
+    truth: NDArray[np.float32]
     noise: float
 
 
@@ -48,9 +50,11 @@ def scan(random: np.random.Generator, protocol: Protocol, size: int, n_coils: in
     received = image * _shading_and_phase(random, protocol, position)
     coils = received[:, None] * coil_maps(random, n_coils, position)
     kspace = crop(fft2c_numpy(coils), size) * np.float32(size / n_fine)
-    kspace = kspace + noise * _complex_normal(random, kspace.shape)
-    reference = np.sqrt((np.abs(ifft2c_numpy(kspace)) ** 2).sum(axis=1)).astype(np.float32)
-    return Scan(kspace.astype(np.complex64, copy=False), reference, noise)
+    noisy = kspace + noise * _complex_normal(random, kspace.shape)
+    truth, reference = (
+        np.sqrt((np.abs(ifft2c_numpy(one)) ** 2).sum(axis=1)).astype(np.float32) for one in (kspace, noisy)
+    )
+    return Scan(noisy.astype(np.complex64, copy=False), reference, truth, noise)
 
 
 def _signal(

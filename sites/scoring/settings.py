@@ -11,6 +11,9 @@ from fedrecon.sites.plugin import ADDED_LATER, Count, Seed, Settings, science_of
 PHANTOM = "phantom"
 """Origin of a shard that was simulated: its images show nobody."""
 
+AGAINST = {"measured": "against the measured reference", "truth": "against the noise-free truth"}
+"""What each ``evaluation.reference`` means, for the titles of tables."""
+
 
 class Evaluation(Settings):
     """How a site is scored.
@@ -25,6 +28,8 @@ class Evaluation(Settings):
         panels: draws one slice of each shard as a picture for MLflow, and for a prior a grid of drawn images with eight
             training slices. No other pixels leave a site. ``auto`` draws simulated shards (phantoms) alone; ``true``
             draws every shard, for data that may be shown; ``false`` draws none.
+        reference: what scores are compared with: ``measured``, the fully sampled scan with its noise, as fastMRI does;
+            or ``truth``, the noise-free image, which only phantoms have. A training never sees the truth.
     """
 
     every: int = Field(5, ge=1, le=10**6)
@@ -32,6 +37,12 @@ class Evaluation(Settings):
     mask_seed: Seed = 0
     panels: Literal["auto"] | bool = "auto"
     self_ensemble: Annotated[bool, ADDED_LATER] = False
+    reference: Annotated[Literal["measured", "truth"], ADDED_LATER] = "measured"
+
+    @property
+    def against(self) -> str:
+        """What scores are compared with, for the titles of tables."""
+        return AGAINST[self.reference]
 
     def science(self) -> dict[str, Any]:
         """What a digest holds. Pictures change no score: ``auto`` counts as ``true``, the first default."""

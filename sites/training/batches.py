@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.shard import Shard, Volume
-from fedrecon.sites.imaging.coils import combine, estimate_maps
+from fedrecon.sites.imaging.coils import combine, estimate_maps, rephased
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
 from fedrecon.sites.imaging.measurement import Measurement
 from fedrecon.sites.seeding import generator, seed
@@ -47,6 +47,10 @@ class Slices:
         device: device on which batches are made.
         limits: largest number of slices by site, evenly spaced; None takes all.
         phase: True if the maps carry the low-resolution phase (see ``estimate_maps``).
+        truth: True if the reference is the noise-free truth; the maximum of each volume is then that of its truth.
+        small_boxes: True if the maps of a training slice carry the phase of a random small calibration box, a new one
+            in each epoch. A prior needs this: it trains on fully sampled slices, and must know the residual phase that
+            the few calibration samples of a mask will leave.
     """
 
     def __init__(
@@ -57,13 +61,18 @@ class Slices:
         device: torch.device,
         limits: Mapping[str, int | None] | None = None,
         phase: bool = True,
+        truth: bool = False,
+        small_boxes: bool = False,
     ) -> None:
-        self.shards, self.operators, self.device, self.phase = shards, operators, device, phase
+        self.shards, self.operators, self.device, self.phase, self.truth = shards, operators, device, phase, truth
+        self.small_boxes = small_boxes
         self.items = tuple(
-            item for site, shard in shards.items() for item in _slices(site, shard, split, (limits or {}).get(site))
+            item
+            for site, shard in shards.items()
+            for item in _slices(site, shard.split(split), (limits or {}).get(site), truth)
         )
         self._maps: dict[Slice, Tensor] = {}
-        self._views: dict[tuple[str, str, bool], Any] = {}
+        self._views: dict[tuple[str, str, str], Any] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
         if device.type != "cpu":
             for item in self.items:
@@ -84,8 +93,7 @@ class Slices:
         groups: dict[tuple[Any, ...], list[Slice]] = defaultdict(list)
         for item in self.items:
             site = item.site if order is None else ""
-            kind = self.operators[item.site].group()
-            groups[(site, item.volume.n_coils, *item.volume.shape, *kind)].append(item)
+            groups[(site, *self._kind(item))].append(item)
         batches = []
         for key in sorted(groups):
             items = groups[key]
@@ -95,6 +103,19 @@ class Slices:
         if order is not None and len(groups) > 1:
             batches = [batches[i] for i in order.permutation(len(batches))]
         return batches
+
+    def per_pass(self, size: int) -> int:
+        """The number of batches in one pass over the training slices."""
+        return len(self.batches(size, generator(0, "count")))
+
+    def per_pass_of_sites(self, size: int) -> list[int]:
+        """The same for the slices of each site alone. A batch of several sites is shared; a site alone has its own."""
+        groups = Counter((item.site, self._kind(item)) for item in self.items)
+        return [sum(-(-n // size) for (name, _), n in groups.items() if name == site) for site in self.shards]
+
+    def _kind(self, item: Slice) -> tuple[Any, ...]:
+        """The coils, the matrix size and the setting that the slices of a batch have in common."""
+        return (item.volume.n_coils, *item.volume.shape, *self.operators[item.site].group())
 
     def training(
         self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool, patch: int | None = None
@@ -113,10 +134,12 @@ class Slices:
         """
         kspace, maps = self._kspace(batch), self.maps(batch)
         reference = self.reference(batch)
+        if self.small_boxes:
+            maps = self._rephased(batch, kspace, maps, seed_, epoch)
         if augment:
-            rng = generator(seed_, "augment", epoch, batch[0].site, batch[0].volume.name, batch[0].index)
-            turns = self.operators[batch[0].site].turns
-            images, maps, reference = _augment(ifft2c(kspace), maps, reference, rng, turns)
+            draws = [generator(seed_, "augment", epoch, one.site, one.volume.name, one.index) for one in batch]
+            turns = [self.operators[one.site].turns for one in batch]
+            images, maps, reference = _augment(ifft2c(kspace), maps, reference, draws, turns)
             kspace = fft2c(images)
         target = combine(ifft2c(kspace), maps)
         masks, noise = [], []
@@ -147,10 +170,10 @@ class Slices:
         return self.operators[batch[0].site].measure(kspace, drawn, maps, reference)
 
     def reference(self, batch: Sequence[Slice]) -> Tensor | None:
-        """(b, y, x) float32 magnitude references, or None if a volume has no reference."""
+        """(b, y, x) float32 magnitude references (or truths), or None if a volume has no reference."""
         if not all(item.volume.has_reference for item in batch):
             return None
-        views = [self._view(item, reference=True)[item.index] for item in batch]
+        views = [self._view(item, "truth" if self.truth else "reference")[item.index] for item in batch]
         return torch.from_numpy(np.stack(views)).to(self.device)
 
     def maps(self, batch: Sequence[Slice], mask_seed: int = 0) -> Tensor:
@@ -164,6 +187,16 @@ class Slices:
                 self._maps[item] = estimate_maps(one[None], box, phase=phase)[0]
         return torch.stack([self._maps[item] for item in batch])
 
+    def _rephased(self, batch: Sequence[Slice], kspace: Tensor, maps: Tensor, seed_: int, epoch: int) -> Tensor:
+        """The maps with the phase that a random small calibration box would have given them."""
+        found = []
+        for item, one, own in zip(batch, kspace, maps, strict=True):
+            if self.phase and self.shards[item.site].phase != "none":
+                rng = generator(seed_, "calibration", item.site, *item.seeds, epoch)
+                own = rephased(one[None], own[None], small_box(item.volume.shape, rng))[0]
+            found.append(own)
+        return torch.stack(found)
+
     def _scored_kspace(self, batch: Sequence[Slice], mask_seed: int) -> Tensor:
         seeds = [seed(mask_seed, "noise", *item.seeds) for item in batch]
         return self._noisy(self._kspace(batch), batch, seeds)
@@ -174,16 +207,19 @@ class Slices:
         views = [self._view(item)[item.index] for item in batch]
         return torch.from_numpy(np.stack(views))  # np.stack copies: what a shard gives is read-only
 
-    def _view(self, item: Slice, reference: bool = False) -> Any:
+    def _view(self, item: Slice, what: Literal["kspace", "reference", "truth"] = "kspace") -> Any:
         """A volume's array, by slice. It is looked up once, because opening HDF5 takes as long as measuring a slice."""
-        key = (item.site, item.volume.name, reference)
+        key = (item.site, item.volume.name, what)
         if key not in self._views:
-            self._views[key] = self.shards[item.site].stored(item.volume.name, reference)
+            self._views[key] = self.shards[item.site].stored(item.volume.name, what)
         return self._views[key]
 
     def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:
-        """K-space with noise added, so that its level is ``noise`` times the shard's own level (variances add)."""
-        levels = [item.volume.noise * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
+        """K-space with noise added, so that its level is ``noise`` times the shard's own level (variances add).
+
+        The checks of an experiment refuse more noise where the shard's own level is unknown.
+        """
+        levels = [(item.volume.noise or 0.0) * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
         if not any(levels):
             return kspace
         draws = [
@@ -197,8 +233,19 @@ class Slices:
         yield from self.batches(size)
 
 
-def _slices(site: str, shard: Shard, split: str, limit: int | None) -> list[Slice]:
-    items = [Slice(site, volume, index) for volume in shard.split(split) for index in range(volume.n_slices)]
+def small_box(shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """A random calibration box (y, x), like those of the masks: some columns with all rows, or a square as wide.
+
+    Its width is 4 to 12 % of the matrix: :attr:`Mask.center_fraction` is 8 %, and a high acceleration needs less.
+    """
+    width = max(3, round(shape[1] * rng.uniform(0.04, 0.12)))
+    return (shape[0] if rng.random() < 0.5 else min(width, shape[0])), min(width, shape[1])
+
+
+def _slices(site: str, volumes: Sequence[Volume], limit: int | None, truth: bool) -> list[Slice]:
+    if truth:
+        volumes = [replace(one, maximum=one.truth_maximum or 0.0) for one in volumes]
+    items = [Slice(site, volume, index) for volume in volumes for index in range(volume.n_slices)]
     if limit is None or len(items) <= limit:
         return items
     picks = np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))
@@ -240,19 +287,39 @@ def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measureme
 
 
 def _augment(
-    images: Tensor, maps: Tensor, reference: Tensor | None, rng: np.random.Generator, turns: bool = False
+    images: Tensor,
+    maps: Tensor,
+    reference: Tensor | None,
+    draws: Sequence[np.random.Generator],
+    turns: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One random flip per axis and one circular shift of up to a sixteenth of the matrix, for all slices of a batch.
+    """For each slice a random flip per axis and a circular shift of up to a sixteenth of the matrix.
 
-    Images, maps and reference are moved alike. With ``turns`` square slices are also transposed with probability 1/2;
-    together with the flips this gives all turns by 90 degrees.
+    Images, maps and reference of a slice are moved alike. With ``turns`` square slices are also transposed with
+    probability 1/2; together with the flips this gives all turns by 90 degrees.
     """
-    flips = [axis for axis in (-2, -1) if rng.random() < 0.5]
-    shifts = [int(rng.integers(-(n // 16), n // 16 + 1)) for n in images.shape[-2:]]
-    transposed = turns and images.shape[-2] == images.shape[-1] and rng.random() < 0.5
+    moves = [_Move.drawn(rng, images.shape[-2:], turn) for rng, turn in zip(draws, turns, strict=True)]
 
-    def move(x: Tensor) -> Tensor:
-        moved = torch.roll(torch.flip(x, flips) if flips else x, shifts, (-2, -1))
-        return moved.mT if transposed else moved
+    def moved(stack: Tensor) -> Tensor:
+        return torch.stack([move(one) for move, one in zip(moves, stack, strict=True)])
 
-    return move(images), move(maps), None if reference is None else move(reference)
+    return moved(images), moved(maps), None if reference is None else moved(reference)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """One flip, shift and transposition of the last two axes."""
+
+    flips: tuple[int, ...]
+    shifts: tuple[int, ...]
+    transposed: bool
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, shape: Sequence[int], turn: bool) -> _Move:
+        flips = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
+        shifts = tuple(int(rng.integers(-(n // 16), n // 16 + 1)) for n in shape)
+        return cls(flips, shifts, turn and shape[0] == shape[1] and rng.random() < 0.5)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        moved = torch.roll(torch.flip(image, self.flips), self.shifts, (-2, -1))
+        return moved.mT if self.transposed else moved

@@ -27,7 +27,7 @@ def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int
     fit.model.train()
     positions = {item: index for index, item in enumerate(slices.items)}
     steps, sums = 0, {}  # type: int, dict[str, Tensor]
-    for epoch, items in _steps(fit, slices, seed):
+    for epoch, items in _steps(method, fit, slices, seed):
         batch = slices.training(items, seed, epoch, training.augment, training.patch)
         fit.indices = tuple(positions[item] for item in items)
         with autocast(training.precision, slices.device):
@@ -38,14 +38,14 @@ def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int
     return steps, {name: float(value) / max(steps, 1) for name, value in sums.items()}
 
 
-def _steps(fit: LocalFit, slices: Slices, seed: int) -> Iterator[tuple[int, list[Slice]]]:
+def _steps(method: Method, fit: LocalFit, slices: Slices, seed: int) -> Iterator[tuple[int, list[Slice]]]:
     """The batches of this round, each with the number of its pass over the data, counted from the first round on.
 
     If ``local_steps`` ends a round within a pass, the next round continues with the next batch of that pass.
     """
     training = fit.training
-    per_epoch = max(len(slices.batches(training.batch_size, generator(seed, "order", fit.site, 0))), 1)
-    count = training.local_steps or training.local_epochs * per_epoch
+    per_epoch = max(slices.per_pass(training.batch_size), 1)
+    count = method.updates(training, per_epoch, slices.per_pass_of_sites(training.batch_size))
     position, end = (fit.round - 1) * count, fit.round * count
     first = position // per_epoch
     while position < end:

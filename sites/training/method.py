@@ -110,6 +110,10 @@ class Method(Protocol):
         """The module that a site trains."""
         ...
 
+    def updates(self, training: Training, per_pass: int, per_pass_of_sites: Sequence[int]) -> int:
+        """The number of optimiser steps of a round."""
+        ...
+
     def shares(self, name: str, network: nn.Module) -> bool:
         """Whether the parameter of this name is shared, so that it crosses the wall."""
         ...

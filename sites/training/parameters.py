@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fedrecon.sites.wire import Vector
+    from fedrecon.sites.wire import Buffers, Vector
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Slot:
         shape: shape of the parameter.
         start: first index in the flat vector.
         shared: True if the parameter is shared, False if it is private to the site.
+        buffer: True if it is a buffer, such as a running mean: it has no gradient.
     """
 
     name: str
     shape: tuple[int, ...]
     start: int
     shared: bool
+    buffer: bool = False
 
     @property
     def stop(self) -> int:
@@ -55,8 +57,8 @@ class Parameters:
     """
 
     def __init__(self, model: nn.Module, shares: Callable[[str], bool]) -> None:
-        tensors: dict[str, Tensor] = dict(model.named_parameters())
-        tensors |= {name: value for name, value in model.named_buffers() if value.is_floating_point()}
+        trained: dict[str, Tensor] = dict(model.named_parameters())
+        tensors = trained | {name: value for name, value in model.named_buffers() if value.is_floating_point()}
         for name, value in tensors.items():
             if value.dtype != torch.float32:
                 raise TypeError(f"parameter '{name}' is {value.dtype}; only float32 parameters are exchanged")
@@ -65,7 +67,7 @@ class Parameters:
         self.flat = torch.empty(sum(tensors[name].numel() for name in ordered), device=device)
         slots, start = [], 0
         for name in ordered:
-            slot = Slot(name, tuple(tensors[name].shape), start, shares(name))
+            slot = Slot(name, tuple(tensors[name].shape), start, shares(name), name not in trained)
             view = self.flat[slot.start : slot.stop].view(slot.shape)
             with torch.no_grad():
                 view.copy_(tensors[name])
@@ -76,6 +78,13 @@ class Parameters:
         self.n_shared = sum(slot.stop - slot.start for slot in slots if slot.shared)
         self.shared = self.flat[: self.n_shared]
         self.private = self.flat[self.n_shared :]
+
+    @property
+    def buffers(self) -> Buffers:
+        """(n_shared,): True where a shared value belongs to a buffer."""
+        return np.concatenate([
+            np.zeros(0, bool), *(np.full(slot.stop - slot.start, slot.buffer) for slot in self.slots if slot.shared)
+        ])  # fmt: skip
 
     def load_shared(self, values: Vector) -> None:
         """Copies the server's vector into the network. ``values`` is neither changed nor kept.

@@ -18,7 +18,7 @@ import yaml
 from command_line import Called
 from tiny import make_volume, write_consortium
 
-import fedrecon.cli as cli
+from fedrecon.commands import experiments
 from fedrecon.platform.config.yaml_text import read_yaml
 from fedrecon.platform.execution import ray_cluster
 from fedrecon.platform.reporting.table import Row, Table, plain, words
@@ -93,7 +93,7 @@ def test_an_error_that_nobody_expected_keeps_its_traceback_in_the_workspace(call
     def broken(_):
         raise ZeroDivisionError("by \x1b[31mzero")
 
-    monkeypatch.setattr(cli, "_list", broken)
+    monkeypatch.setattr(experiments, "_list", broken)
     with pytest.raises(ZeroDivisionError):
         call("list", "masks")
     monkeypatch.delenv(LET_THROUGH)

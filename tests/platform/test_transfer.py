@@ -9,7 +9,7 @@ from tiny import NETWORKS, UNET, make_volume
 import fedrecon
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import ConsortiumShards
-from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.evaluate import evaluate, rows
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.parquet import read_scores
 from fedrecon.platform.storage.tracking.store import run_store
@@ -87,6 +87,28 @@ def test_a_site_that_did_not_train_is_tested(paths, workspace):
     assert list(result.sites) == ["south"]
     again = evaluate(result.digest, sites={"south": paths["south"]}, workspace=workspace)["rows"]
     assert result.sites["south"]["psnr"] == pytest.approx(again[0]["psnr"], abs=1e-9)
+
+
+def test_runs_and_tests_keep_the_scores_of_the_validation_subjects_apart(paths, workspace):
+    """A study chooses by them. Those of a training are its last validation; a test scores them under its operator."""
+    own = run(described(paths), workspace)
+    elsewhere = run(described(paths, test={"operator": {"acceleration": 2.5}}), workspace)
+    classical = run({"sites": paths, "reconstructor": "zero_filled", "evaluation": {"panels": False}}, workspace)
+    for result, acceleration in ((own, 4.0), (elsewhere, 2.5), (classical, 4.0)):
+        store = run_store(None, workspace)
+        columns, test = (
+            read_scores(store.local_artifact(result.run_id, f"{name}.parquet")) for name in ("validation", "scores")
+        )
+        assert set(columns["split"]) == {"validation"}
+        assert set(test["split"]) == {"test"}
+        assert sorted(set(columns["subject"])) == sorted(f"{site}-validation" for site in paths)
+        assert set(columns["acceleration"]) == set(test["acceleration"]) == {acceleration}
+        scores = {row["site"]: row["psnr"] for row in rows(columns)}
+        if result is own:
+            assert scores == pytest.approx({site: own.validation[f"site/{site}/psnr"] for site in paths})
+        assert {row["site"]: row["psnr"] for row in rows(test)} == pytest.approx(
+            {site: one["psnr"] for site, one in result.sites.items()}
+        )
 
 
 def test_where_each_hospital_has_its_own_network_theirs_are_averaged(paths, workspace):

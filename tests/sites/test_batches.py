@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny import NOISE, Federation, make_volume
+from tiny import NOISE, STYLE, UNET, Federation, make_volume
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, write_shard
@@ -91,7 +91,7 @@ def test_added_noise_has_the_variance_that_is_missing(consortium):
 def test_augmentation_moves_image_maps_and_reference_together(site, consortium):
     """At acceleration 1 the measurement of the moved slice is the moved measurement, for one flip and shift."""
     one = slices({site: consortium[site]}, acceleration=1)
-    items = list(one.items)
+    items = list(one.items)[:1]
     still = one.training(items, 0, 0, False)
     seen = set()
     for epoch in range(12):
@@ -113,6 +113,70 @@ def test_augmentation_moves_image_maps_and_reference_together(site, consortium):
         assert error < 0.01  # the maps are estimates
         torch.testing.assert_close(moved.scale, still.scale)
     assert len(seen) > 6
+
+
+def test_each_slice_of_a_batch_is_moved_for_itself(north):
+    """A slice moves alone as it does in a batch, so two slices of a batch move differently."""
+    one = slices(north, acceleration=1)
+    items, differ = list(one.items), 0
+    assert len(items) > 1
+    for epoch in range(6):
+        together = one.training(items, 0, epoch, True)
+        for i, item in enumerate(items):
+            alone = one.training([item], 0, epoch, True)
+            torch.testing.assert_close(together.reference[i], alone.reference[0], rtol=0, atol=0)
+            torch.testing.assert_close(together.kspace[i], alone.kspace[0])
+            assert torch.equal(together.operator.maps[i], alone.operator.maps[0])
+        maps = together.operator.maps
+        still = one.training(items, 0, epoch, False).operator.maps
+        undone = [_moves(a, b) for a, b in zip(still, maps, strict=True)]
+        differ += len(set(undone)) > 1
+    assert differ >= 5  # 36 moves: two of three slices are alike in one epoch of twelve
+
+
+def _moves(still, moved):
+    """The flip and the shift that were drawn."""
+    return next(
+        (flips, y, x)
+        for flips, y, x in itertools.product([(), (-2,), (-1,), (-2, -1)], range(-2, 3), range(-2, 3))
+        if torch.equal(torch.roll(torch.flip(still, flips), (y, x), (-2, -1)), moved)
+    )
+
+
+def test_a_prior_trains_under_the_phase_that_a_few_calibration_samples_leave(tmp_path):
+    """From a 32 x 32 box hardly any phase is left. That of a mask leaves several times more."""
+    write_shard(tmp_path / "a.h5", "a", [make_volume("v", "train", 4, 2, 3)], simulated=True, phase="smooth")
+    shard = {"a": Shard.open(tmp_path / "a.h5")}
+
+    def left(batch):
+        target = batch.target
+        return float(target.imag.norm() / target.norm())
+
+    def made(mask, acceleration=4, **more):
+        operator = {"a": Undersampling.read({"mask": mask, "acceleration": acceleration})}
+        return Slices(shard, operator, "train", CPU, **more)
+
+    full, small = made("random", 1), made("random", 1, small_boxes=True)
+    items = list(full.items)
+    before = left(full.training(items, 0, 0, False))
+    used = [left(made(mask).training(items, 0, 0, False)) for mask in ("random", "gaussian2d")]
+    after = [left(small.training(items, 0, epoch, False)) for epoch in range(8)]
+    assert before < 0.5 * min(used)
+    assert min(used) / 1.5 < np.median(after) < 1.5 * max(used)
+    assert len(set(after)) == 8  # a new box in each epoch
+    assert after[0] == left(small.training(items, 0, 0, False))
+    for one in (full, small):  # the maps that score, and the magnitude, are the same
+        batch = one.training(items, 0, 0, False)
+        torch.testing.assert_close(batch.target.abs(), full.training(items, 0, 0, False).target.abs())
+        assert torch.equal(one.maps(items), full.maps(items))
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedgimp"])
+def test_only_a_training_that_sees_no_operator_draws_small_boxes(name, consortium):
+    one = Federation(make_strategy(name, {}), consortium, network=STYLE if name == "fedgimp" else UNET)
+    site = one.executor().sites["north"]
+    assert site.slices("train").small_boxes is (name == "fedgimp")
+    assert not site.slices("test").small_boxes
 
 
 def test_only_training_is_augmented(north):
@@ -209,4 +273,4 @@ def test_batches_are_torch_owned_copies(north):
     one = slices(north, acceleration=1)
     batch = one.training(list(one.items), 0, 0, False)
     assert not np.shares_memory(batch.kspace.numpy(), one._view(one.items[0])[:])
-    assert not np.shares_memory(batch.reference.numpy(), one._view(one.items[0], reference=True)[:])
+    assert not np.shares_memory(batch.reference.numpy(), one._view(one.items[0], "reference")[:])

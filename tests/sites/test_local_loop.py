@@ -21,6 +21,7 @@ from fedrecon.sites.training.method import LocalFit
 from fedrecon.sites.training.optimizers import OPTIMIZERS, optimizer
 from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import TrainRequest
+from fedrecon.strategies.local import Local
 
 
 def network():
@@ -158,6 +159,12 @@ class Counted:
         items = list(range(7)) if request is None else [int(i) for i in request.permutation(7)]
         return [items[i : i + size] for i in range(0, 7, size)]
 
+    def per_pass(self, size):
+        return len(self.batches(size))
+
+    def per_pass_of_sites(self, size):
+        return [self.per_pass(size)]
+
     def training(self, items, seed, epoch, augment, patch):
         return epoch, items
 
@@ -167,6 +174,8 @@ class Noting:
 
     def __init__(self):
         self.seen = []
+
+    updates = Local().updates
 
     def step(self, fit, batch):
         assert fit.indices == tuple(batch[1])
@@ -210,7 +219,7 @@ def test_a_site_with_few_slices_passes_over_them_as_often_as_it_takes():
 
 def test_keys_that_came_later_leave_older_digests_alone():
     assert set(Training().science()) == set(Training().model_dump()) - {"local_steps", "max_slices", "patch"}
-    assert set(Evaluation().science()) == set(Evaluation().model_dump()) - {"self_ensemble"}
+    assert set(Evaluation().science()) == set(Evaluation().model_dump()) - {"self_ensemble", "reference"}
     assert Evaluation(self_ensemble=True).science()["self_ensemble"] is True
     assert Training(patch=16).science()["patch"] == 16
     assert Training(local_steps=3).science()["local_steps"] == 3

@@ -1,9 +1,12 @@
 """A prior adapted to measurements: the objective by hand, each slice on its own, what is kept and what is untouched."""
 
+import numpy as np
 import pytest
 import torch
 
 from fedrecon.sites.imaging.fourier import fft2c
+from fedrecon.sites.imaging.masks import MASKS, make_mask
+from fedrecon.sites.imaging.masks.mask import ColumnMask
 from fedrecon.sites.imaging.measurement import Images, measure
 from fedrecon.sites.training.method import Subject
 from fedrecon.strategies import adaptation
@@ -152,6 +155,27 @@ def test_samples_held_out_are_measured_spare_the_middle_and_are_a_slice_s_own():
     few, none = adaptation._split(0.02, mask, subject)  # fewer than 16 of about 150 samples: none at all
     assert torch.equal(few, mask)
     assert not none.any()
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_where_a_mask_measures_whole_columns_whole_columns_are_held_out(name):
+    """The law over every family of masks: a held-out sample has no measured neighbour in its own column."""
+    shape, subject = (64, 48), Subject("a", ("s", "s", "t"), (0, 1, 0), 0)
+    family = make_mask(name, acceleration=3)
+    mask = torch.from_numpy(np.stack([family.sample(shape, k) for k in range(3)])[:, None])
+    seen, held = adaptation._split(0.03, mask, subject)
+    assert torch.equal(seen | held, mask)
+    assert not (seen & held).any()
+    assert held.flatten(1).any(dim=1).all()
+    assert not held[..., 30:34, 22:26].any()
+    if isinstance(family, ColumnMask):
+        columns = held.any(dim=-2, keepdim=True)
+        assert torch.equal(held, columns.expand_as(held))
+        assert (columns.flatten(1).sum(dim=1) == 1).all()  # 3 % of 16 columns are less than one
+        many = adaptation._split(0.25, mask, subject)[1][:, 0, 0]
+        assert many.sum(dim=1).tolist() == [round(0.25 * n) for n in mask[:, 0, 0].sum(dim=1).tolist()]
+        assert len({tuple(row) for row in many.int().tolist()}) == 3
+    assert not adaptation._split(0, mask, subject)[1].any()
 
 
 def test_the_loss_never_sees_what_is_held_out(prior):

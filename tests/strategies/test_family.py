@@ -8,7 +8,8 @@ from tiny import UNET, Commits, Federation, bits, private_bits
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.measurement import Images
 from fedrecon.sites.wire import State, TrainReply
-from fedrecon.strategies import make_strategy
+from fedrecon.strategies import STRATEGIES, make_strategy
+from fedrecon.strategies.fedopt import FedOpt
 from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.partial import Partial
@@ -156,6 +157,36 @@ def test_fedadam_and_fedyogi_by_hand():
         assert method.request(state).extra == {}
     shrinking = make_strategy("fedyogi", values).second(f32(4), f32(1))  # v above the square: it falls by 1/4
     assert shrinking.tolist() == [3.75]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if issubclass(kind, FedOpt)])
+def test_a_server_optimiser_averages_running_statistics_and_steps_parameters(name):
+    """One weight and one running variance that settles at 4 at both sites; a step along it would end elsewhere."""
+    method = make_strategy(name, {"server_rate": 0.1})
+    state = method.begin(f32(1, 1), np.array([False, True]))
+    for number in range(1, 4):
+        replies = [TrainReply("a", number, 3, f32(2, 3.0 + number)), TrainReply("b", number, 1, f32(2, 3.0 - number))]
+        state = method.merge(state, replies, {"a": 3, "b": 1})
+        assert state.shared[1] == 3 + number / 2  # (3 (3 + n) + (3 - n)) / 4
+    assert 1 < state.shared[0] < 2
+    alone = method.begin(f32(1))
+    for number in range(1, 4):
+        alone = method.merge(alone, [TrainReply("a", number, 1, f32(2))], {"a": 1})
+    assert state.shared[0] == alone.shared[0]  # the buffers beside it change nothing
+    assert set(method.begin(f32(1), np.array([False])).extra) == {"m", "v"}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if issubclass(kind, FedOpt)])
+def test_the_running_statistics_of_a_trained_network_are_the_mean_of_the_sites(name, consortium):
+    one = Federation(make_strategy(name, {"server_rate": 0.1}), consortium, network={**UNET, "norm": "batch"}, rounds=1)
+    start, buffers = one.begin(), one.layout.buffers
+    assert buffers.any()
+    assert not buffers.all()
+    state = one.train()
+    plain = Federation(make_strategy("fedavg", {}), consortium, network=one.network, rounds=1).train()
+    assert state.shared[buffers].tobytes() == plain.shared[buffers].tobytes()
+    moved = np.abs(state.shared - start.shared)[~buffers]
+    assert not np.array_equal(moved, np.abs(plain.shared - start.shared)[~buffers])
 
 
 def test_ten_rounds_of_fedadam_follow_the_recurrence_in_double_precision():

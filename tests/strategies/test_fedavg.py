@@ -14,8 +14,8 @@ from fedrecon.sites.seeding import generator, seed
 from fedrecon.sites.training.batches import Slices
 from fedrecon.sites.wire import State, TrainReply
 from fedrecon.strategies import STRATEGIES, make_strategy, strategy_name
+from fedrecon.strategies.mean import CHUNK, Mean
 from fedrecon.strategies.networks.choice import NetworkChoice
-from fedrecon.strategies.strategy import CHUNK, Mean
 
 
 def f32(*values):

@@ -12,6 +12,7 @@ from typing import Any
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.overrides import apply_values
 from fedrecon.platform.config.tasks import Task
+from fedrecon.platform.consortium.budget import budgets, spent
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical.zero_filled import ZeroFilled
@@ -181,6 +182,7 @@ class Matrix:
             network=one.network["name"] if one.trains else "",
             about=described(one.method if one.trains else one.classical),
             zero_filled=isinstance(one.classical, ZeroFilled),
+            **spent(budgets(one, self.shards).values()),
         )
 
     def _private(self, method: str) -> tuple[bool, bool]:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from fedrecon.tune.study.campaign import StudyCampaign
     from fedrecon.tune.study.matrix import Matrix
 
-POOLED = "as many updates as each site takes; with local_steps it sees fewer slices than all sites together"
+POOLED = (
+    "one network cannot have both the updates and the passes of a site that trains alone: strategy.budget chooses "
+    "(updates or passes; without it updates if local_steps counts, else passes); the table of methods states both"
+)
 UNSEEN = {
     "average": "the average of the others' weights",
     "nearest": "that of the hospital whose images are most alike",
@@ -53,7 +56,8 @@ def write_outputs(campaign: StudyCampaign, records: CampaignRecords) -> str | No
     experiment = records.begin(_record(campaign), key, view(name))
     stage = campaign.chosen.test.stage
     scores = by_stage(campaign, [stage, "zero_filled"], keep=True)
-    found = findings(campaign, scores[stage], experiment, scores["zero_filled"]) if scores[stage] else None
+    validation = by_stage(campaign, [stage], keep=True, data="validation")[stage]
+    found = findings(campaign, scores[stage], experiment, scores["zero_filled"], validation) if scores[stage] else None
     files = _report(campaign, found) if found else []
     kept = sorted((campaign.trial_table.folder / "scores").glob("*/*.parquet"))
     records.end({}, [*((path, f"scores/{path.parent.name}") for path in kept), *files])
@@ -61,7 +65,11 @@ def write_outputs(campaign: StudyCampaign, records: CampaignRecords) -> str | No
 
 
 def findings(
-    campaign: StudyCampaign, found: list[Score], experiment_id: str | None, zero_filled: Sequence[Score] = ()
+    campaign: StudyCampaign,
+    found: list[Score],
+    experiment_id: str | None,
+    zero_filled: Sequence[Score] = (),
+    validation: Sequence[Score] = (),
 ) -> Findings:
     """The content of the report.
 
@@ -69,6 +77,7 @@ def findings(
         found: the scores. experiment_id: the id of the MLflow experiment that holds the trials' runs; None if MLflow
             has not got them, and then a link leads to MLflow's first page.
         zero_filled: the scores of the zero-filled images of the same cells.
+        validation: the scores of the validation subjects in these cells.
     """
     study, matrix = campaign.chosen, campaign.matrix
     runs = {one.digest: one.run_id for one in found}
@@ -91,6 +100,8 @@ def findings(
         zero_filled={
             (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr for one in zero_filled
         },
+        validation=list(validation),
+        reference=matrix.whole.evaluation.reference,
     )
 
 
@@ -134,6 +145,7 @@ def facts(campaign: StudyCampaign) -> dict[str, str]:
         "operator of the base": ", ".join(f"{k} {v}" for k, v in matrix.whole.measured.items()),
         **({"pooled": POOLED} if any(one.moved_data for one in matrix.methods) else {}),
         "commits": ", ".join(_commits(campaign)) or "unknown",
+        "compared with": matrix.whole.evaluation.against.removeprefix("against "),
         "scored": {"output": "the methods' own output"}.get(
             campaign.chosen.test.stage, "the output with the measured samples put back"
         ),

@@ -21,6 +21,7 @@ from fedrecon.platform.federation.aggregate import volume_scores
 from fedrecon.platform.storage import parquet
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.score_columns import SCORES
 from fedrecon.tune.study.analysis.condition import Score
 from fedrecon.tune.study.matrix import Cell
@@ -128,15 +129,19 @@ def scores(campaign: StudyCampaign) -> list[Score]:
     return by_stage(campaign, [stage])[stage]
 
 
-def by_stage(campaign: StudyCampaign, stages: Sequence[str], keep: bool = False) -> dict[str, list[Score]]:
+def by_stage(
+    campaign: StudyCampaign, stages: Sequence[str], keep: bool = False, data: str = "scores"
+) -> dict[str, list[Score]]:
     """One score per subject and cell, of all finished trials, by stage. Each file is read once.
 
     Args:
         campaign: the call of the study. stages: the stages, such as ``output`` or ``zero_filled``.
         keep: True writes the missing files of the data set and deletes the files of trials that are not planned or not
             finished.
+        data: ``scores`` of the test subjects, or ``validation``. Runs of older versions have no ``validation.parquet``:
+            their cells then have no validation scores.
     """
-    folder = campaign.trial_table.folder / "scores"
+    folder = campaign.trial_table.folder / data
     done = {row.trial.digest: row.run_id for row in campaign.trial_table.rows if row.status == "FINISHED"}
     open_store = cache(lambda: run_store(campaign.tracking_uri, campaign.workspace))
     found: dict[str, list[Score]] = {stage: [] for stage in stages}
@@ -145,12 +150,19 @@ def by_stage(campaign: StudyCampaign, stages: Sequence[str], keep: bool = False)
         run_id = done.get(cells[0].digest)
         if run_id is None:
             continue
-        record = RunFolder(campaign.workspace, cells[0].digest).journal().artifact_path("scores.parquet")
+        record = RunFolder(campaign.workspace, cells[0].digest).journal().artifact_path(f"{data}.parquet")
         path = path_of(folder, cells)
         kept = parquet.read_table(path) if path.is_file() else None
+        if data == "validation" and kept is None and record is None and not run_id:
+            continue
         if kept is None or not run_id or set(kept["run_id"]) != {run_id}:
             # An earlier version kept no journal, so the scores are in MLflow alone.
-            columns = parquet.read_scores(record or open_store().local_artifact(run_id, "scores.parquet"))
+            try:
+                columns = parquet.read_scores(record or open_store().local_artifact(run_id, f"{data}.parquet"))
+            except RunError:
+                if data == "scores":
+                    raise
+                continue
             kept = columns_of(cells, run_id, columns)
             if keep:
                 parquet.write_table(path, kept, SCHEMA)

@@ -115,7 +115,9 @@ def _files(sweep: Sweep, trial_table: TrialTable) -> list[tuple[Path, str]]:
             atomic.write_bytes(path, content)
             written.append((path, "figures"))
     rows, keys = trial_table.rows, list(sweep.search)
-    html = page(document(sweep.name, rows, keys, sweep.metrics, sweep.modes, figures, _params(sweep)))
+    against = dict.fromkeys(row.trial.experiment.evaluation.against for row in rows)
+    facts = {**_params(sweep), "scores": ", ".join(against)}
+    html = page(document(sweep.name, rows, keys, sweep.metrics, sweep.modes, figures, facts))
     atomic.write_text(folder / "index.html", html)
     return [*written, (folder / "index.html", "")]
 

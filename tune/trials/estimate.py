@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fedrecon.platform.consortium.shards import is_here, n_slices
+from fedrecon.platform.consortium.budget import budgets
+from fedrecon.platform.consortium.shards import is_here
 from fedrecon.tune.trials.planner import Planner, Trial
 
 KINDS = 6
@@ -62,12 +63,8 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float | 
 
 def _per_round(planner: Planner, trial: Trial) -> int:
     """The number of slices that all members together train on in one round."""
-    training, shards = trial.experiment.training, planner.shards(trial.experiment)
-    if training.local_steps is not None:
-        return len(trial.experiment.method.roster(list(shards))) * training.local_steps * training.batch_size
-    return training.local_epochs * sum(
-        n_slices(shard, "train", training.slices_at(site)) for site, shard in shards.items()
-    )
+    found = budgets(trial.experiment, planner.shards(trial.experiment)).values()
+    return round(sum(one.slices for one in found) / max(trial.experiment.rounds, 1))
 
 
 def _pace(planner: Planner, trial: Trial) -> float | None:
@@ -103,6 +100,7 @@ def _pace(planner: Planner, trial: Trial) -> float | None:
         site.fit(request)
         start = time.perf_counter()
         reply = site.fit(request)
-        return (time.perf_counter() - start) / reply.n_slices
+        seen = min(reply.n_slices, reply.steps * experiment.training.batch_size)
+        return (time.perf_counter() - start) / max(seen, 1)
     finally:
         torch.set_num_threads(before)

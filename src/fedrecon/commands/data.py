@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from fedrecon.commands.base import DONE, command
-from fedrecon.platform.terminal.arguments import whole
+from fedrecon.platform.terminal.arguments import number, whole
 from fedrecon.platform.terminal.boundary import WRONG_INPUT
 from fedrecon.platform.terminal.output import print_json, say
 
@@ -44,6 +44,9 @@ def add(commands: Any) -> None:
     one.add_argument("--validation-subjects", metavar="A,B")
     one.add_argument("--test-subjects", metavar="C")
     one.add_argument("--seed", type=SEEDS, help="seed of the simulated phase (nifti; default: 0)")
+    one.add_argument(
+        "--noise-sigma", type=number(0, 1e12), metavar="S", help="noise of a k-space sample (default: estimated)"
+    )
     one.add_argument(
         "--key",
         metavar="FILE",
@@ -93,6 +96,7 @@ def _import(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         key=arguments.key,
         plugins=arguments.plugins,
+        noise_sigma=arguments.noise_sigma,
     )
     say(str(path))
     return DONE

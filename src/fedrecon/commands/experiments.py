@@ -158,7 +158,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found)
     else:
-        rows_table(found["rows"])
+        rows_table(found["rows"], found["reference"])
     return DONE
 
 

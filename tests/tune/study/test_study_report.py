@@ -101,9 +101,8 @@ def test_of_too_few_subjects_the_sentences_claim_nothing(tiny):
 
 
 def test_a_lead_that_is_not_significant_is_no_lead():
-    rows = [score("a", 30 + i % 2, f"s{i}") for i in range(8)] + [
-        score("b", 30 + (i + 1) % 2, f"s{i}") for i in range(8)
-    ]
+    rows = [score("a", 30 + i % 2, f"s{i}", seed=seed) for i in range(8) for seed in range(3)]
+    rows += [score("b", 30 + (i + 1) % 2, f"s{i}", seed=seed) for i in range(8) for seed in range(3)]
     findings = found(rows)
     text = every_sentence(findings, analyse(findings))
     assert "not distinguishable from" in text

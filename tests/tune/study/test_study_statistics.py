@@ -22,8 +22,13 @@ def large():
 
 
 def rows(method, values, site="A", **changes):
+    """One score per subject and seed. Without a seed of its own the method has three, with equal scores."""
     people = [f"s{i}" if site == "A" else f"s{i}-{site}" for i in range(len(values))]
-    return [score(method, value, who, tested_on=site, **changes) for who, value in zip(people, values, strict=True)]
+    return [
+        score(method, value, who, tested_on=site, **{"seed": seed, **changes})
+        for seed in ((changes["seed"],) if "seed" in changes else (0, 1, 2))
+        for who, value in zip(people, values, strict=True)
+    ]
 
 
 # --- arithmetic, by hand ---
@@ -49,19 +54,19 @@ def test_eight_subjects_that_all_agree_have_the_least_p_value():
 
 
 def test_the_interval_of_equal_values_is_a_point_and_of_two_halves_binomial():
-    assert means_interval((3.0,) * 8, ("A",) * 8) == (3.0, 3.0)
-    low, high = means_interval((0.0, 1.0) * 50, ("A",) * 100)
+    assert means_interval(((3.0,) * 8,), ("A",) * 8) == (3.0, 3.0)
+    low, high = means_interval(((0.0, 1.0) * 50,), ("A",) * 100)
     assert (low, high) == pytest.approx((0.4, 0.6), abs=0.021)  # 1.96 x 0.05
-    assert means_interval((0.0, 1.0) * 50, ("A",) * 100) == (low, high)
+    assert means_interval(((0.0, 1.0) * 50,), ("A",) * 100) == (low, high)
 
 
 def test_subjects_are_drawn_within_their_sites():
-    assert means_interval((1.0,) * 4 + (5.0,) * 12, ("A",) * 4 + ("B",) * 12) == pytest.approx((3.0, 3.0))
+    assert means_interval(((1.0,) * 4 + (5.0,) * 12,), ("A",) * 4 + ("B",) * 12) == pytest.approx((3.0, 3.0))
 
 
 @pytest.mark.parametrize("strata", [("A",) * 7, ("A",) * 3 + ("B",) * 9])
 def test_too_few_subjects_have_no_interval(strata):
-    assert means_interval(tuple(map(float, range(len(strata)))), strata) is None
+    assert means_interval((tuple(map(float, range(len(strata)))),), strata) is None
 
 
 # --- cells ---
@@ -95,7 +100,7 @@ def test_the_order_of_rows_changes_nothing():
     random.Random(1).shuffle(mixed)
     one, other = analyse(findings), analyse(replace(findings, scores=mixed, missing=findings.missing[::-1]))
     assert list(one.tables) == list(other.tables)
-    for name in ("estimates", "references", "tests", "site_tests", "choices", "gaps", "payoffs"):
+    for name in ("estimates", "references", "tested", "gaps", "payoffs"):
         assert getattr(one, name) == getattr(other, name), name
 
 

@@ -1,4 +1,8 @@
-"""The best method for each condition and test operator. Trainings with different operators are all candidates."""
+"""The best method for each condition and test operator. Trainings with different operators are all candidates.
+
+The best is chosen on the validation subjects and compared with the others on the test subjects. So the choice does not
+favour its lead there.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,24 @@ Tables = Mapping[Group, Table]
 Means = Mapping[str, Mapping[TableEntry, Estimate]]
 
 
-def choices(findings: Findings, grid: Grid, tables: Tables, means: Means) -> dict[Group, list[Choice]]:
+def choices(
+    findings: Findings, grid: Grid, tables: Tables, means: Means, validation: Means, metric: str
+) -> dict[Group, list[Choice]]:
     """The best method under every test operator, for each condition.
 
     Groups that differ only in the training's operator are one condition. The comparisons are not corrected yet.
+
+    Args:
+        tables, means: the tables of the test subjects, and their estimates by metric.
+        validation: the estimates of the validation subjects, by metric; empty if there are none.
+        metric: ``psnr`` or ``ssim``.
     """
     own: dict[Group, dict[Group, Table]] = {}
     for group, table in tables.items():
         own.setdefault(bare(group), {})[group] = table
     return {
-        condition: _Chooser(findings, grid, means, condition, groups).choices() for condition, groups in own.items()
+        condition: _Chooser(findings, grid, means, validation, metric, condition, groups).choices()
+        for condition, groups in own.items()
     }
 
 
@@ -34,6 +46,8 @@ class _Chooser:
     findings: Findings
     grid: Grid
     means: Means
+    validation: Means
+    metric: str
     condition: Group
     tables: Tables
 
@@ -49,12 +63,15 @@ class _Chooser:
 
     def _choice(self, operator: TestOperator | None) -> Choice | None:
         candidates = self._candidates(operator)
-        ranked = self._ranked(candidates, operator, "psnr")
+        ranked = self._ranked(candidates, operator, self.means)
         if not ranked:
             return None
-        best, *others = ranked + [one for one in candidates if one not in ranked]
+        validated = self._ranked(ranked, operator, self.validation)
+        by_validation = len(validated) == len(ranked)  # else a candidate without validation scores could not win
+        best = validated[0] if by_validation else ranked[0]
+        others = [one for one in ranked + [one for one in candidates if one not in ranked] if one != best]
         rivals = tuple(Rival(one, self._test(operator, one, best)) for one in others)
-        return Choice(self.condition, operator, best, rivals, self._ranked(candidates, operator, "ssim")[0])
+        return Choice(self.condition, operator, best, rivals, self.metric, by_validation)
 
     def _candidates(self, operator: TestOperator | None) -> list[Candidate]:
         """All methods that moved no data, one candidate per training operator.
@@ -71,13 +88,14 @@ class _Chooser:
                     found.setdefault((name, trained_with), Candidate(group, name, trained_with))
         return list(found.values())
 
-    def _ranked(self, candidates: list[Candidate], operator: TestOperator | None, metric: str) -> list[Candidate]:
-        scores = {one: self.means[metric][one.group, operator, one.method, ""].mean for one in candidates}
+    def _ranked(self, candidates: list[Candidate], operator: TestOperator | None, means: Means) -> list[Candidate]:
+        known = means.get(self.metric, {})
+        scores = {one: known.get((one.group, operator, one.method, ""), Estimate(None)).mean for one in candidates}
         return sorted((one for one in candidates if scores[one] is not None), key=lambda one: -(scores[one] or 0.0))
 
     def _test(self, operator: TestOperator | None, one: Candidate, best: Candidate) -> Comparison:
         samples = (self._sample(operator, one), self._sample(operator, best))
-        return compared(self.condition, operator, (one.method, best.method), samples)
+        return compared(self.condition, operator, (one.method, best.method), samples, metric=self.metric)
 
     def _sample(self, operator: TestOperator | None, one: Candidate) -> Sample:
         return self.tables[one.group][operator][one.method]

@@ -207,8 +207,10 @@ def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -
     for operator in tables[group]:
         if operator in tables[local]:
             one, other = tables[group][operator][method], tables[local][operator][alone]
-            means[operator] = estimate(difference(over_seeds(one), over_seeds(other)))
             tests[operator] = compared(group, operator, (method, alone), (one, other))
+            mean = estimate(difference(over_seeds(one), over_seeds(other)))
+            # The interval of the test: each side has drawn seeds of its own.
+            means[operator] = replace(mean, low=tests[operator].low, high=tests[operator].high)
     rows = [grid.first[cell] for cell in grid.first if cell.method == method and grid.kind(cell) == group.training]
     n_sites = max((row.n_sites for row in rows), default=0)
     slices = float(np.mean(sorted(row.slices_per_site for row in rows))) if rows else 0.0

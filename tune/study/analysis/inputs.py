@@ -33,6 +33,8 @@ class Method:
         network: the name of the trained network; empty without training. Only methods with the same network are
             compared with local training.
         zero_filled: whether the method is the zero-filled image, which is never called worse than itself.
+        updates: the optimiser steps of each of its networks in the whole training, as text. passes: how often a network
+            sees each of its training slices, as text; both empty without training.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Method:
     network: str = ""
     about: str = ""
     zero_filled: bool = False
+    updates: str = ""
+    passes: str = ""
 
     @property
     def label(self) -> str:
@@ -98,6 +102,9 @@ class Findings:
         synthetic: whether the data are simulated.
         zero_filled: the PSNR in dB of each subject's zero-filled image, by tested site, mask, acceleration, noise and
             subject.
+        validation: the scores of the validation subjects in the same cells, by which the best method is chosen; empty
+            if the runs are of a version that did not keep them.
+        reference: what scores are compared with, as ``evaluation.reference`` says.
     """
 
     study: str
@@ -114,6 +121,8 @@ class Findings:
     notes: Sequence[str] = ()
     synthetic: bool = False
     zero_filled: Mapping[tuple[str, str, float, float, str], float] = field(default_factory=dict)
+    validation: Sequence[Score] = ()
+    reference: str = "measured"
 
     def method(self, name: str) -> Method:
         """The method of this name.

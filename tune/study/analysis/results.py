@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator
 from fedrecon.tune.study.analysis.samples import Estimate, Sample, Subject
-from fedrecon.tune.study.analysis.significance import ALPHA, holm, over_strata, paired
+from fedrecon.tune.study.analysis.significance import ALPHA, MIN_SEEDS, holm, means_interval, over_strata, paired
 
 Table = Mapping[TestOperator | None, Mapping[str, Sample]]
 """Samples by test operator and method. The key None is the mean over all operators, if there are several."""
@@ -19,17 +19,20 @@ TableEntry = tuple[Group, TestOperator | None, str, str]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The PSNR of a method minus that of a reference, in dB, paired over their common subjects.
+    """A score of a method minus that of a reference, paired over their common subjects.
 
     Attributes:
+        metric: ``psnr`` (dB) or ``ssim``.
         operator: the test operator; None is the mean over all.
         site: the name of the site; empty if the subjects of all sites are pooled.
         differences: the difference of each subject; each person counts once.
-        mean, low, high: the mean over sites of the means over their subjects, with its 95 % bootstrap interval. The
-            interval is None with too few subjects, or if a person was scanned at several sites.
+        mean, low, high: the mean over sites of the means over their subjects, with its 95 % bootstrap interval over
+            seeds x subjects. The interval is None with too few subjects, or if a person was scanned at several sites.
         effect: the matched-pairs rank-biserial correlation.
         p, p_holm: the p-value of Wilcoxon's signed-rank test, two-sided, without and with Holm's correction; None if
-            there are too few subjects for a test.
+            there are too few subjects or seeds for a test.
+        few_seeds: whether one of the methods trained with fewer than :data:`MIN_SEEDS` seeds. The comparison is then of
+            these very networks and claims nothing about the method.
         family: the number of different comparisons in Holm's correction; 0 without correction.
         missing: the reason why subjects are left out. left_out: the sites of these subjects.
     """
@@ -46,6 +49,8 @@ class Comparison:
     effect: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    few_seeds: bool = False
+    metric: str = "psnr"
     family: int = 0
     missing: str = ""
     left_out: tuple[str, ...] = ()
@@ -57,8 +62,21 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the p-value is below :data:`ALPHA` after Holm's correction."""
-        return self.p_holm is not None and self.p_holm < ALPHA
+        """Whether the p-value is below :data:`ALPHA` after Holm's correction, and the interval, if any, excludes 0.
+
+        The signed-rank test knows the subjects alone; the interval knows the seeds too.
+        """
+        return self.p_holm is not None and self.p_holm < ALPHA and not self.may_be_zero
+
+    @property
+    def may_be_zero(self) -> bool:
+        """Whether the interval over seeds x subjects holds 0."""
+        return self.low is not None and self.high is not None and self.low <= 0 <= self.high
+
+    @property
+    def n_ahead(self) -> int:
+        """The number of subjects for whom the method is ahead."""
+        return sum(by > 0 for _, by in self.differences)
 
     @property
     def ahead(self) -> bool:
@@ -100,16 +118,19 @@ class Choice:
     Attributes:
         condition: a group without its training's operator. All trainings of this kind are candidates.
         operator: the test operator; None is the mean over all.
-        best: the candidate with the highest mean PSNR.
-        others: all other candidates, the highest mean PSNR first; candidates without a mean are last.
-        in_ssim: the candidate with the highest mean SSIM.
+        best: the candidate with the highest mean on the validation subjects.
+        others: all other candidates, the highest mean on the test subjects first; candidates without one are last.
+        metric: ``psnr`` or ``ssim``: by what it is chosen and tested.
+        by_validation: False if a candidate has no scores of validation subjects. Then the best is chosen on the test
+            subjects, and its lead is too favourable.
     """
 
     condition: Group
     operator: TestOperator | None
     best: Candidate
     others: tuple[Rival, ...]
-    in_ssim: Candidate
+    metric: str = "psnr"
+    by_validation: bool = True
 
     @property
     def level(self) -> tuple[Candidate, ...]:
@@ -117,8 +138,13 @@ class Choice:
         return tuple(one.candidate for one in self.others if one.test.p_holm is not None and not one.test.significant)
 
     @property
+    def ahead(self) -> tuple[Candidate, ...]:
+        """The candidates that are significantly ahead of the best on the test subjects: it was chosen on others."""
+        return tuple(one.candidate for one in self.others if one.test.significant and one.test.ahead)
+
+    @property
     def undecided(self) -> tuple[Candidate, ...]:
-        """The candidates without a p-value: they have too few subjects in common with the best."""
+        """The candidates without a p-value: too few seeds, or too few subjects in common with the best."""
         return tuple(one.candidate for one in self.others if one.test.p_holm is None)
 
 
@@ -165,6 +191,21 @@ class Payoff:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """All tests in one metric. Those of a metric are families of their own for Holm's correction.
+
+    Attributes:
+        tests: the comparisons of each group. choices: the best methods of each condition. All comparisons of a
+            condition are one family.
+        site_tests: the comparisons by site, for each group. Those of a group are one family.
+    """
+
+    tests: Mapping[Group, Sequence[Comparison]]
+    site_tests: Mapping[Group, Sequence[Comparison]]
+    choices: Mapping[Group, Sequence[Choice]]
+
+
+@dataclass(frozen=True)
 class Statistics:
     """All results that a report shows.
 
@@ -172,9 +213,7 @@ class Statistics:
         grid: the cells of the study. sites: the tested sites. subjects: the number of subjects of each site.
         tables: the table of each group. estimates: for each metric the estimates, by table entry.
         references: the methods with which all others are compared. why: the reason for each reference.
-        tests: the comparisons of each group. choices: the best methods of each condition. For Holm's correction all
-            comparisons of a condition are one family.
-        site_tests: the comparisons by site, for each group. Those of a group are one family.
+        tested: the tests in PSNR and in SSIM.
         gaps: the generalisation gaps. payoffs: the gains over local training.
         below: the table entries whose mean PSNR is below that of the zero-filled images of the same subjects, each with
             the difference in dB, which is negative.
@@ -187,12 +226,30 @@ class Statistics:
     estimates: Mapping[str, Mapping[TableEntry, Estimate]]
     references: Sequence[str]
     why: Mapping[str, str]
-    tests: Mapping[Group, Sequence[Comparison]]
-    site_tests: Mapping[Group, Sequence[Comparison]]
-    choices: Mapping[Group, Sequence[Choice]]
+    tested: Mapping[str, Tested]
     gaps: Sequence[Gap]
     payoffs: Sequence[Payoff]
     below: Mapping[TableEntry, float]
+
+    @property
+    def tests(self) -> Mapping[Group, Sequence[Comparison]]:
+        """The comparisons of each group in PSNR."""
+        return self.tested["psnr"].tests
+
+    @property
+    def site_tests(self) -> Mapping[Group, Sequence[Comparison]]:
+        """The comparisons by site in PSNR."""
+        return self.tested["psnr"].site_tests
+
+    def in_ssim(self, choice: Choice) -> Choice:
+        """The choice by SSIM for the same condition and operator."""
+        own = self.tested["ssim"].choices[choice.condition]
+        return next(one for one in own if one.operator == choice.operator)
+
+    @property
+    def choices(self) -> Mapping[Group, Sequence[Choice]]:
+        """The best methods of each condition in PSNR."""
+        return self.tested["psnr"].choices
 
     def at(
         self, group: Group, operator: TestOperator | None, method: str, metric: str = "psnr", site: str = ""
@@ -220,28 +277,42 @@ class Statistics:
 
 
 def compared(
-    group: Group, operator: TestOperator | None, names: tuple[str, str], samples: tuple[Sample, Sample], site: str = ""
+    group: Group,
+    operator: TestOperator | None,
+    names: tuple[str, str],
+    samples: tuple[Sample, Sample],
+    site: str = "",
+    metric: str = "psnr",
 ) -> Comparison:
-    """The PSNR of the first sample minus that of the second, over common subjects; no p-value with too few subjects.
+    """A score of the first sample minus that of the second, over common subjects.
+
+    There is no p-value with too few subjects, or with fewer than :data:`MIN_SEEDS` seeds of a method that trains.
 
     Args:
         names: the names of the method and the reference. samples: their samples.
         site: the site of both samples; empty if they hold all sites.
+        metric: ``psnr`` or ``ssim``.
     """
-    one, other = (sample.by_subject() for sample in samples)
+    one, other = (sample.by_subject(metric) for sample in samples)
     shared = sorted(one.keys() & other.keys())
     found = people([(who, one[who] - other[who]) for who in shared])
     missing = "; ".join(f"{name}: {part.reason}" for name, part in zip(names, samples, strict=True) if part.missing)
     left_out = tuple(sorted({site for sample in samples for site in sample.missing}))
-    blank = Comparison(group, operator, site, *names, found, missing=missing, left_out=left_out)
+    few = any(n is not None and n < MIN_SEEDS for n in (sample.n_seeds for sample in samples if sample.subjects))
+    blank = Comparison(
+        group, operator, site, *names, found, missing=missing, left_out=left_out, few_seeds=few, metric=metric
+    )
     if not shared:
         return blank
+    strata = tuple(site for site, _ in shared)
     tested = paired(tuple(value for _, value in found), tuple(site for (site, _), _ in found))
-    blank = replace(blank, effect=tested.effect, p=tested.p)
+    blank = replace(blank, effect=tested.effect, p=None if few else tested.p)
     if len(found) < len(shared):  # a person with scans at several sites is not an independent draw
-        each = np.array([one[who] - other[who] for who in shared])
-        return replace(blank, mean=over_strata(each, [site for site, _ in shared]))
-    return replace(blank, mean=tested.mean, low=tested.low, high=tested.high)
+        return replace(blank, mean=over_strata(np.array([one[who] - other[who] for who in shared]), strata))
+    sites = {site for site, _ in shared}
+    first, second = (sample.at(sites).rows(metric) for sample in samples)
+    low, high = means_interval(first, strata, second) or (None, None)
+    return replace(blank, mean=tested.mean, low=low, high=high)
 
 
 def people(found: Sequence[tuple[Subject, float]]) -> tuple[tuple[Subject, float], ...]:

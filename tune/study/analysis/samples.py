@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedrecon.sites.score_columns import METRICS
-from fedrecon.tune.study.analysis.significance import Array, means_interval, over_strata
+from fedrecon.tune.study.analysis.significance import Array, Rows, means_interval, over_strata
 
 Subject = tuple[str, str]
 """Site and name of a subject. The same name at two sites is the same person, as in the splits of a consortium."""
@@ -62,6 +62,16 @@ class Sample:
         """The scores as an array of shape (metrics, seeds, subjects); it takes a hundredth of a frame's time."""
         values: Array = self.scores.to_numpy(float)
         return values.T.reshape(len(METRICS), -1, len(self.scores))
+
+    @property
+    def n_seeds(self) -> int | None:
+        """The number of seeds; None for a method that trained nothing random."""
+        seeds = self.scores.columns.get_level_values("seed").unique()
+        return None if list(seeds) == [NO_SEED] else len(seeds)
+
+    def rows(self, metric: str) -> Rows:
+        """The scores of a metric as plain numbers, one row per seed."""
+        return tuple(map(tuple, self.by_seed(metric).tolist()))
 
     def by_subject(self, metric: str = "psnr") -> dict[Subject, float]:
         """The score of each subject, as the mean over seeds."""
@@ -161,8 +171,8 @@ class Estimate:
             seeds.
         seeds: the standard deviation of the seeds' means; None with one seed.
         subjects: the standard deviation over all subjects of their means over seeds; None with one subject.
-        low, high: the 95 % bootstrap interval over subjects; None with too few subjects, or if a person was scanned at
-            several sites.
+        low, high: the 95 % bootstrap interval over seeds x subjects (over subjects of these very networks with fewer
+            than :data:`MIN_SEEDS` seeds); None with too few subjects, or if a person was scanned at several sites.
         n: the number of persons. If scores are missing, it is the number of subjects at the complete sites.
         reason: the reason why the mean is missing.
     """
@@ -186,7 +196,7 @@ def estimate(sample: Sample, metric: str = "psnr") -> Estimate:
     of_seeds = [over_strata(row, strata) for row in scores]
     n_people = len({name for _, name in sample.subjects})
     once = n_people == len(each)  # a person with scans at several sites is not an independent draw
-    low, high = (means_interval(tuple(each.tolist()), strata) if once else None) or (None, None)
+    low, high = (means_interval(sample.rows(metric), strata) if once else None) or (None, None)
     return Estimate(
         over_strata(each, strata),
         statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,

@@ -1,4 +1,4 @@
-"""The arithmetic of a study's tests: bootstrap, signed ranks, Holm's correction. The unit is always a subject."""
+"""The arithmetic of a study's tests: bootstrap over seeds and subjects, signed ranks, Holm's correction."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ MIN_AT_A_SITE = 4
 """The smallest number of subjects at each site for an interval of a mean over sites.
 
 The bootstrap draws within sites. With fewer subjects at a site its interval is far too narrow.
+"""
+MIN_SEEDS = 3
+"""The smallest number of seeds of a trained method for a claim about the method.
+
+With fewer seeds a p-value is about these very networks: trained again, close methods may change places.
 """
 RESAMPLES = 2000
 """The number of bootstrap resamples."""
@@ -56,20 +61,21 @@ def signed_rank(differences: Array) -> float:
     return float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
 
 
+Rows = tuple[tuple[float, ...], ...]
+"""Scores of one method: one row for each seed, one column for each subject."""
+
+
 @dataclass(frozen=True)
 class Paired:
     """The result of a paired test over subjects.
 
     Attributes:
         mean: the unweighted mean over strata of their mean differences. effect: the rank-biserial correlation.
-        low, high: the 95 % interval of the mean; None with too few subjects.
         p: the p-value of the signed-rank test; None with too few subjects.
     """
 
     mean: float
     effect: float
-    low: float | None
-    high: float | None
     p: float | None
 
 
@@ -77,22 +83,42 @@ class Paired:
 def paired(differences: tuple[float, ...], strata: tuple[str, ...]) -> Paired:
     """Mean, effect size and test of paired differences. Results are cached: many tables have the same pairs."""
     values = np.array(differences)
-    low, high = means_interval(differences, strata) or (None, None)
     p = signed_rank(values) if len(values) >= MIN_SUBJECTS else None
-    return Paired(over_strata(values, strata), rank_biserial(values), low, high, p)
+    return Paired(over_strata(values, strata), rank_biserial(values), p)
 
 
 @cache
-def means_interval(scores: tuple[float, ...], strata: tuple[str, ...]) -> tuple[float, float] | None:
-    """The 95 % percentile bootstrap interval of the unweighted mean over strata. Subjects are drawn within strata.
+def means_interval(scores: Rows, strata: tuple[str, ...], minus: Rows = ()) -> tuple[float, float] | None:
+    """The 95 % percentile bootstrap interval of the unweighted mean over strata, over seeds x subjects.
 
-    None with too few subjects: fewer than :data:`MIN_SUBJECTS` in all, or :data:`MIN_AT_A_SITE` in a stratum.
+    A resample draws subjects within strata, and seeds. Every subject keeps its scores under all drawn seeds, and the
+    two sides of a difference have the same drawn subjects, but seeds of their own. A method with fewer than
+    :data:`MIN_SEEDS` seeds has no draw of seeds: its interval is over subjects, of these very networks. The deviations
+    of n seeds are widened by sqrt(n / (n - 1)), because the bootstrap's variance of a mean of n values is too small by
+    (n - 1) / n (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 2.3).
+
+    Args:
+        scores: the scores, one row per seed. strata: the stratum of each subject.
+        minus: the scores that are subtracted; empty subtracts nothing.
+
+    Returns:
+        None with too few subjects: fewer than :data:`MIN_SUBJECTS` in all, or :data:`MIN_AT_A_SITE` in a stratum.
     """
-    groups, values = _strata(strata), np.array(scores)
-    if len(scores) < MIN_SUBJECTS or min(map(len, groups)) < MIN_AT_A_SITE:
+    groups = _strata(strata)
+    if len(strata) < MIN_SUBJECTS or min(map(len, groups)) < MIN_AT_A_SITE:
         return None
-    drawn = sum(_shares(len(own), at) @ values[own] for at, own in enumerate(groups)) / len(groups)
-    return _percentiles(np.asarray(drawn))
+    drawn = _drawn(scores, groups, 1)
+    return _percentiles(drawn - _drawn(minus, groups, 2) if minus else drawn)
+
+
+def _drawn(scores: Rows, groups: Sequence[Sequence[int]], stream: int) -> Array:
+    """The mean over strata in each resample, (resamples,): the drawn mean plus the drawn deviations of the seeds."""
+    values = np.array(scores)
+    n, mean = len(values), values.mean(axis=0, keepdims=True)
+    parts = np.concatenate([mean, (values - mean) * np.sqrt(n / max(n - 1, 1))]) if n >= MIN_SEEDS else mean
+    over = sum(_shares(len(own), at) @ parts[:, own].T for at, own in enumerate(groups)) / np.float64(len(groups))
+    seeds = (_shares(n, -stream) * over[:, 1:]).sum(axis=1) if n >= MIN_SEEDS else 0.0
+    return np.asarray(over[:, 0] + seeds)
 
 
 def over_strata(values: Array, strata: Sequence[str]) -> float:
@@ -116,13 +142,13 @@ def _percentiles(drawn: Array) -> tuple[float, float]:
 
 @cache
 def _draws(n: int, stream: int) -> NDArray[np.int64]:
-    """The indices of the drawn subjects, of shape (resamples, n). They are the same in every report."""
-    return np.random.default_rng([n, stream]).integers(n, size=(RESAMPLES, n))
+    """The indices of the drawn subjects (of seeds: a negative stream), (resamples, n). All reports have the same."""
+    return np.random.default_rng([n, stream] if stream >= 0 else [n, -stream, 1]).integers(n, size=(RESAMPLES, n))
 
 
 @cache
 def _shares(n: int, stream: int) -> Array:
-    """The share of each subject in each resample, of shape (resamples, n). Means are then one matrix product."""
+    """The share of each subject or seed in each resample, of shape (resamples, n)."""
     rows = np.repeat(np.arange(RESAMPLES), n)
     counts = np.bincount(rows * n + _draws(n, stream).ravel(), minlength=RESAMPLES * n)
     return counts.reshape(RESAMPLES, n) / n

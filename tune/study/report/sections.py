@@ -11,9 +11,10 @@ from fedrecon.platform.reporting.table import Row, Table, plain, words
 from fedrecon.platform.runs.bibtex import entries
 from fedrecon.platform.runs.report import DEFINITIONS
 from fedrecon.sites.score_columns import METRICS
+from fedrecon.tune.study.analysis.analyse import TESTED
 from fedrecon.tune.study.analysis.inputs import MOVED, PUBLISHED, Findings
 from fedrecon.tune.study.analysis.results import Statistics
-from fedrecon.tune.study.analysis.significance import MIN_AT_A_SITE, MIN_SUBJECTS, RESAMPLES
+from fedrecon.tune.study.analysis.significance import MIN_AT_A_SITE, MIN_SEEDS, MIN_SUBJECTS, RESAMPLES
 from fedrecon.tune.study.report import tables
 from fedrecon.tune.study.report.sentences import BELOW, in_short
 
@@ -30,15 +31,20 @@ TERMS = (
 HOW = (
     "The unit is the subject. A subject's score is the mean over seeds, a site's the mean over its subjects, and the "
     "mean over sites is unweighted.",
-    f"± is the standard deviation over seeds, σ that over subjects. The 95 % interval is a percentile bootstrap over "
-    f"subjects ({RESAMPLES} resamples within sites), from {MIN_SUBJECTS} subjects on with at least {MIN_AT_A_SITE} at "
-    "each site. It does not hold the spread over seeds.",
+    "± is the standard deviation over seeds, σ that over subjects. The 95 % interval is a percentile bootstrap "
+    f"({RESAMPLES} resamples), from {MIN_SUBJECTS} subjects on with at least {MIN_AT_A_SITE} at each site. A resample "
+    f"draws subjects within sites, and from {MIN_SEEDS} seeds on seeds too, for each method its own. So it speaks of "
+    "new subjects of these hospitals and of new trainings. With fewer seeds it draws subjects alone and speaks of "
+    "these very networks.",
     "Methods are compared over the subjects that both have: Wilcoxon's signed-rank test, two-sided, with Holm's "
     "correction over all different comparisons of the same hospitals and trainings, the choice of the best among them. "
-    f"Below {MIN_SUBJECTS} subjects no p-value is given.",
+    f"PSNR and SSIM are each a family of their own. Below {MIN_SUBJECTS} subjects, or where a method trained with "
+    f"fewer than {MIN_SEEDS} seeds, no p-value is given. Significant: p below .05 after Holm, and the interval does "
+    "not hold 0.",
     "The effect is the matched-pairs rank-biserial correlation: 1 where the method is ahead for every subject. The "
     "difference is the mean over sites; where a significant test disagrees with it, the table says so.",
-    "The best is chosen by the same subjects that it is tested with, so its lead is a little too favourable.",
+    "The best is chosen by its mean on the validation subjects, and tested on the test subjects: the choice does not "
+    "favour its lead. It can be behind another there.",
     "A mean with a missing member is missing. Where several trainings of one kind saw a site, their mean counts.",
 )
 
@@ -57,7 +63,7 @@ def document(findings: Findings, statistics: Statistics, figures: Sequence[Pictu
     lost = Text("PSNR where the training fits, less where it does not, of the same subjects: positive is lost.")
     sections = [
         Section("In short", [*_short(findings, statistics), *_reading(findings)]),
-        Section("Scores", [Text(tables.OF_SCORES), *scores] if scores else ()),
+        Section("Scores", [Text(tables.of_scores(findings)), *scores] if scores else ()),
         Section("Scores by site", by_site),
         Section("Pictures", drawn("map-sites", "map-operators", "curve", "box", "panel")),
         Section("Tests", list(_tests(findings, statistics))),
@@ -100,8 +106,9 @@ def _tests(findings: Findings, statistics: Statistics) -> Iterable[Part]:
     named = ", ".join(f"{findings.label(name)} ({statistics.why[name]})" for name in statistics.references)
     yield Text(f"Every method is compared with {named}. Differences are method minus reference.")
     for group in statistics.tables:
-        yield tables.tests(findings, statistics, group, "")
-        yield tables.site_tests(findings, statistics, group)
+        for metric in TESTED:
+            yield tables.tests(findings, statistics, group, "", metric)
+            yield tables.site_tests(findings, statistics, group, metric)
 
 
 def _ran(findings: Findings) -> Iterable[Part]:
@@ -109,8 +116,14 @@ def _ran(findings: Findings) -> Iterable[Part]:
     for method in findings.methods:
         network = "each site its own" if method.personal else "one for all" if method.trains else "–"
         texts = (method.label, method.about or "–", method.settings or "–", "yes" if method.trains else "no", network)
-        rows.append(Row([plain(text) for text in texts]))
-    yield Table("Methods", words("method", "what it is", "settings", "trains", "network"), rows)
+        budget = (method.updates or "–", method.passes or "–")
+        rows.append(Row([plain(text) for text in (*texts, *budget)]))
+    columns = words("method", "what it is", "settings", "trains", "network", "updates", "passes")
+    note = (
+        "Updates: optimiser steps of one site (of the one network where data were moved) in a training at all sites. "
+        "Passes: how often each of its training slices is seen."
+    )
+    yield Table("Methods", columns, rows, note)
     if findings.facts:
         facts = [Row([plain(name), plain(text)]) for name, text in findings.facts.items()]
         yield Table("Facts", words("what", "how it was"), facts)

@@ -10,7 +10,7 @@ from fedrecon.tune.study.analysis.grid import Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import Findings
 from fedrecon.tune.study.analysis.results import Candidate, Choice, Comparison, Gap, Payoff, Rival, Statistics
 from fedrecon.tune.study.analysis.samples import Estimate
-from fedrecon.tune.study.analysis.significance import ALPHA, MIN_SUBJECTS
+from fedrecon.tune.study.analysis.significance import ALPHA, MIN_SEEDS, MIN_SUBJECTS
 
 MANY = 6
 """The largest number of conditions with a sentence. The table has all conditions."""
@@ -29,6 +29,11 @@ def p_value(p: float | None) -> str:
 def subjects(n: int) -> str:
     """A number of subjects as text; it says if they are too few for a test."""
     return f"n = {n} subject{'s' * (n != 1)}" + ("" if n >= MIN_SUBJECTS else ": no claim can be made")
+
+
+def networks(one: Comparison) -> str:
+    """A comparison of a method with few seeds as text: of its networks alone, without a p-value."""
+    return f"these very networks: ahead for {one.n_ahead} of {subjects(one.n).removeprefix('n = ')}"
 
 
 def under(operator: TestOperator | None, statistics: Statistics, group: Group) -> str:
@@ -100,21 +105,34 @@ def _choice(findings: Findings, statistics: Statistics, choice: Choice) -> str:
         if statistics.at(other.candidate.group, choice.operator, other.candidate.method).mean is not None
     ]
     known = f"95 % interval {interval(one)}, " if one.low is not None else ""
-    sure = rivals and all(other.test.significant for other in choice.others)
-    text = f"{upper(choice.condition.where)} ({choice.condition.how}), {candidate(findings, best)} has the "
-    text += f"{'best' if sure else 'highest mean'} PSNR: {one.mean:.2f} dB "
-    text += f"({known}{under(choice.operator, statistics, best.group)})"
+    on = "validation subjects" if choice.by_validation else "test subjects themselves"
+    how = f"{known}{under(choice.operator, statistics, best.group)}"
+    text = f"{upper(choice.condition.where)} ({choice.condition.how}), {candidate(findings, best)} is chosen, by its "
+    text += f"PSNR on the {on}. On the test subjects: {one.mean:.2f} dB ({how})"
     if rivals:
         text += f", {_ahead(findings, rivals[0])}{_of_untrained(findings, statistics, rivals)}"
-    if choice.in_ssim != best:
-        text += f". In SSIM {candidate(findings, choice.in_ssim)} has the highest mean"
-    return text + "."
+    return text + _by_ssim(findings, statistics, choice) + "."
+
+
+def _by_ssim(findings: Findings, statistics: Statistics, choice: Choice) -> str:
+    """The candidate that SSIM chooses, if it is another one, as text."""
+    own = statistics.in_ssim(choice)
+    return "" if own.best == choice.best else f". By SSIM {candidate(findings, own.best)} is chosen"
 
 
 def _ahead(findings: Findings, rival: Rival) -> str:
     """The lead of the best method over another one, as text."""
     other, name = rival.test, candidate(findings, rival.candidate)
     by = -(other.mean or 0.0)
+    if other.p_holm is None and other.few_seeds and other.n >= MIN_SUBJECTS:
+        known = f", 95 % interval {signed(-other.high, '+.2f')} to {signed(-other.low, '+.2f')}" if (
+            other.low is not None and other.high is not None
+        ) else ""  # fmt: skip
+        behind = sum(difference < 0 for _, difference in other.differences)
+        return (
+            f"{signed(by, '+.2f')} dB from {name} (of these very networks, fewer than {MIN_SEEDS} seeds: ahead for "
+            f"{behind} of {other.n} subjects{known}{_without(other)}{_by_site(other)})"
+        )
     if other.p_holm is None:
         return f"{signed(by, '+.2f')} dB from {name} ({subjects(other.n)})"
     p = p_value(other.p_holm) if other.p_holm < 0.001 else f"= {p_value(other.p_holm)}"
@@ -122,8 +140,9 @@ def _ahead(findings: Findings, rival: Rival) -> str:
     if not other.significant:
         return f"not distinguishable from {name} (difference {signed(by, '+.2f')} dB, {how})"
     if other.split:
-        return f"{signed(by, '+.2f')} dB from {name} in the mean, though behind it for most subjects ({how})"
-    return f"{signed(by, '.2f')} dB ahead of {name} ({how})"
+        most = "ahead of" if by < 0 else "behind"
+        return f"{signed(by, '+.2f')} dB from {name} in the mean, though {most} it for most subjects ({how})"
+    return f"{abs(by):.2f} dB {'behind' if other.ahead else 'ahead of'} {name} ({how})"
 
 
 def _by_site(other: Comparison) -> str:
@@ -147,13 +166,13 @@ def _of_untrained(findings: Findings, statistics: Statistics, rivals: Sequence[R
 
 
 def _under_others(findings: Findings, overall: Choice, others: Sequence[Choice]) -> str:
-    """A sentence with the operators under which another candidate has the highest mean; empty without any."""
+    """A sentence with the operators under which another candidate is chosen; empty without any."""
     best: dict[str, list[str]] = {}
     for one in others:
         if one.best != overall.best:
             best.setdefault(candidate(findings, one.best), []).append(str(one.operator))
     listed = "; ".join(f"{name} ({', '.join(where)})" for name, where in best.items())
-    return f" Elsewhere the highest mean is that of {listed}." if listed else ""
+    return f" Elsewhere the choice is {listed}." if listed else ""
 
 
 def _gaps(findings: Findings, statistics: Statistics) -> Iterable[str]:
@@ -194,11 +213,15 @@ def _counted(findings: Findings, tests: Sequence[Comparison]) -> str:
             f"{findings.label(one.method)} ({signed(one.mean or 0.0, '+.2f')} dB{_without(one)})" for one in which
         )
 
+    def few(one: Comparison) -> bool:
+        return one.p_holm is None and one.few_seeds and one.n >= MIN_SUBJECTS
+
     kinds = {
         "ahead": [one for one in tests if one.significant and one.ahead],
         "behind": [one for one in tests if one.significant and not one.ahead],
         "not distinguishable": [one for one in tests if one.p_holm is not None and not one.significant],
-        "no claim can be made": [one for one in tests if one.p_holm is None],
+        f"of these very networks, of fewer than {MIN_SEEDS} seeds": [one for one in tests if few(one)],
+        "no claim can be made": [one for one in tests if one.p_holm is None and not few(one)],
     }
     return "; ".join(f"{name}: {listed(which)}" for name, which in kinds.items() if which) or "nothing to compare"
 
@@ -224,7 +247,7 @@ def _missing(findings: Findings) -> Iterable[str]:
 
 
 def _coverage(statistics: Statistics) -> Iterable[str]:
-    """Yields how many of the comparisons were tested, and what the tested ones leave out."""
+    """Yields how many of the comparisons were tested (PSNR and SSIM alike), and what the tested ones leave out."""
     own = [one for tests in statistics.tests.values() for one in tests]
     own += [rival.test for chosen in statistics.choices.values() for one in chosen for rival in one.others]
     if not own:
@@ -234,8 +257,10 @@ def _coverage(statistics: Statistics) -> Iterable[str]:
     text = f"{len(tested)} of {len(own)} comparisons have a test"
     if n := sum(not one.n for one in own):
         text += f"; {n} have no subject in common"
-    if n := sum(one.p is None and one.n > 0 for one in own):
+    if n := sum(0 < one.n < MIN_SUBJECTS for one in own):
         text += f"; {n} have fewer than {MIN_SUBJECTS} subjects"
+    if n := sum(one.few_seeds and one.n >= MIN_SUBJECTS for one in own):
+        text += f"; {n} are of networks of fewer than {MIN_SEEDS} seeds"
     if partly:
         sites = sorted({site for one in partly for site in one.left_out})
         text += f"; {len(partly)} of these leave out {', '.join(sites)}"
@@ -252,12 +277,17 @@ def _scope(findings: Findings, statistics: Statistics) -> Iterable[str]:
     for row in findings.scores:
         if row.seed is not None:
             seeds.setdefault(row.method, set()).add(row.seed)
-    counts = sorted({len(own) for own in seeds.values()})
-    how_many = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
-    yield (
-        f"Tests are over subjects, of these very networks ({how_many} seed{'s' * (how_many != '1')} a method): trained "
-        "again, close methods may change places. Only PSNR is tested."
-    )
+    if few := {name: len(own) for name, own in seeds.items() if len(own) < MIN_SEEDS}:
+        named = ", ".join(f"{findings.label(name)} {n}" for name, n in few.items())
+        yield (
+            f"Fewer than {MIN_SEEDS} seeds ({named}): what is said of these methods is of these very networks, and has "
+            "no p-value. Trained again, close methods may change places."
+        )
+    if not all(choice.by_validation for own in statistics.choices.values() for choice in own):
+        yield (
+            "There are no scores of the validation subjects (of every candidate): the best is chosen by the same "
+            "subjects that it is tested with, so its lead is a little too favourable."
+        )
     if (n := len(statistics.sites)) > 1:
         yield f"Intervals and tests speak of new subjects of these {n} hospitals, not of another hospital."
     networks: dict[str, list[str]] = {}

@@ -7,54 +7,76 @@ from dataclasses import replace
 
 from fedrecon.platform.reporting.table import Column, Row, Table, Value, number, numbers, plain, signed, words
 from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
+from fedrecon.sites.scoring.settings import AGAINST
 from fedrecon.tune.study.analysis.grid import Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import MARKS, Findings, Method
 from fedrecon.tune.study.analysis.results import Choice, Comparison, Gap, Payoff, Statistics
 from fedrecon.tune.study.analysis.samples import Estimate
-from fedrecon.tune.study.analysis.significance import MIN_SUBJECTS
-from fedrecon.tune.study.report.sentences import candidate, interval, p_value, subjects, under
+from fedrecon.tune.study.analysis.significance import MIN_SEEDS, MIN_SUBJECTS
+from fedrecon.tune.study.report.sentences import candidate, interval, networks, p_value, subjects, under
 
-OF_SCORES = (
-    "Mean ± standard deviation over seeds, where there are several. Below it the 95 % interval over subjects, from "
-    f"{MIN_SUBJECTS} on, and their standard deviation σ. Bold: the highest mean of the methods that moved no data. "
-    "Red: below zero-filled."
-)
+SIGNED = {"psnr": "+.2f", "ssim": "+.4f"}
+"""The number format of a difference, by metric."""
+
+
+def of_scores(findings: Findings) -> str:
+    """What the tables of scores show."""
+    return (
+        f"Scores are {AGAINST[findings.reference]}. Mean ± standard deviation over seeds, where there are several. "
+        f"Below it the 95 % interval, from {MIN_SUBJECTS} subjects on: over seeds and subjects from {MIN_SEEDS} seeds "
+        "on, else over subjects, of these very networks. σ is the standard deviation over subjects. Bold: the highest "
+        "mean of the methods that moved no data. Red: below zero-filled."
+    )
 
 
 def use(findings: Findings, statistics: Statistics) -> Table:
     """The best method for each condition and test operator."""
     chosen = [choice for own in statistics.choices.values() for choice in (*own[1:], *own[:1])]  # the mean comes last
-    undecided = any(choice.undecided for choice in chosen)
-    columns = words("tested", "trained", "scanned with", "best in PSNR", "PSNR (dB)", "level with it")
-    columns += [*words(*["no claim about"] * undecided), *words("best in SSIM", "subjects")]
+    pairs = [(choice, statistics.in_ssim(choice)) for choice in chosen]
+    shown = [name for name in ("ahead", "undecided") if any(getattr(one, name) for pair in pairs for one in pair)]
+    heads = {"ahead": "ahead of it", "undecided": "no claim about"}
+    columns = words("tested", "trained", "scanned with")
+    for metric in ("psnr", "ssim"):
+        columns += words(
+            f"best in {metric.upper()}",
+            METRIC_LABELS[metric],
+            f"level in {metric.upper()}",
+            *(heads[one] for one in shown),
+        )
+    columns += words("subjects", "chosen on")
     rows = []
-    for choice in chosen:
-        runs = statistics.tables[choice.best.group][choice.operator][choice.best.method].runs
-        rows.append(Row(_use(findings, statistics, choice, undecided), runs))
+    for pair in pairs:
+        runs = {
+            run
+            for one in pair
+            for run in statistics.tables[one.best.group][one.operator][one.best.method].runs
+        }  # fmt: skip
+        rows.append(Row(_use(findings, statistics, pair, shown), sorted(runs)))
     note = (
-        "The best has the highest mean of the methods that moved no data. The others are tested against it in PSNR "
-        "(Wilcoxon, Holm). Level with it: not significantly different. SSIM is not tested."
+        "The best has the highest mean on the validation subjects, of the methods that moved no data. Its score and "
+        "the tests (Wilcoxon, Holm; PSNR and SSIM each in a family of its own) are of the test subjects. Level with "
+        f"it: not significantly different. No claim: fewer than {MIN_SUBJECTS} subjects in common, or a method of "
+        f"fewer than {MIN_SEEDS} seeds. Scores are {AGAINST[findings.reference]}."
     )
     return Table("Which method to use where", columns, rows, note, "which")
 
 
-def _use(findings: Findings, statistics: Statistics, choice: Choice, undecided: bool) -> list[Value]:
-    best = choice.best
-    one = statistics.at(best.group, choice.operator, best.method)
-    level, open_ = (
-        "all others" if len(names) == len(choice.others) > 1
-        else ", ".join(candidate(findings, each) for each in names) or "–"
-        for names in (choice.level, choice.undecided)
-    )  # fmt: skip
-    return [
-        plain(choice.condition.where),
-        plain(choice.condition.how),
-        plain(under(choice.operator, statistics, best.group)),
-        Value(candidate(findings, best), key=best.method, bold=True),
-        _score(one, "psnr"),
-        *map(plain, [level, *[open_] * undecided, candidate(findings, choice.in_ssim)]),
-        Value(str(one.n), key=str(one.n)),
-    ]
+def _use(findings: Findings, statistics: Statistics, pair: Sequence[Choice], shown: Sequence[str]) -> list[Value]:
+    first = pair[0]
+    row = [plain(first.condition.where), plain(first.condition.how)]
+    row += [plain(under(first.operator, statistics, first.best.group))]
+    for choice in pair:
+        best = choice.best
+        row += [
+            Value(candidate(findings, best), key=best.method, bold=True),
+            _score(statistics.at(best.group, choice.operator, best.method, choice.metric), choice.metric),
+        ]
+        for names in (choice.level, *(getattr(choice, one) for one in shown)):
+            whole = len(names) == len(choice.others) > 1
+            row += [plain("all others" if whole else ", ".join(candidate(findings, each) for each in names) or "–")]
+    n = statistics.at(first.best.group, first.operator, first.best.method).n
+    on = "validation" if all(one.by_validation for one in pair) else "test"
+    return [*row, Value(str(n), key=str(n)), plain(on)]
 
 
 def scores(findings: Findings, statistics: Statistics, group: Group, metric: str, name: str = "") -> Table:
@@ -150,21 +172,30 @@ def _why(method: Method, group: Group) -> str:
 # --- tests, gaps, federation ---
 
 
-def tests(findings: Findings, statistics: Statistics, group: Group, name: str) -> Table:
+def tests(findings: Findings, statistics: Statistics, group: Group, name: str, metric: str) -> Table:
     """Every method against the references, under every operator."""
-    return _compared(findings, statistics, statistics.tests[group], f"Tests {group}", name)
+    family = statistics.tested[metric].tests[group]
+    return _compared(findings, statistics, family, f"Tests in {metric.upper()} {group}", name, metric)
 
 
-def site_tests(findings: Findings, statistics: Statistics, group: Group) -> Table:
+def site_tests(findings: Findings, statistics: Statistics, group: Group, metric: str = "psnr") -> Table:
     """Every method against the references at each site, for the mean over operators or the only operator."""
-    return _compared(findings, statistics, statistics.site_tests[group], f"Tests by site, {group}", "", True)
+    family = statistics.tested[metric].site_tests[group]
+    return _compared(findings, statistics, family, f"Tests in {metric.upper()} by site, {group}", "", metric, True)
 
 
 def _compared(
-    findings: Findings, statistics: Statistics, family: Sequence[Comparison], title: str, name: str, sites: bool = False
+    findings: Findings,
+    statistics: Statistics,
+    family: Sequence[Comparison],
+    title: str,
+    name: str,
+    metric: str,
+    sites: bool = False,
 ) -> Table:
     columns = words("method", "against", *["site"] * sites, "operator")
-    columns += [*numbers("subjects", "mean difference (dB)", "rank-biserial", "p", "p, Holm"), *words("verdict")]
+    unit = " (dB)" if metric == "psnr" else ""
+    columns += [*numbers("subjects", f"mean difference{unit}", "rank-biserial", "p", "p, Holm"), *words("verdict")]
     rows = []
     for one in family:
         where = [plain(one.site)] * sites + [plain(under(one.operator, statistics, one.group))]
@@ -173,18 +204,24 @@ def _compared(
         runs = sorted({*samples[one.method].runs, *samples[one.reference].runs})
         rows.append(Row([*named, *where, *_tested(one)], runs))
     whole = (
-        "this table" if sites else "all tables of tests of these hospitals and trainings, and the choice of the best"
+        "this table"
+        if sites
+        else f"all tables of tests in {metric.upper()} of these hospitals and trainings, and the choice of the best"
     )
     return Table(title, columns, rows, _family(family, whole), name, folded=True)
 
 
 def _tested(one: Comparison) -> list[Value]:
+    shown = SIGNED[one.metric]
     verdict = ("ahead" if one.ahead else "behind") if one.significant else "not significant"
     verdict += " for most subjects, not in the mean" if one.significant and one.split else ""
-    if one.p is None:
+    verdict += ": the interval over seeds holds 0" if one.p_holm is not None and one.may_be_zero else ""
+    if one.p is None and one.few_seeds and one.n >= MIN_SUBJECTS:
+        verdict = networks(one)
+    elif one.p is None:
         verdict = f"{subjects(one.n)}. Differences: {_each(one)}" if one.n else "not run"
-    known = interval(one, "+.2f")
-    mean = number(one.mean, "+.2f")
+    known = interval(one, shown)
+    mean = number(one.mean, shown)
     return [
         Value(str(one.n), key=str(one.n), title=one.missing),
         replace(mean, below=(f"[{known}]",) if known else ()),
@@ -195,14 +232,14 @@ def _tested(one: Comparison) -> list[Value]:
 
 
 def _each(one: Comparison) -> str:
-    return ", ".join(f"{site} {who} {signed(by, '+.2f')}" for (site, who), by in one.differences)
+    return ", ".join(f"{site} {who} {signed(by, SIGNED[one.metric])}" for (site, who), by in one.differences)
 
 
 def _family(family: Sequence[Comparison], whole: str) -> str:
     """The comparisons in Holm's correction, as text. It says if none of them can be significant."""
     tested = [one for one in family if one.p is not None]
     if not tested:
-        return f"No p-value is given: fewer than {MIN_SUBJECTS} subjects."
+        return f"No p-value is given: fewer than {MIN_SUBJECTS} subjects, or fewer than {MIN_SEEDS} seeds of a method."
     size = tested[0].family
     text = f"Holm's correction is over the {size} different comparisons of {whole}."
     most = max(one.n for one in tested)
@@ -259,7 +296,8 @@ def payoffs(findings: Findings, statistics: Statistics) -> Table:
     rows = [Row(_payoff(findings, pay, operators), _runs(statistics, pay.group, pay.method)) for pay in paid]
     n = sum(test.p is not None for pay in paid for test in pay.tests.values())
     note = f"* significant after Holm's correction over the {n} comparisons of this table."
-    note = note if n else f"No claim can be made with fewer than {MIN_SUBJECTS} subjects."
+    none = f"No claim can be made about a method with fewer than {MIN_SUBJECTS} subjects or {MIN_SEEDS} seeds."
+    note = note if n else none
     note += " The local network is the tested hospital's own, also where others trained without it."
     title = "PSNR gained over local training (dB)"
     return Table(title, [*columns, *_operators(operators)], rows, note, "federation")
@@ -298,9 +336,10 @@ def all_tables(findings: Findings, statistics: Statistics) -> list[Table]:
     for at, group in enumerate(statistics.tables, 1):
         for metric in METRICS:
             table = scores(findings, statistics, group, metric, f"{metric}-{at}")
-            found.append(replace(table, note=f"{OF_SCORES} {table.note}".strip()))
+            found.append(replace(table, note=f"{of_scores(findings)} {table.note}".strip()))
         found.append(by_site(findings, statistics, group, "psnr", f"psnr-by-site-{at}"))
-        found.append(tests(findings, statistics, group, f"tests-{at}"))
+        found.append(tests(findings, statistics, group, f"tests-{at}", "psnr"))
+        found.append(tests(findings, statistics, group, f"tests-ssim-{at}", "ssim"))
     found += [*gaps(findings, statistics), payoffs(findings, statistics)]
     return [_explained(table) for table in found if table.rows]
 

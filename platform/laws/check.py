@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,6 +15,7 @@ from fedrecon.platform.laws.toy import Toy, write_sites
 from fedrecon.sites.errors import InputError, cause_of
 from fedrecon.sites.extension.origin import KINDS
 from fedrecon.sites.extension.plugin_file import PluginFile
+from fedrecon.sites.extension.text_modules import place_in_plugin
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies.networks.choice import NetworkChoice
 
@@ -92,13 +92,13 @@ def verdicts(
         subject = BuiltNetwork(one) if kind == "networks" else one
         subject = _toy(one, folder, file) if kind == "strategies" else subject
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-        yield {"wants": "It can be made with its default parameters.", "holds": False, "found": _raised(error, file)}
+        yield {"wants": "It can be made with its default parameters.", "holds": False, "found": _raised(error)}
         return
     for law in laws:
         try:
             found = law.broken(subject)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            found = _raised(error, file)
+            found = _raised(error)
         yield {"wants": law.wants, "holds": not found, "found": found}
 
 
@@ -129,7 +129,6 @@ def _toy(kind: Any, folder: Path, file: PluginFile | None) -> Toy:
     raise refused[0]
 
 
-def _raised(error: Exception, file: PluginFile | None) -> str:
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if file and one.filename in file.sources]
-    where = f" (line {frames[-1].lineno} of {frames[-1].filename})" if frames else ""
-    return f"it raises {cause_of(error)}{where}"
+def _raised(error: Exception) -> str:
+    place = f" ({found})" if (found := place_in_plugin(error)) else ""
+    return f"it raises {cause_of(error)}{place}"

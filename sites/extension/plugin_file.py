@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 import sys
-import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import model_validator
 from fedrecon.sites.errors import InputError, cause_of
 from fedrecon.sites.extension.local_imports import gather
 from fedrecon.sites.extension.origin import KINDS, Origin, home, note
-from fedrecon.sites.extension.text_modules import PREFIX, install
+from fedrecon.sites.extension.text_modules import PREFIX, install, place_in_plugin
 from fedrecon.sites.plugin import Settings
 
 
@@ -103,9 +102,8 @@ class PluginFile(Settings):
         try:
             return importlib.import_module(name)
         except Exception as error:
-            frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename in self.sources]
-            line = f", line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
-            raise InputError(f"{self.file} cannot be imported{line}: {cause_of(error)}") from error
+            place = f", {found}" if (found := place_in_plugin(error)) else ""
+            raise InputError(f"{self.file} cannot be imported{place}: {cause_of(error)}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The text alone travels; whoever unpickles it can use its classes."""

@@ -6,13 +6,13 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fedrecon.sites.data.volume import check_name
 from fedrecon.sites.errors import InputError, cause_of, unknown
-from fedrecon.sites.extension.origin import Origin, home, note, origin_of, where_from
+from fedrecon.sites.extension.origin import KINDS, Origin, home, note, origin_of, where_from
 from fedrecon.sites.extension.plugin_file import PluginFile
 
 T = TypeVar("T")
@@ -86,15 +86,16 @@ def check_kind(where: str, kind: str, name: str, value: Any, base: type) -> None
 def installed(kind: str) -> Mapping[str, tuple[EntryPoint, ...]]:
     """The entry points of installed packages for one kind, by name; several have one name if packages collide."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
-    for one in _entry_points().select(group=f"fedrecon.{kind}"):
+    for one in (each for each in _entry_points() if each.group == f"fedrecon.{kind}"):
         found[one.name] = (*found.get(one.name, ()), one)
     return found
 
 
 @cache
-def _entry_points() -> EntryPoints:
-    """Those of all packages; they are searched once, because it takes a twentieth of a second."""
-    return entry_points()
+def _entry_points() -> tuple[EntryPoint, ...]:
+    """Those of all kinds; all packages are searched once, because it takes a twentieth of a second."""
+    every: Any = entry_points()
+    return tuple(one for kind in KINDS for one in every.select(group=f"fedrecon.{kind}"))
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -34,6 +35,15 @@ def install(package: str, sources: Mapping[str, str]) -> None:
     _SOURCES[package] = dict(sources)
     if not any(isinstance(one, _Finder) for one in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def place_in_plugin(error: BaseException) -> str:
+    """Where in a plug-in file an error was raised, as ``line 12 of half.py``; empty if it passed none."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).startswith(PREFIX):
+            found = f"line {line} of {frame.f_code.co_filename}"
+    return found
 
 
 class _Finder(MetaPathFinder):

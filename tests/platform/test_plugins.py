@@ -285,6 +285,20 @@ def test_a_taken_name_of_an_installed_package_is_refused_where_it_is_used(packag
 # --- the command line, the import of data, and sweeps ---
 
 
+def test_an_error_in_a_plug_in_is_no_defect_of_fedrecon(consortium, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("FEDRECON_RAISE", raising=False)
+    write_examples(tmp_path)
+    check = "    def check(self, training):\n        training.nothing\n\n"
+    moved = EXAMPLES["half.py"].replace("    def merge", f"{check}    def merge")
+    (tmp_path / "half.py").write_text(moved)
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(extended(consortium, list(EXAMPLES))))
+    called = Called(capsys, "run", tmp_path / "experiment.yaml", "--in-process", "--workspace", tmp_path)
+    assert called.code == 1
+    assert "nothing" in called.err
+    assert f"line {moved.splitlines().index('        training.nothing') + 1} of half.py" in called.err
+    assert "defect" not in called.err
+
+
 def test_list_shows_where_each_comes_from(tmp_path, capsys):
     write_examples(tmp_path)
     found = Called(capsys, "list", "strategies", "--plugins", tmp_path / "half.py", "--json").json

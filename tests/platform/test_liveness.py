@@ -283,7 +283,7 @@ RECORDS = {
         (SKIP, {*RECORDS} - {"two late"}, {*RECORDS} - {"two late"}),
         (Resources(straggler="skip", min_sites=1), {*RECORDS}, {*RECORDS}),
     ],
-    ids=str,
+    ids=["wait", "min_sites 3", "min_sites 2", "skip", "skip, one is enough"],
 )
 def test_a_run_that_missed_a_reply_is_for_those_who_allowed_it(resources, returns, takes_over, tmp_path):
     from fedrecon.platform.storage.workspace import note_trained

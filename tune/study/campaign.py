@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.tune.engine.campaign import Campaign, Rerun, say
-from fedrecon.tune.study.analysis.condition import Missing
+from fedrecon.tune.study.analysis.condition import Condition, Missing
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.matrix import Matrix
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
@@ -98,7 +98,7 @@ class StudyCampaign(Campaign):
         """The cells whose trial has no result."""
         reasons = self.reasons()
         return [
-            Missing(**cell.condition(), reason=reasons[cell.digest])
+            Missing(**cell.part(Condition), reason=reasons[cell.digest])
             for cell in self.matrix.cells
             if cell.digest in reasons
         ]

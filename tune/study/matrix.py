@@ -18,7 +18,7 @@ from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical.zero_filled import ZeroFilled
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
-from fedrecon.tune.study.analysis.condition import Condition, TrainingSites
+from fedrecon.tune.study.analysis.condition import Condition, Training, TrainingSites
 from fedrecon.tune.study.analysis.inputs import Method, described
 from fedrecon.tune.study.config import Study, expanded
 from fedrecon.tune.trials.planner import Planner, RefusedTrialError, Trial
@@ -26,24 +26,19 @@ from fedrecon.tune.trials.planner import Planner, RefusedTrialError, Trial
 Block = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Learned:
+@dataclass(frozen=True, kw_only=True)
+class Learned(Training):
     """One training of the matrix. A method without training has one entry too.
 
     Attributes:
-        sites: the sites that train; all sites without training. trained_on: which sites these are.
-        operator: keys that change the base experiment's operator for the training.
-        trained_with: the label of the training's operator; empty if the training uses none.
-        slices: the limit of training slices per site; None takes the experiment's. seed: None without training.
+        names: the names of the sites that train; all sites without training.
+        changes: keys that change the base experiment's operator for the training.
+        slices: the limit of training slices per site; None takes the experiment's.
     """
 
-    method: str
-    sites: tuple[str, ...]
-    trained_on: TrainingSites
-    operator: Block
-    trained_with: str
-    slices: int | None
-    seed: int | None
+    names: tuple[str, ...]
+    changes: Block
+    slices: int | None = None
 
     @property
     def label(self) -> str:
@@ -225,16 +220,22 @@ class Matrix:
     def _learned(self, method: str) -> Iterator[Learned]:
         one, train = self.experiment(method), self.study.train
         if not one.trains:
-            yield Learned(method, tuple(self.shards), TrainingSites("nothing", 0), {}, "", None, None)
+            nothing = TrainingSites("nothing", 0)
+            yield Learned(
+                method=method, sites=nothing, trained_with="", seed=None, names=tuple(self.shards), changes={}
+            )
             return
         operators = list(expanded(train.operators)) if one.method.trains_on_operator else [{}]
-        for (trained_on, sites), operator, slices, seed in itertools.product(
+        for (trained_on, names), changes, slices, seed in itertools.product(
             self._site_sets(), operators, train.slices, self.study.seeds_of.get(method, self.study.seeds)
         ):
-            with_what = _named(self._acquisition("", operator)) if one.method.trains_on_operator else ""
+            with_what = _named(self._acquisition("", changes)) if one.method.trains_on_operator else ""
             if len(train.slices) > 1:
                 trained_on = replace(trained_on, limit=slices or "all")
-            yield Learned(method, sites, trained_on, operator, with_what, slices, seed)
+            yield Learned(
+                method=method, sites=trained_on, trained_with=with_what, seed=seed,
+                names=names, changes=changes, slices=slices,
+            )  # fmt: skip
 
     def _tested(self, learned: Learned) -> list[str]:
         """The sites at which this training is tested."""
@@ -243,7 +244,7 @@ class Matrix:
             return [name for name in self.shards if name in asked]
         if learned.seed is None or asked == "all":
             return list(self.shards)
-        return [name for name in self.shards if (name in learned.sites) == (asked == "trained")]
+        return [name for name in self.shards if (name in learned.names) == (asked == "trained")]
 
     def _conditions(self, learned: Learned) -> list[Block]:
         """The test operators, as keys that change the training's operator (without one: the base's operator)."""
@@ -272,17 +273,17 @@ class Matrix:
                 trial = self._trial(learned, self._params(learned, sites, condition), condition)
                 self._fill(learned, sites, condition, trial)
             return
-        own = self._trial(learned, self._params(learned, learned.sites, learned.operator), {})
+        own = self._trial(learned, self._params(learned, learned.names, learned.changes), {})
         for condition in self._conditions(learned):
             left: dict[str, list[str]] = {}
             for site in sites:
-                target = self._acquisition(site, learned.operator, condition)
-                if site in learned.sites and _same(target, own.experiment.operator_at(site)):
+                target = self._acquisition(site, learned.changes, condition)
+                if site in learned.names and _same(target, own.experiment.operator_at(site)):
                     self._fill(learned, [site], condition, own)
                 else:
                     left.setdefault(json.dumps(target.flat()), []).append(site)
             for block, tested in left.items():
-                params = self._params(learned, learned.sites, learned.operator)
+                params = self._params(learned, learned.names, learned.changes)
                 params["test"] = self._test(learned, tested, json.loads(block))
                 trial = self._trial(learned, params, condition)
                 self._fill(learned, tested, condition, trial)
@@ -306,9 +307,9 @@ class Matrix:
 
     def _test(self, learned: Learned, tested: Sequence[str], block: Block) -> Block:
         test: Block = {self.task.block: block}
-        if list(tested) != list(learned.sites):
+        if list(tested) != list(learned.names):
             test["sites"] = self._paths(tested)
-        unseen = [name for name in tested if name not in learned.sites]
+        unseen = [name for name in tested if name not in learned.names]
         personal, alone = self._private(learned.method)
         if self.study.test.unseen and unseen and personal and not alone:
             test |= {"unseen": self.study.test.unseen, "fine_tune_epochs": self.study.test.fine_tune_epochs}
@@ -336,17 +337,14 @@ class Matrix:
     def _fill(self, learned: Learned, sites: Sequence[str], condition: Mapping[str, Any], trial: Trial) -> None:
         trains = learned.seed is not None
         for site in sites:
-            measured = self._acquisition(site, learned.operator, condition)
+            measured = self._acquisition(site, learned.changes, condition)
             uses_no_operator = not trains or not learned.trained_with
-            where = (learned.method, learned.trained_on, learned.trained_with, learned.seed, site)
+            where = (learned.method, learned.sites, learned.trained_with, learned.seed, site)
             if not self._new((*where, measured.family, measured.acceleration, measured.noise), measured):
                 continue
             self.cells.append(
                 Cell(
-                    method=learned.method,
-                    sites=learned.trained_on,
-                    trained_with=learned.trained_with,
-                    seed=learned.seed,
+                    **learned.part(Training),
                     tested_on=site,
                     mask=measured.family,
                     acceleration=measured.acceleration,
@@ -355,8 +353,8 @@ class Matrix:
                     learned=learned,
                     digest=trial.digest,
                     slices_per_site=self._slices(learned) if trains else 0.0,
-                    seen_site=trains and site in learned.sites,
-                    seen_operator=uses_no_operator or _same(measured, self._acquisition(site, learned.operator)),
+                    seen_site=trains and site in learned.names,
+                    seen_operator=uses_no_operator or _same(measured, self._acquisition(site, learned.changes)),
                 )
             )
 
@@ -378,7 +376,7 @@ class Matrix:
     def _slices(self, learned: Learned) -> float:
         limits = self.experiment(learned.method).training
         counts = [
-            n_slices(self.shards[site], "train", learned.slices or limits.slices_at(site)) for site in learned.sites
+            n_slices(self.shards[site], "train", learned.slices or limits.slices_at(site)) for site in learned.names
         ]
         return sum(counts) / len(counts)
 

@@ -23,7 +23,7 @@ from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.score_columns import SCORES
-from fedrecon.tune.study.analysis.condition import Score
+from fedrecon.tune.study.analysis.condition import Condition, Score
 from fedrecon.tune.study.matrix import Cell
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _scores(cell: Cell, rows: Sequence[Mapping[str, Any]], run_id: str) -> list[
             found[row["subject"]].append(row)
     return [
         Score(
-            **cell.condition(),
+            **cell.part(Condition),
             slices_per_site=cell.slices_per_site,
             subject=subject,
             psnr=float(np.mean([row["psnr"] for row in own])),

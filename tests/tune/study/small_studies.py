@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.tune.study.analysis.condition import UNTRAINED, Missing, Score, TrainingSites
+from fedrecon.tune.study.analysis.condition import UNTRAINED, Condition, Missing, Score, TrainingSites
 from fedrecon.tune.study.analysis.inputs import Findings, Method, Panel
 
 SITES = ("FLAIR", "PDw", "T1w", "T2w")
@@ -74,7 +74,7 @@ def score(method: str = "a", psnr: float = 30.0, subject: str = "s0", **changes:
 def gone(method: str, reason: str, **changes: Any) -> Missing:
     """A cell without scores; what is not told is of one site that trained, of every seed."""
     like = score(method, **{"seed": None, **changes})
-    return Missing(**like.condition(), reason=reason)
+    return Missing(**like.part(Condition), reason=reason)
 
 
 def training(words: str, n_sites: int) -> TrainingSites:

@@ -66,7 +66,7 @@ def test_leave_one_out_trains_each_fold_once_and_tests_the_site_that_was_left_ou
         assert (trial.experiment.test is None) == (cell.seen_site and cell.seen_operator)
         assert trial.experiment.seed == cell.seed
         assert trial.experiment.tested_at(cell.tested_on).acceleration == cell.acceleration
-        assert set(trial.experiment.sites) == set(cell.learned.sites)
+        assert set(trial.experiment.sites) == set(cell.learned.names)
 
 
 def test_trainings_stand_before_the_tests_that_take_them_over(paths, tmp_path):

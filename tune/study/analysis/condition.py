@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -76,34 +75,18 @@ class TrainingSites:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One training of a method with one seed, tested at one site under one operator and noise level.
+class TrainedMethod:
+    """A method and what it was trained on, with any seed.
 
     Attributes:
         method: the name of the method. sites: the sites that trained.
         trained_with: the label of the training's operator, such as ``random R=4``; empty without training, and for a
             prior whose training uses no operator.
-        seed: the seed of the training; None if nothing random was trained.
-        tested_on: the tested site.
-        mask, acceleration: the mask and acceleration of the test; in super-resolution the degradation and its scale.
-        operator: the label of the test operator, such as ``random R=4`` or ``bicubic x2``.
-        noise: the noise of the test, as a multiple of the data's own level.
-        seen_site: whether the tested site trained.
-        seen_operator: whether the training used the test operator. It is also True for methods without training, and
-            for priors whose training uses no operator.
     """
 
     method: str
     sites: TrainingSites
     trained_with: str
-    seed: int | None
-    tested_on: str
-    mask: str
-    acceleration: float
-    operator: str
-    noise: float
-    seen_site: bool
-    seen_operator: bool
 
     @property
     def trained_on(self) -> str:
@@ -115,13 +98,47 @@ class Condition:
         """The number of sites that trained; 0 without training."""
         return self.sites.n_sites
 
-    def condition(self) -> Mapping[str, Any]:
-        """The fields of the condition alone, for another object with the same condition."""
-        return {one.name: getattr(self, one.name) for one in fields(Condition)}
+    def part(self, kind: type[TrainedMethod]) -> dict[str, Any]:
+        """The fields that ``kind``, a base class of this one, has: for another object with the same values."""
+        return {one.name: getattr(self, one.name) for one in fields(kind)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(TrainedMethod):
+    """One training of a method.
+
+    Attributes:
+        seed: the seed of the training; None if nothing random was trained.
+    """
+
+    seed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition(Training):
+    """One training of a method, tested at one site under one operator and noise level.
+
+    Attributes:
+        tested_on: the tested site.
+        mask, acceleration: the mask and acceleration of the test; in super-resolution the degradation and its scale.
+        operator: the label of the test operator, such as ``random R=4`` or ``bicubic x2``.
+        noise: the noise of the test, as a multiple of the data's own level.
+        seen_site: whether the tested site trained.
+        seen_operator: whether the training used the test operator. It is also True for methods without training, and
+            for priors whose training uses no operator.
+    """
+
+    tested_on: str
+    mask: str
+    acceleration: float
+    operator: str
+    noise: float
+    seen_site: bool
+    seen_operator: bool
 
     def columns(self) -> dict[str, Any]:
         """The condition in plain types: the columns of tables and the keys of JSON."""
-        own = dict(self.condition())
+        own = self.part(Condition)
         del own["sites"]
         method = own.pop("method")
         trained = {"trained_with": own.pop("trained_with"), "n_sites": self.n_sites}

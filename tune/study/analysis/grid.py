@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedrecon.sites.score_columns import METRICS
-from fedrecon.tune.study.analysis.condition import UNTRAINED, Kind, Missing, Score
+from fedrecon.tune.study.analysis.condition import UNTRAINED, Kind, Missing, Score, TrainedMethod
 from fedrecon.tune.study.analysis.inputs import Findings
 from fedrecon.tune.study.analysis.samples import COLUMNS, NO_SEED, ROWS, Sample, absent, averaged, joined
 
@@ -91,13 +91,10 @@ class Group:
         return f"{self.where} ({self.how})"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One training of a method, tested at one site under one operator and one noise level. It has all seeds."""
+@dataclass(frozen=True, kw_only=True)
+class Cell(TrainedMethod):
+    """A trained method, tested at one site under one operator and one noise level. It has all seeds."""
 
-    method: str
-    trained_on: str
-    trained_with: str
     tested_on: str
     operator: TestOperator
     noise: float
@@ -197,7 +194,8 @@ class Grid:
 
 
 def _cell(one: Score | Missing) -> Cell:
-    return Cell(one.method, one.trained_on, one.trained_with, one.tested_on, TestOperator.of(one), one.noise)
+    operator = TestOperator.of(one)
+    return Cell(**one.part(TrainedMethod), tested_on=one.tested_on, operator=operator, noise=one.noise)
 
 
 def frame(scores: Sequence[Score]) -> pd.DataFrame:

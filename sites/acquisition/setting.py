@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from fedrecon.sites.errors import unknown
+from fedrecon.sites.extension.origin import source_of
+from fedrecon.sites.extension.registry import name_of
 from fedrecon.sites.plugin import Settings, choose, parse, science_of
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Acquisition(Settings):
         block: name of the block in the experiment.
         key: key of the block that names the family of the plug-in.
         default: name of the family if the block names none.
-        registry: classes of the families by name.
+        kinds: the kind of the plug-in, as registries are called. registry: fedrecon's own classes of it by name.
         common: base class of the families. Its name in lower case is the name of the field that holds the plug-in.
         own: keys of the block that are fields of this class, not parameters of the plug-in.
         turns: True if the augmentation may turn training slices by 90 degrees.
@@ -37,6 +39,7 @@ class Acquisition(Settings):
     block: ClassVar[str]
     key: ClassVar[str]
     default: ClassVar[str]
+    kinds: ClassVar[str]
     registry: ClassVar[Mapping[str, type[Any]]]
     common: ClassVar[type[Any]]
     own: ClassVar[tuple[str, ...]]
@@ -46,28 +49,31 @@ class Acquisition(Settings):
     fixed_mask: bool = False
 
     @classmethod
-    def read(cls, block: Mapping[str, Any], where: str | None = None) -> Self:
+    def read(
+        cls, block: Mapping[str, Any], where: str | None = None, registry: Mapping[str, type[Any]] | None = None
+    ) -> Self:
         """The setting of a YAML block: the family's name, the parameters of the family, and the keys beside them.
 
         Args:
             block: the block as a mapping.
             where: name of the block in messages; default: ``cls.block``.
+            registry: the families by name, with those of an experiment's plug-ins; default: ``cls.registry``.
 
         Raises:
             InputError: a name, key or value is wrong; the message says where.
         """
-        where = where or cls.block
+        where, registry = where or cls.block, cls.registry if registry is None else registry
         own = {key: block[key] for key in cls.own if key in block}
         rest = {key: value for key, value in block.items() if key != cls.key and key not in own}
         name = str(block.get(cls.key, cls.default))
-        if name in cls.registry:
-            fields = cls.registry[name].model_fields
+        if name in registry:
+            fields = registry[name].model_fields
             for key in rest:
                 if key not in fields:
                     allowed = [*fields, cls.key, *cls.own, "per_site"]
                     raise unknown(f"key in {where} ({cls.key} '{name}'):", key, allowed)
         kind = cls.common.__name__.lower()
-        return parse(cls, {kind: choose(kind, cls.registry, name, rest), **own}, where=where)
+        return parse(cls, {kind: choose(kind, registry, name, rest), **own}, where=where)
 
     @classmethod
     def inherit(cls, base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +92,7 @@ class Acquisition(Settings):
     @property
     def family(self) -> str:
         """The name of the plug-in's family."""
-        return {kind: name for name, kind in self.registry.items()}[type(self.plugin)]
+        return name_of(self.kinds, self.registry, type(self.plugin))
 
     @property
     def paper(self) -> str:
@@ -147,7 +153,7 @@ class Acquisition(Settings):
     def science(self) -> dict[str, Any]:
         """The values that enter a digest."""
         own = {key: value for key, value in science_of(self).items() if key in self.own}
-        return {self.key: self.family, **science_of(self.plugin), **own}
+        return {self.key: self.family, **science_of(self.plugin), **own, **source_of(type(self.plugin))}
 
     def flat(self) -> dict[str, Any]:
         """The block as it would be written in YAML, with every default."""

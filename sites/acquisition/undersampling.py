@@ -25,6 +25,7 @@ class Undersampling(Acquisition):
     block: ClassVar[str] = "operator"
     key: ClassVar[str] = "mask"
     default: ClassVar[str] = "random"
+    kinds: ClassVar[str] = "masks"
     registry: ClassVar[Mapping[str, type[Any]]] = MASKS
     common: ClassVar[type[Any]] = Mask
     own: ClassVar[tuple[str, ...]] = ("noise", "fixed_mask")

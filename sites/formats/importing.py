@@ -17,6 +17,8 @@ from fedrecon.sites.data.shard import VolumeData, write_shard
 from fedrecon.sites.data.shard_writer import FORMAT, IMPORT
 from fedrecon.sites.data.volume import check_name, check_text
 from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.extension.plugin_file import PluginFile
+from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format, Label
 from fedrecon.sites.formats.finding import find_files, volume_names
 from fedrecon.sites.formats.record import ImportSummary
@@ -38,12 +40,13 @@ def import_data(
     overwrite: bool = False,
     skip_bad: bool = False,
     dry_run: bool = False,
+    plugins: Sequence[Path | str] = (),
     **options: Any,
 ) -> ImportSummary:
     """Write the files ``sources`` as the shard ``out``/``site``.h5.
 
     Args:
-        format: a name in :data:`fedrecon.sites.formats.FORMATS`.
+        format: a name in :data:`fedrecon.sites.formats.FORMATS`, of an installed plug-in or of one of ``plugins``.
         sources: files, or folders, in and below which files with the format's suffixes lie; each file is one volume.
         site: name of the site.
         out: folder of the shard; it is made if it is missing.
@@ -56,6 +59,7 @@ def import_data(
         overwrite: replace a shard that is there.
         skip_bad: import the good files, although others are refused.
         dry_run: read and check everything, and write nothing.
+        plugins: Python files that add formats, by ``FORMATS = {...}``.
         options: options of the format; None is its default.
 
     Returns:
@@ -65,7 +69,8 @@ def import_data(
         InputError: an option does not belong to the format, a file (all refused files are named) or a name is refused,
             the splits are wrong, the shard is there already, or it would replace a source.
     """
-    reader = choose("format", FORMATS, format, {name: value for name, value in options.items() if value is not None})
+    formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
+    reader = choose("format", formats, format, {name: value for name, value in options.items() if value is not None})
     check_name("site", site)
     if contrast is not None:
         check_text("contrast", contrast)

@@ -16,7 +16,7 @@ OPTIONS = ("size", "phase", "seed", "plane", "volume", "zero", "slices", "noise_
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     add = parser.add_argument
-    add("format", metavar="nifti|fastmri|npy")
+    add("format", metavar="FORMAT", help="nifti, fastmri, npy; see fedrecon list formats")
     add("source", nargs="+", metavar="SOURCE", help="files, or folders in and below which they lie")
     add("--site", required=True, metavar="NAME")
     add("--out", required=True, metavar="DIR")
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--noise-sigma", type=number(0, 1e12), metavar="S", help="noise of a k-space sample (default: estimated)")
     add("--dry-run", action="store_true", help="read and check everything, print the summary, write nothing")
     add("--overwrite", action="store_true", help="replace the shard of this site, if there is one")
+    add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
     add("--skip-bad", action="store_true", help="import the good files, although others are refused")
 
     group = parser.add_argument_group("subjects and splits")
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         skip_bad=arguments.skip_bad,
         dry_run=arguments.dry_run,
+        plugins=arguments.plugins,
         **options,
     )
     if arguments.json:

@@ -28,6 +28,23 @@ class InputError(FedreconError):
         return type(self), (str(self), self.unknown)
 
 
+class FileError(InputError):
+    """A file is refused. The message is the path and the reason; a caller asks for them here.
+
+    Attributes:
+        path: the file, as it was given.
+        reason: why it is refused; the path does not stand in it.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the fields when the error travels to another process."""
+        return type(self), (self.path, self.reason)
+
+
 class RefusedValueError(ValueError):
     """An :class:`InputError` inside of a validator: pydantic collects only ValueErrors. The message is the same.
 

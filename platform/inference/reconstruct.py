@@ -17,7 +17,8 @@ from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.finite import first_not_finite
-from fedrecon.sites.formats.importing import read_input
+from fedrecon.sites.formats.importing import is_shard
+from fedrecon.sites.formats.one_file import read_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,6 +118,10 @@ def reconstruct(
         raise InputError(f"{output}: the folder {output.parent} does not exist")
     if not os.access(output.parent, os.W_OK) or output.is_dir():
         raise InputError(f"{output}: no file can be written there (a folder, or no permission)")
+    if atomic.same_file(source, output):
+        raise InputError(f"{output}: is the input; nothing is written onto a source")
+    if is_shard(output):
+        raise InputError(f"{output}: is the shard of a site; images do not replace it")
     trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
     model = trained.one_model(site)
     where = site or trained.images.sites[0]

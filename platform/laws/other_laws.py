@@ -145,7 +145,10 @@ def _reconstructor_candidates(kind: Any) -> str:
 def _format_described(kind: Any) -> str:
     if not isinstance(getattr(kind, "summary", None), str):
         return 'it has no class attribute "summary"'
-    wrong = [one for one in getattr(kind, "suffixes", ("",)) if not one.startswith(".")]
+    suffixes = getattr(kind, "suffixes", None)
+    if not isinstance(suffixes, tuple) or not suffixes:
+        return f"suffixes is {suffixes!r} instead of a tuple of file endings"
+    wrong = [one for one in suffixes if not one.startswith(".")]
     return f"suffixes: {wrong} do not begin with a dot" if wrong else ""
 
 

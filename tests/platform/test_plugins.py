@@ -318,10 +318,9 @@ class Raw(Npy):
     suffixes = (".raw",)
     summary = "raw"
 
-    def volume(self, source, label, notes):
-        with source.open("rb") as file:
-            (copy := source.with_suffix(".npy")).write_bytes(file.read())
-        return super().volume(copy, label, notes)
+    def load(self, source, label, record):
+        (copy := source.with_suffix(".npy")).write_bytes(source.read_bytes())
+        return super().load(copy, label, record)
 
 FORMATS = {"raw": Raw}
 """

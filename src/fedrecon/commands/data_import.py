@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace the shard of this site, if there is one")
     add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
     add("--skip-bad", action="store_true", help="import the good files, although others are refused")
+    add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
 
     group = parser.add_argument_group("subjects and splits")
     group.add_argument(

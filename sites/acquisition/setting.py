@@ -95,9 +95,15 @@ class Acquisition(Settings):
         return (self.plugin,)
 
     @property
+    def families(self) -> tuple[str, ...]:
+        """The names of the families of :attr:`plugins`."""
+        names = {kind: name for name, kind in self.registry.items()}
+        return tuple(names[type(one)] for one in self.plugins)
+
+    @property
     def family(self) -> str:
-        """The name of the plug-in's family."""
-        return {kind: name for name, kind in self.registry.items()}[type(self.plugin)]
+        """The name of the plug-in's family; what stands in its place in tables if slices draw their own."""
+        return self.families[0]
 
     @property
     def paper(self) -> str:

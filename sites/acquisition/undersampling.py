@@ -190,17 +190,12 @@ class Mixed(Sampling):
 
     @property
     def _names(self) -> str:
-        return "/".join(self._families)
-
-    @property
-    def _families(self) -> list[str]:
-        names = {kind: name for name, kind in self.registry.items()}
-        return [names[type(mask)] for mask in self.masks]
+        return "/".join(self.families)
 
     def _block(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The keys of the plug-ins: those that all families have."""
         shared = {key: value for key, value in parameters.items() if all(hasattr(mask, key) for mask in self.masks)}
-        families = Mix("choice", tuple(self._families))
+        families = Mix("choice", self.families)
         return {self.key: families.written(), **shared, "acceleration": self.rates.written()}
 
 

@@ -15,8 +15,9 @@ COLUMNS = ("number", "status", "run_id", "digest", "trained_rounds", "round", "s
 
 
 def arrow(rows: Sequence[TrialRow], keys: Sequence[str]) -> pa.Table:
-    """A table with one row per trial: its fields, ``params.KEY`` and every metric. A key with mixed types becomes text, a
-    mix of accelerations as in labels: ``2-8``.
+    """A table with one row per trial: its fields, ``params.KEY`` and every metric. A key with mixed types becomes text.
+
+    A mix of accelerations is then written as in labels: ``2-8``.
 
     Args:
         rows: the rows of the trial table. keys: the searched keys, in the order of the columns.

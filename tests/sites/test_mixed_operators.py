@@ -94,16 +94,14 @@ def test_scores_draw_from_mask_seed_subject_and_slice_alone(consortium, tmp_path
 
 
 def test_what_is_drawn_has_the_distribution_that_was_asked_for():
-    drawn = [Undersampling.read(BOTH).drawn(seed) for seed in range(400)]
+    drawn = [Undersampling.read(BOTH).drawn(n) for n in range(400)]
     rates = np.array([one.acceleration for one in drawn])
     assert 2 <= rates.min() < 2.05
     assert 3.95 < rates.max() <= 4
     assert rates.mean() == pytest.approx(3, abs=4 * (2 / 12**0.5) / 400**0.5)
     for found in (
         Counter(one.family for one in drawn),
-        Counter(
-            Undersampling.read({"acceleration": {"choice": [8, 2]}}).drawn(seed).acceleration for seed in range(400)
-        ),
+        Counter(Undersampling.read({"acceleration": {"choice": [8, 2]}}).drawn(n).acceleration for n in range(400)),
     ):
         assert len(found) == 2
         assert min(found.values()) > 200 - 4 * 100**0.5

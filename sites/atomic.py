@@ -71,6 +71,11 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one existing file, also through links."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically."""
     with replacing(path) as temporary:

@@ -28,6 +28,40 @@ class InputError(FedreconError):
         return type(self), (str(self), self.unknown)
 
 
+class FileError(InputError):
+    """A file is refused. The message is the path and the reason; a caller asks for them here.
+
+    Attributes:
+        path: the file, as it was given.
+        reason: why it is refused; the path does not stand in it.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the fields when the error travels to another process."""
+        return type(self), (self.path, self.reason)
+
+
+class FilesError(InputError):
+    """Several files are refused. The message names all of them, one a line.
+
+    Attributes:
+        refused: the error of each file.
+        advice: what can be done; it does not name the files.
+    """
+
+    def __init__(self, refused: Iterable[FileError], advice: str) -> None:
+        self.refused, self.advice = tuple(refused), advice
+        super().__init__("\n".join([*map(str, self.refused), advice]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the fields when the error travels to another process."""
+        return type(self), (self.refused, self.advice)
+
+
 class RefusedValueError(ValueError):
     """An :class:`InputError` inside of a validator: pydantic collects only ValueErrors. The message is the same.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedrecon.sites.extension.registry import name_of
 from fedrecon.sites.plugin import choose
 from fedrecon.strategies.ditto import Ditto
 from fedrecon.strategies.fedadam import FedAdam
@@ -51,4 +52,4 @@ def make_strategy(name: str, parameters: Mapping[str, Any]) -> Strategy:
 
 def strategy_name(strategy: Strategy) -> str:
     """The name of the strategy in the registry."""
-    return next(name for name, kind in STRATEGIES.items() if kind is type(strategy))
+    return name_of("strategies", STRATEGIES, type(strategy))

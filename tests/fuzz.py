@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,7 +279,8 @@ def in_process(case: Case) -> str | None:
     """Runs a case through ``main()``; what is wrong with it, or None."""
     out, err, start = io.StringIO(), io.StringIO(), time.process_time()
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            warnings.simplefilter("default")  # as outside of the tests, where a warning is a line
             code: Any = main(case.argv)
     except Began:
         return None

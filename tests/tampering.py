@@ -227,7 +227,13 @@ MEMORY = _files(
     "runs/*/private/*/*", "runs/*/private/*/*", flip, flip, cut, junk, *map(_vectors, (_spoil, _shape, _header))
 )
 CHECKPOINT = _files(
-    "runs/*/checkpoints/*", "runs/*/checkpoints/*", flip, flip, cut, junk, *map(_vectors, (_spoil, _shape, _header))
+    "runs/*/checkpoints/*.safetensors",
+    "runs/*/checkpoints/*.safetensors",
+    flip,
+    flip,
+    cut,
+    junk,
+    *map(_vectors, (_spoil, _shape, _header)),
 )
 RESULT = _files("runs/*/result.json", "runs/*/*.json", flip, number, number, cut, junk)
 NOTE = _files("runs/*/run.json", "runs/*/*.json", flip, flip, number, number, cut, junk)

@@ -6,29 +6,40 @@ Reading and validating an experiment loads neither torch, Ray nor MLflow.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from fedrecon.platform.config.fitting import (
+    check_degradations,
+    check_patch,
+    enlarges,
+    network_of,
+    settings_of,
+    strategy_of,
+    task_of,
+)
 from fedrecon.platform.config.names import SiteFiles, Title
 from fedrecon.platform.config.overrides import apply_overrides
+from fedrecon.platform.config.plugins import PluginFiles, embedded, read_plugins, registry
 from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.config.science import hashed, science_version
-from fedrecon.platform.config.tasks import TASKS, check_kspace
+from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
 from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, RefusedValueError, unknown
+from fedrecon.sites.extension.origin import source_of
+from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.plugin import Seed, Settings, choose, parse, science_of
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
-from fedrecon.strategies import STRATEGIES, Strategy, make_strategy
-from fedrecon.strategies.networks import NETWORKS
+from fedrecon.strategies import Strategy
 from fedrecon.strategies.networks.choice import NetworkChoice
 
 Block = dict[str, Any]
@@ -40,6 +51,8 @@ class Experiment(Settings):
     Attributes:
         name: name for people; no part of the digest.
         sites: folder of shards (NAME.h5), or {NAME: PATH}. Paths are resolved from the working directory.
+        plugins: Python files that add strategies, networks, reconstructors, masks or degradations to this experiment.
+            In a file they are relative to it, otherwise to the working directory. Their text is a part of the digest.
         task: ``reconstruction`` from undersampled k-space, or ``super-resolution`` from a coarser grid.
         operator: block of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask. From
             ``{uniform: [2, 8]}`` or ``{choice: [2, 4, 8]}`` each slice draws its own acceleration, and a mask alike.
@@ -61,6 +74,7 @@ class Experiment(Settings):
 
     name: Title = Field("experiment", min_length=1)
     sites: SiteFiles
+    plugins: PluginFiles = ()
     task: Literal["reconstruction", "super-resolution"] = "reconstruction"
     operator: Block = Field(default_factory=dict)
     degradation: Block = Field(default_factory=dict)
@@ -75,12 +89,20 @@ class Experiment(Settings):
     test: TransferTest | None = None
     seed: Seed = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins(cls, given: Any) -> Any:
+        """The plug-in files come first: without one of them, every name that it adds would be refused as well."""
+        if not isinstance(given, Mapping) or not given.get("plugins"):
+            return given
+        return {**given, "plugins": _raised(lambda: read_plugins(given["plugins"]))}
+
     @field_validator("operator", "degradation")
     @classmethod
     def _measured(cls, block: Block, info: ValidationInfo) -> Block:
         if "task" not in info.data:  # the task was refused, with its own message
             return block
-        task = TASKS[info.data["task"]]
+        task = task_of(info.data)
         if info.field_name == task.block:
             completed: Block = _raised(lambda: task.completed(block))
             return completed
@@ -94,27 +116,28 @@ class Experiment(Settings):
 
     @field_validator("strategy")
     @classmethod
-    def _strategy(cls, block: Block) -> Block:
-        name, parameters = _split(block, "strategy", STRATEGIES)
-        strategy: Strategy = _raised(lambda: make_strategy(name, parameters))
+    def _strategy(cls, block: Block, info: ValidationInfo) -> Block:
+        strategies = registry("strategies", info.data.get("plugins", ()))
+        name, parameters = _split(block, "strategy", strategies)
+        strategy: Strategy = _raised(lambda: choose("strategy", strategies, name, parameters))
         return {"name": name, **strategy.model_dump()}
 
     @field_validator("network")
     @classmethod
     def _network(cls, block: Block, info: ValidationInfo) -> Block:
-        kind = _strategy_kind(info).network_kind
+        networks = registry("networks", info.data.get("plugins", ()))
         task = info.data.get("task", "reconstruction")
-        kinds, default = TASKS[task].networks[kind]
-        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": default}))
-        entry = NETWORKS[choice.name]
+        kinds, default = TASKS[task].networks[strategy_of(info.data).network_kind]
+        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": default}, networks))
+        entry = networks[choice.name]
         if "strategy" in info.data and entry.kind not in kinds:
-            fitting = [name for name, one in NETWORKS.items() if one.kind in kinds]
+            fitting = [name for name, one in networks.items() if one.kind in kinds]
             raise ValueError(
                 f"'{choice.name}' is a {entry.kind} network; for task '{task}' the strategy "
                 f"'{info.data['strategy']['name']}' trains a {' or '.join(kinds)} network. "
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
-        check_degradations(choice.name, _settings(info.data))
+        check_degradations(choice.name, entry, settings_of(info.data))
         return choice.as_dict()
 
     @field_validator("training")
@@ -122,10 +145,9 @@ class Experiment(Settings):
     def _training(cls, training: Training, info: ValidationInfo) -> Training:
         if not {"strategy", "network"} <= info.data.keys():  # one was refused, with its own message
             return training
-        block = dict(info.data["strategy"])
-        strategy = make_strategy(block.pop("name"), block)
+        strategy = strategy_of(info.data)
         strategy.check(training)
-        _check_patch(training.patch, info.data)
+        check_patch(training.patch, info.data)
         if training.optimizer_state != "auto":
             return training
         return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
@@ -134,7 +156,7 @@ class Experiment(Settings):
     @classmethod
     def _evaluation(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
         known = {"network", "reconstructor"} <= info.data.keys()  # else one was refused, with its own message
-        fits = known and _enlarges(info.data["network"]) and info.data["reconstructor"]["name"] == "network"
+        fits = known and enlarges(info.data) and info.data["reconstructor"]["name"] == "network"
         if evaluation.self_ensemble and known and not fits:
             raise ValueError("self_ensemble: only a super-resolution network works on turned images")
         return evaluation
@@ -145,16 +167,17 @@ class Experiment(Settings):
         block = {"name": given} if isinstance(given, str) else given
         if not isinstance(block, dict):
             raise ValueError(f"a name is needed: network, {', '.join(RECONSTRUCTORS)}")
-        name, parameters = _split(block, "reconstructor", {"network": None, **RECONSTRUCTORS})
+        known = registry("reconstructors", info.data.get("plugins", ()))
+        name, parameters = _split(block, "reconstructor", ["network", *known])
         if name == "network":
             if parameters:
                 raise ValueError("'network' takes no parameters here; put them into the block 'network'")
             return {"name": name}
-        chosen = _raised(lambda: choose("reconstructor", RECONSTRUCTORS, name, parameters))
+        chosen = _raised(lambda: choose("reconstructor", known, name, parameters))
         if chosen.needs_low and info.data.get("task") == "reconstruction":
             raise ValueError(f"'{name}' enlarges a low-resolution image; that needs task=super-resolution")
         if chosen.needs_kspace:
-            check_kspace(name, _settings(info.data))
+            check_kspace(name, settings_of(info.data))
         return {"name": name, **chosen.model_dump()}
 
     @field_validator("test")
@@ -167,12 +190,12 @@ class Experiment(Settings):
             block = TASKS[info.data["task"]].block
             raise ValueError(f"a classical reconstructor learns nothing; set 'sites' and '{block}' instead of 'test'")
         if known and TASKS[info.data["task"]].block in info.data:
-            task = TASKS[info.data["task"]]
+            task = task_of(info.data)
             _raised(lambda: test.check(task))
             sites = ("", *info.data[task.block].get("per_site", {}))
             tested = [_raised(lambda site=site: test.at(task, info.data[task.block], site)) for site in sites]
-            own = [*tested, *task.all(info.data[task.block])] if _enlarges(info.data["network"]) else tested
-            check_degradations(info.data["network"]["name"], own)
+            own = [*tested, *task.all(info.data[task.block])] if enlarges(info.data) else tested
+            check_degradations(*network_of(info.data), own)
         return test
 
     @classmethod
@@ -186,7 +209,8 @@ class Experiment(Settings):
         if isinstance(given, Experiment):
             raw: Any = given.as_dict()
         elif isinstance(given, str | Path):
-            where, raw = str(given), read_yaml_file(Path(given), "experiment")
+            path = Path(given)
+            where, raw = str(given), embedded(read_yaml_file(path, "experiment"), path.parent)
         else:
             raw = given
         if not isinstance(raw, Mapping):
@@ -199,10 +223,11 @@ class Experiment(Settings):
         return plain
 
     def shown(self) -> dict[str, Any]:
-        """:meth:`as_dict` without the keys that have no effect: a classical reconstructor trains nothing."""
+        """:meth:`as_dict` without the keys that have no effect, and with the hash of a plug-in file for its text."""
         idle = [] if self.trains else ["strategy", "network", "training", "allow_pooling", "publish_private"]
-        idle += [] if self.test else ["test"]
-        return {key: value for key, value in self.as_dict().items() if key not in idle}
+        idle += [key for key in ("test", "plugins") if not getattr(self, key)]
+        shown = {**self.as_dict(), "plugins": [f"{one.file} ({one.digest[:16]})" for one in self.plugins]}
+        return {key: value for key, value in shown.items() if key not in idle}
 
     def flat(self) -> dict[str, str]:
         """Dotted keys with their values as text: the parameters that MLflow shows."""
@@ -211,14 +236,18 @@ class Experiment(Settings):
     @cached_property
     def method(self) -> Strategy:
         """The strategy with its parameters."""
-        return make_strategy(self.strategy["name"], {k: v for k, v in self.strategy.items() if k != "name"})
+        return strategy_of(vars(self))
 
     @cached_property
     def classical(self) -> Reconstructor | None:
         """The classical reconstructor; None if a network reconstructs."""
         block = dict(self.reconstructor)
         name = block.pop("name")
-        return None if name == "network" else choose("reconstructor", RECONSTRUCTORS, name, block)
+        return None if name == "network" else choose("reconstructor", self.registry("reconstructors"), name, block)
+
+    def registry(self, kind: str) -> Registry[Any]:
+        """The plug-ins that this experiment can name; see :func:`fedrecon.platform.config.plugins.registry`."""
+        return registry(kind, self.plugins)
 
     @property
     def trains(self) -> bool:
@@ -228,7 +257,7 @@ class Experiment(Settings):
     @property
     def fixed_scale(self) -> bool:
         """Whether the network works for one scale only, as super-resolution networks do."""
-        return self.trains and _enlarges(self.network)
+        return self.trains and enlarges(vars(self))
 
     @property
     def rounds(self) -> int:
@@ -241,6 +270,11 @@ class Experiment(Settings):
         block: Block = getattr(self, TASKS[self.task].block)
         return block
 
+    @cached_property
+    def own_task(self) -> Task:
+        """The task, with the families of this experiment's plug-in files."""
+        return task_of(vars(self))
+
     @property
     def scale(self) -> int:
         """How many times coarser the measured grid of super-resolution is; 1 for a reconstruction."""
@@ -248,7 +282,7 @@ class Experiment(Settings):
 
     def operator_at(self, site: str) -> Acquisition:
         """The setting with which this site measures."""
-        return TASKS[self.task].at(self.measured, site)
+        return self.own_task.at(self.measured, site)
 
     @property
     def alone(self) -> Experiment:
@@ -258,7 +292,7 @@ class Experiment(Settings):
     def tested_at(self, site: str) -> Acquisition:
         """The setting with which this site measures when the finished run is tested."""
         own = self.operator_at(site)
-        return own if self.test is None else self.test.at(TASKS[self.task], self.measured, site)
+        return own if self.test is None else self.test.at(self.own_task, self.measured, site)
 
     def scores_due(self, round_number: int) -> bool:
         """Whether the sites validate after this round: they score, or a prior before its last round draws samples."""
@@ -276,7 +310,7 @@ class Experiment(Settings):
             "evaluation": self.evaluation.science(),
             "reconstructor": {
                 "name": self.reconstructor["name"],
-                **(science_of(self.classical) if self.classical else {}),
+                **({**science_of(self.classical), **source_of(type(self.classical))} if self.classical else {}),
             },
             "task": self.task,
         }
@@ -304,68 +338,27 @@ class Experiment(Settings):
 
     def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
+        networks = self.registry("networks")
         return {
             "science_version": science_version(self.trains),
             "sites": {
                 site: {"content": content, "operator": self.operator_at(site).science() if operators else None}
                 for site, content in contents.items()
             },
-            "strategy": {"name": self.strategy["name"], **strategy},
-            "network": NetworkChoice.parse(self.network).science(),
+            "strategy": {"name": self.strategy["name"], **strategy, **source_of(type(self.method))},
+            "network": NetworkChoice.parse(self.network, networks).science(networks),
             "training": self.training.science(),
             "seed": self.seed,
         }
 
 
-def _strategy_kind(info: ValidationInfo) -> type[Strategy]:
-    """The strategy's class; the base class if the strategy was refused, with its own message."""
-    return STRATEGIES[info.data["strategy"]["name"]] if "strategy" in info.data else Strategy
-
-
-def _enlarges(network: Block) -> bool:
-    return NETWORKS[network["name"]].kind == "super-resolution"
-
-
-def check_degradations(network: str, settings: Sequence[Acquisition]) -> None:
-    """Refuses a network that cannot undo the degradation of one of the settings.
-
-    Raises:
-        ValueError: the message names the degradation or the scales, and a choice that fits.
-    """
-    entry = NETWORKS[network]
-    scales = sorted({one.scale for one in settings})
-    if entry.kind == "super-resolution" and len(scales) > 1:
-        raise ValueError(
-            f"'{network}' is built for one scale, and the sites have {', '.join(map(str, scales))}; "
-            "reconstruction networks (fedrecon list networks) take any scale"
-        )
-    if entry.in_kspace:
-        check_kspace(network, settings)
-
-
-def _settings(data: Mapping[str, Any]) -> list[Acquisition]:
-    """Every setting with which a site measures; none if their block was refused, with its own message."""
-    task = TASKS.get(data.get("task", ""))
-    return list(task.all(data[task.block])) if task and task.block in data else []
-
-
-def _check_patch(patch: int | None, data: Mapping[str, Any]) -> None:
-    if patch is None or "degradation" not in data:
-        return
-    if not _enlarges(data["network"]):
-        raise ValueError("patch: only a super-resolution network trains on patches, because a patch has no k-space")
-    scale = TASKS["super-resolution"].at(data["degradation"], "").scale
-    if patch % scale:
-        raise ValueError(f"patch: a multiple of the scale {scale} is needed, such as {patch - patch % scale + scale}")
-
-
-def _split(block: Block, kind: str, registry: Mapping[str, Any]) -> tuple[str, Block]:
+def _split(block: Block, kind: str, known: Collection[str]) -> tuple[str, Block]:
     parameters = dict(block)
     name = parameters.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"'name' is missing. Allowed: {', '.join(registry)}")
-    if name not in registry:
-        raise RefusedValueError(unknown(kind, name, registry))
+        raise ValueError(f"'name' is missing. Allowed: {', '.join(known)}")
+    if name not in known:
+        raise RefusedValueError(unknown(kind, name, known))
     return name, parameters
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fedrecon.platform.config.experiment import Experiment
@@ -18,9 +19,15 @@ def json_schema() -> dict[str, Any]:
     for key, kinds in registry.items():
         for one in kinds.values():
             schema["$defs"] |= one.pop("$defs", {})
-        schema["properties"][key] = {"oneOf": [_named(name, one) for name, one in kinds.items()]}
+        schema["properties"][key] = {"oneOf": [*(_named(name, one) for name, one in kinds.items()), _outside(kinds)]}
     schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
     return schema
+
+
+def _outside(names: Collection[str]) -> dict[str, Any]:
+    """A plug-in from outside: any other name, with parameters that the editor does not know."""
+    name = {"type": "string", "not": {"enum": list(names)}}
+    return {"title": "a plug-in from outside", "type": "object", "properties": {"name": name}, "required": ["name"]}
 
 
 def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedrecon.platform.config.plugins import registry
 from fedrecon.sites.acquisition.degraded import Degraded
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.acquisition.undersampling import Undersampling
+from fedrecon.sites.extension.plugin_file import PluginFile
 from fedrecon.strategies.networks.network import Kind
 
 Block = dict[str, Any]
@@ -25,12 +27,18 @@ class Task:
         measured: key of the block that says how little is measured.
         networks: kinds of networks that do the task, and the name of the default network, by the kind of network that
             the strategy trains.
+        plugins: plug-in files, whose families the block can name.
     """
 
     acquisition: type[Acquisition]
     default: Mapping[str, Any]
     measured: str
     networks: Mapping[str, tuple[tuple[Kind, ...], str]]
+    plugins: tuple[PluginFile, ...] = ()
+
+    def read(self, block: Mapping[str, Any], where: str | None = None) -> Acquisition:
+        """The setting of a block without ``per_site``; see :meth:`Acquisition.read`."""
+        return self.acquisition.read(block, where, registry(self.acquisition.kinds, self.plugins))
 
     @property
     def block(self) -> str:
@@ -55,7 +63,7 @@ class Task:
         per_site = block.get("per_site") or {}
         if not isinstance(per_site, dict) or not all(isinstance(one, dict) for one in per_site.values()):
             raise ValueError(f"per_site: a mapping of site names to {self.block} keys is needed, {{NAME: {{...}}}}")
-        read, inherit = self.acquisition.read, self.acquisition.inherit
+        read, inherit = self.read, self.acquisition.inherit
         entries = {
             name: read(inherit(base, one), f"{self.block}.per_site.{name}").flat() for name, one in per_site.items()
         }
@@ -64,7 +72,7 @@ class Task:
     def at(self, block: Mapping[str, Any], site: str) -> Acquisition:
         """The setting with which a site measures."""
         base = {key: value for key, value in block.items() if key != "per_site"}
-        return self.acquisition.read(block.get("per_site", {}).get(site, base))
+        return self.read(block.get("per_site", {}).get(site, base))
 
     def all(self, block: Mapping[str, Any]) -> Iterator[Acquisition]:
         """Every setting in the block: the one for all sites, then one for each site in ``per_site``."""

@@ -61,4 +61,4 @@ class TransferTest(Settings):
             InputError: a key or value is wrong.
         """
         own = task.at(measured, site).flat()
-        return task.acquisition.read(task.acquisition.inherit(own, getattr(self, task.block)), f"test.{task.block}")
+        return task.read(task.acquisition.inherit(own, getattr(self, task.block)), f"test.{task.block}")

@@ -65,11 +65,9 @@ def changed_files(noted: Mapping[str, Any] | None) -> list[str]:
 
 
 def _kinds(experiment: Experiment) -> Iterable[type]:
-    from fedrecon.strategies.networks import NETWORKS
-
     if experiment.trains:
         yield type(experiment.method)
-        yield NETWORKS[experiment.network["name"]].load()
+        yield experiment.registry("networks")[experiment.network["name"]].load()
     else:
         yield type(experiment.classical)
     for site in ("", *experiment.measured.get("per_site", {})):

@@ -24,7 +24,7 @@ def network_choice(experiment: Experiment) -> Any:
     """The :class:`NetworkChoice` of the experiment; None if nothing is trained."""
     from fedrecon.strategies.networks.choice import NetworkChoice
 
-    return NetworkChoice.parse(experiment.network) if experiment.trains else None
+    return NetworkChoice.parse(experiment.network, experiment.registry("networks")) if experiment.trains else None
 
 
 def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
@@ -40,7 +40,8 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
     import torch
 
     method, shapes = experiment.method, images(shards, experiment.scale)
-    key = json.dumps([experiment.strategy, experiment.network, repr(shapes)], sort_keys=True)
+    plugins = [one.digest for one in experiment.plugins]
+    key = json.dumps([experiment.strategy, experiment.network, repr(shapes), plugins], sort_keys=True)
     if key in _ACCEPTED:  # hundreds of trials of one sweep differ only in other keys
         return
     with torch.device("meta"):
@@ -119,5 +120,6 @@ def site_plan(
         "reconstructor": experiment.classical,
         "threads": experiment.resources.threads,
         "publish_private": consented(experiment.publish_private, member),
+        "plugins": experiment.plugins,
     }
     return SitePlan(member=member, shards=shards, operators=operators, images=images, **{**given, **more})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from fedrecon.platform.config.experiment import check_degradations
+from fedrecon.platform.config.fitting import check_degradations, network_of
 from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
 from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites
 from fedrecon.platform.consortium.consent import UnseenPolicy
@@ -152,11 +152,11 @@ def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence
 def _operator(trained: TrainedRun, site: str, changes: Mapping[str, Any]) -> Acquisition:
     """The run's operator at this site, with the changed keys. An unseen site takes the run's common operator."""
     experiment = trained.experiment
-    task = TASKS[experiment.task]
+    task = experiment.own_task
     block = task.acquisition.inherit(experiment.operator_at(site).flat(), changes)
-    measured = task.acquisition.read(block, task.flags)
+    measured = task.read(block, task.flags)
     try:
-        check_degradations(experiment.network["name"], [measured] if experiment.trains else [])
+        check_degradations(*network_of(vars(experiment)), [measured] if experiment.trains else [])
         if experiment.classical is not None and experiment.classical.needs_kspace:
             check_kspace(experiment.reconstructor["name"], [measured])
     except ValueError as error:

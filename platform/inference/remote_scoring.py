@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
 from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_cluster import connected
@@ -108,7 +107,7 @@ def _score(_: None, network: TrainedNetwork, task: RemoteScoreTask) -> RemoteSco
     # A node that does not share the workspace keeps no parts: nobody would ever remove them there.
     parts = parts if parts and parts.parent.is_dir() else None
     unseen = UnseenPolicy(task.rule, task.published, task.epochs)
-    operator = TASKS[trained.experiment.task].acquisition.read(task.operator)
+    operator = trained.experiment.own_task.read(task.operator)
     shards, operators = {task.site: Shard.open(task.shard)}, {task.site: operator}
     found = scored(trained, shards, operators, unseen, lambda _: None, parts, validation=True)
     scores = (

@@ -148,10 +148,8 @@ def cited(experiment: Experiment) -> list[str]:
 
 def method_papers(experiment: Experiment) -> list[str]:
     """The ``paper`` of the strategy and of the network, or of the reconstructor, as BibTeX."""
-    from fedrecon.strategies.networks import NETWORKS
-
     if experiment.trains:
-        return [experiment.method.paper, NETWORKS[experiment.network["name"]].load().paper]
+        return [experiment.method.paper, experiment.registry("networks")[experiment.network["name"]].load().paper]
     assert experiment.classical is not None
     return [experiment.classical.paper]
 

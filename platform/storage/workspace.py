@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.storage import checked_json
 from fedrecon.platform.storage.journal import Journal
 from fedrecon.platform.storage.locks import waited_lock
+from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError, RunError, unknown
 
 if TYPE_CHECKING:
@@ -152,8 +153,14 @@ class RunFolder:
         self._write("result.json", result)
 
     def note_run(self, note: dict[str, Any]) -> None:
-        """Notes the run: run id, experiment, training digest, image properties of the network, splits of subjects."""
+        """Notes the run: run id, experiment, training digest, image properties of the network, splits of subjects.
+
+        The experiment holds the text of its plug-in files. People also get them as files, under ``plugins/``.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        for one in note["experiment"].get("plugins", ()):
+            for name, text in one["sources"].items():
+                atomic.write_text(self.path / "plugins" / Path(one["file"]).stem / name, text)
         self._write("run.json", note)
 
     def noted(self) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from fedrecon.sites.errors import FedreconError, InputError, brief, cause_of
+from fedrecon.sites.extension.text_modules import place_in_plugin
 
 FAILED, WRONG_INPUT = 1, 2
 
@@ -66,6 +67,8 @@ def outcome(error: Exception, workspace: Path) -> tuple[str, int]:
     if os.environ.get(LET_THROUGH):
         raise error
     kept = _keep(error, workspace)
+    if place := place_in_plugin(error):
+        return f"failed: {cause_of(error)} - in the plug-in, {place}; the traceback is in {kept}", FAILED
     return f"failed: {cause_of(error)} - a defect of fedrecon; please report it with the traceback in {kept}", FAILED
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.reporting.terminal import print_table
 from fedrecon.platform.runs.report import below_zero_filled
+from fedrecon.platform.terminal.output import say
 from fedrecon.sites.score_columns import METRICS
 from fedrecon.sites.scoring.settings import AGAINST
 
@@ -73,31 +74,43 @@ def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
     print_table(Table("subjects / slices of each split", [*columns, *numbers("train", "validation", "test")], rows))
 
 
-def registry(kind: str) -> dict[str, str]:
-    """The plug-ins of one kind by name, each with one line of description.
+def registry(kind: str, files: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
+    """The plug-ins of one kind by name, each with one line of description, and where it comes from.
 
     Args:
         kind: ``strategies``, ``networks``, ``masks``, ``degradations``, ``formats`` or ``reconstructors``.
-    """
-    from fedrecon.sites.classical import RECONSTRUCTORS
-    from fedrecon.sites.formats import FORMATS
-    from fedrecon.sites.imaging.degradations import DEGRADATIONS
-    from fedrecon.sites.imaging.masks import MASKS
-    from fedrecon.strategies import STRATEGIES
-    from fedrecon.strategies.networks import NETWORKS
+        files: plug-in files that are listed too.
 
-    plugins: dict[str, Mapping[str, Any]] = {
-        "strategies": STRATEGIES,
-        "masks": MASKS,
-        "degradations": DEGRADATIONS,
-        "reconstructors": RECONSTRUCTORS,
-    }
+    Raises:
+        InputError: a plug-in file or an installed plug-in is refused.
+    """
+    from fedrecon.platform.config.plugins import read_plugins
+    from fedrecon.platform.config.plugins import registry as plugins
+    from fedrecon.sites.extension.origin import where_from
+
+    found = plugins(kind, read_plugins(list(files))).items()
+    return {name: (_described(kind, one), where_from(one)) for name, one in found}
+
+
+def laws_table(checked: Mapping[str, Any]) -> None:
+    """Prints the verdicts of ``fedrecon check-plugin``: each law, and under a broken one what was found instead."""
+    for one in checked["plugins"]:
+        say(f"{one['kind']} '{one['name']}'")
+        for law in one["laws"]:
+            say(f"  {'holds ' if law['holds'] else 'BROKEN'}  {law['wants']}")
+            if not law["holds"]:
+                say(f"          but {law['found']}.")
+    total = sum(len(one["laws"]) for one in checked["plugins"])
+    say(f"{checked['file']}: {total - checked['broken']} of {total} laws hold")
+
+
+def _described(kind: str, one: Any) -> str:
     if kind == "formats":
-        return {name: one.summary for name, one in FORMATS.items()}
+        return str(one.summary)
     if kind == "networks":
         kinds = {"reconstruction": "", "super-resolution": "super-resolution: ", "prior": "prior: "}
-        return {name: kinds[one.kind] + _parameters(one.parameters) for name, one in NETWORKS.items()}
-    return {name: f"{_first_line(one)}  ({_parameters(one) or 'no parameters'})" for name, one in plugins[kind].items()}
+        return kinds[one.kind] + _parameters(one.parameters)
+    return f"{_first_line(one)}  ({_parameters(one) or 'no parameters'})"
 
 
 def _first_line(kind: Any) -> str:

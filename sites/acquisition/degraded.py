@@ -24,6 +24,7 @@ class Degraded(Acquisition):
     block: ClassVar[str] = "degradation"
     key: ClassVar[str] = "kind"
     default: ClassVar[str] = "kspace-truncation"
+    kinds: ClassVar[str] = "degradations"
     registry: ClassVar[Mapping[str, type[Any]]] = DEGRADATIONS
     common: ClassVar[type[Any]] = Degradation
     own: ClassVar[tuple[str, ...]] = ("noise",)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from fedrecon.sites.errors import InputError, brief, unknown
+from fedrecon.sites.extension.origin import source_of
+from fedrecon.sites.extension.registry import name_of
 from fedrecon.sites.plugin import Settings, choose, parse, science_of
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Acquisition(Settings):
         block: name of the block in the experiment.
         key: key of the block that names the family of the plug-in.
         default: name of the family if the block names none.
-        registry: classes of the families by name.
+        kinds: the kind of the plug-in, as registries are called. registry: fedrecon's own classes of it by name.
         common: base class of the families. Its name in lower case is the name of the field that holds the plug-in.
         own: keys of the block that are fields of this class, not parameters of the plug-in.
         mixes: keys of the block of which each slice can draw its own value (see ``mix.py``).
@@ -38,6 +40,7 @@ class Acquisition(Settings):
     block: ClassVar[str]
     key: ClassVar[str]
     default: ClassVar[str]
+    kinds: ClassVar[str]
     registry: ClassVar[Mapping[str, type[Any]]]
     common: ClassVar[type[Any]]
     own: ClassVar[tuple[str, ...]]
@@ -48,17 +51,20 @@ class Acquisition(Settings):
     fixed_mask: bool = False
 
     @classmethod
-    def read(cls, block: Mapping[str, Any], where: str | None = None) -> Acquisition:
+    def read(
+        cls, block: Mapping[str, Any], where: str | None = None, registry: Mapping[str, type[Any]] | None = None
+    ) -> Acquisition:
         """The setting of a YAML block: the family's name, the parameters of the family, and the keys beside them.
 
         Args:
             block: the block as a mapping.
             where: name of the block in messages; default: ``cls.block``.
+            registry: the families by name, with those of an experiment's plug-ins; default: ``cls.registry``.
 
         Raises:
             InputError: a name, key or value is wrong; the message says where.
         """
-        where = where or cls.block
+        where, registry = where or cls.block, cls.registry if registry is None else registry
         own = {key: block[key] for key in cls.own if key in block}
         rest = {key: value for key, value in block.items() if key != cls.key and key not in own}
         for key, value in block.items():
@@ -66,14 +72,14 @@ class Acquisition(Settings):
                 mixed = f"{{choice: [...]}} mixes {' and '.join(cls.mixes) or f'nothing in {cls.block}'}"
                 raise InputError(f"{where}.{key}: one value is needed; {mixed} (given: {brief(value)})")
         name = str(block.get(cls.key, cls.default))
-        if name in cls.registry:
-            fields = cls.registry[name].model_fields
+        if name in registry:
+            fields = registry[name].model_fields
             for key in rest:
                 if key not in fields:
                     allowed = [*fields, cls.key, *cls.own, "per_site"]
                     raise unknown(f"key in {where} ({cls.key} '{name}'):", key, allowed)
         kind = cls.common.__name__.lower()
-        return parse(cls, {kind: choose(kind, cls.registry, name, rest), **own}, where=where)
+        return parse(cls, {kind: choose(kind, registry, name, rest), **own}, where=where)
 
     @classmethod
     def inherit(cls, base: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,8 +103,7 @@ class Acquisition(Settings):
     @property
     def families(self) -> tuple[str, ...]:
         """The names of the families of :attr:`plugins`."""
-        names = {kind: name for name, kind in self.registry.items()}
-        return tuple(names[type(one)] for one in self.plugins)
+        return tuple(name_of(self.kinds, self.registry, type(one)) for one in self.plugins)
 
     @property
     def family(self) -> str:
@@ -177,7 +182,7 @@ class Acquisition(Settings):
     def science(self) -> dict[str, Any]:
         """The values that enter a digest."""
         own = {key: value for key, value in science_of(self).items() if key in self.own}
-        return {self.key: self.family, **science_of(self.plugin), **own}
+        return {self.key: self.family, **science_of(self.plugin), **own, **source_of(type(self.plugin))}
 
     def flat(self) -> dict[str, Any]:
         """The block as it would be written in YAML, with every default."""

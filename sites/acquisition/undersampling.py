@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fedrecon.sites.acquisition.mix import Mix
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.errors import InputError, brief
+from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.imaging.masks import MASKS
 from fedrecon.sites.imaging.masks.mask import Mask
 from fedrecon.sites.plugin import science_of
@@ -30,6 +31,7 @@ class Sampling(Acquisition):
     block: ClassVar[str] = "operator"
     key: ClassVar[str] = "mask"
     default: ClassVar[str] = "random"
+    kinds: ClassVar[str] = "masks"
     registry: ClassVar[Mapping[str, type[Any]]] = MASKS
     common: ClassVar[type[Any]] = Mask
     own: ClassVar[tuple[str, ...]] = ("noise", "fixed_mask")
@@ -66,16 +68,21 @@ class Undersampling(Sampling):
     mask: Mask
 
     @classmethod
-    def read(cls, block: Mapping[str, Any], where: str | None = None) -> Sampling:
+    def read(
+        cls, block: Mapping[str, Any], where: str | None = None, registry: Mapping[str, type[Any]] | None = None
+    ) -> Sampling:
         """The setting of a YAML block; a :class:`Mixed` one if ``mask`` or ``acceleration`` is a mix of values.
+
+        Args:
+            block, where, registry: see the base class.
 
         Raises:
             InputError: a name, key or value is wrong; the message says where.
         """
-        where = where or cls.block
+        where, registry = where or cls.block, cls.registry if registry is None else registry
         given = {key: block.get(key) for key in cls.mixes}
         if not any(isinstance(value, Mapping) for value in given.values()):
-            fixed = super().read(block, where)
+            fixed = super().read(block, where, registry)
             assert isinstance(fixed, Undersampling)
             return fixed
         mixed = {
@@ -87,13 +94,12 @@ class Undersampling(Sampling):
         # Each value is read as if it stood alone: so it is checked, and refused, like a value that is not mixed.
         rates = mixed["acceleration"].values if "acceleration" in mixed else (block.get("acceleration"),)
         keys = {key: value for key, value in block.items() if key != "acceleration"}
-        read = super().read
+        read, given_rates = super().read, [{} if rate is None else {"acceleration": rate} for rate in rates]
         alone: list[list[Any]] = [
-            [read({**keys, cls.key: name, **({} if rate is None else {"acceleration": rate})}, where) for rate in rates]
-            for name in names
+            [read({**keys, cls.key: name, **rate}, where, registry) for rate in given_rates] for name in names
         ]
         masks = [row[0].mask for row in alone]
-        order = sorted(range(len(masks)), key=lambda at: list(MASKS.values()).index(type(masks[at])))
+        order = sorted(range(len(masks)), key=lambda at: list(registry).index(str(names[at])))
         if len({type(mask) for mask in masks}) < len(masks):
             raise InputError(f"{where}.{cls.key}.choice: a value is given twice (given: {brief(list(names))})")
         values = [one.mask.acceleration for one in alone[0]]
@@ -182,7 +188,9 @@ class Mixed(Sampling):
     def science(self) -> dict[str, Any]:
         """See the base class."""
         own = {key: value for key, value in science_of(self).items() if key in self.own}
-        return {**self._block(science_of(self.masks[0])), **own}
+        named = zip(self.families, self.masks, strict=True)
+        outside = {name: source for name, mask in named if (source := source_of(type(mask)))}
+        return {**self._block(science_of(self.masks[0])), **own, **({"plug-in sources": outside} if outside else {})}
 
     def flat(self) -> dict[str, Any]:
         """See the base class."""

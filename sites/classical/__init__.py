@@ -15,6 +15,7 @@ from fedrecon.sites.classical.reconstructor import Reconstructor
 from fedrecon.sites.classical.tv import TotalVariation
 from fedrecon.sites.classical.wavelet import Wavelet
 from fedrecon.sites.classical.zero_filled import ZeroFilled
+from fedrecon.sites.extension.registry import name_of
 from fedrecon.sites.plugin import choose
 
 RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
@@ -39,7 +40,7 @@ def make_reconstructor(name: str, **parameters: Any) -> Reconstructor:
 
 def reconstructor_name(reconstructor: Reconstructor) -> str:
     """The name under which the reconstructor stands in the registry."""
-    return next(name for name, kind in RECONSTRUCTORS.items() if kind is type(reconstructor))
+    return name_of("reconstructors", RECONSTRUCTORS, type(reconstructor))
 
 
 __all__ = ["RECONSTRUCTORS", "Reconstructor", "make_reconstructor", "reconstructor_name"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +23,15 @@ from fedrecon.sites.data.shard_file import (
     read_voxel,
     reading,
 )
-from fedrecon.sites.data.shard_writer import TRUTH, attributes_hash, content_hash, plain, reference_key, write_shard
+from fedrecon.sites.data.shard_writer import (
+    IMPORT,
+    TRUTH,
+    attributes_hash,
+    content_hash,
+    plain,
+    reference_key,
+    write_shard,
+)
 from fedrecon.sites.data.stamp import Stamp, note, noted
 from fedrecon.sites.data.volume import (
     SPLITS,
@@ -33,6 +42,7 @@ from fedrecon.sites.data.volume import (
     check_name,
     check_text,
     check_volume,
+    usable_for,
 )
 from fedrecon.sites.errors import InputError, unknown
 
@@ -129,6 +139,12 @@ class Shard:
     def origin(self) -> str:
         """Where its images come from: ``phantom``, or what its writer noted, or nothing."""
         return str(self.attributes.get("origin", ""))
+
+    @property
+    def imported(self) -> dict[str, Any] | None:
+        """What its import did (:mod:`fedrecon.sites.formats.record`), or None if it was not imported."""
+        text = self.attributes.get(IMPORT)
+        return None if text is None else json.loads(text)
 
     @property
     def pseudonym_key(self) -> str:
@@ -319,6 +335,8 @@ class Shard:
         shown = {key: value for key, value in asdict(self).items() if key != "volumes"}
         return {
             **shown,
+            "attributes": {key: value for key, value in self.attributes.items() if key != IMPORT},
+            "import": self.imported,
             "path": str(self.path),
             "voxel_mm": None if self.voxel_mm is None else list(self.voxel_mm),
             "n_coils": self.n_coils,
@@ -327,7 +345,7 @@ class Shard:
             "matrix": sorted([list(shape) for shape in {volume.shape for volume in self.volumes}]),
             "noise": self._noise(),
             "splits": {name: _split_summary(self.split(name)) for name in SPLITS},
-            "usable_for": self._uses(),
+            "usable_for": usable_for(self.volumes),
             "mapped": self.mapped,
             "bytes": self.path.stat().st_size,
         }
@@ -335,13 +353,6 @@ class Shard:
     def _noise(self) -> float | None:
         known = [volume.noise for volume in self.volumes if volume.noise is not None]
         return float(np.median(known)) if len(known) == len(self.volumes) else None
-
-    def _uses(self) -> list[str]:
-        uses = ["reconstruct"]
-        for use, split in (("test", "test"), ("train", "train")):
-            volumes = self.split(split)
-            uses += [use] if volumes and all(volume.has_reference for volume in volumes) else []
-        return uses
 
     def _by_name(self, name: str) -> Volume:
         for volume in self.volumes:

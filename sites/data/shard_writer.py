@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from fedrecon.sites.errors import InputError
 FORMAT = "fedrecon shard"
 SCHEMA_VERSION = 1
 HASHES = ("content_hash", "attributes_hash")
+IMPORT = "import_summary"
+"""Attribute of an imported shard: what the import did, as JSON text. It is no part of the content hash."""
+
 PHASES = ("none", "smooth", "measured")
 TRUTH = "truth"
 """Name of the dataset of the noise-free image, (slices, y, x) float32, and ``truth_max`` is its maximum."""
@@ -35,6 +38,7 @@ def write_shard(
     simulated: bool,
     phase: str,
     compression: str | None = None,
+    after: Callable[[], Mapping[str, str]] = dict,
     **attributes: str | float,
 ) -> str:
     """Write ``volumes`` as the shard of ``site`` and return its content hash.
@@ -56,6 +60,7 @@ def write_shard(
         phase: origin of the image phase: ``none`` or ``smooth`` if it was simulated, ``measured`` if a scanner
             measured it.
         compression: an HDF5 filter (``gzip``) instead of the uncompressed layout, which can be memory-mapped.
+        after: further root attributes, asked for when all volumes were read.
         attributes: further root attributes, stored unchanged.
 
     Raises:
@@ -77,7 +82,7 @@ def write_shard(
         known = {key: value for key, value in (found | _given(labels)).items() if value is not None}
         check_text("contrast", str(known["contrast"]))
         content = content_hash(site, str(known["contrast"]), simulated, phase, digests)
-        file.attrs.update({**attributes, **known, "format": FORMAT, "schema_version": SCHEMA_VERSION})
+        file.attrs.update({**attributes, **after(), **known, "format": FORMAT, "schema_version": SCHEMA_VERSION})
         file.attrs.update({"site": site, "simulated": simulated, "phase": phase, "content_hash": content})
         file.attrs["attributes_hash"] = attributes_hash(file)
     return content

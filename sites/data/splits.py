@@ -23,7 +23,7 @@ def subject_of(stem: str, pattern: str | None = None) -> str:
         InputError: the pattern is not a regular expression, or finds nothing in the name.
     """
     if pattern is None:
-        return stem.split("_", 1)[0]
+        return stem.split("_", 1)[0] or stem
     try:
         found = re.search(pattern, stem)
     except re.error as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +108,15 @@ class VolumeData:
         return summary.hexdigest()
 
 
+def usable_for(volumes: Collection[Volume]) -> list[str]:
+    """What these volumes can be used for: ``reconstruct``, and ``test`` or ``train`` if that split has references."""
+    uses = ["reconstruct"]
+    for split in ("test", "train"):
+        own = [volume.has_reference for volume in volumes if volume.split == split]
+        uses += [split] if own and all(own) else []
+    return uses
+
+
 def _level(noise: float | None) -> float | None:
     return None if noise is None else float(noise)
 
@@ -137,8 +147,12 @@ def check_text(kind: str, text: str) -> None:
         )
 
 
-def check_volume(data: VolumeData) -> None:
+def check_volume(data: VolumeData, shown: str | None = None) -> None:
     """Refuse a volume whose labels, shapes or values cannot be right.
+
+    Args:
+        data: the volume.
+        shown: the name for the message, where the volume has a pseudonym.
 
     The checks run in this order: names and split, shapes and dtypes, k-space, noise level, reference.
 
@@ -147,7 +161,7 @@ def check_volume(data: VolumeData) -> None:
             slice is all zero, DC is at the corner, the noise level is negative, or the reference does not fit or holds
             negative values.
     """
-    where = f"volume '{data.name}'"
+    where = f"volume '{shown or data.name}'"
     check_name("volume", data.name)
     check_name("subject", data.subject)
     if data.split not in SPLITS:

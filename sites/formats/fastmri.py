@@ -1,10 +1,9 @@
 """FastMRI HDF5 files, single- and multi-coil (Zbontar et al., fastMRI: an open dataset and benchmarks, 2018).
 
 K-space is kept whole, with its readout oversampling. The reference is computed from it, so that it fits the k-space:
-the modulus (one coil) or the root sum of squares of the full image. The stored ``reconstruction_*`` are centre crops of
-that image; only their shape is checked. The header says which columns were never encoded (partial Fourier, padding).
-They are set to zero, as in fastMRI's own loader. A test file (with ``mask``) and other undersampled k-space have no
-reference.
+the modulus (one coil) or the root sum of squares of the full image. The stored ``reconstruction_*`` are crops of that
+image; they are compared with it. Samples decide, not words: whether there is a reference follows from the samples,
+slice by slice. What ``mask`` and header say about them is compared, and what differs is noted. No sample is changed.
 """
 
 from __future__ import annotations
@@ -12,27 +11,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
-from xml.etree import ElementTree
 
 import h5py
 import numpy as np
 
 from fedrecon.sites.data.self_contained import check_self_contained
-from fedrecon.sites.data.volume import Complex, VolumeData, check_layout
-from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats.format import Format, Label, fully_sampled, root_sum_of_squares
-from fedrecon.sites.formats.summary import Notes
+from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_layout
+from fedrecon.sites.errors import FileError
+from fedrecon.sites.formats.fastmri_header import Header
+from fedrecon.sites.formats.format import Format, Label, text_of
+from fedrecon.sites.formats.kspace import COMPLETE, as_complex, reference_of
+from fedrecon.sites.formats.magnitude import centre
+from fedrecon.sites.formats.record import FileRecord
 
 _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
+_DIFFERENT = 0.05  # stored and computed image differ if this part of the power differs, after scaling
 
 
 class FastMRI(Format):
     """Files of the fastMRI layout, one volume in each file."""
 
-    suffixes: ClassVar = (".h5", ".hdf5")
-    summary: ClassVar = "fastMRI HDF5 files, single- and multi-coil, with or without their ISMRMRD header"
+    suffixes: ClassVar = (".h5", ".hdf5", ".mat")
+    summary: ClassVar = "fastMRI HDF5 files (also MATLAB 7.3), single- and multi-coil, with or without ISMRMRD header"
 
-    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
+    def person(self, source: Path) -> str | None:
+        """The attribute ``patient_id``."""
+        try:
+            with h5py.File(source, "r", locking=False) as file:
+                return text_of(file.attrs["patient_id"]) if "patient_id" in file.attrs else None
+        except (OSError, RuntimeError, KeyError, TypeError) as error:
+            raise FileError(source, f"cannot be read: {error}") from None
+
+    def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
         """The volume in one file.
 
         Raises:
@@ -41,118 +51,95 @@ class FastMRI(Format):
                 are wrong.
         """
         if not h5py.is_hdf5(source):
-            raise InputError(f"{source}: is not an HDF5 file.")
+            older = " (MATLAB writes HDF5 with save -v7.3)" if source.suffix.lower() == ".mat" else ""
+            raise FileError(source, f"is not an HDF5 file{older}.")
         try:
             with h5py.File(source, "r", locking=False) as file:
                 check_self_contained(source, file)
-                return _volume(source, file, label, notes, self.noise)
+                return _volume(source, file, label, record, self.noise)
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             kind = "is truncated" if "truncated" in str(error) else "cannot be read"
-            raise InputError(f"{source}: {kind}: {error}") from None
+            raise FileError(source, f"{kind}: {error}") from None
 
 
 def _volume(
-    source: Path, file: h5py.File, label: Label, notes: Notes, noise: Callable[[Complex], float | None]
+    source: Path, file: h5py.File, label: Label, record: FileRecord, noise: Callable[[Complex], float | None]
 ) -> VolumeData:
     kspace = _kspace(source, file)
-    notes.facts["coils"] = str(kspace.shape[1])
-    header = Header.parse(source, file)
+    ny, nx = kspace.shape[-2:]
+    record.slices = len(kspace)
+    header = Header.parse(source, file, (ny, nx), record)
     if header.encoded is not None:
         left, right = header.encoded
-        kspace[..., :left] = 0
-        kspace[..., right:] = 0
-    complete = "mask" not in file and fully_sampled(kspace)
+        extra = sorted({*range(nx)} - {*range(left, right)})
+        if extra and kspace[..., extra].any():
+            record.note(
+                "header-contradicts-samples", f"the header encodes columns {left} to {right - 1}: others are kept"
+            )
+    reference = reference_of(kspace, record)
+    if "mask" in file:
+        _compare_mask(file["mask"][()], kspace, record)
+    if reference is not None:
+        for key in _REFERENCES:
+            if key in file:
+                _compare_reference(key, file[key][()], reference, record)
+    if header.voxel_mm is not None:
+        record.field_of_view_mm = (ny * header.voxel_mm[1], nx * header.voxel_mm[2])
     return VolumeData(
         label.name,
         label.subject,
         label.split,
         kspace,
-        root_sum_of_squares(kspace) if complete else None,
+        reference,
         noise(kspace),
         header.voxel_mm,
-        str(file.attrs.get("acquisition", "")),
+        text_of(file.attrs.get("acquisition", "")),
         header.field_strength_t,
     )
 
 
 def _kspace(source: Path, file: h5py.File) -> Complex:
     if "kspace" not in file:
-        raise InputError(f"{source}: the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'}).")
+        raise FileError(source, f"the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'}).")
     dataset = file["kspace"]
     if not isinstance(dataset, h5py.Dataset):
-        raise InputError(f"{source}: 'kspace' is not a dataset.")
-    if dataset.dtype.kind != "c":
-        raise InputError(f"{source}: 'kspace' is {dataset.dtype}; expected complex.")
-    if dataset.ndim not in (3, 4):
-        raise InputError(
-            f"{source}: 'kspace' has the shape {dataset.shape}; expected (slices, coils, y, x) or (slices, y, x)."
+        raise FileError(source, "'kspace' is not a dataset.")
+    kspace = as_complex(np.asarray(dataset[()]), "'kspace'")
+    if kspace.ndim not in (3, 4):
+        raise FileError(
+            source, f"'kspace' has the shape {dataset.shape}; expected (slices, coils, y, x) or (slices, y, x)."
         )
-    kspace: Complex = dataset[()].astype(np.complex64, copy=False)
     kspace = kspace if kspace.ndim == 4 else kspace[:, None]
-    check_layout(str(source), kspace, None)
+    check_layout("its 'kspace'", kspace, None)
     for key in _REFERENCES:
-        if key in file:
-            _check_fit(source, key, file[key].shape, kspace.shape)
+        if key in file and (file[key].ndim != 3 or file[key].shape[0] != len(kspace)):
+            raise FileError(source, f"'{key}' of shape {file[key].shape} does not fit the k-space of {kspace.shape}.")
     return kspace
 
 
-def _check_fit(source: Path, key: str, shape: tuple[int, ...], kspace: tuple[int, ...]) -> None:
-    fits = len(shape) == 3 and shape[0] == kspace[0]
-    if not fits or shape[1] > kspace[2] or shape[2] > kspace[3]:
-        raise InputError(f"{source}: '{key}' of shape {shape} does not fit the k-space of shape {kspace}.")
+def _compare_mask(mask: Any, kspace: Complex, record: FileRecord) -> None:
+    """Notes where the mask says something else than the samples of each slice."""
+    wanted = np.asarray(mask).reshape(-1) != 0
+    if wanted.size != kspace.shape[-1]:
+        record.note(
+            "mask-contradicts-samples", f"a mask of shape {np.shape(mask)} does not fit {kspace.shape[-1]} columns"
+        )
+        return
+    columns = np.stack([(one != 0).any(axis=(0, 1)) for one in kspace])
+    missing, more = int((wanted & ~columns).any(axis=0).sum()), int((~wanted & columns).any(axis=0).sum())
+    if record.sampled is not None and record.sampled >= COMPLETE and more:
+        record.note("mask-contradicts-samples", f"the mask marks {wanted.mean():.0%} of the columns, all hold samples")
+    elif more or missing:
+        record.note(
+            "mask-contradicts-samples", f"{missing} columns of the mask hold no sample, {more} columns beside it do"
+        )
 
 
-class Header:
-    """The used values of the ISMRMRD header. All are None if the file has no header.
-
-    Attributes:
-        encoded: first phase-encoded column (x) of the k-space, and one past the last.
-        voxel_mm: voxel size (slice, y, x) of the encoded matrix in mm.
-        field_strength_t: field strength in tesla.
-    """
-
-    def __init__(self, root: ElementTree.Element | None, n_columns: int) -> None:
-        self._root = root
-        self.encoded = self._encoded(n_columns)
-        self.field_strength_t = self._number("acquisitionSystemInformation/systemFieldStrength_T")
-        self.voxel_mm = self._voxel()
-
-    @classmethod
-    def parse(cls, source: Path, file: h5py.File) -> Header:
-        """The header of an open file.
-
-        Raises:
-            InputError: the header exists but is not XML, or one of its numbers is not a number.
-        """
-        if "ismrmrd_header" not in file:
-            return cls(None, 0)
-        text = file["ismrmrd_header"][()]
-        try:
-            return cls(ElementTree.fromstring(text), file["kspace"].shape[-1])
-        except (ElementTree.ParseError, ValueError, TypeError) as error:
-            raise InputError(f"{source}: its 'ismrmrd_header' cannot be read: {error}") from None
-
-    def _encoded(self, n_columns: int) -> tuple[int, int] | None:
-        size = self._number("encoding/encodedSpace/matrixSize/y")
-        centre = self._number("encoding/encodingLimits/kspace_encoding_step_1/center")
-        last = self._number("encoding/encodingLimits/kspace_encoding_step_1/maximum")
-        if size is None or centre is None or last is None:
-            return None
-        left = int(size) // 2 - int(centre)
-        right = left + int(last) + 1
-        return (max(0, left), min(n_columns, right)) if left < right else None
-
-    def _voxel(self) -> tuple[float, float, float] | None:
-        """The voxel size. The header's x is the readout, our y; the header's y is the phase encoding, our x."""
-        values: list[Any] = []
-        for axis in ("z", "x", "y"):
-            field = self._number(f"encoding/encodedSpace/fieldOfView_mm/{axis}")
-            count = self._number(f"encoding/encodedSpace/matrixSize/{axis}")
-            values.append(field / count if field and count else None)
-        return None if None in values else (values[0], values[1], values[2])
-
-    def _number(self, path: str) -> float | None:
-        if self._root is None:
-            return None
-        found = self._root.find("/".join(f"{{*}}{part}" for part in path.split("/")))
-        return None if found is None or not found.text else float(found.text)
+def _compare_reference(key: str, stored: Any, computed: Real, record: FileRecord) -> None:
+    """Notes where a stored image is another than the one of the k-space; both are cut to their common centre."""
+    size = min(stored.shape[1], computed.shape[1]), min(stored.shape[2], computed.shape[2])
+    one, other = centre(np.asarray(stored, np.float64), size), centre(computed.astype(np.float64), size)
+    power = float((one**2).sum() * (other**2).sum())
+    apart = 1 - float((one * other).sum()) ** 2 / power if power else 1.0
+    if not apart <= _DIFFERENT:
+        record.note("reference-differs", f"'{key}' differs from the image of the k-space ({apart:.0%} of its power)")

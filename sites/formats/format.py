@@ -6,15 +6,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_volume
-from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats.summary import Notes
+from fedrecon.sites.data.volume import Complex, VolumeData, check_volume
+from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.formats.finding import find_files
+from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.plugin import Plugin
+
+_POINTERS = {b"/annex/objects": "git-annex", b"version https://git-lfs": "Git LFS"}
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,36 @@ class Format(Plugin):
         """The origin of the image phase: ``none``, ``smooth`` or ``measured``."""
         return "measured"
 
-    def read(self, sources: Sequence[Path], label: Callable[[Path], Label]) -> Iterator[VolumeData]:
-        """The volumes in ``sources``, read and checked one at a time.
-
-        Raises:
-            InputError: a file is refused; the message begins with its path.
-        """
+    def read(
+        self, sources: Sequence[Path], label: Callable[[Path], Label]
+    ) -> Iterator[tuple[Path, VolumeData | FileError, FileRecord]]:
+        """Reads and checks one file at a time: its path, its volume or why it is refused, and what was found."""
         for source in sources:
+            record = FileRecord()
             try:
-                data = self.volume(source, label(source), Notes())
-                check_volume(data)
+                for file in self.files(source):
+                    check_fetched(file)
+                data = self.load(source, label(source), record)
+                check_volume(data, self.stem(source))
+            except FileError as error:
+                yield source, error, record
             except InputError as error:
-                text = str(error)
-                raise InputError(text if text.startswith(str(source)) else f"{source}: {error}") from None
-            yield data
+                yield source, FileError(source, str(error)), record
+            else:
+                record.volume = data.about()
+                yield source, data, record
+
+    def find(self, sources: Sequence[Path]) -> tuple[list[Path], dict[str, int]]:
+        """What is read at ``sources``, one path a volume, and the number of other files by suffix.
+
+        Here each file is a volume. A format whose volume is several files returns one path for each group: the folder,
+        or one of its files.
+        """
+        return find_files(self.fits, self.suffixes, sources)
+
+    def files(self, source: Path) -> Sequence[Path]:
+        """All files of the volume that :meth:`find` gave as ``source``."""
+        return (source,)
 
     def stem(self, path: Path) -> str:
         """The file's name without the format's suffix (the longest that fits: ``.nii.gz`` is one)."""
@@ -75,32 +93,57 @@ class Format(Plugin):
 
         return estimate_noise(kspace) if self.noise_sigma is None else self.noise_sigma
 
+    def fits(self, path: Path) -> bool:
+        """Whether the file's name is one of this format. Hidden files are none."""
+        return not path.name.startswith(".") and path.name.lower().endswith(self.suffixes)
+
+    def person(self, source: Path) -> str | None:  # noqa: ARG002 - for formats that know persons
+        """The id of the scanned person that stands in the file, or None. It is asked before any data are read.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return None
+
     @abstractmethod
-    def volume(self, source: Path, label: Label, notes: Notes) -> VolumeData:
-        """The volume in one file; ``notes`` gets what was found in it and done with it."""
+    def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
+        """The volume in one file. What was found, decided and left out is written to ``record``.
+
+        Raises:
+            InputError: the file is refused.
+        """
 
 
-def root_sum_of_squares(kspace: Complex) -> Real:
-    """Root sum of squares (slices, y, x) of the coil images of k-space (slices, coils, y, x); modulus for one coil."""
-    from fedrecon.sites.imaging.fourier import ifft2c_numpy  # it loads torch; listing formats must not
+def check_fetched(path: Path) -> None:
+    """Refuses what only stands for a file: a link to nothing, and the pointers of git-annex and Git LFS.
 
-    image = np.empty((len(kspace), *kspace.shape[-2:]), np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are named by check_volume
-        for number, one in enumerate(kspace):
-            image[number] = np.sqrt((np.abs(ifft2c_numpy(one)) ** 2).sum(axis=0))
-    return image
-
-
-def fully_sampled(kspace: Complex) -> bool:
-    """Whether at most 1 % of the samples within the measured box are exactly zero (in all slices and coils).
-
-    The measured box is the smallest box around all samples that are not zero. Zeros around it come from an acquisition
-    of lower resolution or from a partial acquisition, and count as part of the truth. An elliptical acquisition has
-    zeros in the corners of the box. It counts as undersampled, because a doubtful reference is worse than none.
+    Raises:
+        FileError: see above, or the file does not exist or cannot be opened.
     """
-    measured = (kspace != 0).any(axis=(0, 1))
-    rows, columns = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
-    if not rows.size:
-        return False
-    box = measured[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return float(box.mean()) >= 0.99
+    if path.is_symlink() and not path.exists():
+        raise FileError(path, f"is a link to a file that is not there, {path.readlink()} (datalad get, git annex get).")
+    if path.is_dir():
+        raise FileError(path, "is a folder that may not be read.")
+    if path.exists() and not path.is_file():
+        raise FileError(path, "is no plain file.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except FileNotFoundError:
+        raise FileError(path, "there is no such file.") from None
+    except OSError as error:
+        raise FileError(path, f"cannot be read: {error.strerror}.") from None
+    for beginning, tool in _POINTERS.items():
+        if head.startswith(beginning):
+            raise FileError(path, f"is a pointer of {tool}; its content was not fetched.")
+
+
+def text_of(value: Any) -> str:
+    """The text of an HDF5 attribute or dataset: a string, bytes, an array of one of them, or an array of characters."""
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.dtype.kind in "ui":
+        return array.astype(np.uint8).tobytes().decode("utf-8", "replace").strip("\0 ")
+    parts = [part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in array.reshape(-1)]
+    return "".join(parts).strip("\0 ")

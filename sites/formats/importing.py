@@ -1,20 +1,27 @@
-"""Imports files of a known format into a site's shard, and reads the input of a reconstruction."""
+"""Imports files of a known format into a site's shard."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
-
+from fedrecon.sites import atomic
 from fedrecon.sites.data.pseudonyms import KEY_FILE, SCHEME, Pseudonyms
-from fedrecon.sites.data.shard import VolumeData, open_sealed, write_shard
-from fedrecon.sites.data.shard_writer import FORMAT
-from fedrecon.sites.data.splits import assign_splits, subject_of
-from fedrecon.sites.data.volume import check_name, check_volume
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.data.shard import VolumeData, write_shard
+from fedrecon.sites.data.shard_file import is_shard
+from fedrecon.sites.data.shard_writer import IMPORT
+from fedrecon.sites.data.volume import check_name, check_text
+from fedrecon.sites.errors import FileError, FilesError, InputError
+from fedrecon.sites.extension.plugin_file import PluginFile
+from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format, Label
+from fedrecon.sites.formats.finding import volume_names
+from fedrecon.sites.formats.record import ImportSummary
+from fedrecon.sites.formats.subjects import Subjects, assign, by_list, by_person, doubts
 from fedrecon.sites.plugin import choose
 
 
@@ -24,139 +31,157 @@ def import_data(
     site: str,
     out: Path | str,
     contrast: str | None = None,
-    size: int | None = None,
-    phase: str | None = None,
     subject_pattern: str | None = None,
+    subjects_from: Path | str | None = None,
     validation_subjects: Sequence[str] = (),
     test_subjects: Sequence[str] = (),
-    seed: int | None = None,
     key: Path | str | None = None,
-    noise_sigma: float | None = None,
-) -> Path:
-    """Write the files ``sources`` as the shard ``out``/``site``.h5 and return its path.
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    dry_run: bool = False,
+    plugins: Sequence[Path | str] = (),
+    **options: Any,
+) -> ImportSummary:
+    """Write the files ``sources`` as the shard ``out``/``site``.h5.
 
     Args:
-        format: a name in :data:`fedrecon.sites.formats.FORMATS`.
-        sources: files, or folders of files with the format's suffixes; each file is one volume.
+        format: a name in :data:`fedrecon.sites.formats.FORMATS`, of an installed plug-in or of one of ``plugins``.
+        sources: files, or folders, in and below which files with the format's suffixes lie; each file is one volume.
         site: name of the site.
         out: folder of the shard; it is made if it is missing.
         contrast: name of the contrast; default: the name in the files.
-        size: matrix size N of N x N (nifti only; default: the native size).
-        phase: ``none`` or ``smooth`` (nifti only; default ``smooth``).
-        subject_pattern: regular expression, see :func:`fedrecon.sites.data.splits.subject_of`.
+        subject_pattern: regular expression, see :func:`fedrecon.sites.formats.subjects.by_person`.
+        subjects_from: a list of files, subjects and splits, see :func:`fedrecon.sites.formats.subjects.by_list`.
         validation_subjects, test_subjects: see :func:`fedrecon.sites.data.splits.assign_splits`.
-        seed: seed of the simulated phase (nifti only; default 0).
         key: file of the consortium's key, made at first use; default ``consortium.key`` beside the shard. Subjects and
             volumes have pseudonyms under it: no name of a file reaches the shard.
-        noise_sigma: standard deviation of the noise in the real and in the imaginary part of a sample of the shard's
-            k-space (orthonormal transform, units of the file); default: it is estimated where that is possible.
+        overwrite: replace a shard that is there.
+        skip_bad: import the good files, although others are refused.
+        dry_run: read and check everything, and write nothing.
+        plugins: Python files that add formats, by ``FORMATS = {...}``.
+        options: options of the format; None is its default.
+
+    Returns:
+        What was read, left out, decided and written.
 
     Raises:
-        InputError: an option does not belong to the format, a file or a name is refused, or the splits are wrong; see
-            the format, the splits and :func:`fedrecon.sites.data.shard.write_shard`.
+        FilesError: files are refused; all of them are named.
+        InputError: an option does not belong to the format, a name is refused, the splits are wrong, the shard is there
+            already, or it would replace a source.
     """
-    given = {"size": size, "phase": phase, "seed": seed, "noise_sigma": noise_sigma}
-    reader = choose("format", FORMATS, format, {key: value for key, value in given.items() if value is not None})
+    formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
+    reader = choose("format", formats, format, {name: value for name, value in options.items() if value is not None})
     check_name("site", site)
-    paths = find_files(reader, [sources] if isinstance(sources, Path | str) else sources)
-    subjects = {path: subject_of(reader.stem(path), subject_pattern) for path in paths}
-    splits = assign_splits(subjects.values(), validation_subjects, test_subjects)
+    if contrast is not None:
+        check_text("contrast", contrast)
+    target = Path(out) / f"{site}.h5"
+    given = [Path(one) for one in ([sources] if isinstance(sources, Path | str) else sources)]
+    paths, others = reader.find(given)
+    summary = ImportSummary(site, format, target, reader.phase_kind, reader.simulated, other_files=others)
+    key = Path(key) if key is not None else Path(out) / KEY_FILE
+    used = [
+        *(file for path in paths for file in reader.files(path)),
+        key,
+        *(Path(one) for one in [subjects_from] if one),
+    ]
+    summary.overwrote = _check_target(target, used, overwrite)
+    names = volume_names(reader.stem, paths)
+    if subjects_from is not None:
+        if subject_pattern is not None:
+            raise InputError("--subjects-from and --subject-pattern both say who was scanned; give one of them.")
+        subjects = by_list(Path(subjects_from), paths, reader, summary)
+    else:
+        subjects = Subjects(by_person(paths, names, reader, subject_pattern, summary), {})
+    known = sorted(set(subjects.of.values()))
+    if subjects.splits and (validation_subjects or test_subjects):
+        raise InputError("--subjects-from has splits; leave --validation-subjects and --test-subjects out.")
+    subjects.splits = subjects.splits or assign(known, validation_subjects, test_subjects, summary)
 
-    names = Pseudonyms.of(Path(key) if key is not None else Path(out) / KEY_FILE)
-    volumes = {path: names.volume(reader.stem(path)) for path in paths}
+    # A dry run makes no key: any key gives the same summary of names, which are not shown.
+    hidden = Pseudonyms(secrets.token_bytes(32)) if dry_run and not key.exists() else Pseudonyms.of(key)
+    summary.subjects = subjects.of
 
     def label(path: Path) -> Label:
-        return Label(volumes[path], names.subject(subjects[path]), splits[subjects[path]])
+        subject = subjects.of[path]
+        return Label(hidden.volume(names[path]), hidden.subject(subject), subjects.splits[subject])
 
-    target = Path(out) / f"{site}.h5"
-    try:
-        write_shard(
-            target,
-            site,
-            reader.read(paths, label),
-            contrast=contrast,
-            simulated=reader.simulated,
-            phase=reader.phase_kind,
-            imported_from=format,
-            noise_from="estimate" if noise_sigma is None else "given",
-            pseudonyms=SCHEME,
-            pseudonym_key=names.fingerprint,
-        )
-    except InputError as error:
-        # Who imports knows the files by their names, and sees this error alone.
-        text = str(error)
-        for path, pseudonym in volumes.items():
-            text = text.replace(pseudonym, reader.stem(path))
-        raise InputError(text) from None
-    return target
+    volumes = _good_volumes(reader, paths, label, summary, skip_bad)
 
+    def finish() -> None:
+        good = [path for path in paths if path in summary.read]
+        left = Subjects({path: subjects.of[path] for path in good}, {})
+        left.splits = {name: split for name, split in subjects.splits.items() if name in left.of.values()}
+        said = subjects_from is not None or subject_pattern is not None or any(map(reader.person, good))
+        doubts({path: names[path] for path in good}, left, reader, said, summary)
 
-def find_files(reader: Format, sources: Sequence[Path | str]) -> list[Path]:
-    """The files in ``sources`` and in the folders among them, sorted by name.
+    if dry_run:
+        for _ in volumes:
+            pass
+        finish()
+        return summary
 
-    Raises:
-        InputError: a path is missing, a file or all files of a folder lack the format's suffix, no source is given, or
-            two files have the same name.
-    """
-    found: list[Path] = []
-    for source in map(Path, sources):
-        if not source.exists():
-            raise InputError(f"{source}: there is no such file or folder.")
-        inside = sorted(path for path in source.iterdir() if _fits(reader, path)) if source.is_dir() else [source]
-        if not inside or not _fits(reader, inside[0]):
-            raise InputError(f"{source}: there is no file that ends in {' or '.join(reader.suffixes)}.")
-        found += inside
-    if not found:
-        raise InputError("nothing to import: no source was given.")
-    names = [reader.stem(path) for path in found]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        twice = ", ".join(str(path) for path in found if reader.stem(path) == name)
-        raise InputError(f"the volume '{name}' is there twice: {twice}.")
-    return sorted(found, key=lambda path: path.name)
+    def kept() -> dict[str, str]:
+        finish()
+        return {IMPORT: json.dumps(summary.kept())}
+
+    write_shard(
+        target,
+        site,
+        volumes,
+        contrast=contrast,
+        simulated=reader.simulated,
+        phase=reader.phase_kind,
+        after=kept,
+        imported_from=format,
+        noise_from="estimate" if options.get("noise_sigma") is None else "given",
+        pseudonyms=SCHEME,
+        pseudonym_key=hidden.fingerprint,
+    )
+    summary.written = True
+    return summary
 
 
-def read_input(path: Path | str) -> Iterator[VolumeData]:
-    """The checked volumes of one file that is to be reconstructed: a shard, a fastMRI file or a raw k-space array.
-
-    The file's content and suffix give the format. A NIfTI volume is refused, because it holds no k-space.
+def _good_volumes(
+    reader: Format, paths: Sequence[Path], label: Any, summary: ImportSummary, skip_bad: bool
+) -> Iterator[VolumeData]:
+    """The volumes of the files that are not refused.
 
     Raises:
-        InputError: the file is missing, has another format, or is refused by its reader.
+        FilesError: at the end, with all refused files: if there is one, or with ``skip_bad`` if no file is good.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file.")
-    if not _is_shard(path):
-        reader = _reader_of(path)
-        name = reader.stem(path)
-        yield from reader.read([path], lambda _: Label(name, subject_of(name), "test"))
-        return
-    shard = open_sealed(path)
-    for volume in shard.volumes:
-        data = shard.data(volume.name)
-        check_volume(data)
-        yield data
+    contents: dict[str, Path] = {}
+    for path, found, record in reader.read(paths, label):
+        if isinstance(found, FileError):
+            summary.skipped[Path(found.path)] = found.reason
+            continue
+        summary.read[path] = record
+        image = found.kspace if found.reference is None else found.reference
+        same = contents.setdefault(hashlib.sha256(image.tobytes()).hexdigest(), path)
+        if same != path and summary.subjects[same] != summary.subjects[path]:
+            summary.note("one-as-people", f"{same} and {path} hold the same image, and are two subjects")
+        if skip_bad or not summary.skipped:
+            yield found
+    if summary.skipped and (not skip_bad or not summary.read):
+        refused = [FileError(path, reason) for path, reason in summary.skipped.items()]
+        others = f"--skip-bad imports the others: {len(summary.read)}." if summary.read else "No file is left."
+        if len(refused) == 1 and not summary.read:
+            raise refused[0]
+        raise FilesError(refused, f"Refused: {len(refused)} files. {others}")
 
 
-def _reader_of(path: Path) -> Format:
-    readers: list[Any] = [kind() for kind in FORMATS.values() if not kind.simulated]
-    for reader in readers:
-        if _fits(reader, path):
-            return reader  # type: ignore[no-any-return]
-    allowed = sorted({suffix for reader in readers for suffix in reader.suffixes})
-    raise InputError(f"{path}: is no k-space that can be reconstructed; expected a shard, or {', '.join(allowed)}.")
+def _check_target(target: Path, sources: Sequence[Path], overwrite: bool) -> bool:
+    """Whether there is a shard to replace.
 
-
-def _fits(reader: Format, path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return path.is_file() and not hidden and path.name.lower().endswith(reader.suffixes)
-
-
-def _is_shard(path: Path) -> bool:
-    if not h5py.is_hdf5(path):
+    Raises:
+        InputError: the target is a source, is there and must not be replaced, or is no shard.
+    """
+    for source in sources:
+        if atomic.same_file(source, target) or source.absolute() == target.absolute():
+            raise InputError(f"{target}: is a source of this import; nothing is written onto a source.")
+    if not target.exists() and not target.is_symlink():
         return False
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == FORMAT)
-    except OSError:
-        return False  # a truncated file: its reader refuses it with a clear message
+    if not is_shard(target):
+        raise InputError(f"{target}: is there already and is no shard, so it is not replaced; choose another --site.")
+    if not overwrite:
+        raise InputError(f"{target}: is there already; --overwrite replaces it.")
+    return True

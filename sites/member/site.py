@@ -297,10 +297,9 @@ class Site:
 
     def use_reconstructor(self, tuned: TunedReconstructor) -> None:
         """Reconstructs with this classical method from now on."""
-        from fedrecon.sites.classical import RECONSTRUCTORS
-        from fedrecon.sites.plugin import choose
+        from fedrecon.sites.plugin import parse
 
-        chosen = choose("reconstructor", RECONSTRUCTORS, tuned.name, tuned.parameters)
+        chosen = parse(type(self.plan.reconstructor), tuned.parameters, where=f"reconstructor '{tuned.name}'")
         self.plan = replace(self.plan, reconstructor=chosen)
 
     def load(self, request: TrainRequest, trains: bool = False) -> None:

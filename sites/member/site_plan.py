@@ -11,6 +11,7 @@ from fedrecon.sites.training.settings import Training
 
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.extension.plugin_file import PluginFile
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class SitePlan:
         threads: number of torch threads.
         sample: number of training slices in place of ``training.max_slices``, to measure the training time; None takes
             ``training.max_slices``.
+        plugins: the experiment's plug-in files, whose classes the other attributes may be of.
     """
 
     member: str
@@ -55,3 +57,12 @@ class SitePlan:
     sample: int | None = None
     contents: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    plugins: tuple[PluginFile, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The plug-in files travel first: the other attributes cannot be unpickled before they are loaded."""
+        return _planned, (self.plugins, vars(self))
+
+
+def _planned(_: tuple[PluginFile, ...], attributes: Mapping[str, Any]) -> SitePlan:
+    return SitePlan(**attributes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedrecon.sites.data.shard_writer import write_shard
+from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.data.volume import VolumeData, check_name
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.phantom.protocol import PROTOCOLS, Protocol
@@ -50,6 +50,8 @@ def simulate(
         low, high = _LIMITS[name]
         if value is not None and not low <= value <= high:
             raise InputError(f"{name} is {value}; allowed: {low} to {high}.")
+    for name in protocols:
+        _check_free(Path(out) / f"{name}.h5")
     return [_write(Path(out), name, contrast, subjects, size, coils, seed) for name, contrast in protocols.items()]
 
 
@@ -83,6 +85,16 @@ def volumes(
             field_strength_t=protocol.field_strength_t,
             truth=one.truth,
         )
+
+
+def _check_free(path: Path) -> None:
+    """Refuses to replace a file that is not of a simulation.
+
+    Raises:
+        InputError: the file is another site's shard, or no shard.
+    """
+    if path.exists() and Shard.open(path).origin != "phantom":
+        raise InputError(f"{path}: is the shard of a site that was not simulated; it is not replaced.")
 
 
 def _write(out: Path, site: str, contrast: str, subjects: int, size: int, coils: int | None, seed: int) -> Path:

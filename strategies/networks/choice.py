@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.plugin import parse, science_of
 from fedrecon.strategies.networks import MOST_WEIGHTS, NETWORKS
+from fedrecon.strategies.networks.network import NetworkEntry, network_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,14 +25,19 @@ class NetworkChoice:
     Attributes:
         name: the name of the network in the registry.
         parameters: all parameters by name, defaults included.
+        module: where its class is, as in :class:`NetworkEntry`.
     """
 
     name: str
     parameters: tuple[tuple[str, Any], ...]
+    module: str
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any]) -> NetworkChoice:
+    def parse(cls, given: Mapping[str, Any], networks: Mapping[str, NetworkEntry] = NETWORKS) -> NetworkChoice:
         """The choice that ``{"name": ..., **parameters}`` describes.
+
+        Args:
+            networks: the registry; by default fedrecon's own networks.
 
         Raises:
             InputError: the name is missing, the name or a parameter is unknown (the message gives the nearest right
@@ -39,27 +46,29 @@ class NetworkChoice:
         parameters = dict(given)
         name = parameters.pop("name", None)
         if not isinstance(name, str):
-            raise InputError(f"network: 'name' is missing or not text. Allowed: {', '.join(sorted(NETWORKS))}.")
-        if name not in NETWORKS:
-            raise unknown("network", name, NETWORKS)
-        model = parse(NETWORKS[name].parameters, parameters, where=f"network '{name}'")
-        if (weights := NETWORKS[name].weights(model)) > MOST_WEIGHTS:
+            raise InputError(f"network: 'name' is missing or not text. Allowed: {', '.join(sorted(networks))}.")
+        if name not in networks:
+            raise unknown("network", name, networks)
+        chosen = networks[name]
+        model = parse(chosen.parameters, parameters, where=f"network '{name}'")
+        if (weights := chosen.weights(model)) > MOST_WEIGHTS:
             shown = ", ".join(f"{key}={value}" for key, value in model.model_dump().items())
             raise InputError(
                 f"network '{name}' with {shown} has about {weights:.1e} weights; "
                 f"more than {MOST_WEIGHTS:.0e} are refused"
             )
-        return cls(name, tuple(model.model_dump().items()))
+        return cls(name, tuple(model.model_dump().items()), chosen.module)
 
     def as_dict(self) -> dict[str, Any]:
         """``{"name": ..., **parameters}`` with every default written out; :meth:`parse` reads it back."""
         return {"name": self.name, **dict(self.parameters)}
 
-    def science(self) -> dict[str, Any]:
+    def science(self, networks: Mapping[str, NetworkEntry] = NETWORKS) -> dict[str, Any]:
         """The part of the choice that enters a digest."""
-        return {"name": self.name, **science_of(NETWORKS[self.name].parameters(**dict(self.parameters)))}
+        chosen = networks[self.name]
+        return {"name": self.name, **science_of(chosen.parameters(**dict(self.parameters))), **source_of(chosen)}
 
     def build(self, images: Images) -> nn.Module:
         """A new network for these images, with weights drawn from torch's global generator. It imports torch."""
-        network: nn.Module = NETWORKS[self.name].load()(images, **dict(self.parameters))
+        network: nn.Module = network_class(self.module)(images, **dict(self.parameters))
         return network

@@ -37,7 +37,8 @@ class NetworkEntry:
     """An entry of the registry.
 
     Attributes:
-        module: the name of the file that holds the network, without ``.py``.
+        module: the name of the file that holds the network, without ``.py``; of a plug-in from outside
+            ``MODULE:CLASS``.
         parameters: the pydantic model that checks the network's parameters.
         weights: a function of the parameters that estimates the number of weights, from the largest layers alone. So a
             network that no machine holds is refused before torch loads.
@@ -53,12 +54,20 @@ class NetworkEntry:
 
     def load(self) -> Any:
         """The class ``Network`` of the file. This imports torch."""
-        return importlib.import_module(f"{__package__}.{self.module}").Network
+        return network_class(self.module)
+
+
+def network_class(module: str) -> Any:
+    """The class that :attr:`NetworkEntry.module` names. This imports torch."""
+    outside, _, name = module.partition(":")
+    if name:
+        return getattr(importlib.import_module(outside), name)
+    return importlib.import_module(f"{__package__}.{module}").Network
 
 
 def entry(
-    module: str,
-    weights: Callable[[Any], float],
+    module: str | type,
+    weights: Callable[[Any], float] = lambda _: 0,
     kind: Kind = "reconstruction",
     in_kspace: bool = False,
     **fields: Any,
@@ -66,10 +75,13 @@ def entry(
     """An entry of the registry.
 
     Args:
-        weights: see :class:`NetworkEntry`.
+        module: see :class:`NetworkEntry`; a plug-in from outside gives its class.
+        weights: see :class:`NetworkEntry`; without it, no size is refused.
         fields: the parameters. The type of a parameter is the type of its default, or the choice that :func:`one_of`
             gives.
     """
+    if isinstance(module, type):
+        module = f"{module.__module__}:{module.__qualname__}"
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
     return NetworkEntry(module, model, weights, kind, in_kspace)

@@ -6,8 +6,8 @@ from functools import cache
 import h5py
 import numpy as np
 import pytest
+from small_files import write_any
 from small_volumes import centred_fft, make_volume
-from test_formats import write_any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import check_experiment, check_masks
@@ -15,7 +15,8 @@ from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats import FORMATS
-from fedrecon.sites.formats.importing import import_data, read_input
+from fedrecon.sites.formats.importing import import_data
+from fedrecon.sites.formats.one_file import read_input
 from fedrecon.sites.imaging.noise import estimate_noise
 from fedrecon.sites.phantom import PROTOCOLS
 from fedrecon.sites.phantom.scanner import crop, scan

@@ -17,4 +17,5 @@ def hospital(folder: Path, out: Path, key=None, people=(PERSON, "b", "c", "d")):
     for number, name in enumerate(people):
         volume = make_volume(name, "train", 2, 2, number)
         np.save(folder / f"{name}_scan.npy", volume.kspace)
-    return import_data("npy", folder, "ward", out, key=key, validation_subjects=[people[1]], test_subjects=[people[2]])
+    named = {"validation_subjects": [people[1]], "test_subjects": [people[2]]}
+    return import_data("npy", folder, "ward", out, key=key, **named).path

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from clusters import HERE, end_local_cluster, ray_warnings
+from examples import extended, write_examples
 from ray_executors import ray_executor
 from tiny import NETWORKS, Federation
 
 import fedrecon
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.storage.parquet import read_scores
@@ -161,3 +163,21 @@ def test_a_site_that_dies_while_it_is_tested_is_asked_again_so_often_and_not_mor
     with pytest.raises(RunError, match=r"\bnode\b.*\b0 s\b"):
         gone.result("south", restarts=1)
     gone.cancel()
+
+
+def test_nodes_that_cannot_see_a_plug_in_train_and_test_with_it(
+    nodes: dict[str, str], consortium: dict[str, Path], mlflow_template: Path, tmp_path: Path
+) -> None:
+    """The files are gone when the run starts. Its test under another operator is scored on the sites' nodes."""
+    (source := tmp_path / "source").mkdir()
+    test = {"operator": {"acceleration": 3}}
+    given = extended(consortium, write_examples(source), test=test, resources={"cpus_per_site": 0.5})
+    one, results = Experiment.read(given), []
+    shutil.rmtree(source)
+    for name, options in {"here": {"in_process": True}, "there": {"address": "auto"}}.items():
+        (workspace := tmp_path / name).mkdir()
+        shutil.copy(mlflow_template / "mlflow.db", workspace / "mlflow.db")
+        results.append(fedrecon.run(one, workspace=workspace, **options))
+    here, there = results
+    assert (there.digest, there.trained_rounds) == (here.digest, 1)
+    assert scores(tmp_path / "there", there.run_id) == scores(tmp_path / "here", here.run_id)

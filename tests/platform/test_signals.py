@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from fedrecon import cli
+from fedrecon.commands import experiments
 from fedrecon.platform.terminal.signals import terminable
 
 
@@ -15,7 +16,7 @@ def terminate(*_):
 
 def test_a_command_that_is_terminated(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(cli, "_list", terminate)
+    monkeypatch.setattr(experiments, "_list", terminate)
     assert cli.main(["list", "masks"]) == 143
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
@@ -62,5 +63,5 @@ def test_an_interrupt_stays_130(monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_list", interrupt)
+    monkeypatch.setattr(experiments, "_list", interrupt)
     assert cli.main(["list", "masks"]) == 130

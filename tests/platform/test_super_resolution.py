@@ -66,7 +66,7 @@ def test_defaults_are_truncated_k_space_and_mscan():
         (["evaluation.self_ensemble=true", "network.name=unet"], "self_ensemble"),
         (["task=reconstruction", "reconstructor=bicubic"], "needs task=super-resolution"),
         (["training.loss={l1: 1, gradient_profil: 1}"], "Did you mean 'gradient_profile'"),
-        (["training.loss={l1: -1}"], "loss.l1: a weight of at least 0"),
+        (["training.loss={l1: -1}"], "loss.l1.*greater than or equal to 0"),
         (["training.loss={l1: 0}"], "needs a weight above 0"),
         (["training.loss={gradient_profile: 1}"], "one of l1, mse, complex_l1 needs a weight above 0"),
         (["training.loss.gradient_profile=0.1"], "one of l1, mse, complex_l1 needs a weight above 0"),

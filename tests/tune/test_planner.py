@@ -356,7 +356,7 @@ def test_a_test_asks_for_bundles_where_a_shard_lies_on_another_node(consortium, 
     from fedrecon.tune.engine import tuner
 
     planner, trial = leaving_out(consortium, "north")
-    one = tuner.TrialTuner(planner, SimpleNamespace(workspace=tmp_path), None, None, False, lambda _: {})
+    one = tuner.TrialTuner(planner, SimpleNamespace(workspace=tmp_path), None, None, False, lambda _: {}, False)
     assert one._members(trial) == []
     hide(planner, "north")
     assert one._members(trial) == one._members(trial, now=True) == ["middle", "south", "north"]

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from fedrecon.platform.config.overrides import apply_overrides
+from fedrecon.platform.config.plugins import embedded
 from fedrecon.platform.config.yaml_text import read_yaml, read_yaml_file
 from fedrecon.sites.errors import InputError, brief
 from fedrecon.sites.plugin import Count, Seed, Settings, parse
@@ -189,7 +190,7 @@ def read_campaign(
     own = [text for text in overrides if not text.startswith("experiment.")]
     chosen = parse(settings, apply(dict(raw), own), where=where)
     folder = Path() if path is None else path.parent
-    return chosen, apply_overrides(read_base(chosen.experiment, folder), base)
+    return chosen, dict(embedded(apply_overrides(read_base(chosen.experiment, folder), base), Path()))
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -221,12 +222,12 @@ def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
         folder: the folder of the file that names the path.
 
     Raises:
-        InputError: see :func:`read_yaml_file`; or the content is not a mapping.
+        InputError: see :func:`read_yaml_file`; the content is no mapping, or it names a plug-in that is refused.
     """
     if isinstance(given, dict):
-        return given
+        return dict(embedded(given, folder))
     path = next((one for one in (Path(given), folder / given) if one.is_file()), Path(given))
     content = read_yaml_file(path, "experiment")
     if not isinstance(content, dict):
         raise InputError(f"{path}: a mapping of keys is needed, got {type(content).__name__}")
-    return content
+    return dict(embedded(content, path.parent))

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.overrides import apply_values
-from fedrecon.platform.config.tasks import TASKS, Task
+from fedrecon.platform.config.tasks import Task
 from fedrecon.platform.consortium.budget import budgets, spent
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.sites.acquisition.setting import Acquisition
@@ -112,7 +112,7 @@ class Matrix:
     @cached_property
     def task(self) -> Task:
         """The task of the study."""
-        return TASKS[self.whole.task]
+        return self.whole.own_task
 
     @property
     def shards(self) -> dict[str, Shard]:
@@ -260,7 +260,7 @@ class Matrix:
         for one in changes:
             block = self.task.acquisition.inherit(block, one)
         try:
-            return self.task.acquisition.read(block, f"the study's {self.task.block}")
+            return self.task.read(block, f"the study's {self.task.block}")
         except InputError as error:
             raise InputError(f"train or test: {error}") from None
 

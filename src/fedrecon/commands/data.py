@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import Any
 
+from fedrecon.commands import data_import
 from fedrecon.commands.base import DONE, command
-from fedrecon.platform.terminal.arguments import number, whole
+from fedrecon.platform.terminal.arguments import whole
 from fedrecon.platform.terminal.boundary import WRONG_INPUT
 from fedrecon.platform.terminal.output import print_json, say
 
@@ -32,26 +33,8 @@ def add(commands: Any) -> None:
     )
     one.add_argument("--seed", type=SEEDS, default=0)
 
-    one = command(commands, "import", _import, "import files as the shard of a site")
-    one.add_argument("format", metavar="nifti|fastmri|npy")
-    one.add_argument("source", nargs="+", metavar="SOURCE", help="files or folders")
-    one.add_argument("--site", required=True, metavar="NAME")
-    one.add_argument("--out", required=True, metavar="DIR")
-    one.add_argument("--contrast", metavar="C")
-    one.add_argument("--size", type=whole(8, 4096), metavar="N", help="matrix N x N (nifti)")
-    one.add_argument("--phase", metavar="none|smooth", help="phase of the simulated k-space (nifti; default: smooth)")
-    one.add_argument("--subject-pattern", metavar="REGEX", help="default: the file name up to its first '_'")
-    one.add_argument("--validation-subjects", metavar="A,B")
-    one.add_argument("--test-subjects", metavar="C")
-    one.add_argument("--seed", type=SEEDS, help="seed of the simulated phase (nifti; default: 0)")
-    one.add_argument(
-        "--noise-sigma", type=number(0, 1e12), metavar="S", help="noise of a k-space sample (default: estimated)"
-    )
-    one.add_argument(
-        "--key",
-        metavar="FILE",
-        help="the consortium's key for pseudonyms, made at first use (default: DIR/consortium.key)",
-    )
+    one = command(commands, "import", data_import.run, "import files as the shard of a site", json=True)
+    data_import.add_arguments(one)
 
     one = command(
         commands,
@@ -78,28 +61,6 @@ def _simulate(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _import(arguments: argparse.Namespace) -> int:
-    from fedrecon.sites.formats.importing import import_data
-
-    path = import_data(
-        arguments.format,
-        arguments.source,
-        arguments.site,
-        arguments.out,
-        contrast=arguments.contrast,
-        size=arguments.size,
-        phase=arguments.phase,
-        subject_pattern=arguments.subject_pattern,
-        validation_subjects=_names(arguments.validation_subjects),
-        test_subjects=_names(arguments.test_subjects),
-        seed=arguments.seed,
-        key=arguments.key,
-        noise_sigma=arguments.noise_sigma,
-    )
-    say(str(path))
-    return DONE
-
-
 def _inspect(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.terminal.tables import shards_table
     from fedrecon.sites.data.inspect import inspect
@@ -122,7 +83,3 @@ def _seal(arguments: argparse.Namespace) -> int:
         before, after = seal(path)
         say(f"{path}: {after}" + ("" if before == after else f" (before: {before})"))
     return DONE
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -1,4 +1,4 @@
-"""The commands of experiments: run, evaluate, reconstruct, ui, sync, list, schema."""
+"""The commands of experiments: run, evaluate, reconstruct, ui, sync, list, check-plugin, schema."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.terminal.arguments import number, whole
+from fedrecon.platform.terminal.boundary import WRONG_INPUT
 from fedrecon.platform.terminal.output import print_json, say
 
 EPOCHS, RATES = whole(1, 10**6), number(1, 10**4)
@@ -97,6 +98,11 @@ def add(commands: Any) -> None:
         commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", json=True
     )
     one.add_argument("kind", choices=("strategies", "networks", "masks", "degradations", "formats", "reconstructors"))
+    one.add_argument("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that are listed too")
+
+    about = "check a strategy, network, mask or other plug-in of your own against the laws"
+    one = command(commands, "check-plugin", _check_plugin, about, json=True)
+    one.add_argument("file", metavar="FILE", help="a plug-in file, as in the key plugins of an experiment")
 
     command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors")
 
@@ -198,14 +204,27 @@ def _sync(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.terminal.tables import registry
 
-    lines = registry(arguments.kind)
+    found = registry(arguments.kind, arguments.plugins)
     if arguments.json:
-        print_json({arguments.kind: lines})
+        lines, origins = ({name: one[part] for name, one in found.items()} for part in (0, 1))
+        print_json({arguments.kind: lines, "origins": origins})
     else:
-        width = max(map(len, lines), default=0)
-        for name, summary in lines.items():
-            say(f"{name:{width}}  {summary}")
+        width, wide = (max(map(len, texts), default=0) for texts in (found, (one[1] for one in found.values())))
+        for name, (summary, origin) in found.items():
+            say(f"{name:{width}}  {origin:{wide}}  {summary}")
     return DONE
+
+
+def _check_plugin(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.laws.check import check_plugin
+    from fedrecon.platform.terminal.tables import laws_table
+
+    found = check_plugin(arguments.file)
+    if arguments.json:
+        print_json(found)
+    else:
+        laws_table(found)
+    return WRONG_INPUT if found["broken"] else DONE
 
 
 def _schema(_: argparse.Namespace) -> int:

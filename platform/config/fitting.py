@@ -1,0 +1,78 @@
+"""What fits together in an experiment: the plug-ins that its fields name, and the checks between its blocks.
+
+The functions take the fields of an experiment by name. While it is validated, only the fields that were accepted so far
+are there; a field that was refused has its own message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedrecon.platform.config.plugins import registry
+from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
+from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.plugin import choose
+from fedrecon.strategies import Strategy
+from fedrecon.strategies.networks.network import NetworkEntry
+
+Fields = Mapping[str, Any]
+
+
+def task_of(fields: Fields) -> Task:
+    """The task, with the families of the experiment's plug-in files."""
+    return replace(TASKS[fields["task"]], plugins=fields.get("plugins", ()))
+
+
+def strategy_of(fields: Fields) -> Strategy:
+    """The strategy with its parameters; one with all defaults if the block was refused."""
+    if "strategy" not in fields:
+        return Strategy()
+    block = dict(fields["strategy"])
+    strategy: Strategy = choose("strategy", registry("strategies", fields.get("plugins", ())), block.pop("name"), block)
+    return strategy
+
+
+def network_of(fields: Fields) -> tuple[str, NetworkEntry]:
+    """The name of the network and its entry in the registry."""
+    name = fields["network"]["name"]
+    return name, registry("networks", fields.get("plugins", ()))[name]
+
+
+def enlarges(fields: Fields) -> bool:
+    """Whether the network enlarges images, as super-resolution networks do."""
+    return network_of(fields)[1].kind == "super-resolution"
+
+
+def settings_of(fields: Fields) -> list[Acquisition]:
+    """Every setting with which a site measures; none if their block was refused."""
+    task = task_of(fields) if "task" in fields else None
+    return list(task.all(fields[task.block])) if task and task.block in fields else []
+
+
+def check_degradations(network: str, entry: NetworkEntry, settings: Sequence[Acquisition]) -> None:
+    """Refuses a network that cannot undo the degradation of one of the settings.
+
+    Raises:
+        ValueError: the message names the degradation or the scales, and a choice that fits.
+    """
+    scales = sorted({one.scale for one in settings})
+    if entry.kind == "super-resolution" and len(scales) > 1:
+        raise ValueError(
+            f"'{network}' is built for one scale, and the sites have {', '.join(map(str, scales))}; "
+            "reconstruction networks (fedrecon list networks) take any scale"
+        )
+    if entry.in_kspace:
+        check_kspace(network, settings)
+
+
+def check_patch(patch: int | None, fields: Fields) -> None:
+    """Refuses a patch of training slices that the network or the scale does not allow."""
+    if patch is None or "degradation" not in fields:
+        return
+    if not enlarges(fields):
+        raise ValueError("patch: only a super-resolution network trains on patches, because a patch has no k-space")
+    scale = task_of(fields).at(fields["degradation"], "").scale
+    if patch % scale:
+        raise ValueError(f"patch: a multiple of the scale {scale} is needed, such as {patch - patch % scale + scale}")

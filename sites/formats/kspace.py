@@ -1,0 +1,88 @@
+"""What formats of measured k-space share: complex numbers as files store them, sampling, reference and noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrecon.sites.data.volume import Complex, Real
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.record import FileRecord
+
+COMPLETE = 0.99
+"""A slice is fully sampled if it has at least this share of the samples within the measured box."""
+
+
+def as_complex(values: NDArray[Any], what: str) -> Complex:
+    """Values as complex64, in the byte order of this machine.
+
+    Args:
+        values: complex numbers, records of two real fields (real, imaginary), or real numbers whose last axis has the
+            length 2 (real, imaginary).
+        what: name of the array, for the message.
+
+    Raises:
+        InputError: the values are of another kind, or finite values lie outside the range of complex64.
+    """
+    wide: NDArray[Any]
+    names = values.dtype.names or ()
+    if values.dtype.kind == "c":
+        wide = values
+    elif len(names) == 2 and all(values.dtype[name].kind in "iuf" for name in names):
+        if not (names[0].lower().startswith("r") and names[1].lower().startswith("i")):
+            raise InputError(f"{what} has the fields {', '.join(names)}; expected a real and an imaginary one.")
+        wide = values[names[0]] + 1j * values[names[1]].astype(np.float64)
+    elif values.dtype.kind == "f" and values.ndim > 2 and values.shape[-1] == 2:
+        wide = values[..., 0] + 1j * values[..., 1].astype(np.float64)
+    else:
+        raise InputError(
+            f"{what} is {values.dtype} of the shape {values.shape}; expected complex numbers, records of a real and an "
+            "imaginary field, or a last axis of length 2 (real, imaginary)."
+        )
+    with np.errstate(over="ignore"):  # it is named below
+        found: Complex = wide.astype(np.complex64)
+    if wide.dtype.itemsize > 8 and not np.array_equal(np.isfinite(wide), np.isfinite(found)):
+        raise InputError(f"{what} holds numbers above {np.finfo(np.float32).max:.3g}, the range of complex64.")
+    if wide.dtype.itemsize > 8 and not np.array_equal(wide != 0, found != 0):
+        raise InputError(f"{what} holds numbers below {np.finfo(np.float32).tiny:.3g}, the range of complex64.")
+    return found
+
+
+def root_sum_of_squares(kspace: Complex) -> Real:
+    """Root sum of squares (slices, y, x) of the coil images of k-space (slices, coils, y, x); modulus for one coil."""
+    from fedrecon.sites.imaging.fourier import ifft2c_numpy  # it loads torch; listing formats must not
+
+    image = np.empty((len(kspace), *kspace.shape[-2:]), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are named by check_volume
+        for number, one in enumerate(kspace):
+            image[number] = np.sqrt((np.abs(ifft2c_numpy(one)) ** 2).sum(axis=0))
+    return image
+
+
+def sampled_share(kspace: Complex) -> float:
+    """The smallest share of samples that a slice has within the measured box; a sample of any coil counts.
+
+    The measured box is the smallest box around all samples of the volume that are not zero. Zeros around it come from
+    an acquisition of lower resolution or from a partial acquisition, and count as part of the truth. Each slice is
+    judged by itself: the union of slices that were undersampled in different ways would look complete. An elliptical
+    acquisition has zeros in the corners of the box. It counts as undersampled, because a doubtful reference is worse
+    than none.
+    """
+    measured: NDArray[np.bool_] = np.any(kspace != 0, axis=1)
+    anywhere: NDArray[np.bool_] = np.any(measured, axis=0)
+    rows, columns = np.flatnonzero(anywhere.any(axis=1)), np.flatnonzero(anywhere.any(axis=0))
+    if not rows.size:
+        return 0.0
+    box = measured[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return float(box.mean(axis=(1, 2)).min())
+
+
+def reference_of(kspace: Complex, record: FileRecord) -> Real | None:
+    """The root sum of squares of fully sampled k-space, or None. The record says what was found."""
+    record.sampled = sampled_share(kspace)
+    if record.sampled >= COMPLETE:
+        return root_sum_of_squares(kspace)
+    record.note("no-reference", f"a slice has {record.sampled:.0%} of its samples: it can only be reconstructed")
+    return None

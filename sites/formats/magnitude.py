@@ -1,0 +1,140 @@
+"""Magnitude volumes: which slices are kept, the square field of view, the crop of k-space, and a simulated phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrecon.sites import seeding
+from fedrecon.sites.data.volume import Complex, Real
+from fedrecon.sites.errors import InputError
+
+FOREGROUND = 0.1  # a voxel is anatomy if it is above this part of the volume's 99th percentile
+ANATOMY_SHARE = 0.5  # a slice is an end slice if its foreground is below this part of the best slice's foreground
+END = "end slices (little anatomy)"
+EMPTY = "empty slices"
+
+
+def kept_slices(magnitude: Real, every: bool) -> tuple[NDArray[np.intp], dict[str, list[int]]]:
+    """The numbers of the slices to keep, and of those to leave out by the rule that leaves them out.
+
+    End slices go, from each end of the volume until the first slice with anatomy; so a slice with a signal dropout
+    between good ones stays. A slice has anatomy when its foreground (voxels above a tenth of the volume's 99th
+    percentile) is at least half of the foreground of the best slice. Empty slices (all zero) always go.
+
+    Args:
+        magnitude: images (slices, y, x).
+        every: keep end slices too.
+    """
+    filled = magnitude.any(axis=(1, 2))
+    kept = np.flatnonzero(filled)
+    dropped = {EMPTY: np.flatnonzero(~filled).tolist()}
+    if not every:
+        foreground = magnitude > FOREGROUND * np.quantile(magnitude, 0.99)
+        area = foreground.mean(axis=(1, 2))
+        good = np.flatnonzero(area >= ANATOMY_SHARE * area.max())
+        inner = (kept >= good[0]) & (kept <= good[-1])
+        dropped[END] = kept[~inner].tolist()
+        kept = kept[inner]
+    return kept, {rule: numbers for rule, numbers in dropped.items() if numbers}
+
+
+def low_pass(
+    magnitude: Real, voxel_mm: tuple[float, float, float], size: int | None
+) -> tuple[Real, tuple[float, float, float]]:
+    """The magnitude image (slices, N, N) of the central k-space, over the square field of view, and its voxel size.
+
+    Args:
+        magnitude: images (slices, y, x).
+        voxel_mm: their voxel size (slice, y, x) in mm.
+        size: matrix size N; None keeps the native voxels.
+
+    Raises:
+        InputError: ``size`` is larger than the native matrix.
+    """
+    from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
+
+    thickness, dy, dx = voxel_mm
+    ny, nx = magnitude.shape[1:]
+    field = max(ny * dy, nx * dx)
+    square = max(ny, round(field / dy)), max(nx, round(field / dx))
+    padded = centre(magnitude, square)
+    if size is None:
+        return padded, voxel_mm
+    if size > min(square):
+        raise InputError(f"--size {size} is more than the {min(square)} pixels of the image's shorter side.")
+    image = ifft2c_numpy(centre(fft2c_numpy(padded), (size, size)))
+    scale = np.float32(size / np.sqrt(square[0] * square[1]))  # two FFT sizes, both orthonormal: keeps intensities
+    return np.abs(image) * scale, (thickness, field / size, field / size)
+
+
+def centre(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Crops the last two axes, or pads them by zeros, so that the sample at N//2 stays at N//2."""
+    for axis, n in zip((-2, -1), shape, strict=True):
+        before = n // 2 - array.shape[axis] // 2
+        if before > 0 or n > array.shape[axis]:
+            width = [(0, 0)] * array.ndim
+            width[axis] = (before, n - array.shape[axis] - before)
+            array = np.pad(array, width)
+        else:
+            array = array.take(np.arange(-before, n - before), axis)
+    return array
+
+
+def smooth_phase(shape: tuple[int, ...], seed: int, volume: str) -> Complex:
+    """Unit phasors (slices, y, x) whose angle is a random product of low-order polynomials in y, x and slice.
+
+    Angles have a standard deviation of 1 rad around a random offset. This is like the phase from the receive coil and
+    from susceptibility in a head: about one to two turns across the field of view.
+    """
+    rng = seeding.generator(seed, "phase", volume)
+    axes = [np.polynomial.legendre.legvander(np.linspace(-1, 1, n) if n > 1 else np.zeros(1), 3) for n in shape]
+    weights = rng.normal(size=(2, 4, 4))  # order 1 along the slices, 3 within them
+    z, y, x = np.indices(weights.shape)
+    weights[(y + x > 3) | (z + y + x == 0)] = 0
+    angle = np.einsum("zyx,az,by,cx->abc", weights / (1 + y + x), axes[0][:, :2], axes[1], axes[2])
+    angle *= 1 / max(float(angle.std()), 1e-6)
+    phasor: Complex = np.exp(1j * (angle + rng.uniform(-np.pi, np.pi))).astype(np.complex64)
+    return phasor
+
+
+def interpolated(magnitude: Real) -> tuple[float, float] | None:
+    """The share (y, x) of k-space that was measured, where the scanner filled the rest with zeros; else None.
+
+    Zero-filling leaves a step in the power of the image's k-space: noise ends where the samples end. A step is a fall
+    of the mean power by :data:`STEP` within a few lines, outside the inner :data:`INNER` of the axis. An experiment
+    on such images is easier than on measured k-space (Shimron et al., Implicit data crimes, PNAS 2022).
+
+    Args:
+        magnitude: images (slices, y, x) of the native size.
+    """
+    middle = magnitude[len(magnitude) // 4 : len(magnitude) - len(magnitude) // 4]
+    shares = []
+    for axis in (1, 2):
+        power = (np.abs(np.fft.fft(middle, axis=axis)) ** 2).mean(axis=(0, 3 - axis))
+        shares.append(_edge(power[: magnitude.shape[axis] // 2]))
+    return None if shares == [1.0, 1.0] else (shares[0], shares[1])
+
+
+STEP = 4.0
+"""18 volumes of three protocols fall by at most 3.3; filled to twice their matrix, by 12 and more."""
+
+INNER = 0.4
+LEAST = 64  # pixels of an axis, for a fall that noise does not hide
+
+
+def _edge(power: NDArray[Any]) -> float:
+    """Where the power (DC first, up to the highest frequency) falls by a step, as a share of its length; else 1."""
+    n = len(power)
+    if 2 * n < LEAST:
+        return 1.0
+    width = max(2, n // 32)
+    logs = np.log(power + 1e-12 * power.max() + 1e-30)
+    best, place = 0.0, n
+    for at in range(max(width, int(INNER * n)), n - width):
+        fall = float(np.median(logs[at - width : at]) - np.median(logs[at + 1 : at + 1 + width]))
+        if fall > best:
+            best, place = fall, at
+    return place / n if best > np.log(STEP) else 1.0

@@ -1,0 +1,264 @@
+"""Who was scanned, and in which split: from a list, from the files, from a pattern, or from the files' names."""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from fedrecon.sites.data.splits import assign_splits, subject_of
+from fedrecon.sites.data.volume import SPLITS
+from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.formats.finding import places_of
+from fedrecon.sites.formats.format import Format
+from fedrecon.sites.formats.record import SHOWN, ImportSummary
+
+COLUMNS = ("file", "subject", "split")
+_BIDS = re.compile(r"/(sub-[^_/]+)/(?:ses-[^/]+/)?(?:(?:anat|func|dwi|fmap|perf)/)?[^/]+$")
+_NOBODY = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "n/a", "na", "none", "unknown"}
+_CONTRASTS = re.compile(
+    r"(?<![a-z0-9])(t1|t1w|t1c|t1ce|t1gd|t2|t2w|t2star|t2s|flair|pd|pdw|dwi|adc|bold|swi|mra|axt1|axt1pre|axt1post|"
+    r"axt2|axflair|mask|dseg|seg)(?![a-z0-9])"
+)
+_ANYBODY = {
+    "file",
+    "image",
+    "img",
+    "scan",
+    "volume",
+    "vol",
+    "data",
+    "brain",
+    "head",
+    "knee",
+    "mri",
+    "mr",
+    "anat",
+    "nii",
+}
+_VISIT = re.compile(r"[-. ]?(ses|session|visit|study|scan|run|v)[-. ]?\d+$")
+
+
+class Subjects:
+    """The subject of each file, and the split of each subject.
+
+    Attributes:
+        of: subject by file.
+        splits: split by subject.
+    """
+
+    def __init__(self, of: Mapping[Path, str], splits: Mapping[str, str]) -> None:
+        self.of, self.splits = dict(of), dict(splits)
+
+
+def by_list(path: Path, paths: Sequence[Path], reader: Format, summary: ImportSummary) -> Subjects:
+    """The subjects and splits of a file with the columns file, subject and, if it has splits, split.
+
+    A row belongs to the file whose path ends with its ``file``; the suffix may be left out. Rows without a file are
+    counted: one list may serve several sites.
+
+    Raises:
+        InputError: the list cannot be read, a column is missing or unknown, a row is not complete, a file has no row or
+            two rows, a row fits two files, or a subject has two splits.
+    """
+    rows = _rows(path)
+    of: dict[Path, str] = {}
+    splits: dict[str, str] = {}
+    unused = []
+    for number, row in rows:
+        wanted = Path(_nfc(row["file"])).parts
+        mine = [one for one in paths if wanted in (_end(one, one.name, wanted), _end(one, reader.stem(one), wanted))]
+        if len(mine) > 1:
+            raise InputError(f"{path}, line {number}: '{row['file']}' fits {mine[0]} and {mine[1]}; give the folders.")
+        if not mine:
+            unused.append(row["file"])
+            continue
+        if mine[0] in of:
+            raise InputError(f"{path}, line {number}: the file {mine[0]} has two rows.")
+        subject, split = _nfc(row["subject"]), row.get("split", "train")
+        if split not in SPLITS:
+            raise InputError(f"{path}, line {number}: {unknown('split', split, SPLITS)}")
+        if splits.setdefault(subject, split) != split:
+            raise InputError(f"{path}, line {number}: the subject '{subject}' is in '{splits[subject]}' and '{split}'.")
+        of[mine[0]] = subject
+    missing = [str(one) for one in paths if one not in of]
+    if missing:
+        raise InputError(f"{path}: no row for {_some(missing)}.")
+    if unused:
+        summary.note(
+            "rows-without-file", f"{path}: {len(unused)} rows belong to no file of this import: {_some(unused)}"
+        )
+    return Subjects(of, splits if "split" in rows[0][1] else {})
+
+
+def by_person(
+    paths: Sequence[Path], names: Mapping[Path, str], reader: Format, pattern: str | None, summary: ImportSummary
+) -> dict[Path, str]:
+    """The subject of each file: by ``pattern``; else the id of the person in the file; else by the file's name.
+
+    The pattern is searched in the volumes' names; if one of them has no match, in the paths below the folder that all
+    files share.
+
+    Raises:
+        InputError: the pattern is wrong or finds nothing, or it makes several subjects of a person.
+    """
+    named = _named(paths, names, reader, pattern)
+    persons = dict(_persons(paths, reader))
+    if not persons:
+        return named
+    if pattern is None:
+        if len(persons) < len(paths):
+            summary.note("person-unknown", f"{len(paths) - len(persons)} files hold no patient id: named by the file")
+        return {path: persons.get(path, named[path]) for path in paths}
+    subjects, people = defaultdict(set), defaultdict(set)
+    for path, person in persons.items():
+        subjects[person].add(named[path])
+        people[named[path]].add(person)
+    for person, several in sorted(subjects.items()):
+        if len(several) > 1:
+            raise InputError(
+                f"the patient '{person}' of the files would be {len(several)} subjects, {_some(sorted(several))}, "
+                f"by --subject-pattern '{pattern}': leave the pattern out, and each patient is one subject."
+            )
+    for subject, ids in sorted(people.items()):
+        if len(ids) > 1:
+            summary.note("people-as-one", f"the subject '{subject}' has {len(ids)} patient ids: {_some(sorted(ids))}")
+    return named
+
+
+def assign(
+    subjects: Collection[str], validation: Sequence[str], test: Sequence[str], summary: ImportSummary
+) -> dict[str, str]:
+    """The split of each subject. A named subject that is not here is a warning if another of its list is here.
+
+    Raises:
+        InputError: no subject of a list is here, or see :func:`assign_splits`.
+    """
+    here = []
+    for option, given in (("--validation-subjects", validation), ("--test-subjects", test)):
+        given = [_nfc(name) for name in given]
+        present = [name for name in given if name in subjects]
+        away = sorted(set(given) - set(present))
+        if away and not present:
+            error = unknown("subject", away[0], subjects)
+            raise InputError(f"{option}: none of {_some(away)} is here: {error}", away)
+        if away:
+            summary.note("subject-not-here", f"{option}: not here: {_some(away)}; used: {', '.join(present)}")
+        here.append(present)
+    return assign_splits(subjects, *here)
+
+
+def doubts(names: Mapping[Path, str], subjects: Subjects, reader: Format, given: bool, summary: ImportSummary) -> None:
+    """Notes where names suggest that subjects are not persons, or that the import mixes contrasts.
+
+    Args:
+        names: name of the volume of each file.
+        given: whether a list, a pattern or the files themselves say who was scanned.
+    """
+    paths, stems = list(names), list(names.values())
+    known = sorted(set(subjects.of.values()))
+    if not given and len(paths) > 1 and not any("_" in stem for stem in stems):
+        summary.note(
+            "each-file-a-subject",
+            f"no name has a '_', so each of {len(paths)} files is a subject by itself, as '{known[0]}'; if a "
+            "person has several files, here or at another site, give --subject-pattern or --subjects-from",
+        )
+    if not given:
+        places = places_of(reader.stem, paths)
+        folders = defaultdict(set)
+        for path in paths:
+            folders[subjects.of[path]].add(places[path].split("/", 1)[0] if "/" in places[path] else "")
+        wide = sorted(subject for subject, several in folders.items() if len(several) > 1)
+        common = [one for one in known if one.casefold() in _ANYBODY or _CONTRASTS.fullmatch(one.casefold())]
+        for subject in [*wide, *(one for one in common if one not in wide)]:
+            summary.note(
+                "people-as-one",
+                f"the subject '{subject}' may be several persons ({list(subjects.of.values()).count(subject)} files); "
+                "give --subject-pattern or --subjects-from",
+            )
+    alike = defaultdict(list)
+    for one in known:
+        alike[_plain(one)].append(one)
+    for several in alike.values():
+        if len(several) > 1:
+            summary.note("one-as-people", f"these subjects may be one person: {_some(several)}")
+    contrasts = Counter(tuple(sorted(set(_CONTRASTS.findall(stem.casefold())))) for stem in stems)
+    if len(contrasts) > 1:
+        found = ", ".join(f"{' '.join(words) or 'none'} ({count})" for words, count in contrasts.most_common(SHOWN))
+        summary.note("mixed-contrasts", f"the file names hold different contrasts: {found}")
+    counts = Counter(subjects.splits.values())
+    for split in ("train", "test"):
+        if not counts[split]:
+            summary.note(f"no-{split}-subject", f"no subject is in the split '{split}'")
+
+
+def _named(paths: Sequence[Path], names: Mapping[Path, str], reader: Format, pattern: str | None) -> dict[Path, str]:
+    try:
+        named = {path: _nfc(subject_of(names[path], pattern)) for path in paths}
+        bids = {path: _BIDS.search(_nfc(path.absolute().as_posix())) for path in paths} if pattern is None else {}
+        return named | {path: found[1] for path, found in bids.items() if found}
+    except InputError:
+        if pattern is None:
+            raise
+        places = places_of(reader.stem, paths)
+        return {path: _nfc(subject_of(places[path], pattern)) for path in paths}
+
+
+def _persons(paths: Sequence[Path], reader: Format) -> Iterator[tuple[Path, str]]:
+    for path in paths:
+        try:
+            person = reader.person(path) if all(file.is_file() for file in reader.files(path)) else None
+        except InputError:
+            continue  # the file is refused when it is read, with all other refused files
+        if person is not None and person.strip().casefold() not in _NOBODY:
+            yield path, _nfc(person.strip())
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"--subjects-from {path}: cannot be read: {error}") from None
+    head = [name.strip() for name in lines[0]] if lines else []
+    for name in head:
+        if name not in COLUMNS:
+            raise InputError(f"--subjects-from {path}: {unknown('column', name, COLUMNS)} Columns are parted by tabs.")
+    for name in COLUMNS[:2]:
+        if name not in head:
+            raise InputError(f"--subjects-from {path}: the column '{name}' is missing.")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        cells = [cell.strip() for cell in line]
+        if not any(cells):
+            continue
+        if len(cells) != len(head) or not all(cells):
+            raise InputError(f"--subjects-from {path}, line {number}: expected a value for each of {', '.join(head)}.")
+        rows.append((number, dict(zip(head, cells, strict=True))))
+    if not rows:
+        raise InputError(f"--subjects-from {path}: holds no row.")
+    return rows
+
+
+def _end(path: Path, name: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The last parts of a file's path, as many as are wanted."""
+    parts = Path(_nfc(str(path.absolute().with_name(name)))).parts
+    return parts[-len(wanted) :]
+
+
+def _plain(subject: str) -> str:
+    """A subject without case, visit, contrast, leading zeros and marks: equal for ids that may be one person."""
+    text = _VISIT.sub("", _CONTRASTS.sub("", subject.casefold()).strip("-. "))
+    return re.sub(r"[^a-z0-9\u0080-\uffff]", "", re.sub(r"(?<!\d)0+(?=\d)", "", text))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

@@ -36,11 +36,13 @@ class Format(Plugin):
     Class attributes:
         suffixes: endings of the file names.
         simulated: True if the import computes the k-space from magnitude images.
+        hides_persons: True if the id of a person is shown to nobody: it is a pseudonym as soon as it is read.
         summary: one line for ``fedrecon list formats``.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
     simulated: ClassVar[bool] = False
+    hides_persons: ClassVar[bool] = False
     summary: ClassVar[str]
 
     noise_sigma: float | None = Field(None, gt=0, le=1e12, allow_inf_nan=False)
@@ -57,7 +59,8 @@ class Format(Plugin):
         for source in sources:
             record = FileRecord()
             try:
-                check_fetched(source)
+                for part in self.parts(source):
+                    check_fetched(part)
                 data = self.load(source, label(source), record)
                 check_volume(data, self.stem(source))
             except FileError as error:
@@ -82,6 +85,19 @@ class Format(Plugin):
     def fits(self, path: Path) -> bool:
         """Whether the file's name is one of this format. Hidden files are none."""
         return not path.name.startswith(".") and path.name.lower().endswith(self.suffixes)
+
+    def gather(self, paths: Sequence[Path]) -> list[Path]:
+        """The volumes in the files: one path for each, by default the file. Where a volume is several files, one path
+        stands for them (:meth:`parts` gives them back). A file that cannot be read stands for itself, to be refused.
+
+        Raises:
+            InputError: a package that reads the format is not installed.
+        """
+        return list(paths)
+
+    def parts(self, source: Path) -> tuple[Path, ...]:
+        """The files of a volume of :meth:`gather`."""
+        return (source,)
 
     def person(self, source: Path) -> str | None:  # noqa: ARG002 - for formats that know persons
         """The id of the scanned person that stands in the file, or None. It is asked before any data are read.

@@ -16,7 +16,7 @@ OPTIONS = ("size", "phase", "seed", "plane", "volume", "zero", "slices", "noise_
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     add = parser.add_argument
-    add("format", metavar="FORMAT", help="nifti, fastmri, npy; see fedrecon list formats")
+    add("format", metavar="FORMAT", help="nifti, dicom, fastmri, npy; see fedrecon list formats")
     add("source", nargs="+", metavar="SOURCE", help="files, or folders in and below which they lie")
     add("--site", required=True, metavar="NAME")
     add("--out", required=True, metavar="DIR")
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the consortium's key for pseudonyms, made at first use (default: DIR/consortium.key)",
     )
 
-    group = parser.add_argument_group("magnitude volumes (nifti)")
+    group = parser.add_argument_group("magnitude volumes (nifti, dicom)")
     group.add_argument("--size", type=whole(8, 4096), metavar="N", help="matrix N x N (default: the native size)")
     group.add_argument("--phase", metavar="none|smooth", help="phase of the simulated k-space (default: smooth)")
     group.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), help="seed of the simulated phase (default: 0)")

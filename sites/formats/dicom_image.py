@@ -294,14 +294,22 @@ def _kind(said: dict[str, Any]) -> str | None:
 
 
 def pixels_of(path: Path) -> tuple[NDArray[Any], int]:
-    """The stored values (frames, rows, columns), and how many of them were padding and are zero now."""
+    """The stored values (frames, rows, columns), and how many of them were padding and are zero now.
+
+    Raises:
+        FileError: the pixels are damaged, or nothing is installed that decodes them.
+    """
+    return guarded(path, lambda: _pixels(path))
+
+
+def _pixels(path: Path) -> tuple[NDArray[Any], int]:
     from pydicom.pixels.decoders.base import get_decoder
 
     data = _read(path, _PIXELS, pixels=True)
-    syntax = guarded(path, lambda: data.file_meta.TransferSyntaxUID)
-    if syntax.is_compressed and not guarded(path, lambda: get_decoder(syntax).is_available):
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and not get_decoder(syntax).is_available:
         raise FileError(path, f"is compressed ({syntax.name}); pydicom needs a package that decodes it (pylibjpeg).")
-    array: NDArray[Any] = guarded(path, lambda: np.asarray(data.pixel_array))
+    array: NDArray[Any] = np.asarray(data.pixel_array)
     array = array if array.ndim == 3 else array[None]
     pad = data.get("PixelPaddingValue")
     padded = np.zeros(array.shape, bool) if not pad else array == pad

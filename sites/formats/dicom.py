@@ -18,7 +18,7 @@ from pydantic import PrivateAttr
 
 from fedrecon.sites.data.volume import VolumeData
 from fedrecon.sites.errors import FileError
-from fedrecon.sites.formats.dicom_image import DicomImage, elements, guarded, images_of, pixels_of, quiet
+from fedrecon.sites.formats.dicom_image import DicomImage, elements, images_of, pixels_of, quiet
 from fedrecon.sites.formats.format import Label
 from fedrecon.sites.formats.nifti import NIfTI
 from fedrecon.sites.formats.nifti_file import NiftiVolume, oriented
@@ -34,7 +34,7 @@ class DICOM(NIfTI):
     The number of an axis in ``plane`` is 0 along the rows, 1 along the columns and 2 across the images.
     """
 
-    suffixes: ClassVar = (".dcm", ".ima", ".dicom")
+    suffixes: ClassVar[tuple[str, ...]] = (".dcm", ".ima", ".dicom")
     hides_persons: ClassVar = True
     summary: ClassVar = "DICOM magnitude series, also without suffix; the k-space is simulated, as for nifti"
 
@@ -95,7 +95,7 @@ class DICOM(NIfTI):
         files = self.parts(source)
         try:
             with quiet():
-                images = [image for path in files for image in guarded(path, lambda path=path: images_of(path))]
+                images = [image for path in files for image in images_of(path)]
                 images = _magnitudes(source, images, record)
                 stack = _stack(source, images, self.volume, record)
                 found = _volume(source, stack, self.plane, self.zero, record)

@@ -215,6 +215,10 @@ def images_of(path: Path) -> list[DicomImage]:
     Raises:
         FileError: they are of another kind, or an element that gives the place of an image is missing or wrong.
     """
+    return guarded(path, lambda: _images(path))
+
+
+def _images(path: Path) -> list[DicomImage]:
     groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     header = _read(path, [*_TAGS, *groups, (0x0043, 0x0010), _GE])
     said: dict[str, Any] = {one.keyword: one.value for one in header if one.keyword in _TAGS}

@@ -44,7 +44,7 @@ class NIfTI(Format):
     volume: Annotated[int, Field(ge=0)] | None = None
     zero: tuple[Literal["nan", "negative"], ...] = ()
     slices: Literal["anatomy", "all"] = "anatomy"
-    suffixes: ClassVar = (".nii", ".nii.gz")
+    suffixes: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
     simulated: ClassVar = True
     summary: ClassVar = "NIfTI magnitude volumes; the k-space is simulated (--size, --phase none|smooth)"
 

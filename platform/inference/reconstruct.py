@@ -15,9 +15,9 @@ from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
+from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.finite import first_not_finite
-from fedrecon.sites.formats.importing import is_shard
 from fedrecon.sites.formats.one_file import read_input
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ def reconstruct(
         raise InputError(f"{output}: is the input; nothing is written onto a source")
     if is_shard(output):
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
+    if output.exists() and not _replaceable(output):
+        raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
     trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
     model = trained.one_model(site)
     where = site or trained.images.sites[0]
@@ -151,6 +153,16 @@ def reconstruct(
             for one in done
         ],
     }
+
+
+def _replaceable(output: Path) -> bool:
+    """Whether the file can be made again: an HDF5 file that :func:`reconstruct` wrote, or a picture or volume."""
+    import h5py
+
+    if not (output.is_file() and h5py.is_hdf5(output)):
+        return output.suffix.lower() not in (".h5", ".hdf5")
+    with h5py.File(output, "r", locking=False) as file:
+        return "fedrecon_digest" in file.attrs
 
 
 def low_volumes(source: Path) -> Iterator[VolumeData]:

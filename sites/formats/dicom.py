@@ -56,8 +56,9 @@ class DICOM(NIfTI):
         """The name without a suffix of DICOM: a name that is made of numbers and points stays whole."""
         return super().stem(path) if path.name.lower().endswith(self.suffixes) else path.name
 
-    def gather(self, paths: Sequence[Path]) -> list[Path]:
+    def find(self, sources: Sequence[Path]) -> tuple[list[Path], dict[str, int]]:
         """The series. Its folder stands for it if all readable files there belong to it, else its first file."""
+        paths, others = super().find(sources)
         found: dict[Any, list[Path]] = defaultdict(list)
         folders: dict[Path, set[Any]] = defaultdict(set)
         with quiet():
@@ -70,9 +71,9 @@ class DICOM(NIfTI):
             alone = len(files) > 1 and {one.parent for one in files} == {files[0].parent}
             whole = alone and len(folders[files[0].parent]) == 1
             self._series[files[0].parent if whole else files[0]] = tuple(files)
-        return sorted(self._series, key=lambda path: (path.name, path))
+        return sorted(self._series, key=lambda path: (path.name, path)), others
 
-    def parts(self, source: Path) -> tuple[Path, ...]:
+    def files(self, source: Path) -> Sequence[Path]:
         """The files of a series."""
         return self._series.get(source, (source,))
 
@@ -83,7 +84,7 @@ class DICOM(NIfTI):
             InputError: the file cannot be read.
         """
         with quiet():
-            found = elements(self.parts(source)[0], ("PatientID",)).get("PatientID")
+            found = elements(self.files(source)[0], ("PatientID",)).get("PatientID")
         return None if found is None else str(found)
 
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
@@ -92,7 +93,7 @@ class DICOM(NIfTI):
         Raises:
             InputError: an image is no magnitude of an MR scan, is damaged, or has no place; the images are no stack.
         """
-        files = self.parts(source)
+        files = self.files(source)
         try:
             with quiet():
                 images = [image for path in files for image in images_of(path)]

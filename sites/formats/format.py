@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, VolumeData, check_volume
 from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.formats.finding import find_files
 from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.plugin import Plugin
 
@@ -59,8 +60,8 @@ class Format(Plugin):
         for source in sources:
             record = FileRecord()
             try:
-                for part in self.parts(source):
-                    check_fetched(part)
+                for file in self.files(source):
+                    check_fetched(file)
                 data = self.load(source, label(source), record)
                 check_volume(data, self.stem(source))
             except FileError as error:
@@ -70,6 +71,18 @@ class Format(Plugin):
             else:
                 record.volume = data.about()
                 yield source, data, record
+
+    def find(self, sources: Sequence[Path]) -> tuple[list[Path], dict[str, int]]:
+        """What is read at ``sources``, one path a volume, and the number of other files by suffix.
+
+        Here each file is a volume. A format whose volume is several files returns one path for each group: the folder,
+        or one of its files.
+        """
+        return find_files(self.fits, self.suffixes, sources)
+
+    def files(self, source: Path) -> Sequence[Path]:
+        """All files of the volume that :meth:`find` gave as ``source``."""
+        return (source,)
 
     def stem(self, path: Path) -> str:
         """The file's name without the format's suffix (the longest that fits: ``.nii.gz`` is one)."""
@@ -85,19 +98,6 @@ class Format(Plugin):
     def fits(self, path: Path) -> bool:
         """Whether the file's name is one of this format. Hidden files are none."""
         return not path.name.startswith(".") and path.name.lower().endswith(self.suffixes)
-
-    def gather(self, paths: Sequence[Path]) -> list[Path]:
-        """The volumes in the files: one path for each, by default the file. Where a volume is several files, one path
-        stands for them (:meth:`parts` gives them back). A file that cannot be read stands for itself, to be refused.
-
-        Raises:
-            InputError: a package that reads the format is not installed.
-        """
-        return list(paths)
-
-    def parts(self, source: Path) -> tuple[Path, ...]:
-        """The files of a volume of :meth:`gather`."""
-        return (source,)
 
     def person(self, source: Path) -> str | None:  # noqa: ARG002 - for formats that know persons
         """The id of the scanned person that stands in the file, or None. It is asked before any data are read.
@@ -124,6 +124,10 @@ def check_fetched(path: Path) -> None:
     """
     if path.is_symlink() and not path.exists():
         raise FileError(path, f"is a link to a file that is not there, {path.readlink()} (datalad get, git annex get).")
+    if path.is_dir():
+        raise FileError(path, "is a folder that may not be read.")
+    if path.exists() and not path.is_file():
+        raise FileError(path, "is no plain file.")
     try:
         with path.open("rb") as file:
             head = file.read(32)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.sites.data.shard import open_sealed
+from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.data.splits import subject_of
 from fedrecon.sites.data.volume import VolumeData, check_volume
 from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats import FORMATS, Format, Label
-from fedrecon.sites.formats.importing import is_shard
 
 
 def read_input(path: Path | str) -> Iterator[VolumeData]:

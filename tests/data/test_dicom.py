@@ -22,7 +22,7 @@ PLANES = {"axial": [1, 0, 0, 0, 1, 0], "sagittal": [0, 1, 0, 0, 0, -1], "coronal
 def loaded(source: Path, **options):
     """The volume of one path, and its record; a refusal is raised."""
     reader = DICOM(**options)
-    (path,) = reader.gather([source] if source.is_file() else sorted(source.iterdir()))
+    (path,), _ = reader.find([source])
     ((_, found, record),) = reader.read([path], lambda _: Label("v", "s", "train"))
     if isinstance(found, FileError):
         raise found
@@ -173,8 +173,9 @@ def test_series_in_one_folder_are_told_apart_and_files_need_no_suffix(tmp_path):
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "note.txt").write_text("x")
     reader = DICOM()
-    paths = reader.gather([path for path in sorted(tmp_path.iterdir()) if reader.fits(path)])
-    assert [(path.name, len(reader.parts(path))) for path in paths] == [("1.2.x.0", 4), ("1.2.y.0", 4)]
+    paths, others = reader.find([tmp_path])
+    assert others == {"": 1, ".txt": 1}
+    assert [(path.name, len(reader.files(path))) for path in paths] == [("1.2.x.0", 4), ("1.2.y.0", 4)]
     assert reader.stem(paths[0]) == "1.2.x.0"
 
 

@@ -1,5 +1,6 @@
 """The registry of the formats that can be imported: one file and one line for each format."""
 
+from fedrecon.sites.formats.dicom import DICOM
 from fedrecon.sites.formats.fastmri import FastMRI
 from fedrecon.sites.formats.format import Format, Label
 from fedrecon.sites.formats.nifti import NIfTI
@@ -11,4 +12,5 @@ FORMATS: dict[str, type[Format]] = {
     "nifti": NIfTI,
     "fastmri": FastMRI,
     "npy": Npy,
+    "dicom": DICOM,
 }

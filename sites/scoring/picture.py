@@ -36,7 +36,7 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
             batch = slices.scoring([item], mask_seed)
             images = {name: x[0].cpu().numpy() for name, x in stages(batch, reconstruct(batch, [item])).items()}
         assert batch.reference is not None
-        measured = slices.operators[site].label()
+        measured = slices.scored_with([item], mask_seed)[0].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
         reference = batch.reference[0].cpu().numpy()
         before = "Zero-padded" if batch.low is not None else "Zero-filled"

@@ -119,7 +119,7 @@ def volumes(
     chosen, protocol = population or Population(), PROTOCOLS[contrast]
     if chosen.scanners == "own":
         protocol = own_scanner(protocol, generator(seed, "scanner", site))
-    for index, kept in _members(subjects, slices):
+    for index, kept in members(subjects, slices):
         random = generator(seed, "phantom", site, index)
         one = scan(random, protocol, size, coils or protocol.n_coils, ANATOMIES[chosen.anatomy])
         name = f"{site}-{index + 1:03d}"
@@ -139,7 +139,7 @@ def volumes(
         )
 
 
-def _members(subjects: int, slices: int | None) -> Iterator[tuple[int, int]]:
+def members(subjects: int, slices: int | None) -> Iterator[tuple[int, int]]:
     """The numbers of a hospital's subjects (from 0), each with its number of slices.
 
     With a number of training slices, the subjects below ``subjects`` that do not train stay, and as many subjects train

@@ -146,7 +146,7 @@ def _fold_field(random: np.random.Generator, wavelength_mm: float) -> Volume:
     full, half = np.fft.fftfreq(_FOLD_POINTS, _FOLD_STEP_MM), np.fft.rfftfreq(_FOLD_POINTS, _FOLD_STEP_MM)
     frequency = np.sqrt(full[:, None, None] ** 2 + full[None, :, None] ** 2 + half**2)
     band = np.exp(-0.5 * ((frequency * wavelength_mm - 1) / 0.22) ** 2)
-    field: Volume = np.fft.irfftn(noise * band, s=(_FOLD_POINTS,) * 3).astype(np.float32)
+    field: Volume = np.fft.irfftn(noise * band, s=(_FOLD_POINTS,) * 3, axes=(0, 1, 2)).astype(np.float32)
     field /= field.std()
     return field
 

@@ -17,6 +17,7 @@ from fedrecon.sites.phantom import DEFAULT_SITES, PROTOCOLS, Population, simulat
 from fedrecon.sites.phantom.anatomy import subject_tissues, thick_atlas
 from fedrecon.sites.phantom.contrast import TISSUES, GradientEcho, InversionRecovery, SpinEcho, Tissue
 from fedrecon.sites.phantom.fields import smooth_field, spline_basis
+from fedrecon.sites.phantom.consortium import members
 from fedrecon.sites.phantom.protocol import own_scanner
 from fedrecon.sites.phantom.scanner import coil_maps, crop, scan
 from fedrecon.sites.phantom.synthesis import synthetic_tissues
@@ -203,8 +204,8 @@ POSITION = np.linspace(-115, 115, 80)
 
 @pytest.fixture(scope="module")
 def people():
-    """The tissues of six synthesised subjects, on a coarse grid."""
-    return [synthetic_tissues(generator(i, "person"), 4.0, POSITION, POSITION) for i in range(6)]
+    """The tissues of five synthesised subjects, on a coarse grid."""
+    return [synthetic_tissues(generator(i, "person"), 4.0, POSITION, POSITION) for i in range(5)]
 
 
 def test_synthesised_tissues_are_shares_of_heads_in_air(people):
@@ -222,7 +223,7 @@ def test_synthesised_tissues_are_shares_of_heads_in_air(people):
 
 def test_each_synthesised_subject_has_folds_and_a_size_of_its_own(people):
     """Grey matter of two subjects overlaps less than that of two that deform one atlas; and heads differ more."""
-    atlas = [subject_tissues(generator(i), thick_atlas(4.0), POSITION, POSITION) for i in range(6)]
+    atlas = [subject_tissues(generator(i), thick_atlas(4.0), POSITION, POSITION) for i in range(5)]
 
     def overlap(found):
         grey = [tissues["grey"][2] > 0.5 for tissues in found]
@@ -266,23 +267,22 @@ def test_own_scanners_differ_and_keep_the_contrast():
     ],
 )
 def test_a_site_has_as_many_training_slices_as_asked_and_the_same_others(subjects, slices, expected):
-    given = {"site": "a", "contrast": "t1w", "subjects": subjects, "size": 32}
     found: dict[str, list[int]] = {}
-    for volume in volumes(**given, slices=slices):
-        found.setdefault(volume.split, []).append(len(volume.kspace))
+    for index, kept in members(subjects, slices):
+        found.setdefault(split_of(index), []).append(kept)
     assert found == expected
 
 
+@pytest.mark.slow
 def test_the_last_training_subject_keeps_its_middle_slices():
     given = {"site": "a", "contrast": "t1w", "subjects": 2, "size": 32}
-    whole, cut = ([one for one in volumes(**given, slices=n) if one.split == "train"][0] for n in (6, 2))
+    whole, cut = (next(one for one in volumes(**given, slices=n) if one.split == "train") for n in (6, 2))
     np.testing.assert_array_equal(cut.kspace, whole.kspace[2:4])
     assert (cut.name, cut.noise) == (whole.name, whole.noise)
 
 
 def test_the_default_consortium_keeps_its_bits():
-    digests = [volume.digest() for volume in volumes("t1w", "t1w", 3, 48)]
-    assert [one[:12] for one in digests] == ["7b41c428b67e", "fe1bbbf24f64", "e42248cdda94"]
+    assert next(volumes("t1w", "t1w", 1, 48)).digest().startswith("7b41c428b67e")
 
 
 @pytest.mark.parametrize(

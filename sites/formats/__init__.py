@@ -2,6 +2,7 @@
 
 from fedrecon.sites.formats.fastmri import FastMRI
 from fedrecon.sites.formats.format import Format, Label
+from fedrecon.sites.formats.ismrmrd import ISMRMRD
 from fedrecon.sites.formats.nifti import NIfTI
 from fedrecon.sites.formats.npy import Npy
 
@@ -11,4 +12,5 @@ FORMATS: dict[str, type[Format]] = {
     "nifti": NIfTI,
     "fastmri": FastMRI,
     "npy": Npy,
+    "ismrmrd": ISMRMRD,
 }

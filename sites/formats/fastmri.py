@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
-from fedrecon.sites.data.self_contained import check_self_contained
 from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_layout
 from fedrecon.sites.errors import FileError
 from fedrecon.sites.formats.fastmri_header import Header
 from fedrecon.sites.formats.format import Format, Label, text_of
+from fedrecon.sites.formats.hdf5_file import opened
 from fedrecon.sites.formats.kspace import COMPLETE, as_complex, reference_of
 from fedrecon.sites.formats.magnitude import centre
 from fedrecon.sites.formats.record import FileRecord
@@ -46,20 +46,11 @@ class FastMRI(Format):
         """The volume in one file.
 
         Raises:
-            InputError: the file is not HDF5, is truncated or cannot be read, takes values from elsewhere
-                (:func:`fedrecon.sites.data.self_contained.check_self_contained`), or its k-space, references or header
-                are wrong.
+            InputError: see :func:`fedrecon.sites.formats.hdf5_file.opened`, or its k-space, references or header are
+                wrong.
         """
-        if not h5py.is_hdf5(source):
-            older = " (MATLAB writes HDF5 with save -v7.3)" if source.suffix.lower() == ".mat" else ""
-            raise FileError(source, f"is not an HDF5 file{older}.")
-        try:
-            with h5py.File(source, "r", locking=False) as file:
-                check_self_contained(source, file)
-                return _volume(source, file, label, record, self.noise)
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
-            kind = "is truncated" if "truncated" in str(error) else "cannot be read"
-            raise FileError(source, f"{kind}: {error}") from None
+        with opened(source, "fastmri") as file:
+            return _volume(source, file, label, record, self.noise)
 
 
 def _volume(
@@ -99,8 +90,6 @@ def _volume(
 
 
 def _kspace(source: Path, file: h5py.File) -> Complex:
-    if "kspace" not in file:
-        raise FileError(source, f"the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'}).")
     dataset = file["kspace"]
     if not isinstance(dataset, h5py.Dataset):
         raise FileError(source, "'kspace' is not a dataset.")

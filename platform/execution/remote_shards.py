@@ -35,7 +35,7 @@ def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
             raise InputError(f"site '{site}', on its own node: {one.problem}")
         given = dict(one.labels)
         volumes = tuple(
-            Volume(**{**volume, "shape": tuple(volume["shape"]), "voxel_mm": _triple(volume["voxel_mm"])})
+            Volume(**{key: tuple(value) if isinstance(value, list) else value for key, value in volume.items()})
             for volume in given.pop("volumes")
         )
         voxel = _triple(given.pop("voxel_mm"))

@@ -1,9 +1,10 @@
 """FastMRI HDF5 files, single- and multi-coil (Zbontar et al., fastMRI: an open dataset and benchmarks, 2018).
 
-K-space is kept whole, with its readout oversampling. The reference is computed from it, so that it fits the k-space:
-the modulus (one coil) or the root sum of squares of the full image. The stored ``reconstruction_*`` are crops of that
-image; they are compared with it. Samples decide, not words: whether there is a reference follows from the samples,
-slice by slice. What ``mask`` and header say about them is compared, and what differs is noted. No sample is changed.
+K-space is kept whole, with its readout oversampling; scores are of the reconstructed matrix, as the official one is. The
+reference is computed from the k-space, so that it fits it: the modulus (one coil) or the root sum of squares of the full
+image. The stored ``reconstruction_*`` are crops of that image; they are compared with it. Samples decide, not words:
+whether there is a reference follows from the samples, slice by slice. What ``mask`` and header say about them is
+compared, and what differs is noted. No sample is changed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
-from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_layout
+from fedrecon.sites.data.volume import SMALLEST, Complex, Real, VolumeData, check_layout
 from fedrecon.sites.errors import FileError
 from fedrecon.sites.formats.fastmri_header import Header
 from fedrecon.sites.formats.format import Format, Label, text_of
@@ -74,6 +75,7 @@ def _volume(
         for key in _REFERENCES:
             if key in file:
                 _compare_reference(key, file[key][()], reference, record)
+    crop = _scored(file, header.crop, (ny, nx), record)
     if header.voxel_mm is not None:
         record.field_of_view_mm = (ny * header.voxel_mm[1], nx * header.voxel_mm[2])
     return VolumeData(
@@ -86,7 +88,27 @@ def _volume(
         header.voxel_mm,
         text_of(file.attrs.get("acquisition", "")),
         header.field_strength_t,
+        crop=crop,
     )
+
+
+def _scored(
+    file: h5py.File, said: tuple[int, int] | None, shape: tuple[int, int], record: FileRecord
+) -> tuple[int, int] | None:
+    """The part (y, x) that the official score compares: the stored image's matrix, else the header's reconstructed one.
+
+    None if it is the whole matrix.
+    """
+    stored = next((file[key].shape[-2:] for key in _REFERENCES if key in file), None)
+    found = said if stored is None else (min(stored[0], shape[0]), min(stored[1], shape[1]))
+    if stored is not None and said is not None and found != said:
+        record.note("header-contradicts-image", f"the stored image is {stored[0]} x {stored[1]}: it is what is scored")
+    if found is not None and min(found) < SMALLEST:
+        record.note("header-implausible", f"the reconstructed matrix {found[0]} x {found[1]} is too small to score")
+        found = None
+    if found is None and shape[0] > 1.5 * shape[1]:
+        record.note("oversampling-scored", "neither header nor stored image says which part of the view is scored")
+    return None if found in (None, shape) else found
 
 
 def _kspace(source: Path, file: h5py.File) -> Complex:

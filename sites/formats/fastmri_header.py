@@ -22,6 +22,7 @@ class Header:
         encoded: first phase-encoded column (x) of the k-space, and one past the last.
         voxel_mm: voxel size (slice, y, x) of the encoded matrix in mm.
         field_strength_t: field strength in tesla.
+        crop: matrix (y, x) of the reconstructed space, no larger than the k-space.
     """
 
     def __init__(self, root: ElementTree.Element | None, shape: tuple[int, int], record: FileRecord) -> None:
@@ -31,6 +32,7 @@ class Header:
             "field strength", self._number("acquisitionSystemInformation/systemFieldStrength_T"), _TESLA
         )
         self.voxel_mm = self._voxel()
+        self.crop = self._crop()
 
     @classmethod
     def parse(cls, source: Path, file: h5py.File, shape: tuple[int, int], record: FileRecord) -> Header:
@@ -71,6 +73,16 @@ class Header:
         left = int(size[1]) // 2 - int(centre)
         right = left + int(last) + 1
         return (max(0, left), min(self._shape[1], right)) if left < right else None
+
+    def _crop(self) -> tuple[int, int] | None:
+        """The reconstructed matrix; x is the readout, our y. It holds pixels of the encoded size, as fastMRI's do."""
+        x, y = (self._number(f"encoding/reconSpace/matrixSize/{axis}") for axis in "xy")
+        if x is None or y is None:
+            return None
+        if not (1 <= x <= 1e5 and 1 <= y <= 1e5):
+            self._record.note("header-implausible", f"its reconstructed matrix is {x:g} x {y:g}: it is not used")
+            return None
+        return min(int(x), self._shape[0]), min(int(y), self._shape[1])
 
     def _voxel(self) -> tuple[float, float, float] | None:
         """The voxel size: the field of view of the encoded space, over the samples that are there."""

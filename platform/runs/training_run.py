@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.config.science import science_version
 from fedrecon.platform.config.resources import UNSCORED
+from fedrecon.platform.config.science import science_version
 from fedrecon.platform.consortium.budget import budgets
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code

@@ -1,9 +1,9 @@
 """FastMRI HDF5 files, single- and multi-coil (Zbontar et al., fastMRI: an open dataset and benchmarks, 2018).
 
-K-space is kept whole, with its readout oversampling; scores are of the reconstructed matrix, as the official one is. The
-reference is computed from the k-space, so that it fits it: the modulus (one coil) or the root sum of squares of the full
-image. The stored ``reconstruction_*`` are crops of that image; they are compared with it. Samples decide, not words:
-whether there is a reference follows from the samples, slice by slice. What ``mask`` and header say about them is
+K-space is kept whole, with its readout oversampling; scores are of the reconstructed matrix, as the official one is.
+The reference is computed from the k-space, so that it fits it: the modulus (one coil) or the root sum of squares of the
+full image. The stored ``reconstruction_*`` are crops of that image; they are compared with it. Samples decide, not
+words: whether there is a reference follows from the samples, slice by slice. What ``mask`` and header say about them is
 compared, and what differs is noted. No sample is changed.
 """
 

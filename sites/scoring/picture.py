@@ -35,7 +35,10 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
         item = first[len(first) // 2]
         with torch.no_grad():
             batch = slices.scoring([item], mask_seed)
-            images = {name: central(x[0], item.volume.crop).cpu().numpy() for name, x in stages(batch, reconstruct(batch, [item])).items()}
+            images = {
+                name: central(x[0], item.volume.crop).cpu().numpy()
+                for name, x in stages(batch, reconstruct(batch, [item])).items()
+            }
         assert batch.reference is not None
         measured = slices.operators[site].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"

@@ -9,7 +9,6 @@ compared, and what differs is noted. No sample is changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +17,10 @@ import numpy as np
 
 from fedrecon.sites.data.volume import SMALLEST, Complex, Real, VolumeData, check_layout
 from fedrecon.sites.errors import FileError
-from fedrecon.sites.formats.fastmri_header import Header
-from fedrecon.sites.formats.format import Format, Label, text_of
+from fedrecon.sites.formats.fastmri_header import Header, read_header, scanner_of
+from fedrecon.sites.formats.format import Label, text_of
 from fedrecon.sites.formats.hdf5_file import opened
-from fedrecon.sites.formats.kspace import COMPLETE, as_complex, reference_of
+from fedrecon.sites.formats.kspace import COMPLETE, Measured, as_complex, reference_of
 from fedrecon.sites.formats.magnitude import centre
 from fedrecon.sites.formats.record import FileRecord
 
@@ -29,7 +28,7 @@ _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 _DIFFERENT = 0.05  # stored and computed image differ if this part of the power differs, after scaling
 
 
-class FastMRI(Format):
+class FastMRI(Measured):
     """Files of the fastMRI layout, one volume in each file."""
 
     suffixes: ClassVar = (".h5", ".hdf5", ".mat")
@@ -43,6 +42,13 @@ class FastMRI(Format):
         except (OSError, RuntimeError, KeyError, TypeError) as error:
             raise FileError(source, f"cannot be read: {error}") from None
 
+    def scanner(self, source: Path) -> str | None:
+        """The scanner of the header."""
+        with opened(source, "fastmri") as file:
+            if "ismrmrd_header" not in file:
+                return None
+            return scanner_of(read_header(source, "ismrmrd_header", file))
+
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
         """The volume in one file.
 
@@ -51,13 +57,11 @@ class FastMRI(Format):
                 wrong.
         """
         with opened(source, "fastmri") as file:
-            return _volume(source, file, label, record, self.noise)
+            return _volume(source, file, label, record, self)
 
 
-def _volume(
-    source: Path, file: h5py.File, label: Label, record: FileRecord, noise: Callable[[Complex], float | None]
-) -> VolumeData:
-    kspace = _kspace(source, file)
+def _volume(source: Path, file: h5py.File, label: Label, record: FileRecord, reader: FastMRI) -> VolumeData:
+    kspace = reader.compressed(_kspace(source, file), record)
     ny, nx = kspace.shape[-2:]
     record.slices = len(kspace)
     header = Header.parse(source, file, (ny, nx), record)
@@ -84,7 +88,7 @@ def _volume(
         label.split,
         kspace,
         reference,
-        noise(kspace),
+        reader.noise(kspace),
         header.voxel_mm,
         text_of(file.attrs.get("acquisition", "")),
         header.field_strength_t,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,31 @@ from fedrecon.sites.formats.record import FileRecord
 
 _TESLA = (0.001, 30.0)
 _VOXEL_MM = (0.001, 1000.0)  # a slab of a 3D scan that was cut later may be thick
+
+
+def read_header(source: Path, name: str, file: h5py.File) -> ElementTree.Element:
+    """The XML of the dataset ``name``.
+
+    Raises:
+        FileError: it is not XML.
+    """
+    try:
+        return ElementTree.fromstring(text_of(file[name][()]))
+    except (ElementTree.ParseError, ValueError, TypeError) as error:
+        raise FileError(source, f"its '{name}' cannot be read: {error}") from None
+
+
+def scanner_of(root: ElementTree.Element) -> str | None:
+    """The scanner of an ISMRMRD header as the name of a site, such as ``siemens-aera-1.5t``; None where it says less.
+
+    It is of vendor, model and field strength alone: neither serial number nor institution is read.
+    """
+    place = "{*}acquisitionSystemInformation/{*}"
+    model, field = (root.findtext(f"{place}{name}", "").strip() for name in ("systemModel", "systemFieldStrength_T"))
+    if not model or not re.fullmatch(r"\d+(\.\d+)?", field):
+        return None
+    words = f"{root.findtext(f'{place}systemVendor', '')} {model} {float(field):.1f}t".lower()
+    return re.sub(r"[^a-z0-9.]+", "-", words).strip("-.")
 
 
 class Header:
@@ -47,9 +73,10 @@ class Header:
         """
         if "ismrmrd_header" not in file:
             return cls(None, shape, record)
+        root = read_header(source, "ismrmrd_header", file)
         try:
-            return cls(ElementTree.fromstring(text_of(file["ismrmrd_header"][()])), shape, record)
-        except (ElementTree.ParseError, ValueError, TypeError) as error:
+            return cls(root, shape, record)
+        except (ValueError, TypeError) as error:
             raise FileError(source, f"its 'ismrmrd_header' cannot be read: {error}") from None
 
     def _matrix(self) -> tuple[float, float] | None:

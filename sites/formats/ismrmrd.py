@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
-from xml.etree import ElementTree
 
 import h5py
 import numpy as np
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 
 from fedrecon.sites.data.volume import Complex, VolumeData, check_layout
 from fedrecon.sites.errors import FileError, InputError
-from fedrecon.sites.formats.format import Format, Label, text_of
+from fedrecon.sites.formats.fastmri_header import read_header, scanner_of
+from fedrecon.sites.formats.format import Label
 from fedrecon.sites.formats.hdf5_file import opened
-from fedrecon.sites.formats.kspace import reference_of
+from fedrecon.sites.formats.kspace import Measured, reference_of
 from fedrecon.sites.formats.record import FileRecord
 
 NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = (1 << (bit - 1) for bit in (19, 20, 21, 22))
@@ -47,7 +47,7 @@ _BLOCK = 512  # lines that are read at once
 _MOST = 2**33  # samples of the encoded matrix over all coils and slices: 64 GiB
 
 
-class ISMRMRD(Format):
+class ISMRMRD(Measured):
     """Files of ISMRMRD, one volume in each file."""
 
     suffixes: ClassVar = (".h5", ".hdf5", ".mrd")
@@ -57,6 +57,11 @@ class ISMRMRD(Format):
         """The patient's id of the header."""
         with opened(source, "ismrmrd") as file:
             return _Header(source, file).text("subjectInformation/patientID")
+
+    def scanner(self, source: Path) -> str | None:
+        """The scanner of the header."""
+        with opened(source, "ismrmrd") as file:
+            return scanner_of(read_header(source, "dataset/xml", file))
 
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
         """The volume in one file.
@@ -77,6 +82,7 @@ class ISMRMRD(Format):
                 one[:] = np.tensordot(whitening, one, 1)
         kspace, voxel = _in_slices(kspace, header, lines.readout, record)
         check_layout("its k-space", kspace, None)
+        kspace = self.compressed(kspace, record)
         record.slices = len(kspace)
         record.field_of_view_mm = (kspace.shape[2] * voxel[1], kspace.shape[3] * voxel[2])
         reference = reference_of(kspace, record)
@@ -97,10 +103,7 @@ class _Header:
 
     def __init__(self, source: Path, file: h5py.File) -> None:
         self._source = source
-        try:
-            self._root = ElementTree.fromstring(text_of(file["dataset/xml"][()]))
-        except (ElementTree.ParseError, ValueError) as error:
-            raise FileError(source, f"its 'dataset/xml' cannot be read: {error}") from None
+        self._root = read_header(source, "dataset/xml", file)
         kind = self.text("encoding/trajectory")
         if kind != "cartesian":
             raise FileError(source, f"its trajectory is '{kind}'; only 'cartesian' can be imported.")

@@ -215,7 +215,9 @@ def test_scores_are_of_the_matrix_that_fastmri_scores(tmp_path):
         source = write_fastmri(tmp_path / f"{name}_1.h5", kspace, **datasets)
         done = import_data("fastmri", source, name, tmp_path)
         (volume,), ((_, record),) = Shard.open(done).volumes, done.read.items()
-        assert (volume.crop, {note.kind for note in record.notes}) == (crop, notes), name
+        assert (volume.crop, {note.kind for note in record.notes} - {"header-contradicts-samples"}) == (crop, notes), (
+            name
+        )
         y, x = crop or (24, 20)
         reference = rss(kspace)[:, 12 - y // 2 : 12 + y // 2, 10 - x // 2 : 10 + x // 2]
         assert volume.maximum == pytest.approx(reference.max(), rel=1e-5)
@@ -225,12 +227,12 @@ def test_scores_are_of_the_matrix_that_fastmri_scores(tmp_path):
         with h5py.File(path, "r+") as file:
             (name,) = file
             edit(file[name])
-        with pytest.raises(InputError, match="hash differs|its maximum"):
+        with pytest.raises(InputError, match=r"hash differs|its maximum"):
             Shard.open(path).check_hash()
 
 
 def test_a_slice_is_scored_within_the_crop_alone(tmp_path):
-    """The error outside of the crop counts for nothing: the scores are those of fastMRI's formulas on the cut images."""
+    """An error outside of the crop counts for nothing: the scores are those of the cut images."""
     kspace = make_kspace(coils=2)
     source = write_fastmri(tmp_path / "a_1.h5", kspace, reconstruction_rss=rss(kspace)[:, 6:18, 2:18])
     shard = Shard.open(import_data("fastmri", source, "s", tmp_path, noise_sigma=1.0))

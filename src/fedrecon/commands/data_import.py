@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from fedrecon.commands.base import DONE
 from fedrecon.platform.terminal.arguments import number, whole
 from fedrecon.platform.terminal.output import print_json, say
 
-OPTIONS = ("size", "phase", "seed", "plane", "volume", "zero", "slices", "noise_sigma")
+if TYPE_CHECKING:
+    from fedrecon.sites.formats.record import ImportSummary
+
+OPTIONS = ("size", "phase", "seed", "plane", "volume", "zero", "slices", "noise_sigma", "coils")
 """Options of formats; a format refuses those that it does not have."""
 
 
@@ -18,9 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("format", metavar="FORMAT", help="nifti, fastmri, npy; see fedrecon list formats")
     add("source", nargs="+", metavar="SOURCE", help="files, or folders in and below which they lie")
-    add("--site", required=True, metavar="NAME")
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--site", metavar="NAME")
+    one.add_argument(
+        "--site-by", choices=("scanner",), help="one site a scanner, named by its model and field strength"
+    )
     add("--out", required=True, metavar="DIR")
     add("--contrast", metavar="C", help="default: the name in the files")
+    add("--coils", type=whole(1, 1024), metavar="N", help="compress k-space to N virtual coils (default: keep all)")
     add("--noise-sigma", type=number(0, 1e12), metavar="S", help="noise of a k-space sample (default: estimated)")
     add("--dry-run", action="store_true", help="read and check everything, print the summary, write nothing")
     add("--overwrite", action="store_true", help="replace the shard of this site, if there is one")
@@ -69,16 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Imports, and prints the summary; its warnings go to stderr."""
+    from fedrecon.sites.formats.by_scanner import import_by_scanner
     from fedrecon.sites.formats.importing import import_data
 
     options = {name: getattr(arguments, name) for name in OPTIONS}
     if options["zero"] is not None:
         options["zero"] = _names(options["zero"])
-    summary = import_data(
-        arguments.format,
-        arguments.source,
-        arguments.site,
-        arguments.out,
+    options |= dict(
+        out=arguments.out,
         contrast=arguments.contrast,
         subject_pattern=arguments.subject_pattern,
         subjects_from=arguments.subjects_from,
@@ -89,11 +96,21 @@ def run(arguments: argparse.Namespace) -> int:
         skip_bad=arguments.skip_bad,
         dry_run=arguments.dry_run,
         plugins=arguments.plugins,
-        **options,
     )
+    if arguments.site is None:
+        summaries = import_by_scanner(arguments.format, arguments.source, **options)
+    else:
+        summaries = [import_data(arguments.format, arguments.source, arguments.site, **options)]
     if arguments.json:
-        print_json(summary.as_dict())
+        shown = [summary.as_dict() for summary in summaries]
+        print_json(shown[0] if arguments.site else {"sites": shown})
         return DONE
+    for summary in summaries:
+        _show(summary)
+    return DONE
+
+
+def _show(summary: ImportSummary) -> None:
     for line in summary.lines():
         say(line)
     for note in summary.notes:
@@ -102,7 +119,6 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{summary.path}{' (replaced)' if summary.overwrote else ''}")
     else:
         say(f"dry run: {summary.path} is not written")
-    return DONE
 
 
 def _names(text: str | None) -> tuple[str, ...]:

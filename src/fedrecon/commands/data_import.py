@@ -84,19 +84,19 @@ def run(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in OPTIONS}
     if options["zero"] is not None:
         options["zero"] = _names(options["zero"])
-    options |= dict(
-        out=arguments.out,
-        contrast=arguments.contrast,
-        subject_pattern=arguments.subject_pattern,
-        subjects_from=arguments.subjects_from,
-        validation_subjects=_names(arguments.validation_subjects),
-        test_subjects=_names(arguments.test_subjects),
-        key=arguments.key,
-        overwrite=arguments.overwrite,
-        skip_bad=arguments.skip_bad,
-        dry_run=arguments.dry_run,
-        plugins=arguments.plugins,
-    )
+    options |= {
+        "out": arguments.out,
+        "contrast": arguments.contrast,
+        "subject_pattern": arguments.subject_pattern,
+        "subjects_from": arguments.subjects_from,
+        "validation_subjects": _names(arguments.validation_subjects),
+        "test_subjects": _names(arguments.test_subjects),
+        "key": arguments.key,
+        "overwrite": arguments.overwrite,
+        "skip_bad": arguments.skip_bad,
+        "dry_run": arguments.dry_run,
+        "plugins": arguments.plugins,
+    }
     if arguments.site is None:
         summaries = import_by_scanner(arguments.format, arguments.source, **options)
     else:

@@ -237,11 +237,11 @@ def test_a_slice_is_scored_within_the_crop_alone(tmp_path):
     source = write_fastmri(tmp_path / "a_1.h5", kspace, reconstruction_rss=rss(kspace)[:, 6:18, 2:18])
     shard = Shard.open(import_data("fastmri", source, "s", tmp_path, noise_sigma=1.0))
     operators = {"s": Undersampling.read({"mask": "random", "acceleration": 2})}
-    slices = Slices({"s": shard}, operators, "train", torch.device("cpu"))
+    slices = Slices({"s": shard}, operators, "test", torch.device("cpu"))
     images = torch.from_numpy(rss(kspace)[:1].astype(np.complex64))
     images[:, 8, 5] *= 1.5
     images[:, :6] += 100
-    table = score(slices, [slices.items[:1]], "train", lambda *_: images, 0, "global", "s").columns
+    table = score(slices, [slices.items[:1]], "test", lambda *_: images, 0, "global", "s").columns
     row = {name: values[0] for name, values in table.items()}
     cut = (np.abs(images.numpy())[:, 6:18, 2:18], rss(kspace)[:1, 6:18, 2:18])
     assert row["stage"] == "output"

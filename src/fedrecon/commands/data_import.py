@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--noise-sigma", type=number(0, 1e12), metavar="S", help="noise of a k-space sample (default: estimated)")
     add("--dry-run", action="store_true", help="read and check everything, print the summary, write nothing")
     add("--overwrite", action="store_true", help="replace the shard of this site, if there is one")
-    add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
     add("--skip-bad", action="store_true", help="import the good files, although others are refused")
     add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
 

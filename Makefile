@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz tamper check bench ui clean
+.PHONY: help install demo test test-fast fuzz tamper kills check bench ui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,7 @@ test: install  ## the whole test suite
 test-fast: install  ## the tests that need no Ray, kill no process, start no server and are not slow
 	$(PYTEST) -m "not ray and not kill and not server and not slow"
 
+KILLS ?= 200
 SEED ?= 0
 fuzz: install  ## 20,000 bad inputs through main() in one process, 200 as processes: no traceback, hang or death
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --cases 20000 --processes 200 --seed $(SEED)
@@ -44,6 +45,9 @@ fuzz: install  ## 20,000 bad inputs through main() in one process, 200 as proces
 CASES ?= 500
 tamper: install  ## damage files, replies and settings of runs (CASES, SEED): no wrong result, no traceback, no death
 	$(BIN)/python tests/tamper.py --cases $(CASES) --seed $(SEED)
+
+kills: install  ## kill drivers at seeded moments (KILLS, SEED), let each run end: the same bits
+	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)
 
 check: install  ## ruff, mypy --strict and the layout guards
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
 from fedrecon.sites.data.shard import Shard, open_sealed
+from fedrecon.sites.data.shard_writer import IMPORT
 from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.wire import ShardLabels
@@ -49,7 +50,9 @@ def labels(site: str, path: str) -> ShardLabels:
         shard = open_sealed(path)
     except InputError as error:
         return check_message(ShardLabels(site, problem=str(error)))
-    plain = {**asdict(shard), "path": str(shard.path), "attributes": dict(shard.attributes)}
+    # What the import did stays at the site: an experiment does not need it.
+    attributes = {key: value for key, value in shard.attributes.items() if key != IMPORT}
+    plain = {**asdict(shard), "path": str(shard.path), "attributes": attributes}
     return check_message(ShardLabels(site, plain))
 
 

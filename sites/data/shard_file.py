@@ -42,6 +42,17 @@ def reading(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path}: {kind}: {error}") from None
 
 
+def is_shard(path: Path) -> bool:
+    """Whether the file says that it is a shard of fedrecon. A file that cannot be read says nothing."""
+    try:
+        if not path.is_file() or not h5py.is_hdf5(path):
+            return False
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except (OSError, RuntimeError):
+        return False
+
+
 def check_root(path: Path, root: dict[str, Any]) -> None:
     """Refuse root attributes that do not belong to a shard, or to a shard of a version that fedrecon can read.
 

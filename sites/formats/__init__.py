@@ -1,5 +1,6 @@
 """The registry of the formats that can be imported: one file and one line for each format."""
 
+from fedrecon.sites.formats.dicom import DICOM
 from fedrecon.sites.formats.fastmri import FastMRI
 from fedrecon.sites.formats.format import Format, Label
 from fedrecon.sites.formats.ismrmrd import ISMRMRD
@@ -13,4 +14,5 @@ FORMATS: dict[str, type[Format]] = {
     "fastmri": FastMRI,
     "npy": Npy,
     "ismrmrd": ISMRMRD,
+    "dicom": DICOM,
 }

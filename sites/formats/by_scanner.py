@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.errors import FileError, FilesError, InputError
 from fedrecon.sites.extension.plugin_file import PluginFile
 from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format
-from fedrecon.sites.formats.finding import find_files
 from fedrecon.sites.formats.format import check_fetched
 from fedrecon.sites.formats.importing import import_data
 from fedrecon.sites.formats.record import ImportSummary
@@ -35,8 +34,9 @@ def import_by_scanner(
         format, sources, out, skip_bad, plugins, options: see :func:`fedrecon.sites.formats.importing.import_data`.
 
     Raises:
-        InputError: a file does not name its scanner (with ``skip_bad`` it is left out and named), subjects are named
-            for one site, or see ``import_data``; the sites whose import failed are named, the others are written.
+        FilesError: files do not name their scanner (with ``skip_bad`` they are left out and named), or are refused; the
+            sites without a refused file are written.
+        InputError: subjects are named for one site, or see ``import_data``.
     """
     for name in ("validation_subjects", "test_subjects"):
         if options.get(name):
@@ -47,9 +47,10 @@ def import_by_scanner(
     )
     given = [Path(one) for one in ([sources] if isinstance(sources, Path | str) else sources)]
     groups, nameless = defaultdict(list), dict[Path, str]()
-    for path in find_files(reader, given)[0]:
+    for path in reader.find(given)[0]:
         try:
-            check_fetched(path)
+            for file in reader.files(path):
+                check_fetched(file)
             scanner = reader.scanner(path)
             if scanner is None:
                 raise FileError(path, "does not say model and field strength of its scanner (--site imports it).")
@@ -58,15 +59,20 @@ def import_by_scanner(
         else:
             groups[scanner].append(path)
     if nameless and not (skip_bad and groups):
-        raise InputError("\n".join(f"{path}: {reason}" for path, reason in nameless.items()))
-    done, failed = [], []
+        raise FilesError([FileError(path, reason) for path, reason in nameless.items()], "Nothing is written.")
+    done: list[ImportSummary] = []
+    refused: list[FileError] = []
     for site, paths in sorted(groups.items()):
         try:
             done.append(import_data(format, paths, site, out, skip_bad=skip_bad, plugins=plugins, **options))
+        except FilesError as error:
+            refused += error.refused
+        except FileError as error:
+            refused.append(error)
         except InputError as error:
-            failed.append(f"site '{site}': {error}")
-    if failed:
-        written = f"\nWritten: {', '.join(one.site for one in done)}." if done and not options.get("dry_run") else ""
-        raise InputError("\n".join(failed) + written)
+            raise InputError(f"site '{site}': {error}") from None
+    written = [one.site for one in done if one.written]
+    if refused:
+        raise FilesError(refused, f"Refused: {len(refused)} files. Written: {', '.join(written) or 'no site'}.")
     done[0].skipped.update(nameless)
     return done

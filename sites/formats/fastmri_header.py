@@ -37,7 +37,9 @@ def scanner_of(root: ElementTree.Element) -> str | None:
     model, field = (root.findtext(f"{place}{name}", "").strip() for name in ("systemModel", "systemFieldStrength_T"))
     if not model or not re.fullmatch(r"\d+(\.\d+)?", field):
         return None
-    words = f"{root.findtext(f'{place}systemVendor', '')} {model} {float(field):.{1 if float(field) >= 1 else 2}f}t".lower()
+    words = (
+        f"{root.findtext(f'{place}systemVendor', '')} {model} {float(field):.{1 if float(field) >= 1 else 2}f}t".lower()
+    )
     return re.sub(r"[^a-z0-9.]+", "-", words).strip("-.")
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import h5py
 
 from fedrecon.sites.data.shard import open_sealed
+from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.data.splits import subject_of
 from fedrecon.sites.data.volume import VolumeData, check_volume
 from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats import FORMATS, Format, Label
 from fedrecon.sites.formats.hdf5_file import kind_of
-from fedrecon.sites.formats.importing import is_shard
 
 
 def read_input(path: Path | str) -> Iterator[VolumeData]:

@@ -40,7 +40,7 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
                 for name, x in stages(batch, reconstruct(batch, [item])).items()
             }
         assert batch.reference is not None
-        measured = slices.operators[site].label()
+        measured = slices.scored_with([item], mask_seed)[0].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
         reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
         before = "Zero-padded" if batch.low is not None else "Zero-filled"

@@ -91,10 +91,65 @@ def rss(kspace):
     return np.sqrt((np.abs(images) ** 2).sum(axis=1))
 
 
+def image(ny=20, nx=16):
+    """A picture that is not symmetric, uint16."""
+    made = np.zeros((ny, nx), np.uint16)
+    made[4:15, 3:12] = 100 + np.arange(11)[:, None] * 9 + np.arange(9)
+    return made
+
+
+def write_dicom(path: Path, pixels, series=None, position=(0.0, 0.0, 0.0), **elements) -> Path:
+    """An axial MR image, or with three axes an enhanced one whose frames are 5 mm apart. None leaves an element out."""
+    from pydicom import config, uid
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    made, made.file_meta = Dataset(), FileMetaDataset()
+    pixels = np.asarray(pixels)
+    own = {
+        "SOPClassUID": uid.MRImageStorage if pixels.ndim == 2 else uid.EnhancedMRImageStorage,
+        "SOPInstanceUID": uid.generate_uid(entropy_srcs=[str(path)]),
+        "SeriesInstanceUID": uid.generate_uid(entropy_srcs=[str(series or path)]),
+        "Modality": "MR",
+        "PatientID": "anonymous",
+        "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "ImagePositionPatient": list(position),
+        "PixelSpacing": [1.5, 2.0],
+        "SliceThickness": 5.0,
+        "Rows": pixels.shape[-2],
+        "Columns": pixels.shape[-1],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "PixelData": pixels.tobytes(),
+    }
+    if pixels.ndim == 3:
+        own["NumberOfFrames"] = len(pixels)
+        own["PerFrameFunctionalGroupsSequence"] = [Dataset() for _ in pixels]
+        for number, frame in enumerate(own["PerFrameFunctionalGroupsSequence"]):
+            place = Dataset()
+            place.ImagePositionPatient = [position[0], position[1], position[2] + 5.0 * number]
+            frame.PlanePositionSequence = [place]
+    made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = own["SOPClassUID"]
+    made.file_meta.MediaStorageSOPInstanceUID = own["SOPInstanceUID"]
+    with config.disable_value_validation():  # a test writes wrong values too
+        for name, value in (own | elements).items():
+            if value is not None:
+                setattr(made, name, value)
+        made.save_as(path, enforce_file_format=True)
+    return path
+
+
 def write_any(name: str, folder: Path, stem: str) -> Path:
     """A good file of the format ``name``."""
     import nibabel
 
+    if name == "dicom":
+        return write_dicom(folder / f"{stem}.dcm", image())
     if name == "fastmri":
         return write_fastmri(folder / f"{stem}.h5", make_kspace(coils=2))
     if name == "ismrmrd":

@@ -42,7 +42,7 @@ class TestEveryFormat:
         }
         assert shard.pseudonym_key == names.fingerprint
         assert (shard.site, shard.contrast, shard.simulated) == ("north", "T9", FORMATS[name].simulated)
-        assert shard.phase == ("smooth" if name == "nifti" else "measured")
+        assert shard.phase == ("smooth" if FORMATS[name].simulated else "measured")
 
     def test_the_same_import_has_the_same_content(self, name, tmp_path):
         source = write_any(name, tmp_path, "a_1")

@@ -1,0 +1,177 @@
+"""Kills drivers with SIGKILL at seeded moments, and lets each run end: ``make kills``. Whatever died, the bits stay.
+
+A moment is the n-th call that makes something on the disk (sync, rename, hard link), which hits commits, private
+memories, the journal, artifacts and the result; or a fraction of a second of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "platform")]
+
+from drivers import experiment  # noqa: E402 - after the path
+from tiny import NETWORKS, PARAMETERS, write_consortium  # noqa: E402
+
+LOADED = ["torch", "mlflow.store.tracking.sqlalchemy_store", "fedrecon.platform.runs.training_run"]
+STRATEGIES = ("fedavg", "local", "fedper", "scaffold", "fedmri", "ditto", "fedgimp")
+DISK = ("fsync", "replace", "link")
+OWN = ("digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean")
+"""What of a result must not depend on who was killed."""
+
+
+def drive(given: dict[str, Any], workspace: Path, out: Path, die_at: int = 0, after: float = 0.0) -> None:
+    """One run in this process. It dies at its ``die_at``-th call to the disk, or after a time in seconds."""
+    import fedrecon
+
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    told = Counter[str]()
+    for name in DISK:
+        setattr(os, name, _counted(getattr(os, name), name, told, die_at))
+    if after:
+        threading.Thread(target=lambda: (time.sleep(after), _die()), daemon=True).start()
+    start = time.monotonic()
+    result = fedrecon.run(given, workspace=workspace, in_process=True)
+    record = {**result.as_dict(), "disk": told.total(), "seconds": time.monotonic() - start}
+    out.write_text(json.dumps(record), encoding="utf-8")
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _counted(original: Any, name: str, told: Counter[str], die_at: int) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
+        told[name] += 1
+        if told.total() == die_at:
+            _die()
+        return original(*arguments, **named)
+
+    return call
+
+
+class Campaign:
+    """Runs of one strategy: a calm one, and those that are killed."""
+
+    def __init__(self, folder: Path, paths: dict[str, Path], strategy: str, template: Path) -> None:
+        self.folder, self.template, self.count = folder / strategy, template, 0
+        self.given = experiment(paths, strategy)
+        self.given["network"] = dict(NETWORKS.get(strategy, self.given["network"]))
+        self.given["strategy"] |= PARAMETERS.get(strategy, {})
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(LOADED)
+        calm = self.workspace()
+        self.calm = self.run(calm)
+        assert isinstance(self.calm, dict)
+        self.left = self.vectors(calm)
+
+    def workspace(self) -> Path:
+        """A new workspace with an empty store."""
+        self.count += 1
+        place = self.folder / f"{self.count}"
+        place.mkdir(parents=True)
+        shutil.copy(self.template / "mlflow.db", place / "mlflow.db")
+        return place
+
+    def run(self, workspace: Path, **death: Any) -> Any:
+        """The result, or the exit code of a driver that died."""
+        out = workspace / "out.json"
+        out.unlink(missing_ok=True)
+        process = self.context.Process(target=drive, args=(self.given, workspace, out), kwargs=death)
+        process.start()
+        process.join(300)
+        if process.exitcode is None:
+            process.kill()
+            return "hangs"
+        return json.loads(out.read_text(encoding="utf-8")) if process.exitcode == 0 else process.exitcode
+
+    def vectors(self, workspace: Path) -> dict[str, bytes]:
+        """All vectors among the artifacts of the run."""
+        root = workspace / "runs" / self.calm["digest"]
+        kept = {
+            path.name: path.read_bytes()
+            for path in sorted((workspace / "mlartifacts").rglob("*.safetensors"))
+            if path.name == "weights.safetensors"
+        }
+        last = max(root.glob("checkpoints/*.safetensors"))
+        from safetensors.numpy import load_file
+
+        return {**kept, **{name: value.tobytes() for name, value in load_file(last).items()}}
+
+    def case(self, seed: int) -> tuple[int, str]:
+        """Kills a run one to three times, then lets it end.
+
+        Returns:
+            the number of kills, and what is wrong; empty if all is as in the calm run.
+        """
+        rng, place, kills, said = random.Random(seed), self.workspace(), 0, []
+        for _ in range(rng.randint(1, 3)):
+            timed = rng.random() < 0.25
+            death = (
+                {"after": rng.uniform(0.05, self.calm["seconds"])}
+                if timed
+                else {"die_at": rng.randint(1, self.calm["disk"])}
+            )
+            said.append(f"{death}")
+            code = self.run(place, **death)
+            if isinstance(code, dict):  # it was over before
+                break
+            if code != -signal.SIGKILL:
+                return kills, f"{said}: exit {code}"
+            kills += 1
+        found = self.run(place)
+        if not isinstance(found, dict):
+            return kills, f"{said}: the run after it: exit {found}"
+        wrong = [key for key in OWN if found[key] != self.calm[key]]
+        if self.vectors(place) != self.left:
+            wrong.append("vectors")
+        if debris := [str(one.relative_to(place)) for one in place.rglob(".*.tmp")]:
+            wrong.append(f"debris {debris}")
+        shutil.rmtree(place)
+        return kills, f"{said}: differs in {', '.join(wrong)}" if wrong else ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints each case that went wrong, and the sums."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
+    asked = parser.parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["FEDRECON_CACHE"] = str(Path(folder) / "cache")
+        (Path(folder) / "sites").mkdir()
+        paths = write_consortium(Path(folder) / "sites")
+        template = Path(folder) / "template"
+        template.mkdir()
+        from fedrecon.platform.storage.tracking.store import run_store
+
+        run_store(None, template)
+        each = [Campaign(Path(folder), paths, name, template) for name in asked.strategies]
+        kills, wrong, seed = 0, 0, asked.seed
+        while kills < asked.kills:
+            campaign = each[seed % len(each)]
+            n, what = campaign.case(seed)
+            kills, wrong = kills + n, wrong + bool(what)
+            print(f"seed {seed} {campaign.given['strategy']['name']}: {n} kills, {what or 'equal'}", flush=True)
+            seed += 1
+    print(f"{kills} kills in {seed - asked.seed} runs, seeds {asked.seed} to {seed - 1}: {wrong} runs went wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,7 +6,8 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -68,13 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     from fedrecon.sites.formats.by_scanner import import_by_scanner
     from fedrecon.sites.formats.importing import import_data
 
-    where = () if arguments.site is None else (arguments.site,)
+    do: Callable[..., Any] = import_by_scanner if arguments.site is None else partial(import_data, site=arguments.site)
     given = {option: vars(arguments)[f"option {option}"] for option in options()}
     try:
-        found = (import_data if where else import_by_scanner)(
+        found = do(
             arguments.format,
             arguments.source,
-            *where,
             out=arguments.out,
             contrast=arguments.contrast,
             subject_pattern=arguments.subject_pattern,

@@ -130,6 +130,12 @@ def test_no_name_date_or_id_reaches_a_shard_a_log_or_an_error(tmp_path, caplog, 
         assert len(str(error.value).splitlines()) == 1, case
         shown.append(str(error.value))
     content = write_dicom(wrong, image(), **PERSON).read_bytes()
+    quoted = content.replace(b"1.5\\2.0 ", b"1\\1531AB")  # pydicom's error for a number quotes it
+    assert quoted != content
+    wrong.write_bytes(quoted)
+    with pytest.raises(InputError) as error:
+        import_data("dicom", wrong, "w", tmp_path / "out")
+    shown.append(str(error.value))
     for place in range(140, len(content) - 640, 29):
         for changed in (content[:place], content[:place] + b"\xff\x00\xffZwi" + content[place + 6 :]):
             wrong.write_bytes(changed)

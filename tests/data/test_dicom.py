@@ -224,6 +224,7 @@ def test_what_is_no_stack_is_refused(tmp_path):
     sized = series(tmp_path / "sized")
     write_dicom(sized / "9", image(20, 18), sized, (10, 10, 30))
     refuse(sized, "20x16 .* 20x18")
+    refuse(series(tmp_path / "mosaic", STACK[:1], ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), "mosaic")
     broken = series(tmp_path / "broken")
     (broken / "0").write_bytes((broken / "0").read_bytes()[:-100])
     refuse(broken, "broken: 0: is damaged")

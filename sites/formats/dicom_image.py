@@ -96,7 +96,7 @@ _OTHERS = {
     "phase": {"P", "PHASE", "P_FFE", "P_SE", "P_IR", "P_TSE", "VELOCITY", "PHASE MAP", "VELOCITY MAP"},
     "real": {"R", "REAL", "R_FFE", "R_SE", "R_IR", "R_TSE"},
     "imaginary": {"I", "IMAGINARY", "I_FFE", "I_SE", "I_IR", "I_TSE"},
-    "computed maps": {"ADC", "EADC", "FA", "T1", "T2", "T2_STAR", "B0"},
+    "computed maps": {"ADC", "EADC", "FA"},
 }
 """Images that are no magnitudes, by a value of ImageType after the second."""
 
@@ -300,7 +300,7 @@ def _kind(said: dict[str, Any]) -> str | None:
     number = int.from_bytes(ge[:2], "little") if isinstance(ge, bytes) else int(ge or 0)
     found = [component] if component in _OTHERS else [kind for kind, names in _OTHERS.items() if words & names]
     found += ["phase", "real", "imaginary"][number - 1 : number] if number else []
-    return found[0] if found else "computed maps" if any(word.endswith(" MAP") for word in words) else None
+    return found[0] if found else "computed maps" if any(word.endswith((" MAP", "_MAP")) for word in words) else None
 
 
 def pixels_of(path: Path) -> tuple[NDArray[Any], int]:

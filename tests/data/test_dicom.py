@@ -189,7 +189,10 @@ KINDS = {
     "phase": {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]},
     "real": {"ImageType": ["ORIGINAL", "PRIMARY", "R_FFE", "R", "FFE"]},
     "imaginary": {"ComplexImageComponent": "IMAGINARY"},
-    "computed maps": {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]},
+    "computed maps": {
+        "ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"],
+        "FrameType": ["ORIGINAL", "PRIMARY", "T1", "T1 MAP"],
+    },
 }
 
 
@@ -253,7 +256,8 @@ def test_contrast_and_field_are_those_of_the_header(tmp_path):
     for contrast, elements in said.items():
         data, _ = loaded(write_dicom(tmp_path / "a.dcm", image(), MagneticFieldStrength=3, **elements))
         assert (data.acquisition, data.field_strength_t) == (contrast, 3.0)
-    data, record = loaded(write_dicom(tmp_path / "a.dcm", image(), MagneticFieldStrength=15000))
+    weighted = {"ImageType": ["ORIGINAL", "PRIMARY", "T1", "M"]}  # a contrast, and no map of T1
+    data, record = loaded(write_dicom(tmp_path / "a.dcm", image(), MagneticFieldStrength=15000, **weighted))
     assert data.field_strength_t is None
     assert [note.kind for note in record.notes] == ["header-implausible"]
 

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from fedrecon.platform.config.fitting import (
     check_degradations,
     check_patch,
+    check_selection,
     enlarges,
     network_of,
     settings_of,
@@ -146,6 +147,7 @@ class Experiment(Settings):
         strategy = strategy_of(info.data)
         strategy.check(training)
         check_patch(training.patch, info.data)
+        check_selection(training, strategy)
         if training.optimizer_state != "auto":
             return training
         return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
@@ -347,6 +349,7 @@ class Experiment(Settings):
             "network": NetworkChoice.parse(self.network, networks).science(networks),
             "training": self.training.science(),
             "seed": self.seed,
+            **({"selection": [self.evaluation.every, self.evaluation.science()]} if self.trains and self.training.selects else {}),
         }
 
 

@@ -14,6 +14,7 @@ from fedrecon.platform.config.plugins import registry
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.plugin import choose
+from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import Strategy
 from fedrecon.strategies.networks.network import NetworkEntry
 
@@ -65,6 +66,13 @@ def check_degradations(network: str, entry: NetworkEntry, settings: Sequence[Acq
         )
     if entry.in_kspace:
         check_kspace(network, settings)
+
+
+def check_selection(training: Training, strategy: Strategy) -> None:
+    """Refuses a choice among rounds for a prior, which is scored after its last round alone."""
+    key = "keep: best" if training.keep == "best" else "patience"
+    if training.selects and strategy.network_kind == "prior":
+        raise ValueError(f"{key}: a prior is scored after its last round alone, so there is no best round to keep")
 
 
 def check_patch(patch: int | None, fields: Fields) -> None:

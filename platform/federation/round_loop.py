@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import ChainMap
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.config.resources import DEAD, UNSCORED
@@ -79,9 +79,9 @@ def rounds(
     """
     strategy, executor = experiment.method, scorer.executor
     attendance = attendance or Attendance(None, list(n_slices))
-    while state.round < experiment.rounds:
+    while state.round < experiment.rounds and not record.ended:
         start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter()
-        request = strategy.request(state)
+        request = replace(strategy.request(state), kept=record.kept.get("standing", {}))
         before, absent = attendance.missed.get(str(request.round), {}), attendance.absent(request.round)
         asked = [one for one in executor.members if one not in absent]
         executor.waited.clear()

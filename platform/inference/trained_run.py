@@ -31,7 +31,7 @@ class TrainedRun:
     Attributes:
         folder: folder of the run.
         experiment: the experiment of the run.
-        state: the state after the last round.
+        state: the state after the last round, or after the best one (``training.keep``).
         subjects: the split of every subject of the run, by site and subject.
         images: the properties of the images for which the network was built
             (:class:`fedrecon.sites.imaging.measurement.Images`).
@@ -88,6 +88,8 @@ class TrainedRun:
                 f"is of round {found[0].round} (in {folder.path}). Train again with --rerun."
             )
         experiment = Experiment.read(noted["experiment"])
+        kept = folder.checkpoints.kept()
+        assert kept is not None
         warn_of_changed_code(noted, f"run {folder.digest}")
         given = noted["images"]
         images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
@@ -98,7 +100,7 @@ class TrainedRun:
             layout = Parameters(model, lambda name: method.shares(name, model))
         members = private_members(experiment, layout, images.sites)
         digest = noted.get("training_digest") or ""
-        return cls(folder, experiment, found[0], noted["subjects"], images, *members, training_digest=digest)
+        return cls(folder, experiment, kept[0], noted["subjects"], images, *members, training_digest=digest)
 
     @property
     def request(self) -> TrainRequest:

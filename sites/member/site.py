@@ -162,7 +162,7 @@ class Site:
         if len(self.parameters.private):
             kept[PRIVATE] = to_vector(self.parameters.private)
         if self._needs_memory:
-            self.memory.save(request.round, kept)
+            self.memory.save(request.round, kept, request.kept.get(self.name))
         seconds = time.perf_counter() - start
         shared = self.parameters.shared.detach().cpu().numpy()
         return TrainReply(self.name, request.round, len(slices), shared, extra, losses, steps, seconds)

@@ -261,9 +261,12 @@ def _batches(
             image = combine(ifft2c(kspace), estimate_maps(kspace, shape, phase=phase))
             yield indices, operator.plugin.given(image)
         elif sampled is None:
-            maps = estimate_maps(kspace, operator.calibration(shape), phase=phase)
             seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
-            drawn = [operator.sample(shape, one) for one in seeds]
+            settings = [operator.drawn(one) for one in seeds]
+            boxes = [one.calibration(shape) for one in settings]
+            by_box = {box: estimate_maps(kspace, box, phase=phase) for box in dict.fromkeys(boxes)}
+            maps = torch.stack([by_box[box][i] for i, box in enumerate(boxes)])
+            drawn = [setting.sample(shape, one) for setting, one in zip(settings, seeds, strict=True)]
             masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
             yield indices, operator.measure(kspace, masks, maps, None)
         else:

@@ -37,11 +37,13 @@ class Format(Plugin):
     Class attributes:
         suffixes: endings of the file names.
         simulated: True if the import computes the k-space from magnitude images.
+        hides_persons: True if the id of a person is shown to nobody: it is a pseudonym as soon as it is read.
         summary: one line for ``fedrecon list formats``.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
     simulated: ClassVar[bool] = False
+    hides_persons: ClassVar[bool] = False
     summary: ClassVar[str]
 
     noise_sigma: float | None = Field(None, gt=0, le=1e12, allow_inf_nan=False)
@@ -99,6 +101,14 @@ class Format(Plugin):
 
     def person(self, source: Path) -> str | None:  # noqa: ARG002 - for formats that know persons
         """The id of the scanned person that stands in the file, or None. It is asked before any data are read.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return None
+
+    def scanner(self, source: Path) -> str | None:  # noqa: ARG002 - for formats that know scanners
+        """Vendor, model and field strength of the scanner, as the name of a site; None where the file does not say.
 
         Raises:
             InputError: the file cannot be read.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +87,27 @@ def import_data(
     ]
     summary.overwrote = _check_target(target, used, overwrite)
     names = volume_names(reader.stem, paths)
+    keyed = _Keyed(key, reader.hides_persons, no_key=dry_run and not key.exists())
     if subjects_from is not None:
         if subject_pattern is not None:
             raise InputError("--subjects-from and --subject-pattern both say who was scanned; give one of them.")
         subjects = by_list(Path(subjects_from), paths, reader, summary)
     else:
-        subjects = Subjects(by_person(paths, names, reader, subject_pattern, summary), {})
+        subjects = Subjects(by_person(paths, names, reader, subject_pattern, summary, keyed.shown), {})
     known = sorted(set(subjects.of.values()))
     if subjects.splits and (validation_subjects or test_subjects):
         raise InputError("--subjects-from has splits; leave --validation-subjects and --test-subjects out.")
-    subjects.splits = subjects.splits or assign(known, validation_subjects, test_subjects, summary)
+    validation, test = keyed.named(validation_subjects), keyed.named(test_subjects)
+    subjects.splits = subjects.splits or assign(known, validation, test, summary)
 
-    # A dry run makes no key: any key gives the same summary of names, which are not shown.
-    hidden = Pseudonyms(secrets.token_bytes(32)) if dry_run and not key.exists() else Pseudonyms.of(key)
+    hidden = keyed.pseudonyms
+    if keyed.persons and keyed.no_key:
+        summary.note("no-key", "a dry run makes no key: the import's pseudonyms, and its splits by them, are others")
     summary.subjects = subjects.of
 
     def label(path: Path) -> Label:
         subject = subjects.of[path]
-        return Label(hidden.volume(names[path]), hidden.subject(subject), subjects.splits[subject])
+        return Label(hidden.volume(names[path]), keyed.subject(subject), subjects.splits[subject])
 
     volumes = _good_volumes(reader, paths, label, summary, skip_bad)
 
@@ -139,6 +143,41 @@ def import_data(
     )
     summary.written = True
     return summary
+
+
+class _Keyed:
+    """The consortium's key, which is read or made when it is first needed, and the persons whose ids it hides.
+
+    Attributes:
+        path: its file.
+        hides: whether ids of persons are hidden before anybody sees them.
+        no_key: a dry run without a key makes none: any key gives the same summary of names, which are not shown.
+        persons: pseudonyms that stand for ids of persons.
+    """
+
+    def __init__(self, path: Path, hides: bool, no_key: bool) -> None:
+        self.path, self.hides, self.no_key = path, hides, no_key
+        self.persons: set[str] = set()
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms:
+        return Pseudonyms(secrets.token_bytes(32)) if self.no_key else Pseudonyms.of(self.path)
+
+    def shown(self, person: str) -> str:
+        """What may be seen of a person's id."""
+        if not self.hides:
+            return person
+        self.persons.add(word := self.pseudonyms.subject(person))
+        return word
+
+    def named(self, given: Sequence[str]) -> list[str]:
+        """The subjects that a user names, by what is shown of them: whoever imports may name a person by the id."""
+        words = {name: self.pseudonyms.subject(name) for name in given if self.persons}
+        return [words[name] if words.get(name) in self.persons else name for name in given]
+
+    def subject(self, name: str) -> str:
+        """The pseudonym of a subject, by what is shown of it."""
+        return name if name in self.persons else self.pseudonyms.subject(name)
 
 
 def _good_volumes(

@@ -6,7 +6,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedrecon.sites.data.splits import assign_splits, subject_of
@@ -95,18 +95,23 @@ def by_list(path: Path, paths: Sequence[Path], reader: Format, summary: ImportSu
 
 
 def by_person(
-    paths: Sequence[Path], names: Mapping[Path, str], reader: Format, pattern: str | None, summary: ImportSummary
+    paths: Sequence[Path],
+    names: Mapping[Path, str],
+    reader: Format,
+    pattern: str | None,
+    summary: ImportSummary,
+    shown: Callable[[str], str] = str,
 ) -> dict[Path, str]:
     """The subject of each file: by ``pattern``; else the id of the person in the file; else by the file's name.
 
     The pattern is searched in the volumes' names; if one of them has no match, in the paths below the folder that all
-    files share.
+    files share. ``shown`` makes of a person's id what may be seen of it; nothing else of the id leaves this function.
 
     Raises:
         InputError: the pattern is wrong or finds nothing, or it makes several subjects of a person.
     """
     named = _named(paths, names, reader, pattern)
-    persons = dict(_persons(paths, reader))
+    persons = {path: shown(person) for path, person in _persons(paths, reader)}
     if not persons:
         return named
     if pattern is None:

@@ -30,6 +30,7 @@ from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
+from fedrecon.platform.runs.warm_start import begin_with, start_values
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
 from fedrecon.sites.errors import RunError
 
@@ -86,6 +87,9 @@ class _Run:
         self.n_slices = {
             m: sum(n_slices(shards[s], "train", limit(s)) for s in held) for m, held in self.roster.items()
         }
+        self.start_values = start_values(experiment, folder.workspace)
+        if self.start_values is not None:
+            begin_with(self._layout(), self.start_values)
         self.source = self._run_with_same_training()
         self.wire_log = WireLog(folder.path / WIRE_LINES)
         self.attendance = Attendance(folder.path / MISSED, list(self.roster))
@@ -302,6 +306,7 @@ class _Run:
             memory=str(self.folder.memory(member)),
             memory_source=str(self.source.memory(member)) if self.source else None,
             memory_owner=self.training_digest or "",
+            start=self.start_values,
         )
 
     def _begin(self) -> Any:
@@ -312,6 +317,7 @@ class _Run:
         layout = self._layout()
         if layout is None:
             return self.experiment.method.begin(np.zeros(0, np.float32))
+        begin_with(layout, self.start_values)
         return self.experiment.method.begin(to_vector(layout.shared), layout.buffers)
 
     def _layout(self) -> Any:

@@ -119,6 +119,8 @@ class Site:
     def parameters(self) -> Parameters:
         """The network's parameters in one vector. The first access also keeps the first private values."""
         parameters = layout(self.plan.method, self.plan.personalise, self.model)
+        if self.plan.start is not None:
+            parameters.load_all(self.plan.start)
         self._first_private = to_vector(parameters.private)
         return parameters
 

@@ -113,6 +113,20 @@ class Parameters:
         own = self.flat[len(self.flat) - len(values) :] if len(values) in lengths else self.private
         _copy(own, values, "private")
 
+    def load_all(self, named: Mapping[str, np.ndarray]) -> None:
+        """Copies values, by name, into the whole network.
+
+        Raises:
+            ValueError: the names or shapes are not exactly those of the layout.
+        """
+        slots = {slot.name: slot for slot in self.slots}
+        if wrong := sorted(set(named) ^ set(slots)):
+            raise ValueError(f"these weights belong to another network: {wrong[:4]}")
+        for name, slot in slots.items():
+            if np.shape(named[name]) != slot.shape:
+                raise ValueError(f"'{name}' has the shape {slot.shape} in this network, given {np.shape(named[name])}")
+            self.flat[slot.start : slot.stop] = torch.from_numpy(np.array(named[name], np.float32)).reshape(-1)
+
     @property
     def local_names(self) -> tuple[str, ...]:
         """Names of the parameters that a site trains for itself in local rounds, in order."""

@@ -41,6 +41,8 @@ class Training(Settings):
             over the sites of the validation PSNR of the method's output. The first of equals is the best.
         patience: number of validations in a row without a better one after which the training ends; None trains all
             rounds.
+        start: a finished run of the same network, whose weights the training begins with; its digest enters this one's.
+            None begins with new weights, from the seed.
     """
 
     rounds: int = Field(10, ge=0, le=10**6)
@@ -58,6 +60,7 @@ class Training(Settings):
     optimizer_state: Literal["auto", "reset", "keep"] = "auto"
     keep: Annotated[Literal["last", "best"], ADDED_LATER] = "last"
     patience: Annotated[int | None, ADDED_LATER] = Field(None, ge=1, le=10**6)
+    start: Annotated[str | None, ADDED_LATER] = Field(None, min_length=1, max_length=64)
 
     @field_validator("loss")
     @classmethod

@@ -147,3 +147,31 @@ def test_an_unseen_site_fine_tunes_from_the_shared_weights(pair, consortium, tmp
         assert south[0] != south[1]
         with pytest.raises(InputError, match="whole network"):
             evaluate(result.digest, workspace=tmp_path, sites=everywhere, unseen="nearest")
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedbn", "local"])
+def test_a_warm_start_begins_with_the_weights_of_the_run(pair, tmp_path, strategy):
+    """Without a round the network is that of the run; what a site keeps for itself starts there too."""
+    first = given_for(pair, "fedavg", rounds=1)
+    first["network"] = given_for(pair, strategy)["network"]
+    result, run = finish(first, tmp_path)
+    again, warm = finish(given_for(pair, strategy, rounds=0, start="latest"), tmp_path)
+    assert warm.experiment.training.start == result.digest
+    weights, ours = shared(run), shared(warm)
+    assert all(ours[name].tobytes() == weights[name].tobytes() for name in ours)
+    assert {s: one["psnr"] for s, one in again.sites.items()} == {s: one["psnr"] for s, one in result.sites.items()}
+    named, _ = finish(given_for(pair, strategy, rounds=0, start=result.digest[:8]), tmp_path)
+    assert named.digest == again.digest
+
+
+def test_another_network_and_private_parts_are_no_start(pair, tmp_path):
+    local, _ = finish(given_for(pair, "local", rounds=1), tmp_path)
+    with pytest.raises(InputError, match="for themselves"):
+        finish(given_for(pair, "fedavg", start=local.digest), tmp_path)
+    shared_, _ = finish(given_for(pair, "fedavg", rounds=1), tmp_path)
+    other = given_for(pair, "fedavg", start=shared_.digest)
+    other["network"] = {**other["network"], "channels": 3}
+    with pytest.raises(InputError, match="training.start"):
+        finish(other, tmp_path)
+    with pytest.raises(InputError, match="nothere"):
+        finish(given_for(pair, "fedavg", start="nothere"), tmp_path)

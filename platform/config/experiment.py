@@ -6,7 +6,7 @@ Reading and validating an experiment loads neither torch, Ray nor MLflow.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -350,6 +350,15 @@ class Experiment(Settings):
         part = self._training_part(contents, operators=self.method.trains_on_operator)
         left_out = self.method.at_inference
         return hashed({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
+
+    def twin_digest(self, sites: Iterable[str]) -> str:
+        """The identity of all that influences a training at these sites, but strategy and data; "" without training.
+
+        Two methods of which only the strategy differs are twins: the difference of their scores is due to it.
+        """
+        if not self.trains:
+            return ""
+        return hashed({**self._training_part(dict.fromkeys(sites, ""), operators=True), "strategy": None})
 
     def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}

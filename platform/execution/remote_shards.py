@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
@@ -35,10 +36,7 @@ def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
         if one.problem:
             raise InputError(f"site '{site}', on its own node: {one.problem}")
         given = dict(one.labels)
-        volumes = tuple(
-            Volume(**{**volume, "shape": tuple(volume["shape"]), "voxel_mm": _triple(volume["voxel_mm"])})
-            for volume in given.pop("volumes")
-        )
+        volumes = tuple(_volume(volume) for volume in given.pop("volumes"))
         voxel = _triple(given.pop("voxel_mm"))
         found[site] = Shard(**{**given, "path": Path(given["path"]), "volumes": volumes, "voxel_mm": voxel})
     return found
@@ -54,6 +52,10 @@ def labels(site: str, path: str) -> ShardLabels:
     attributes = {key: value for key, value in shard.attributes.items() if key != IMPORT}
     plain = {**asdict(shard), "path": str(shard.path), "attributes": attributes}
     return check_message(ShardLabels(site, plain))
+
+
+def _volume(fields: dict[str, Any]) -> Volume:
+    return Volume(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
 def _triple(values: list[float] | tuple[float, ...] | None) -> tuple[float, float, float] | None:

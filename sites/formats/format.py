@@ -107,6 +107,14 @@ class Format(Plugin):
         """
         return None
 
+    def scanner(self, source: Path) -> str | None:  # noqa: ARG002 - for formats that know scanners
+        """Vendor, model and field strength of the scanner, as the name of a site; None where the file does not say.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return None
+
     @abstractmethod
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
         """The volume in one file. What was found, decided and left out is written to ``record``.

@@ -114,8 +114,9 @@ class Slices:
         return [sum(-(-n // size) for (name, _), n in groups.items() if name == site) for site in self.shards]
 
     def _kind(self, item: Slice) -> tuple[Any, ...]:
-        """The coils, the matrix size and the setting that the slices of a batch have in common."""
-        return (item.volume.n_coils, *item.volume.shape, *self.operators[item.site].group())
+        """The coils, the matrix size, the setting and the scored part that the slices of a batch have in common."""
+        scored = item.volume.crop or item.volume.shape
+        return (item.volume.n_coils, *item.volume.shape, *self.operators[item.site].group(), *scored)
 
     def training(
         self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool, patch: int | None = None

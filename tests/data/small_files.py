@@ -27,6 +27,64 @@ def write_fastmri(path: Path, kspace, **datasets) -> Path:
     return path
 
 
+MRD = """<?xml version="1.0"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{subject}
+ <acquisitionSystemInformation><systemVendor>Acme</systemVendor><systemModel>Big {field}</systemModel>
+  <systemFieldStrength_T>{field}</systemFieldStrength_T>
+  <relativeReceiverNoiseBandwidth>{band}</relativeReceiverNoiseBandwidth></acquisitionSystemInformation>
+ <encoding><encodedSpace><matrixSize><x>{x}</x><y>{y}</y><z>{z}</z></matrixSize>
+   <fieldOfView_mm><x>{x}</x><y>{y}</y><z>{z}</z></fieldOfView_mm></encodedSpace>
+  <reconSpace><matrixSize><x>{keep}</x><y>{y}</y><z>{z}</z></matrixSize>
+   <fieldOfView_mm><x>{keep}</x><y>{y}</y><z>{z}</z></fieldOfView_mm></reconSpace>
+  <encodingLimits/><trajectory>{trajectory}</trajectory>
+  <parallelImaging><calibrationMode>{mode}</calibrationMode></parallelImaging></encoding>
+</ismrmrdHeader>"""
+
+
+def write_mrd(
+    path, lines, shape, *, keep=None, subject="", field=1.5, band=1.0, mode="embedded", trajectory="cartesian"
+):
+    """An ISMRMRD file by the library ``ismrmrd``.
+
+    Args:
+        lines: samples (coils, samples) and the labels of each line: ``flags``, ``sample_time_us``, ``center_sample``,
+            ``discard_pre``, ``discard_post``, and ``idx`` by name.
+        shape: encoded matrix (x, y, z), voxels of 1 mm. keep: readout without oversampling.
+    """
+    import ismrmrd
+
+    x, y, z = shape
+    path.unlink(missing_ok=True)
+    file = ismrmrd.Dataset(str(path), "dataset", create_if_needed=True)
+    text = MRD.format(
+        x=x, y=y, z=z, keep=keep or x, subject=subject, field=field, band=band, mode=mode, trajectory=trajectory
+    )
+    file.write_xml_header(text.encode())
+    for samples, labels in lines:
+        one = ismrmrd.Acquisition.from_array(np.ascontiguousarray(samples, dtype=np.complex64))
+        one.center_sample, one.sample_time_us = samples.shape[1] // 2, 5.0
+        for name, value in labels.items():
+            if name == "flags":
+                for flag in value:
+                    one.setFlag(flag)
+            elif hasattr(one.idx, name):
+                setattr(one.idx, name, value)
+            else:
+                setattr(one, name, value)
+        file.append_acquisition(one)
+    file.close()
+    return path
+
+
+def mrd_lines(kspace, steps=None, **labels):
+    """The lines of 2-D k-space (slices, coils, readout, encoding)."""
+    return [
+        (kspace[one, :, :, step], {"slice": one, "kspace_encode_step_1": step, **labels})
+        for one in range(len(kspace))
+        for step in (range(kspace.shape[-1]) if steps is None else steps)
+    ]
+
+
 def rss(kspace):
     axes = (-2, -1)
     images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho"), axes=axes)
@@ -94,6 +152,9 @@ def write_any(name: str, folder: Path, stem: str) -> Path:
         return write_dicom(folder / f"{stem}.dcm", image())
     if name == "fastmri":
         return write_fastmri(folder / f"{stem}.h5", make_kspace(coils=2))
+    if name == "ismrmrd":
+        kspace = make_kspace(coils=2)
+        return write_mrd(folder / f"{stem}.h5", mrd_lines(kspace), (*kspace.shape[-2:], 1))
     if name == "npy":
         np.save(folder / f"{stem}.npy", make_kspace(coils=2))
         return folder / f"{stem}.npy"

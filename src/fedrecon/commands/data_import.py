@@ -6,7 +6,8 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("format", metavar="|".join(FORMATS))
     add("source", nargs="+", metavar="SOURCE", help="files, or folders: files in and below them are read")
-    add("--site", required=True, metavar="NAME")
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--site", metavar="NAME")
+    one.add_argument("--site-by", choices=("scanner",), help="a site for each scanner, named by its model and field")
     add("--out", required=True, metavar="DIR")
     add("--contrast", metavar="C", help="default: the name in the files")
     add("--dry-run", action="store_true", help="read and check all files, print the summary, write nothing")
@@ -63,15 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Imports, prints the summary on stdout and its warnings on stderr."""
+    from fedrecon.sites.formats.by_scanner import import_by_scanner
     from fedrecon.sites.formats.importing import import_data
 
+    do: Callable[..., Any] = import_by_scanner if arguments.site is None else partial(import_data, site=arguments.site)
     given = {option: vars(arguments)[f"option {option}"] for option in options()}
     try:
-        summary = import_data(
+        found = do(
             arguments.format,
             arguments.source,
-            arguments.site,
-            arguments.out,
+            out=arguments.out,
             contrast=arguments.contrast,
             subject_pattern=arguments.subject_pattern,
             subjects_from=arguments.subjects_from,
@@ -88,15 +92,17 @@ def run(arguments: argparse.Namespace) -> int:
         for one in error.refused:
             say(f"refused: {one}", sys.stderr)
         raise InputError(error.advice) from None
-    for note in summary.notes:
+    summaries = found if isinstance(found, list) else [found]
+    for note in (note for one in summaries for note in one.notes):
         say(f"warning: {note.kind}: {note.text}", sys.stderr)
     if arguments.json:
-        print_json(summary.as_dict())
+        print_json({"sites": [one.as_dict() for one in summaries]} if isinstance(found, list) else found.as_dict())
         return DONE
-    for line in summary.lines():
-        say(line)
-    replaced = " (replaced)" if summary.overwrote else ""
-    say(f"{summary.path}{replaced}" if summary.written else f"dry run: {summary.path} is not written")
+    for summary in summaries:
+        for line in summary.lines():
+            say(line)
+        replaced = " (replaced)" if summary.overwrote else ""
+        say(f"{summary.path}{replaced}" if summary.written else f"dry run: {summary.path} is not written")
     return DONE
 
 

@@ -26,7 +26,7 @@ from fedrecon.platform.config.fitting import (
     strategy_of,
     task_of,
 )
-from fedrecon.platform.config.names import SiteFiles, Title
+from fedrecon.platform.config.names import SiteFiles, Title, flatten
 from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.platform.config.plugins import PluginFiles, embedded, read_plugins, registry
 from fedrecon.platform.config.resources import Resources
@@ -34,7 +34,6 @@ from fedrecon.platform.config.science import hashed, science_version
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
-from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, RefusedValueError, unknown
@@ -241,7 +240,7 @@ class Experiment(Settings):
 
     def flat(self) -> dict[str, str]:
         """Dotted keys with their values as text: the parameters that MLflow shows."""
-        return dict(_flatten(self.shown()))
+        return dict(flatten(self.shown()))
 
     @cached_property
     def method(self) -> Strategy:
@@ -386,13 +385,3 @@ def _raised(make: Any) -> Any:
         return make()
     except InputError as error:
         raise RefusedValueError(error) from None
-
-
-def _flatten(value: Any, prefix: str = "") -> Any:
-    for key, item in value.items():
-        if is_mix(item):
-            yield f"{prefix}{key}", mix_text(item)
-        elif isinstance(item, dict):
-            yield from _flatten(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(item)

@@ -51,6 +51,9 @@ NETWORKS: dict[str, Mapping[str, Any]] = {
 PARAMETERS: dict[str, Mapping[str, Any]] = {"fedgimp": {"adaptation": {"steps": 3, "batch": 2}}}
 """A strategy's own, where its defaults are a long work."""
 
+EXPLODES: dict[str, Any] = {"optimizer": "sgd", "loss": {"mse": 1000}, "learning_rate": 1000.0}
+"""Settings within their bounds under which a training ends in infinity, in its second round."""
+
 RECONSTRUCTS = [name for name, kind in STRATEGIES.items() if kind.network_kind == "reconstruction"]
 """The strategies that train what reconstructs, and no prior."""
 
@@ -103,6 +106,7 @@ class Commits:
     def __init__(self, folder: Path | None, dies_at: int | None = None) -> None:
         self.checkpoints = None if folder is None else Checkpoints(folder)
         self.dies_at, self.rounds, self.states = dies_at, list[Round](), list[State]()
+        self.ended, self.kept = False, dict[str, Any]()
 
     def commit(self, finished: Round, state: State, seen: Any) -> None:
         if finished.number == self.dies_at:
@@ -184,6 +188,7 @@ class Federation:
             rounds=self.rounds,
             scores_due=lambda number: self.scored,
             evaluation=Evaluation(panels=False),
+            personalise=None,
         )
         return federate(
             experiment,  # type: ignore[arg-type]

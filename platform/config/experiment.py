@@ -15,9 +15,13 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from fedrecon.platform.config.fitting import (
     check_degradations,
+    check_local_rounds,
     check_patch,
+    check_selection,
     enlarges,
     network_of,
+    personalise_of,
+    personalised,
     settings_of,
     strategy_of,
     task_of,
@@ -30,6 +34,7 @@ from fedrecon.platform.config.science import hashed, science_version
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
+from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, RefusedValueError, unknown
@@ -40,6 +45,7 @@ from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import Strategy
 from fedrecon.strategies.networks.choice import NetworkChoice
+from fedrecon.strategies.personalise import Personalise
 
 Block = dict[str, Any]
 
@@ -53,10 +59,12 @@ class Experiment(Settings):
         plugins: Python files that add strategies, networks, reconstructors, masks or degradations to this experiment.
             In a file they are relative to it, otherwise to the working directory. Their text is a part of the digest.
         task: ``reconstruction`` from undersampled k-space, or ``super-resolution`` from a coarser grid.
-        operator: block of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask.
+        operator: block of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask. From
+            ``{uniform: [2, 8]}`` or ``{choice: [2, 4, 8]}`` each slice draws its own acceleration, and a mask alike.
             ``per_site: {NAME: {...}}`` holds the keys that differ at a site.
         degradation: block of super-resolution in place of the operator: kind, scale, noise, and ``per_site``.
-        strategy: name in the registry, and the strategy's parameters.
+        strategy: name in the registry, and the strategy's parameters. ``personalise: {rounds: N, parts: all}`` makes
+            the last rounds local, for every strategy that shares its network.
         network: name in the registry, and the network's parameters; the default fits the task and the strategy.
         reconstructor: ``network``, or a classical method of the registry (a name, or a name with parameters).
         allow_pooling: consent that the data of all sites are moved to one machine (for ``pooled``).
@@ -117,8 +125,10 @@ class Experiment(Settings):
     def _strategy(cls, block: Block, info: ValidationInfo) -> Block:
         strategies = registry("strategies", info.data.get("plugins", ()))
         name, parameters = _split(block, "strategy", strategies)
+        given = parameters.pop("personalise", None)
         strategy: Strategy = _raised(lambda: choose("strategy", strategies, name, parameters))
-        return {"name": name, **strategy.model_dump()}
+        personal = _raised(lambda: personalised(name, strategy, given))
+        return {"name": name, **strategy.model_dump(), **personal}
 
     @field_validator("network")
     @classmethod
@@ -146,6 +156,8 @@ class Experiment(Settings):
         strategy = strategy_of(info.data)
         strategy.check(training)
         check_patch(training.patch, info.data)
+        check_selection(training, strategy)
+        check_local_rounds(training, info.data)
         if training.optimizer_state != "auto":
             return training
         return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
@@ -237,6 +249,11 @@ class Experiment(Settings):
         return strategy_of(vars(self))
 
     @cached_property
+    def personalise(self) -> Personalise | None:
+        """The local rounds at the end of the training; None if there are none."""
+        return personalise_of(vars(self)) if self.trains else None
+
+    @cached_property
     def classical(self) -> Reconstructor | None:
         """The classical reconstructor; None if a network reconstructs."""
         block = dict(self.reconstructor)
@@ -303,7 +320,7 @@ class Experiment(Settings):
             contents: content hash of each site's shard.
             tested: content hash of each shard in ``test.sites``; None takes ``contents``.
         """
-        science = self._training_part(contents, operators=True)
+        science = self.training_part(contents, operators=True)
         science |= {
             "evaluation": self.evaluation.science(),
             "reconstructor": {
@@ -330,13 +347,15 @@ class Experiment(Settings):
         """The identity of everything that influences the training; None if nothing is trained."""
         if not self.trains:
             return None
-        part = self._training_part(contents, operators=self.method.trains_on_operator)
+        part = self.training_part(contents, operators=self.method.trains_on_operator)
         left_out = self.method.at_inference
         return hashed({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
 
-    def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
+    def training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
+        """Everything that influences the training on data of these hashes, by site; with the operators, or without."""
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
-        networks = self.registry("networks")
+        networks, personal = self.registry("networks"), self.strategy.get("personalise")
+        strategy |= {"personalise": personal} if personal else {}
         return {
             "science_version": science_version(self.trains),
             "sites": {
@@ -347,6 +366,7 @@ class Experiment(Settings):
             "network": NetworkChoice.parse(self.network, networks).science(networks),
             "training": self.training.science(),
             "seed": self.seed,
+            **({"selection": self.evaluation.selection()} if self.trains and self.training.selects else {}),
         }
 
 
@@ -370,7 +390,9 @@ def _raised(make: Any) -> Any:
 
 def _flatten(value: Any, prefix: str = "") -> Any:
     for key, item in value.items():
-        if isinstance(item, dict):
+        if is_mix(item):
+            yield f"{prefix}{key}", mix_text(item)
+        elif isinstance(item, dict):
             yield from _flatten(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(item)

@@ -21,6 +21,7 @@ from fedrecon.sites.errors import InputError, unknown
 from fedrecon.tune.study.analysis.condition import Condition, Training, TrainingSites
 from fedrecon.tune.study.analysis.inputs import Method, described
 from fedrecon.tune.study.config import Study, expanded
+from fedrecon.tune.study.twins import twin_digest
 from fedrecon.tune.trials.planner import Planner, RefusedTrialError, Trial
 
 Block = dict[str, Any]
@@ -175,6 +176,7 @@ class Matrix:
             personal=personal,
             alone=alone,
             network=one.network["name"] if one.trains else "",
+            like=twin_digest(one, self.shards),
             about=described(one.method if one.trains else one.classical),
             zero_filled=isinstance(one.classical, ZeroFilled),
             **spent(budgets(one, self.shards).values()),
@@ -354,7 +356,7 @@ class Matrix:
                     digest=trial.digest,
                     slices_per_site=self._slices(learned) if trains else 0.0,
                     seen_site=trains and site in learned.names,
-                    seen_operator=uses_no_operator or _same(measured, self._acquisition(site, learned.changes)),
+                    seen_operator=uses_no_operator or self._acquisition(site, learned.changes).covers(measured),
                 )
             )
 

@@ -60,8 +60,8 @@ def test_refined_maps_need_kspace():
     with pytest.raises(InputError, match="kspace-truncation"):
         Experiment.read({**given, "degradation": {"kind": "bicubic", "scale": 2}})
     Experiment.read({**given, "degradation": {"kind": "kspace-truncation", "scale": 2}})
+    test = {"sites": "t", "degradation": {"kind": "bicubic"}}
     with pytest.raises(InputError, match="kspace-truncation"):
-        test = {"sites": "t", "degradation": {"kind": "bicubic"}}
         Experiment.read({**given, "degradation": {"kind": "kspace-truncation", "scale": 2}, "test": test})
 
 

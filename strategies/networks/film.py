@@ -95,7 +95,7 @@ class Network(unrolled.Network):
                 hook.remove()
 
 
-def _film(code: Tensor, module: nn.Module, arguments: Any, features: Tensor) -> Tensor:
+def _film(code: Tensor, _: nn.Module, __: Any, features: Tensor) -> Tensor:
     scale, shift = code[..., None, None].chunk(2, dim=1)
     return features * (1 + scale) + shift
 

@@ -86,7 +86,7 @@ class Network(unrolled.Network):
     @contextmanager
     def _modulated(self, codes: Tensor) -> Iterator[None]:
         """Scales and shifts the output of every normalisation by ``codes``, (b, 2 * features), within the body."""
-        pairs = zip(self._norms, codes.split([2 * width for width in self._widths], dim=1), strict=True)
+        pairs = zip(self._norms, torch.split(codes, [2 * width for width in self._widths], dim=1), strict=True)
         hooks = [norm.register_forward_hook(partial(_film, code)) for norm, code in pairs]
         try:
             yield

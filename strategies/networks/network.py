@@ -100,10 +100,11 @@ def one_of(default: str | int, *others: str | int) -> FieldInfo:
     return FieldInfo(annotation=allowed, default=default)
 
 
-def added_later(field: FieldInfo) -> FieldInfo:
+def added_later(field: Any) -> FieldInfo:
     """A parameter that a network got later: it enters a digest only away from its default."""
     marked: Any = Annotated[_type(field), ADDED_LATER]
-    return FieldInfo.merge_field_infos(field, annotation=marked)
+    merged: FieldInfo = FieldInfo.merge_field_infos(field, annotation=marked)
+    return merged
 
 
 def _type(field: FieldInfo) -> Any:

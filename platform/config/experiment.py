@@ -144,7 +144,7 @@ class Experiment(Settings):
                 f"'{info.data['strategy']['name']}' trains a {' or '.join(kinds)} network. "
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
-        check_degradations(choice.name, entry, settings_of(info.data))
+        check_degradations(choice.name, entry.chosen(choice.as_dict()), settings_of(info.data))
         return choice.as_dict()
 
     @field_validator("training")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, brief
 from fedrecon.sites.extension.plugin_file import PluginFile
 from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format
@@ -56,7 +56,7 @@ def read_plugins(given: Any, folder: Path = Path()) -> tuple[PluginFile, ...]:
         InputError: a file cannot be read or imported, adds what is of no use, or a name is taken.
     """
     if not isinstance(given, list | tuple):
-        raise InputError(f"plugins: a list of Python files is needed, such as [my_method.py], got {given!r}")
+        raise InputError(f"plugins: a list of Python files is needed, such as [my_method.py], got {brief(given)}")
     files = tuple(_read(one, folder) for one in given)
     for kind in OWN:
         registry(kind, files)

@@ -37,7 +37,9 @@ class PluginFile(Settings):
     def _inside(self) -> Self:
         outside = [name for name in self.sources if name.startswith("/") or {"", ".", ".."} & {*name.split("/")}]
         if outside or self.file not in self.sources:
-            raise ValueError(f"sources: paths below one folder are needed, '{self.file}' among them: {outside}")
+            raise ValueError(
+                f"sources: paths below one folder are needed, the file '{self.file}' among them: {outside}"
+            )
         return self
 
     @classmethod

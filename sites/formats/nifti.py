@@ -41,7 +41,7 @@ class NIfTI(Format):
     phase: Literal["none", "smooth"] = "smooth"
     seed: Seed = 0
     plane: Literal["axial", "coronal", "sagittal", "0", "1", "2"] | None = None
-    volume: Annotated[int, Field(ge=0)] | None = None
+    volume: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     zero: tuple[Literal["nan", "negative"], ...] = ()
     slices: Literal["anatomy", "all"] = "anatomy"
     suffixes: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")

@@ -36,7 +36,8 @@ KINDS = {f"{one.__module__}.{one.__name__}": one for one in _kinds() if not insp
 REQUIRED = {
     "acceleration": 2.0, "mask": MASKS["random"](acceleration=2), "degradation": DEGRADATIONS["bicubic"](),
     "masks": (MASKS["random"](acceleration=2),), "rates": Mix("uniform", (2.0, 8.0)),
-    "sites": "s", "experiment": "e", "search": {}, "metric": "mean/psnr", "mode": "max", "methods": {"a": {}},
+    "sources": {"x": ""}, "sites": "s", "experiment": "e", "search": {}, "metric": "mean/psnr", "mode": "max",
+    "methods": {"a": {}},
 }  # fmt: skip
 """A value for each key without a default."""
 ABSURD = {

@@ -12,6 +12,7 @@ from fedrecon.sites.data.volume import Complex, Real
 from fedrecon.sites.errors import InputError
 
 FOREGROUND = 0.1  # a voxel is anatomy if it is above this part of the volume's 99th percentile
+SPIKE = 3.0  # a slice is a spike if it is more than this times as bright as nine tenths of the slices
 ANATOMY_SHARE = 0.5  # a slice is an end slice if its foreground is below this part of the best slice's foreground
 END = "end slices (little anatomy)"
 EMPTY = "empty slices"
@@ -22,7 +23,8 @@ def kept_slices(magnitude: Real, every: bool) -> tuple[NDArray[np.intp], dict[st
 
     End slices go, from each end of the volume until the first slice with anatomy; so a slice with a signal dropout
     between good ones stays. A slice has anatomy when its foreground (voxels above a tenth of the volume's 99th
-    percentile) is at least half of the foreground of the best slice. Empty slices (all zero) always go.
+    percentile) is at least half of the foreground of the best slice. A few slices that are far brighter than all
+    others (a spike) do not decide what foreground is. Empty slices (all zero) always go.
 
     Args:
         magnitude: images (slices, y, x).
@@ -32,13 +34,21 @@ def kept_slices(magnitude: Real, every: bool) -> tuple[NDArray[np.intp], dict[st
     kept = np.flatnonzero(filled)
     dropped = {EMPTY: np.flatnonzero(~filled).tolist()}
     if not every:
-        foreground = magnitude > FOREGROUND * np.quantile(magnitude, 0.99)
+        foreground = magnitude > FOREGROUND * _brightness(magnitude)
         area = foreground.mean(axis=(1, 2))
         good = np.flatnonzero(area >= ANATOMY_SHARE * area.max())
         inner = (kept >= good[0]) & (kept <= good[-1])
         dropped[END] = kept[~inner].tolist()
         kept = kept[inner]
     return kept, {rule: numbers for rule, numbers in dropped.items() if numbers}
+
+
+def _brightness(magnitude: Real) -> float:
+    """The 99th percentile of the volume; if a tenth of the slices alone makes it, that of the brightest other slice."""
+    whole = float(np.quantile(magnitude, 0.99))
+    alone = np.quantile(magnitude, 0.99, axis=(1, 2))
+    others = float(np.quantile(alone, 0.9, method="lower"))
+    return others if 0 < SPIKE * others < whole else whole
 
 
 def low_pass(
@@ -110,7 +120,7 @@ def interpolated(magnitude: Real) -> tuple[float, float] | None:
     Args:
         magnitude: images (slices, y, x) of the native size.
     """
-    middle = magnitude[len(magnitude) // 4 : len(magnitude) - len(magnitude) // 4]
+    middle = magnitude[len(magnitude) // 4 : len(magnitude) - len(magnitude) // 4].astype(np.float64)
     shares = []
     for axis in (1, 2):
         power = (np.abs(np.fft.fft(middle, axis=axis)) ** 2).mean(axis=(0, 3 - axis))

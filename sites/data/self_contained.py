@@ -44,7 +44,8 @@ def _members(path: Path, file: h5py.File) -> Iterator[tuple[str, Any]]:
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 kind = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
-                raise _refused(path, where, f"is {kind} to '{link.path}'", "a group or dataset of this file")
+                to = getattr(link, "path", "nowhere")  # a damaged link is none of h5py's kinds
+                raise _refused(path, where, f"is {kind} to '{to}'", "a group or dataset of this file")
             item = group[name]
             if _place(item) in seen:
                 continue

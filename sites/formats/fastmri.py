@@ -40,7 +40,7 @@ class FastMRI(Format):
         try:
             with h5py.File(source, "r", locking=False) as file:
                 return text_of(file.attrs["patient_id"]) if "patient_id" in file.attrs else None
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise FileError(source, f"cannot be read: {error}") from None
 
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
@@ -58,7 +58,7 @@ class FastMRI(Format):
             with h5py.File(source, "r", locking=False) as file:
                 check_self_contained(source, file)
                 return _volume(source, file, label, record, self.noise)
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             kind = "is truncated" if "truncated" in str(error) else "cannot be read"
             raise FileError(source, f"{kind}: {error}") from None
 

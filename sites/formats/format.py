@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, VolumeData, check_volume
@@ -58,8 +59,9 @@ class Format(Plugin):
             record = FileRecord()
             try:
                 check_fetched(source)
-                data = self.load(source, label(source), record)
-                check_volume(data, self.stem(source))
+                with np.errstate(all="ignore"):  # NaN and infinity are refused by what they are in, not warned of
+                    data = self.load(source, label(source), record)
+                    check_volume(data, self.stem(source))
             except FileError as error:
                 yield source, error, record
             except InputError as error:
@@ -127,7 +129,6 @@ def text_of(value: Any) -> str:
     A number that is none (NaN), and an attribute without a value, are no text.
     """
     import h5py
-    import numpy as np
 
     if isinstance(value, h5py.Empty):
         return ""

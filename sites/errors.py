@@ -45,6 +45,23 @@ class FileError(InputError):
         return type(self), (self.path, self.reason)
 
 
+class FilesError(InputError):
+    """Several files are refused. The message names all of them, one a line.
+
+    Attributes:
+        refused: the error of each file.
+        advice: what can be done; it does not name the files.
+    """
+
+    def __init__(self, refused: Iterable[FileError], advice: str) -> None:
+        self.refused, self.advice = tuple(refused), advice
+        super().__init__("\n".join([*map(str, self.refused), advice]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the fields when the error travels to another process."""
+        return type(self), (self.refused, self.advice)
+
+
 class RefusedValueError(ValueError):
     """An :class:`InputError` inside of a validator: pydantic collects only ValueErrors. The message is the same.
 

@@ -50,6 +50,9 @@ NETWORKS: dict[str, Mapping[str, Any]] = {
 PARAMETERS: dict[str, Mapping[str, Any]] = {"fedgimp": {"adaptation": {"steps": 3, "batch": 2}}}
 """A strategy's own, where its defaults are a long work."""
 
+EXPLODES: dict[str, Any] = {"optimizer": "sgd", "loss": {"mse": 1000}, "learning_rate": 1000.0}
+"""Settings within their bounds under which a training ends in infinity, in its second round."""
+
 RECONSTRUCTS = [name for name, kind in STRATEGIES.items() if kind.network_kind == "reconstruction"]
 """The strategies that train what reconstructs, and no prior."""
 

@@ -30,6 +30,7 @@ from fedrecon.platform.config.science import hashed, science_version
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
+from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, RefusedValueError, unknown
@@ -53,7 +54,8 @@ class Experiment(Settings):
         plugins: Python files that add strategies, networks, reconstructors, masks or degradations to this experiment.
             In a file they are relative to it, otherwise to the working directory. Their text is a part of the digest.
         task: ``reconstruction`` from undersampled k-space, or ``super-resolution`` from a coarser grid.
-        operator: block of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask.
+        operator: block of a reconstruction: mask, acceleration, center_fraction, noise, fixed_mask. From
+            ``{uniform: [2, 8]}`` or ``{choice: [2, 4, 8]}`` each slice draws its own acceleration, and a mask alike.
             ``per_site: {NAME: {...}}`` holds the keys that differ at a site.
         degradation: block of super-resolution in place of the operator: kind, scale, noise, and ``per_site``.
         strategy: name in the registry, and the strategy's parameters.
@@ -370,7 +372,9 @@ def _raised(make: Any) -> Any:
 
 def _flatten(value: Any, prefix: str = "") -> Any:
     for key, item in value.items():
-        if isinstance(item, dict):
+        if is_mix(item):
+            yield f"{prefix}{key}", mix_text(item)
+        elif isinstance(item, dict):
             yield from _flatten(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(item)

@@ -11,7 +11,8 @@ TRAINED = 2
 """Increased when a fix changes the results of trained networks. Older runs then have other digests: none is resumed.
 
 2: augmentation is drawn for each slice; server optimisers average buffers; priors train under the phase of small
-calibration boxes, and hold out whole columns (docs/decisions/017-figures-that-are-right.md).
+calibration boxes, and hold out whole columns (docs/decisions/017-figures-that-are-right.md); volumes whose shard has a
+crop are scored within it, as fastMRI is (docs/data.md).
 """
 CLASSICAL = 1
 """The same for the methods that train nothing."""

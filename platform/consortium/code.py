@@ -71,7 +71,7 @@ def _kinds(experiment: Experiment) -> Iterable[type]:
     else:
         yield type(experiment.classical)
     for site in ("", *experiment.measured.get("per_site", {})):
-        yield type(experiment.operator_at(site).plugin)
+        yield from map(type, experiment.operator_at(site).plugins)
 
 
 def _modules(kind: type) -> Iterable[ModuleType]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
 from fedrecon.sites.data.shard import Shard, open_sealed
+from fedrecon.sites.data.shard_writer import IMPORT
 from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.wire import ShardLabels
@@ -34,10 +36,7 @@ def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
         if one.problem:
             raise InputError(f"site '{site}', on its own node: {one.problem}")
         given = dict(one.labels)
-        volumes = tuple(
-            Volume(**{**volume, "shape": tuple(volume["shape"]), "voxel_mm": _triple(volume["voxel_mm"])})
-            for volume in given.pop("volumes")
-        )
+        volumes = tuple(_volume(volume) for volume in given.pop("volumes"))
         voxel = _triple(given.pop("voxel_mm"))
         found[site] = Shard(**{**given, "path": Path(given["path"]), "volumes": volumes, "voxel_mm": voxel})
     return found
@@ -49,8 +48,14 @@ def labels(site: str, path: str) -> ShardLabels:
         shard = open_sealed(path)
     except InputError as error:
         return check_message(ShardLabels(site, problem=str(error)))
-    plain = {**asdict(shard), "path": str(shard.path), "attributes": dict(shard.attributes)}
+    # What the import did stays at the site: an experiment does not need it.
+    attributes = {key: value for key, value in shard.attributes.items() if key != IMPORT}
+    plain = {**asdict(shard), "path": str(shard.path), "attributes": attributes}
     return check_message(ShardLabels(site, plain))
+
+
+def _volume(fields: dict[str, Any]) -> Volume:
+    return Volume(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
 def _triple(values: list[float] | tuple[float, ...] | None) -> tuple[float, float, float] | None:

@@ -132,6 +132,7 @@ def draw(images: Mapping[str, NDArray[Any]], crop: tuple[slice, slice], maximum:
 def _reconstructed(hospital: Site, trained: TrainedRun, site: str) -> tuple[dict[str, NDArray[np.float32]], float]:
     import torch
 
+    from fedrecon.sites.data.volume import central
     from fedrecon.sites.scoring.slice_scores import stages
 
     slices = hospital.slices("test")
@@ -145,5 +146,7 @@ def _reconstructed(hospital: Site, trained: TrainedRun, site: str) -> tuple[dict
         batch = slices.scoring([item], trained.experiment.evaluation.mask_seed)
         made = stages(batch, hospital.image(batch, [item]))
     assert batch.reference is not None
-    images = {name: image[0].cpu().numpy() for name, image in made.items()}
-    return {"reference": batch.reference[0].cpu().numpy(), **images}, item.volume.maximum
+    drawn = {"reference": batch.reference, **made}
+    return {
+        name: central(image[0], item.volume.crop).cpu().numpy() for name, image in drawn.items()
+    }, item.volume.maximum

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fedrecon.platform.config.fitting import check_degradations, network_of
+from fedrecon.platform.config.science import science_version
 from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
 from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites
 from fedrecon.platform.consortium.consent import UnseenPolicy
@@ -34,6 +35,8 @@ class EvaluationResult(TypedDict):
             psnr (dB), ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled.
         scores: path of a Parquet table with the columns of ``scores.parquet``, one row per slice and stage.
         reference: what the scores are compared with, ``measured`` or ``truth`` (``evaluation.reference``).
+        science_version: the version of the science that scored here (:mod:`fedrecon.platform.config.science`).
+        run_science_version: the one that made the run and its own scores; None for a run of before version 2.
     """
 
     run_id: str | None
@@ -41,6 +44,8 @@ class EvaluationResult(TypedDict):
     rows: list[Row]
     scores: str
     reference: str
+    science_version: int
+    run_science_version: int | None
 
 
 def evaluate(
@@ -109,6 +114,8 @@ def evaluate(
         "rows": [row for columns in parts for row in rows(columns)],
         "scores": _save(trained, parts),
         "reference": trained.experiment.evaluation.reference,
+        "science_version": science_version(trained.experiment.trains),
+        "run_science_version": (trained.folder.noted() or {}).get("science_version"),
     }
 
 

@@ -15,9 +15,9 @@ from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
+from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.finite import first_not_finite
-from fedrecon.sites.formats.importing import is_shard
 from fedrecon.sites.formats.one_file import read_input
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ def reconstruct(
         raise InputError(f"{output}: is the input; nothing is written onto a source")
     if is_shard(output):
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
+    if output.exists() and not _replaceable(output):
+        raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
     trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
     model = trained.one_model(site)
     where = site or trained.images.sites[0]
@@ -151,6 +153,16 @@ def reconstruct(
             for one in done
         ],
     }
+
+
+def _replaceable(output: Path) -> bool:
+    """Whether the file can be made again: an HDF5 file that :func:`reconstruct` wrote, or a picture or volume."""
+    import h5py
+
+    if not (output.is_file() and h5py.is_hdf5(output)):
+        return output.suffix.lower() not in (".h5", ".hdf5")
+    with h5py.File(output, "r", locking=False) as file:
+        return "fedrecon_digest" in file.attrs
 
 
 def low_volumes(source: Path) -> Iterator[VolumeData]:
@@ -249,9 +261,12 @@ def _batches(
             image = combine(ifft2c(kspace), estimate_maps(kspace, shape, phase=phase))
             yield indices, operator.plugin.given(image)
         elif sampled is None:
-            maps = estimate_maps(kspace, operator.calibration(shape), phase=phase)
             seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
-            drawn = [operator.sample(shape, one) for one in seeds]
+            settings = [operator.drawn(one) for one in seeds]
+            boxes = [one.calibration(shape) for one in settings]
+            by_box = {box: estimate_maps(kspace, box, phase=phase) for box in dict.fromkeys(boxes)}
+            maps = torch.stack([by_box[box][i] for i, box in enumerate(boxes)])
+            drawn = [setting.sample(shape, one) for setting, one in zip(settings, seeds, strict=True)]
             masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
             yield indices, operator.measure(kspace, masks, maps, None)
         else:

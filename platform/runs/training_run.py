@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.resources import UNSCORED
+from fedrecon.platform.config.science import science_version
 from fedrecon.platform.consortium.budget import budgets
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
@@ -233,6 +234,7 @@ class _Run:
         self.folder.note_run({
             "run_id": tracker.run_id,
             "experiment": experiment.as_dict(),
+            "science_version": science_version(self.experiment.trains),
             "training_digest": self.training_digest,
             "images": asdict(images(self.shards, experiment.scale)),
             "code": code,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.config.science import science_version
 from fedrecon.platform.consortium.checks import ConsortiumShards, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import UnseenPolicy
@@ -82,6 +83,7 @@ class _Test:
         self.folder.note_run({
             "run_id": run_id,
             "experiment": self.experiment.as_dict(),
+            "science_version": science_version(self.experiment.trains),
             "training_digest": training_digest,
             "images": asdict(self.trained.images),
             "code": source_code(self.experiment),

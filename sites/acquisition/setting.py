@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from fedrecon.sites.errors import unknown
+from fedrecon.sites.errors import InputError, brief, unknown
 from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.extension.registry import name_of
 from fedrecon.sites.plugin import Settings, choose, parse, science_of
@@ -30,6 +30,7 @@ class Acquisition(Settings):
         kinds: the kind of the plug-in, as registries are called. registry: fedrecon's own classes of it by name.
         common: base class of the families. Its name in lower case is the name of the field that holds the plug-in.
         own: keys of the block that are fields of this class, not parameters of the plug-in.
+        mixes: keys of the block of which each slice can draw its own value (see ``mix.py``).
         turns: True if the augmentation may turn training slices by 90 degrees.
         noise: multiple (>= 1) of the shard's own noise level. The data already hold the noise of their scan, so noise
             can only be added.
@@ -43,6 +44,7 @@ class Acquisition(Settings):
     registry: ClassVar[Mapping[str, type[Any]]]
     common: ClassVar[type[Any]]
     own: ClassVar[tuple[str, ...]]
+    mixes: ClassVar[tuple[str, ...]] = ()
     turns: ClassVar[bool] = False
 
     noise: float = Field(1.0, ge=1.0, le=1000.0)
@@ -51,7 +53,7 @@ class Acquisition(Settings):
     @classmethod
     def read(
         cls, block: Mapping[str, Any], where: str | None = None, registry: Mapping[str, type[Any]] | None = None
-    ) -> Self:
+    ) -> Acquisition:
         """The setting of a YAML block: the family's name, the parameters of the family, and the keys beside them.
 
         Args:
@@ -65,6 +67,10 @@ class Acquisition(Settings):
         where, registry = where or cls.block, cls.registry if registry is None else registry
         own = {key: block[key] for key in cls.own if key in block}
         rest = {key: value for key, value in block.items() if key != cls.key and key not in own}
+        for key, value in block.items():
+            if isinstance(value, Mapping | list) and (key == cls.key or key in cls.common.model_fields):
+                mixed = f"{{choice: [...]}} mixes {' and '.join(cls.mixes) or f'nothing in {cls.block}'}"
+                raise InputError(f"{where}.{key}: one value is needed; {mixed} (given: {brief(value)})")
         name = str(block.get(cls.key, cls.default))
         if name in registry:
             fields = registry[name].model_fields
@@ -90,18 +96,28 @@ class Acquisition(Settings):
         return getattr(self, self.common.__name__.lower())
 
     @property
+    def plugins(self) -> tuple[Any, ...]:
+        """All masks or degradations of this setting: several if slices draw their own."""
+        return (self.plugin,)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The names of the families of :attr:`plugins`."""
+        return tuple(name_of(self.kinds, self.registry, type(one)) for one in self.plugins)
+
+    @property
     def family(self) -> str:
-        """The name of the plug-in's family."""
-        return name_of(self.kinds, self.registry, type(self.plugin))
+        """The name of the plug-in's family; what stands in its place in tables if slices draw their own."""
+        return self.families[0]
 
     @property
     def paper(self) -> str:
-        """The works to cite for the plug-in's family, as BibTeX entries; empty if there are none."""
-        return str(self.plugin.paper)
+        """The works to cite for the families, as BibTeX entries; empty if there are none."""
+        return "\n".join(dict.fromkeys(str(one.paper) for one in self.plugins))
 
     @property
     def acceleration(self) -> float:
-        """The nominal ratio of grid points to samples."""
+        """The nominal ratio of grid points to samples; its mean if each slice draws its own."""
         raise NotImplementedError
 
     @property
@@ -117,6 +133,19 @@ class Acquisition(Settings):
     def label(self) -> str:
         """A short label for captions: ``random R=4``, ``bicubic x2``."""
         raise NotImplementedError
+
+    def drawn(self, seed: int) -> Acquisition:
+        """The fixed setting of the slice whose mask has this seed: this very one, unless slices draw their own."""
+        del seed
+        return self
+
+    def covers(self, other: Acquisition) -> bool:
+        """Whether a training with this setting knows all that the other one measures.
+
+        ``fixed_mask`` makes no difference: it concerns only training.
+        """
+        mine, theirs = ({**one.flat(), "fixed_mask": False} for one in (self, other))
+        return mine == theirs
 
     def check(self, shape: tuple[int, int]) -> None:
         """Refuses a matrix (y, x) that this setting cannot measure.

@@ -229,6 +229,7 @@ class Shard:
             self.contrast,
             self.field_strength_t,
             None if volume.truth_maximum is None else self.stored(volume_name, "truth"),
+            volume.crop,
         )
 
     def verify(self) -> None:

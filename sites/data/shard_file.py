@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrecon.sites.data.shard_writer import FORMAT, SCHEMA_VERSION, TRUTH, reference_key
-from fedrecon.sites.data.volume import SPLITS, Volume, check_layout
+from fedrecon.sites.data.volume import SPLITS, Volume, check_crop, check_layout
 from fedrecon.sites.errors import InputError
 
 ROOT = ("format", "schema_version", "site", "contrast", "simulated", "phase", "content_hash")
@@ -40,6 +40,17 @@ def reading(path: Path) -> Iterator[h5py.File]:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         kind = "is truncated" if "truncated" in str(error) else "cannot be read"
         raise InputError(f"{path}: {kind}: {error}") from None
+
+
+def is_shard(path: Path) -> bool:
+    """Whether the file says that it is a shard of fedrecon. A file that cannot be read says nothing."""
+    try:
+        if not path.is_file() or not h5py.is_hdf5(path):
+            return False
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except (OSError, RuntimeError):
+        return False
 
 
 def check_root(path: Path, root: dict[str, Any]) -> None:
@@ -110,7 +121,16 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
         reference is not None,
         read_voxel(dict(label)),
         None if truth is None else float(label["truth_max"]),
+        _crop(where, label, kspace.shape),
     )
+
+
+def _crop(where: str, label: Any, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    if "crop" not in label:
+        return None
+    y, x = (int(value) for value in label["crop"])
+    check_crop(where, (y, x), shape)
+    return y, x
 
 
 @dataclass(frozen=True)

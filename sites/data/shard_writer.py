@@ -163,6 +163,8 @@ def _write_volume(group: h5py.Group, data: VolumeData, compression: str | None) 
     group.attrs.update({"max": about.maximum, "norm": norm, "acquisition": data.acquisition})
     group.attrs.update({"patient_id": data.subject, "split": data.split})
     group.attrs["noise"] = np.nan if about.noise is None else about.noise
+    if data.crop is not None:
+        group.attrs["crop"] = data.crop
     if data.voxel_mm is not None:
         group.attrs["voxel_mm"] = data.voxel_mm
 

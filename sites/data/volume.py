@@ -20,6 +20,8 @@ Real = NDArray[np.float32]
 SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 MAX_TEXT = 200
+SMALLEST = 7
+"""Shortest side in pixels of a part that is scored: the window of SSIM."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Volume:
         has_reference: False for a prospectively undersampled scan: it can be reconstructed, but not scored.
         voxel_mm: voxel size (slice, y, x) in mm, or None where unknown.
         truth_maximum: maximum of the noise-free truth; None if there is no truth, as in every scan of a person.
+        crop: the central part (y, x) of the images that is scored; None scores all of it. The maxima are of this part.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Volume:
     has_reference: bool
     voxel_mm: tuple[float, float, float] | None = None
     truth_maximum: float | None = None
+    crop: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,7 @@ class VolumeData:
         acquisition: sequence or contrast, as fastMRI files name it; a shard's contrast in data from a shard.
         field_strength_t: field strength in tesla, or None where unknown.
         truth: magnitude (slices, y, x) float32 that the reference would be without noise; None where nobody knows it.
+        crop: the central part (y, x) that is scored, see :class:`Volume`.
     """
 
     name: str
@@ -77,11 +82,12 @@ class VolumeData:
     acquisition: str = ""
     field_strength_t: float | None = None
     truth: Real | None = None
+    crop: tuple[int, int] | None = None
 
     def about(self) -> Volume:
         """The labels of the volume, without its data."""
         slices, coils, ny, nx = self.kspace.shape
-        maximum = 0.0 if self.reference is None else float(np.max([one.max() for one in self.reference]))
+        maximum = 0.0 if self.reference is None else self._maximum(self.reference)
         has_reference = self.reference is not None
         return Volume(
             self.name,
@@ -94,18 +100,31 @@ class VolumeData:
             maximum,
             has_reference,
             self.voxel_mm,
-            None if self.truth is None else float(np.max([one.max() for one in self.truth])),
+            None if self.truth is None else self._maximum(self.truth),
+            self.crop,
         )
+
+    def _maximum(self, images: Real) -> float:
+        return float(np.max([central(one, self.crop).max() for one in images]))
 
     def digest(self) -> str:
         """SHA-256 of all values that can change a result: labels, noise level and data, but not the file's layout."""
         label = [self.name, self.subject, self.split, _level(self.noise), list(self.kspace.shape)]
+        label += [] if self.crop is None else [list(self.crop)]  # shards without crop keep their hash
         summary = hashlib.sha256(json.dumps([*label, self.reference is not None]).encode())
         for array in (self.kspace, self.reference, self.truth):
             for one in () if array is None else array:  # a slice at a time: a volume may be gigabytes
                 little_endian = np.ascontiguousarray(one, dtype=one.dtype.newbyteorder("<"))
                 summary.update(little_endian.reshape(-1).view(np.uint8).data)
         return summary.hexdigest()
+
+
+def central(image: Any, crop: tuple[int, int] | None) -> Any:
+    """The central part (..., y, x) of images, an array or a tensor; all of it for None. The centre is at N//2."""
+    if crop is None:
+        return image
+    (y, x), (ny, nx) = (n // 2 - size // 2 for n, size in zip(image.shape[-2:], crop, strict=True)), crop
+    return image[..., y : y + ny, x : x + nx]
 
 
 def usable_for(volumes: Collection[Volume]) -> list[str]:
@@ -170,13 +189,29 @@ def check_volume(data: VolumeData, shown: str | None = None) -> None:
     _check_kspace(where, data.kspace)
     if data.noise is not None and not (np.isfinite(data.noise) and data.noise >= 0):
         raise InputError(f"{where}: the noise level is {data.noise}; it is a finite number >= 0, or None (unknown).")
+    check_crop(where, data.crop, data.kspace.shape)
     if data.reference is not None:
         _check_reference(where, data.reference)
+        if not data.about().maximum > 0:
+            raise InputError(f"{where}: the part of {data.crop} that is scored is an all-zero image.")
     if data.truth is not None:
         if data.reference is None:
             raise InputError(f"{where}: it has a truth and no reference.")
         check_layout(f"{where}, truth", data.kspace, data.truth)
         _check_reference(f"{where}, truth", data.truth)
+
+
+def check_crop(where: str, crop: tuple[int, int] | None, shape: tuple[int, ...]) -> None:
+    """Refuse a part to score that is larger than the matrix of k-space of this shape, or too small for SSIM.
+
+    Raises:
+        InputError: see above.
+    """
+    if crop is not None and not all(SMALLEST <= part <= whole for part, whole in zip(crop, shape[-2:], strict=True)):
+        raise InputError(
+            f"{where}: the part {crop[0]} x {crop[1]} that is scored does not fit the matrix {shape[-2]} x {shape[-1]} "
+            f"(each side has at least {SMALLEST} pixels)."
+        )
 
 
 def check_layout(where: str, kspace: Any, reference: Any | None) -> None:

@@ -1,14 +1,14 @@
 """FastMRI HDF5 files, single- and multi-coil (Zbontar et al., fastMRI: an open dataset and benchmarks, 2018).
 
-K-space is kept whole, with its readout oversampling. The reference is computed from it, so that it fits the k-space:
-the modulus (one coil) or the root sum of squares of the full image. The stored ``reconstruction_*`` are crops of that
-image; they are compared with it. Samples decide, not words: whether there is a reference follows from the samples,
-slice by slice. What ``mask`` and header say about them is compared, and what differs is noted. No sample is changed.
+K-space is kept whole, with its readout oversampling; scores are of the reconstructed matrix, as the official one is.
+The reference is computed from the k-space, so that it fits it: the modulus (one coil) or the root sum of squares of the
+full image. The stored ``reconstruction_*`` are crops of that image; they are compared with it. Samples decide, not
+words: whether there is a reference follows from the samples, slice by slice. What ``mask`` and header say about them is
+compared, and what differs is noted. No sample is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,12 +16,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrecon.sites.data.self_contained import check_self_contained
-from fedrecon.sites.data.volume import Complex, Real, VolumeData, check_layout
+from fedrecon.sites.data.volume import SMALLEST, Complex, Real, VolumeData, check_layout
 from fedrecon.sites.errors import FileError
-from fedrecon.sites.formats.fastmri_header import Header
-from fedrecon.sites.formats.format import Format, Label, text_of
-from fedrecon.sites.formats.kspace import COMPLETE, as_complex, reference_of
+from fedrecon.sites.formats.fastmri_header import Header, read_header, scanner_of
+from fedrecon.sites.formats.format import Label, text_of
+from fedrecon.sites.formats.hdf5_file import opened
+from fedrecon.sites.formats.kspace import COMPLETE, Measured, as_complex, reference_of
 from fedrecon.sites.formats.magnitude import centre
 from fedrecon.sites.formats.record import FileRecord
 
@@ -29,7 +29,7 @@ _REFERENCES = ("reconstruction_rss", "reconstruction_esc")
 _DIFFERENT = 0.05  # stored and computed image differ if this part of the power differs, after scaling
 
 
-class FastMRI(Format):
+class FastMRI(Measured):
     """Files of the fastMRI layout, one volume in each file."""
 
     suffixes: ClassVar = (".h5", ".hdf5", ".mat")
@@ -43,30 +43,26 @@ class FastMRI(Format):
         except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise FileError(source, f"cannot be read: {error}") from None
 
+    def scanner(self, source: Path) -> str | None:
+        """The scanner of the header."""
+        with opened(source, "fastmri") as file:
+            if "ismrmrd_header" not in file:
+                return None
+            return scanner_of(read_header(source, "ismrmrd_header", file))
+
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
         """The volume in one file.
 
         Raises:
-            InputError: the file is not HDF5, is truncated or cannot be read, takes values from elsewhere
-                (:func:`fedrecon.sites.data.self_contained.check_self_contained`), or its k-space, references or header
-                are wrong.
+            InputError: see :func:`fedrecon.sites.formats.hdf5_file.opened`, or its k-space, references or header are
+                wrong.
         """
-        if not h5py.is_hdf5(source):
-            older = " (MATLAB writes HDF5 with save -v7.3)" if source.suffix.lower() == ".mat" else ""
-            raise FileError(source, f"is not an HDF5 file{older}.")
-        try:
-            with h5py.File(source, "r", locking=False) as file:
-                check_self_contained(source, file)
-                return _volume(source, file, label, record, self.noise)
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            kind = "is truncated" if "truncated" in str(error) else "cannot be read"
-            raise FileError(source, f"{kind}: {error}") from None
+        with opened(source, "fastmri") as file:
+            return _volume(source, file, label, record, self)
 
 
-def _volume(
-    source: Path, file: h5py.File, label: Label, record: FileRecord, noise: Callable[[Complex], float | None]
-) -> VolumeData:
-    kspace = _kspace(source, file)
+def _volume(source: Path, file: h5py.File, label: Label, record: FileRecord, reader: FastMRI) -> VolumeData:
+    kspace = reader.compressed(_kspace(source, file), record)
     ny, nx = kspace.shape[-2:]
     record.slices = len(kspace)
     header = Header.parse(source, file, (ny, nx), record)
@@ -84,6 +80,7 @@ def _volume(
         for key in _REFERENCES:
             if key in file:
                 _compare_reference(key, file[key][()], reference, record)
+    crop = _scored(file, header.crop, (ny, nx), record)
     if header.voxel_mm is not None:
         record.field_of_view_mm = (ny * header.voxel_mm[1], nx * header.voxel_mm[2])
     return VolumeData(
@@ -92,16 +89,34 @@ def _volume(
         label.split,
         kspace,
         reference,
-        noise(kspace),
+        reader.noise(kspace),
         header.voxel_mm,
         text_of(file.attrs.get("acquisition", "")),
         header.field_strength_t,
+        crop=crop,
     )
 
 
+def _scored(
+    file: h5py.File, said: tuple[int, int] | None, shape: tuple[int, int], record: FileRecord
+) -> tuple[int, int] | None:
+    """The part (y, x) that the official score compares: the stored image's matrix, else the header's reconstructed one.
+
+    None if it is the whole matrix.
+    """
+    stored = next((file[key].shape[-2:] for key in _REFERENCES if key in file), None)
+    found = said if stored is None else (min(stored[0], shape[0]), min(stored[1], shape[1]))
+    if stored is not None and said is not None and found != said:
+        record.note("header-contradicts-image", f"the stored image is {stored[0]} x {stored[1]}: it is what is scored")
+    if found is not None and min(found) < SMALLEST:
+        record.note("header-implausible", f"the reconstructed matrix {found[0]} x {found[1]} is too small to score")
+        found = None
+    if found is None and shape[0] > 1.5 * shape[1]:
+        record.note("oversampling-scored", "neither header nor stored image says which part of the view is scored")
+    return None if found in (None, shape) else found
+
+
 def _kspace(source: Path, file: h5py.File) -> Complex:
-    if "kspace" not in file:
-        raise FileError(source, f"the dataset 'kspace' is missing (found: {', '.join(sorted(file)) or 'nothing'}).")
     dataset = file["kspace"]
     if not isinstance(dataset, h5py.Dataset):
         raise FileError(source, "'kspace' is not a dataset.")

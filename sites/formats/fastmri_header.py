@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +19,33 @@ _CARTESIAN = ("cartesian", "epi", "other")
 _VOXEL_MM = (0.001, 1000.0)  # a slab of a 3D scan that was cut later may be thick
 
 
+def read_header(source: Path, name: str, file: h5py.File) -> ElementTree.Element:
+    """The XML of the dataset ``name``.
+
+    Raises:
+        FileError: it is not XML.
+    """
+    try:
+        return ElementTree.fromstring(text_of(file[name][()]))
+    except (ElementTree.ParseError, ValueError, TypeError) as error:
+        raise FileError(source, f"its '{name}' cannot be read: {error}") from None
+
+
+def scanner_of(root: ElementTree.Element) -> str | None:
+    """The scanner of an ISMRMRD header as the name of a site, such as ``siemens-aera-1.5t``; None where it says less.
+
+    It is of vendor, model and field strength alone: neither serial number nor institution is read.
+    """
+    place = "{*}acquisitionSystemInformation/{*}"
+    model, field = (root.findtext(f"{place}{name}", "").strip() for name in ("systemModel", "systemFieldStrength_T"))
+    if not model or not re.fullmatch(r"\d+(\.\d+)?", field):
+        return None
+    words = (
+        f"{root.findtext(f'{place}systemVendor', '')} {model} {float(field):.{1 if float(field) >= 1 else 2}f}t".lower()
+    )
+    return re.sub(r"[^a-z0-9.]+", "-", words).strip("-.")
+
+
 class Header:
     """The used values of the header. All are None if the file has no header, or if they cannot be right.
 
@@ -25,6 +53,7 @@ class Header:
         encoded: first phase-encoded column (x) of the k-space, and one past the last.
         voxel_mm: voxel size (slice, y, x) of the encoded matrix in mm.
         field_strength_t: field strength in tesla.
+        crop: matrix (y, x) of the reconstructed space, no larger than the k-space.
     """
 
     def __init__(self, root: ElementTree.Element | None, shape: tuple[int, int], record: FileRecord) -> None:
@@ -33,6 +62,7 @@ class Header:
         self._check_trajectory()
         self.field_strength_t = self._field_strength()
         self.voxel_mm = self._voxel()
+        self.crop = self._crop()
 
     @classmethod
     def parse(cls, source: Path, file: h5py.File, shape: tuple[int, int], record: FileRecord) -> Header:
@@ -47,9 +77,10 @@ class Header:
         """
         if "ismrmrd_header" not in file:
             return cls(None, shape, record)
+        root = read_header(source, "ismrmrd_header", file)
         try:
-            return cls(ElementTree.fromstring(text_of(file["ismrmrd_header"][()])), shape, record)
-        except (ElementTree.ParseError, ValueError, OverflowError, TypeError) as error:
+            return cls(root, shape, record)
+        except (ValueError, OverflowError, TypeError) as error:
             raise FileError(source, f"its 'ismrmrd_header' cannot be read: {error}") from None
 
     def _check_trajectory(self) -> None:
@@ -89,6 +120,16 @@ class Header:
         left = int(size[1]) // 2 - int(centre)
         right = left + int(last) + 1
         return (max(0, left), min(self._shape[1], right)) if left < right else None
+
+    def _crop(self) -> tuple[int, int] | None:
+        """The reconstructed matrix; x is the readout, our y. It holds pixels of the encoded size, as fastMRI's do."""
+        x, y = (self._number(f"encoding/reconSpace/matrixSize/{axis}") for axis in "xy")
+        if x is None or y is None:
+            return None
+        if not (1 <= x <= 1e5 and 1 <= y <= 1e5):
+            self._record.note("header-implausible", f"its reconstructed matrix is {x:g} x {y:g}: it is not used")
+            return None
+        return min(int(x), self._shape[0]), min(int(y), self._shape[1])
 
     def _voxel(self) -> tuple[float, float, float] | None:
         """The voxel size: the field of view of the encoded space, over the samples that are there."""

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats.format import Format
 
 
-def find_files(reader: Format, sources: Sequence[Path]) -> tuple[list[Path], dict[str, int]]:
+def find_files(
+    fits: Callable[[Path], bool], suffixes: Sequence[str], sources: Sequence[Path]
+) -> tuple[list[Path], dict[str, int]]:
     """The files in ``sources`` and below the folders among them, sorted by name, and the number of others by suffix.
 
-    Links are followed. Hidden files and folders are not looked at. A link that leads nowhere is found too: its reader
-    refuses it.
+    Links are followed. Hidden files and folders are not looked at, and shards of fedrecon are left out of folders. A
+    link that leads nowhere is found too, and a folder that may not be read: their reader refuses them.
+
+    Args:
+        fits: whether a file's name is one of the format; ``suffixes`` are its endings, for the message.
 
     Raises:
         InputError: a path is missing, a file or all files below a folder lack the format's suffix, no source is given,
@@ -28,12 +33,15 @@ def find_files(reader: Format, sources: Sequence[Path]) -> tuple[list[Path], dic
         if not source.exists() and not source.is_symlink():
             raise InputError(f"{source}: there is no such file or folder.")
         inside = list(_below(source)) if source.is_dir() else [source]
-        fitting = [path for path in inside if reader.fits(path)]
-        kinds = Counter(_suffix(path) for path in inside if not reader.fits(path))
+        fitting = [path for path in inside if fits(path) or path.is_dir()]
+        kinds = Counter(_suffix(path) for path in inside if path not in set(fitting))
+        if source.is_dir() and (shards := {path for path in fitting if is_shard(path)}):
+            fitting = [path for path in fitting if path not in shards]
+            kinds["shards of fedrecon"] = len(shards)
         if not fitting:
             there = ", ".join(f"{count} {kind or 'without suffix'}" for kind, count in sorted(kinds.items()))
             raise InputError(
-                f"{source}: there is no file that ends in {' or '.join(reader.suffixes)}"
+                f"{source}: there is no file that ends in {' or '.join(suffixes)}"
                 + (f" here or in a folder below (found: {there or 'nothing'})." if source.is_dir() else ".")
             )
         found += fitting
@@ -47,7 +55,7 @@ def find_files(reader: Format, sources: Sequence[Path]) -> tuple[list[Path], dic
     return sorted(found, key=lambda path: (path.name, path)), dict(sorted(others.items()))
 
 
-def volume_names(reader: Format, paths: Sequence[Path]) -> dict[Path, str]:
+def volume_names(stem: Callable[[Path], str], paths: Sequence[Path]) -> dict[Path, str]:
     """The name of each volume: its file's name without suffix. If two are the same, all names begin with the folders.
 
     Folders that all files share are left out: ``in/p1/T1.nii`` and ``in/p2/T1.nii`` are ``p1_T1`` and ``p2_T1``.
@@ -55,9 +63,9 @@ def volume_names(reader: Format, paths: Sequence[Path]) -> dict[Path, str]:
     Raises:
         InputError: two names are still the same.
     """
-    names = {path: _nfc(reader.stem(path)) for path in paths}
+    names = {path: _nfc(stem(path)) for path in paths}
     if len(set(names.values())) < len(paths):
-        names = {path: place.replace("/", "_") for path, place in places_of(reader, paths).items()}
+        names = {path: place.replace("/", "_") for path, place in places_of(stem, paths).items()}
     counts = Counter(names.values())
     for name in sorted(name for name, count in counts.items() if count > 1):
         twice = ", ".join(str(path) for path in paths if names[path] == name)
@@ -65,16 +73,19 @@ def volume_names(reader: Format, paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def places_of(reader: Format, paths: Sequence[Path]) -> dict[Path, str]:
+def places_of(stem: Callable[[Path], str], paths: Sequence[Path]) -> dict[Path, str]:
     """Each file below the folder that all of them share, without suffix: ``p1/anat/T1``."""
     shared = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    return {path: _nfc((path.absolute().parent.relative_to(shared) / reader.stem(path)).as_posix()) for path in paths}
+    return {path: _nfc((path.absolute().parent.relative_to(shared) / stem(path)).as_posix()) for path in paths}
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """The files below a folder. Links to folders are followed, each folder once."""
+    """The files below a folder, and folders that may not be read. Links to folders are followed, each folder once."""
     seen: set[tuple[int, int]] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
+    closed: list[Path] = []
+    for here, folders, files in os.walk(
+        folder, onerror=lambda error: closed.append(Path(error.filename)), followlinks=True
+    ):
         known = os.stat(here)  # noqa: PTH116
         place = (known.st_dev, known.st_ino)
         if place in seen:
@@ -83,6 +94,7 @@ def _below(folder: Path) -> Iterator[Path]:
         seen.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(here) / name for name in sorted(files) if not name.startswith("."))
+    yield from closed
 
 
 def _suffix(path: Path) -> str:

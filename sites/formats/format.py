@@ -13,6 +13,7 @@ from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, VolumeData, check_volume
 from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.formats.finding import find_files
 from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.plugin import Plugin
 
@@ -37,11 +38,13 @@ class Format(Plugin):
     Class attributes:
         suffixes: endings of the file names.
         simulated: True if the import computes the k-space from magnitude images.
+        hides_persons: True if the id of a person is shown to nobody: it is a pseudonym as soon as it is read.
         summary: one line for ``fedrecon list formats``.
     """
 
     suffixes: ClassVar[tuple[str, ...]]
     simulated: ClassVar[bool] = False
+    hides_persons: ClassVar[bool] = False
     summary: ClassVar[str]
 
     noise_sigma: float | None = Field(None, gt=0, le=1e12, allow_inf_nan=False)
@@ -58,7 +61,8 @@ class Format(Plugin):
         for source in sources:
             record = FileRecord()
             try:
-                check_fetched(source)
+                for file in self.files(source):
+                    check_fetched(file)
                 with np.errstate(all="ignore"):  # NaN and infinity are refused by what they are in, not warned of
                     data = self.load(source, label(source), record)
                     check_volume(data, self.stem(source))
@@ -69,6 +73,18 @@ class Format(Plugin):
             else:
                 record.volume = data.about()
                 yield source, data, record
+
+    def find(self, sources: Sequence[Path]) -> tuple[list[Path], dict[str, int]]:
+        """What is read at ``sources``, one path a volume, and the number of other files by suffix.
+
+        Here each file is a volume. A format whose volume is several files returns one path for each group: the folder,
+        or one of its files.
+        """
+        return find_files(self.fits, self.suffixes, sources)
+
+    def files(self, source: Path) -> Sequence[Path]:
+        """All files of the volume that :meth:`find` gave as ``source``."""
+        return (source,)
 
     def stem(self, path: Path) -> str:
         """The file's name without the format's suffix (the longest that fits: ``.nii.gz`` is one)."""
@@ -93,6 +109,14 @@ class Format(Plugin):
         """
         return None
 
+    def scanner(self, source: Path) -> str | None:  # noqa: ARG002 - for formats that know scanners
+        """Vendor, model and field strength of the scanner, as the name of a site; None where the file does not say.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return None
+
     @abstractmethod
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
         """The volume in one file. What was found, decided and left out is written to ``record``.
@@ -110,6 +134,10 @@ def check_fetched(path: Path) -> None:
     """
     if path.is_symlink() and not path.exists():
         raise FileError(path, f"is a link to a file that is not there, {path.readlink()} (datalad get, git annex get).")
+    if path.is_dir():
+        raise FileError(path, "is a folder that may not be read.")
+    if path.exists() and not path.is_file():
+        raise FileError(path, "is no plain file.")
     try:
         with path.open("rb") as file:
             head = file.read(32)

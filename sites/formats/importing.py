@@ -6,21 +6,21 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import h5py
 
 from fedrecon.sites import atomic
 from fedrecon.sites.data.pseudonyms import KEY_FILE, SCHEME, Pseudonyms
 from fedrecon.sites.data.shard import VolumeData, write_shard
-from fedrecon.sites.data.shard_writer import FORMAT, IMPORT
+from fedrecon.sites.data.shard_file import is_shard
+from fedrecon.sites.data.shard_writer import IMPORT
 from fedrecon.sites.data.volume import check_name, check_text
-from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.errors import FileError, FilesError, InputError
 from fedrecon.sites.extension.plugin_file import PluginFile
 from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format, Label
-from fedrecon.sites.formats.finding import find_files, volume_names
+from fedrecon.sites.formats.finding import volume_names
 from fedrecon.sites.formats.record import ImportSummary
 from fedrecon.sites.formats.subjects import Subjects, assign, by_list, by_person, doubts
 from fedrecon.sites.plugin import choose
@@ -66,8 +66,9 @@ def import_data(
         What was read, left out, decided and written.
 
     Raises:
-        InputError: an option does not belong to the format, a file (all refused files are named) or a name is refused,
-            the splits are wrong, the shard is there already, or it would replace a source.
+        FilesError: files are refused; all of them are named.
+        InputError: an option does not belong to the format, a name is refused, the splits are wrong, the shard is there
+            already, or it would replace a source.
     """
     formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
     reader = choose("format", formats, format, {name: value for name, value in options.items() if value is not None})
@@ -76,29 +77,37 @@ def import_data(
         check_text("contrast", contrast)
     target = Path(out) / f"{site}.h5"
     given = [Path(one) for one in ([sources] if isinstance(sources, Path | str) else sources)]
-    paths, others = find_files(reader, given)
+    paths, others = reader.find(given)
     summary = ImportSummary(site, format, target, reader.phase_kind, reader.simulated, other_files=others)
-    summary.overwrote = _check_target(target, [*paths, *map(Path, [subjects_from] if subjects_from else [])], overwrite)
-    names = volume_names(reader, paths)
+    key = Path(key) if key is not None else Path(out) / KEY_FILE
+    used = [
+        *(file for path in paths for file in reader.files(path)),
+        key,
+        *(Path(one) for one in [subjects_from] if one),
+    ]
+    summary.overwrote = _check_target(target, used, overwrite)
+    names = volume_names(reader.stem, paths)
+    keyed = _Keyed(key, reader.hides_persons, no_key=dry_run and not key.exists())
     if subjects_from is not None:
         if subject_pattern is not None:
             raise InputError("--subjects-from and --subject-pattern both say who was scanned; give one of them.")
         subjects = by_list(Path(subjects_from), paths, reader, summary)
     else:
-        subjects = Subjects(by_person(paths, names, reader, subject_pattern, summary), {})
+        subjects = Subjects(by_person(paths, names, reader, subject_pattern, summary, keyed.shown), {})
     known = sorted(set(subjects.of.values()))
     if subjects.splits and (validation_subjects or test_subjects):
         raise InputError("--subjects-from has splits; leave --validation-subjects and --test-subjects out.")
-    subjects.splits = subjects.splits or assign(known, validation_subjects, test_subjects, summary)
+    validation, test = keyed.named(validation_subjects), keyed.named(test_subjects)
+    subjects.splits = subjects.splits or assign(known, validation, test, summary)
 
-    key = Path(key) if key is not None else Path(out) / KEY_FILE
-    # A dry run makes no key: any key gives the same summary of names, which are not shown.
-    hidden = Pseudonyms(secrets.token_bytes(32)) if dry_run and not key.exists() else Pseudonyms.of(key)
+    hidden = keyed.pseudonyms
+    if keyed.persons and keyed.no_key:
+        summary.note("no-key", "a dry run makes no key: the import's pseudonyms, and its splits by them, are others")
     summary.subjects = subjects.of
 
     def label(path: Path) -> Label:
         subject = subjects.of[path]
-        return Label(hidden.volume(names[path]), hidden.subject(subject), subjects.splits[subject])
+        return Label(hidden.volume(names[path]), keyed.subject(subject), subjects.splits[subject])
 
     volumes = _good_volumes(reader, paths, label, summary, skip_bad)
 
@@ -136,18 +145,53 @@ def import_data(
     return summary
 
 
+class _Keyed:
+    """The consortium's key, which is read or made when it is first needed, and the persons whose ids it hides.
+
+    Attributes:
+        path: its file.
+        hides: whether ids of persons are hidden before anybody sees them.
+        no_key: a dry run without a key makes none: any key gives the same summary of names, which are not shown.
+        persons: pseudonyms that stand for ids of persons.
+    """
+
+    def __init__(self, path: Path, hides: bool, no_key: bool) -> None:
+        self.path, self.hides, self.no_key = path, hides, no_key
+        self.persons: set[str] = set()
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms:
+        return Pseudonyms(secrets.token_bytes(32)) if self.no_key else Pseudonyms.of(self.path)
+
+    def shown(self, person: str) -> str:
+        """What may be seen of a person's id."""
+        if not self.hides:
+            return person
+        self.persons.add(word := self.pseudonyms.subject(person))
+        return word
+
+    def named(self, given: Sequence[str]) -> list[str]:
+        """The subjects that a user names, by what is shown of them: whoever imports may name a person by the id."""
+        words = {name: self.pseudonyms.subject(name) for name in given if self.persons}
+        return [words[name] if words.get(name) in self.persons else name for name in given]
+
+    def subject(self, name: str) -> str:
+        """The pseudonym of a subject, by what is shown of it."""
+        return name if name in self.persons else self.pseudonyms.subject(name)
+
+
 def _good_volumes(
     reader: Format, paths: Sequence[Path], label: Any, summary: ImportSummary, skip_bad: bool
 ) -> Iterator[VolumeData]:
     """The volumes of the files that are not refused.
 
     Raises:
-        InputError: at the end, with all refused files: if there is one, or with ``skip_bad`` if no file is good.
+        FilesError: at the end, with all refused files: if there is one, or with ``skip_bad`` if no file is good.
     """
     contents: dict[str, Path] = {}
     for path, found, record in reader.read(paths, label):
         if isinstance(found, FileError):
-            summary.skipped[path] = found.reason
+            summary.skipped[Path(found.path)] = found.reason
             continue
         summary.read[path] = record
         image = found.kspace if found.reference is None else found.reference
@@ -157,9 +201,11 @@ def _good_volumes(
         if skip_bad or not summary.skipped:
             yield found
     if summary.skipped and (not skip_bad or not summary.read):
-        refused = "\n".join(f"{path}: {reason}" for path, reason in summary.skipped.items())
-        advice = "\n--skip-bad imports the others." if summary.read else ""
-        raise InputError(refused + advice)
+        refused = [FileError(path, reason) for path, reason in summary.skipped.items()]
+        others = f"--skip-bad imports the others: {len(summary.read)}." if summary.read else "No file is left."
+        if len(refused) == 1 and not summary.read:
+            raise refused[0]
+        raise FilesError(refused, f"Refused: {len(refused)} files. {others}")
 
 
 def _check_target(target: Path, sources: Sequence[Path], overwrite: bool) -> bool:
@@ -169,7 +215,7 @@ def _check_target(target: Path, sources: Sequence[Path], overwrite: bool) -> boo
         InputError: the target is a source, is there and must not be replaced, or is no shard.
     """
     for source in sources:
-        if atomic.same_file(source, target):
+        if atomic.same_file(source, target) or source.absolute() == target.absolute():
             raise InputError(f"{target}: is a source of this import; nothing is written onto a source.")
     if not target.exists() and not target.is_symlink():
         return False
@@ -178,14 +224,3 @@ def _check_target(target: Path, sources: Sequence[Path], overwrite: bool) -> boo
     if not overwrite:
         raise InputError(f"{target}: is there already; --overwrite replaces it.")
     return True
-
-
-def is_shard(path: Path) -> bool:
-    """Whether the file says that it is a shard of fedrecon."""
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return False
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == FORMAT)
-    except OSError:
-        return False  # a truncated file: its reader refuses it with a clear message

@@ -6,10 +6,55 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, Real
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.format import Format
 from fedrecon.sites.formats.record import FileRecord
+
+
+class Measured(Format):
+    """A format of measured k-space.
+
+    Attributes:
+        coils: number of virtual coils to which the measured ones are compressed; None keeps the measured ones.
+    """
+
+    coils: int | None = Field(None, ge=1, le=1024)
+
+    def compressed(self, kspace: Complex, record: FileRecord) -> Complex:
+        """K-space (slices, coils, y, x) of the virtual coils. The record says how much of the energy they hold.
+
+        The virtual coils are the strongest singular vectors of the matrix (coils, samples) of the whole volume (Huang
+        et al., Magn Reson Imaging 26:133, 2008; Buehrer et al., Magn Reson Med 57:1131, 2007). They are orthonormal,
+        so white noise keeps its level, and a sample that was not measured stays zero.
+
+        Raises:
+            InputError: there are fewer coils.
+        """
+        if self.coils is None:
+            return kspace
+        n_coils = kspace.shape[1]
+        if self.coils > n_coils:
+            raise InputError(f"it has {n_coils} coil{'s' * (n_coils > 1)}; --coils {self.coils} is more.")
+        power = np.zeros((n_coils, n_coils), complex)
+        for one in kspace:  # a slice at a time: a volume may be gigabytes
+            flat = one.reshape(n_coils, -1).astype(complex)
+            power += flat @ flat.conj().T
+        if not np.isfinite(power).all():
+            return kspace[:, : self.coils]  # check_volume names NaN and infinity
+        values, vectors = np.linalg.eigh(power)
+        virtual = vectors[:, ::-1][:, : self.coils]
+        largest = virtual[np.abs(virtual).argmax(axis=0), range(self.coils)]
+        virtual = (virtual * (largest.conj() / np.abs(largest))).conj().T.astype(np.complex64)  # one of many phases
+        kept = values[::-1][: self.coils].sum() / values.sum() if values.sum() else 0.0
+        record.facts["coil compression"] = f"{n_coils} to {self.coils} coils, {100 * kept:.2f} % of the energy"
+        found = np.empty((len(kspace), self.coils, *kspace.shape[2:]), np.complex64)
+        for number, one in enumerate(kspace):
+            found[number] = np.tensordot(virtual, one, 1)
+        return found
+
 
 COMPLETE = 0.99
 """A slice is fully sampled if it has at least this share of the samples within the measured box."""

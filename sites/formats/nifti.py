@@ -18,7 +18,7 @@ from pydantic import Field
 from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.formats.format import Format, Label
 from fedrecon.sites.formats.magnitude import EMPTY, interpolated, kept_slices, low_pass, smooth_phase
-from fedrecon.sites.formats.nifti_file import open_nifti, plausible
+from fedrecon.sites.formats.nifti_file import NiftiVolume, open_nifti, plausible
 from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.plugin import Seed
 
@@ -44,7 +44,7 @@ class NIfTI(Format):
     volume: Annotated[int, Field(ge=0)] | None = None
     zero: tuple[Literal["nan", "negative"], ...] = ()
     slices: Literal["anatomy", "all"] = "anatomy"
-    suffixes: ClassVar = (".nii", ".nii.gz")
+    suffixes: ClassVar[tuple[str, ...]] = (".nii", ".nii.gz")
     simulated: ClassVar = True
     summary: ClassVar = "NIfTI magnitude volumes; the k-space is simulated (--size, --phase none|smooth)"
 
@@ -64,10 +64,18 @@ class NIfTI(Format):
         Raises:
             InputError: see :func:`open_nifti` and :func:`low_pass`.
         """
+        return self.simulate(open_nifti(source, record, self.plane, self.volume, self.zero), label, record)
+
+    def simulate(self, found: NiftiVolume, label: Label, record: FileRecord) -> VolumeData:
+        """The volume whose k-space follows from these magnitudes, without its end slices.
+
+        Raises:
+            InputError: see :func:`low_pass`.
+        """
         from fedrecon.sites.imaging.fourier import fft2c_numpy
 
         # The phase follows from the pseudonym: a seed from the file's name would let anyone test a name on the k-space.
-        magnitude, voxel_mm = open_nifti(source, record, self.plane, self.volume, self.zero).slices()
+        magnitude, voxel_mm = found.slices()
         record.slices = len(magnitude)
         kept, record.dropped = kept_slices(magnitude, self.slices == "all")
         if 2 * len(kept) < record.slices - len(record.dropped.get(EMPTY, ())):

@@ -11,7 +11,7 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class NiftiVolume:
     """One volume of a file, turned to the nearest RAS+ axes.
 
     Attributes:
-        header: the header, as nibabel reads it.
+        header: the header, as nibabel reads it; None where the file is no NIfTI.
         values: (x, y, z) float32.
         affine: from these axes to the space of the file, in the file's unit.
         voxel: voxel sizes (x, y, z) in mm.
@@ -80,27 +80,55 @@ def open_nifti(
         FileError: the file is no NIfTI or is damaged, the dimensions cannot be right, affine and voxel sizes are
             singular or disagree, or values are no magnitudes.
     """
-    import nibabel
-
-    orientations: Any = nibabel.orientations
     image = _image(path)
     affine = _affine(path, image.header, plane, record)
     values = _values(path, image, volume, record)
     sizes, unit = _sizes(path, image.header, affine, values.shape, record)
+    record.scale = _scale(image)
+    axis = image.header.get_dim_info()[2]
+    stated = None if axis is None else (axis, "dim_info")
+    return oriented(path, record, values, affine, [size * unit for size in sizes], stated, plane, zero, image.header)
+
+
+def oriented(
+    path: Path,
+    record: FileRecord,
+    values: NDArray[Any],
+    affine: NDArray[np.float64],
+    sizes_mm: Sequence[float],
+    stated: tuple[int, str] | None,
+    plane: str | None,
+    zero: tuple[str, ...],
+    header: Any = None,
+) -> NiftiVolume:
+    """The magnitudes ``values``, turned to the nearest RAS+ axes. What was found and decided is written to ``record``.
+
+    Args:
+        values: the values by the file's axes.
+        affine: from these axes to RAS+.
+        sizes_mm: voxel sizes by these axes.
+        stated: the axis across the slices that the file states, and where it does.
+        plane, zero: see :func:`open_nifti`.
+
+    Raises:
+        FileError: values are no magnitudes, or the plane is not there.
+    """
+    import nibabel
+
+    orientations: Any = nibabel.orientations
     turn: Any = orientations.io_orientation(affine)
     to = [int(axis) for axis in turn[:, 0]]
     letters = "".join(orientations.aff2axcodes(affine))
     record.orientation = letters + _oblique(affine, to)
-    record.scale = _scale(image)
     turned = orientations.apply_orientation(_magnitude(path, values, zero, record), turn)
     turned_affine = affine @ orientations.inv_ornt_aff(turn, values.shape)
     voxel = [0.0] * 3
-    for axis, size in zip(to, sizes, strict=True):
-        voxel[axis] = size * unit
-    across, record.rule = _slice_axis(path, turned.shape, voxel, plane, to, image.header.get_dim_info()[2])
+    for axis, size in zip(to, sizes_mm, strict=True):
+        voxel[axis] = size
+    across, record.rule = _slice_axis(path, turned.shape, voxel, plane, to, stated)
     record.plane = PLANES[across]
     kept = (voxel[0], voxel[1], voxel[2])
-    return NiftiVolume(image.header, turned.astype(np.float32), turned_affine, kept, across)
+    return NiftiVolume(header, turned.astype(np.float32), turned_affine, kept, across)
 
 
 def plausible(voxel: tuple[float, float, float], record: FileRecord) -> tuple[float, float, float] | None:
@@ -312,7 +340,12 @@ def _magnitude(path: Path, values: NDArray[Any], zero: tuple[str, ...], record: 
 
 
 def _slice_axis(
-    path: Path, shape: tuple[int, ...], voxel: list[float], plane: str | None, to: list[int], stated: int | None
+    path: Path,
+    shape: tuple[int, ...],
+    voxel: list[float],
+    plane: str | None,
+    to: list[int],
+    stated: tuple[int, str] | None,
 ) -> tuple[int, str]:
     """The axis across the slices, and the rule that decided. Shape and voxel are in RAS+, ``stated`` is the file's."""
     single = [axis for axis in range(3) if shape[axis] == 1]
@@ -326,7 +359,7 @@ def _slice_axis(
     if single:
         return single[0], "axis of length one"
     if stated is not None:
-        return to[stated], "dim_info"
+        return to[stated[0]], stated[1]
     thickest = max(voxel)
     return max(axis for axis in range(3) if voxel[axis] > 0.99 * thickest), "thickest voxels"
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from fedrecon.sites.data.volume import VolumeData, check_layout
 from fedrecon.sites.errors import FileError
-from fedrecon.sites.formats.format import Format, Label
-from fedrecon.sites.formats.kspace import as_complex, reference_of
+from fedrecon.sites.formats.format import Label
+from fedrecon.sites.formats.kspace import Measured, as_complex, reference_of
 from fedrecon.sites.formats.record import FileRecord
 
 _LEADING = {2: (1, 1), 3: (1,), 4: ()}  # by number of axes: the axes of length 1 to put in front
 
 
-class Npy(Format):
+class Npy(Measured):
     """K-space arrays, one in each file."""
 
     suffixes: ClassVar = (".npy",)
@@ -50,5 +50,6 @@ class Npy(Format):
             record.note("three-axes", f"the shape {array.shape} is read as (coils, y, x): one slice")
         check_layout("the array", kspace, None)
         record.slices = len(kspace)
+        kspace = self.compressed(kspace, record)
         reference = reference_of(kspace, record)
         return VolumeData(label.name, label.subject, label.split, kspace, reference, self.noise(kspace))

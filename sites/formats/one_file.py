@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import h5py
 
 from fedrecon.sites.data.shard import open_sealed
+from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.data.splits import subject_of
 from fedrecon.sites.data.volume import VolumeData, check_volume
 from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats import FORMATS, Format, Label
-from fedrecon.sites.formats.importing import is_shard
+from fedrecon.sites.formats.hdf5_file import kind_of
 
 
 def read_input(path: Path | str) -> Iterator[VolumeData]:
-    """The checked volumes of one file that is to be reconstructed: a shard, a fastMRI file or a raw k-space array.
+    """The checked volumes of one file that is to be reconstructed: a shard or a file of a format of k-space.
 
     The file's content and suffix give the format. A NIfTI volume is refused, because it holds no k-space. Characters
     that a name cannot hold become ``-``.
@@ -43,9 +46,12 @@ def read_input(path: Path | str) -> Iterator[VolumeData]:
 
 
 def _reader_of(path: Path) -> Format:
-    readers: list[Any] = [kind() for kind in FORMATS.values() if not kind.simulated]
-    for reader in readers:
-        if reader.fits(path):
-            return reader  # type: ignore[no-any-return]
-    allowed = sorted({suffix for reader in readers for suffix in reader.suffixes})
+    readers: dict[str, Format] = {name: kind() for name, kind in FORMATS.items() if not kind.simulated}
+    fitting = [name for name, reader in readers.items() if reader.fits(path)]
+    if len(fitting) > 1 and h5py.is_hdf5(path):  # several formats end in .h5: the content tells
+        with contextlib.suppress(OSError, RuntimeError), h5py.File(path, "r", locking=False) as file:
+            fitting = [name for name in fitting if name == kind_of(file)] or fitting
+    if fitting:
+        return readers[fitting[0]]
+    allowed = sorted({suffix for reader in readers.values() for suffix in reader.suffixes})
     raise InputError(f"{path}: is no k-space that can be reconstructed; expected a shard, or {', '.join(allowed)}.")

@@ -6,7 +6,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedrecon.sites.data.splits import assign_splits, subject_of
@@ -17,6 +17,7 @@ from fedrecon.sites.formats.format import Format
 from fedrecon.sites.formats.record import SHOWN, ImportSummary
 
 COLUMNS = ("file", "subject", "split")
+_BIDS = re.compile(r"/(sub-[^_/]+)/(?:ses-[^/]+/)?(?:(?:anat|func|dwi|fmap|perf)/)?[^/]+$")
 _NOBODY = {"", "0", "anon", "anonymous", "anonymized", "anonymised", "n/a", "na", "none", "unknown"}
 _CONTRASTS = re.compile(
     r"(?<![a-z0-9])(t1|t1w|t1c|t1ce|t1gd|t2|t2w|t2star|t2s|flair|pd|pdw|dwi|adc|bold|swi|mra|axt1|axt1pre|axt1post|"
@@ -94,18 +95,23 @@ def by_list(path: Path, paths: Sequence[Path], reader: Format, summary: ImportSu
 
 
 def by_person(
-    paths: Sequence[Path], names: Mapping[Path, str], reader: Format, pattern: str | None, summary: ImportSummary
+    paths: Sequence[Path],
+    names: Mapping[Path, str],
+    reader: Format,
+    pattern: str | None,
+    summary: ImportSummary,
+    shown: Callable[[str], str] = str,
 ) -> dict[Path, str]:
     """The subject of each file: by ``pattern``; else the id of the person in the file; else by the file's name.
 
     The pattern is searched in the volumes' names; if one of them has no match, in the paths below the folder that all
-    files share.
+    files share. ``shown`` makes of a person's id what may be seen of it; nothing else of the id leaves this function.
 
     Raises:
         InputError: the pattern is wrong or finds nothing, or it makes several subjects of a person.
     """
     named = _named(paths, names, reader, pattern)
-    persons = dict(_persons(paths, reader))
+    persons = {path: shown(person) for path, person in _persons(paths, reader)}
     if not persons:
         return named
     if pattern is None:
@@ -166,7 +172,7 @@ def doubts(names: Mapping[Path, str], subjects: Subjects, reader: Format, given:
             "person has several files, here or at another site, give --subject-pattern or --subjects-from",
         )
     if not given:
-        places = places_of(reader, paths)
+        places = places_of(reader.stem, paths)
         folders = defaultdict(set)
         for path in paths:
             folders[subjects.of[path]].add(places[path].split("/", 1)[0] if "/" in places[path] else "")
@@ -196,18 +202,20 @@ def doubts(names: Mapping[Path, str], subjects: Subjects, reader: Format, given:
 
 def _named(paths: Sequence[Path], names: Mapping[Path, str], reader: Format, pattern: str | None) -> dict[Path, str]:
     try:
-        return {path: _nfc(subject_of(names[path], pattern)) for path in paths}
+        named = {path: _nfc(subject_of(names[path], pattern)) for path in paths}
+        bids = {path: _BIDS.search(_nfc(path.absolute().as_posix())) for path in paths} if pattern is None else {}
+        return named | {path: found[1] for path, found in bids.items() if found}
     except InputError:
         if pattern is None:
             raise
-        places = places_of(reader, paths)
+        places = places_of(reader.stem, paths)
         return {path: _nfc(subject_of(places[path], pattern)) for path in paths}
 
 
 def _persons(paths: Sequence[Path], reader: Format) -> Iterator[tuple[Path, str]]:
     for path in paths:
         try:
-            person = reader.person(path)
+            person = reader.person(path) if all(file.is_file() for file in reader.files(path)) else None
         except InputError:
             continue  # the file is refused when it is read, with all other refused files
         if person is not None and person.strip().casefold() not in _NOBODY:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedrecon.sites.data.volume import central
 from fedrecon.sites.scoring.panel import panel
 from fedrecon.sites.scoring.slice_scores import stages
 
@@ -34,11 +35,14 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
         item = first[len(first) // 2]
         with torch.no_grad():
             batch = slices.scoring([item], mask_seed)
-            images = {name: x[0].cpu().numpy() for name, x in stages(batch, reconstruct(batch, [item])).items()}
+            images = {
+                name: central(x[0], item.volume.crop).cpu().numpy()
+                for name, x in stages(batch, reconstruct(batch, [item])).items()
+            }
         assert batch.reference is not None
-        measured = slices.operators[site].label()
+        measured = slices.scored_with([item], mask_seed)[0].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
-        reference = batch.reference[0].cpu().numpy()
+        reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
         before = "Zero-padded" if batch.low is not None else "Zero-filled"
         pictures[site] = panel(
             reference, images["zero_filled"], images["output"], item.volume.maximum, caption, before=before

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fedrecon.sites.data.volume import central
 from fedrecon.sites.imaging.metrics import squared_error, squared_norm, ssim_slices
 from fedrecon.sites.score_columns import SCORES
 from fedrecon.sites.wire import Scores
@@ -80,11 +81,15 @@ def _rows(
     reference = batch.reference
     if reference is None:
         raise ValueError("a volume without a reference cannot be scored")
+    measured_of = int(np.prod(reference.shape[1:]))
+    crop = items[0].volume.crop  # a batch has one
+    reference = central(reference, crop)
     maximum = torch.tensor([item.volume.maximum for item in items], device=reference.device)
     norm = squared_norm(reference).tolist()
     measured = batch.operator.mask.flatten(1).sum(dim=1).cpu().numpy()
     pixels = int(np.prod(reference.shape[1:]))
-    for stage, image in images.items():
+    for stage, whole in images.items():
+        image = central(whole, crop)
         error = squared_error(reference, image).tolist()
         similarity = ssim_slices(reference, image, maximum).tolist()
         for i, item in enumerate(items):
@@ -99,7 +104,7 @@ def _rows(
                 "volume_maximum": item.volume.maximum,
                 "mask": operator.family,
                 "acceleration": operator.acceleration,
-                "measured_acceleration": pixels / max(int(measured[i]), 1),
+                "measured_acceleration": measured_of / max(int(measured[i]), 1),
                 "model": model,
                 "squared_error": error[i],
                 "squared_norm": norm[i],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fedrecon.sites.data.volume import central
 from fedrecon.sites.imaging.metrics import squared_error
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[
             batch = slices.scoring([item], mask_seed)
             assert batch.reference is not None
             with torch.no_grad():
-                error = squared_error(batch.reference, candidate.reconstruct(batch).abs())
-            mean = float(error[0]) / batch.reference[0].numel()
+                images = batch.reference, candidate.reconstruct(batch).abs()
+            reference, image = (central(one, item.volume.crop) for one in images)
+            mean = float(squared_error(reference, image)[0]) / reference[0].numel()
             scores.append(10 * np.log10(item.volume.maximum**2 / max(mean, 1e-30)))
         table.append({**candidate.model_dump(), "psnr": float(np.mean(scores))})
     best = max(range(len(candidates)), key=lambda i: table[i]["psnr"])

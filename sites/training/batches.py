@@ -37,8 +37,8 @@ class Slices:
     """The slices of one split of one or more shards, each under its site's operator.
 
     For a GPU the k-space is copied to the device at the start. On the CPU it stays in the shard (the system caches one
-    copy for all processes of a node), and each batch is read from there. Coil maps are estimated once per slice from
-    the calibration region, which every mask of the operator samples fully.
+    copy for all processes of a node), and each batch is read from there. Coil maps are estimated once per slice and
+    calibration region, which every mask of its family samples fully.
 
     Args:
         shards: shards by site.
@@ -71,7 +71,7 @@ class Slices:
             for site, shard in shards.items()
             for item in _slices(site, shard.split(split), (limits or {}).get(site), truth)
         )
-        self._maps: dict[Slice, Tensor] = {}
+        self._maps: dict[tuple[Slice, tuple[int, int]], Tensor] = {}
         self._views: dict[tuple[str, str, str], Any] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
         if device.type != "cpu":
@@ -114,15 +114,16 @@ class Slices:
         return [sum(-(-n // size) for (name, _), n in groups.items() if name == site) for site in self.shards]
 
     def _kind(self, item: Slice) -> tuple[Any, ...]:
-        """The coils, the matrix size and the setting that the slices of a batch have in common."""
-        return (item.volume.n_coils, *item.volume.shape, *self.operators[item.site].group())
+        """The coils, the matrix size, the setting and the scored part that the slices of a batch have in common."""
+        scored = item.volume.crop or item.volume.shape
+        return (item.volume.n_coils, *item.volume.shape, *self.operators[item.site].group(), *scored)
 
     def training(
         self, batch: Sequence[Slice], seed_: int, epoch: int, augment: bool, patch: int | None = None
     ) -> Measurement:
         """A training batch, augmented and then measured under masks seeded by (seed, site, subject, slice, epoch).
 
-        With ``fixed_mask`` the masks do not depend on the epoch.
+        With ``fixed_mask`` the masks do not depend on the epoch. A mixed operator draws its values from the same seeds.
 
         Args:
             batch: the slices.
@@ -132,7 +133,12 @@ class Slices:
             patch: side, in high-resolution pixels, of the square that is cut from each measured slice, for
                 super-resolution only; None keeps whole slices.
         """
-        kspace, maps = self._kspace(batch), self.maps(batch)
+        seeds = []
+        for item in batch:
+            when = 0 if self.operators[item.site].fixed_mask else epoch
+            seeds.append(seed(seed_, "mask", item.site, *item.seeds, when))
+        settings = self._drawn(batch, seeds)
+        kspace, maps = self._kspace(batch), self._estimated(batch, settings)
         reference = self.reference(batch)
         if self.small_boxes:
             maps = self._rephased(batch, kspace, maps, seed_, epoch)
@@ -142,13 +148,8 @@ class Slices:
             images, maps, reference = _augment(ifft2c(kspace), maps, reference, draws, turns)
             kspace = fft2c(images)
         target = combine(ifft2c(kspace), maps)
-        masks, noise = [], []
-        for item in batch:
-            operator = self.operators[item.site]
-            when = 0 if operator.fixed_mask else epoch
-            masks.append(operator.sample(item.volume.shape, seed(seed_, "mask", item.site, *item.seeds, when)))
-            noise.append(seed(seed_, "noise", item.site, *item.seeds, epoch))
-        measured = self._measured(batch, self._noisy(kspace, batch, noise), masks, maps, reference)
+        noise = [seed(seed_, "noise", item.site, *item.seeds, epoch) for item in batch]
+        measured = self._measured(batch, self._noisy(kspace, batch, noise), settings, seeds, maps, reference)
         measured = replace(measured, target=target)
         if patch is None:
             return measured
@@ -156,18 +157,30 @@ class Slices:
         return cut(measured, patch, rng)
 
     def scoring(self, batch: Sequence[Slice], mask_seed: int) -> Measurement:
-        """A batch for scoring: masks and noise follow from (mask_seed, subject, slice) alone."""
-        kspace = self._scored_kspace(batch, mask_seed)
-        masks = [
-            self.operators[item.site].sample(item.volume.shape, seed(mask_seed, "mask", *item.seeds)) for item in batch
-        ]
-        return self._measured(batch, kspace, masks, self.maps(batch, mask_seed), self.reference(batch))
+        """A batch for scoring: operators, masks and noise follow from (mask_seed, subject, slice) alone."""
+        kspace, settings = self._scored_kspace(batch, mask_seed), self.scored_with(batch, mask_seed)
+        maps, seeds = self._estimated(batch, settings, mask_seed), _mask_seeds(batch, mask_seed)
+        return self._measured(batch, kspace, settings, seeds, maps, self.reference(batch))
+
+    def scored_with(self, batch: Sequence[Slice], mask_seed: int) -> list[Acquisition]:
+        """The setting of each slice of a batch for scoring."""
+        return self._drawn(batch, _mask_seeds(batch, mask_seed))
+
+    def _drawn(self, batch: Sequence[Slice], seeds: Sequence[int]) -> list[Acquisition]:
+        return [self.operators[item.site].drawn(one) for item, one in zip(batch, seeds, strict=True)]
 
     def _measured(
-        self, batch: Sequence[Slice], kspace: Tensor, masks: list[Any], maps: Tensor, reference: Tensor | None
+        self,
+        batch: Sequence[Slice],
+        kspace: Tensor,
+        settings: Sequence[Acquisition],
+        seeds: Sequence[int],
+        maps: Tensor,
+        reference: Tensor | None,
     ) -> Measurement:
+        masks = [one.sample(item.volume.shape, seed_) for item, one, seed_ in zip(batch, settings, seeds, strict=True)]
         drawn = None if masks[0] is None else torch.from_numpy(np.stack(masks)[:, None]).to(self.device)
-        return self.operators[batch[0].site].measure(kspace, drawn, maps, reference)
+        return settings[0].measure(kspace, drawn, maps, reference)
 
     def reference(self, batch: Sequence[Slice]) -> Tensor | None:
         """(b, y, x) float32 magnitude references (or truths), or None if a volume has no reference."""
@@ -178,14 +191,17 @@ class Slices:
 
     def maps(self, batch: Sequence[Slice], mask_seed: int = 0) -> Tensor:
         """(b, c, y, x) coil maps, estimated once from the noisy calibration region and kept."""
-        missing = [item for item in batch if item not in self._maps]
+        return self._estimated(batch, self.scored_with(batch, mask_seed), mask_seed)
+
+    def _estimated(self, batch: Sequence[Slice], settings: Sequence[Acquisition], mask_seed: int = 0) -> Tensor:
+        keys = [(item, one.calibration(item.volume.shape)) for item, one in zip(batch, settings, strict=True)]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._maps]
         if missing:
-            kspace = self._scored_kspace(missing, mask_seed)
-            for item, one in zip(missing, kspace, strict=True):
-                box = self.operators[item.site].calibration(item.volume.shape)
+            kspace = self._scored_kspace([item for item, _ in missing], mask_seed)
+            for (item, box), one in zip(missing, kspace, strict=True):
                 phase = self.phase and self.shards[item.site].phase != "none"
-                self._maps[item] = estimate_maps(one[None], box, phase=phase)[0]
-        return torch.stack([self._maps[item] for item in batch])
+                self._maps[item, box] = estimate_maps(one[None], box, phase=phase)[0]
+        return torch.stack([self._maps[key] for key in keys])
 
     def _rephased(self, batch: Sequence[Slice], kspace: Tensor, maps: Tensor, seed_: int, epoch: int) -> Tensor:
         """The maps with the phase that a random small calibration box would have given them."""
@@ -231,6 +247,11 @@ class Slices:
     def iterate(self, size: int) -> Iterator[list[Slice]]:
         """The batches of :meth:`batches` without shuffling."""
         yield from self.batches(size)
+
+
+def _mask_seeds(batch: Sequence[Slice], mask_seed: int) -> list[int]:
+    """The seeds of the masks of slices that are scored."""
+    return [seed(mask_seed, "mask", *item.seeds) for item in batch]
 
 
 def small_box(shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:

@@ -27,18 +27,134 @@ def write_fastmri(path: Path, kspace, **datasets) -> Path:
     return path
 
 
+MRD = """<?xml version="1.0"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{subject}
+ <acquisitionSystemInformation><systemVendor>Acme</systemVendor><systemModel>Big {field}</systemModel>
+  <systemFieldStrength_T>{field}</systemFieldStrength_T>
+  <relativeReceiverNoiseBandwidth>{band}</relativeReceiverNoiseBandwidth></acquisitionSystemInformation>
+ <encoding><encodedSpace><matrixSize><x>{x}</x><y>{y}</y><z>{z}</z></matrixSize>
+   <fieldOfView_mm><x>{x}</x><y>{y}</y><z>{z}</z></fieldOfView_mm></encodedSpace>
+  <reconSpace><matrixSize><x>{keep}</x><y>{y}</y><z>{z}</z></matrixSize>
+   <fieldOfView_mm><x>{keep}</x><y>{y}</y><z>{z}</z></fieldOfView_mm></reconSpace>
+  <encodingLimits/><trajectory>{trajectory}</trajectory>
+  <parallelImaging><calibrationMode>{mode}</calibrationMode></parallelImaging></encoding>
+</ismrmrdHeader>"""
+
+
+def write_mrd(
+    path, lines, shape, *, keep=None, subject="", field=1.5, band=1.0, mode="embedded", trajectory="cartesian"
+):
+    """An ISMRMRD file by the library ``ismrmrd``.
+
+    Args:
+        lines: samples (coils, samples) and the labels of each line: ``flags``, ``sample_time_us``, ``center_sample``,
+            ``discard_pre``, ``discard_post``, and ``idx`` by name.
+        shape: encoded matrix (x, y, z), voxels of 1 mm. keep: readout without oversampling.
+    """
+    import ismrmrd
+
+    x, y, z = shape
+    path.unlink(missing_ok=True)
+    file = ismrmrd.Dataset(str(path), "dataset", create_if_needed=True)
+    text = MRD.format(
+        x=x, y=y, z=z, keep=keep or x, subject=subject, field=field, band=band, mode=mode, trajectory=trajectory
+    )
+    file.write_xml_header(text.encode())
+    for samples, labels in lines:
+        one = ismrmrd.Acquisition.from_array(np.ascontiguousarray(samples, dtype=np.complex64))
+        one.center_sample, one.sample_time_us = samples.shape[1] // 2, 5.0
+        for name, value in labels.items():
+            if name == "flags":
+                for flag in value:
+                    one.setFlag(flag)
+            elif hasattr(one.idx, name):
+                setattr(one.idx, name, value)
+            else:
+                setattr(one, name, value)
+        file.append_acquisition(one)
+    file.close()
+    return path
+
+
+def mrd_lines(kspace, steps=None, **labels):
+    """The lines of 2-D k-space (slices, coils, readout, encoding)."""
+    return [
+        (kspace[one, :, :, step], {"slice": one, "kspace_encode_step_1": step, **labels})
+        for one in range(len(kspace))
+        for step in (range(kspace.shape[-1]) if steps is None else steps)
+    ]
+
+
 def rss(kspace):
     axes = (-2, -1)
     images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho"), axes=axes)
     return np.sqrt((np.abs(images) ** 2).sum(axis=1))
 
 
+def image(ny=20, nx=16):
+    """A picture that is not symmetric, uint16."""
+    made = np.zeros((ny, nx), np.uint16)
+    made[4:15, 3:12] = 100 + np.arange(11)[:, None] * 9 + np.arange(9)
+    return made
+
+
+def write_dicom(path: Path, pixels, series=None, position=(0.0, 0.0, 0.0), **elements) -> Path:
+    """An axial MR image, or with three axes an enhanced one whose frames are 5 mm apart. None leaves an element out."""
+    from pydicom import config, uid
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    made, made.file_meta = Dataset(), FileMetaDataset()
+    pixels = np.asarray(pixels)
+    own = {
+        "SOPClassUID": uid.MRImageStorage if pixels.ndim == 2 else uid.EnhancedMRImageStorage,
+        "SOPInstanceUID": uid.generate_uid(entropy_srcs=[str(path)]),
+        "SeriesInstanceUID": uid.generate_uid(entropy_srcs=[str(series or path)]),
+        "Modality": "MR",
+        "PatientID": "anonymous",
+        "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "ImagePositionPatient": list(position),
+        "PixelSpacing": [1.5, 2.0],
+        "SliceThickness": 5.0,
+        "Rows": pixels.shape[-2],
+        "Columns": pixels.shape[-1],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 0,
+        "PixelData": pixels.tobytes(),
+    }
+    if pixels.ndim == 3:
+        own["NumberOfFrames"] = len(pixels)
+        own["PerFrameFunctionalGroupsSequence"] = [Dataset() for _ in pixels]
+        for number, frame in enumerate(own["PerFrameFunctionalGroupsSequence"]):
+            place = Dataset()
+            place.ImagePositionPatient = [position[0], position[1], position[2] + 5.0 * number]
+            frame.PlanePositionSequence = [place]
+    made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = own["SOPClassUID"]
+    made.file_meta.MediaStorageSOPInstanceUID = own["SOPInstanceUID"]
+    with config.disable_value_validation():  # a test writes wrong values too
+        for name, value in (own | elements).items():
+            if value is not None:
+                setattr(made, name, value)
+        made.save_as(path, enforce_file_format=True)
+    return path
+
+
 def write_any(name: str, folder: Path, stem: str) -> Path:
     """A good file of the format ``name``."""
     import nibabel
 
+    if name == "dicom":
+        return write_dicom(folder / f"{stem}.dcm", image())
     if name == "fastmri":
         return write_fastmri(folder / f"{stem}.h5", make_kspace(coils=2))
+    if name == "ismrmrd":
+        kspace = make_kspace(coils=2)
+        return write_mrd(folder / f"{stem}.h5", mrd_lines(kspace), (*kspace.shape[-2:], 1))
     if name == "npy":
         np.save(folder / f"{stem}.npy", make_kspace(coils=2))
         return folder / f"{stem}.npy"

@@ -1,16 +1,25 @@
 """Laws over every format, fastMRI and raw k-space; NIfTI has its own file."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
+import torch
 from small_files import HEADER, rss, write_any, write_fastmri
 from small_volumes import Imported, make_kspace
 
+from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats import FORMATS
 from fedrecon.sites.formats.importing import import_data
 from fedrecon.sites.formats.one_file import read_input
+from fedrecon.sites.imaging.metrics import ssim
+from fedrecon.sites.scoring.slice_scores import score
+from fedrecon.sites.training.batches import Slices
+
+RECON = "<reconSpace><matrixSize><x>12</x><y>30</y><z>1</z></matrixSize></reconSpace><encodingLimits>"
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -33,7 +42,7 @@ class TestEveryFormat:
         }
         assert shard.pseudonym_key == names.fingerprint
         assert (shard.site, shard.contrast, shard.simulated) == ("north", "T9", FORMATS[name].simulated)
-        assert shard.phase == ("smooth" if name == "nifti" else "measured")
+        assert shard.phase == ("smooth" if FORMATS[name].simulated else "measured")
 
     def test_the_same_import_has_the_same_content(self, name, tmp_path):
         source = write_any(name, tmp_path, "a_1")
@@ -185,3 +194,57 @@ def test_read_input_knows_shards_fastmri_and_npy(make_shard, tmp_path):
         list(read_input(write_any("nifti", tmp_path, "n_1")))
     with pytest.raises(InputError, match="no such file"):
         list(read_input(tmp_path / "nowhere.npy"))
+
+
+def test_scores_are_of_the_matrix_that_fastmri_scores(tmp_path):
+    """The stored image's matrix, else the header's reconstructed one; the shard keeps and seals it."""
+    kspace, header = make_kspace(coils=2), HEADER.replace("<encodingLimits>", RECON)
+    stored = rss(kspace)[:, 6:18, 2:18]
+    cases = {
+        "header": ({"ismrmrd_header": header}, (12, 20), set()),
+        "image": ({"reconstruction_rss": stored}, (12, 16), set()),
+        "both": (
+            {"reconstruction_rss": stored, "ismrmrd_header": header},
+            (12, 16),
+            {"header-contradicts-image"},
+        ),
+        "whole": ({"reconstruction_rss": rss(kspace)}, None, set()),
+        "neither": ({}, None, set()),
+    }
+    for name, (datasets, crop, notes) in cases.items():
+        source = write_fastmri(tmp_path / f"{name}_1.h5", kspace, **datasets)
+        done = import_data("fastmri", source, name, tmp_path)
+        (volume,), ((_, record),) = Shard.open(done).volumes, done.read.items()
+        assert (volume.crop, {note.kind for note in record.notes} - {"header-contradicts-samples"}) == (crop, notes), (
+            name
+        )
+        y, x = crop or (24, 20)
+        reference = rss(kspace)[:, 12 - y // 2 : 12 + y // 2, 10 - x // 2 : 10 + x // 2]
+        assert volume.maximum == pytest.approx(reference.max(), rel=1e-5)
+        Shard.open(done).verify()
+    for edit in (lambda group: group.attrs.update(crop=(14, 20)), lambda group: group.attrs.pop("crop")):
+        path = Path(import_data("fastmri", tmp_path / "header_1.h5", "header", tmp_path, overwrite=True))
+        with h5py.File(path, "r+") as file:
+            (name,) = file
+            edit(file[name])
+        with pytest.raises(InputError, match=r"hash differs|its maximum"):
+            Shard.open(path).check_hash()
+
+
+def test_a_slice_is_scored_within_the_crop_alone(tmp_path):
+    """An error outside of the crop counts for nothing: the scores are those of the cut images."""
+    kspace = make_kspace(coils=2)
+    source = write_fastmri(tmp_path / "a_1.h5", kspace, reconstruction_rss=rss(kspace)[:, 6:18, 2:18])
+    shard = Shard.open(import_data("fastmri", source, "s", tmp_path, noise_sigma=1.0))
+    operators = {"s": Undersampling.read({"mask": "random", "acceleration": 2})}
+    slices = Slices({"s": shard}, operators, "test", torch.device("cpu"))
+    images = torch.from_numpy(rss(kspace)[:1].astype(np.complex64))
+    images[:, 8, 5] *= 1.5
+    images[:, :6] += 100
+    table = score(slices, [slices.items[:1]], "test", lambda *_: images, 0, "global", "s").columns
+    row = {name: values[0] for name, values in table.items()}
+    cut = (np.abs(images.numpy())[:, 6:18, 2:18], rss(kspace)[:1, 6:18, 2:18])
+    assert row["stage"] == "output"
+    assert row["n_pixels"] == 12 * 16
+    assert row["squared_error"] == pytest.approx(((cut[0] - cut[1]) ** 2).sum(), rel=1e-3)
+    assert row["ssim"] == pytest.approx(ssim(cut[1], cut[0], shard.volumes[0].maximum), rel=1e-4)

@@ -129,8 +129,8 @@ MOMENTS: dict[str, Callable[[Path], None]] = {
     "interrupted in fit 3": _in_a_fit_of_round(3, lambda: signal.raise_signal(signal.SIGINT)),
     "fit 4": _in_a_fit_of_round(4),
     "final evaluation": _at_the_final_evaluation,
-    "artifacts": _among_the_artifacts,
     "result": _before_the_result,
+    "artifacts": _among_the_artifacts,  # the store gets them once the result is there
 }
 
 PRIOR_MOMENTS: dict[str, Callable[[Path], None]] = {

@@ -16,6 +16,7 @@ import fedrecon.tune.search.config
 import fedrecon.tune.study.config  # noqa: F401 - the classes below are found by having been imported
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.yaml_text import MOST_BYTES, read_yaml
+from fedrecon.sites.acquisition.mix import Mix
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.masks import MASKS
@@ -34,6 +35,7 @@ def _kinds(kind=Settings):
 KINDS = {f"{one.__module__}.{one.__name__}": one for one in _kinds() if not inspect.isabstract(one)}
 REQUIRED = {
     "acceleration": 2.0, "mask": MASKS["random"](acceleration=2), "degradation": DEGRADATIONS["bicubic"](),
+    "masks": (MASKS["random"](acceleration=2),), "rates": Mix("uniform", (2.0, 8.0)),
     "sites": "s", "experiment": "e", "search": {}, "metric": "mean/psnr", "mode": "max", "methods": {"a": {}},
 }  # fmt: skip
 """A value for each key without a default."""

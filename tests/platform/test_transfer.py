@@ -63,6 +63,29 @@ def test_it_takes_over_the_training_and_scores_as_evaluate_does(paths, workspace
         assert elsewhere.sites[site]["zero_filled"]["psnr"] < one["zero_filled"]["psnr"]
 
 
+def test_evaluate_and_a_test_block_fix_one_of_a_mix(paths, workspace):
+    mixed = {"mask": {"choice": ["random", "gaussian2d"]}, "acceleration": {"uniform": [2, 3]}, "center_fraction": 0.1}
+    own = run(described(paths, operator=mixed), workspace)
+    fixed = {"mask": "random", "acceleration": 2.5}
+    elsewhere = run(described(paths, operator=mixed, test={"operator": fixed}), workspace)
+    assert (own.trained_rounds, elsewhere.trained_rounds) == (2, 0)
+    found = evaluate(own.digest, mask="random", accelerations=[2.5], workspace=workspace)["rows"]
+    assert {(row["mask"], row["acceleration"]) for row in found} == {("random", 2.5)}
+    for row in found:
+        assert row["psnr"] == pytest.approx(elsewhere.sites[row["site"]]["psnr"], abs=1e-9)
+    again = evaluate(own.digest, workspace=workspace)["rows"]
+    assert len(again) == len(paths)  # one row a site, though each slice has its own acceleration
+    for row in again:
+        assert (row["mask"], row["acceleration"]) == ("random/gaussian2d R=2-3", 2.5)
+        assert 1.9 < row["measured_acceleration"] < 3.5
+        assert row["psnr"] == pytest.approx(own.sites[row["site"]]["psnr"], abs=1e-9)
+    noted = run_store(None, workspace).find(own.run_id)
+    assert "random/gaussian2d R=2-3" in noted.name
+    assert noted.params["operator.acceleration"] == "2-3"
+    halves = evaluate(own.digest, accelerations=[2], workspace=workspace)["rows"]
+    assert {(row["mask"], row["acceleration"]) for row in halves} == {("random/gaussian2d", 2)}
+
+
 def test_without_a_training_to_take_over_it_trains_first_as_a_run_of_its_own(paths, workspace):
     given = described(paths, seed=5, test={"operator": {"acceleration": 2.0}})
     elsewhere = run(given, workspace)

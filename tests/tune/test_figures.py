@@ -20,6 +20,7 @@ from fedrecon.tune.sweep.grouping import (
     front,
     label,
     means,
+    off_axis,
     read,
     spread,
 )
@@ -121,6 +122,13 @@ def test_only_finished_trials_with_a_score_enter_the_spread():
         trial(4, None, 4, 50.0, 50.0),
     ]
     assert [point.scores for point in spread(rows, ACCELERATION, "test/mean/psnr", "mean/psnr", "max")] == [(29.0,)]
+
+
+def test_a_figure_says_how_many_trials_over_a_mix_have_no_place_on_its_axis():
+    rows = [trial(number, rate, 0, 20.0) for number, rate in enumerate(["2", "4", "2-8", "2/4/8", None])]
+    assert "2 trials" in off_axis(rows, ACCELERATION)
+    assert "1 trial " in off_axis(rows[:3], ACCELERATION)
+    assert off_axis([rows[0], rows[1], rows[4]], ACCELERATION) == ""
 
 
 def test_accelerations_written_as_text_are_numbers():

@@ -14,7 +14,9 @@ from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.fedavg import FedAvg
+from fedrecon.tune.sweep.table import arrow
 from fedrecon.tune.trials.planner import RefusedTrialError, Shape, absolute, short_keys, show
+from fedrecon.tune.trials.trial_table import TrialRow
 
 RATES = {"operator.acceleration": {"grid": [2, 3, 4]}}
 
@@ -199,6 +201,25 @@ def test_only_trials_of_one_problem_compare(consortium):
     first = [trial for trial in trials if trial.problem == trials[0].problem]
     assert {(t.params["operator.acceleration"], t.params["evaluation.mask_seed"]) for t in first} == {(2, 0)}
     assert len(first) == 8
+
+
+def test_a_sweep_over_mixes_names_them_as_labels_do_and_compares_each_with_its_like(consortium):
+    mixes = [3, {"uniform": [2, 3]}, {"choice": [2, 3]}]
+    search = {"operator.acceleration": {"grid": mixes}, "training.learning_rate": {"grid": [0.1, 0.01]}}
+    trials = planned(base(consortium), search)
+    names = [trial.name for trial in trials]
+    assert names == [f"R={rate} lr={lr}" for rate in ("3", "2-3", "2/3") for lr in ("0.1", "0.01")]
+    assert [one.experiment.operator_at("").acceleration for one in trials[::2]] == [3, 2.5, 2.5]
+    assert len({one.digest for one in trials}) == 6
+    assert len({one.problem for one in trials}) == 3
+    shown = arrow([TrialRow(one) for one in trials], list(search)).column("params.operator.acceleration").to_pylist()
+    assert shown == ["3", "3", "2-3", "2-3", "2/3", "2/3"]
+    block = {"mask": {"choice": ["random", "radial"]}, "acceleration": {"uniform": [2, 3]}}
+    (whole,) = planned(base(consortium), {"operator": {"grid": [block]}})
+    assert whole.name == "random/radial R=2-3"
+    assert "low must be below high" in refusal(
+        base(consortium), {"operator.acceleration": {"grid": [{"uniform": [3, 2]}]}}
+    )
 
 
 def test_names_are_short_where_they_are_plain():

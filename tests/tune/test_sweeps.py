@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from clusters import local_cluster
+from tiny import EXPLODES
 
 from fedrecon.platform.runs.run import run
 from fedrecon.platform.storage.workspace import RunFolder
@@ -113,11 +114,12 @@ def test_a_sweep_trains_each_training_once_and_each_trial_is_what_it_is_alone(
 def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(
     base: dict[str, Any], workspace: Path, on_ray: None
 ) -> None:
-    search = {"training.learning_rate": {"grid": [0.001, 1e30]}, "evaluation.mask_seed": {"grid": [0, 1]}}
+    base["training"] = {**base["training"], **EXPLODES}
+    search = {"training.learning_rate": {"grid": [1e-5, 1000.0]}, "evaluation.mask_seed": {"grid": [0, 1]}}
     result = sweep(base, search, name="failing", workspace=workspace, max_failures=1)
     statuses = {tuple(row.trial.params.values()): row.status for row in result.trials}
     assert statuses == {
-        (0.001, 0): "FINISHED", (0.001, 1): "FINISHED", (1e30, 0): "FAILED", (1e30, 1): "FAILED",
+        (1e-5, 0): "FINISHED", (1e-5, 1): "FINISHED", (1000.0, 0): "FAILED", (1000.0, 1): "FAILED",
     }  # fmt: skip
     first, second = (row for row in result.trials if row.status == "FAILED")
     assert first.error is not None

@@ -26,8 +26,9 @@ def citations(matrix: Matrix) -> Citations:
             found.setdefault(work, {})[cell.method] = None
     for cell in matrix.cells:
         for measured in (*operators(trials[cell.digest]), trials[cell.digest].tested_at(cell.tested_on)):
-            for work in entries(measured.paper):
-                found.setdefault(work, {})[measured.family] = None
+            for family, plugin in zip(measured.families, measured.plugins, strict=True):
+                for work in entries(plugin.paper):
+                    found.setdefault(work, {})[family] = None
     for work in entries(SSIM_PAPER):
         found.setdefault(work, {})["SSIM"] = None
     return {str(work): list(used) for work, used in found.items()}

@@ -354,7 +354,7 @@ class Matrix:
                     digest=trial.digest,
                     slices_per_site=self._slices(learned) if trains else 0.0,
                     seen_site=trains and site in learned.names,
-                    seen_operator=uses_no_operator or _same(measured, self._acquisition(site, learned.changes)),
+                    seen_operator=uses_no_operator or self._acquisition(site, learned.changes).covers(measured),
                 )
             )
 

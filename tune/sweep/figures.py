@@ -42,6 +42,7 @@ from fedrecon.tune.sweep.grouping import (
     label,
     means,
     number,
+    off_axis,
     read,
     spread,
     text,
@@ -98,6 +99,7 @@ def _acceleration(sweep: GroupedTrials) -> Figure | None:
     score = test if any(row.get(test) is not None for row in sweep.rows) else sweep.metric
     rows = [row for row in sweep.rows if row["status"] == "FINISHED" and row.get(score) is not None]
     hard = hardness(rows)
+    left_out = off_axis(rows, hard)
     rows = [row for row in rows if number(row.get(hard)) is not None]
     if len({number(row[hard]) for row in rows}) < 2:
         return None
@@ -107,7 +109,7 @@ def _acceleration(sweep: GroupedTrials) -> Figure | None:
     below = [("zero-filled", {"ls": "--", "color": FAINT})] if any(row.get(floor) is not None for row in rows) else []
     title = f"{upper(label(score))} against {hard.split('.')[-1]}"
     figure, axes = _sheet(
-        title, _spread_subtitle(sweep, shown, hard) + sweep.mixed_problems(shown, [hard]), list(shown)
+        title, _spread_subtitle(sweep, shown, hard) + sweep.mixed_problems(shown, [hard]) + left_out, list(shown)
     )
     for ax, panel in zip(axes, shown.values(), strict=True):
         xs = sorted({number(row[hard]) or 0.0 for row in panel})

@@ -121,6 +121,12 @@ def spread(rows: Iterable[Row], x: str, score: str, metric: str, mode: str) -> l
     return points
 
 
+def off_axis(rows: Iterable[Row], key: str) -> str:
+    """A note on the trials whose value of a key is no number, such as a mix of accelerations; else an empty text."""
+    n = sum(row.get(key) is not None and number(row[key]) is None for row in rows)
+    return f" Left out: {n} trial{'s' * (n != 1)} over a mix of values." if n else ""
+
+
 def means(rows: Iterable[Row], x: str, column: str) -> list[tuple[float, float]]:
     """(x, mean of a column) over all rows that have a value in both columns."""
     groups: dict[float, list[float]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.tune.trials.trial_table import TrialRow
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ COLUMNS = ("number", "status", "run_id", "digest", "trained_rounds", "round", "s
 
 def arrow(rows: Sequence[TrialRow], keys: Sequence[str]) -> pa.Table:
     """A table with one row per trial: its fields, ``params.KEY`` and every metric. A key with mixed types becomes text.
+
+    A mix of accelerations is then written as in labels: ``2-8``.
 
     Args:
         rows: the rows of the trial table. keys: the searched keys, in the order of the columns.
@@ -35,4 +38,4 @@ def _one_type(values: Sequence[Any]) -> list[Any]:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} or (len(kinds) == 1 and kinds <= {str, bool}):
         return [float(value) if float in kinds and value is not None else value for value in values]
-    return [None if value is None else str(value) for value in values]
+    return [None if value is None else mix_text(value) if is_mix(value) else str(value) for value in values]

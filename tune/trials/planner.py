@@ -12,6 +12,7 @@ from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.overrides import apply_values
 from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.shards import check_subjects, n_slices, open_sites
+from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.tune.search.config import MAX_TRIALS, PROBLEM, Budget, CampaignSettings, Sweep
@@ -294,6 +295,8 @@ def absolute(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
 def show(value: Any) -> str:
     """A value as text for people. A mapping of site names to shard files is shown as the names."""
+    if is_mix(value):
+        return mix_text(value)
     if isinstance(value, Mapping):
         named = all(str(one).endswith((".h5", ".hdf5")) for one in value.values())
         return "+".join(value) if named else " ".join(f"{key}={show(one)}" for key, one in value.items())
@@ -306,8 +309,12 @@ FAMILIES = ("name", "mask", "kind")
 
 def _brief(short: str, value: Any) -> str:
     """One searched value in the name of a trial, such as ``R=4`` or ``fedavg``."""
-    if isinstance(value, Mapping) and (named := next((value[key] for key in FAMILIES if key in value), None)):
-        return " ".join([str(named), *(_brief(key, one) for key, one in value.items() if key not in FAMILIES)])
+    if (
+        isinstance(value, Mapping)
+        and not is_mix(value)
+        and (named := next((value[key] for key in FAMILIES if key in value), None))
+    ):
+        return " ".join([show(named), *(_brief(key, one) for key, one in value.items() if key not in FAMILIES)])
     if short in ("strategy", "network", "mask", "reconstructor"):
         return show(value)
     known = {"acceleration": "R", "learning_rate": "lr"}

@@ -3,106 +3,155 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from fedrecon.commands.base import DONE
-from fedrecon.platform.terminal.arguments import number, whole
 from fedrecon.platform.terminal.output import print_json, say
-
-OPTIONS = ("size", "phase", "seed", "plane", "volume", "zero", "slices", "noise_sigma")
-"""Options of formats; a format refuses those that it does not have."""
+from fedrecon.sites.errors import FilesError, InputError
+from fedrecon.sites.formats import FORMATS, Format
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command."""
+    """Adds the arguments of the command. The fields of each format are options: a new field needs no line here."""
     add = parser.add_argument
-    add("format", metavar="FORMAT", help="nifti, fastmri, npy; see fedrecon list formats")
-    add("source", nargs="+", metavar="SOURCE", help="files, or folders in and below which they lie")
-    add("--site", required=True, metavar="NAME")
+    add("format", metavar="|".join(FORMATS))
+    add("source", nargs="+", metavar="SOURCE", help="files, or folders: files in and below them are read")
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--site", metavar="NAME")
+    one.add_argument("--site-by", choices=("scanner",), help="a site for each scanner, named by its model and field")
     add("--out", required=True, metavar="DIR")
     add("--contrast", metavar="C", help="default: the name in the files")
-    add("--noise-sigma", type=number(0, 1e12), metavar="S", help="noise of a k-space sample (default: estimated)")
-    add("--dry-run", action="store_true", help="read and check everything, print the summary, write nothing")
-    add("--overwrite", action="store_true", help="replace the shard of this site, if there is one")
+    add("--dry-run", action="store_true", help="read and check all files, print the summary, write nothing")
+    add("--overwrite", action="store_true", help="replace the shard of this site if there is one")
     add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
-    add("--skip-bad", action="store_true", help="import the good files, although others are refused")
-    add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
+    add("--skip-bad", action="store_true", help="import the good files although others are refused")
 
-    group = parser.add_argument_group("subjects and splits")
-    group.add_argument(
-        "--subjects-from", metavar="FILE.tsv", help="a list with the columns file, subject and, for splits, split"
+    add = parser.add_argument_group("subjects and splits").add_argument
+    add(
+        "--subjects-from", metavar="FILE.tsv", help="table with the columns file, subject and, if it says splits, split"
     )
-    group.add_argument(
+    add(
         "--subject-pattern",
         metavar="REGEX",
-        help="searched in the file name, else in its path (default: the patient id in the file, else the name up to "
-        "its first '_')",
+        help="searched in the file's name, then in its path (default: the patient's id in the file, or the file's "
+        "name up to its first '_')",
     )
-    group.add_argument("--validation-subjects", metavar="A,B")
-    group.add_argument("--test-subjects", metavar="C")
-    group.add_argument(
+    add("--validation-subjects", metavar="A,B")
+    add("--test-subjects", metavar="C")
+    add(
         "--key",
         metavar="FILE",
-        help="the consortium's key for pseudonyms, made at first use (default: DIR/consortium.key)",
+        help="the consortium's key for pseudonyms (default: DIR/consortium.key; made if missing)",
     )
 
-    group = parser.add_argument_group("magnitude volumes (nifti)")
-    group.add_argument("--size", type=whole(8, 4096), metavar="N", help="matrix N x N (default: the native size)")
-    group.add_argument("--phase", metavar="none|smooth", help="phase of the simulated k-space (default: smooth)")
-    group.add_argument("--seed", type=whole(-(2**63), 2**63 - 1), help="seed of the simulated phase (default: 0)")
-    group.add_argument(
-        "--plane",
-        metavar="axial|coronal|sagittal|AXIS",
-        help="plane of the slices, or the file's voxel axis across them (0, 1, 2); default: an axis of length one, "
-        "dim_info, or the thickest voxels",
-    )
-    group.add_argument(
-        "--volume", type=whole(0, 2**31 - 1), metavar="N", help="which volume of files with several, from 0"
-    )
-    group.add_argument(
-        "--zero", metavar="nan,negative", help="values that become zero: NaN and infinity, small negative ones"
-    )
-    group.add_argument(
-        "--slices", metavar="anatomy|all", help="leave out end slices with little anatomy, or none (default: anatomy)"
-    )
+    groups: dict[str, Any] = {}
+    for option, owners in options().items():
+        field, title = next(iter(owners.values())), f"options of {', '.join(owners)}"
+        how: dict[str, Any] = {"metavar": _metavar(field.annotation)}
+        if field.annotation is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+        group.add_argument(
+            f"--{option.replace('_', '-')}", dest=f"option {option}", default=None, help=_help(owners), **how
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Imports, and prints the summary; its warnings go to stderr."""
+    """Imports, prints the summary on stdout and its warnings on stderr."""
+    from fedrecon.sites.formats.by_scanner import import_by_scanner
     from fedrecon.sites.formats.importing import import_data
 
-    options = {name: getattr(arguments, name) for name in OPTIONS}
-    if options["zero"] is not None:
-        options["zero"] = _names(options["zero"])
-    summary = import_data(
-        arguments.format,
-        arguments.source,
-        arguments.site,
-        arguments.out,
-        contrast=arguments.contrast,
-        subject_pattern=arguments.subject_pattern,
-        subjects_from=arguments.subjects_from,
-        validation_subjects=_names(arguments.validation_subjects),
-        test_subjects=_names(arguments.test_subjects),
-        key=arguments.key,
-        overwrite=arguments.overwrite,
-        skip_bad=arguments.skip_bad,
-        dry_run=arguments.dry_run,
-        plugins=arguments.plugins,
-        **options,
-    )
-    if arguments.json:
-        print_json(summary.as_dict())
-        return DONE
-    for line in summary.lines():
-        say(line)
-    for note in summary.notes:
+    do: Callable[..., Any] = import_by_scanner if arguments.site is None else partial(import_data, site=arguments.site)
+    given = {option: vars(arguments)[f"option {option}"] for option in options()}
+    try:
+        found = do(
+            arguments.format,
+            arguments.source,
+            out=arguments.out,
+            contrast=arguments.contrast,
+            subject_pattern=arguments.subject_pattern,
+            subjects_from=arguments.subjects_from,
+            validation_subjects=_names(arguments.validation_subjects),
+            test_subjects=_names(arguments.test_subjects),
+            key=arguments.key,
+            overwrite=arguments.overwrite,
+            skip_bad=arguments.skip_bad,
+            dry_run=arguments.dry_run,
+            plugins=arguments.plugins,
+            **{option: _value(arguments.format, option, text) for option, text in given.items()},
+        )
+    except FilesError as error:  # a message of many lines would be cut
+        for one in error.refused:
+            say(f"refused: {one}", sys.stderr)
+        raise InputError(error.advice) from None
+    summaries = found if isinstance(found, list) else [found]
+    for note in (note for one in summaries for note in one.notes):
         say(f"warning: {note.kind}: {note.text}", sys.stderr)
-    if summary.written:
-        say(f"{summary.path}{' (replaced)' if summary.overwrote else ''}")
-    else:
-        say(f"dry run: {summary.path} is not written")
+    if arguments.json:
+        print_json({"sites": [one.as_dict() for one in summaries]} if isinstance(found, list) else found.as_dict())
+        return DONE
+    for summary in summaries:
+        for line in summary.lines():
+            say(line)
+        replaced = " (replaced)" if summary.overwrote else ""
+        say(f"{summary.path}{replaced}" if summary.written else f"dry run: {summary.path} is not written")
     return DONE
+
+
+def options() -> dict[str, dict[str, FieldInfo]]:
+    """The options of all formats: by name, the field of each format that has it, with a description."""
+    found: dict[str, dict[str, FieldInfo]] = {}
+    for name, kind in FORMATS.items():
+        for key, field in kind.model_fields.items():
+            described = FieldInfo.merge_field_infos(field, description=field.description or _documented(kind, key))
+            found.setdefault(field.alias or key, {})[name] = described
+    return found
+
+
+def _help(owners: dict[str, FieldInfo]) -> str | None:
+    """The description of an option; if formats describe it differently, each with its format."""
+    texts = {name: field.description for name, field in owners.items() if field.description}
+    same = set(texts.values())
+    return next(iter(same), None) if len(same) < 2 else " ".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _documented(kind: type[Format], key: str) -> str | None:
+    """What the class that has a field says of it under ``Attributes:``."""
+    owner = next(one for one in kind.__mro__ if key in vars(one).get("__annotations__", ()))
+    found = re.search(rf"^    {key}: (.*(?:\n {{8}}.*)*)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE)
+    text = re.sub(r" ?\(:\w+:`[^`]*`\)|``", "", " ".join(found[1].split()) if found else "")
+    return text.replace("%", "%%") or None
+
+
+def _value(name: str, option: str, text: Any) -> Any:
+    """The value as the field takes it: a list where the field is one, else the text, which pydantic reads."""
+    field = options()[option].get(name)
+    several = field is not None and any(get_origin(kind) in (tuple, list, set, frozenset) for kind in _kinds(field))
+    return _names(text) if several and text is not None else text
+
+
+def _kinds(field: FieldInfo) -> Iterator[Any]:
+    yield from get_args(field.annotation) if get_origin(field.annotation) in (Union, UnionType) else [field.annotation]
+
+
+def _metavar(annotation: Any) -> str:
+    """``N`` for a number, ``a|b`` for a choice."""
+    if get_origin(annotation) is Literal:
+        return "|".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in (tuple, list, set, frozenset):
+        return _metavar(get_args(annotation)[0]).replace("|", ",")
+    inner = [one for one in get_args(annotation) if one is not type(None) and (isinstance(one, type) or get_args(one))]
+    if not inner:
+        return {int: "N", float: "X"}.get(annotation, "VALUE")
+    return "|".join(dict.fromkeys(_metavar(one) for one in inner))
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -159,6 +159,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print_json(found)
     else:
         rows_table(found["rows"], found["reference"])
+        scored, own = found["science_version"], found["run_science_version"]
+        if own != scored:
+            before = "of before version 2" if own is None else f"of version {own}"
+            say(f"scored by version {scored} of the science; the run and its own scores are {before}")
     return DONE
 
 

@@ -103,6 +103,25 @@ def test_operators_of_training_and_of_the_test_are_a_matrix(paths, tmp_path):
     }  # fmt: skip
 
 
+def test_a_mix_trains_once_and_knows_every_operator_that_it_draws(paths, tmp_path):
+    mixed = {"mask": {"choice": ["random", "gaussian2d"]}, "acceleration": {"uniform": [2, 3]}}
+    train = {"operators": [{"mask": "random", "acceleration": [3, {"choice": [2, 3]}]}, mixed]}
+    test = {"operators": [{"mask": ["random", "gaussian2d"], "acceleration": [3, 2.5]}]}
+    matrix = planned(paths, tmp_path, train=train, test=test)
+    assert len(trainings(matrix)) == 3
+    known = {(cell.trained_with, cell.operator) for cell in matrix.cells if cell.seen_operator}
+    whole = "random/gaussian2d R=2-3"
+    assert known == {
+        ("random R=3", "random R=3"), ("random R=2/3", "random R=3"),
+        *((whole, f"{mask} R={rate}") for mask in ("random", "gaussian2d") for rate in ("3", "2.5")),
+    }  # fmt: skip
+    assert len({(cell.trained_with, cell.operator) for cell in matrix.cells}) == 12
+    own = planned(paths, tmp_path, train=train)  # each is tested under its own operator: no test apart
+    assert len(own.trials) == 3
+    assert {(one.mask, one.acceleration) for one in own.cells} == {("random", 3), ("random R=2/3", 2.5), (whole, 2.5)}
+    assert all(cell.trained_with == cell.operator and cell.seen_operator for cell in own.cells)
+
+
 def test_a_prior_is_trained_once_for_every_operator(paths, tmp_path):
     prior = {"strategy.name": "fedgimp", "strategy.adaptation": PARAMETERS["fedgimp"]["adaptation"]}
     matrix = planned(

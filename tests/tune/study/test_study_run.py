@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from clusters import local_cluster
-from tiny import UNET
+from tiny import EXPLODES, UNET
 
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.storage.parquet import read_table
@@ -46,7 +46,7 @@ def described(consortium):
         "methods": {
             "unet": {"strategy.name": "fedavg"},
             "local": {"strategy.name": "local"},
-            "breaks": {"strategy.name": "fedavg", "training.learning_rate": 1e30},
+            "breaks": {"strategy.name": "fedavg", **{f"training.{key}": value for key, value in EXPLODES.items()}},
             "zero-filled": {"reconstructor": "zero_filled"},
         },
         "train": {"sites": [["north", "middle"]]},

@@ -124,8 +124,8 @@ class Condition(Training):
         operator: the label of the test operator, such as ``random R=4`` or ``bicubic x2``.
         noise: the noise of the test, as a multiple of the data's own level.
         seen_site: whether the tested site trained.
-        seen_operator: whether the training used the test operator. It is also True for methods without training, and
-            for priors whose training uses no operator.
+        seen_operator: whether the training used the test operator, alone or in a mix. It is also True for methods
+            without training, and for priors whose training uses no operator.
     """
 
     tested_on: str

@@ -99,7 +99,7 @@ def _why_none(method: Method, what: str, grid: Grid) -> str:
     if not method.trains:
         return "does not train"
     own = [row for cell, row in grid.first.items() if cell.method == method.name]
-    if what == "operator" and own and all(row.seen_operator for row in own):
+    if what == "operator" and own and all(row.seen_operator and not row.trained_with for row in own):
         return "its training knows no operator, so none is unseen"
     if what == "site" and own and all(row.seen_site for row in own):
         return OWN_NETWORK if method.personal else "was not tested where it did not train"

@@ -77,12 +77,14 @@ class TrainRequest:
         shared: the shared parameters, (n_shared,).
         extra: further vectors that the strategy sends down, by name.
         standing: the round of each site's private memory, see :class:`State`; a site loads exactly that round.
+        kept: the standing of the best round so far (``training.keep: best``): a site does not delete that memory.
     """
 
     round: int
     shared: Vector
     extra: Mapping[str, Vector] = field(default_factory=dict)
     standing: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -41,6 +41,7 @@ class Ditto(FedAvg):
         }
     """
     neutral: ClassVar[None] = None
+    not_personal: ClassVar[str] = "each site has a personal network in every round"
     not_neutral: ClassVar[str] = (
         "its shared network is FedAvg's for every lam; its personal network has no counterpart in FedAvg"
     )

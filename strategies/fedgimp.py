@@ -81,6 +81,7 @@ class FedGIMP(Strategy):
         }
     """
     neutral: ClassVar[None] = None
+    not_personal: ClassVar[str] = "a prior is adapted to each slice when it reconstructs"
     not_neutral: ClassVar[str] = "another network and another loss"
     trains_on_operator: ClassVar[bool] = False
     network_kind: ClassVar[str] = "prior"

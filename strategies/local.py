@@ -15,6 +15,7 @@ class Local(Strategy):
 
     paper: ClassVar[str] = ""
     neutral: ClassVar[None] = None
+    not_personal: ClassVar[str] = "every round of it is local"
     not_neutral: ClassVar[str] = "nothing is shared, so there is no mean over the sites"
 
     def shares(self, name: str, network: nn.Module) -> bool:

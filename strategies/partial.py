@@ -36,24 +36,36 @@ class Partial(FedAvg):
             InputError: ``private`` names something that is neither a part nor a parameter of this network, or a part
                 without parameters.
         """
-        return not any(_within(name, prefix) for entry in self.private for prefix in _prefixes(entry, network))
+        return not any(within(name, entry, network, "strategy.private") for entry in self.private)
+
+
+def within(name: str, entry: str, network: nn.Module, key: str) -> bool:
+    """Whether a parameter is in a part of the network, or begins with ``entry``.
+
+    Args:
+        key: the key that holds ``entry``, for the message.
+
+    Raises:
+        InputError: the network has no such part or parameter, or the part is empty.
+    """
+    return any(_within(name, prefix) for prefix in _prefixes(entry, network, key))
 
 
 def _within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix.rstrip(".") + ".")
 
 
-def _prefixes(entry: str, network: nn.Module) -> tuple[str, ...]:
+def _prefixes(entry: str, network: nn.Module, key: str) -> tuple[str, ...]:
     parts: Mapping[str, tuple[str, ...]] = getattr(network, "parts", {})
     if entry in parts:
         if not parts[entry]:
             raise InputError(
-                f"strategy.private: this network has no parameter in its part '{entry}'.{_remedy(entry, network)}"
+                f"{key}: this network has no parameter in its part '{entry}'.{_remedy(entry, network)}"
             )
         return parts[entry]
     named = (*network.named_parameters(), *network.named_buffers())
     if not any(_within(name, entry) for name, _ in named):
-        raise unknown("part or parameter in strategy.private", entry, parts)
+        raise unknown(f"part or parameter in {key}", entry, parts)
     return (entry,)
 
 

@@ -27,6 +27,7 @@ class Pooled(Strategy):
 
     paper: ClassVar[str] = ""
     neutral: ClassVar[None] = None
+    not_personal: ClassVar[str] = "one member holds all data, so no site trains alone"
     not_neutral: ClassVar[str] = "one member holds all data, so there is nothing to average"
     moves_data: ClassVar[bool] = True
 

@@ -50,6 +50,8 @@ class Strategy(Plugin):
         neutral: the parameters at which the method must equal FedAvg to the bit. A test checks this law for the whole
             registry. None means that no such parameters exist; then ``not_neutral`` says why.
         not_neutral: the reason why the method never equals FedAvg; empty if ``neutral`` is given.
+        not_personal: the reason why the method has no local rounds (``personalise``): it shares no network with which a
+            site reconstructs. Empty if it has them.
         trains_on_operator: whether the training sees the imaging operator. False (a generative prior) gives the
             training fully sampled slices, and one training serves every operator.
         network_kind: the kind of network that the method trains (:data:`fedrecon.strategies.networks.network.Kind`),
@@ -73,6 +75,7 @@ class Strategy(Plugin):
     paper: ClassVar[str]
     neutral: ClassVar[Mapping[str, Any] | None] = {}
     not_neutral: ClassVar[str] = ""
+    not_personal: ClassVar[str] = ""
     trains_on_operator: ClassVar[bool] = True
     network_kind: ClassVar[str] = "reconstruction"
     optimizer_state: ClassVar[str] = "reset"

@@ -105,6 +105,7 @@ class Commits:
     def __init__(self, folder: Path | None, dies_at: int | None = None) -> None:
         self.checkpoints = None if folder is None else Checkpoints(folder)
         self.dies_at, self.rounds, self.states = dies_at, list[Round](), list[State]()
+        self.ended, self.kept = False, dict[str, Any]()
 
     def commit(self, finished: Round, state: State, seen: Any) -> None:
         if finished.number == self.dies_at:
@@ -186,6 +187,7 @@ class Federation:
             rounds=self.rounds,
             scores_due=lambda number: self.scored,
             evaluation=Evaluation(panels=False),
+            personalise=None,
         )
         return federate(
             experiment,  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ Reading and validating an experiment loads neither torch, Ray nor MLflow.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,13 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from fedrecon.platform.config.fitting import (
     check_degradations,
+    check_local_rounds,
     check_patch,
+    check_selection,
     enlarges,
     network_of,
+    personalise_of,
+    personalised,
     settings_of,
     strategy_of,
     task_of,
@@ -41,6 +45,7 @@ from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import Strategy
 from fedrecon.strategies.networks.choice import NetworkChoice
+from fedrecon.strategies.personalise import Personalise
 
 Block = dict[str, Any]
 
@@ -58,7 +63,8 @@ class Experiment(Settings):
             ``{uniform: [2, 8]}`` or ``{choice: [2, 4, 8]}`` each slice draws its own acceleration, and a mask alike.
             ``per_site: {NAME: {...}}`` holds the keys that differ at a site.
         degradation: block of super-resolution in place of the operator: kind, scale, noise, and ``per_site``.
-        strategy: name in the registry, and the strategy's parameters.
+        strategy: name in the registry, and the strategy's parameters. ``personalise: {rounds: N, parts: all}`` makes
+            the last rounds local, for every strategy that shares its network.
         network: name in the registry, and the network's parameters; the default fits the task and the strategy.
         reconstructor: ``network``, or a classical method of the registry (a name, or a name with parameters).
         allow_pooling: consent that the data of all sites are moved to one machine (for ``pooled``).
@@ -119,8 +125,10 @@ class Experiment(Settings):
     def _strategy(cls, block: Block, info: ValidationInfo) -> Block:
         strategies = registry("strategies", info.data.get("plugins", ()))
         name, parameters = _split(block, "strategy", strategies)
+        given = parameters.pop("personalise", None)
         strategy: Strategy = _raised(lambda: choose("strategy", strategies, name, parameters))
-        return {"name": name, **strategy.model_dump()}
+        personal = _raised(lambda: personalised(name, strategy, given))
+        return {"name": name, **strategy.model_dump(), **personal}
 
     @field_validator("network")
     @classmethod
@@ -148,6 +156,8 @@ class Experiment(Settings):
         strategy = strategy_of(info.data)
         strategy.check(training)
         check_patch(training.patch, info.data)
+        check_selection(training, strategy)
+        check_local_rounds(training, info.data)
         if training.optimizer_state != "auto":
             return training
         return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
@@ -237,6 +247,11 @@ class Experiment(Settings):
     def method(self) -> Strategy:
         """The strategy with its parameters."""
         return strategy_of(vars(self))
+
+    @cached_property
+    def personalise(self) -> Personalise | None:
+        """The local rounds at the end of the training; None if there are none."""
+        return personalise_of(vars(self)) if self.trains else None
 
     @cached_property
     def classical(self) -> Reconstructor | None:
@@ -336,9 +351,19 @@ class Experiment(Settings):
         left_out = self.method.at_inference
         return hashed({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
 
+    def twin_digest(self, sites: Iterable[str]) -> str:
+        """The identity of all that influences a training at these sites, but strategy and data; "" without training.
+
+        Two methods of which only the strategy differs are twins: the difference of their scores is due to it.
+        """
+        if not self.trains:
+            return ""
+        return hashed({**self._training_part(dict.fromkeys(sites, ""), operators=True), "strategy": None})
+
     def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
-        networks = self.registry("networks")
+        networks, personal = self.registry("networks"), self.strategy.get("personalise")
+        strategy |= {"personalise": personal} if personal else {}
         return {
             "science_version": science_version(self.trains),
             "sites": {
@@ -349,6 +374,7 @@ class Experiment(Settings):
             "network": NetworkChoice.parse(self.network, networks).science(networks),
             "training": self.training.science(),
             "seed": self.seed,
+            **({"selection": self.evaluation.selection()} if self.trains and self.training.selects else {}),
         }
 
 

@@ -13,9 +13,12 @@ from typing import Any
 from fedrecon.platform.config.plugins import registry
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.sites.acquisition.setting import Acquisition
-from fedrecon.sites.plugin import choose
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.plugin import choose, parse
+from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import Strategy
 from fedrecon.strategies.networks.network import NetworkEntry
+from fedrecon.strategies.personalise import Personalise
 
 Fields = Mapping[str, Any]
 
@@ -29,9 +32,39 @@ def strategy_of(fields: Fields) -> Strategy:
     """The strategy with its parameters; one with all defaults if the block was refused."""
     if "strategy" not in fields:
         return Strategy()
-    block = dict(fields["strategy"])
+    block = {key: value for key, value in fields["strategy"].items() if key != "personalise"}
     strategy: Strategy = choose("strategy", registry("strategies", fields.get("plugins", ())), block.pop("name"), block)
     return strategy
+
+
+def personalise_of(fields: Fields) -> Personalise | None:
+    """The local rounds of the strategy's block; None if there are none."""
+    given = fields.get("strategy", {}).get("personalise")
+    return parse(Personalise, given, where="strategy.personalise") if given else None
+
+
+def personalised(name: str, strategy: Strategy, given: Any) -> dict[str, Any]:
+    """The key ``personalise`` of a strategy's block with its defaults; empty if it makes no round local.
+
+    Raises:
+        InputError: a value is wrong, or the strategy has no shared network to start from.
+    """
+    if given is None:
+        return {}
+    chosen = parse(Personalise, given, where="strategy.personalise")
+    if chosen.rounds and strategy.not_personal:
+        raise InputError(f"strategy.personalise: '{name}' has no local rounds: {strategy.not_personal}")
+    return {"personalise": chosen.model_dump(mode="json")} if chosen.rounds else {}
+
+
+def check_local_rounds(training: Training, fields: Fields) -> None:
+    """Refuses more local rounds than rounds, and patience, which may end a training before its local rounds."""
+    if (chosen := personalise_of(fields)) is None:
+        return
+    if chosen.rounds > training.rounds:
+        raise ValueError(f"rounds: {training.rounds} are fewer than the {chosen.rounds} of strategy.personalise")
+    if training.patience is not None:
+        raise ValueError("patience: it may end the training before its local rounds (strategy.personalise); set one")
 
 
 def network_of(fields: Fields) -> tuple[str, NetworkEntry]:
@@ -65,6 +98,13 @@ def check_degradations(network: str, entry: NetworkEntry, settings: Sequence[Acq
         )
     if entry.in_kspace:
         check_kspace(network, settings)
+
+
+def check_selection(training: Training, strategy: Strategy) -> None:
+    """Refuses a choice among rounds for a prior, which is scored after its last round alone."""
+    key = "keep: best" if training.keep == "best" else "patience"
+    if training.selects and strategy.network_kind == "prior":
+        raise ValueError(f"{key}: a prior is scored after its last round alone, so there is no best round to keep")
 
 
 def check_patch(patch: int | None, fields: Fields) -> None:

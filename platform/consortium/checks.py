@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.tasks import TASKS
-from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, check_tunable
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
 from fedrecon.sites.data.shard import Shard
@@ -188,9 +188,9 @@ def _check_rule(experiment: Experiment, sites: ConsortiumShards) -> None:
     members, all_private = private_members(experiment, network_layout(experiment, sites.trained), list(sites.trained))
     unseen = [name for name in sites.tested if name not in sites.trained]
     rule = experiment.test.unseen
-    if rule is not None and not members:
-        raise InputError("test.unseen: this method shares its whole network, so an unseen site needs no rule")
-    if not unseen or not members:
+    if rule not in (None, "fine-tune") and not members:
+        raise InputError(f"test.unseen={rule}: this method shares its whole network; an unseen site can fine-tune it")
+    if not unseen or not (members or rule):
         return
     if rule is None and not all_private:
         raise InputError(
@@ -199,6 +199,7 @@ def _check_rule(experiment: Experiment, sites: ConsortiumShards) -> None:
         )
     check_published(rule, members, UnseenPolicy.named(experiment.publish_private, members))
     if rule == "fine-tune":
+        check_tunable(experiment)
         for name in unseen:
             sites.tested[name].require_training()
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedrecon.platform.config.transfer import UNSEEN_RULES
 from fedrecon.sites.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.experiment import Experiment
 
 EPOCHS = 5
 """The default number of epochs of a local fine-tune."""
@@ -50,8 +54,10 @@ class UnseenPolicy:
         """
         if rule is not None and rule not in UNSEEN_RULES:
             raise unknown("rule for unseen sites", rule, UNSEEN_RULES)
-        if rule is not None and not members:
-            raise InputError("--unseen: this run shares its whole network, so an unseen site needs no rule.")
+        if rule not in (None, "fine-tune") and not members:
+            raise InputError(
+                f"--unseen {rule}: this run shares its whole network, so an unseen site needs no rule; it can fine-tune."
+            )
         if epochs is not None and epochs < 1:
             raise InputError(f"--fine-tune-epochs must be at least 1, given {epochs}")
         given = cls.named(consented, members)
@@ -75,6 +81,20 @@ class UnseenPolicy:
 def consented(publish_private: str | Sequence[str], member: str) -> bool:
     """Whether a member agreed, by the key ``publish_private``, that its private part may leave it."""
     return publish_private == "all" or member in publish_private
+
+
+def check_tunable(experiment: Experiment) -> None:
+    """Refuses a fine-tune where no network that reconstructs was trained.
+
+    Raises:
+        InputError: the message names the reconstructor or the strategy.
+    """
+    if not experiment.trains:
+        raise InputError(f"fine-tune: '{experiment.reconstructor['name']}' has no network to train")
+    if experiment.method.network_kind == "prior":
+        raise InputError(
+            f"fine-tune: '{experiment.strategy['name']}' trains a prior, which adapts to each slice at any site"
+        )
 
 
 def check_published(rule: str | None, members: Sequence[str], published: Sequence[str]) -> None:

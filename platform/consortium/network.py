@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition.setting import Acquisition
@@ -46,21 +47,26 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
         return
     with torch.device("meta"):
         model = method.build(network_choice(experiment), shapes)
-    for name, _ in model.named_parameters():
-        method.shares(name, model)
+    personal = experiment.personalise
+    shared = [name for name, _ in model.named_parameters() if method.shares(name, model)]
+    if personal is not None and not any(personal.takes(name, model) for name in shared):
+        raise InputError(f"strategy.personalise.parts: {personal.parts}: no such parameter is shared, so none is local")
     _ACCEPTED.add(key)
 
 
 def network_layout(experiment: Experiment, shards: Mapping[str, Shard]) -> Any:
     """The :class:`Parameters` of a new network for these sites; None if nothing is trained."""
+    return layout_for(experiment, images(shards, experiment.scale))
+
+
+def layout_for(experiment: Experiment, images: Images) -> Any:
+    """The :class:`Parameters` of a new network for these images; None if nothing is trained."""
     if not experiment.trains:
         return None
-    from fedrecon.sites.member.site import new_network
-    from fedrecon.sites.training.parameters import Parameters
+    from fedrecon.sites.member.site import layout, new_network
 
-    method = experiment.method
-    model = new_network(method, network_choice(experiment), images(shards, experiment.scale), experiment.seed)
-    return Parameters(model, lambda name: method.shares(name, model))
+    model = new_network(experiment.method, network_choice(experiment), images, experiment.seed)
+    return layout(experiment.method, experiment.personalise, model)
 
 
 def images(shards: Mapping[str, Shard], scale: int = 1) -> Images:
@@ -87,10 +93,10 @@ def private_members(experiment: Experiment, layout: Any, sites: Sequence[str]) -
     Returns:
         the members (empty if no private parameter is needed), and True if they share no parameter at all.
     """
-    if layout is None or not len(layout.private) or not experiment.method.private_reconstructs:
+    if layout is None or not len(layout.local) or not experiment.method.private_reconstructs:
         return (), False
     members = tuple(experiment.method.roster(list(sites)))
-    return members, bool(members) and layout.n_shared == 0
+    return members, bool(members) and layout.n_fixed == 0
 
 
 def site_plan(
@@ -113,6 +119,7 @@ def site_plan(
 
     given = {
         "method": experiment.method,
+        "personalise": experiment.personalise,
         "network": network_choice(experiment),
         "training": experiment.training,
         "evaluation": experiment.evaluation,

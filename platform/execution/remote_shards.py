@@ -55,7 +55,8 @@ def labels(site: str, path: str) -> ShardLabels:
 
 
 def _volume(fields: dict[str, Any]) -> Volume:
-    return Volume(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return Volume(**plain)
 
 
 def _triple(values: list[float] | tuple[float, ...] | None) -> tuple[float, float, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from fedrecon.platform.federation.progress import Progress
     from fedrecon.platform.storage.checkpoint import Checkpoints
     from fedrecon.platform.storage.tracking.tracker import Tracker
+    from fedrecon.sites.training.settings import Training
     from fedrecon.sites.wire import State
+
+PSNR = "mean/psnr"
+"""The mean over the sites of the validation PSNR of the method's output, by which the best round is chosen."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,12 @@ class Recorder:
 
     Args:
         committed: the record in the checkpoint from which the run goes on (:attr:`content`); empty for a new run.
+        training: the settings that say which round is kept, and when the training ends early; None keeps the last.
 
     Attributes:
         rounds: rows of ``rounds.parquet``, one for each committed round.
         curve: losses and validation scores of the committed rounds.
+        kept: ``round``, ``psnr`` and ``standing`` of the best round if that one is kept; else empty.
         validated: columns of the last validation that this process made, one row per slice and stage; else empty.
     """
 
@@ -64,23 +70,43 @@ class Recorder:
         checkpoints: Checkpoints,
         progress: Progress,
         committed: Mapping[str, Any],
+        training: Training | None = None,
     ) -> None:
         self.tracker, self.checkpoints, self.progress = tracker, checkpoints, progress
         self.rounds: list[dict[str, Any]] = list(committed.get("rounds", ()))
         self.curve = [CommittedRound(one["round"], one["metrics"]) for one in committed.get("curve", ())]
         self.validated: Mapping[str, Any] = {}
         self._curve = [asdict(one) for one in self.curve]
+        self._keeps_best = training is not None and training.keep == "best"
+        self._patience = None if training is None else training.patience
+        self.kept: Mapping[str, Any] = committed.get("kept") or {}
+        self._taken_over = bool(committed.get("taken_over"))
 
     @property
     def content(self) -> dict[str, Any]:
         """The record that a checkpoint keeps."""
-        return {"rounds": self.rounds, "curve": self._curve}
+        selection = {"kept": dict(self.kept)} if self.kept else {}
+        taken_over = {"taken_over": True} if self._taken_over else {}
+        return {"rounds": self.rounds, "curve": self._curve, **selection, **taken_over}
 
     @property
     def validation(self) -> dict[str, float]:
-        """The last validation scores, by their names in MLflow."""
-        scored = [one.metrics for one in self.curve if "mean/psnr" in one.metrics]
-        return dict(scored[-1]) if scored else {}
+        """The validation scores of the best round if that one is kept, else the last ones, by their names in MLflow."""
+        scored = [one for one in self.curve if PSNR in one.metrics]
+        if self.kept:
+            scored = [one for one in scored if one.round <= self.kept["round"]]
+        return dict(scored[-1].metrics) if scored else {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training ends here: its patience is at its end, or another run has finished it."""
+        return self._taken_over or out_of_patience(self.curve, self._patience)
+
+    def _choose(self, committed: CommittedRound, state: State) -> None:
+        """Keeps this round if it is the best so far."""
+        psnr = committed.metrics.get(PSNR)
+        if self._keeps_best and psnr is not None and (not self.kept or psnr > self.kept["psnr"]):
+            self.kept = {"round": committed.round, "psnr": psnr, "standing": dict(state.standing)}
 
     def take_over(self, state: State, losses: Mapping[str, float], validated: ValidationResult) -> CommittedRound:
         """Commits a state that another run trained, with its validation under this experiment's own evaluation.
@@ -92,6 +118,8 @@ class Recorder:
         values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
         self.curve = [self._track(state.round, values, validated.pictures)]
         self._curve = [asdict(self.curve[0])]
+        self._taken_over = self._keeps_best or self._patience is not None
+        self._choose(self.curve[0], state)
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
@@ -120,6 +148,7 @@ class Recorder:
         self.rounds.append(finished.row())
         self.curve.append(committed)
         self._curve.append(asdict(committed))
+        self._choose(committed, state)
         self.checkpoints.save(state, self.content)
         psnr = {site: one["psnr"] for site, one in summary.get("sites", {}).items()}
         self.progress.round(finished.number, losses, psnr, finished.seconds)
@@ -132,6 +161,12 @@ class Recorder:
             self.tracker.image(name, step, png)
         self.tracker.flush()
         return CommittedRound(step, {key: value for key, value in values.items() if key.startswith(("mean/", "site/"))})
+
+
+def out_of_patience(curve: Sequence[CommittedRound], patience: int | None) -> bool:
+    """Whether the last ``patience`` validations were all without a better mean PSNR; False without patience."""
+    psnr = [one.metrics[PSNR] for one in curve if PSNR in one.metrics]
+    return patience is not None and bool(psnr) and len(psnr) - 1 - psnr.index(max(psnr)) >= patience
 
 
 def loss_metrics(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

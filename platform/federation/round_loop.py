@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import ChainMap
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.config.resources import DEAD, UNSCORED
 from fedrecon.platform.federation.attendance import Attendance
 from fedrecon.platform.federation.recorder import Round, ValidationResult
-from fedrecon.platform.federation.reply_gate import ReplyGate, check_merged
+from fedrecon.platform.federation.reply_gate import SHARED, ReplyGate, check_merged
 from fedrecon.platform.federation.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -77,18 +77,23 @@ def rounds(
     Raises:
         RunError: a site stays dead, fails, or replies with what :class:`ReplyGate` refuses.
     """
-    strategy, executor = experiment.method, scorer.executor
+    strategy, personal, executor = experiment.method, experiment.personalise, scorer.executor
     attendance = attendance or Attendance(None, list(n_slices))
-    while state.round < experiment.rounds:
+    while state.round < experiment.rounds and not record.ended:
         start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter()
-        request = strategy.request(state)
+        request = replace(strategy.request(state), kept=record.kept.get("standing", {}))
+        local = personal is not None and personal.local(request.round, experiment.rounds)
+        if local:
+            request = replace(request, extra={})
         before, absent = attendance.missed.get(str(request.round), {}), attendance.absent(request.round)
         asked = [one for one in executor.members if one not in absent]
         executor.waited.clear()
         gone = ChainMap(executor.dead, executor.missed)
-        gate = ReplyGate(request, strategy.reply_sizes(request), asked, gone, n_slices)
+        sizes = {SHARED: 0} if local else strategy.reply_sizes(request)
+        gate = ReplyGate(request, sizes, asked, gone, n_slices)
         replies = counted.count(gate.checked(executor.fit(request, absent)))
-        state = check_merged(strategy.merge(state, replies, n_slices), state).owned()
+        merged = _without_merge(state, replies) if local else strategy.merge(state, replies, n_slices)
+        state = check_merged(merged, state).owned()
         seconds = time.perf_counter() - start
         away = [one for one in n_slices if one not in counted.members]
         missed = {one: before.get(one) or executor.missed.get(one, DEAD) for one in away}
@@ -114,3 +119,11 @@ def rounds(
         )
         yield record.commit(finished, state, validated)
     return state
+
+
+def _without_merge(state: State, replies: Iterable[TrainReply]) -> State:
+    """The state after a local round: the sites have gone on, and what they share stays as it is."""
+    replied = {reply.site: reply.round for reply in replies}
+    if not replied:
+        raise ValueError("no member replied")
+    return state.next(state.shared, state.extra, replied)

@@ -84,7 +84,7 @@ def networks_at(
         InputError: the site did not train, and ``unseen`` names no rule for its private part, or a rule that cannot be
             applied; or a member did not agree that its own network goes to another site.
     """
-    if unseen.rule is not None and name not in trained.members:
+    if unseen.rule is not None and name not in (trained.members or trained.images.sites):
         site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen, wire_log))
         yield site, site.name
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.code import warn_of_changed_code
-from fedrecon.platform.consortium.network import private_members, site_plan
+from fedrecon.platform.consortium.network import layout_for, private_members, site_plan
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.workspace import RunFolder, find_run_folder
 from fedrecon.sites.errors import InputError, RunError, unknown
@@ -31,7 +31,7 @@ class TrainedRun:
     Attributes:
         folder: folder of the run.
         experiment: the experiment of the run.
-        state: the state after the last round.
+        state: the state after the last round, or after the best one (``training.keep``).
         subjects: the split of every subject of the run, by site and subject.
         images: the properties of the images for which the network was built
             (:class:`fedrecon.sites.imaging.measurement.Images`).
@@ -73,10 +73,7 @@ class TrainedRun:
         Raises:
             RunError: the run's checkpoint is lost, or only that of a round before the result can be read.
         """
-        from fedrecon.platform.consortium.network import network_choice
         from fedrecon.sites.imaging.measurement import Images
-        from fedrecon.sites.member.site import new_network
-        from fedrecon.sites.training.parameters import Parameters
 
         noted, found = folder.noted(), folder.checkpoints.latest()
         if noted is None or found is None:
@@ -88,17 +85,14 @@ class TrainedRun:
                 f"is of round {found[0].round} (in {folder.path}). Train again with --rerun."
             )
         experiment = Experiment.read(noted["experiment"])
+        kept = folder.checkpoints.kept()
+        assert kept is not None
         warn_of_changed_code(noted, f"run {folder.digest}")
         given = noted["images"]
         images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
-        layout = None
-        if experiment.trains:
-            method = experiment.method
-            model = new_network(method, network_choice(experiment), images, experiment.seed)
-            layout = Parameters(model, lambda name: method.shares(name, model))
-        members = private_members(experiment, layout, images.sites)
+        members = private_members(experiment, layout_for(experiment, images), images.sites)
         digest = noted.get("training_digest") or ""
-        return cls(folder, experiment, found[0], noted["subjects"], images, *members, training_digest=digest)
+        return cls(folder, experiment, kept[0], noted["subjects"], images, *members, training_digest=digest)
 
     @property
     def request(self) -> TrainRequest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import check_patch
-from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, check_tunable
 from fedrecon.platform.inference.one_site import OneSite
 
 if TYPE_CHECKING:
@@ -97,16 +97,20 @@ def _psnr(unseen_site: UnseenSite, site: Site) -> float:
 def fine_tune(unseen_site: UnseenSite) -> Site:
     """Trains the private part for a few epochs on this site's own training subjects. The shared part stays fixed.
 
-    It starts from the average if every member published its private part, else from the network's first weights.
+    It starts from the average if every member published its private part, else from the network's first weights. What
+    became private in local rounds starts from the shared weights, and so does a network that is shared as a whole.
 
     Raises:
         InputError: the site has no training subjects, or its slices are smaller than ``training.patch``.
     """
+    check_tunable(unseen_site.trained.experiment)
     unseen_site.shard.require_training()
     check_patch(unseen_site.trained.experiment, unseen_site.name, unseen_site.shard)
-    everyone = set(unseen_site.unseen.published) == set(unseen_site.trained.members)
+    trained = unseen_site.trained
+    shared = not trained.members or trained.experiment.personalise is not None
+    everyone = not shared and set(unseen_site.unseen.published) == set(trained.members)
     start = _mean(list(unseen_site.parts().values())) if everyone else None
-    source = "the average" if everyone else "the first weights"
+    source = "the shared weights" if shared else "the average" if everyone else "the first weights"
     site = unseen_site.site(f"fine-tuned {unseen_site.unseen.epochs} epochs from {source}", start)
     site.fine_tune(unseen_site.trained.request, unseen_site.unseen.epochs)
     return site

@@ -150,7 +150,7 @@ def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environm
 
 def _ran(result: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     traffic = {key: f"{result[key] / 1e6:.1f} MB" for key in ("bytes_up", "bytes_down") if key in result}
-    names = [key for key in ("run_id", "digest", "status", "rounds") if key in result]
+    names = [key for key in ("run_id", "digest", "status", "rounds", "kept_round") if result.get(key) is not None]
     return [*((key, str(result[key])) for key in names), *traffic.items(), *flat(environment)]
 
 

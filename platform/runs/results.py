@@ -44,7 +44,8 @@ class Result:
             in the last call.
         name: name of the experiment.
         training_digest: digest of the training alone; None if nothing is trained.
-        validation: the last validation scores, by their names in MLflow.
+        kept_round: the round that is tested and exported, with ``training.keep: best``; None is the last one.
+        validation: the validation scores of that round, by their names in MLflow.
         environment: hardware and software of the run, and the sites whose k-space was simulated.
     """
 
@@ -64,6 +65,7 @@ class Result:
     restarts: int = 0
     name: str = ""
     training_digest: str | None = None
+    kept_round: int | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 

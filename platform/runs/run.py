@@ -12,6 +12,7 @@ from fedrecon.platform.runs.context import RunContext
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.runs.training_run import train_steps
 from fedrecon.platform.runs.transfer_run import transfer_steps
+from fedrecon.platform.runs.warm_start import with_digest
 from fedrecon.platform.storage.workspace import default_workspace
 
 __all__ = ["Result", "run"]
@@ -80,6 +81,7 @@ def steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, 
     Returns:
         the result.
     """
+    chosen = with_digest(chosen, context.workspace)
     if chosen.test is not None:
         return (yield from transfer_steps(chosen, context))
     return (yield from train_steps(chosen, context))

@@ -30,6 +30,7 @@ from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
+from fedrecon.platform.runs.warm_start import begin_with, start_values
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
 from fedrecon.sites.errors import RunError
 
@@ -86,6 +87,9 @@ class _Run:
         self.n_slices = {
             m: sum(n_slices(shards[s], "train", limit(s)) for s in held) for m, held in self.roster.items()
         }
+        self.start_values = start_values(experiment, folder.workspace)
+        if self.start_values is not None:
+            begin_with(self._layout(), self.start_values)
         self.source = self._run_with_same_training()
         self.wire_log = WireLog(folder.path / WIRE_LINES)
         self.attendance = Attendance(folder.path / MISSED, list(self.roster))
@@ -99,8 +103,12 @@ class _Run:
         """The newest committed round in the folder that this experiment can have, with its record; None without one."""
         if not folder.checkpoints.paths():
             return None
+        return folder.checkpoints.latest(self.experiment.rounds, self._n_shared)
+
+    @property
+    def _n_shared(self) -> int:
         layout = self._layout()
-        return folder.checkpoints.latest(self.experiment.rounds, 0 if layout is None else layout.n_shared)
+        return 0 if layout is None else layout.n_shared
 
     def go(self) -> Generator[CommittedRound, None, Result]:
         from fedrecon.platform.federation.progress import Progress
@@ -141,7 +149,7 @@ class _Run:
         experiment, tracker = self.experiment, run.journal
         tuned = {} if experiment.trains else executor.tune_reconstructors()
         environment = self._environment(executor, found)
-        record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {})
+        record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, experiment.training)
         scorer = Scorer(executor, experiment.method, self._parts, progress.update)
         if found is not None:
             state = found[0]
@@ -157,11 +165,12 @@ class _Run:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
         state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)
+        committed, state = state.round, self._kept(record, state)
         if self.training_digest is not None and self.source is None and self._is_better_source():
             note_trained(self.folder, self.training_digest)
         progress.waiting("scoring the test subjects")
         request = experiment.method.scoring_request(state)
-        validated = record.validated or scorer(request, "validation").columns
+        validated = (state.round == committed and record.validated) or scorer(request, "validation").columns
         scored = scorer(request, "test")
         self.attendance.note(TEST, dict.fromkeys(executor.dead, UNSCORED))
         if self.attendance.missed:
@@ -176,9 +185,10 @@ class _Run:
             run_id=tracker.run_id,
             digest=self.folder.digest,
             status="finished",
-            rounds=state.round,
+            rounds=committed,
             resumed_from=resumed_from,
-            trained_rounds=state.round - resumed_from,
+            trained_rounds=committed - resumed_from,
+            kept_round=state.round if record.kept else None,
             bytes_up=sum(row["bytes_up"] for row in record.rounds),
             bytes_down=sum(row["bytes_down"] for row in record.rounds),
             sites=summary["sites"],
@@ -199,6 +209,15 @@ class _Run:
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result
 
+    def _kept(self, record: Recorder, state: State) -> State:
+        """The state that is tested and exported: that of the best round if the experiment keeps it, else the last."""
+        if not record.kept:
+            return state
+        kept = self.folder.checkpoints.kept()
+        assert kept is not None
+        record.tracker.set_tags({"fedrecon.kept_round": str(kept[0].round)})
+        return kept[0]
+
     def _run_with_same_training(self) -> RunFolder | None:
         """A run of this workspace that finished the same training, so that it need not be done again; or None."""
         if self.training_digest is None or self.context.rerun:
@@ -216,7 +235,7 @@ class _Run:
     def _take_over(self, record: Recorder, scorer: Scorer, tracker: Journal) -> State:
         """Takes over the state that another run trained: validates it under this experiment, and commits it."""
         assert self.source is not None
-        found = self._committed(self.source)
+        found = self.source.checkpoints.kept(self.experiment.rounds, self._n_shared)
         if found is None:
             raise RunError(f"run {self.source.digest} has the same training, but its checkpoint cannot be read")
         warn_of_changed_code(self.source.noted(), "the training that is taken over")
@@ -287,6 +306,7 @@ class _Run:
             memory=str(self.folder.memory(member)),
             memory_source=str(self.source.memory(member)) if self.source else None,
             memory_owner=self.training_digest or "",
+            start=self.start_values,
         )
 
     def _begin(self) -> Any:
@@ -297,6 +317,7 @@ class _Run:
         layout = self._layout()
         if layout is None:
             return self.experiment.method.begin(np.zeros(0, np.float32))
+        begin_with(layout, self.start_values)
         return self.experiment.method.begin(to_vector(layout.shared), layout.buffers)
 
     def _layout(self) -> Any:

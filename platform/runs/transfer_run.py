@@ -15,7 +15,7 @@ from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
 from fedrecon.platform.federation.attendance import MISSED, Attendance, find_training, missed_by, of_training
-from fedrecon.platform.federation.recorder import CommittedRound
+from fedrecon.platform.federation.recorder import CommittedRound, out_of_patience
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, recording, send_rest
@@ -155,7 +155,11 @@ def find_trained_run(workspace: Path, training_digest: str, experiment: Experime
     """A run that finished this training, if the experiment may take it over and its last checkpoint can be read."""
     source = find_training(workspace, training_digest, experiment.resources)
     found = None if source is None else source.checkpoints.latest()
-    return source if found is not None and found[0].round == experiment.rounds else None
+    if source is None or found is None:
+        return None
+    curve = [CommittedRound(**one) for one in found[1].get("curve", ())]
+    ended = found[1].get("taken_over") or out_of_patience(curve, experiment.training.patience)
+    return source if ended or found[0].round == experiment.rounds else None
 
 
 def unseen_policy(experiment: Experiment, trained: TrainedRun) -> UnseenPolicy:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,13 @@ class Checkpoints:
     def __init__(self, folder: Path, experiment: str = "") -> None:
         self.folder, self.experiment = folder, experiment
         self._history, self._part = History(folder / HISTORY), Part()
+        self._spared: set[int] = set()
 
     def save(self, state: State, record: Mapping[str, Any]) -> Path:
         """Commits ``state`` with the JSON-able ``record``. Keeps this round and the round before it.
+
+        It also keeps the round that the record calls the best, ``record["kept"]["round"]``, and the one that the record
+        of the round before called so: a run that cannot read this round goes back to that record.
 
         A list in the record grows at its end from round to round: only what is new is appended to the history. A file
         of a later round can only be one that a resumed run could not read, so it is deleted too.
@@ -79,7 +83,9 @@ class Checkpoints:
         with atomic.replacing(path) as temporary:
             save_file(vectors, temporary, metadata=header)
         self._part = part
-        self._prune(state.round, KEEP)
+        best = _best(record)
+        self._prune(state.round, KEEP, best | self._spared)
+        self._spared = best
         return path
 
     def latest(self, rounds: int | None = None, size: int | None = None) -> tuple[State, dict[str, Any]] | None:
@@ -95,23 +101,44 @@ class Checkpoints:
             try:
                 state, record, part = _read(path, self.experiment, self._history)
                 _check_plausible(state, path, rounds, size)
-                self._part = part
+                self._part, self._spared = part, _best(record)
                 return state, record
             except Exception as error:  # noqa: BLE001 - a torn header raises anything
                 warnings.warn(f"checkpoint {path.name} cannot be read and is skipped: {error}", stacklevel=2)
         return None
 
+    def kept(self, rounds: int | None = None, size: int | None = None) -> tuple[State, dict[str, Any]] | None:
+        """The state that the run keeps, with the record of its newest round; None if no round can be read.
+
+        It is the best round of a run with ``training.keep: best``, else the newest one.
+
+        Raises:
+            RunError: the best round cannot be read.
+        """
+        found = self.latest(rounds, size)
+        if found is None or not (best := _best(found[1])) or found[0].round in best:
+            return found
+        path = self._path(*best)
+        try:
+            state = _read(path, self.experiment, self._history)[0]
+            _check_plausible(state, path, rounds, size)
+        except Exception as error:  # a torn header raises anything
+            text = " ".join(str(error).split())
+            raise RunError(f"the best round, {path.name}, cannot be read: {text}. Train again with --rerun.") from error
+        return state, found[1]
+
     def keep_last(self) -> None:
-        """Deletes all rounds but the newest, once that one was read back and is whole."""
+        """Deletes all rounds but the newest and the best, once the newest was read back and is whole."""
         if paths := self.paths():
             try:
-                _check_plausible(_read(paths[-1], self.experiment, self._history)[0], paths[-1], None, None)
+                state, record, _ = _read(paths[-1], self.experiment, self._history)
+                _check_plausible(state, paths[-1], None, None)
             except Exception as error:  # noqa: BLE001 - a torn header raises anything
                 warnings.warn(
                     f"checkpoint {paths[-1].name} is not whole, so the others are kept: {error}", stacklevel=2
                 )
                 return
-            self._prune(int(_named(paths[-1])), 1)
+            self._prune(int(_named(paths[-1])), 1, _best(record))
 
     def paths(self) -> list[Path]:
         """The files of the committed rounds, oldest first."""
@@ -126,10 +153,10 @@ class Checkpoints:
     def _path(self, number: int) -> Path:
         return self.folder / f"round-{number:06d}.safetensors"
 
-    def _prune(self, number: int, keep: int) -> None:
+    def _prune(self, number: int, keep: int, spared: Collection[int]) -> None:
         committed = self._path(number)
         older = [path for path in self.paths() if path.name < committed.name]
-        kept = {committed, *older[len(older) - (keep - 1) :]}
+        kept = {committed, *map(self._path, spared), *older[len(older) - (keep - 1) :]}
         for path in (*self.paths(), *self.folder.glob(".round-*.tmp"), *self.folder.glob(f".{HISTORY}.*.tmp")):
             if path not in kept:
                 path.unlink(missing_ok=True)
@@ -177,6 +204,11 @@ def _check_plausible(state: State, path: Path, rounds: int | None, size: int | N
             raise ValueError(f"site '{site}' stands at round {stands!r}, the state is of round {number}")
     if size is not None and len(state.shared) != size:
         raise ValueError(f"it holds {len(state.shared)} shared parameters, the network has {size}")
+
+
+def _best(record: Mapping[str, Any]) -> set[int]:
+    """The number of the best round by the record; empty if the run keeps its last round."""
+    return {record["kept"]["round"]} if record.get("kept") else set()
 
 
 def _named(path: Path) -> str:

@@ -96,7 +96,7 @@ _OTHERS = {
     "phase": {"P", "PHASE", "P_FFE", "P_SE", "P_IR", "P_TSE", "VELOCITY", "PHASE MAP", "VELOCITY MAP"},
     "real": {"R", "REAL", "R_FFE", "R_SE", "R_IR", "R_TSE"},
     "imaginary": {"I", "IMAGINARY", "I_FFE", "I_SE", "I_IR", "I_TSE"},
-    "computed maps": {"ADC", "EADC", "FA", "T1", "T2", "T2_STAR", "B0"},
+    "computed maps": {"ADC", "EADC", "FA"},
 }
 """Images that are no magnitudes, by a value of ImageType after the second."""
 
@@ -228,6 +228,8 @@ def _images(path: Path) -> list[DicomImage]:
         raise FileError(path, f"{other}; magnitude images of MR are expected.")
     if said.get("SamplesPerPixel", 1) != 1 or said.get("PhotometricInterpretation") != "MONOCHROME2":
         raise FileError(path, "is a colour or inverted image (PhotometricInterpretation is not MONOCHROME2).")
+    if "MOSAIC" in _words(said.get("ImageType")):
+        raise FileError(path, "is a mosaic, with several slices in one picture; convert it to NIfTI first (dcm2niix).")
     if _GE in header:
         said["GE"] = header[_GE].value
     count = int(said.get("NumberOfFrames") or 1)
@@ -286,15 +288,19 @@ def _numbers(path: Path, said: dict[str, Any], name: str, count: int) -> NDArray
     return values
 
 
+def _words(listed: Any) -> set[str]:
+    """The values of an ImageType after the second."""
+    return {str(one).strip().upper() for one in ([listed] if isinstance(listed, str) else list(listed or []))[2:]}
+
+
 def _kind(said: dict[str, Any]) -> str | None:
     """What an image is, if it is no magnitude."""
-    listed = said.get("FrameType") or said.get("ImageType") or []
-    words = {str(one).strip().upper() for one in ([listed] if isinstance(listed, str) else list(listed))[2:]}
+    words = _words(said.get("FrameType") or said.get("ImageType"))
     component, ge = str(said.get("ComplexImageComponent", "")).lower(), said.get("GE")
     number = int.from_bytes(ge[:2], "little") if isinstance(ge, bytes) else int(ge or 0)
     found = [component] if component in _OTHERS else [kind for kind, names in _OTHERS.items() if words & names]
     found += ["phase", "real", "imaginary"][number - 1 : number] if number else []
-    return found[0] if found else "computed maps" if any(word.endswith(" MAP") for word in words) else None
+    return found[0] if found else "computed maps" if any(word.endswith((" MAP", "_MAP")) for word in words) else None
 
 
 def pixels_of(path: Path) -> tuple[NDArray[Any], int]:

@@ -60,6 +60,13 @@ def new_network(method: Any, network: Any, images: Any, experiment_seed: int) ->
     return initialise(lambda: method.build(network, images), seed(experiment_seed, "weights"))
 
 
+def layout(method: Any, personalise: Any, model: nn.Module) -> Parameters:
+    """The parameters of a method's network in one vector; ``personalise`` is the method's local rounds, or None."""
+    if personalise is None:
+        return Parameters(model, lambda name: method.shares(name, model))
+    return Parameters(model, lambda name: method.shares(name, model), lambda name: personalise.takes(name, model))
+
+
 def _refuse_other(shard: Shard, planned: str) -> None:
     if shard.content_hash != planned:
         raise RunError(
@@ -111,7 +118,9 @@ class Site:
     @cached_property
     def parameters(self) -> Parameters:
         """The network's parameters in one vector. The first access also keeps the first private values."""
-        parameters = Parameters(self.model, lambda name: self.plan.method.shares(name, self.model))
+        parameters = layout(self.plan.method, self.plan.personalise, self.model)
+        if self.plan.start is not None:
+            parameters.load_all(self.plan.start)
         self._first_private = to_vector(parameters.private)
         return parameters
 
@@ -137,6 +146,9 @@ class Site:
         """
         start, plan = time.perf_counter(), self.plan
         self.load(request, trains=True)
+        local = plan.personalise is not None and plan.personalise.local(request.round, plan.training.rounds)
+        method = plan.personalise.method if local else plan.method
+        goes_on = not local or len(self._private()) == len(self.parameters.local)
         slices = self.slices("train")
         fit = LocalFit(
             site=self.name,
@@ -150,21 +162,23 @@ class Site:
             sites=tuple(plan.images.sites),
             n_slices=len(slices),
         )
-        plan.method.receive(fit)
-        fit.optimizers = plan.method.optimizers(fit)
-        if plan.training.optimizer_state == "keep":
+        method.receive(fit)
+        fit.optimizers = method.optimizers(fit)
+        if plan.training.optimizer_state == "keep" and goes_on:
             load_optimizer_vectors(fit.optimizers, fit.memory)
-        steps, losses = train(plan.method, fit, slices, plan.seed)
-        extra = plan.method.reply(fit, steps)
+        steps, losses = train(method, fit, slices, plan.seed)
+        extra = method.reply(fit, steps)
         kept = {name: value for name, value in fit.memory.items() if not name.startswith("optimizer.")}
         if plan.training.optimizer_state == "keep":
             kept |= optimizer_vectors(fit.optimizers)
-        if len(self.parameters.private):
-            kept[PRIVATE] = to_vector(self.parameters.private)
+        own = self.parameters.local if local else self.parameters.private
+        if len(own):
+            kept[PRIVATE] = to_vector(own)
         if self._needs_memory:
-            self.memory.save(request.round, kept)
+            self.memory.save(request.round, kept, request.kept.get(self.name))
         seconds = time.perf_counter() - start
-        shared = self.parameters.shared.detach().cpu().numpy()
+        # In a local round nothing goes up: what is personal stays, and the rest is as it came.
+        shared = self.parameters.shared[: 0 if local else None].detach().cpu().numpy()
         return TrainReply(self.name, request.round, len(slices), shared, extra, losses, steps, seconds)
 
     def evaluate(self, request: TrainRequest, task: ScoreTask) -> Scores:
@@ -230,13 +244,19 @@ class Site:
         self.memory.round = number
 
     def fine_tune(self, request: TrainRequest, epochs: int) -> None:
-        """Trains only the private part, on this site's training subjects, and starts from the result from now on."""
+        """Trains on this site's training subjects, and starts from the result from now on.
+
+        It trains the part of the network that is the site's own; the whole network, if all of it is shared.
+        """
         from fedrecon.sites.training.fine_tuning import fine_tune
 
         plan = self.plan
         self.load(request)
-        fine_tune(self.model, self.parameters, self.slices("train"), plan.training, plan.seed, self.name, epochs)
-        self._first_private = to_vector(self.parameters.private)
+        names = self.parameters.local_names
+        own = self.parameters.local if names else self.parameters.flat
+        names = names or self.parameters.names(shared=True)
+        fine_tune(self.model, names, self.slices("train"), plan.training, plan.seed, self.name, epochs)
+        self._first_private = to_vector(own)
 
     def reconstruct(self, request: TrainRequest, batch: Measurement, subject: Subject) -> Tensor:
         """The images (b, y, x) complex64 of a measured batch, under the request's state and the private part."""
@@ -310,7 +330,7 @@ class Site:
         if self.plan.network is None:
             return
         parameters = self.parameters
-        if self._needs_memory if trains else len(parameters.private) and self.plan.method.private_reconstructs:
+        if self._needs_memory if trains else self._has_own:
             self.memory.load(request.standing.get(self.name, 0))
         parameters.load_shared(request.shared)
         parameters.load_private(self._private())
@@ -318,15 +338,20 @@ class Site:
     @property
     def _needs_memory(self) -> bool:
         keeps = self.plan.training.optimizer_state == "keep" or self.plan.method.remembers
-        return bool(keeps or len(self.parameters.private))
+        return bool(keeps or len(self.parameters.private) or self.plan.personalise)
+
+    @property
+    def _has_own(self) -> bool:
+        """Whether this member reconstructs with parameters of its own."""
+        private = len(self.parameters.private) and self.plan.method.private_reconstructs
+        return bool(private or self.plan.personalise)
 
     def _private(self) -> Vector:
         return self.memory.values.get(PRIVATE, self._first_private)
 
     @property
     def _model_name(self) -> str:
-        own = self.plan.network is not None and self.plan.method.private_reconstructs
-        return self.name if own and len(self.parameters.private) else "global"
+        return self.name if self.plan.network is not None and self._has_own else "global"
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""

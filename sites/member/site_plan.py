@@ -36,6 +36,8 @@ class SitePlan:
         threads: number of torch threads.
         sample: number of training slices in place of ``training.max_slices``, to measure the training time; None takes
             ``training.max_slices``.
+        start: values of the network with which the training begins, by name; None takes those of the seed.
+        personalise: the local rounds at the end of the training, or None.
         plugins: the experiment's plug-in files, whose classes the other attributes may be of.
     """
 
@@ -57,6 +59,8 @@ class SitePlan:
     sample: int | None = None
     contents: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    start: Mapping[str, Any] | None = None
+    personalise: Any = None
     plugins: tuple[PluginFile, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -106,7 +106,7 @@ def subject_tissues(
     """
     low, high = SLICES_MM
     z = np.linspace(low, high, N_SLICES) + random.uniform(-4, 4)
-    where = _deform(random, z, y, x)
+    where = deform(random, z, y, x)
     voxel = where - atlas.origin[:, None, None, None]
     coarse = (where - atlas.coarse_origin[:, None, None, None]) / np.float32(_COARSE)
     inner = ndimage.map_coordinates(atlas.inner, coarse, order=1, mode="nearest")
@@ -116,18 +116,27 @@ def subject_tissues(
     white[inside] = ndimage.map_coordinates(atlas.white, voxel[:, inside], order=1)
     grey[inside] = ndimage.map_coordinates(atlas.grey, voxel[:, inside], order=1)
     thickness = np.exp(0.08 * smooth_field(random, (z, y, x), 60.0)[0] + random.normal(0, 0.10))
-    layers = _layers(inner / thickness, outer / thickness, _temporal_muscle(where) * random.uniform(0.6, 1.1))
-    tissues = {**layers, "white": white, "grey": grey}
-    tissues["csf"] = np.clip(layers["csf"] - white - grey, 0, 1)
-    return _with_lesions(random, tissues, (z, y, x))
+    shells = layers(inner / thickness, outer / thickness, temporal_muscle(where) * random.uniform(0.6, 1.1))
+    tissues = {**shells, "white": white, "grey": grey}
+    tissues["csf"] = np.clip(shells["csf"] - white - grey, 0, 1)
+    return with_lesions(random, tissues, (z, y, x))
 
 
-def _deform(
-    random: np.random.Generator, z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]
+def deform(
+    random: np.random.Generator,
+    z: NDArray[np.float64],
+    y: NDArray[np.float64],
+    x: NDArray[np.float64],
+    spread: float = 1.0,
+    largest: float = np.inf,
 ) -> Volume:
-    """The MNI positions of the subject's pixels in mm, (3, slices, y, x), in the order x, y, z."""
-    tilt, turn = np.radians(random.normal(0, 2.0)), np.radians(random.normal(0, 3.0))
-    shape = np.exp(random.normal(0, 0.03, 3))
+    """The MNI positions of the subject's pixels in mm, (3, slices, y, x), in the order x, y, z.
+
+    ``spread`` multiplies how far tilt, turn, size and shape of subjects differ. ``largest`` is the logarithm of the
+    largest size along an axis.
+    """
+    tilt, turn = np.radians(random.normal(0, 2.0 * spread)), np.radians(random.normal(0, 3.0 * spread))
+    shape = np.exp(np.maximum(random.normal(0, 0.03 * spread, 3), -largest))
     shift = random.normal(0, 2.0, 2)
     px = (x[None, :] - shift[0]) * np.cos(turn) - (y[:, None] - shift[1]) * np.sin(turn)
     py = (x[None, :] - shift[0]) * np.sin(turn) + (y[:, None] - shift[1]) * np.cos(turn)
@@ -141,23 +150,23 @@ def _deform(
     return where
 
 
-def _temporal_muscle(where: Volume) -> Volume:
+def temporal_muscle(where: Volume) -> Volume:
     """Thickness in mm of the muscle between skull and scalp. It lies over the temples and becomes thinner upwards."""
     side = np.exp(-(((where[1] - 8) / 34) ** 2)) * np.clip((np.abs(where[0]) - 35) / 35, 0, 1)
     faded: Volume = 8 * side * np.clip((40 - where[2]) / 45, 0, 1)
     return faded
 
 
-def _layers(inner: Volume, outer: Volume, muscle_mm: Volume) -> dict[str, Volume]:
+def layers(inner: Volume, outer: Volume, muscle_mm: Volume) -> dict[str, Volume]:
     """Shares of the layers, from inside to outside: fluid, inner table, marrow, outer table, muscle, fat and skin."""
-    fluid, table = _step(inner - 0.9), _step(inner - 2.6)
+    fluid, table = step(inner - 0.9), step(inner - 2.6)
     # Bone fills the space between the two surfaces: no layer ends deeper than the layer inside it.
     outer = np.maximum(outer, inner - 12)
-    marrow = np.minimum(table, _step(outer - 5.4))
-    skull = np.minimum(marrow, _step(outer - 7.0))
-    muscle = _step(outer - 7.0 - muscle_mm)
-    fat = _step(outer - 10.4 - muscle_mm)
-    skin = _step(outer - 12.0 - muscle_mm)
+    marrow = np.minimum(table, step(outer - 5.4))
+    skull = np.minimum(marrow, step(outer - 7.0))
+    muscle = step(outer - 7.0 - muscle_mm)
+    fat = step(outer - 10.4 - muscle_mm)
+    skin = step(outer - 12.0 - muscle_mm)
     muscle, fat, skin = (np.minimum(skull, edge) for edge in (muscle, fat, skin))
     return {
         "csf": 1 - fluid,
@@ -168,22 +177,26 @@ def _layers(inner: Volume, outer: Volume, muscle_mm: Volume) -> dict[str, Volume
     }
 
 
-def _step(distance_mm: Volume) -> Volume:
+def step(distance_mm: Volume) -> Volume:
     """0 inside and 1 outside, with a linear transition over a millimetre."""
     step: Volume = np.clip(distance_mm + 0.5, 0, 1)
     return step
 
 
-def _with_lesions(
-    random: np.random.Generator, tissues: dict[str, Volume], axes: tuple[NDArray[np.float64], ...]
+def with_lesions(
+    random: np.random.Generator,
+    tissues: dict[str, Volume],
+    axes: tuple[NDArray[np.float64], ...],
+    mean: float = 5,
+    radii_mm: tuple[float, float] = (1.8, 4.5),
 ) -> Mapping[str, Volume]:
-    """Adds a few small lesions to about half of the subjects. The lesions replace white matter."""
-    count = int(random.poisson(5)) if random.random() < 0.5 else 0
+    """Adds ``mean`` lesions, on average, to about half of the subjects. The lesions replace white matter."""
+    count = int(random.poisson(mean)) if random.random() < 0.5 else 0
     field = np.zeros_like(tissues["white"])
     candidates = np.argwhere(tissues["white"] > 0.9)
     for _ in range(count if len(candidates) else 0):
         slice_, row, column = candidates[random.integers(len(candidates))]
-        radius = random.uniform(1.8, 4.5, 2)
+        radius = random.uniform(*radii_mm, 2)
         y = (axes[1] - axes[1][row]) / radius[0]
         x = (axes[2] - axes[2][column]) / radius[1]
         blob = np.clip(1.2 * np.exp(-(y[:, None] ** 2) - x**2), 0, 1)

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.data.volume import VolumeData, check_name
 from fedrecon.sites.errors import InputError, unknown
-from fedrecon.sites.phantom.protocol import PROTOCOLS, Protocol
-from fedrecon.sites.phantom.scanner import scan
+from fedrecon.sites.phantom.anatomy import N_SLICES
+from fedrecon.sites.phantom.protocol import PROTOCOLS, Protocol, own_scanner
+from fedrecon.sites.phantom.scanner import ANATOMIES, scan
 from fedrecon.sites.seeding import generator
 
 DEFAULT_SITES = tuple(PROTOCOLS)
 DEFAULT_SUBJECTS = 24
 DEFAULT_SIZE = 128
 _SPLIT_CYCLE = ("test", "train", "validation", "train", "test", "train")
-_LIMITS = {"subjects": (1, 10_000), "size": (32, 512), "coils": (1, 32)}
+SCANNERS = ("protocol", "own")
+"""Whether sites of one contrast share the protocol's scanner, or each has its own."""
+_LIMITS = {"subjects": (1, 10_000), "size": (32, 512), "coils": (1, 32), "slices": (1, 10_000)}
+
+
+@dataclass(frozen=True)
+class Population:
+    """What the subjects of a consortium are.
+
+    Attributes:
+        anatomy: a name of :data:`~fedrecon.sites.phantom.scanner.ANATOMIES`: ``atlas`` deforms one atlas, ``varied``
+            synthesises each subject.
+        scanners: ``protocol``: sites of one contrast measure alike. ``own``: each has its own scanner, the contrast
+            stays.
+        slices: number of training slices of each site in their order, or one number for all; empty: those of
+            ``subjects``.
+    """
+
+    anatomy: str = "atlas"
+    scanners: str = "protocol"
+    slices: Sequence[int] = ()
 
 
 def simulate(
@@ -26,6 +49,7 @@ def simulate(
     size: int = DEFAULT_SIZE,
     coils: int | None = None,
     seed: int = 0,
+    population: Population | None = None,
 ) -> list[Path]:
     """Writes one shard ``NAME.h5`` for each hospital into the folder ``out`` and returns their paths.
 
@@ -38,21 +62,35 @@ def simulate(
         subjects: number of subjects at each hospital, with six slices each. Of 6 subjects 3 train, 1 validates
             and 2 test. A single subject is a test subject.
         size: side of the square matrix, in pixels.
-        coils: number of receive coils at all hospitals; None takes the number of each protocol.
+        coils: number of receive coils at all hospitals; None takes the number of each scanner.
         seed: the seed of the whole consortium.
+        population: the anatomies, the scanners and the number of training slices; None takes the default one.
 
     Raises:
-        InputError: a contrast is unknown, a hospital's name is not allowed or given twice, or a number is out of
-            range. Nothing is written then.
+        InputError: a contrast, an anatomy or a kind of scanners is unknown, a hospital's name is not allowed or given
+            twice, a number is out of range, or there is not one number of slices for each hospital. Nothing is written
+            then.
     """
-    protocols = _hospitals(sites)
-    for name, value in (("subjects", subjects), ("size", size), ("coils", coils)):
+    chosen = population or Population()
+    contrasts = _hospitals(sites)
+    for what, name, known in (("anatomy", chosen.anatomy, ANATOMIES), ("scanners", chosen.scanners, SCANNERS)):
+        if name not in known:
+            raise unknown(what, name, known)
+    slices = list(chosen.slices)
+    given = [("subjects", subjects), ("size", size), ("coils", coils), *(("slices", one) for one in slices)]
+    for name, value in given:
         low, high = _LIMITS[name]
         if value is not None and not low <= value <= high:
             raise InputError(f"{name} is {value}; allowed: {low} to {high}.")
-    for name in protocols:
+    if len(slices) > 1 and len(slices) != len(contrasts):
+        raise InputError(f"slices has {len(slices)} numbers for {len(contrasts)} sites; allowed: one, or one a site.")
+    n_train: Sequence[int | None] = slices * len(contrasts) if len(slices) == 1 else slices or [None] * len(contrasts)
+    for name in contrasts:
         _check_free(Path(out) / f"{name}.h5")
-    return [_write(Path(out), name, contrast, subjects, size, coils, seed) for name, contrast in protocols.items()]
+    return [
+        _write(Path(out), name, volumes(name, contrast, subjects, size, coils, seed, chosen, most))
+        for (name, contrast), most in zip(contrasts.items(), n_train, strict=True)
+    ]
 
 
 def split_of(index: int) -> str:
@@ -61,30 +99,62 @@ def split_of(index: int) -> str:
 
 
 def volumes(
-    site: str, contrast: str, subjects: int, size: int, coils: int | None = None, seed: int = 0
+    site: str,
+    contrast: str,
+    subjects: int,
+    size: int,
+    coils: int | None = None,
+    seed: int = 0,
+    population: Population | None = None,
+    slices: int | None = None,
 ) -> Iterator[VolumeData]:
     """The subjects of a hospital, one by one. A subject has one volume, and its id begins with the hospital's name.
 
     Args:
         contrast: a name of :data:`PROTOCOLS`.
-        subjects, size, coils, seed: as for :func:`simulate`.
+        subjects, size, coils, seed, population: as for :func:`simulate`.
+        slices: number of training slices; None takes all of the training subjects among ``subjects``. The last
+            training subject keeps as many of its slices as are left, from its middle.
     """
-    protocol = PROTOCOLS[contrast]
-    for index in range(subjects):
-        one = scan(generator(seed, "phantom", site, index), protocol, size, coils or protocol.n_coils)
+    chosen, protocol = population or Population(), PROTOCOLS[contrast]
+    if chosen.scanners == "own":
+        protocol = own_scanner(protocol, generator(seed, "scanner", site))
+    for index, kept in members(subjects, slices):
+        random = generator(seed, "phantom", site, index)
+        one = scan(random, protocol, size, coils or protocol.n_coils, ANATOMIES[chosen.anatomy])
         name = f"{site}-{index + 1:03d}"
+        start = (N_SLICES - kept) // 2
+        shown = slice(start, start + kept)
         yield VolumeData(
             name,
             subject=name,
             split=split_of(index),
-            kspace=one.kspace,
-            reference=one.reference,
+            kspace=one.kspace[shown],
+            reference=one.reference[shown],
             noise=one.noise,
             voxel_mm=_voxel_mm(protocol, size),
             acquisition=contrast,
             field_strength_t=protocol.field_strength_t,
-            truth=one.truth,
+            truth=one.truth[shown],
         )
+
+
+def members(subjects: int, slices: int | None) -> Iterator[tuple[int, int]]:
+    """The numbers of a hospital's subjects (from 0), each with its number of slices.
+
+    With a number of training slices, the subjects below ``subjects`` that do not train stay, and as many subjects train
+    as are needed.
+    """
+    left = slices
+    for index in count():
+        trains = split_of(index) == "train"
+        if index >= subjects and not left:
+            return
+        if left is None or (not trains and index < subjects):
+            yield index, N_SLICES
+        elif trains and left:
+            yield index, min(left, N_SLICES)
+            left -= min(left, N_SLICES)
 
 
 def _check_free(path: Path) -> None:
@@ -97,9 +167,8 @@ def _check_free(path: Path) -> None:
         raise InputError(f"{path}: is the shard of a site that was not simulated; it is not replaced.")
 
 
-def _write(out: Path, site: str, contrast: str, subjects: int, size: int, coils: int | None, seed: int) -> Path:
+def _write(out: Path, site: str, data: Iterator[VolumeData]) -> Path:
     path = out / f"{site}.h5"
-    data = volumes(site, contrast, subjects, size, coils, seed)
     write_shard(path, site, data, simulated=True, phase="smooth", origin="phantom", noise_from="simulation")
     return path
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from fedrecon.sites.phantom.contrast import GradientEcho, InversionRecovery, Sequence, SpinEcho
 
@@ -45,3 +47,20 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "pdw": Protocol(SpinEcho(3000, 20), 1.5, 250.0, 4.0, 1, 50.0, 0.05, 0.9, 0.3),
     "flair": Protocol(InversionRecovery(9000, 2500, 120), 3.0, 235.0, 4.0, 4, 22.0, 0.14, 0.6, 0.3),
 }
+
+
+def own_scanner(protocol: Protocol, random: np.random.Generator) -> Protocol:
+    """A scanner of another maker for the same contrast: sequence, field strength, fat and slice thickness stay.
+
+    Drawn are the field of view (up to 6 % more), coils (1 to 8), SNR (times 0.6 to 1.7), shading and phase (times 0.5
+    to 2).
+    """
+    factors = np.exp(random.uniform(-1, 1, 3) * np.log([1.7, 2.0, 2.0]))
+    return replace(
+        protocol,
+        field_of_view_mm=round(protocol.field_of_view_mm * random.uniform(1.0, 1.06), 1),
+        n_coils=int(random.choice([1, 2, 4, 8])),
+        snr=protocol.snr * float(factors[0]),
+        bias=protocol.bias * float(factors[1]),
+        phase=protocol.phase * float(factors[2]),
+    )

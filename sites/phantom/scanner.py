@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,21 @@ from fedrecon.sites.phantom.anatomy import N_SLICES, subject_tissues, thick_atla
 from fedrecon.sites.phantom.contrast import TISSUES
 from fedrecon.sites.phantom.fields import smooth_field
 from fedrecon.sites.phantom.protocol import Protocol
+from fedrecon.sites.phantom.synthesis import synthetic_tissues
 
+Anatomy = Callable[
+    [np.random.Generator, float, NDArray[np.float64], NDArray[np.float64]], Mapping[str, NDArray[np.float32]]
+]
+"""Draws a subject: (generator, slice thickness in mm, rows in mm, columns in mm) -> shares of tissues."""
+
+
+def _from_atlas(
+    random: np.random.Generator, slice_mm: float, y: NDArray[np.float64], x: NDArray[np.float64]
+) -> Mapping[str, NDArray[np.float32]]:
+    return subject_tissues(random, thick_atlas(slice_mm), y, x)
+
+
+ANATOMIES: Mapping[str, Anatomy] = {"atlas": _from_atlas, "varied": synthetic_tissues}
 _FINE_PIXELS = 240
 
 
@@ -34,7 +48,9 @@ class Scan:
     noise: float
 
 
-def scan(random: np.random.Generator, protocol: Protocol, size: int, n_coils: int) -> Scan:
+def scan(
+    random: np.random.Generator, protocol: Protocol, size: int, n_coils: int, anatomy: Anatomy = _from_atlas
+) -> Scan:
     """Scans one new subject, with a matrix of ``size`` x ``size``."""
     # Imported here: it loads torch, which the names and limits of the consortium do not need.
     from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
@@ -43,7 +59,7 @@ def scan(random: np.random.Generator, protocol: Protocol, size: int, n_coils: in
     # matrix: small matrices then show partial volume and truncation, as with a real scanner.
     n_fine = size * -(-_FINE_PIXELS // size)
     position = (np.arange(n_fine, dtype=np.float64) - n_fine // 2) * (protocol.field_of_view_mm / n_fine)
-    tissues = subject_tissues(random, thick_atlas(protocol.slice_mm), position, position)
+    tissues = anatomy(random, protocol.slice_mm, position, position)
     image = _signal(random, protocol, tissues, position)
     brain = (tissues["white"] + tissues["grey"]) > 0.9
     noise = float(np.abs(image[brain]).mean() / protocol.snr)

@@ -48,6 +48,10 @@ class Evaluation(Settings):
         """What a digest holds. Pictures change no score: ``auto`` counts as ``true``, the first default."""
         return {**science_of(self), "panels": self.panels is not False}
 
+    def selection(self) -> dict[str, Any]:
+        """What decides which round is the best."""
+        return {**{key: value for key, value in self.science().items() if key != "panels"}, "every": self.every}
+
     def draws(self, origin: str) -> bool:
         """Whether pictures of a shard of this origin may leave its site."""
         return origin == PHANTOM if self.panels == "auto" else bool(self.panels)

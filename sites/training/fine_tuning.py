@@ -1,7 +1,8 @@
-"""A short local training of the private part alone, at a site that did not take part in the federation."""
+"""A short local training, at a site that did not take part in the federation."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from fedrecon.sites.seeding import generator
@@ -13,21 +14,20 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedrecon.sites.training.batches import Slices
-    from fedrecon.sites.training.parameters import Parameters
     from fedrecon.sites.training.settings import Training
 
 
 def fine_tune(
-    model: nn.Module, parameters: Parameters, slices: Slices, training: Training, seed: int, site: str, epochs: int
+    model: nn.Module, names: Collection[str], slices: Slices, training: Training, seed: int, site: str, epochs: int
 ) -> None:
-    """Trains the private parameters of ``model`` in place; the shared parameters do not change.
+    """Trains the parameters ``names`` of ``model`` in place; the others do not change.
 
     The loss, optimiser, first learning rate, batch size and augmentation are the experiment's. The order of the slices
     follows from (seed, site, epoch) alone, and the masks follow from these and from the slice.
     """
     named = dict(model.named_parameters())
-    private = [named[name] for name in parameters.names(shared=False) if name in named]
-    one = optimizer(training.optimizer, private, training.learning_rate)
+    own = [named[name] for name in names if name in named]
+    one = optimizer(training.optimizer, own, training.learning_rate)
     model.train()
     for epoch in range(epochs):
         for items in slices.batches(training.batch_size, generator(seed, "fine-tune", site, epoch)):

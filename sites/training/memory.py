@@ -8,7 +8,7 @@ of format 2 names no experiment and is read without that comparison; one of form
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class Memory:
         self.source = None if source is None else Path(source)
         self.round = 0
         self.values: dict[str, Vector] = {}
+        self._spared: set[int] = set()
 
     def load(self, number: int) -> None:
         """Loads the memory of round ``number``, from disk if the process holds another round. Round 0 is empty.
@@ -79,8 +80,10 @@ class Memory:
         path = self._path(number)
         return number == self.round or (path is not None and path.is_file())
 
-    def save(self, number: int, values: Mapping[str, Vector]) -> None:
+    def save(self, number: int, values: Mapping[str, Vector], kept: int | None = None) -> None:
         """Keeps ``values`` as the memory of round ``number``: in the process, and on disk in that round's file.
+
+        The file of round ``kept`` is not deleted now, nor at the next call: a torn checkpoint leads back by one round.
 
         Raises:
             RunError: a value is NaN or infinite. Nothing is kept then.
@@ -94,7 +97,8 @@ class Memory:
             header = {"format": FORMAT, **owner}
             with atomic.replacing(path) as temporary:
                 save_file(whole, temporary, metadata={**header, "xxh3": _checksum(header, whole)})
-            self._forget(self.round, number)
+            self._forget(self.round, number, {kept} | self._spared)
+            self._spared = {kept} if kept is not None else set()
         self.round, self.values = number, dict(values)
 
     def _copy(self, source: Path, target: Path) -> None:
@@ -106,8 +110,8 @@ class Memory:
     def _path(self, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"round-{number:06d}.safetensors"
 
-    def _forget(self, committed: int, saved: int) -> None:
-        """Deletes older files, files between the two rounds, and temporary files of killed writers.
+    def _forget(self, committed: int, saved: int, spared: Collection[int | None]) -> None:
+        """Deletes, but for the rounds ``spared``, older files, files between the two rounds, and temporary files of killed writers.
 
         It keeps the committed round and the one before it: a run with a torn checkpoint goes back to the latter. A file
         between the committed and the saved round is of a round that went on without this site.
@@ -119,7 +123,12 @@ class Memory:
         torn = self.folder.glob(".round-*.tmp")
         left_out = (path for path in self.folder.glob("round-*.safetensors") if 0 < committed < _number(path) < saved)
         for path in (*torn, *left_out, *(path for path in older if _number(path) < kept)):
-            path.unlink(missing_ok=True)
+            if _is_temporary(path) or _number(path) not in spared:
+                path.unlink(missing_ok=True)
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _read(path: Path, number: int, experiment: str) -> dict[str, Vector]:

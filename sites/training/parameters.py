@@ -24,6 +24,7 @@ class Slot:
         shape: shape of the parameter.
         start: first index in the flat vector.
         shared: True if the parameter is shared, False if it is private to the site.
+        local: True if the site trains it for itself in the local rounds; every private parameter is.
         buffer: True if it is a buffer, such as a running mean: it has no gradient.
     """
 
@@ -32,6 +33,7 @@ class Slot:
     start: int
     shared: bool
     buffer: bool = False
+    local: bool = False
 
     @property
     def stop(self) -> int:
@@ -49,25 +51,30 @@ class Parameters:
         flat: (n,) all values.
         shared: (n_shared,) the shared values, a view of ``flat``.
         private: (n - n_shared,) the private values, a view of ``flat``.
+        local: (n - n_fixed,) the personal and the private values, a view of ``flat``. Without local rounds no value is
+            personal, and it is ``private``.
         n_shared: number of shared values.
+        n_fixed: number of the shared values that no site trains for itself in local rounds.
         slots: the layout, in order.
 
     Raises:
         TypeError: a parameter is not float32.
     """
 
-    def __init__(self, model: nn.Module, shares: Callable[[str], bool]) -> None:
+    def __init__(
+        self, model: nn.Module, shares: Callable[[str], bool], personal: Callable[[str], bool] = lambda name: False
+    ) -> None:
         trained: dict[str, Tensor] = dict(model.named_parameters())
         tensors = trained | {name: value for name, value in model.named_buffers() if value.is_floating_point()}
         for name, value in tensors.items():
             if value.dtype != torch.float32:
                 raise TypeError(f"parameter '{name}' is {value.dtype}; only float32 parameters are exchanged")
-        ordered = sorted(tensors, key=lambda name: not shares(name))  # stable: model's order in each part
+        ordered = sorted(tensors, key=lambda name: (not shares(name), personal(name)))  # stable: model's order in each part
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
         self.flat = torch.empty(sum(tensors[name].numel() for name in ordered), device=device)
         slots, start = [], 0
         for name in ordered:
-            slot = Slot(name, tuple(tensors[name].shape), start, shares(name), name not in trained)
+            slot = Slot(name, tuple(tensors[name].shape), start, shares(name), name not in trained, not shares(name) or personal(name))
             view = self.flat[slot.start : slot.stop].view(slot.shape)
             with torch.no_grad():
                 view.copy_(tensors[name])
@@ -78,6 +85,8 @@ class Parameters:
         self.n_shared = sum(slot.stop - slot.start for slot in slots if slot.shared)
         self.shared = self.flat[: self.n_shared]
         self.private = self.flat[self.n_shared :]
+        self.n_fixed = sum(slot.stop - slot.start for slot in slots if not slot.local)
+        self.local = self.flat[self.n_fixed :]
 
     @property
     def buffers(self) -> Buffers:
@@ -95,21 +104,42 @@ class Parameters:
         _copy(self.shared, values, "shared")
 
     def load_private(self, values: Vector) -> None:
-        """Copies a private vector into the network.
+        """Copies a vector into the end of the network's own: the private values, the local ones, or all.
 
         Raises:
             ValueError: the vector has another length.
         """
-        _copy(self.private, values, "private")
+        lengths = {len(self.private), len(self.local), len(self.flat)}
+        own = self.flat[len(self.flat) - len(values) :] if len(values) in lengths else self.private
+        _copy(own, values, "private")
+
+    def load_all(self, named: Mapping[str, np.ndarray]) -> None:
+        """Copies values, by name, into the whole network.
+
+        Raises:
+            ValueError: the names or shapes are not exactly those of the layout.
+        """
+        slots = {slot.name: slot for slot in self.slots}
+        if wrong := sorted(set(named) ^ set(slots)):
+            raise ValueError(f"these weights belong to another network: {wrong[:4]}")
+        for name, slot in slots.items():
+            if np.shape(named[name]) != slot.shape:
+                raise ValueError(f"'{name}' has the shape {slot.shape} in this network, given {np.shape(named[name])}")
+            self.flat[slot.start : slot.stop] = torch.from_numpy(np.array(named[name], np.float32)).reshape(-1)
+
+    @property
+    def local_names(self) -> tuple[str, ...]:
+        """Names of the parameters that a site trains for itself in local rounds, in order."""
+        return tuple(slot.name for slot in self.slots if slot.local)
 
     def names(self, shared: bool) -> tuple[str, ...]:
         """Names of the shared (or of the private) parameters, in order."""
         return tuple(slot.name for slot in self.slots if slot.shared is shared)
 
     def named(self, vector: Vector, shared: bool) -> dict[str, np.ndarray]:
-        """A shared (or private) vector cut into named arrays of the parameters' shapes (views)."""
-        offset = 0 if shared else self.n_shared
-        slots = [slot for slot in self.slots if slot.shared is shared]
+        """A shared (or private, or local) vector cut into named arrays of the parameters' shapes (views)."""
+        offset = 0 if shared else len(self.flat) - len(vector)
+        slots = [slot for slot in self.slots if (slot.shared if shared else slot.start >= offset)]
         return {s.name: vector[s.start - offset : s.stop - offset].reshape(s.shape) for s in slots}
 
     def joined(self, named: Mapping[str, np.ndarray], shared: bool) -> Vector:
@@ -119,6 +149,8 @@ class Parameters:
             ValueError: the names or shapes are not exactly those of the layout.
         """
         slots = [slot for slot in self.slots if slot.shared is shared]
+        if not shared and set(named) == set(self.local_names):
+            slots = [slot for slot in self.slots if slot.local]
         if set(named) != {slot.name for slot in slots}:
             raise ValueError(
                 f"these weights belong to another network: {sorted(set(named) ^ {s.name for s in slots})[:4]}"

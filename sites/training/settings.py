@@ -37,6 +37,12 @@ class Training(Settings):
         optimizer_state: ``reset`` makes a fit a pure function of weights, seed, round and private part. ``keep``
             carries the optimiser's moments from round to round as private memory. ``auto`` takes the default of the
             strategy.
+        keep: the round whose state is tested, exported and applied: the ``last`` one, or the ``best`` one by the mean
+            over the sites of the validation PSNR of the method's output. The first of equals is the best.
+        patience: number of validations in a row without a better one after which the training ends; None trains all
+            rounds.
+        start: a finished run of the same network, whose weights the training begins with; its digest enters this one's.
+            None begins with new weights, from the seed.
     """
 
     rounds: int = Field(10, ge=0, le=10**6)
@@ -52,6 +58,9 @@ class Training(Settings):
     patch: Annotated[int | None, ADDED_LATER] = Field(None, ge=8, le=4096)
     precision: Literal["float32", "bfloat16"] = "float32"
     optimizer_state: Literal["auto", "reset", "keep"] = "auto"
+    keep: Annotated[Literal["last", "best"], ADDED_LATER] = "last"
+    patience: Annotated[int | None, ADDED_LATER] = Field(None, ge=1, le=10**6)
+    start: Annotated[str | None, ADDED_LATER] = Field(None, min_length=1, max_length=64)
 
     @field_validator("loss")
     @classmethod
@@ -72,6 +81,11 @@ class Training(Settings):
                 f"loss: one of {', '.join(BRIGHTNESS)} needs a weight above 0: other losses do not fix the brightness"
             )
         return self
+
+    @property
+    def selects(self) -> bool:
+        """Whether validation scores decide what is trained, or which round is kept."""
+        return self.keep == "best" or self.patience is not None
 
     def slices_at(self, site: str) -> int | None:
         """The value of ``max_slices`` for one site."""

@@ -130,6 +130,12 @@ def test_no_name_date_or_id_reaches_a_shard_a_log_or_an_error(tmp_path, caplog, 
         assert len(str(error.value).splitlines()) == 1, case
         shown.append(str(error.value))
     content = write_dicom(wrong, image(), **PERSON).read_bytes()
+    quoted = content.replace(b"1.5\\2.0 ", b"1\\1531AB")  # pydicom's error for a number quotes it
+    assert quoted != content
+    wrong.write_bytes(quoted)
+    with pytest.raises(InputError) as error:
+        import_data("dicom", wrong, "w", tmp_path / "out")
+    shown.append(str(error.value))
     for place in range(140, len(content) - 640, 29):
         for changed in (content[:place], content[:place] + b"\xff\x00\xffZwi" + content[place + 6 :]):
             wrong.write_bytes(changed)
@@ -183,7 +189,10 @@ KINDS = {
     "phase": {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]},
     "real": {"ImageType": ["ORIGINAL", "PRIMARY", "R_FFE", "R", "FFE"]},
     "imaginary": {"ComplexImageComponent": "IMAGINARY"},
-    "computed maps": {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]},
+    "computed maps": {
+        "ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"],
+        "FrameType": ["ORIGINAL", "PRIMARY", "T1", "T1 MAP"],
+    },
 }
 
 
@@ -218,6 +227,7 @@ def test_what_is_no_stack_is_refused(tmp_path):
     sized = series(tmp_path / "sized")
     write_dicom(sized / "9", image(20, 18), sized, (10, 10, 30))
     refuse(sized, "20x16 .* 20x18")
+    refuse(series(tmp_path / "mosaic", STACK[:1], ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), "mosaic")
     broken = series(tmp_path / "broken")
     (broken / "0").write_bytes((broken / "0").read_bytes()[:-100])
     refuse(broken, "broken: 0: is damaged")
@@ -246,7 +256,8 @@ def test_contrast_and_field_are_those_of_the_header(tmp_path):
     for contrast, elements in said.items():
         data, _ = loaded(write_dicom(tmp_path / "a.dcm", image(), MagneticFieldStrength=3, **elements))
         assert (data.acquisition, data.field_strength_t) == (contrast, 3.0)
-    data, record = loaded(write_dicom(tmp_path / "a.dcm", image(), MagneticFieldStrength=15000))
+    weighted = {"ImageType": ["ORIGINAL", "PRIMARY", "T1", "M"]}  # a contrast, and no map of T1
+    data, record = loaded(write_dicom(tmp_path / "a.dcm", image(), MagneticFieldStrength=15000, **weighted))
     assert data.field_strength_t is None
     assert [note.kind for note in record.notes] == ["header-implausible"]
 

@@ -13,11 +13,14 @@ import pytest
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
-from fedrecon.sites.phantom import DEFAULT_SITES, PROTOCOLS, simulate, split_of, volumes
+from fedrecon.sites.phantom import DEFAULT_SITES, PROTOCOLS, Population, simulate, split_of, volumes
 from fedrecon.sites.phantom.anatomy import subject_tissues, thick_atlas
 from fedrecon.sites.phantom.contrast import TISSUES, GradientEcho, InversionRecovery, SpinEcho, Tissue
 from fedrecon.sites.phantom.fields import smooth_field, spline_basis
+from fedrecon.sites.phantom.consortium import members
+from fedrecon.sites.phantom.protocol import own_scanner
 from fedrecon.sites.phantom.scanner import coil_maps, crop, scan
+from fedrecon.sites.phantom.synthesis import synthetic_tissues
 from fedrecon.sites.seeding import generator
 
 LOG2 = float(np.log(2))
@@ -196,9 +199,99 @@ def test_two_hospitals_of_one_contrast_and_coils_for_all(tmp_path: Path):
     assert north.volumes[0].split == "test"
 
 
+POSITION = np.linspace(-115, 115, 80)
+
+
+@pytest.fixture(scope="module")
+def people():
+    """The tissues of five synthesised subjects, on a coarse grid."""
+    return [synthetic_tissues(generator(i, "person"), 4.0, POSITION, POSITION) for i in range(5)]
+
+
+def test_synthesised_tissues_are_shares_of_heads_in_air(people):
+    for tissues in people:
+        total = np.sum(list(tissues.values()), axis=0)
+        assert set(tissues) == set(TISSUES[3.0])
+        assert min(share.min() for share in tissues.values()) >= 0
+        assert total.max() <= 1 + 1e-5
+        assert max(total[:, [0, -1]].max(), total[:, :, [0, -1]].max()) == 0  # the first and last rows and columns
+        assert total[:, 40, 40] == pytest.approx(1, abs=1e-4)
+        volume = {name: share.sum() for name, share in tissues.items()}
+        assert 0.15 < volume["grey"] / (volume["grey"] + volume["white"]) < 0.7
+        assert 0 < volume["csf"] < volume["grey"] + volume["white"]
+
+
+def test_each_synthesised_subject_has_folds_and_a_size_of_its_own(people):
+    """Grey matter of two subjects overlaps less than that of two that deform one atlas; and heads differ more."""
+    atlas = [subject_tissues(generator(i), thick_atlas(4.0), POSITION, POSITION) for i in range(5)]
+
+    def overlap(found):
+        grey = [tissues["grey"][2] > 0.5 for tissues in found]
+        pairs = [(a, b) for at, a in enumerate(grey) for b in grey[:at]]
+        return np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs])
+
+    def spread(found):
+        return np.std([np.log(np.sum(list(tissues.values()))) for tissues in found])
+
+    assert overlap(people) < 0.8 * overlap(atlas)
+    assert spread(people) > spread(atlas)
+    fluid = [tissues["csf"].sum() / (tissues["white"] + tissues["grey"]).sum() for tissues in people]
+    assert max(fluid) > 1.5 * min(fluid)
+
+
+def test_a_synthesised_subject_depends_on_its_generator_alone():
+    first, again = (synthetic_tissues(generator(3), 4.0, POSITION, POSITION) for _ in range(2))
+    for name, share in first.items():
+        np.testing.assert_array_equal(share, again[name])
+
+
+def test_own_scanners_differ_and_keep_the_contrast():
+    before = PROTOCOLS["t2w"]
+    found = [own_scanner(before, generator(0, "scanner", name)) for name in ("north", "south", "east")]
+    contrast = {(one.sequence, one.field_strength_t, one.slice_mm, one.fat_suppression) for one in found}
+    assert contrast == {(before.sequence, before.field_strength_t, before.slice_mm, before.fat_suppression)}
+    for name in ("field_of_view_mm", "snr", "bias", "phase"):
+        assert len({getattr(one, name) for one in found}) == 3
+    assert all(before.field_of_view_mm <= one.field_of_view_mm <= 1.06 * before.field_of_view_mm for one in found)
+    assert all(before.snr / 1.7 <= one.snr <= 1.7 * before.snr for one in found)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "slices", "expected"),
+    [
+        # of 6 subjects 0 and 4 are tested, 2 validates; subjects 1, 3, 5, 7, ... train with 6 slices each
+        (6, 2, {"train": [2], "validation": [6], "test": [6, 6]}),
+        (6, 8, {"train": [6, 2], "validation": [6], "test": [6, 6]}),
+        (6, 26, {"train": [6, 6, 6, 6, 2], "validation": [6], "test": [6, 6]}),
+        (3, None, {"train": [6], "validation": [6], "test": [6]}),
+    ],
+)
+def test_a_site_has_as_many_training_slices_as_asked_and_the_same_others(subjects, slices, expected):
+    found: dict[str, list[int]] = {}
+    for index, kept in members(subjects, slices):
+        found.setdefault(split_of(index), []).append(kept)
+    assert found == expected
+
+
+@pytest.mark.slow
+def test_the_last_training_subject_keeps_its_middle_slices():
+    given = {"site": "a", "contrast": "t1w", "subjects": 2, "size": 32}
+    whole, cut = (next(one for one in volumes(**given, slices=n) if one.split == "train") for n in (6, 2))
+    np.testing.assert_array_equal(cut.kspace, whole.kspace[2:4])
+    assert (cut.name, cut.noise) == (whole.name, whole.noise)
+
+
+def test_the_default_consortium_keeps_its_bits():
+    assert next(volumes("t1w", "t1w", 1, 48)).digest().startswith("7b41c428b67e")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"population": Population(anatomy="varid")}, "Did you mean 'varied'?"),
+        ({"population": Population(scanners="owned")}, "Did you mean 'own'?"),
+        ({"population": Population(slices=(2, 120))}, "slices has 2 numbers for 4 sites"),
+        ({"population": Population(slices=(0,))}, "slices is 0; allowed: 1 to"),
         ({"sites": ["t1"]}, "unknown contrast 't1'. Did you mean 't1w'?"),
         ({"sites": ["a:flare"]}, "Did you mean 'flair'?"),
         ({"sites": ["t1w", "t1w"]}, "site 't1w' is given twice"),

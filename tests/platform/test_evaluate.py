@@ -7,6 +7,7 @@ from safetensors.numpy import load_file
 from tiny import NETWORKS, PARAMETERS, UNET
 
 import fedrecon
+from fedrecon.platform.config.science import TRAINED
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.tracking.store import run_store
@@ -34,7 +35,9 @@ def test_scored_again_it_has_the_run_s_own_scores(case, consortium, workspace):
         "publish_private": "all",
     }
     result = fedrecon.run(given, workspace=workspace, in_process=True)
-    rows = evaluate(result.digest, workspace=workspace)["rows"]
+    found = evaluate(result.digest, workspace=workspace)
+    rows = found["rows"]
+    assert found["science_version"] == found["run_science_version"] == TRAINED
     assert {row["site"]: row["psnr"] for row in rows} == pytest.approx(
         {site: one["psnr"] for site, one in result.sites.items()}, abs=1e-9
     )

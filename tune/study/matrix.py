@@ -175,6 +175,7 @@ class Matrix:
             personal=personal,
             alone=alone,
             network=one.network["name"] if one.trains else "",
+            like=one.twin_digest(self.shards),
             about=described(one.method if one.trains else one.classical),
             zero_filled=isinstance(one.classical, ZeroFilled),
             **spent(budgets(one, self.shards).values()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
 from fedrecon.tune.search.config import MAX_TRIALS, PROBLEM, Budget, CampaignSettings, Sweep
 from fedrecon.tune.search.space import KINDS, Dimension, Params, draw, points, read_space
+
+_DIGEST = re.compile("[0-9a-f]{16}")
+"""A whole digest: a trial is planned before its workspace is searched for a run."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,8 @@ class Planner:
         """
         try:
             experiment = Experiment.read(apply_values(self.base, params))
+            if experiment.training.start is not None and not _DIGEST.fullmatch(experiment.training.start):
+                raise InputError("training.start: among trials, name the run by its whole digest (16 characters)")
             sites = self.sites(experiment)
             parts: list[Any] = [experiment.measured, experiment.sites, experiment.strategy, experiment.allow_pooling]
             parts += [experiment.publish_private, experiment.test and experiment.test.model_dump()]

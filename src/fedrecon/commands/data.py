@@ -31,6 +31,26 @@ def add(commands: Any) -> None:
         metavar="N",
         help="number of coils at every site (default: each site's own number)",
     )
+    one.add_argument(
+        "--anatomy",
+        metavar="KIND",
+        default="atlas",
+        help="atlas (one atlas, deformed for each subject) or varied (each subject synthesised with folds of its own)",
+    )
+    one.add_argument(
+        "--scanners",
+        metavar="KIND",
+        default="protocol",
+        help="protocol (sites of a contrast measure alike) or own (each site its scanner; the contrast stays)",
+    )
+    one.add_argument(
+        "--slices",
+        nargs="+",
+        type=whole(1, 10_000),
+        metavar="N",
+        default=(),
+        help="training slices of the sites: one number, or one a site (default: those of the subjects)",
+    )
     one.add_argument("--seed", type=SEEDS, default=0)
 
     one = command(commands, "import", data_import.run, "import files as the shard of a site", json=True)
@@ -50,13 +70,14 @@ def add(commands: Any) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from fedrecon.sites.phantom import simulate
+    from fedrecon.sites.phantom import Population, simulate
 
+    population = Population(arguments.anatomy, arguments.scanners, arguments.slices)
     options = {key: getattr(arguments, key) for key in ("subjects", "size", "coils")}
     options = {key: value for key, value in options.items() if value is not None}
     if arguments.sites:
         options["sites"] = tuple(arguments.sites)
-    for path in simulate(arguments.directory, seed=arguments.seed, **options):
+    for path in simulate(arguments.directory, seed=arguments.seed, population=population, **options):
         say(str(path))
     return DONE
 

@@ -1,9 +1,9 @@
-"""All statistics of a study: means, paired tests, best methods, generalisation gaps and gains over local training.
+"""All statistics of a study: means, paired tests, best methods, generalisation gaps and gains over twins.
 
 Holm's correction covers a family of tests, in PSNR and in SSIM apart. All comparisons of one condition are one family.
 A condition has one kind of training, one noise level, and tested sites that all trained or all did not train. The
 family includes all training operators and the comparisons with the best method. The tests by site are one family per
-group. The tests of the gain over local training (in PSNR alone) are one family.
+group. The tests of the gains over local twins (in PSNR alone) are one family, those over pooled twins another.
 """
 
 from __future__ import annotations

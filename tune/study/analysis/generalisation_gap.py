@@ -1,4 +1,4 @@
-"""The generalisation gap of a method (the loss at unseen sites or operators), and its gain over local training."""
+"""The generalisation gap of a method (the loss at unseen sites or operators), and its gains over its twins."""
 
 from __future__ import annotations
 
@@ -167,21 +167,41 @@ def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict
 
 
 def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
-    """The gains of the methods that train the same network as local training. Their tests are one family."""
-    names = [method.name for method in findings.methods if method.trains]
-    alone = [method.name for method in findings.methods if method.alone]
-    alone = alone or [name for name in names if name == "local"]
+    """The gains over local and over pooled twins. The tests over either kind are one family."""
+    local, pooled = controls(findings)
+    return [
+        *_payoffs(findings, grid, tables, "local", local, [*local]),
+        *_payoffs(findings, grid, tables, "pooled", pooled, [*local, *pooled]),
+    ]
+
+
+def controls(findings: Findings) -> tuple[list[Method], list[Method]]:
+    """The methods that train each site alone, and those that train with the data of all sites in one place."""
+    trained = [method for method in findings.methods if method.trains]
+    alone = [method for method in trained if method.alone]
+    return alone or [one for one in trained if one.name == "local"], [one for one in trained if one.moved_data]
+
+
+def _payoffs(
+    findings: Findings, grid: Grid, tables: Tables, over: str, twins: Sequence[Method], left_out: Sequence[Method]
+) -> list[Payoff]:
+    own_group = {"local": _local_group, "pooled": _pooled_group}[over]
     found = [
-        _payoff(grid, tables, group, method, single)
-        for single in alone
+        _payoff(grid, tables, (group, other), (method.name, twin.name), over)
+        for twin in twins
         for group in tables
-        for method in names
-        if method not in alone and findings.method(method).network == findings.method(single).network
-        if group.training.trains and method in next(iter(tables[group].values()))
-        if _local_group(tables, group, single) is not None
+        for method in findings.methods
+        if method not in left_out and method.is_twin(twin)
+        if group.training.trains and method.name in next(iter(tables[group].values()))
+        if (other := own_group(tables, group, twin.name)) is not None
     ]
     tested = iter(corrected([test for one in found for test in one.tests.values()]))
     return [replace(one, tests={operator: next(tested) for operator in one.tests}) for one in found]
+
+
+def _pooled_group(tables: Tables, group: Group, pooled: str) -> Group | None:
+    """The same group, if the pooled network was trained and tested as the method was."""
+    return group if pooled in next(iter(tables[group].values())) else None
 
 
 def _local_group(tables: Tables, group: Group, alone: str) -> Group | None:
@@ -199,9 +219,8 @@ def _local_group(tables: Tables, group: Group, alone: str) -> Group | None:
     return candidates[0] if candidates else None
 
 
-def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -> Payoff:
-    local = _local_group(tables, group, alone)
-    assert local is not None
+def _payoff(grid: Grid, tables: Tables, groups: tuple[Group, Group], pair: tuple[str, str], over: str) -> Payoff:
+    (group, local), (method, alone) = groups, pair
     means: dict[TestOperator | None, Estimate] = {}
     tests: dict[TestOperator | None, Comparison] = {}
     for operator in tables[group]:
@@ -214,4 +233,4 @@ def _payoff(grid: Grid, tables: Tables, group: Group, method: str, alone: str) -
     rows = [grid.first[cell] for cell in grid.first if cell.method == method and grid.kind(cell) == group.training]
     n_sites = max((row.n_sites for row in rows), default=0)
     slices = float(np.mean(sorted(row.slices_per_site for row in rows))) if rows else 0.0
-    return Payoff(group, method, alone, n_sites, slices, means, tests)
+    return Payoff(group, method, alone, n_sites, slices, means, tests, over)

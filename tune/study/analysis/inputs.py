@@ -30,8 +30,9 @@ class Method:
         published_private: whether private parts of networks left their sites.
         personal: whether each site has its own network or its own part of the network.
         alone: whether no part of the network is shared (local training).
-        network: the name of the trained network; empty without training. Only methods with the same network are
-            compared with local training.
+        network: the name of the trained network; empty without training. like: the identity of the network's options
+            and of all other settings but the strategy. Methods that are equal in both are twins: only these are
+            compared with local and with pooled training.
         zero_filled: whether the method is the zero-filled image, which is never called worse than itself.
         updates: the optimiser steps of each of its networks in the whole training, as text. passes: how often a network
             sees each of its training slices, as text; both empty without training.
@@ -45,10 +46,15 @@ class Method:
     personal: bool
     alone: bool = False
     network: str = ""
+    like: str = ""
     about: str = ""
     zero_filled: bool = False
     updates: str = ""
     passes: str = ""
+
+    def is_twin(self, other: Method) -> bool:
+        """Whether both methods train, and only their strategies differ."""
+        return self.trains and other.trains and (self.network, self.like) == (other.network, other.like)
 
     @property
     def label(self) -> str:

@@ -172,10 +172,12 @@ class Gap:
 
 @dataclass(frozen=True)
 class Payoff:
-    """The gain of a method over local training, in dB. In local training each site trains its own network alone.
+    """The gain of a method over its local or its pooled twin, in dB: the same network and settings, another strategy.
+
+    In local training each site trains its own network alone; in pooled training one network has the data of all.
 
     Attributes:
-        group: the group with the scores of the method. alone: the name of the local method.
+        group: the group with the scores of the method. alone: the name of the twin. over: ``local`` or ``pooled``.
         n_sites: the largest number of sites that trained. slices: the mean number of training slices per site.
         mean: the mean difference over sites under each test operator. Both methods have the same subjects.
         tests: the paired comparison under each test operator.
@@ -188,6 +190,7 @@ class Payoff:
     slices: float
     mean: Mapping[TestOperator | None, Estimate]
     tests: Mapping[TestOperator | None, Comparison]
+    over: str = "local"
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ class Statistics:
         tables: the table of each group. estimates: for each metric the estimates, by table entry.
         references: the methods with which all others are compared. why: the reason for each reference.
         tested: the tests in PSNR and in SSIM.
-        gaps: the generalisation gaps. payoffs: the gains over local training.
+        gaps: the generalisation gaps. payoffs: the gains over local and over pooled training.
         below: the table entries whose mean PSNR is below that of the zero-filled images of the same subjects, each with
             the difference in dB, which is negative.
     """
@@ -230,6 +233,10 @@ class Statistics:
     gaps: Sequence[Gap]
     payoffs: Sequence[Payoff]
     below: Mapping[TableEntry, float]
+
+    def over(self, kind: str) -> list[Payoff]:
+        """The gains over ``local`` or over ``pooled`` training."""
+        return [one for one in self.payoffs if one.over == kind]
 
     @property
     def tests(self) -> Mapping[Group, Sequence[Comparison]]:

@@ -33,8 +33,8 @@ def gaps(findings: Findings, statistics: Statistics) -> Figure | None:
 def gains(findings: Findings, statistics: Statistics) -> Figure | None:
     """The gain of each trained method over local training, with one panel for each group."""
     found: dict[str, dict[str, Estimate]] = defaultdict(dict)
-    several = len({pay.alone for pay in statistics.payoffs}) > 1
-    for pay in statistics.payoffs:
+    several = len({pay.alone for pay in statistics.over("local")}) > 1
+    for pay in statistics.over("local"):
         title = str(pay.group) + (f", against {pay.alone}" if several else "")
         found[title][findings.label(pay.method)] = next(iter(pay.mean.values()))
     subtitle = "Mean PSNR less that of each site's own network, of the same subjects; lines: 95 % interval."
@@ -85,9 +85,9 @@ def against_slices(findings: Findings, statistics: Statistics) -> Figure | None:
 
 def _curves(findings: Findings, statistics: Statistics, x: str, unit: str, other: tuple[str, str]) -> Figure | None:
     """Curves of the gain against the attribute ``x`` of the payoffs, with one panel for each value of the other one."""
-    several = len({round(float(getattr(pay, other[0])), 1) for pay in statistics.payoffs}) > 1
+    several = len({round(float(getattr(pay, other[0])), 1) for pay in statistics.over("local")}) > 1
     found: dict[str, dict[str, dict[float, Estimate]]] = defaultdict(lambda: defaultdict(dict))
-    for pay in statistics.payoffs:
+    for pay in statistics.over("local"):
         group = pay.group
         name = group.where + (f", trained with {group.trained_with}" if group.trained_with else "")
         name += f", noise x {group.noise:g}" if group.noise != 1 else ""

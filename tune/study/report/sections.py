@@ -56,7 +56,8 @@ def document(findings: Findings, statistics: Statistics, figures: Sequence[Pictu
         return [one for one in figures if one.name.rpartition("-")[0] in kinds or one.name in kinds]
 
     groups = list(statistics.tables)
-    gaps, paid = tables.gaps(findings, statistics), tables.payoffs(findings, statistics)
+    gaps = tables.gaps(findings, statistics)
+    paid = [one for over in ("local", "pooled") if (one := tables.payoffs(findings, statistics, over)).rows]
     scores = [tables.scores(findings, statistics, group, metric) for group in groups for metric in METRICS]
     by_site = [tables.by_site(findings, statistics, group, metric) for group in groups for metric in METRICS]
     files = Files([(table, latex(table), grid(table)) for table in tables.all_tables(findings, statistics)])
@@ -68,7 +69,7 @@ def document(findings: Findings, statistics: Statistics, figures: Sequence[Pictu
         Section("Pictures", drawn("map-sites", "map-operators", "curve", "box", "panel")),
         Section("Tests", list(_tests(findings, statistics))),
         Section("What is lost outside of the training", [lost, *drawn("gaps"), *gaps] if gaps else ()),
-        Section("Does federation pay?", [*drawn("gains", "gains-sites", "gains-slices"), paid] if paid.rows else ()),
+        Section("Does federation pay?", [*drawn("gains", "gains-sites", "gains-slices"), *paid] if paid else ()),
         Section("Missing cells", [tables.missing(findings)] if findings.missing else ()),
         Section("What ran", list(_ran(findings))),
         Section("Tables to paste", [files] if files.tables else ()),

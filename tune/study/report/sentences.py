@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from fedrecon.platform.reporting.figure import upper
 from fedrecon.platform.reporting.table import signed
+from fedrecon.tune.study.analysis.generalisation_gap import controls
 from fedrecon.tune.study.analysis.grid import Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import Findings
 from fedrecon.tune.study.analysis.results import Candidate, Choice, Comparison, Gap, Payoff, Rival, Statistics
@@ -193,18 +194,33 @@ def _lost(findings: Findings, gap: Gap) -> str:
 
 
 def _pays(findings: Findings, statistics: Statistics) -> Iterable[str]:
+    yield from (line for over in ("local", "pooled") for line in _gained(findings, statistics, over))
+    yield from _without_twin(findings, statistics)
+
+
+def _gained(findings: Findings, statistics: Statistics, over: str) -> Iterable[str]:
     groups: dict[tuple[Group, str], list[Payoff]] = {}
-    for pay in statistics.payoffs:
+    for pay in statistics.over(over):
         groups.setdefault((pay.group, pay.alone), []).append(pay)
     for (group, alone), own in list(groups.items())[:MANY]:
         tests = [next(iter(pay.tests.values())) for pay in own if pay.tests]
-        name = "local training" if alone == "local" else alone
-        name += "" if group.seen else " of the tested hospital"
+        name = f"{over} training" if alone == over else alone
+        name += "" if group.seen or over == "pooled" else " of the tested hospital"
         yield f"{upper(group.where)} ({group.how}), against {name}: {_counted(findings, tests)}."
-    paid = {pay.method for pay in statistics.payoffs}
-    left = [one.label for one in findings.methods if one.trains and one.name not in paid and not one.alone]
-    if paid and left:
-        yield f"Nothing is said of {', '.join(left)}: no local training of the same network ran."
+
+
+def _without_twin(findings: Findings, statistics: Statistics) -> Iterable[str]:
+    """Yields the methods for which no gain is given, if the study has controls of this kind at all."""
+    local, pooled = controls(findings)
+    for over, kind, others in (("local", local, local), ("pooled", pooled, [*local, *pooled])):
+        paid, none = {pay.method for pay in statistics.over(over)}, f"No gain over {over} training is given of"
+        left = [one for one in findings.methods if one.trains and one.name not in paid and one not in others]
+        alone = [one.label for one in left if not any(one.is_twin(twin) for twin in kind)]
+        apart = [one.label for one in left if one.label not in alone]
+        if kind and alone:
+            yield f"{none} {', '.join(alone)}: no {over} twin of the same network and settings ran."
+        if kind and apart:
+            yield f"{none} {', '.join(apart)}: the {over} twin has no scores to compare with."
 
 
 def _counted(findings: Findings, tests: Sequence[Comparison]) -> str:

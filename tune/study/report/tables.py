@@ -287,9 +287,9 @@ def _difference(one: Estimate, mark: str = "") -> Value:
     return Value(signed(one.mean, "+.2f") + mark, below, f"{one.mean:.9g}", subjects(one.n))
 
 
-def payoffs(findings: Findings, statistics: Statistics) -> Table:
-    """Every trained method minus local training; without rows if no comparison is possible."""
-    paid = statistics.payoffs
+def payoffs(findings: Findings, statistics: Statistics, over: str = "local") -> Table:
+    """Every trained method minus its local (or pooled) twin; without rows if no comparison is possible."""
+    paid = statistics.over(over)
     several = any(len(pay.mean) > 1 for pay in paid)
     operators = [*([None] if several else []), *sorted({one for pay in paid for one in pay.mean if one is not None})]
     columns = [*words("method", "minus", "tested", "trained"), *numbers("sites", "slices a site")]
@@ -298,9 +298,13 @@ def payoffs(findings: Findings, statistics: Statistics) -> Table:
     note = f"* significant after Holm's correction over the {n} comparisons of this table."
     none = f"No claim can be made about a method with fewer than {MIN_SUBJECTS} subjects or {MIN_SEEDS} seeds."
     note = note if n else none
-    note += " The local network is the tested hospital's own, also where others trained without it."
-    title = "PSNR gained over local training (dB)"
-    return Table(title, [*columns, *_operators(operators)], rows, note, "federation")
+    note += {
+        "local": " The local network is the tested hospital's own, also where others trained without it.",
+        "pooled": " The pooled network was trained on the same sites.",
+    }[over]
+    note += " Only twins are compared: the same network and settings, another strategy."
+    name = "federation" if over == "local" else "federation-pooled"
+    return Table(f"PSNR gained over {over} training (dB)", [*columns, *_operators(operators)], rows, note, name)
 
 
 def _payoff(findings: Findings, pay: Payoff, operators: Sequence[TestOperator | None]) -> list[Value]:
@@ -340,7 +344,7 @@ def all_tables(findings: Findings, statistics: Statistics) -> list[Table]:
         found.append(by_site(findings, statistics, group, "psnr", f"psnr-by-site-{at}"))
         found.append(tests(findings, statistics, group, f"tests-{at}", "psnr"))
         found.append(tests(findings, statistics, group, f"tests-ssim-{at}", "ssim"))
-    found += [*gaps(findings, statistics), payoffs(findings, statistics)]
+    found += [*gaps(findings, statistics), *(payoffs(findings, statistics, over) for over in ("local", "pooled"))]
     return [_explained(table) for table in found if table.rows]
 
 

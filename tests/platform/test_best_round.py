@@ -1,0 +1,98 @@
+"""The best round: which one is kept, what is scored with it, and that an interruption changes none of it."""
+
+import pytest
+from drivers import experiment
+from memory_store import MemoryStore
+from test_training_run import begin, bits, finish
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.federation import recorder
+from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites.errors import InputError, RunError
+
+PSNR = (20.0, 25.0, 24.0, 25.0, 23.0, 30.0)
+"""The validations of rounds 1 to 6. Without the last one, round 2 is the best: the first of equals."""
+
+
+@pytest.fixture
+def course(consortium, tmp_path, monkeypatch):
+    """Runs an experiment whose validations are :data:`PSNR`; ``after`` rounds it is closed, and run again."""
+    pair = {name: consortium[name] for name in ("north", "middle")}
+
+    def run(folder, strategy="fedavg", after=None, evaluation=None, **training):
+        given = experiment(pair, strategy, **{"rounds": 5, **training})
+        given["evaluation"] = {**given["evaluation"], "every": 1, "panels": False, **(evaluation or {})}
+        at = iter(PSNR)
+        monkeypatch.setattr(recorder, "flat_metrics", lambda _, **more: {"mean/psnr": next(at)})
+        store = MemoryStore()
+        if after:
+            first = begin(given, tmp_path / folder, store)
+            for _ in range(after):
+                next(first)
+            first.close()
+        _, result = finish(begin(given, tmp_path / folder, store))
+        return result, store.runs[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "local", "scaffold"])
+def test_the_first_best_round_is_scored_exported_and_applied(course, tmp_path, strategy):
+    """It is as if the run had ended there, and interrupted after any round it is the same."""
+    best, run_ = course("best", strategy, keep="best")
+    assert (best.rounds, best.trained_rounds, best.kept_round) == (5, 5, 2)
+    assert run_.info.tags["fedrecon.kept_round"] == "2"
+    assert best.validation["mean/psnr"] == 25
+    short, _ = course("short", strategy, rounds=2)
+    assert (best.sites, best.mean) == (short.sites, short.mean)
+    applied = TrainedRun.load(tmp_path / "best", best.digest)
+    assert applied.state.round == 2
+    assert applied.state.shared.tobytes() == bits(tmp_path / "short", short)["shared"]
+    cut, _ = course("cut", strategy, after=3, keep="best")
+    assert (cut.kept_round, cut.sites, cut.resumed_from) == (2, best.sites, 3)
+    assert bits(tmp_path / "cut", cut) == bits(tmp_path / "best", best)
+
+
+def test_patience_ends_the_training(course, tmp_path):
+    """After round 2, two validations are not better: an equal one is not better."""
+    ended, _ = course("ended", rounds=6, patience=2)
+    assert (ended.rounds, ended.kept_round) == (4, None)
+    for after in (2, 4):
+        cut, _ = course(f"cut-{after}", rounds=6, patience=2, after=after)
+        assert (cut.rounds, cut.sites) == (4, ended.sites)
+        assert bits(tmp_path / f"cut-{after}", cut) == bits(tmp_path / "ended", ended)
+    on, _ = course("on", rounds=6, patience=4)
+    assert on.rounds == 6
+
+
+def test_the_kept_round_is_taken_over(course, tmp_path):
+    """A run that differs in what is no training ends at the round that the first one kept."""
+    first, _ = course("shared", "local", keep="best", patience=2)
+    taken, run_ = course("shared", "local", keep="best", patience=2, evaluation={"panels": True})
+    assert run_.info.tags["fedrecon.trained_by"] == first.digest != taken.digest
+    assert (taken.kept_round, taken.trained_rounds, taken.sites) == (2, 0, first.sites)
+
+
+def test_the_kept_round_can_be_lost_and_is_then_named(course, tmp_path):
+    best, _ = course("lost", keep="best")
+    folder = RunFolder(tmp_path / "lost", best.digest)
+    assert [path.name[6:12] for path in folder.checkpoints.paths()] == ["000002", "000005"]
+    folder.checkpoints.paths()[0].write_bytes(b"torn")
+    with pytest.raises(RunError, match="000002"):
+        TrainedRun.load(tmp_path / "lost", best.digest)
+
+
+def test_only_what_is_set_enters_a_digest(consortium):
+    plain = experiment(consortium, "fedavg")
+    digests = {
+        key: Experiment.read({**plain, "training": {**plain["training"], **given}}).digest({"north": "x"})
+        for key, given in {"plain": {}, "last": {"keep": "last"}, "best": {"keep": "best"}, "3": {"patience": 3}}.items()
+    }
+    assert digests["plain"] == digests["last"]
+    assert len(set(digests.values())) == 3
+
+
+def test_a_prior_has_no_best_round(consortium):
+    with pytest.raises(InputError, match="keep: best"):
+        Experiment.read({"sites": {"north": "x"}, "strategy": {"name": "fedgimp"}, "training": {"keep": "best"}})

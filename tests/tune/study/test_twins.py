@@ -1,0 +1,119 @@
+"""Gains are between twins alone: methods of the same network and settings, of which only the strategy differs."""
+
+from pathlib import Path
+
+import pytest
+from small_studies import found, score
+from tiny import UNET
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.overrides import apply_values
+from fedrecon.tune.study.analysis.analyse import analyse
+from fedrecon.tune.study.analysis.grid import TestOperator
+from fedrecon.tune.study.analysis.inputs import Method
+from fedrecon.tune.study.config import Study
+from fedrecon.tune.study.report.sentences import in_short
+from fedrecon.tune.study.report.tables import all_tables
+
+R4 = TestOperator("random", 4.0, "random R=4")
+
+
+@pytest.fixture(scope="module")
+def paths(consortium):
+    return {site: str(path) for site, path in consortium.items()}
+
+
+def rows(method, values, **changes):
+    return [
+        score(method, value, f"s{i}", **{"seed": seed, **changes})
+        for seed in (0, 1, 2)
+        for i, value in enumerate(values)
+    ]
+
+
+def test_gains_are_over_twins_alone_and_the_report_says_who_has_none():
+    """By hand: a is 1 dB over its local twin and 2 below its pooled one, b is 3 and 1 dB over its own twins.
+
+    c has the network of a with another loss, and d one that no control has: neither has a gain.
+    """
+    psnr = {"local": 20, "pooled": 23, "a": 21, "local-b": 26, "pooled-b": 28, "b": 29, "c": 30, "d": 31}
+    like = {"local-b": "unrolled", "pooled-b": "unrolled", "b": "unrolled", "c": "unet, l2", "d": "style"}
+    values = [row for name, by in psnr.items() for row in rows(name, [float(by)] * 2)]
+    methods = [
+        Method(
+            name, "", True, name.startswith("pooled"), False, False,
+            alone=name.startswith("local"), network=like.get(name, "unet").partition(",")[0], like=like.get(name, ""),
+        )
+        for name in psnr
+    ]  # fmt: skip
+    findings = found(values, methods=methods, references=["local"])
+    statistics = analyse(findings)
+    gains = {(one.over, one.method): (one.alone, one.mean[R4].mean) for one in statistics.payoffs}
+    assert gains == {
+        ("local", "pooled"): ("local", 3.0),
+        ("local", "a"): ("local", 1.0),
+        ("local", "pooled-b"): ("local-b", 2.0),
+        ("local", "b"): ("local-b", 3.0),
+        ("pooled", "a"): ("pooled", -2.0),
+        ("pooled", "b"): ("pooled-b", 1.0),
+    }
+    assert {len(statistics.over("local")), len(statistics.over("pooled"))} == {4, 2}
+    lines = [line for own in in_short(findings, statistics).values() for line in own if line.startswith("No gain")]
+    assert [[kind in line and "c, d:" in line for line in lines] for kind in ("local", "pooled")] == [
+        [True, False],
+        [False, True],
+    ]
+    assert [table.name for table in all_tables(findings, statistics) if table.name.startswith("federation")] == [
+        "federation",
+        "federation-pooled",
+    ]
+
+
+def test_a_twin_without_scores_is_named_apart():
+    values = [*rows("local", [20.0] * 2), *rows("a", [21.0] * 2), *rows("b", [22.0] * 2, trained_with="random R=8")]
+    findings = found(values)
+    statistics = analyse(findings)
+    assert [one.method for one in statistics.payoffs] == ["a"]
+    (line,) = [line for own in in_short(findings, statistics).values() for line in own if line.startswith("No gain")]
+    assert " b:" in line
+    assert "no scores" in line
+
+
+STUDIES = sorted(Path(__file__).parents[3].glob("studies/*.yaml"))
+ABLATED = ("profile-0.002", "profile-0.01", "magnitude")
+"""Variants of a loss, which are compared with each other."""
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_network_of_a_ready_study_has_its_local_and_its_pooled_twin(path, monkeypatch):
+    """But a prior, which trains on no operator, and the variants of a loss in an ablation."""
+    monkeypatch.chdir(path.parents[1])
+    study, base = Study.read(path)
+    every = {name: Experiment.read(apply_values(base, patch)) for name, patch in study.methods.items()}
+    trained = {name: one for name, one in every.items() if one.trains and one.method.trains_on_operator}
+    twins: dict[str, set[str]] = {"local": set(), "pooled": set()}
+    for one in trained.values():
+        twins.get(one.strategy["name"], set()).add(one.twin_digest([""]))
+    federated = [name for name, one in trained.items() if one.strategy["name"] not in twins and name not in ABLATED]
+    assert federated or study.train.sites == "each"
+    for name in federated:
+        for kind, own in twins.items():
+            assert trained[name].twin_digest([""]) in own, f"{name} has no {kind} twin"
+
+
+def test_twins_differ_in_nothing_but_the_strategy(paths):
+    base = {"sites": paths, "operator": {"mask": "random", "acceleration": 3}, "training": {"rounds": 1}}
+    one = {**base, "strategy": {"name": "fedprox", "mu": 0.1}, "network": UNET}
+
+    def digest(**changes):
+        return Experiment.read({**one, **changes}).twin_digest(paths)
+
+    assert digest() == digest(strategy={"name": "local"}) == digest(strategy={"name": "pooled"}, allow_pooling=True)
+    others = [
+        {"network": {**UNET, "channels": 3}},
+        {"training": {"rounds": 2}},
+        {"training": {"rounds": 1, "loss": "mse"}},
+        {"operator": {"mask": "random", "acceleration": 3, "per_site": {"north": {"acceleration": 2}}}},
+    ]
+    assert len({digest(), *(digest(**other) for other in others)}) == 1 + len(others)
+    assert Experiment.read({**base, "reconstructor": "zero_filled"}).twin_digest(paths) == ""

@@ -333,7 +333,8 @@ def _magnitude(path: Path, values: NDArray[Any], zero: tuple[str, ...], record: 
     most, limits = float(values.max()), np.finfo(np.float32)
     if not float(limits.tiny) <= most <= float(limits.max):
         raise FileError(path, f"its largest value is {most:g}, which a float32 cannot hold.")
-    some = np.unique(values.reshape(-1)[:: max(1, values.size // _SAMPLE)])
+    # At random places: equal steps may all fall into one plane of the volume, which may be background.
+    some = np.unique(values.ravel("K")[np.random.default_rng(0).integers(values.size, size=_SAMPLE)])
     if len(some) <= _FEW:
         record.note("few-values", f"its voxels have {len(some)} different values, as those of a mask or of labels")
     return values

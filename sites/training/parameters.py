@@ -69,12 +69,21 @@ class Parameters:
         for name, value in tensors.items():
             if value.dtype != torch.float32:
                 raise TypeError(f"parameter '{name}' is {value.dtype}; only float32 parameters are exchanged")
-        ordered = sorted(tensors, key=lambda name: (not shares(name), personal(name)))  # stable: model's order in each part
+        ordered = sorted(
+            tensors, key=lambda name: (not shares(name), personal(name))
+        )  # stable: model's order in each part
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
         self.flat = torch.empty(sum(tensors[name].numel() for name in ordered), device=device)
         slots, start = [], 0
         for name in ordered:
-            slot = Slot(name, tuple(tensors[name].shape), start, shares(name), name not in trained, not shares(name) or personal(name))
+            slot = Slot(
+                name,
+                tuple(tensors[name].shape),
+                start,
+                shares(name),
+                name not in trained,
+                not shares(name) or personal(name),
+            )
             view = self.flat[slot.start : slot.stop].view(slot.shape)
             with torch.no_grad():
                 view.copy_(tensors[name])

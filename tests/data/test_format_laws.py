@@ -198,6 +198,9 @@ def test_labels_and_results_are_named(tmp_path):
         image.header.set_intent(intent, (), allow_unknown=True)
         nibabel.save(image, tmp_path / "a_1.nii")
         assert read("nifti", tmp_path / "a_1.nii")[1] == notes
+    wide = np.pad(ball(20).transpose(2, 1, 0), ((37, 37), (35, 35), (40, 40)))  # 100 x 100 x 100, with empty planes
+    nibabel.save(nibabel.Nifti1Image(wide, np.eye(4)), tmp_path / "a_1.nii")
+    assert "few-values" not in read("nifti", tmp_path / "a_1.nii")[1]
 
 
 @pytest.mark.parametrize("factor", [1e-60, 1e40])

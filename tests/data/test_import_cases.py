@@ -372,12 +372,17 @@ def test_an_image_that_was_zero_filled_is_known():
     noisy = image + 0.02 * (rng.normal(size=(6, 96, 96)) + 1j * rng.normal(size=(6, 96, 96)))
     kspace = np.fft.fftshift(np.fft.fft2(noisy), axes=(1, 2))
     wide = np.pad(kspace, ((0, 0), (32, 32), (0, 0)))
-    filled = np.abs(np.fft.ifft2(np.fft.ifftshift(wide, axes=(1, 2))))
     assert interpolated(np.abs(noisy)) is None
-    share = interpolated(filled)
-    assert share is not None
-    assert share[0] == pytest.approx(0.6, abs=0.05)
-    assert share[1] == 1.0
+    line = np.abs(np.arange(-80, 80)) / 48
+    tapered = 1 / (1 + np.exp(20 * (line - 0.85)))[:, None]
+    for edge, expected in ((1, 0.6), (tapered, 0.56)):  # samples that end at once, or along a filter
+        filled = np.abs(np.fft.ifft2(np.fft.ifftshift(wide * edge, axes=(1, 2))))
+        share = interpolated(filled)
+        assert share is not None
+        assert share[0] == pytest.approx(expected, abs=0.06)
+        assert share[1] == 1.0
+    disturbed = noisy + 0.5 * np.cos(0.8 * np.pi * np.arange(96))[:, None]  # one line of a radio station
+    assert interpolated(np.abs(disturbed)) is None
 
 
 # --- the command ---

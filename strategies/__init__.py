@@ -16,6 +16,7 @@ from fedrecon.strategies.fedmri import FedMRI
 from fedrecon.strategies.fedper import FedPer
 from fedrecon.strategies.fedprox import FedProx
 from fedrecon.strategies.fedyogi import FedYogi
+from fedrecon.strategies.hyperfed import HyperFed
 from fedrecon.strategies.lg_fedavg import LGFedAvg
 from fedrecon.strategies.local import Local
 from fedrecon.strategies.pooled import Pooled
@@ -34,6 +35,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "lg_fedavg": LGFedAvg,
     "fedbn": FedBN,
     "fedmri": FedMRI,
+    "hyperfed": HyperFed,
     "ditto": Ditto,
     "fedgimp": FedGIMP,
     "local": Local,

@@ -59,9 +59,7 @@ def _prefixes(entry: str, network: nn.Module, key: str) -> tuple[str, ...]:
     parts: Mapping[str, tuple[str, ...]] = getattr(network, "parts", {})
     if entry in parts:
         if not parts[entry]:
-            raise InputError(
-                f"{key}: this network has no parameter in its part '{entry}'.{_remedy(entry, network)}"
-            )
+            raise InputError(f"{key}: this network has no parameter in its part '{entry}'.{_remedy(entry, network)}")
         return parts[entry]
     named = (*network.named_parameters(), *network.named_buffers())
     if not any(_within(name, entry) for name, _ in named):

@@ -1,4 +1,4 @@
-"""Personalising: the last rounds of a training are local, from the shared weights, for every method that shares them."""
+"""Personalising: the last rounds of a training are local, from the shared weights."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ STYLE = {"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channe
 
 NETWORKS: dict[str, Mapping[str, Any]] = {
     "fedbn": {**UNET, "norm": "batch"},
+    "hyperfed": {"name": "film", "cascades": 1, "channels": 2, "pools": 1, "hidden": 4},
     **{name: STYLE for name, kind in STRATEGIES.items() if kind.network_kind == "prior"},
 }
 """What a strategy needs of the network, where it is not the small U-Net."""

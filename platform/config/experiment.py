@@ -6,7 +6,7 @@ Reading and validating an experiment loads neither torch, Ray nor MLflow.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from fedrecon.platform.config.fitting import (
     strategy_of,
     task_of,
 )
-from fedrecon.platform.config.names import SiteFiles, Title
+from fedrecon.platform.config.names import SiteFiles, Title, flatten
 from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.platform.config.plugins import PluginFiles, embedded, read_plugins, registry
 from fedrecon.platform.config.resources import Resources
@@ -34,7 +34,6 @@ from fedrecon.platform.config.science import hashed, science_version
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
-from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
 from fedrecon.sites.errors import InputError, RefusedValueError, unknown
@@ -145,7 +144,7 @@ class Experiment(Settings):
                 f"'{info.data['strategy']['name']}' trains a {' or '.join(kinds)} network. "
                 f"Choose: {', '.join(f'network.name={name}' for name in fitting)}"
             )
-        check_degradations(choice.name, entry, settings_of(info.data))
+        check_degradations(choice.name, entry.chosen(choice.as_dict()), settings_of(info.data))
         return choice.as_dict()
 
     @field_validator("training")
@@ -241,7 +240,7 @@ class Experiment(Settings):
 
     def flat(self) -> dict[str, str]:
         """Dotted keys with their values as text: the parameters that MLflow shows."""
-        return dict(_flatten(self.shown()))
+        return dict(flatten(self.shown()))
 
     @cached_property
     def method(self) -> Strategy:
@@ -320,7 +319,7 @@ class Experiment(Settings):
             contents: content hash of each site's shard.
             tested: content hash of each shard in ``test.sites``; None takes ``contents``.
         """
-        science = self._training_part(contents, operators=True)
+        science = self.training_part(contents, operators=True)
         science |= {
             "evaluation": self.evaluation.science(),
             "reconstructor": {
@@ -347,20 +346,12 @@ class Experiment(Settings):
         """The identity of everything that influences the training; None if nothing is trained."""
         if not self.trains:
             return None
-        part = self._training_part(contents, operators=self.method.trains_on_operator)
+        part = self.training_part(contents, operators=self.method.trains_on_operator)
         left_out = self.method.at_inference
         return hashed({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
 
-    def twin_digest(self, sites: Iterable[str]) -> str:
-        """The identity of all that influences a training at these sites, but strategy and data; "" without training.
-
-        Two methods of which only the strategy differs are twins: the difference of their scores is due to it.
-        """
-        if not self.trains:
-            return ""
-        return hashed({**self._training_part(dict.fromkeys(sites, ""), operators=True), "strategy": None})
-
-    def _training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
+    def training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
+        """Everything that influences the training on data of these hashes, by site; with the operators, or without."""
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
         networks, personal = self.registry("networks"), self.strategy.get("personalise")
         strategy |= {"personalise": personal} if personal else {}
@@ -394,13 +385,3 @@ def _raised(make: Any) -> Any:
         return make()
     except InputError as error:
         raise RefusedValueError(error) from None
-
-
-def _flatten(value: Any, prefix: str = "") -> Any:
-    for key, item in value.items():
-        if is_mix(item):
-            yield f"{prefix}{key}", mix_text(item)
-        elif isinstance(item, dict):
-            yield from _flatten(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(item)

@@ -68,9 +68,9 @@ def check_local_rounds(training: Training, fields: Fields) -> None:
 
 
 def network_of(fields: Fields) -> tuple[str, NetworkEntry]:
-    """The name of the network and its entry in the registry."""
+    """The name of the network, and its entry in the registry under its parameters."""
     name = fields["network"]["name"]
-    return name, registry("networks", fields.get("plugins", ()))[name]
+    return name, registry("networks", fields.get("plugins", ()))[name].chosen(fields["network"])
 
 
 def enlarges(fields: Fields) -> bool:

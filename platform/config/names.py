@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.data.volume import check_name, check_text
 from fedrecon.sites.errors import InputError, RefusedValueError
 
@@ -32,3 +33,14 @@ SiteFiles = Annotated[str | dict[str, str], AfterValidator(_sites)]
 
 Title = Annotated[str, AfterValidator(_title)]
 """A name for people, on one line."""
+
+
+def flatten(value: Any, prefix: str = "") -> Any:
+    """Yields the dotted keys of nested mappings with their values as text; a mix of values is one value."""
+    for key, item in value.items():
+        if is_mix(item):
+            yield f"{prefix}{key}", mix_text(item)
+        elif isinstance(item, dict):
+            yield from flatten(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(item)

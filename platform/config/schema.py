@@ -9,6 +9,7 @@ from fedrecon.platform.config.experiment import Experiment
 from fedrecon.sites.classical import RECONSTRUCTORS
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.networks import NETWORKS
+from fedrecon.strategies.personalise import Personalise
 
 
 def json_schema() -> dict[str, Any]:
@@ -16,6 +17,8 @@ def json_schema() -> dict[str, Any]:
     schema = Experiment.model_json_schema()
     registry = {"strategy": {name: kind.model_json_schema() for name, kind in STRATEGIES.items()}}
     registry["network"] = {name: one.parameters.model_json_schema() for name, one in NETWORKS.items()}
+    for one in registry["strategy"].values():
+        one["properties"] = {**one.get("properties", {}), "personalise": Personalise.model_json_schema()}
     for key, kinds in registry.items():
         for one in kinds.values():
             schema["$defs"] |= one.pop("$defs", {})

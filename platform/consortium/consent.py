@@ -56,7 +56,7 @@ class UnseenPolicy:
             raise unknown("rule for unseen sites", rule, UNSEEN_RULES)
         if rule not in (None, "fine-tune") and not members:
             raise InputError(
-                f"--unseen {rule}: this run shares its whole network, so an unseen site needs no rule; it can fine-tune."
+                f"--unseen {rule}: this run shares its whole network, so an unseen site needs no rule but fine-tune."
             )
         if epochs is not None and epochs < 1:
             raise InputError(f"--fine-tune-epochs must be at least 1, given {epochs}")

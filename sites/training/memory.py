@@ -111,7 +111,9 @@ class Memory:
         return None if self.folder is None else self.folder / f"round-{number:06d}.safetensors"
 
     def _forget(self, committed: int, saved: int, spared: Collection[int | None]) -> None:
-        """Deletes, but for the rounds ``spared``, older files, files between the two rounds, and temporary files of killed writers.
+        """Deletes older files, files between the two rounds, and temporary files of killed writers.
+
+        The files of the rounds ``spared`` stay.
 
         It keeps the committed round and the one before it: a run with a torn checkpoint goes back to the latter. A file
         between the committed and the saved round is of a round that went on without this site.

@@ -62,7 +62,7 @@ class Parameters:
     """
 
     def __init__(
-        self, model: nn.Module, shares: Callable[[str], bool], personal: Callable[[str], bool] = lambda name: False
+        self, model: nn.Module, shares: Callable[[str], bool], personal: Callable[[str], bool] = lambda _: False
     ) -> None:
         trained: dict[str, Tensor] = dict(model.named_parameters())
         tensors = trained | {name: value for name, value in model.named_buffers() if value.is_floating_point()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from fedrecon.strategies.networks.network import NetworkEntry, entry, one_of
+from fedrecon.strategies.networks.network import NetworkEntry, added_later, entry, one_of
 
 NORM = one_of("instance", "instance_affine", "batch")
 DROPOUT = Field(0.0, ge=0.0, lt=1.0)
@@ -25,6 +25,11 @@ def _many(default: int, least: int = 1) -> Any:
 def _unet(p: Any) -> float:
     """The weights of one U-Net: 7.8 million with 32 channels and 4 poolings."""
     return float(30 * p.channels**2 * 4**p.pools)
+
+
+def _regularisers(p: Any) -> float:
+    """The weights of the U-Nets of an unrolled network."""
+    return (1 if p.shared_weights else p.cascades) * _unet(p)
 
 
 NETWORKS: dict[str, NetworkEntry] = {
@@ -49,13 +54,26 @@ NETWORKS: dict[str, NetworkEntry] = {
     ),
     "unrolled": entry(
         "unrolled",
-        lambda p: (1 if p.shared_weights else p.cascades) * _unet(p),
+        lambda p: _regularisers(p) + 30.0 * p.sensitivity_channels**2 * 4**p.pools,
+        in_kspace_with="sensitivity_channels",
         cascades=_many(5),
         channels=_many(8),
         pools=Field(3, ge=1, le=8),
         dropout=DROPOUT,
         shared_weights=Field(False),
         norm=NORM,
+        sensitivity_channels=added_later(Field(0, ge=0, le=4096)),
+    ),
+    "film": entry(
+        "film",
+        lambda p: _regularisers(p) + 40.0 * p.hidden * p.channels * 2**p.pools * p.cascades,
+        cascades=_many(5),
+        channels=_many(8),
+        pools=Field(3, ge=1, le=8),
+        dropout=DROPOUT,
+        shared_weights=Field(False),
+        norm=NORM,
+        hidden=_many(32),
     ),
     "mscan": entry(
         "mscan",

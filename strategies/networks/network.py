@@ -18,14 +18,14 @@ The file of a network is ``<module>.py`` in this folder. It holds a class ``Netw
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
-from fedrecon.sites.plugin import Plugin
+from fedrecon.sites.plugin import ADDED_LATER, Plugin
 
 Kind = Literal["reconstruction", "super-resolution", "prior"]
 """The kind of a network. ``reconstruction``: it reconstructs a measurement. ``super-resolution``: it enlarges the
@@ -44,6 +44,7 @@ class NetworkEntry:
             network that no machine holds is refused before torch loads.
         kind: the kind of the network, :data:`Kind`.
         in_kspace: whether the network works on k-space. If so, it needs measurements that are Cartesian k-space.
+        in_kspace_with: the parameter with which it works on k-space, unless that is 0 or False; empty: there is none.
     """
 
     module: str
@@ -51,6 +52,11 @@ class NetworkEntry:
     weights: Callable[[Any], float]
     kind: Kind = "reconstruction"
     in_kspace: bool = False
+    in_kspace_with: str = ""
+
+    def chosen(self, parameters: Mapping[str, Any]) -> NetworkEntry:
+        """This entry under these parameters: :attr:`in_kspace` says what holds with them."""
+        return replace(self, in_kspace=self.in_kspace or bool(parameters.get(self.in_kspace_with)))
 
     def load(self) -> Any:
         """The class ``Network`` of the file. This imports torch."""
@@ -70,6 +76,7 @@ def entry(
     weights: Callable[[Any], float] = lambda _: 0,
     kind: Kind = "reconstruction",
     in_kspace: bool = False,
+    in_kspace_with: str = "",
     **fields: Any,
 ) -> NetworkEntry:
     """An entry of the registry.
@@ -84,13 +91,20 @@ def entry(
         module = f"{module.__module__}:{module.__qualname__}"
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
-    return NetworkEntry(module, model, weights, kind, in_kspace)
+    return NetworkEntry(module, model, weights, kind, in_kspace, in_kspace_with)
 
 
 def one_of(default: str | int, *others: str | int) -> FieldInfo:
     """A parameter that takes one of these values; the first is the default."""
     allowed: Any = Literal[(default, *others)]
     return FieldInfo(annotation=allowed, default=default)
+
+
+def added_later(field: Any) -> FieldInfo:
+    """A parameter that a network got later: it enters a digest only away from its default."""
+    marked: Any = Annotated[_type(field), ADDED_LATER]
+    merged: FieldInfo = FieldInfo.merge_field_infos(field, annotation=marked)
+    return merged
 
 
 def _type(field: FieldInfo) -> Any:

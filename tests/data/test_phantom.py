@@ -15,9 +15,9 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
 from fedrecon.sites.phantom import DEFAULT_SITES, PROTOCOLS, Population, simulate, split_of, volumes
 from fedrecon.sites.phantom.anatomy import subject_tissues, thick_atlas
+from fedrecon.sites.phantom.consortium import members
 from fedrecon.sites.phantom.contrast import TISSUES, GradientEcho, InversionRecovery, SpinEcho, Tissue
 from fedrecon.sites.phantom.fields import smooth_field, spline_basis
-from fedrecon.sites.phantom.consortium import members
 from fedrecon.sites.phantom.protocol import own_scanner
 from fedrecon.sites.phantom.scanner import coil_maps, crop, scan
 from fedrecon.sites.phantom.synthesis import synthetic_tissues

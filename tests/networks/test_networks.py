@@ -12,7 +12,12 @@ from fedrecon.strategies.networks.choice import NetworkChoice
 
 RECONSTRUCT = [name for name, one in NETWORKS.items() if one.kind == "reconstruction"]
 
-SMALL = {"unet": {"channels": 4}, "dual_domain": {"channels": 4}, "unrolled": {"cascades": 2, "channels": 4}}
+SMALL = {
+    "unet": {"channels": 4},
+    "dual_domain": {"channels": 4},
+    "unrolled": {"cascades": 2, "channels": 4},
+    "film": {"cascades": 2, "channels": 4, "pools": 2, "hidden": 4},
+}
 """Parameters that keep these tests fast; a network without a line here is tested at its defaults."""
 
 

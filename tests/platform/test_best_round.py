@@ -87,7 +87,12 @@ def test_only_what_is_set_enters_a_digest(consortium):
     plain = experiment(consortium, "fedavg")
     digests = {
         key: Experiment.read({**plain, "training": {**plain["training"], **given}}).digest({"north": "x"})
-        for key, given in {"plain": {}, "last": {"keep": "last"}, "best": {"keep": "best"}, "3": {"patience": 3}}.items()
+        for key, given in {
+            "plain": {},
+            "last": {"keep": "last"},
+            "best": {"keep": "best"},
+            "3": {"patience": 3},
+        }.items()
     }
     assert digests["plain"] == digests["last"]
     assert len(set(digests.values())) == 3

@@ -145,7 +145,7 @@ def test_yaml_that_hurts_is_refused_within_a_second(text):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_that_no_machine_holds_is_refused(name):
     largest = {
-        key: field.metadata[-1].le
+        key: next(one.le for one in field.metadata if hasattr(one, "le"))
         for key, field in NETWORKS[name].parameters.model_fields.items()
         if field.annotation is int and key not in ("reduction", "noise_to", "truncated")
     }

@@ -22,7 +22,7 @@ from fedrecon.sites.errors import InputError
 from fedrecon.strategies import STRATEGIES
 
 SHARING = [name for name, kind in STRATEGIES.items() if not kind.not_personal]
-PARTS = ("all", "head", ["output"])
+PARTS = ("all", "head", ["decoder", "head"])
 
 
 def given_for(sites, strategy, personalise=None, **training):
@@ -171,7 +171,7 @@ def test_another_network_and_private_parts_are_no_start(pair, tmp_path):
     shared_, _ = finish(given_for(pair, "fedavg", rounds=1), tmp_path)
     other = given_for(pair, "fedavg", start=shared_.digest)
     other["network"] = {**other["network"], "channels": 3}
-    with pytest.raises(InputError, match="training.start"):
+    with pytest.raises(InputError, match=r"training\.start"):
         finish(other, tmp_path)
     with pytest.raises(InputError, match="nothere"):
         finish(given_for(pair, "fedavg", start="nothere"), tmp_path)

@@ -21,6 +21,7 @@ from fedrecon.sites.errors import InputError, unknown
 from fedrecon.tune.study.analysis.condition import Condition, Training, TrainingSites
 from fedrecon.tune.study.analysis.inputs import Method, described
 from fedrecon.tune.study.config import Study, expanded
+from fedrecon.tune.study.twins import twin_digest
 from fedrecon.tune.trials.planner import Planner, RefusedTrialError, Trial
 
 Block = dict[str, Any]
@@ -175,7 +176,7 @@ class Matrix:
             personal=personal,
             alone=alone,
             network=one.network["name"] if one.trains else "",
-            like=one.twin_digest(self.shards),
+            like=twin_digest(one, self.shards),
             about=described(one.method if one.trains else one.classical),
             zero_filled=isinstance(one.classical, ZeroFilled),
             **spent(budgets(one, self.shards).values()),

@@ -14,6 +14,7 @@ from fedrecon.tune.study.analysis.inputs import Method
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.report.sentences import in_short
 from fedrecon.tune.study.report.tables import all_tables
+from fedrecon.tune.study.twins import twin_digest
 
 R4 = TestOperator("random", 4.0, "random R=4")
 
@@ -93,12 +94,12 @@ def test_every_network_of_a_ready_study_has_its_local_and_its_pooled_twin(path, 
     trained = {name: one for name, one in every.items() if one.trains and one.method.trains_on_operator}
     twins: dict[str, set[str]] = {"local": set(), "pooled": set()}
     for one in trained.values():
-        twins.get(one.strategy["name"], set()).add(one.twin_digest([""]))
+        twins.get(one.strategy["name"], set()).add(twin_digest(one, [""]))
     federated = [name for name, one in trained.items() if one.strategy["name"] not in twins and name not in ABLATED]
     assert federated or study.train.sites == "each"
     for name in federated:
         for kind, own in twins.items():
-            assert trained[name].twin_digest([""]) in own, f"{name} has no {kind} twin"
+            assert twin_digest(trained[name], [""]) in own, f"{name} has no {kind} twin"
 
 
 def test_twins_differ_in_nothing_but_the_strategy(paths):
@@ -106,7 +107,7 @@ def test_twins_differ_in_nothing_but_the_strategy(paths):
     one = {**base, "strategy": {"name": "fedprox", "mu": 0.1}, "network": UNET}
 
     def digest(**changes):
-        return Experiment.read({**one, **changes}).twin_digest(paths)
+        return twin_digest(Experiment.read({**one, **changes}), paths)
 
     assert digest() == digest(strategy={"name": "local"}) == digest(strategy={"name": "pooled"}, allow_pooling=True)
     others = [
@@ -116,4 +117,4 @@ def test_twins_differ_in_nothing_but_the_strategy(paths):
         {"operator": {"mask": "random", "acceleration": 3, "per_site": {"north": {"acceleration": 2}}}},
     ]
     assert len({digest(), *(digest(**other) for other in others)}) == 1 + len(others)
-    assert Experiment.read({**base, "reconstructor": "zero_filled"}).twin_digest(paths) == ""
+    assert twin_digest(Experiment.read({**base, "reconstructor": "zero_filled"}), paths) == ""

@@ -381,7 +381,7 @@ def test_an_image_that_was_zero_filled_is_known():
         assert share is not None
         assert share[0] == pytest.approx(expected, abs=0.06)
         assert share[1] == 1.0
-    disturbed = noisy + 0.5 * np.cos(0.8 * np.pi * np.arange(96))[:, None]  # one line of a radio station
+    disturbed = noisy + 0.5 * np.cos(np.pi * 5 / 6 * np.arange(96))[:, None]  # one line of a radio station
     assert interpolated(np.abs(disturbed)) is None
 
 

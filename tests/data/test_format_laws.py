@@ -16,7 +16,7 @@ from fedrecon.sites.errors import FileError
 from fedrecon.sites.formats import FORMATS, Label
 from fedrecon.sites.formats.format import text_of
 from fedrecon.sites.formats.importing import import_data
-from fedrecon.sites.formats.magnitude import END, kept_slices
+from fedrecon.sites.formats.magnitude import END, interpolated, kept_slices
 
 
 def read(name, path, **options):
@@ -218,3 +218,23 @@ def test_a_size_that_cannot_be_gives_no_field_of_view(tmp_path):
     summary = import_data("nifti", tmp_path / "a_1.nii", "s", tmp_path, dry_run=True)
     (record,) = summary.read.values()
     assert (record.field_of_view_mm, record.volume.voxel_mm) == (None, None)
+
+
+def test_an_image_that_was_zero_filled_is_known():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:96j, -1:1:96j]
+    image = (np.hypot(y / 0.8, x / 0.6) < 1) * (1 + 0.3 * (np.hypot(y - 0.3, x + 0.2) < 0.2))
+    noisy = image + 0.02 * (rng.normal(size=(6, 96, 96)) + 1j * rng.normal(size=(6, 96, 96)))
+    kspace = np.fft.fftshift(np.fft.fft2(noisy), axes=(1, 2))
+    wide = np.pad(kspace, ((0, 0), (32, 32), (0, 0)))
+    assert interpolated(np.abs(noisy)) is None
+    line = np.abs(np.arange(-80, 80)) / 48
+    tapered = 1 / (1 + np.exp(20 * (line - 0.85)))[:, None]
+    for edge, expected in ((1, 0.6), (tapered, 0.56)):  # samples that end at once, or along a filter
+        filled = np.abs(np.fft.ifft2(np.fft.ifftshift(wide * edge, axes=(1, 2))))
+        share = interpolated(filled)
+        assert share is not None
+        assert share[0] == pytest.approx(expected, abs=0.06)
+        assert share[1] == 1.0
+    disturbed = noisy + 0.5 * np.cos(np.pi * 5 / 6 * np.arange(96))[:, None]  # one line of a radio station
+    assert interpolated(np.abs(disturbed)) is None

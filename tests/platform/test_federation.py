@@ -59,6 +59,7 @@ def experiment(rounds=2, every=10, panels=True, method=None):
         rounds=rounds,
         scores_due=lambda number: number % every == 0 or number == rounds,
         evaluation=SimpleNamespace(panels=panels),
+        personalise=None,
     )
 
 
@@ -148,7 +149,9 @@ def test_opposite_infinities_and_great_but_finite_values():
 def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
     members = Members()
     seen = []
-    record = SimpleNamespace(commit=lambda finished, state, one: seen.append((one.scores, one.pictures)))
+    record = SimpleNamespace(
+        ended=False, kept={}, commit=lambda finished, state, one: seen.append((one.scores, one.pictures))
+    )
     go(members, record, rounds=5, every=2)
     assert [(number - 1, split) for number, split, _ in members.scored] == [
         (2, "validation"),
@@ -163,7 +166,7 @@ def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
 
 def test_no_pictures_where_none_are_allowed():
     seen = []
-    record = SimpleNamespace(commit=lambda finished, state, one: seen.append(one.pictures))
+    record = SimpleNamespace(ended=False, kept={}, commit=lambda finished, state, one: seen.append(one.pictures))
     go(Members(), record, rounds=1, panels=False)
     assert seen == [{}]
 

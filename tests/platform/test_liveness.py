@@ -336,7 +336,7 @@ class Members:
 
 
 def train(members, attendance, upto, dies_at=None):
-    experiment = SimpleNamespace(method=FedAvg(), rounds=upto, scores_due=lambda _: False)
+    experiment = SimpleNamespace(method=FedAvg(), rounds=upto, scores_due=lambda _: False, personalise=None)
     record = Commits(None, dies_at)
     training = rounds(
         experiment, Scorer(members, FedAvg()), record, State(0, np.zeros(2, np.float32)), N_SLICES, attendance

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import FileError
 
 MAX_RATIO = 100
 """How many times smaller a compressed dataset may be stored; k-space with 15 of 16 samples missing needs about 20."""
@@ -22,7 +22,7 @@ def check_self_contained(path: Path, file: h5py.File) -> None:
     """Refuses an open file with a link, dataset or reference that points elsewhere, or with a size it cannot hold.
 
     Raises:
-        InputError: there is a soft or external link, a virtual or external dataset, an object or region reference, a
+        FileError: there is a soft or external link, a virtual or external dataset, an object or region reference, a
             dataset that is larger than its stored bytes, or one that is compressed more than :data:`MAX_RATIO` times.
     """
     size = path.stat().st_size
@@ -44,7 +44,8 @@ def _members(path: Path, file: h5py.File) -> Iterator[tuple[str, Any]]:
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 kind = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
-                raise _refused(path, where, f"is {kind} to '{link.path}'", "a group or dataset of this file")
+                to = getattr(link, "path", "nowhere")  # a damaged link is none of h5py's kinds
+                raise _refused(path, where, f"is {kind} to '{to}'", "a group or dataset of this file")
             item = group[name]
             if _place(item) in seen:
                 continue
@@ -103,5 +104,5 @@ def _place(item: Any) -> int:
     return int(h5py.h5o.get_info(item.id).addr)
 
 
-def _refused(path: Path, name: str, what: str, allowed: str) -> InputError:
-    return InputError(f"{path}: '{name}' {what}; allowed: {allowed}.")
+def _refused(path: Path, name: str, what: str, allowed: str) -> FileError:
+    return FileError(path, f"'{name}' {what}; allowed: {allowed}.")

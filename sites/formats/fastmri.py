@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrecon.sites.data.volume import SMALLEST, Complex, Real, VolumeData, check_layout
 from fedrecon.sites.errors import FileError
@@ -39,7 +40,7 @@ class FastMRI(Measured):
         try:
             with h5py.File(source, "r", locking=False) as file:
                 return text_of(file.attrs["patient_id"]) if "patient_id" in file.attrs else None
-        except (OSError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise FileError(source, f"cannot be read: {error}") from None
 
     def scanner(self, source: Path) -> str | None:
@@ -127,27 +128,44 @@ def _kspace(source: Path, file: h5py.File) -> Complex:
     kspace = kspace if kspace.ndim == 4 else kspace[:, None]
     check_layout("its 'kspace'", kspace, None)
     for key in _REFERENCES:
-        if key in file and (file[key].ndim != 3 or file[key].shape[0] != len(kspace)):
-            raise FileError(source, f"'{key}' of shape {file[key].shape} does not fit the k-space of {kspace.shape}.")
+        if key not in file:
+            continue
+        stored = file[key]
+        if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "iuf":
+            raise FileError(source, f"'{key}' holds no real image.")
+        if stored.ndim != 3 or stored.shape[0] != len(kspace):
+            raise FileError(source, f"'{key}' of shape {stored.shape} does not fit the k-space of {kspace.shape}.")
     return kspace
 
 
 def _compare_mask(mask: Any, kspace: Complex, record: FileRecord) -> None:
     """Notes where the mask says something else than the samples of each slice."""
-    wanted = np.asarray(mask).reshape(-1) != 0
-    if wanted.size != kspace.shape[-1]:
+    said, samples = np.asarray(mask), (kspace != 0).any(axis=1)
+    marked: NDArray[np.bool_] = said != 0
+    slices, ny, nx = samples.shape
+    # A mask of the columns (as in fastMRI, also with axes of length one), of each slice's columns, or of the samples.
+    fitting = [shape for shape in ((1, 1, nx), (1, ny, nx), (slices, 1, nx), (slices, ny, nx)) if _as(marked, shape)]
+    if said.dtype.kind not in "biuf" or not fitting:
         record.note(
-            "mask-contradicts-samples", f"a mask of shape {np.shape(mask)} does not fit {kspace.shape[-1]} columns"
+            "mask-contradicts-samples", f"a mask of the shape {said.shape} does not fit the {ny} x {nx} samples"
         )
         return
-    columns = np.stack([(one != 0).any(axis=(0, 1)) for one in kspace])
-    missing, more = int((wanted & ~columns).any(axis=0).sum()), int((~wanted & columns).any(axis=0).sum())
+    marked = marked.reshape(fitting[0])
+    if marked.shape[1] == 1:
+        samples = samples.any(axis=1, keepdims=True)
+    what = "columns" if marked.shape[1] == 1 else "samples"
+    missing, more = int((marked & ~samples).any(axis=0).sum()), int((~marked & samples).any(axis=0).sum())
     if record.sampled is not None and record.sampled >= COMPLETE and more:
-        record.note("mask-contradicts-samples", f"the mask marks {wanted.mean():.0%} of the columns, all hold samples")
+        record.note("mask-contradicts-samples", f"the mask marks {marked.mean():.0%} of the {what}, all were measured")
     elif more or missing:
         record.note(
-            "mask-contradicts-samples", f"{missing} columns of the mask hold no sample, {more} columns beside it do"
+            "mask-contradicts-samples", f"{missing} {what} of the mask were not measured, {more} beside it were"
         )
+
+
+def _as(mask: NDArray[Any], shape: tuple[int, int, int]) -> bool:
+    """Whether the mask has the shape, but for axes of length one."""
+    return [n for n in mask.shape if n != 1] == [n for n in shape if n != 1]
 
 
 def _compare_reference(key: str, stored: Any, computed: Real, record: FileRecord) -> None:

@@ -13,6 +13,9 @@ from fedrecon.sites.formats.format import text_of
 from fedrecon.sites.formats.record import FileRecord
 
 _TESLA = (0.001, 30.0)
+_HZ_PER_TESLA = 42.577e6  # protons
+_SAME_FIELD = 0.1  # "3 T" scanners have 2.89 T and are named 3 T
+_CARTESIAN = ("cartesian", "epi", "other")
 _VOXEL_MM = (0.001, 1000.0)  # a slab of a 3D scan that was cut later may be thick
 
 
@@ -56,9 +59,8 @@ class Header:
     def __init__(self, root: ElementTree.Element | None, shape: tuple[int, int], record: FileRecord) -> None:
         self._root, self._shape, self._record = root, shape, record
         self.encoded = self._encoded()
-        self.field_strength_t = self._plausible(
-            "field strength", self._number("acquisitionSystemInformation/systemFieldStrength_T"), _TESLA
-        )
+        self._check_trajectory()
+        self.field_strength_t = self._field_strength()
         self.voxel_mm = self._voxel()
         self.crop = self._crop()
 
@@ -78,8 +80,24 @@ class Header:
         root = read_header(source, "ismrmrd_header", file)
         try:
             return cls(root, shape, record)
-        except (ValueError, TypeError) as error:
+        except (ValueError, OverflowError, TypeError) as error:
             raise FileError(source, f"its 'ismrmrd_header' cannot be read: {error}") from None
+
+    def _check_trajectory(self) -> None:
+        said = None if self._root is None else self._root.findtext("{*}encoding/{*}trajectory")
+        if said and said.strip().lower() not in _CARTESIAN:
+            raise ValueError(f"its trajectory is '{said.strip()}', and only Cartesian k-space is read")
+
+    def _field_strength(self) -> float | None:
+        """The field strength, if the resonance frequency of the protons does not contradict it."""
+        stated = self._number("acquisitionSystemInformation/systemFieldStrength_T")
+        frequency = self._number("experimentalConditions/H1resonanceFrequency_Hz")
+        field = self._plausible("field strength", stated, _TESLA)
+        if field is None or not frequency or abs(frequency / _HZ_PER_TESLA / field - 1) < _SAME_FIELD:
+            return field
+        said = f"its field strength is {field:g} T, its protons resonate at {frequency / 1e6:g} MHz"
+        self._record.note("header-contradicts-itself", f"{said}: the field strength is unknown")
+        return None
 
     def _matrix(self) -> tuple[float, float] | None:
         """The encoded matrix (x, y) of the header, whose x is the readout, our y; None if it is another matrix."""

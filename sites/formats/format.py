@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, VolumeData, check_volume
@@ -62,8 +63,9 @@ class Format(Plugin):
             try:
                 for file in self.files(source):
                     check_fetched(file)
-                data = self.load(source, label(source), record)
-                check_volume(data, self.stem(source))
+                with np.errstate(all="ignore"):  # NaN and infinity are refused by what they are in, not warned of
+                    data = self.load(source, label(source), record)
+                    check_volume(data, self.stem(source))
             except FileError as error:
                 yield source, error, record
             except InputError as error:
@@ -149,11 +151,20 @@ def check_fetched(path: Path) -> None:
 
 
 def text_of(value: Any) -> str:
-    """The text of an HDF5 attribute or dataset: a string, bytes, an array of one of them, or an array of characters."""
-    import numpy as np
+    """The text of an HDF5 attribute or dataset: a string, bytes, a number, an array of one of them, or of characters.
 
+    MATLAB stores text as an array of numbers, one a character. A single number is itself: a patient's id is often one.
+    A number that is none (NaN), and an attribute without a value, are no text.
+    """
+    import h5py
+
+    if isinstance(value, h5py.Empty):
+        return ""
     array = np.asarray(value)
-    if array.dtype.kind in "ui":
+    if array.dtype.kind == "f" and array.size == 1:
+        number = float(array.reshape(-1)[0])
+        return "" if number != number else str(int(number) if number.is_integer() else number)
+    if array.dtype.kind in "ui" and array.size > 1:
         return array.astype(np.uint8).tobytes().decode("utf-8", "replace").strip("\0 ")
     parts = [part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in array.reshape(-1)]
     return "".join(parts).strip("\0 ")

@@ -40,6 +40,6 @@ def opened(source: Path, kind: str) -> Iterator[h5py.File]:
                 there = ", ".join(sorted(file)) or "nothing"
                 raise FileError(source, f"the dataset '{KINDS[kind]}' is missing (found: {there}){right}.")
             yield file
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         cut = "is truncated" if "truncated" in str(error) else "cannot be read"
         raise FileError(source, f"{cut}: {error}") from None

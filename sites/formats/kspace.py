@@ -79,7 +79,7 @@ def as_complex(values: NDArray[Any], what: str) -> Complex:
         if not (names[0].lower().startswith("r") and names[1].lower().startswith("i")):
             raise InputError(f"{what} has the fields {', '.join(names)}; expected a real and an imaginary one.")
         wide = values[names[0]] + 1j * values[names[1]].astype(np.float64)
-    elif values.dtype.kind == "f" and values.ndim > 2 and values.shape[-1] == 2:
+    elif values.dtype.kind in "iuf" and values.ndim > 2 and values.shape[-1] == 2:
         wide = values[..., 0] + 1j * values[..., 1].astype(np.float64)
     else:
         raise InputError(

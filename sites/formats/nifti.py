@@ -17,7 +17,7 @@ from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.formats.format import Format, Label
-from fedrecon.sites.formats.magnitude import interpolated, kept_slices, low_pass, smooth_phase
+from fedrecon.sites.formats.magnitude import EMPTY, interpolated, kept_slices, low_pass, smooth_phase
 from fedrecon.sites.formats.nifti_file import NiftiVolume, open_nifti, plausible
 from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.plugin import Seed
@@ -78,6 +78,12 @@ class NIfTI(Format):
         magnitude, voxel_mm = found.slices()
         record.slices = len(magnitude)
         kept, record.dropped = kept_slices(magnitude, self.slices == "all")
+        if 2 * len(kept) < record.slices - len(record.dropped.get(EMPTY, ())):
+            record.note(
+                "most-slices-left-out",
+                f"{record.slices - len(kept)} of {record.slices} slices are left out, {kept[0]} to {kept[-1]} kept "
+                "(--slices all keeps them)",
+            )
         magnitude = magnitude[kept]
         share = interpolated(magnitude)
         if share and (self.size is None or self.size > min(np.array(share) * magnitude.shape[1:])):
@@ -90,7 +96,8 @@ class NIfTI(Format):
         reference, voxel_mm = low_pass(magnitude, voxel_mm, self.size)
         ny, nx = reference.shape[1:]
         record.crop = ((native[0], native[1]), (ny, nx))
-        record.field_of_view_mm = (ny * voxel_mm[1], nx * voxel_mm[2])
+        size_mm = plausible(voxel_mm, record)
+        record.field_of_view_mm = size_mm and (ny * size_mm[1], nx * size_mm[2])
         image: Complex = reference.astype(np.complex64)
         if self.phase == "smooth":
             image = image * smooth_phase(image.shape, self.seed, label.name)
@@ -102,7 +109,7 @@ class NIfTI(Format):
             kspace,
             reference,
             self.noise(kspace),
-            voxel_mm=plausible(voxel_mm, record),
+            voxel_mm=size_mm,
         )
 
 

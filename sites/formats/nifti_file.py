@@ -6,11 +6,12 @@ none can, the file is refused.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _VOXEL_MM = (0.001, 100.0)
 _MOST_DEFLATED = 1100  # deflate makes nothing more than 1032 times smaller
 _NEGATIVE_POWER = 0.01
+_SAMPLE = 10_000  # voxels that are looked at for their different values
+_FEW = 8
 _TOLERANCE = 0.01  # voxel sizes that differ by less are the same
 
 
@@ -151,7 +154,8 @@ def _image(path: Path) -> Any:
     header: Any = type("Header", (found[0].header_class,), {"quaternion_threshold": 1e-5})
     kind: Any = type("Image", (found[0],), {"header_class": header})
     try:
-        about = kind.header_class.from_fileobj(io.BytesIO(head))
+        with _quiet():
+            about = kind.header_class.from_fileobj(io.BytesIO(head))
         dtype = about.get_data_dtype()
         dims = [int(n) for n in about["dim"][1 : 1 + min(max(int(about["dim"][0]), 0), 7)]]
         expected = int(about.get_data_offset()) + math.prod(dims) * dtype.itemsize
@@ -160,13 +164,29 @@ def _image(path: Path) -> Any:
         content = _read(path, expected)
         if len(content) < expected:
             raise FileError(path, f"is truncated: it holds {len(content)} of {expected} bytes.")
+        if math.isinf(about["scl_slope"]) or math.isinf(about["scl_inter"]):
+            raise FileError(path, f"its scale {about['scl_slope']:g} x + {about['scl_inter']:g} is not finite.")
         if dtype.kind not in "iuf":
             raise FileError(path, f"voxels are {dtype}; expected a real magnitude volume.")
-        return kind.from_bytes(content)
+        with _quiet():
+            return kind.from_bytes(content)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
         raise FileError(path, f"is not a NIfTI volume: {error}") from None
     except (ValueError, KeyError, OverflowError, MemoryError, OSError) as error:
         raise FileError(path, f"its header cannot be used: {error}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """nibabel does not log what it finds: what is wrong is said once, by the error."""
+    import nibabel
+
+    logger = nibabel.imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _read(path: Path, count: int) -> bytes:
@@ -275,6 +295,9 @@ def _values(path: Path, image: Any, volume: int | None, record: FileRecord) -> N
     where = tuple(slice(None) if axis < 3 else (volume or 0 if axis in longer else 0) for axis in range(len(shape)))
     if count > 1:
         record.note("one-of-several", f"volume {volume} of {count}")
+    meaning = image.header.get_intent("code")[0]
+    if meaning:
+        record.note("intent", f"intent_code is {meaning}: the header calls it no image but a result of that kind")
     slope, offset = (float(part) for part in (image.dataobj.slope, image.dataobj.inter))
     values = np.asarray(image.dataobj.get_unscaled() if len(shape) < 4 else image.dataobj.get_unscaled()[where])
     values = values.reshape(values.shape + (1,) * (3 - values.ndim))
@@ -307,8 +330,13 @@ def _magnitude(path: Path, values: NDArray[Any], zero: tuple[str, ...], record: 
         values = np.where(below, 0, values)
     if not values.any():
         raise FileError(path, "is an all-zero image.")
-    if float(values.max()) > float(np.finfo(np.float32).max):
-        raise FileError(path, f"holds {float(values.max()):g}, more than a float32 can.")
+    most, limits = float(values.max()), np.finfo(np.float32)
+    if not float(limits.tiny) <= most <= float(limits.max):
+        raise FileError(path, f"its largest value is {most:g}, which a float32 cannot hold.")
+    # At random places: equal steps may all fall into one plane of the volume, which may be background.
+    some = np.unique(values.ravel("K")[np.random.default_rng(0).integers(values.size, size=_SAMPLE)])
+    if len(some) <= _FEW:
+        record.note("few-values", f"its voxels have {len(some)} different values, as those of a mask or of labels")
     return values
 
 

@@ -16,7 +16,6 @@ from fedrecon.cli import main
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.importing import import_data
 from fedrecon.sites.formats.kspace import sampled_share
-from fedrecon.sites.formats.magnitude import interpolated
 from fedrecon.sites.formats.nifti_file import open_nifti
 from fedrecon.sites.formats.record import FileRecord
 
@@ -363,21 +362,6 @@ def test_names_that_give_doubt_are_warned_of(names, expected, tmp_path):
     for number, name in enumerate(names):
         save(tmp_path / "in" / f"{name}.nii", head((16, 18, 3), number))
     assert expected in kinds(import_data("nifti", tmp_path / "in", "s", tmp_path / "out", dry_run=True))
-
-
-def test_an_image_that_was_zero_filled_is_known():
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[-1:1:96j, -1:1:96j]
-    image = (np.hypot(y / 0.8, x / 0.6) < 1) * (1 + 0.3 * (np.hypot(y - 0.3, x + 0.2) < 0.2))
-    noisy = image + 0.02 * (rng.normal(size=(6, 96, 96)) + 1j * rng.normal(size=(6, 96, 96)))
-    kspace = np.fft.fftshift(np.fft.fft2(noisy), axes=(1, 2))
-    wide = np.pad(kspace, ((0, 0), (32, 32), (0, 0)))
-    filled = np.abs(np.fft.ifft2(np.fft.ifftshift(wide, axes=(1, 2))))
-    assert interpolated(np.abs(noisy)) is None
-    share = interpolated(filled)
-    assert share is not None
-    assert share[0] == pytest.approx(0.6, abs=0.05)
-    assert share[1] == 1.0
 
 
 # --- the command ---

@@ -41,6 +41,7 @@ class Rounds:
     method: Any
     rounds: int
     evaluation: Evaluation = field(default_factory=lambda: Evaluation(panels=False))
+    personalise: None = None
 
     def scores_due(self, round_number: int) -> bool:
         """Never: scoring is no part of the benchmark."""
@@ -53,6 +54,8 @@ class Clock:
 
     checkpoints: Checkpoints | None = None
     ends: list[float] = field(default_factory=list)
+    ended: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def commit(self, finished: Round, state: State, seen: Any) -> None:
         """The end of a round."""

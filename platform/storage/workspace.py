@@ -158,7 +158,7 @@ class RunFolder:
         The experiment holds the text of its plug-in files. People also get them as files, under ``plugins/``.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        for one in note["experiment"].get("plugins", ()):
+        for one in note.get("experiment", {}).get("plugins", ()):
             for name, text in one["sources"].items():
                 atomic.write_text(self.path / "plugins" / Path(one["file"]).stem / name, text)
         self._write("run.json", note)

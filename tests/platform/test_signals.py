@@ -10,6 +10,14 @@ from fedrecon.commands import experiments
 from fedrecon.platform.terminal.signals import terminable
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_pythons_own():
+    """Ray Tune leaves a handler of its own behind, after a sweep in the same process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def terminate(*_):
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 
 class FedreconError(Exception):
@@ -126,6 +127,11 @@ def visible(text: str) -> str:
     file's name. The end of a line and the tab stay.
     """
     return "".join(one if one in "\n\t" or one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line with what a terminal would obey as an escape. ``stream`` None takes stderr: stdout has results."""
+    print(visible(text), file=stream or sys.stderr, flush=True)
 
 
 def at_site(member: str, round_number: int | None, message: str) -> str:

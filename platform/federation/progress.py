@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from fedrecon.sites.errors import tell, visible
+
 
 class Progress:
     """Shows the committed rounds on ``stream``.
@@ -29,9 +31,9 @@ class Progress:
     def say(self, message: str) -> None:
         """Prints the message on a separate line."""
         if self._bar is not None:
-            self._bar.console.print(message, highlight=False)
+            self._bar.console.print(visible(message), highlight=False, markup=False)
         else:
-            print(message, file=self.stream, flush=True)
+            tell(message, self.stream)
 
     def waiting(self, message: str) -> None:
         """Shows what the run does between two rounds, beside the bar. Without a bar it prints nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
 from fedrecon.sites.data.shard_file import is_shard
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import InputError, RunError, tell
 from fedrecon.sites.finite import first_not_finite
 from fedrecon.sites.formats.one_file import read_input
 
@@ -227,7 +226,7 @@ def _reconstructed(
         subject = Subject(code, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
         image = worker.reconstruct(trained.request, batch, subject)
         if adapts:
-            print(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted", file=sys.stderr, flush=True)
+            tell(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted")
         shown = {name: x.float().cpu().numpy() for name, x in stages(batch, image).items()}
         yield shown, batch.operator.mask[:, 0].cpu().numpy()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from fedrecon.platform.storage.tracking.sqlite_file import holds_run
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import debris
 from fedrecon.sites.atomic import room_for
-from fedrecon.sites.errors import DiskFullError, InputError
+from fedrecon.sites.errors import DiskFullError, InputError, tell
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -151,7 +150,7 @@ def _send_rest(journal: Journal, context: RunContext) -> None:
     try:
         sender = context.sender()
     except InputError as error:
-        _print(f"{error} The result is here; what MLflow has not got of the run is sent by the next call.")
+        tell(f"{error} The result is here; what MLflow has not got of the run is sent by the next call.")
         return
     assert sender is not None
     sender.notify(journal.folder)
@@ -245,10 +244,6 @@ def locked(folder: RunFolder) -> Iterator[None]:
         for place in (folder.workspace, folder.workspace / "trained"):
             debris.sweep(place)
         yield
-
-
-def _print(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.journal import Journal
-from fedrecon.platform.storage.locks import exclusive_lock
+from fedrecon.platform.storage.locks import BusyError, exclusive_lock
 from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, public
 from fedrecon.platform.storage.tracking.sender import Sender
 from fedrecon.sites.errors import FedreconError, InputError, RunError, cause_of
@@ -77,10 +77,8 @@ def _send(sender: Sender, folder: Path) -> str:
     run = folder.parent
     lock = run / ".lock" if run.parent.name != "runs" else run.with_name(f".{run.name}.lock")
     try:
-        with exclusive_lock(lock, "running"):
+        with exclusive_lock(lock, f"{run} is running"):
             before = Journal(folder).sent
             return "complete" if sender.deliver(folder) == before else "sent"
-    except RunError as error:
-        if str(error) != "running":
-            raise
+    except BusyError:
         return "running"

@@ -11,19 +11,23 @@ from filelock import FileLock, Timeout
 from fedrecon.sites.errors import RunError
 
 
+class BusyError(RunError):
+    """Another process holds a lock."""
+
+
 @contextmanager
 def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
     """Holds the lock file ``path`` in the body; missing folders are made.
 
     Raises:
-        RunError: another process holds the lock; ``busy`` is the message.
+        BusyError: another process holds the lock; ``busy`` is the message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise RunError(busy) from None
+        raise BusyError(busy) from None
     try:
         yield
     finally:

@@ -10,14 +10,14 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from typing import Any, TextIO
 
-from fedrecon.sites.errors import visible
+from fedrecon.sites.errors import tell
 
 _JSON: ContextVar[TextIO | None] = ContextVar("_JSON", default=None)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Prints text with what a terminal would obey as an escape. ``stream`` None takes stdout."""
-    print(visible(text), file=stream or sys.stdout, flush=True)
+    tell(text, stream or sys.stdout)
 
 
 def print_json(content: Any) -> None:

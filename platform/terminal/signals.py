@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from fedrecon.sites.errors import tell
+
 TERMINATED = 143
 """The exit code of a command that SIGTERM ended."""
 
@@ -71,8 +73,8 @@ def _end_if_lost(over: threading.Event, poll: float = 0.5) -> None:
         try:
             will()
         except Exception as error:  # noqa: BLE001 - nothing may keep the process
-            print(f"warning: {type(error).__name__}: {error}", file=sys.stderr)
-    print(SAYS, file=sys.stderr, flush=True)
+            tell(f"warning: {type(error).__name__}: {error}")
+    tell(SAYS)
     os._exit(TERMINATED)
 
 

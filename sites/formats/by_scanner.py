@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.sites.errors import FileError, FilesError, InputError
-from fedrecon.sites.extension.plugin_file import PluginFile
-from fedrecon.sites.extension.registry import Registry
-from fedrecon.sites.formats import FORMATS, Format
 from fedrecon.sites.formats.format import check_fetched
-from fedrecon.sites.formats.importing import import_data
+from fedrecon.sites.formats.importing import chosen_format, import_data
 from fedrecon.sites.formats.record import ImportSummary
-from fedrecon.sites.plugin import choose
 
 
 def import_by_scanner(
@@ -42,9 +38,7 @@ def import_by_scanner(
         if options.get(name):
             flag = name.replace("_", "-")
             raise InputError(f"--site-by makes several sites, and --{flag} splits one; give --subjects-from.")
-    reader = choose(
-        "format", Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format), format, {}
-    )
+    reader = chosen_format(format, plugins, {})
     given = [Path(one) for one in ([sources] if isinstance(sources, Path | str) else sources)]
     groups, nameless = defaultdict(list), dict[Path, str]()
     for path in reader.find(given)[0]:

@@ -34,7 +34,7 @@ def find_files(
             raise InputError(f"{source}: there is no such file or folder.")
         inside = list(_below(source)) if source.is_dir() else [source]
         fitting = [path for path in inside if fits(path) or path.is_dir()]
-        kinds = Counter(_suffix(path) for path in inside if path not in set(fitting))
+        kinds = Counter(_suffix(path) for path in set(inside).difference(fitting))
         if source.is_dir() and (shards := {path for path in fitting if is_shard(path)}):
             fitting = [path for path in fitting if path not in shards]
             kinds["shards of fedrecon"] = len(shards)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,7 @@ def import_data(
         InputError: an option does not belong to the format, a name is refused, the splits are wrong, the shard is there
             already, or it would replace a source.
     """
-    formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
-    reader = choose("format", formats, format, {name: value for name, value in options.items() if value is not None})
+    reader = chosen_format(format, plugins, options)
     check_name("site", site)
     if contrast is not None:
         check_text("contrast", contrast)
@@ -143,6 +142,18 @@ def import_data(
     )
     summary.written = True
     return summary
+
+
+def chosen_format(name: str, plugins: Sequence[Path | str], options: Mapping[str, Any]) -> Format:
+    """The format of this name, of fedrecon, of an installed plug-in or of one of these files. Options of None are left.
+
+    Raises:
+        InputError: a plug-in file is refused, or the format or one of its options is unknown or wrong.
+    """
+    formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
+    given = {option: value for option, value in options.items() if value is not None}
+    reader: Format = choose("format", formats, name, given)
+    return reader
 
 
 class _Keyed:

@@ -69,9 +69,8 @@ class Parameters:
         for name, value in tensors.items():
             if value.dtype != torch.float32:
                 raise TypeError(f"parameter '{name}' is {value.dtype}; only float32 parameters are exchanged")
-        ordered = sorted(
-            tensors, key=lambda name: (not shares(name), personal(name))
-        )  # stable: model's order in each part
+        # The sort is stable: within each part the model's order stays.
+        ordered = sorted(tensors, key=lambda name: (not shares(name), personal(name)))
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
         self.flat = torch.empty(sum(tensors[name].numel() for name in ordered), device=device)
         slots, start = [], 0

@@ -22,9 +22,9 @@ def _many(default: int, least: int = 1) -> Any:
     return Field(default, ge=least, le=4096)
 
 
-def _unet(p: Any) -> float:
+def _unet(p: Any, channels: int | None = None) -> float:
     """The weights of one U-Net: 7.8 million with 32 channels and 4 poolings."""
-    return float(30 * p.channels**2 * 4**p.pools)
+    return float(30 * (p.channels if channels is None else channels) ** 2 * 4**p.pools)
 
 
 def _regularisers(p: Any) -> float:
@@ -32,47 +32,36 @@ def _regularisers(p: Any) -> float:
     return (1 if p.shared_weights else p.cascades) * _unet(p)
 
 
+_UNET: dict[str, Any] = {
+    "channels": _many(32),
+    "pools": Field(4, ge=1, le=8),
+    "dropout": DROPOUT,
+    "residual": Field(True),
+    "norm": NORM,
+}
+_UNROLLED: dict[str, Any] = {
+    "cascades": _many(5),
+    "channels": _many(8),
+    "pools": Field(3, ge=1, le=8),
+    "dropout": DROPOUT,
+    "shared_weights": Field(False),
+    "norm": NORM,
+}
+
 NETWORKS: dict[str, NetworkEntry] = {
-    "unet": entry(
-        "unet",
-        _unet,
-        channels=_many(32),
-        pools=Field(4, ge=1, le=8),
-        dropout=DROPOUT,
-        residual=Field(True),
-        norm=NORM,
-    ),
-    "dual_domain": entry(
-        "dual_domain",
-        lambda p: 2 * _unet(p),
-        in_kspace=True,
-        channels=_many(32),
-        pools=Field(4, ge=1, le=8),
-        dropout=DROPOUT,
-        residual=Field(True),
-        norm=NORM,
-    ),
+    "unet": entry("unet", _unet, **_UNET),
+    "dual_domain": entry("dual_domain", lambda p: 2 * _unet(p), in_kspace=True, **_UNET),
     "unrolled": entry(
         "unrolled",
-        lambda p: _regularisers(p) + 30.0 * p.sensitivity_channels**2 * 4**p.pools,
+        lambda p: _regularisers(p) + _unet(p, p.sensitivity_channels),
         in_kspace_with="sensitivity_channels",
-        cascades=_many(5),
-        channels=_many(8),
-        pools=Field(3, ge=1, le=8),
-        dropout=DROPOUT,
-        shared_weights=Field(False),
-        norm=NORM,
+        **_UNROLLED,
         sensitivity_channels=added_later(Field(0, ge=0, le=4096)),
     ),
     "film": entry(
         "film",
         lambda p: _regularisers(p) + 40.0 * p.hidden * p.channels * 2**p.pools * p.cascades,
-        cascades=_many(5),
-        channels=_many(8),
-        pools=Field(3, ge=1, le=8),
-        dropout=DROPOUT,
-        shared_weights=Field(False),
-        norm=NORM,
+        **_UNROLLED,
         hidden=_many(32),
     ),
     "mscan": entry(

@@ -3,6 +3,7 @@
 import io
 
 from fedrecon.platform.federation.progress import Progress
+from fedrecon.sites.errors import tell
 
 
 class Terminal(io.StringIO):
@@ -61,3 +62,11 @@ def test_a_bar_on_a_terminal_and_the_stream_is_never_stdout(capsys):
 def test_the_default_stream_is_stderr(capsys):
     Progress(1).say("begun")
     assert capsys.readouterr() == ("", "begun\n")
+
+
+def test_a_name_that_a_terminal_would_obey_is_shown_as_an_escape(capsys):
+    stream = io.StringIO()
+    Progress(0, stream=stream).say("no store at /x\x1b[2Jy [red]z")
+    assert stream.getvalue() == "no store at /x\\x1b[2Jy [red]z\n"
+    tell("a\x07b")
+    assert capsys.readouterr() == ("", "a\\x07b\n")

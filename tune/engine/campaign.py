@@ -6,7 +6,6 @@ The same call can be made again. It resumes what an earlier call left.
 from __future__ import annotations
 
 import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -251,11 +250,6 @@ class Campaign(ABC):
             self.planner, self.trial_table, self.address, records, self.rerun is True, self.tags, self.keep_checkpoints
         )
         self.over = tuner.run(live, self._limit, partial(self.conclude, records))
-
-
-def say(message: str) -> None:
-    """Prints a message to stderr, never to stdout."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def _rounded(minutes: float) -> str:

@@ -126,9 +126,10 @@ class TrialTuner:
 
     def _trained(self, training: str) -> bool:
         """Whether the training of this digest is done and may be taken over. A rerun takes over no earlier training."""
+        if self._rerun:
+            return False
         trial = next(row.trial for row in self._trial_table.rows if row.trial.training == training)
-        found = find_training(self._trial_table.workspace, training, trial.experiment.resources)
-        return not self._rerun and found is not None
+        return find_training(self._trial_table.workspace, training, trial.experiment.resources) is not None
 
     def _tune(self, packing: Packing, notes: Any, live: SweepProgress, limit: int) -> None:
         sweep, trial_table = self._planner.sweep, self._trial_table

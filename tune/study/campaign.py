@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.tune.engine.campaign import Campaign, Rerun, say
+from fedrecon.sites.errors import tell
+from fedrecon.tune.engine.campaign import Campaign, Rerun
 from fedrecon.tune.study.analysis.condition import Condition, Missing
 from fedrecon.tune.study.config import Study
 from fedrecon.tune.study.matrix import Matrix
@@ -70,7 +71,7 @@ class StudyCampaign(Campaign):
         ]
         if done and self.rerun is not True:
             parts.append(f"{done} of these {len(trials)} done already")
-        say(f"{self.chosen.name}: {', '.join(parts)}{self.duration()}")
+        tell(f"{self.chosen.name}: {', '.join(parts)}{self.duration()}")
 
     def content(self) -> tuple[str, dict[str, Any]]:
         """The name and content of the study's own file in its folder."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.storage.workspace import default_workspace
-from fedrecon.sites.errors import InputError, RunError
-from fedrecon.tune.engine.campaign import Campaign, Rerun, saved_file, say
+from fedrecon.sites.errors import InputError, RunError, tell
+from fedrecon.tune.engine.campaign import Campaign, Rerun, saved_file
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
 from fedrecon.tune.trials.settings import Setting, best_setting
@@ -188,7 +188,7 @@ class _Sweep(Campaign):
         """Prints the plan and a rough estimate of its duration."""
         sweep, waiting = self.chosen, self.trial_table.count("WAITING")
         if sweep.algorithm == "optuna":
-            say(
+            tell(
                 f"{sweep.name}: {sweep.samples} trials suggested by Optuna, {len(self.trial_table.rows)} of them so far"
             )
             return
@@ -200,7 +200,7 @@ class _Sweep(Campaign):
             parts.append(f"{done} done already")
         if sweep.budget.trials and sweep.budget.trials < shape.trials:
             parts.append(f"of which the budget allows {sweep.budget.trials}")
-        say(f"{sweep.name}: {', '.join(parts)}{self.duration()}")
+        tell(f"{sweep.name}: {', '.join(parts)}{self.duration()}")
 
     def content(self) -> tuple[str, dict[str, Any]]:
         """The name and content of the sweep's own file in its folder."""

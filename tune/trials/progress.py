@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from fedrecon.sites.errors import tell, visible
 from fedrecon.tune.search.config import CampaignSettings, Sweep
 from fedrecon.tune.trials.settings import best_setting
 from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
@@ -40,9 +41,9 @@ class SweepProgress:
     def say(self, message: str) -> None:
         """Prints a message on its own line."""
         if self._view is not None:
-            self._view.console.print(message, highlight=False, markup=False)
+            self._view.console.print(visible(message), highlight=False, markup=False)
         else:
-            print(message, file=self._stream, flush=True)
+            tell(message, self._stream)
 
     def changed(self, row: TrialRow) -> None:
         """Shows that a trial began, committed a round, or ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 import threading
 import time
@@ -17,7 +16,7 @@ from fedrecon.platform.storage.tracking.address import noted, public
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import BufferedTracker, RunStore
 from fedrecon.platform.storage.workspace import owner_of
-from fedrecon.sites.errors import FedreconError, InputError, cause_of
+from fedrecon.sites.errors import FedreconError, InputError, cause_of, tell
 
 LONGEST_PAUSE = 30.0
 """Seconds between two tries, at most."""
@@ -55,7 +54,7 @@ class Sender:
         store: RunStore | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        self.say = say or _print
+        self.say = say or tell
         self.store = store or _opened(uri, workspace)
         self.uri = public(self.store.uri)
         self._nothing = Sent(noted(self.store.uri, workspace), "" if self.store.own else owner_of(workspace))
@@ -263,7 +262,3 @@ def _why(error: BaseException) -> str:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return textwrap.shorten(cause_of(error), 160, placeholder=" ...")
-
-
-def _print(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

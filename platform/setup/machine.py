@@ -96,6 +96,11 @@ def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
     return found[1]
 
 
+def hdf5_folders(below: Path = Path("data")) -> list[Path]:
+    """The folders that hold HDF5 files: ``data/``, or those one or two levels below it."""
+    return sorted({path.parent for depth in ("", "*/", "*/*/") for path in below.glob(f"{depth}*.h5")})
+
+
 def size(n_bytes: float) -> str:
     """A number of bytes as people read it: ``3.4 GiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -49,10 +49,10 @@ SHOWN = ("torch", "ray", "mlflow", "numpy", "h5py", "pyarrow")
 UI_PORT = 5000
 
 
-def check_python(version: Sequence[int] = sys.version_info) -> Iterator[Finding]:
+def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Finding]:
     """Python's version, and where it is."""
-    given = ".".join(map(str, version[:3]))
-    wrong = "" if tuple(version[:2]) >= (3, 11) else f"Python {given} is too old"
+    given = ".".join(map(str, version))
+    wrong = "" if version >= (3, 11) else f"Python {given} is too old"
     found = f"fedrecon {__version__}, Python {given}, {sys.executable}"
     yield judged("python", wrong, found, "fedrecon needs Python 3.11 or newer: make a new environment with it")
 

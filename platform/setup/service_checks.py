@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedrecon.platform.setup.finding import Finding, judged
+from fedrecon.platform.setup.machine import hdf5_folders
 from fedrecon.platform.storage.journal import Journal
 from fedrecon.platform.storage.tracking.address import SQLITE, check_reachable, public, tracking_uri
 from fedrecon.platform.storage.tracking.sqlite_file import damage
@@ -14,9 +15,6 @@ from fedrecon.sites.data.inspect import find_shards, inspect
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import consortium_problems
 from fedrecon.sites.errors import FedreconError, InputError
-
-DATA = Path("data")
-"""The folder below which shards are looked for, if none is named."""
 
 
 def check_ray(address: str | None = None) -> Iterator[Finding]:
@@ -101,9 +99,8 @@ def check_shards(folder: Path | None = None) -> Iterator[Finding]:
             sites = ", ".join(one["site"] for one in found["shards"])
             yield Finding("shards", "ok", f"{folder}: {len(found['shards'])} are whole ({sites})")
         return
-    folders = sorted({path.parent for depth in ("", "*/", "*/*/") for path in DATA.glob(f"{depth}*.h5")})
     none = True
-    for one in folders:
+    for one in hdf5_folders():
         opened, refused = [], []
         for path in find_shards(one):
             try:
@@ -116,7 +113,7 @@ def check_shards(folder: Path | None = None) -> Iterator[Finding]:
             yield from (_refused(one, message) for message in consortium_problems(opened))
             yield Finding("shards", "ok", f"{one}: {len(opened)} open ({', '.join(shard.site for shard in opened)})")
     if none:
-        yield Finding("shards", "ok", f"none in or below {DATA}/; --sites FOLDER looks at another folder")
+        yield Finding("shards", "ok", f"none in or below data/; --sites FOLDER looks at another folder")
 
 
 def _refused(path: Path, message: str) -> Finding:

@@ -113,7 +113,7 @@ def check_shards(folder: Path | None = None) -> Iterator[Finding]:
             yield from (_refused(one, message) for message in consortium_problems(opened))
             yield Finding("shards", "ok", f"{one}: {len(opened)} open ({', '.join(shard.site for shard in opened)})")
     if none:
-        yield Finding("shards", "ok", f"none in or below data/; --sites FOLDER looks at another folder")
+        yield Finding("shards", "ok", "none in or below data/; --sites FOLDER looks at another folder")
 
 
 def _refused(path: Path, message: str) -> Finding:

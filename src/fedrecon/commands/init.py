@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _init(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _answers(raw: dict[str, Any], overrides: Sequence[str], check: Callable[[list[str]], Any]) -> list[str]:
+def _answers(raw: Mapping[str, Any], overrides: Sequence[str], check: Callable[[list[str]], Any]) -> list[str]:
     """The overrides that a person chooses. An answer that is refused is asked for again."""
     given = {one.partition("=")[0].strip() for one in overrides}
     answers: list[str] = []

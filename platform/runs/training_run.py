@@ -204,7 +204,7 @@ class _Run:
         )
         layout = self._layout()
         finished = FinishedRun(
-            experiment, result.as_dict(), state, record.rounds, scored.columns, layout, self.wire_log, validated
+            experiment, result.as_dict(), state, record.table, scored.columns, layout, self.wire_log, validated
         )
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result

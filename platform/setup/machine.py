@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedrecon.sites.sizes import size
+
 GIB = 2**30
 
 
@@ -99,15 +101,6 @@ def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
 def hdf5_folders(below: Path = Path("data")) -> list[Path]:
     """The folders that hold HDF5 files: ``data/``, or those one or two levels below it."""
     return sorted({path.parent for depth in ("", "*/", "*/*/") for path in below.glob(f"{depth}*.h5")})
-
-
-def size(n_bytes: float) -> str:
-    """A number of bytes as people read it: ``3.4 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.0f} B" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} TiB"
 
 
 def _text(path: Path) -> str:

@@ -21,11 +21,11 @@ from fedrecon.platform.setup.machine import (
     file_system,
     free_memory,
     free_space,
-    size,
 )
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.sites import debris
 from fedrecon.sites.errors import cause_of
+from fedrecon.sites.sizes import size
 from fedrecon.version import __version__
 
 LOW_DISK, LITTLE_DISK = GIB // 2, 5 * GIB

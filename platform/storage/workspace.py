@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import uuid
 import warnings
@@ -106,6 +107,17 @@ def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
     return folder if folder is not None and folder.checkpoints.paths() else None
 
 
+def forget_trained(workspace: Path, digest: str) -> None:
+    """Deletes the notes that this run has finished a training, and notes that are damaged: nobody could use them."""
+    for path in workspace.glob("trained/*.json"):
+        try:
+            stale = _trained_by(path) == digest
+        except RunError:
+            stale = True
+        if stale:
+            path.unlink()
+
+
 def _trained_by(note: Path) -> str | None:
     found = checked_json.read(note, "Delete it: the training is then done again.", needs=("digest",))
     return None if found is None else str(found["digest"])
@@ -187,15 +199,9 @@ class RunFolder:
     def set_aside(self) -> None:
         """Renames the folder, so that a rerun starts from nothing and no file is lost."""
         if self.path.exists():
-            number = sum(1 for _ in self.path.parent.glob(f"{self.digest}.before-*")) + 1
-            self.path.rename(self.path.with_name(f"{self.digest}.before-{number}"))
-        for path in self.workspace.glob("trained/*.json"):
-            try:
-                stale = _trained_by(path) == self.digest
-            except RunError:  # nobody could use it, and only deleting it helps
-                stale = True
-            if stale:
-                path.unlink()
+            aside = (self.path.with_name(f"{self.digest}.before-{number}") for number in itertools.count(1))
+            self.path.rename(next(path for path in aside if not path.exists()))
+        forget_trained(self.workspace, self.digest)
 
     def _with_run_id(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
         """The content with the run's id in the store that got it last. A new store gives a new id."""

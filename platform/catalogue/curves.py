@@ -19,9 +19,10 @@ from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Look = dict[str, Any]
 NAME = "curves"
-FAINT_ZERO_FILLED = {"color": "#626b78", "ls": ":", "marker": ".", "ms": 4}
-MEAN = {"color": "black", "lw": 2.2, "marker": "o", "ms": 4}
+FAINT_ZERO_FILLED: Look = {"color": "#626b78", "ls": ":", "marker": ".", "ms": 4}
+MEAN: Look = {"color": "black", "lw": 2.2, "marker": "o", "ms": 4}
 
 Points = Mapping[str, tuple[list[int], list[float]]]
 """Rounds and values, by site."""
@@ -93,6 +94,8 @@ def mean_of(points: Points) -> tuple[list[int], list[float]]:
 
 
 def _drawn(folder: RunFolder, experiment: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
     shown = {f"validation {METRIC_LABELS[one]}": ("scores", one) for one in METRICS} | {
         "training loss": ("losses", "loss")
     }
@@ -112,7 +115,7 @@ def _drawn(folder: RunFolder, experiment: Mapping[str, Any], rows: Sequence[Mapp
         if shown[name][0] == "scores":
             zero_filled |= _zero_filled(ax, rows, shown[name][1])
         ax.set_xlabel("round")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     entries: list[Entry] = [(site, {"lw": 1.4, "ms": 4, **styles[site]}) for site in sites]
     notes: list[Entry] = [("mean over sites", MEAN)] if len(sites) > 1 else []
     notes += [("zero-filled, mean" if len(sites) > 1 else "zero-filled", FAINT_ZERO_FILLED)] if zero_filled else []

@@ -119,6 +119,6 @@ fedrecon reconstruct {digest} YOUR_SHARD.h5 -o OUT.h5 --workspace {name}
 - `runs/{digest}/`: the same for fedrecon, with the state after the last round and the pseudonyms of all subjects with
   their splits: so a subject that trained is never tested.
 
-Of the sites there are {parts}scores per slice, pseudonyms, paths and machine names. No images and no other private memory
-of a site are in this folder.
+Of the sites there are {parts}scores per slice, pseudonyms, paths and machine names. No images and no other
+private memory of a site are in this folder.
 """

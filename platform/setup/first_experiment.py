@@ -22,7 +22,6 @@ from fedrecon.platform.consortium.shards import n_slices, open_sites
 from fedrecon.platform.setup.machine import GIB, Machine, hdf5_folders
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError
-from fedrecon.version import __version__
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
@@ -87,7 +86,7 @@ class Draft:
 
     def text(self) -> str:
         """The content of the file, as YAML."""
-        head = [f"# Written by fedrecon init {__version__}.", *(f"# {one}" for one in self.facts)]
+        head = ["# Written by fedrecon init.", *(f"# {one}" for one in self.facts)]
         body = yaml.safe_dump(dict(self.raw), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
         return "\n".join(head) + "\n" + body
 

@@ -26,7 +26,6 @@ from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.sites import debris
 from fedrecon.sites.errors import cause_of
 from fedrecon.sites.sizes import size
-from fedrecon.version import __version__
 
 LOW_DISK, LITTLE_DISK = GIB // 2, 5 * GIB
 """Free bytes of a disk below which a run breaks off soon, and below which a sweep does."""
@@ -53,7 +52,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Iterator[Fi
     """Python's version, and where it is."""
     given = ".".join(map(str, version))
     wrong = "" if version >= (3, 11) else f"Python {given} is too old"
-    found = f"fedrecon {__version__}, Python {given}, {sys.executable}"
+    found = f"fedrecon {metadata.version('fedrecon')}, Python {given}, {sys.executable}"
     yield judged("python", wrong, found, "fedrecon needs Python 3.11 or newer: make a new environment with it")
 
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from fedrecon.platform.config.names import flatten
 from fedrecon.platform.storage.locks import is_locked
-from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.platform.storage.workspace import MIN_PREFIX, RunFolder, find_run_folder
 from fedrecon.sites.errors import InputError, RunError
+
+SHORT = 8
+"""The characters of a digest in a list."""
 
 ASIDE = ".before-"
 """In the name of a folder that a rerun has set aside."""
@@ -54,6 +57,12 @@ class Overview:
     campaign: str = ""
     trained_by: str = ""
     problem: str = ""
+
+    @property
+    def short(self) -> str:
+        """The beginning of the digest, which names the run as long as no other one begins alike."""
+        head, aside, number = self.digest.partition(ASIDE)
+        return head[:SHORT] + aside + number
 
     def as_dict(self) -> dict[str, Any]:
         """The line for JSON."""
@@ -145,18 +154,16 @@ def find(workspace: Path, reference: str) -> RunFolder:
     Raises:
         InputError: no run or several runs fit.
     """
-    from fedrecon.platform.storage.workspace import find_run_folder
-
     folders = {folder.digest: folder for folder in run_folders(workspace)}
     if reference in folders:
         return folders[reference]
     if reference == "latest":
         return find_run_folder(workspace, reference)
     noted = {digest: _read(folder.noted, []) for digest, folder in folders.items()}
+    head, aside, number = reference.partition(ASIDE)
+    begun = [one for one in folders if len(head) >= MIN_PREFIX and one.startswith(head)]
     fitting = [digest for digest, one in noted.items() if reference and one.get("run_id") == reference]
-    fitting = fitting or [
-        one for one in folders if len(reference) >= 6 and one.startswith(reference) and "." not in one
-    ]
+    fitting = fitting or [one for one in begun if one.partition(ASIDE)[1:] == (aside, number)]
     named = [one for one, note in noted.items() if note.get("experiment", {}).get("name") == reference]
     fitting = fitting or [one for one in named if ASIDE not in one]
     if len(fitting) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,28 +17,27 @@ HEADS = {"psnr": "test PSNR dB", "ssim": "test SSIM", "nmse": "test NMSE"}
 
 
 def runs_table(runs: Sequence[Overview]) -> None:
-    """Prints the runs, a row each."""
+    """Prints the runs, a row each. The rest of what is known of them is in ``--json`` and ``fedrecon runs show``."""
+    shorts = Counter(one.short for one in runs)
+    campaigns = any(one.campaign for one in runs)
     columns = [*words("digest", "name", "status"), *numbers("rounds"), *words("method", "operator")]
-    columns += [*numbers("seed", "sites", "test PSNR dB", "test SSIM", "size"), *words("changed", "part of")]
+    columns += [*numbers(HEADS["psnr"], "size"), *words("changed", *(["part of"] if campaigns else []))]
     rows = [
         Row([
-            plain(one.digest),
+            plain(one.short if shorts[one.short] == 1 else one.digest),
             plain(one.name),
             Value(one.status, tone=TONES.get(one.status, "")),
             plain(f"{one.rounds}/{one.planned}" if one.planned else "–"),
             plain(one.method),
             plain(one.operator),
-            plain("" if one.seed is None else str(one.seed)),
-            plain(str(len(one.sites))),
             number(one.psnr, METRICS["psnr"]),
-            number(one.ssim, METRICS["ssim"]),
             plain(size(one.bytes)),
             plain(one.changed.replace("T", " ")[:16]),
-            plain(one.campaign),
+            *([plain(one.campaign)] if campaigns else []),
         ])
         for one in runs
     ]  # fmt: skip
-    print_table(Table("runs, the newest first; scores: mean over the sites, test subjects", columns, rows))
+    print_table(Table("runs, the newest first; scores: mean over the sites", columns, rows))
 
 
 def pairs_table(title: str, pairs: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,20 +111,20 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _rm(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.catalogue.removal import plan
-    from fedrecon.platform.terminal.run_tables import runs_table
 
     removal = plan(
         workspace_of(arguments), [_chosen(arguments, one) for one in arguments.run], keep_mlflow=arguments.keep_mlflow
     )
-    if not arguments.json:
-        runs_table(removal.shown)
+    for one in removal.shown:
+        rounds = f", {one.rounds} rounds" if one.rounds else ""
+        say(f"{one.digest}  {one.name}  {one.status}{rounds}, {size(one.bytes)}", sys.stderr)
     if arguments.dry_run:
         if arguments.json:
             print_json({"removed": [], "would_remove": [one.digest for one in removal.shown], "bytes": removal.bytes})
         else:
             say(f"dry run: {size(removal.bytes)} would become free; nothing was deleted")
         return DONE
-    if not arguments.yes and not _agreed(removal.shown, removal.bytes):
+    if not arguments.yes and not _agreed(len(removal.shown), removal.bytes):
         say("nothing was deleted", sys.stderr)
         return DONE
     done = removal.go()
@@ -134,19 +133,20 @@ def _rm(arguments: argparse.Namespace) -> int:
         return DONE
     say(f"deleted: {', '.join(done['removed'])}; {size(done['bytes'])} are free")
     for store, ids in done["mlflow"].items():
-        say(f"marked as deleted in MLflow at {store}: {len(ids)} (mlflow gc --backend-store-uri ends them for good)")
+        say(f"marked as deleted in MLflow at {store}: {len(ids)} (mlflow gc --backend-store-uri {store} ends them)")
     return DONE
 
 
-def _agreed(shown: Sequence[Any], n_bytes: int) -> bool:
+def _agreed(count: int, n_bytes: int) -> bool:
     """Asks on a terminal.
 
     Raises:
         InputError: there is no terminal.
     """
+    what = f"{count} run{'s' * (count > 1)} ({size(n_bytes)})"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InputError(f"{len(shown)} runs would be deleted ({size(n_bytes)}): without a terminal, say --yes")
-    print(f"Delete {len(shown)} runs ({size(n_bytes)}) for good? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise InputError(f"{what} would be deleted: without a terminal, say --yes")
+    print(f"Delete {what} for good? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -169,7 +169,7 @@ def _plot(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     else:
-        say(f"{done['png']}\n{done['svg']}")
+        say(f"run {done['digest']}, {done['rounds']} rounds\n{done['png']}\n{done['svg']}")
     return DONE
 
 

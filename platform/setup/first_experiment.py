@@ -79,8 +79,8 @@ class Draft:
         sizes = sorted({volume.shape for volume in volumes})
         matrix = " to ".join(dict.fromkeys(f"{y} x {x}" for y, x in (sizes[0], sizes[-1])))
         coils = max(volume.n_coils for volume in volumes)
-        sites = f"{len(self.shards)} sites ({', '.join(self.shards)})"
-        slices = f"{self._count('train')} training slices of {matrix}, up to {coils} coils"
+        sites = f"{len(self.shards)} site{'s' * (len(self.shards) > 1)} ({', '.join(self.shards)})"
+        slices = f"{self._count('train')} training slices of {matrix}, {coils} coil{'s' * (coils > 1)} at most"
         took = [] if self.seconds is None else [f"It takes roughly {_duration(self.seconds)} there."]
         return [f"{sites}: {slices}.", f"Its size fits the machine on which it was written: {self.machine}.", *took]
 
@@ -141,8 +141,7 @@ def draft(sites: str, overrides: Sequence[str] = (), machine: Machine | None = N
     import torch
 
     shards, machine = open_sites(sites), machine or Machine.here()
-    first = proposal(sites, shards, machine, overrides)
-    raw, experiment = _accepted(first, shards, overrides)
+    raw, experiment = _accepted(proposal(sites, shards, machine, overrides), shards, overrides)
     while True:
         try:
             pace = seconds_per_slice(experiment, shards) if experiment.trains else None
@@ -158,6 +157,16 @@ def draft(sites: str, overrides: Sequence[str] = (), machine: Machine | None = N
         rounds = min(max(fitting, ROUNDS[0]), ROUNDS[1])
         raw, experiment = _changed(raw, {"rounds": rounds}, None if _gives_every(overrides) else max(rounds // 5, 1))
     return Draft(raw, experiment, shards, machine, pace)
+
+
+def accepted(sites: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What :func:`draft` chooses before it times anything.
+
+    Raises:
+        InputError: see :func:`draft`.
+    """
+    shards = open_sites(sites)
+    return _accepted(proposal(sites, shards, Machine.here(), overrides), shards, overrides)[0]
 
 
 def proposal(

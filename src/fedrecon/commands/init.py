@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ QUESTIONS = {
     "network.name": "network (fedrecon list networks)",
     "operator.mask": "mask (fedrecon list masks)",
     "operator.acceleration": "acceleration",
-    "training.rounds": "rounds",
 }
 """The keys that are asked for on a terminal, if no override gives them."""
+
+ROUNDS = {"training.rounds": "rounds"}
+"""It is asked last: what is proposed follows from the pace of the rest."""
 
 
 def add(commands: Any) -> None:
@@ -38,19 +41,20 @@ def add(commands: Any) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from fedrecon.platform.setup.first_experiment import draft, find_sites, refuse_existing
+    from fedrecon.platform.setup.first_experiment import accepted, draft, find_sites, refuse_existing
 
-    asks = sys.stdin.isatty() and sys.stderr.isatty()
+    overrides, asks = list(arguments.overrides), sys.stdin.isatty() and sys.stderr.isatty()
     sites = arguments.sites or (_asked("folder of shards", _or_empty(find_sites)) if asks else find_sites())
     out = Path(arguments.out or (_asked("file to write", OUT) if asks and not arguments.dry_run else OUT))
     if not arguments.dry_run:
         refuse_existing(out, arguments.overwrite)
-    overrides = list(arguments.overrides)
-    say("opening the shards, timing a training step", sys.stderr)
-    made = draft(sites, overrides)
+    check = partial(accepted, sites)
     if asks:
-        overrides += _answers(made.raw, overrides, lambda more: draft(sites, more))
-        made = draft(sites, overrides)
+        overrides += _answers(QUESTIONS, overrides, check)
+    say("timing a training step", sys.stderr)
+    made = draft(sites, overrides)
+    if asks and (chosen := _answers(ROUNDS, overrides, check, made.raw)):
+        made = draft(sites, [*overrides, *chosen])
     if not arguments.dry_run:
         made.write(out, arguments.overwrite)
     if arguments.json:
@@ -63,19 +67,29 @@ def _init(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _answers(raw: Mapping[str, Any], overrides: Sequence[str], check: Callable[[list[str]], Any]) -> list[str]:
-    """The overrides that a person chooses. An answer that is refused is asked for again."""
+def _answers(
+    questions: Mapping[str, str],
+    overrides: Sequence[str],
+    check: Callable[[list[str]], Mapping[str, Any]],
+    raw: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """The overrides that a person chooses. An answer that is refused is asked for again.
+
+    Args:
+        check: gives the content of the file under the overrides, or refuses them.
+        raw: the content from which the first default comes; None asks ``check``.
+    """
     given = {one.partition("=")[0].strip() for one in overrides}
     answers: list[str] = []
-    for key, text in QUESTIONS.items():
-        value: Any = raw
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if key in given or key.split(".")[0] in given or value is None:
+    raw = check(list(overrides)) if raw is None else raw
+    for key, text in questions.items():
+        block, _, name = key.partition(".")
+        if {key, block} & given or not (value := raw.get(block)) or (name and name not in value):
             continue
-        while (answer := _asked(text, str(value))) != str(value):
+        default = str(value[name] if name else value)
+        while (answer := _asked(text, default)) != default:
             try:
-                check([*overrides, *answers, f"{key}={answer}"])
+                raw = check([*overrides, *answers, f"{key}={answer}"])
             except InputError as error:
                 say(f"error: {error}", sys.stderr)
                 continue

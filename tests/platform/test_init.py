@@ -124,8 +124,8 @@ def test_a_batch_is_no_larger_than_the_smallest_site(folder):
 def test_the_rounds_follow_from_the_pace(folder, monkeypatch, pace, rounds):
     """There are 6 slices in each split, and a slice is scored in 0.4 of the time in which it is trained on.
 
-    Ten rounds with five validations are the work of 60 + 0.4 (30 + 6) = 74.4 training slices. In 20 minutes of 10 s each
-    there is room for 1200 / 744 of them: 16 rounds. The smallest number is 5, the largest is 50.
+    Ten rounds with five validations are the work of 60 + 0.4 (30 + 6) = 74.4 training slices. In 20 minutes of 10 s
+    each there is room for 1200 / 744 of them: 16 rounds. The smallest number is 5, the largest is 50.
     """
     monkeypatch.setattr(first_experiment, "seconds_per_slice", lambda experiment, shards: pace)
     made = draft(folder, SMALL, Machine(1, 8 * GIB))

@@ -11,7 +11,7 @@ from typing import Any
 from fedrecon.platform.config.names import flatten
 from fedrecon.platform.storage.locks import is_locked
 from fedrecon.platform.storage.workspace import MIN_PREFIX, RunFolder, find_run_folder
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import InputError, RunError, cause_of
 
 SHORT = 8
 """The characters of a digest in a list."""
@@ -92,6 +92,13 @@ def overviews(workspace: Path) -> list[Overview]:
 
 def overview(folder: RunFolder) -> Overview:
     """A run in a line. It raises nothing: what cannot be read is its ``problem``."""
+    try:
+        return _overview(folder)
+    except DAMAGE as error:  # JSON that is whole, but nothing that a run writes
+        return Overview(folder.digest, "damaged", problem=f"its files in {folder.path} are damaged: {cause_of(error)}")
+
+
+def _overview(folder: RunFolder) -> Overview:
     problems: list[str] = []
     noted, result = (_read(part, problems) for part in (folder.noted, folder.result))
     experiment = noted.get("experiment", {})
@@ -159,18 +166,31 @@ def find(workspace: Path, reference: str) -> RunFolder:
         return folders[reference]
     if reference == "latest":
         return find_run_folder(workspace, reference)
-    noted = {digest: _read(folder.noted, []) for digest, folder in folders.items()}
+    known = {digest: _known_as(folder) for digest, folder in folders.items()}
     head, aside, number = reference.partition(ASIDE)
     begun = [one for one in folders if len(head) >= MIN_PREFIX and one.startswith(head)]
-    fitting = [digest for digest, one in noted.items() if reference and one.get("run_id") == reference]
+    fitting = [digest for digest, (run_id, _) in known.items() if reference and run_id == reference]
     fitting = fitting or [one for one in begun if one.partition(ASIDE)[1:] == (aside, number)]
-    named = [one for one, note in noted.items() if note.get("experiment", {}).get("name") == reference]
+    named = [digest for digest, (_, name) in known.items() if reference and name == reference]
     fitting = fitting or [one for one in named if ASIDE not in one]
     if len(fitting) > 1:
         raise InputError(f"'{reference}' fits several runs: {', '.join(fitting[:8])}; give the digest of one")
     if not fitting:
         return find_run_folder(workspace, reference)
     return folders[fitting[0]]
+
+
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What reading raises where a file holds other things than it should."""
+
+
+def _known_as(folder: RunFolder) -> tuple[str, str]:
+    """The id and the name of a run; both empty if its note cannot be read."""
+    try:
+        noted = folder.noted() or {}
+        return str(noted["run_id"]), str(noted["experiment"]["name"])
+    except (RunError, *DAMAGE):
+        return "", ""
 
 
 def _status(folder: RunFolder, finished: bool, problems: Sequence[str]) -> str:
@@ -195,7 +215,7 @@ def _read(read: Any, problems: list[str]) -> dict[str, Any]:
     """What ``read`` returns; empty for None, and for what is damaged, which is noted among the problems."""
     try:
         return dict(read() or {})
-    except (RunError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (RunError, *DAMAGE) as error:
         problems.append(" ".join(str(error).split()) or type(error).__name__)
         return {}
 

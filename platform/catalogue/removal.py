@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.catalogue.overview import Overview, overview, run_folders
+from fedrecon.platform.catalogue.overview import DAMAGE, Overview, overview, run_folders
 from fedrecon.platform.runs.sync import store_of
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
 from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, public
@@ -117,11 +117,12 @@ def _use(other: RunFolder, digest: str) -> str:
     """What the other run needs this one for; empty if for nothing. A note that is damaged names no run."""
     try:
         noted, tags = other.noted() or {}, other.journal().tags
-    except RunError:
+        start = (noted.get("experiment", {}).get("training") or {}).get("start")
+    except (RunError, *DAMAGE):
         return ""
     if noted.get("trained_by") == digest:
         return "tests its network"
-    if (noted.get("experiment", {}).get("training") or {}).get("start") == digest:
+    if start == digest:
         return "began with its network"
     return "took over its training" if tags.get("fedrecon.trained_by") == digest else ""
 

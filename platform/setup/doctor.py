@@ -38,6 +38,7 @@ def examine(
         "ports": machine.check_ports,
         **({} if in_process else {"ray": partial(services.check_ray, address)}),
         "store": partial(services.check_store, workspace, tracking_uri),
+        "runs": partial(services.check_runs, workspace),
         "plug-ins": services.check_plugins,
         "shards": partial(services.check_shards, sites),
     }

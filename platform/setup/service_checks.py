@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedrecon.platform.catalogue.overview import overviews
 from fedrecon.platform.setup.finding import Finding, judged
 from fedrecon.platform.setup.machine import hdf5_folders
 from fedrecon.platform.storage.journal import Journal
@@ -15,6 +16,7 @@ from fedrecon.sites.data.inspect import find_shards, inspect
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import consortium_problems
 from fedrecon.sites.errors import FedreconError, InputError
+from fedrecon.sites.sizes import size
 
 
 def check_ray(address: str | None = None) -> Iterator[Finding]:
@@ -75,6 +77,16 @@ def check_store(workspace: Path, uri: str | None = None) -> Iterator[Finding]:
     if waiting:
         found = f"MLflow has not got all of {len(waiting)} runs: {', '.join(waiting[:3])}{' ...' * (len(waiting) > 3)}"
         yield Finding("store", "warning", found, "fedrecon sync sends the rest (a run that is at work sends it itself)")
+
+
+def check_runs(workspace: Path) -> Iterator[Finding]:
+    """How many runs there are, how much room they take, and which of them are damaged."""
+    found = overviews(workspace) if workspace.is_dir() else []
+    for one in found:
+        if one.problem:
+            advice = f"run its experiment again with --rerun, or fedrecon runs rm {one.short}"
+            yield Finding("runs", "warning", f"run {one.digest}: {one.problem}", advice)
+    yield Finding("runs", "ok", f"{len(found)} in {workspace}, {size(sum(one.bytes for one in found))}")
 
 
 def check_plugins() -> Iterator[Finding]:

@@ -39,18 +39,8 @@ def test_this_machine_is_fine_and_a_bad_folder_of_shards_is_not(call, consortium
     wrong = [one for one in found.json["findings"] if one["status"] == "wrong"]
     assert (found.code, found.json["ok"], wrong) == (0, True, [])
     names = {one["name"] for one in found.json["findings"]}
-    assert names == {
-        "python",
-        "packages",
-        "gpu",
-        "memory",
-        "disk",
-        "shared memory",
-        "ports",
-        "store",
-        "plug-ins",
-        "shards",
-    }
+    looked_at = "python packages gpu memory disk ports store runs plug-ins shards"
+    assert names == {*looked_at.split(), "shared memory"}
     assert not list(Path.cwd().iterdir())  # it leaves nothing behind
 
     found = call("doctor", "--in-process", "--sites", "nowhere")
@@ -203,6 +193,15 @@ def test_the_store(tmp_path):
     (tmp_path / "runs/abc/record").mkdir(parents=True)
     (tmp_path / "runs/abc/record/journal.jsonl").write_text("[]\n")
     assert statuses(check(tmp_path)) == ["ok", "warning"]
+
+
+def test_a_damaged_run_is_named(tmp_path):
+    assert statuses(service_checks.check_runs(tmp_path / "none")) == ["ok"]
+    (tmp_path / "runs/abc").mkdir(parents=True)
+    (tmp_path / "runs/abc/result.json").write_text("{")
+    first, last = service_checks.check_runs(tmp_path)
+    assert (first.status, last.status) == ("warning", "ok")
+    assert "abc" in first.found
 
 
 def test_shards_below_data_are_opened_and_other_files_of_hdf5_are_passed_over(consortium):

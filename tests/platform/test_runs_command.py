@@ -97,6 +97,19 @@ def test_every_kind_of_folder_is_listed_and_the_damaged_one_is_one_line(call, wo
         assert call("runs", "show", digest, "--json").json["status"] == status[digest[0]]
 
 
+@pytest.mark.parametrize("experiment", ["null", "3", "[1]", '{"reconstructor": {"name": "network"}, "training": 3}'])
+def test_a_note_of_an_old_version_that_makes_no_sense_hides_no_other_run(call, workspace, experiment):
+    A.write(workspace)
+    odd = workspace / "runs" / ("0" * 16)
+    odd.mkdir()
+    (odd / "run.json").write_text(f'{{"run_id": "", "experiment": {experiment}, "images": {{}}, "subjects": {{}}}}')
+    found = call("runs", "list", "--json")
+    assert found.code == 0
+    assert {one["digest"][0]: one["status"] for one in found.json["runs"]} == {"a": "finished", "0": "damaged"}
+    assert call("runs", "show", "0" * 16, "--json").json["status"] == "damaged"
+    assert call("runs", "show", "north", "--json").json["digest"] == A.digest
+
+
 def test_a_workspace_that_does_not_exist_is_refused_and_an_empty_one_is_empty(call, workspace):
     assert call("runs", "list", "--workspace", workspace / "typo").code == 2
     assert call("runs", "list", "--json").json == {"runs": []}

@@ -101,6 +101,8 @@ def _drawn(folder: RunFolder, experiment: Mapping[str, Any], rows: Sequence[Mapp
     }
     found = {title: series(rows, *where) for title, where in shown.items()}
     found = {title: points for title, points in found.items() if points}
+    if not found:
+        raise InputError(f"run {folder.digest} has no score and no loss to plot")
     sites = sorted({site for points in found.values() for site in points})
     styles = {site: style(at) for at, site in enumerate(sites)}
     title = f"{experiment.get('name', '')}: {method_of(experiment)}, {operator_of(experiment)}"

@@ -35,7 +35,7 @@ def compare(first: RunFolder, second: RunFolder) -> dict[str, Any]:
     environments = [one.environment() or {} for one in (first, second)]
     return {
         "runs": [overview(one).as_dict() for one in (first, second)],
-        "settings": _differing(*(dict(flat(one.get("experiment", {}))) for one in noted)),
+        "settings": _differing(*map(_settings, noted)),
         "data": _differing(*map(_contents, environments)),
         "code": _differing(*(dict(one.get("code") or {}) for one in noted)),
         "environment": _differing(*map(_machine, environments)),
@@ -46,6 +46,12 @@ def compare(first: RunFolder, second: RunFolder) -> dict[str, Any]:
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {key: [a.get(key), b.get(key)] for key in {**a, **b} if a.get(key) != b.get(key)}
+
+
+def _settings(noted: Mapping[str, Any]) -> dict[str, str]:
+    """The settings by dotted key; of a plug-in file its name, because its text is compared as code."""
+    experiment = noted.get("experiment", {})
+    return dict(flat({**experiment, "plugins": [one["file"] for one in experiment.get("plugins", ())]}))
 
 
 def _contents(environment: Mapping[str, Any]) -> dict[str, str]:

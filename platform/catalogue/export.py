@@ -86,6 +86,8 @@ def _copy_run(folder: RunFolder, into: Path, published: list[str]) -> None:
         if (path := folder.journal().artifact_path(name)) is not None:
             (into / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, into / name)
+        elif name not in ARTIFACTS:
+            raise RunError(f"run {folder.digest}: the published part {name} is lost. Run it again: it is written anew")
 
 
 def _copy_record(folder: RunFolder, into: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import stat
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,6 @@ def _overview(folder: RunFolder) -> Overview:
     noted, result = (_read(part, problems) for part in (folder.noted, folder.result))
     experiment = noted.get("experiment", {})
     tags = _read(lambda: folder.journal().tags, problems)
-    files = [path for path in folder.path.rglob("*") if path.is_file() and not path.is_symlink()]
     paths = folder.checkpoints.paths()
     committed = paths[-1].stem.removeprefix("round-") if paths else ""
     mean, trains = result.get("mean", {}), experiment.get("reconstructor", {}).get("name") == "network"
@@ -111,7 +112,7 @@ def _overview(folder: RunFolder) -> Overview:
     campaigns = [f"{kind} {tags[f'fedrecon.{kind}']}" for kind in ("sweep", "study") if f"fedrecon.{kind}" in tags]
     return Overview(
         digest=folder.digest,
-        status=_status(folder, bool(result), problems),
+        status=_status(folder, (folder.path / "result.json").exists(), problems),
         name=str(experiment.get("name", "")),
         run_id=str(noted.get("run_id") or result.get("run_id") or ""),
         changed=_time(newest[0]) if newest else "",
@@ -122,7 +123,7 @@ def _overview(folder: RunFolder) -> Overview:
         sites=list(noted.get("subjects", {})),
         seed=experiment.get("seed"),
         **{metric: mean.get(metric) for metric in ("psnr", "ssim", "nmse")},
-        bytes=sum({(one.st_dev, one.st_ino): one.st_size for one in map(Path.stat, files)}.values()),
+        bytes=_bytes(folder.path),
         campaign=", ".join(campaigns),
         trained_by=str(noted.get("trained_by") or tags.get("fedrecon.trained_by") or ""),
         problem="; ".join(problems),
@@ -196,7 +197,7 @@ def _known_as(folder: RunFolder) -> tuple[str, str]:
 def _status(folder: RunFolder, finished: bool, problems: Sequence[str]) -> str:
     if ASIDE in folder.digest:
         return "set aside"
-    if is_busy(folder):
+    if not finished and is_busy(folder):  # asking takes the lock for a moment, and nobody trains what is finished
         return "running"
     if problems:
         return "damaged"
@@ -218,6 +219,16 @@ def _read(read: Any, problems: list[str]) -> dict[str, Any]:
     except (RunError, *DAMAGE) as error:
         problems.append(" ".join(str(error).split()) or type(error).__name__)
         return {}
+
+
+def _bytes(folder: Path) -> int:
+    """The bytes of all files; one with two names counts once. A run at work deletes files meanwhile."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG((about := path.lstat()).st_mode):
+                found[about.st_dev, about.st_ino] = about.st_size
+    return sum(found.values())
 
 
 def _time(path: Path) -> str:

@@ -152,10 +152,12 @@ def draft(sites: str, overrides: Sequence[str] = (), machine: Machine | None = N
             continue
         break
     made = Draft(raw, experiment, shards, machine, pace)
-    if made.seconds and "rounds" not in apply_overrides({}, overrides).get("training", {}):
+    if made.seconds and _given(overrides, "training", "rounds") is None:
         fitting = int(experiment.rounds * WANTED_SECONDS / made.seconds)
         rounds = min(max(fitting, ROUNDS[0]), ROUNDS[1])
-        raw, experiment = _changed(raw, {"rounds": rounds}, None if _gives_every(overrides) else max(rounds // 5, 1))
+        raw, experiment = _changed(
+            raw, {"rounds": rounds}, max(rounds // 5, 1) if _given(overrides, "evaluation", "every") is None else None
+        )
     return Draft(raw, experiment, shards, machine, pace)
 
 
@@ -173,13 +175,12 @@ def proposal(
     sites: str, shards: Mapping[str, Shard], machine: Machine, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The content of the file before the overrides: method, network, and sizes for this machine."""
-    given = apply_overrides({}, overrides)
-    task = TASKS.get(given.get("task", "reconstruction"), TASKS["reconstruction"])
-    strategies, name = registry("strategies"), given.get("strategy", {}).get("name", "fedavg")
+    task = TASKS.get(str(_given(overrides, "task")), TASKS["reconstruction"])
+    strategies, name = registry("strategies"), str(_given(overrides, "strategy", "name"))
     kind = strategies[name].network_kind if name in strategies else "reconstruction"
     network = task.networks[kind][1]
     channels, batch, in_process = sizes(shards, machine)
-    rounds = given.get("training", {}).get("rounds", 10)
+    rounds = _given(overrides, "training", "rounds") or 10
     return {
         "name": Path(sites).name or "experiment",
         "sites": str(Path(sites).absolute()),
@@ -209,7 +210,7 @@ def sizes(shards: Mapping[str, Shard], machine: Machine) -> tuple[int, int, bool
     if machine.gpus:
         widest, most = 32, 8
         at_a_gpu = -(-len(shards) // len(machine.gpus))
-        room = min(gpu.memory for gpu in machine.gpus) / 2 / at_a_gpu
+        room = min(gpu.free for gpu in machine.gpus) / 2 / at_a_gpu
     else:
         widest, most = 16, 4
         room = (machine.memory or 4 * GIB) / 2 / (1 if in_process else len(shards))
@@ -225,6 +226,8 @@ def _accepted(
     first: Mapping[str, Any], shards: Mapping[str, Shard], overrides: Sequence[str]
 ) -> tuple[dict[str, Any], Experiment]:
     """The first variant of the proposal that a run would accept; the refusal of the first one, if there is none."""
+    if _given(overrides, "sites") is not None:
+        raise InputError("sites: --sites names the folder of shards")
     refused = None
     for rate in ACCELERATIONS if "operator" in first else (0,):
         raw = {**first, **({"operator": {**first["operator"], "acceleration": rate}} if rate else {})}
@@ -250,8 +253,12 @@ def _changed(
     return changed, Experiment.read(changed)
 
 
-def _gives_every(overrides: Sequence[str]) -> bool:
-    return "every" in apply_overrides({}, overrides).get("evaluation", {})
+def _given(overrides: Sequence[str], *keys: str) -> Any:
+    """The value that the overrides give to a key; None if they give none."""
+    value: Any = apply_overrides({}, overrides)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _at_once(experiment: Experiment, machine: Machine, sites: int) -> int:

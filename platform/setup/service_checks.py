@@ -45,9 +45,7 @@ def check_ray(address: str | None = None) -> Iterator[Finding]:
     named = f", sites {', '.join(sites)}" if sites else ""
     wrong = address is None and torch.cuda.device_count() > 0 and not gpus
     found = f"{where}: {cpus:g} CPUs, {gpus:g} GPUs{named}"
-    yield judged(
-        "ray", f"{found}, though torch sees GPUs" if wrong else "", found, "is RAY_ACCEL_ENV_VAR or a GPU limit set?"
-    )
+    yield judged("ray", f"{found}, though torch sees GPUs" if wrong else "", found, "does this job limit its GPUs?")
 
 
 def check_store(workspace: Path, uri: str | None = None) -> Iterator[Finding]:

@@ -174,3 +174,13 @@ def test_without_a_terminal_nothing_is_asked(call, folder, monkeypatch):
     monkeypatch.setattr(first_experiment, "seconds_per_slice", lambda experiment, shards: 0.01)
     assert call("init", "--sites", folder).code == 0
     assert Experiment.read("experiment.yaml").strategy["name"] == "fedavg"
+
+
+@pytest.mark.parametrize("wrong", ["strategy=3", "training=3", "task=[1]", "strategy.name=[x]", "training.rounds=many"])
+def test_an_override_that_is_no_block_is_refused_in_words(call, folder, wrong):
+    found = call("init", "--sites", folder, "--out", "my.yaml", wrong)
+    assert (found.code, Path("my.yaml").exists()) == (2, False)
+
+
+def test_the_sites_are_given_once(call, folder):
+    assert call("init", "--sites", folder, "--out", "my.yaml", "sites=elsewhere").code == 2

@@ -72,7 +72,7 @@ def workspace(tmp_path, monkeypatch):
 
 
 def test_every_kind_of_folder_is_listed_and_the_damaged_one_is_one_line(call, workspace):
-    for one in (A, B, Run("c" * 16, finished=False), Run("d" * 16), Run("e" * 16), Run("f" * 16)):
+    for one in (A, B, Run("c" * 16, finished=False), Run("d" * 16), Run("e" * 16), Run("f" * 16, finished=False)):
         one.write(workspace)
     runs = workspace / "runs"
     (runs / ("d" * 16) / "result.json").write_text('{"rounds": 3, ')

@@ -49,6 +49,7 @@ def _init(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         refuse_existing(out, arguments.overwrite)
     check = partial(accepted, sites)
+    say(f"opening the shards of {sites}", sys.stderr)
     if asks:
         overrides += _answers(QUESTIONS, overrides, check)
     say("timing a training step", sys.stderr)

@@ -49,10 +49,9 @@ def _init(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         refuse_existing(out, arguments.overwrite)
     check = partial(accepted, sites)
-    say(f"opening the shards of {sites}", sys.stderr)
+    say(f"opening the shards of {sites}, then timing a training step", sys.stderr)
     if asks:
         overrides += _answers(QUESTIONS, overrides, check)
-    say("timing a training step", sys.stderr)
     made = draft(sites, overrides)
     if asks and (chosen := _answers(ROUNDS, overrides, check, made.raw)):
         made = draft(sites, [*overrides, *chosen])

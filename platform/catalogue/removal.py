@@ -46,11 +46,14 @@ class Removal:
 
         Raises:
             RunError: a process works on one of the runs; nothing was removed. Or a folder cannot be deleted.
-            InputError: a store does not answer; nothing was removed.
+            InputError: a store does not answer, or another run builds on one of them by now; nothing was removed.
         """
         with ExitStack() as locks:
             for one in self.folders:
                 locks.enter_context(exclusive_lock(one.lock, f"run {one.digest} is at work: end it first"))
+            for one in self.folders:  # a person may have thought for long
+                for why in _users(one, self.folders):
+                    raise why
             deleted = {public(uri): _delete(uri, ids, self.workspace) for uri, ids in self.stores.items()}
             for one in self.folders:
                 _remove(one)

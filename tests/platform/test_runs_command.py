@@ -14,6 +14,7 @@ from tiny import UNET
 from fedrecon.platform.catalogue import curves
 from fedrecon.platform.catalogue.differences import compare
 from fedrecon.platform.catalogue.overview import find, overviews
+from fedrecon.platform.catalogue.removal import plan
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.runs.context import RunContext
@@ -195,6 +196,14 @@ def test_a_run_that_another_one_builds_on_stays_unless_both_go(call, workspace, 
     assert RunFolder(workspace, A.digest).path.exists()
     assert call("runs", "rm", "aaaaaa", "cccccc", "--yes").code == 0
     assert overviews(workspace) == []
+
+
+def test_a_run_that_came_into_use_while_a_person_was_asked_stays(workspace):
+    removal = plan(workspace, [A.write(workspace)])
+    USERS["transfer"].write(workspace)
+    with pytest.raises(InputError, match="c" * 16):
+        removal.go()
+    assert RunFolder(workspace, A.digest).path.exists()
 
 
 def test_a_run_at_work_or_of_a_sweep_at_work_stays(call, workspace):

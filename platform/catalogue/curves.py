@@ -107,8 +107,9 @@ def _drawn(folder: RunFolder, experiment: Mapping[str, Any], rows: Sequence[Mapp
     styles = {site: style(at) for at, site in enumerate(sites)}
     title = f"{experiment.get('name', '')}: {method_of(experiment)}, {operator_of(experiment)}"
     subtitle = f"run {folder.digest}; scores are of whole validation volumes, the mean over sites is unweighted"
-    figure, axes = panels(title, subtitle, [upper(one) for one in found], 2, (1.0, 2.9), sharex=True)
-    zero_filled = False
+    figure, axes = panels(title, subtitle, [upper(one) for one in found], 2, (1.0, 2.9))
+    first, last, zero_filled = rows[0]["round"], rows[-1]["round"], False
+    room = max((last - first) / 20, 0.4)
     for ax, (name, points) in zip(axes, found.items(), strict=True):
         for site, (rounds, values) in points.items():
             ax.plot(rounds, values, lw=1.4, ms=4, **styles[site])
@@ -117,7 +118,8 @@ def _drawn(folder: RunFolder, experiment: Mapping[str, Any], rows: Sequence[Mapp
         if shown[name][0] == "scores":
             zero_filled |= _zero_filled(ax, rows, shown[name][1])
         ax.set_xlabel("round")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlim(first - room, last + room)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     entries: list[Entry] = [(site, {"lw": 1.4, "ms": 4, **styles[site]}) for site in sites]
     notes: list[Entry] = [("mean over sites", MEAN)] if len(sites) > 1 else []
     notes += [("zero-filled, mean" if len(sites) > 1 else "zero-filled", FAINT_ZERO_FILLED)] if zero_filled else []

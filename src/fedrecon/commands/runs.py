@@ -169,7 +169,8 @@ def _plot(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(done)
     else:
-        say(f"run {done['digest']}, {done['rounds']} rounds\n{done['png']}\n{done['svg']}")
+        rounds = f"{done['rounds']} round{'s' * (done['rounds'] > 1)}"
+        say(f"run {done['digest']}, {rounds}\n{done['png']}\n{done['svg']}")
     return DONE
 
 

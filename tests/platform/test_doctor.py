@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,3 +224,19 @@ def test_sizes_in_words():
     assert [size(one) for one in (0, 1023, 1024, 3.4 * GIB, 5000 * GIB)] == [
         "0 B", "1023 B", "1.0 KiB", "3.4 GiB", "4.9 TiB",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gpus", "seen", "status"), [(0, 0, "ok"), (1, 1, "ok"), (0, 1, "wrong")])
+def test_ray_that_does_not_see_the_gpus_is_wrong(monkeypatch, gpus, seen, status):
+    import torch
+
+    from fedrecon.platform.execution import ray_cluster
+
+    node = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": gpus}, "Labels": {"site": "t1w"}}
+    monkeypatch.setattr(ray_cluster, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(ray_cluster, "nodes", lambda: [node, {**node, "Alive": False}])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    (found,) = service_checks.check_ray()
+    assert found.status == status
+    assert "4 CPUs" in found.found
+    assert "t1w" in found.found

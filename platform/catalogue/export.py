@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fedrecon.platform.catalogue.overview import ASIDE
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic, debris
 from fedrecon.sites.errors import InputError, RunError
@@ -21,6 +23,9 @@ ARTIFACTS = (
     "report.md",
 )
 """The artifacts that are copied. Pictures, ``wire.parquet`` and the private parts are none of them."""
+
+OF_TRAINING = (WEIGHTS, "rounds.parquet")
+"""Those that a test of a trained network has not got of its own."""
 
 RECORD = ("run.json", "result.json", "environment.json", "missed.json")
 """The files of the run's folder with which fedrecon applies the run elsewhere."""
@@ -48,7 +53,9 @@ def export(folder: RunFolder, out: Path, private: bool = False) -> dict[str, Any
         raise InputError(f"run {folder.digest} is not finished; the same command fedrecon run continues it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: --out names a new one")
-    published = folder.published() if private else []
+    tested = noted.get("trained_by")
+    trained = RunFolder(folder.workspace, tested) if tested else folder
+    published = trained.published() if private else []
     if private and not published:
         raise InputError(
             f"no site of run {folder.digest} published a private part. A site agrees by publish_private: the same "
@@ -59,15 +66,17 @@ def export(folder: RunFolder, out: Path, private: bool = False) -> dict[str, Any
     with atomic.room_for(place), debris.scratch(place.parent) as scratch:
         into = scratch / "export"
         into.mkdir()
-        tested = noted.get("trained_by")
-        for one in (*([RunFolder(folder.workspace, tested)] if tested else []), folder):
-            _copy_run(one, into, published)
-            _copy_record(one, into / "runs" / one.digest)
+        _copy(folder, ARTIFACTS, into)
+        _copy(trained, [*OF_TRAINING, *(f"private/{member}.safetensors" for member in published)], into)
+        if missing := [one for one in published if not (into / "private" / f"{one}.safetensors").exists()]:
+            raise RunError(f"run {trained.digest}: the parts of {', '.join(missing)} are lost. Run it again")
+        for one in dict.fromkeys((trained, folder)):
+            _copy_record(one, into / "runs" / _digest(one))
         if noted["experiment"]["reconstructor"]["name"] == "network" and not (into / WEIGHTS).exists():
             raise RunError(f"run {folder.digest}: its weights are lost: {folder.path} holds no artifact {WEIGHTS}")
         atomic.write_json(into / "result.json", result)
-        atomic.write_json(into / "environment.json", folder.environment() or {})
-        atomic.write_text(into / "README.md", _readme(folder.digest, result, published, out.name))
+        atomic.write_json(into / "environment.json", folder.environment() or trained.environment() or {})
+        atomic.write_text(into / "README.md", _readme(_digest(folder), result, published, out.name))
         if place.exists():
             place.rmdir()
         into.rename(place)
@@ -80,14 +89,17 @@ def export(folder: RunFolder, out: Path, private: bool = False) -> dict[str, Any
     }
 
 
-def _copy_run(folder: RunFolder, into: Path, published: list[str]) -> None:
-    """The artifacts, for people and other programs."""
-    for name in [*ARTIFACTS, *(f"private/{member}.safetensors" for member in published)]:
+def _digest(folder: RunFolder) -> str:
+    """The digest, also of a run that a rerun set aside: nothing else has it in the export."""
+    return folder.digest.partition(ASIDE)[0]
+
+
+def _copy(folder: RunFolder, names: Iterable[str], into: Path) -> None:
+    """Copies artifacts, as far as the run has them."""
+    for name in names:
         if (path := folder.journal().artifact_path(name)) is not None:
             (into / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, into / name)
-        elif name not in ARTIFACTS:
-            raise RunError(f"run {folder.digest}: the published part {name} is lost. Run it again: it is written anew")
 
 
 def _copy_record(folder: RunFolder, into: Path) -> None:

@@ -195,9 +195,7 @@ def _disk(what: str, folder: Path, elsewhere: str) -> Finding:
     found = f"{what}: {size(free)} are free in {place}" + ("" if place == folder.absolute() else f" (for {folder})")
     status: Status = "wrong" if free < LOW_DISK else "warning" if free < LITTLE_DISK else "ok"
     if status != "ok":
-        return Finding(
-            "disk", status, found, f"make room there (fedrecon runs list shows the size of each run), or {elsewhere}"
-        )
+        return Finding("disk", status, found, f"make room there, or {elsewhere}")
     usage = os.statvfs(place)
     if what == "temporary files" and usage.f_bavail < (1 - FULL) * usage.f_blocks:
         return Finding(

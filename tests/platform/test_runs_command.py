@@ -1,6 +1,7 @@
 """``fedrecon runs`` and ``fedrecon plot``: on folders that a run left, whole, half written or damaged."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -290,6 +291,15 @@ def test_an_export_scores_elsewhere_as_here_and_holds_nothing_private(call, trai
     rows = evaluate("latest", sites={"north": str(consortium["north"])}, workspace=out)["rows"]
     assert rows[0]["psnr"] == pytest.approx(result.sites["north"]["psnr"])
     assert call("runs", "export", result.digest, "--out", out, "--workspace", workspace).code == 2
+
+
+def test_a_run_that_was_set_aside_is_exported_under_its_digest(call, trained, consortium, tmp_path):
+    workspace, found = trained
+    digest = found["fedavg"][0].digest
+    shutil.copytree(workspace / "runs" / digest, tmp_path / "w" / "runs" / f"{digest}.before-1")
+    given = ("--out", tmp_path / "out", "--workspace", tmp_path / "w")
+    assert call("runs", "export", f"{digest[:8]}.before-1", *given).code == 0
+    assert evaluate(digest, sites={"north": str(consortium["north"])}, workspace=tmp_path / "out")["rows"]
 
 
 def test_private_parts_are_exported_with_consent_alone(call, trained, tmp_path):

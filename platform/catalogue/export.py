@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.catalogue.overview import ASIDE
+from fedrecon.platform.storage.run_lookup import ASIDE
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic, debris
 from fedrecon.sites.errors import InputError, RunError

@@ -12,14 +12,12 @@ from typing import Any
 
 from fedrecon.platform.config.names import flatten
 from fedrecon.platform.storage.locks import is_locked
-from fedrecon.platform.storage.workspace import MIN_PREFIX, RunFolder, find_run_folder
+from fedrecon.platform.storage.run_lookup import ASIDE, DAMAGE
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError, cause_of
 
 SHORT = 8
 """The characters of a digest in a list."""
-
-ASIDE = ".before-"
-"""In the name of a folder that a rerun has set aside."""
 
 
 @dataclass(frozen=True)
@@ -150,48 +148,6 @@ def operator_of(experiment: Mapping[str, Any]) -> str:
     tested = f", tested with {' '.join(changes)}" if changes else ""
     tested += ", tested at other sites" if test.get("sites") else ""
     return (f"{family} {sign}{str(amount).removesuffix('.0')}{own}" if amount else family) + tested
-
-
-def find(workspace: Path, reference: str) -> RunFolder:
-    """The folder of the run that a person names; it need not be finished.
-
-    Args:
-        reference: digest (its first six characters suffice), run id, name of the experiment, ``latest`` (the run that
-            was finished last), or the name of a folder that a rerun set aside.
-
-    Raises:
-        InputError: no run or several runs fit.
-    """
-    folders = {folder.digest: folder for folder in run_folders(workspace)}
-    if reference in folders:
-        return folders[reference]
-    if reference == "latest":
-        return find_run_folder(workspace, reference)
-    known = {digest: _known_as(folder) for digest, folder in folders.items()}
-    head, aside, number = reference.partition(ASIDE)
-    begun = [one for one in folders if len(head) >= MIN_PREFIX and one.startswith(head)]
-    fitting = [digest for digest, (run_id, _) in known.items() if reference and run_id == reference]
-    fitting = fitting or [one for one in begun if one.partition(ASIDE)[1:] == (aside, number)]
-    named = [digest for digest, (_, name) in known.items() if reference and name == reference]
-    fitting = fitting or [one for one in named if ASIDE not in one]
-    if len(fitting) > 1:
-        raise InputError(f"'{reference}' fits several runs: {', '.join(fitting[:8])}; give the digest of one")
-    if not fitting:
-        return find_run_folder(workspace, reference)
-    return folders[fitting[0]]
-
-
-DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
-"""What reading raises where a file holds other things than it should."""
-
-
-def _known_as(folder: RunFolder) -> tuple[str, str]:
-    """The id and the name of a run; both empty if its note cannot be read."""
-    try:
-        noted = folder.noted() or {}
-        return str(noted["run_id"]), str(noted["experiment"]["name"])
-    except (RunError, *DAMAGE):
-        return "", ""
 
 
 def _status(folder: RunFolder, finished: bool, problems: Sequence[str]) -> str:

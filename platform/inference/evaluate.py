@@ -64,7 +64,7 @@ def evaluate(
     """Scores the network of a finished run on test subjects: under other operators, or at other sites.
 
     Args:
-        run: run id, digest or ``latest``.
+        run: run id, digest or its beginning, name, or ``latest``.
         sites: a folder of shards, or {NAME: PATH}; None takes the run's own sites.
         mask: a mask family; None keeps the experiment's mask.
         accelerations: acceleration factors, with one evaluation for each; empty keeps the experiment's.
@@ -91,7 +91,7 @@ def evaluate(
         >>> sorted({row["acceleration"] for row in found["rows"]})
         [2.0, 4.0]
     """
-    trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
     shards = open_sites(given)
     check_same_hospitals(shards, (trained.folder.noted() or {}).get("hospitals", {}))

@@ -35,13 +35,14 @@ class ReconstructionResult(TypedDict):
 
     Attributes:
         output: path of the written file.
-        digest: digest of the run.
+        digest: digest of the run. run_id: its id.
         model: the network that reconstructed: ``global``, or the name of the site that owns it.
         volumes: one entry for each volume of the input: name, n_slices, sampling and measured_acceleration.
     """
 
     output: str
     digest: str
+    run_id: str | None
     model: str
     volumes: list[dict[str, Any]]
 
@@ -87,7 +88,7 @@ def reconstruct(
     slice. ``as_is`` does the same with any other input.
 
     Args:
-        run: run id, digest or ``latest``.
+        run: run id, digest or its beginning, name, or ``latest``.
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
             and ``reference`` if the volume has one) or .png (zero-filled image, reconstruction and reference of up to
@@ -123,7 +124,7 @@ def reconstruct(
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
     if output.exists() and not _replaceable(output):
         raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
-    trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
     model = trained.one_model(site)
     where = site or trained.images.sites[0]
     worker = trained.site(model, {}, {})
@@ -141,6 +142,7 @@ def reconstruct(
     return {
         "output": str(output),
         "digest": trained.folder.digest,
+        "run_id": (trained.folder.noted() or {}).get("run_id"),
         "model": model,
         "volumes": [
             {

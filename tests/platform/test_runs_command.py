@@ -14,7 +14,7 @@ from tiny import UNET
 
 from fedrecon.platform.catalogue import curves
 from fedrecon.platform.catalogue.differences import compare
-from fedrecon.platform.catalogue.overview import find, overviews
+from fedrecon.platform.catalogue.overview import overviews
 from fedrecon.platform.catalogue.removal import plan
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.inference.evaluate import evaluate
@@ -115,21 +115,6 @@ def test_a_note_of_an_old_version_that_makes_no_sense_hides_no_other_run(call, w
 def test_a_workspace_that_does_not_exist_is_refused_and_an_empty_one_is_empty(call, workspace):
     assert call("runs", "list", "--workspace", workspace / "typo").code == 2
     assert call("runs", "list", "--json").json == {"runs": []}
-
-
-@pytest.mark.parametrize("reference", ["a" * 16, "aaaaaa", f"id-{'a' * 16}", "north"])
-def test_a_run_is_named_by_digest_id_or_name(workspace, reference):
-    A.write(workspace)
-    B.write(workspace)
-    assert find(workspace, reference).digest == A.digest
-    assert find(workspace, "latest").digest == B.digest
-
-
-@pytest.mark.parametrize("reference", ["aaaaa", "noth", "twice", ""])
-def test_a_name_that_fits_none_or_several_is_refused(call, workspace, reference):
-    for one in (A, replace(A, digest="1" * 16, name="twice"), replace(A, digest="2" * 16, name="twice")):
-        one.write(workspace)
-    assert call("runs", "show", reference).code == 2
 
 
 def test_only_what_differs_is_compared_and_the_difference_is_b_minus_a(call, workspace):

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.commands.base import DONE, command, workspace_of
+from fedrecon.platform.storage.run_lookup import RUN
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.sizes import size
 
 if TYPE_CHECKING:
     from fedrecon.platform.storage.workspace import RunFolder
-
-RUN = "digest (six characters suffice), run id, name of the experiment, or latest"
 
 
 def add(commands: Any) -> None:
@@ -175,10 +174,9 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(arguments: argparse.Namespace, reference: str) -> RunFolder:
-    """The run that a person names. If it is not named by its digest, the digest is said."""
-    from fedrecon.platform.catalogue.overview import find
+    """The run that a person names, finished or not; which one it is is said."""
+    from fedrecon.platform.storage.run_lookup import find_run, named
 
-    folder = find(workspace_of(arguments), reference)
-    if folder.digest != reference:
-        say(f"run {folder.digest}", sys.stderr)
+    folder = find_run(workspace_of(arguments), reference, finished=False)
+    say(named(folder), sys.stderr)
     return folder

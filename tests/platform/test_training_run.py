@@ -127,7 +127,7 @@ def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path
     assert bits(tmp_path / "stormy", result) == bits(tmp_path / "calm", expected)
     assert same(weights(stormy.runs[0]), weights(calm.runs[0]))
     assert scores(result) == scores(expected)
-    for key in ("mean/loss", "mean/psnr"):
+    for key in ("train/mean/loss", "validation/mean/psnr"):
         points = [(one.step, one.value) for one in stormy.runs[0].points if one.key == key]
         assert points == [(one.step, one.value) for one in calm.runs[0].points if one.key == key]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 _SCORES = "psnr|ssim|nmse"
 _SHOWN = re.compile(
     rf"(validation|test)/mean/({_SCORES}|(zero_filled|with_data_consistency)/psnr)"
-    rf"|validation/site/[^/]+/({_SCORES}|\w*distance\w*)|test/site/[^/]+/psnr|train/(mean|site/[^/]+)/loss"
+    rf"|validation/site/[^/]+/({_SCORES}|kernel_distance|kernel_distance_real|nearest)|test/site/[^/]+/psnr|train/(mean|site/[^/]+)/loss"
 )
 _OF_SITES = re.compile(r"(validation|test|train)/(mean|site)/")
 

@@ -15,6 +15,7 @@ from fedrecon.platform.federation.attendance import in_words, may_return, missed
 from fedrecon.platform.storage.journal import Ended, Journal, RunRecord
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.tracking.address import check_reachable, noted, tracking_uri
+from fedrecon.platform.storage.tracking.runs_view import VIEW, runs_view
 from fedrecon.platform.storage.tracking.sqlite_file import holds_run
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import debris
@@ -177,6 +178,7 @@ def _begin(
     known = (folder.noted() or {}).get("run_id", "")
     record = RunRecord(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags, run_id=known)
     journal.open(record, context.rerun)
+    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view())
     if sender is not None:
         try:
             sender.begin(journal)

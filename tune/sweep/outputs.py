@@ -10,10 +10,10 @@ import yaml
 
 from fedrecon.platform.federation.mlflow_metrics import mlflow_key
 from fedrecon.platform.storage.journal import RunRecord
+from fedrecon.platform.storage.tracking.runs_view import charts
 from fedrecon.platform.storage.tracking.tracker import SUMMARIES
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
-from fedrecon.tune.engine.mlflow_view import charts
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.table import arrow

@@ -297,8 +297,12 @@ def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     told = client.get_run(taken.run_id)
     assert told.data.tags["fedrecon.trained_by"] == first.digest
     assert told.data.tags["fedrecon.sweep"] == "s"
+    assert told.data.tags["mlflow.user"]
+    assert len(told.info.run_name) <= 60
+    assert told.info.run_name.endswith("seed 0")
+    assert "1 round ·" in told.info.run_name
     assert told.info.status == "FINISHED"
-    assert told.data.metrics["mean/psnr"] == taken.validation["mean/psnr"]
+    assert told.data.metrics["validation/mean/psnr"] == taken.validation["mean/psnr"]
     assert Path(client.download_artifacts(taken.run_id, "weights.safetensors")).is_file()
 
 

@@ -298,6 +298,7 @@ def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     assert told.data.tags["fedrecon.trained_by"] == first.digest
     assert told.data.tags["fedrecon.sweep"] == "s"
     assert told.data.tags["mlflow.user"]
+    assert f"{taken.mean['psnr']:.2f}" in told.data.tags["mlflow.note.content"]
     assert len(told.info.run_name) <= 60
     assert told.info.run_name.endswith("seed 0")
     assert "1 round ·" in told.info.run_name

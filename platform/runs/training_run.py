@@ -141,6 +141,7 @@ class _Run:
         self, run: Recording, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
         from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
+        from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
         from fedrecon.platform.federation.recorder import Recorder
         from fedrecon.platform.federation.round_loop import rounds
         from fedrecon.platform.federation.scorer import Scorer
@@ -179,7 +180,7 @@ class _Run:
         if note := exact_note(summary):
             progress.say(note)
         timed = {"test/seconds_per_slice": scored.seconds_per_slice}
-        tracker.metrics(state.round, flat_metrics(summary, prefix="test/") | timed)
+        tracker.metrics(state.round, mlflow_metrics(flat_metrics(summary, prefix="test/") | timed))
         tracker.flush()
         result = Result(
             run_id=tracker.run_id,

@@ -162,9 +162,14 @@ def test_the_clock_covers_every_call(executor, call, monkeypatch):
 def test_a_full_disk_while_a_call_is_late_is_raised_when_the_call_has_ended():
     shown, named, ended = [], threading.Event(), []
     watch = Watch(Patience(first=0.01), lambda text: (shown.append(text), named.set()), path=Path("/dev/full"))
-    with pytest.raises(OSError, match="No space left"), watch.named("fit", 1, "a"):
-        assert named.wait(60)
-        ended.append("a")
+
+    def late_call():
+        with watch.named("fit", 1, "a"):
+            assert named.wait(60)
+            ended.append("a")
+
+    with pytest.raises(OSError, match="No space left"):
+        late_call()
     assert ended == ["a"]
     assert shown[0].startswith("waiting for a")
 

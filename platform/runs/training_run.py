@@ -282,7 +282,7 @@ class _Run:
     def _executor(self, progress: Progress, found: Any) -> Executor:
         plans = [self._plan(member, held) for member, held in self.roster.items()]
         longest = max((row["seconds"] for row in found[1].get("rounds", ())), default=0.0) if found else 0.0
-        watch = Watch(Patience(longest=longest), progress.update, progress.say, self.folder.path / LIVENESS)
+        watch = Watch(Patience(longest=longest), progress.late, progress.trouble, self.folder.path / LIVENESS)
         if self.in_process:
             if self.experiment.resources.fit_timeout != "auto":
                 progress.say("resources.fit_timeout needs actors: nothing can end a site in this process")

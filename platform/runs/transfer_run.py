@@ -143,7 +143,7 @@ class _Test:
         progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")
         test = RemoteTest(self._applied, operators, rule, self._parts)
         resources, context = self.experiment.resources, self.context
-        watch = Watch(None, progress.update, progress.say, self.folder.path / LIVENESS)
+        watch = Watch(None, progress.late, progress.trouble, self.folder.path / LIVENESS)
         return scored_remotely(test, tested, resources, context.address, context.bundle_members, log, watch)
 
     @property

@@ -285,11 +285,15 @@ class Shard:
     def _anew(self) -> str:
         return f"if the change is meant: fedrecon data seal {self.path}"
 
-    def require_training(self) -> None:
-        """Refuse a shard that cannot train.
+    def scorable(self, split: str) -> tuple[Volume, ...]:
+        """The volumes of a split that can be scored: those with a fully sampled reference."""
+        return tuple(volume for volume in self.split(split) if volume.has_reference)
+
+    def require_training(self, references: bool = True) -> None:
+        """Refuse a shard that cannot train; ``references`` says whether the loss needs fully sampled references.
 
         Raises:
-            InputError: the shard has no training subject, or a training volume without a fully sampled reference.
+            InputError: the shard has no training subject, or a training volume without a reference that is needed.
         """
         train = self.split("train")
         if not train:
@@ -299,23 +303,25 @@ class Shard:
                 "reconstructed; to train, import more subjects, or give --subject-pattern, "
                 "--validation-subjects or --test-subjects."
             )
-        self.require_references("train")
+        if references:
+            self.require_references("train")
 
-    def require_references(self, split: str, truth: bool = False) -> None:
+    def require_references(self, split: str, truth: bool = False, all_volumes: bool = True) -> None:
         """Refuse a split that cannot be scored.
 
         Args:
             split: the split that is scored. truth: whether it is compared with the noise-free truth.
+            all_volumes: whether every volume needs a reference; if not, volumes without one are not scored.
 
         Raises:
             InputError: the split holds no volume, or a volume without a fully sampled reference, or without the truth.
         """
-        volumes = self.split(split)
-        bare = [volume.name for volume in volumes if not volume.has_reference]
-        if bare:
+        volumes, bare = self.scorable(split), [one.name for one in self.split(split) if not one.has_reference]
+        if bare and (all_volumes or not volumes):
+            use = "train with loss: ssdu or" if split == "train" else "only"
             raise InputError(
                 f"{self.path}: no fully sampled reference in {', '.join(bare)} (split '{split}'): "
-                "a volume without reference can only be reconstructed."
+                f"a volume without reference can {use} be reconstructed."
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")

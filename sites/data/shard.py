@@ -42,6 +42,7 @@ from fedrecon.sites.data.volume import (
     check_name,
     check_text,
     check_volume,
+    split_summary,
     usable_for,
 )
 from fedrecon.sites.errors import InputError, unknown
@@ -351,7 +352,7 @@ class Shard:
             "n_slices": sum(volume.n_slices for volume in self.volumes),
             "matrix": sorted([list(shape) for shape in {volume.shape for volume in self.volumes}]),
             "noise": self._noise(),
-            "splits": {name: _split_summary(self.split(name)) for name in SPLITS},
+            "splits": {name: split_summary(self.split(name)) for name in SPLITS},
             "usable_for": usable_for(self.volumes),
             "mapped": self.mapped,
             "bytes": self.path.stat().st_size,
@@ -393,12 +394,3 @@ def _reopen(path: str, expected: str) -> Shard:
     if shard.content_hash != expected:
         raise InputError(f"{path}: the shard was replaced by another while it was in use.")
     return shard
-
-
-def _split_summary(volumes: tuple[Volume, ...]) -> dict[str, Any]:
-    subjects = sorted({volume.subject for volume in volumes})
-    return {
-        "subjects": subjects,
-        "n_volumes": len(volumes),
-        "n_slices": sum(volume.n_slices for volume in volumes),
-    }

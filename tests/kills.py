@@ -29,7 +29,7 @@ from tiny import NETWORKS, PARAMETERS, write_consortium  # noqa: E402
 LOADED = ["torch", "mlflow.store.tracking.sqlalchemy_store", "fedrecon.platform.runs.training_run"]
 STRATEGIES = ("fedavg", "local", "fedper", "scaffold", "fedmri", "ditto", "fedgimp")
 DISK = ((os, "fsync"), (os, "replace"), (os, "link"), (shutil, "copyfile"))
-KINDS = {"commit": "/checkpoints/", "memory": "/memory/", "journal": "/journal", "upload": "/mlartifacts/"}
+KINDS = {"commit": "/checkpoints/", "memory": "/private/", "upload": "artifacts/", "journal": "/record/"}
 """The kind of a call, by what its path holds; anything else is 'other'."""
 OWN = ("digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean")
 """What of a result must not depend on who was killed."""

@@ -160,3 +160,19 @@ def test_a_site_without_references_needs_the_loss(bare):
     check_experiment(Experiment.read(BASE), shards)
     with pytest.raises(InputError, match=r"no fully sampled reference in train .*ssdu"):
         check_experiment(Experiment.read(BASE, ["training.loss=l1"]), shards)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "super-resolution", "operator": None, "degradation": {"scale": 2}}, "task=reconstruction"),
+        ({"strategy": {"name": "fedgimp"}, "network": {"name": "style"}}, "has its own .*ssdu"),
+        ({"network": {**BASE["network"], "sensitivity_channels": 2}}, "network.sensitivity_channels=0"),
+    ],
+)
+def test_what_has_no_samples_to_split_is_refused(changes, message):
+    fields = {key: value for key, value in {**BASE, **changes}.items() if value is not None}
+    if "degradation" in fields:
+        fields["network"] = {"name": "unet"}
+    with pytest.raises(InputError, match=f"loss: .*{message}"):
+        Experiment.read(fields)

@@ -70,6 +70,19 @@ def _kind(arguments: tuple[Any, ...]) -> str:
     return next((kind for kind, part in KINDS.items() if any(part in end for end in ends)), "other")
 
 
+def vectors(workspace: Path, digest: str) -> dict[str, bytes]:
+    """All shared vectors that a run leaves: its last state, and the weights among its artifacts."""
+    kept = {path.name: path.read_bytes() for path in sorted((workspace / "mlartifacts").rglob("weights.safetensors"))}
+    return kept | tensors(max((workspace / "runs" / digest).glob("checkpoints/*.safetensors")))
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    """The vectors of a file, by name."""
+    from safetensors.numpy import load_file
+
+    return {name: value.tobytes() for name, value in load_file(path).items()}
+
+
 class Campaign:
     """Runs of one strategy: a calm one, and those that are killed."""
 
@@ -83,7 +96,7 @@ class Campaign:
         calm = self.workspace()
         self.calm = self.run(calm)
         assert isinstance(self.calm, dict)
-        self.left = self.vectors(calm)
+        self.left = vectors(calm, self.calm["digest"])
 
     def workspace(self) -> Path:
         """A new workspace with an empty store."""
@@ -104,19 +117,6 @@ class Campaign:
             process.kill()
             return "hangs"
         return json.loads(out.read_text(encoding="utf-8")) if process.exitcode == 0 else process.exitcode
-
-    def vectors(self, workspace: Path) -> dict[str, bytes]:
-        """All vectors among the artifacts of the run."""
-        root = workspace / "runs" / self.calm["digest"]
-        kept = {
-            path.name: path.read_bytes()
-            for path in sorted((workspace / "mlartifacts").rglob("*.safetensors"))
-            if path.name == "weights.safetensors"
-        }
-        last = max(root.glob("checkpoints/*.safetensors"))
-        from safetensors.numpy import load_file
-
-        return {**kept, **{name: value.tobytes() for name, value in load_file(last).items()}}
 
     def death(self, rng: random.Random) -> tuple[str, dict[str, float]]:
         """What is aimed at, and the moment: a time in a quarter of the cases, else a call of a kind of the calm run."""
@@ -145,7 +145,7 @@ class Campaign:
         if not isinstance(found, dict):
             return kills, f"{said}: the run after it: exit {found}"
         wrong = [key for key in OWN if found[key] != self.calm[key]]
-        if self.vectors(place) != self.left:
+        if vectors(place, self.calm["digest"]) != self.left:
             wrong.append("vectors")
         if debris := [str(one.relative_to(place)) for one in place.rglob(".*.tmp")]:
             wrong.append(f"debris {debris}")

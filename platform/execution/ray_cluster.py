@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
+from fedrecon.platform.execution.lost_ray import quiet
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
 
@@ -109,7 +110,7 @@ def connect(address: str | None) -> None:
     if here:
         check_temporary_folder()
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here):
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here), quiet():
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
@@ -177,13 +178,6 @@ def _groups_of_their_own() -> Iterator[None]:
         yield
     finally:
         ray_services.ConsolePopen = popen
-
-
-def has_ended() -> bool:
-    """Whether the control store of the cluster that this process started has ended. Then Ray answers no more."""
-    node = getattr(ray._private.worker, "_global_node", None)  # not public in Ray; without it nothing is known
-    started = getattr(node, "all_processes", {}).get("gcs_server", ())
-    return any(one.process.poll() is not None for one in started)
 
 
 def _sweep_sessions(own: Path) -> None:

@@ -15,6 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from fedrecon.platform.config.resources import DEAD, LATE
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import Watch
+from fedrecon.platform.execution.lost_ray import LOOK, check_ray, end_own
 from fedrecon.platform.execution.ray_cluster import (
     RESTART_TIMEOUT,
     bundle_option,
@@ -197,6 +198,7 @@ class RayExecutor:
         self.actors = {}
         self.transport.close()
         if self._owns and ray.is_initialized():
+            end_own()
             ray.shutdown()
 
     def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str]) -> None:
@@ -292,7 +294,7 @@ class RayExecutor:
         """
         while True:
             try:
-                process, node, result = ray.get(self._open[name], timeout=self._watch.rest())
+                process, node, result = ray.get(self._open[name], timeout=min(LOOK, self._watch.rest()))
             except RayTaskError as error:
                 raise RunError(at_site(name, round_number, cause_of(error))) from error
             except GetTimeoutError:
@@ -325,6 +327,7 @@ class RayExecutor:
 
     def _end_overdue(self, *returning: str) -> None:
         """Names the members that have not answered, and ends the processes of those that have used up their time."""
+        check_ray()
         _, left = ray.wait(list(self._open.values()), num_returns=len(self._open), timeout=0)
         late = [name for name, one in self._open.items() if one in left or name in returning]
         for name in self._watch.due(late):
@@ -333,6 +336,7 @@ class RayExecutor:
 
     def _note_restart(self, name: str, round_number: int | None, late: bool) -> None:
         """Counts a process that died, and says so. A member that was left out of a round was counted then."""
+        check_ray()
         self._processes[name] = None
         self._overdue.discard(name)
         if name in self._returning:
@@ -373,6 +377,7 @@ class RayExecutor:
         raise _StaysDeadError(f"did not come back within {RESTART_TIMEOUT:.0f} s")
 
     def _mark_dead(self, name: str, round_number: int | None, reason: str) -> None:
+        check_ray()
         self.dead[name], self.missed[name] = reason, DEAD
         self.transport.drop(name)
         self._watch.note("dead", name, why=reason)

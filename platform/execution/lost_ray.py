@@ -1,0 +1,79 @@
+"""Whether Ray still answers. Its own processes can end, or stop, while a run waits for its sites."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from fedrecon.platform.config.address import no_answer
+from fedrecon.sites.errors import RunError
+
+LOOK = 5.0
+"""Time in seconds between two looks, and for Ray's control store to answer."""
+
+_NEEDED = {"gcs_server": "control store", "raylet": "raylet"}
+"""Without these processes Ray answers no more, and ends the driver without a word within a minute."""
+
+
+def ended() -> str | None:
+    """The name of a needed process that this process started and that has ended; None if there is none."""
+    return next((_NEEDED[name] for name, one in _started() if one.poll() is not None), None)
+
+
+def check_ray() -> None:
+    """Looks whether the cluster of this process still answers.
+
+    Raises:
+        RunError: it is lost, and no call will be answered.
+    """
+    if (why := _why_lost()) is not None:
+        raise RunError(f"Ray is lost: {why}. The same command goes on from the last committed round")
+
+
+def end_own() -> None:
+    """Kills the needed processes that this process started, if Ray is lost: who waits for a lost Ray waits long."""
+    if _why_lost() is not None:
+        for _, one in _started():
+            one.kill()
+
+
+def _why_lost() -> str | None:
+    worker: Any = ray._private.worker.global_worker
+    if (client := getattr(worker, "gcs_client", None)) is None:
+        return None
+    if (name := ended()) is not None:
+        return f"the {name} of this machine has ended"
+    host, _, port = client.address.rpartition(":")
+    if (reason := no_answer(host.strip("[]"), int(port), LOOK)) is not None:
+        return f"the control store at {client.address} does not answer ({reason})"
+    here = ray.get_runtime_context().get_node_id()
+    table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    if any(one["NodeID"] == here and not one["Alive"] for one in table):
+        return "the raylet of this machine does not answer, and the control store holds the machine for dead"
+    return None
+
+
+def _started() -> Iterator[tuple[str, Any]]:
+    node = getattr(ray._private.worker, "_global_node", None)  # not public in Ray; without it nothing is known
+    for name in _NEEDED:
+        for one in getattr(node, "all_processes", {}).get(name, ()):
+            yield name, one.process
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A process that connects to Ray in the body shows none of Ray's own words.
+
+    When a worker dies, Ray prints a paragraph, and for its raylet 60 lines of logs, though the driver is to be silent
+    (``log_to_driver``). A run says in its own words what happened to whom; Ray's logs have the rest.
+    """
+    worker: Any = ray._private.worker
+    listen = getattr(worker, "listen_error_messages", None)
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = listen

@@ -34,7 +34,7 @@ from faulting import BALLAST, CLOCK, PHASES, Scene, drive, set_clock  # noqa: E4
 from tampering import Place  # noqa: E402
 from tiny import write_consortium  # noqa: E402
 
-LIMIT = 240.0
+LIMIT = 600.0
 """Seconds after which a command counts as one that hangs."""
 SILENCE = 40.0
 """Seconds without a word that are too long: who does not answer is named after 30."""
@@ -204,7 +204,9 @@ class Matrix:
                 ended = self.run(self.scene(row, place, *self.command(row, place)))
                 assert ended.code == 0, ended
                 left = self.left(place, ended)
-                rows = self.run(self.scene(row, place, "evaluate", "latest", "--json", "--workspace", str(place.workspace)))
+                rows = self.run(
+                    self.scene(row, place, "evaluate", "latest", "--json", "--workspace", str(place.workspace))
+                )
                 assert rows.code == 0, rows
                 self.calm[channels] = left, _scores(rows), {_shape(one) for one in ended.said + rows.said}
         return self.calm[channels]
@@ -237,7 +239,7 @@ class Matrix:
                 begun = self.run(replace(self.scene(row, place, *before), around=""), *earlier)
                 assert begun.code == (130 if phase == "resume" else 0), begun
             if phase == "evaluate":
-                command = ["evaluate", "latest", "--json", "--workspace", str(place.workspace)]
+                command = _evaluate(place)
             scene = replace(self.scene(row, place, *command), server=server.process.pid if server else 0)
             met = self.run(scene, phase, row.act)
             self.mend(row, place, server)
@@ -329,6 +331,10 @@ def _server(folder: Path) -> Iterator[_Server]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.process.pid, signal.SIGKILL)
         server.process.wait()
+
+
+def _evaluate(place: Place) -> list[str]:
+    return ["evaluate", "latest", "--json", "--workspace", str(place.workspace)]
 
 
 def _scores(ended: Ended) -> Any:

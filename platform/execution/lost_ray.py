@@ -33,11 +33,14 @@ def check_ray() -> None:
         raise RunError(f"Ray is lost: {why}. The same command goes on from the last committed round")
 
 
-def end_own() -> None:
-    """Kills the needed processes that this process started, if Ray is lost: who waits for a lost Ray waits long."""
+def shutdown() -> None:
+    """Disconnects from Ray, and ends the cluster that this process started. Ray itself waits long for a lost one."""
+    if not ray.is_initialized():
+        return
     if _why_lost() is not None:
         for _, one in _started():
             one.kill()
+    ray.shutdown()
 
 
 def _why_lost() -> str | None:

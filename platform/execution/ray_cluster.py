@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
-from fedrecon.platform.execution.lost_ray import quiet
+from fedrecon.platform.execution.liveness import Watch
+from fedrecon.platform.execution.lost_ray import quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
 
@@ -94,8 +95,11 @@ def free() -> list[dict[str, Any]]:
     return [{**node, "Resources": left.get(node["NodeID"], {})} for node in nodes()]
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, show: Callable[[str], None] = lambda _: None) -> None:
     """Connects this process to the cluster at ``address``; None starts a cluster on this machine.
+
+    Args:
+        show: shows who is waited for, if Ray takes long to start.
 
     Raises:
         InputError: the folder for temporary files has too long a path for Ray's sockets.
@@ -110,7 +114,8 @@ def connect(address: str | None) -> None:
     if here:
         check_temporary_folder()
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here), quiet():
+    named = Watch(show=show).named("start", None, "Ray")
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here), quiet(), named:
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
@@ -229,4 +234,4 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         if owns:
-            ray.shutdown()
+            shutdown()

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from fedrecon.platform.config.resources import DEAD, LATE
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import Watch
-from fedrecon.platform.execution.lost_ray import LOOK, check_ray, end_own
+from fedrecon.platform.execution.lost_ray import LOOK, check_ray, shutdown
 from fedrecon.platform.execution.ray_cluster import (
     RESTART_TIMEOUT,
     bundle_option,
@@ -130,7 +130,7 @@ class RayExecutor:
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
         self._owns = not ray.is_initialized()
         if self._owns:
-            connect(address)
+            connect(address, self._watch.show)
         node = ray.get_runtime_context().get_node_id()
         self.transport = make_transport(node, store_size(node))
         try:
@@ -197,9 +197,8 @@ class RayExecutor:
             ray.kill(actor)
         self.actors = {}
         self.transport.close()
-        if self._owns and ray.is_initialized():
-            end_own()
-            ray.shutdown()
+        if self._owns:
+            shutdown()
 
     def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str]) -> None:
         """Makes the actors, and waits until each is placed and has opened its shard."""
@@ -229,6 +228,7 @@ class RayExecutor:
             waited = time.monotonic() - start
             placement.check([demanded[m] for m in unplaced if not reserved], free(), waited)
             self._watch.due(late)
+            check_ray()
             patience = 2.0
             if unplaced and waited > RESTART_TIMEOUT:
                 raise RunError(at_site(unplaced[0], None, f"its process did not start within {waited:.0f} s"))

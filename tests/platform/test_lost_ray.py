@@ -1,0 +1,97 @@
+"""A Ray whose own processes ended or stopped ends the run in one line; nobody waits for it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.execution import lost_ray, ray_executor
+from fedrecon.platform.execution.liveness import Watch
+from fedrecon.platform.execution.ray_executor import RayExecutor
+from fedrecon.platform.execution.wire_log import WireLog
+from fedrecon.sites.errors import RunError
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """A Ray that lives: its two processes run, its control store answers, its node is alive."""
+    running, ended = (SimpleNamespace(poll=lambda code=code: code, kill=lambda: None) for code in (None, -9))
+    processes = {name: [SimpleNamespace(process=running)] for name in ("gcs_server", "raylet")}
+    row = {"NodeID": "here", "Alive": True}
+    worker = lost_ray.ray._private.worker
+    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(all_processes=processes))
+    monkeypatch.setattr(worker, "global_worker", SimpleNamespace(gcs_client=SimpleNamespace(address="[::1]:7")))
+    context = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(lost_ray.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(lost_ray.ray, "nodes", lambda: [{"NodeID": "there", "Alive": False}, row])
+    answers = {("::1", 7): None}
+    monkeypatch.setattr(lost_ray, "no_answer", lambda host, port, seconds: answers[host, port])
+
+    def lose(name):
+        if name in processes:
+            processes[name][0].process = ended
+        elif name == "node":
+            row["Alive"] = False
+        else:
+            answers["::1", 7] = "refused"
+
+    return lose
+
+
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [
+        ("gcs_server", "the control store of this machine has ended"),
+        ("raylet", "the raylet of this machine has ended"),
+        ("address", r"\[::1\]:7 does not answer \(refused\)"),
+        ("node", "the raylet of this machine does not answer"),
+    ],
+)
+def test_who_is_lost_is_named(ray, lost, says):
+    lost_ray.check_ray()
+    ray(lost)
+    with pytest.raises(RunError, match=says):
+        lost_ray.check_ray()
+
+
+def test_without_ray_nothing_is_lost():
+    lost_ray.check_ray()
+
+
+def asked(executor):
+    try:
+        executor._result("a", "fit", (), None, 2, skip=False)
+    except ray_executor._StaysDeadError as dead:
+        executor._mark_dead("a", 2, str(dead))
+
+
+@pytest.mark.parametrize("error", ["unavailable", "died", "silence"])
+def test_a_run_whose_ray_is_lost_ends_and_counts_no_restart(ray, error, monkeypatch):
+    """Whatever Ray says of the member: that it died, that it is not available, or nothing."""
+    one = object.__new__(RayExecutor)
+    one._prepare(Resources(max_restarts=10), WireLog(), Watch())
+    one.actors, one._open = {"a": None}, {"a": "reference"}
+    raised = {
+        "unavailable": ray_executor.ActorUnavailableError("", None),
+        "died": ray_executor.ActorDiedError(),
+        "silence": ray_executor.GetTimeoutError(),
+    }[error]
+
+    def get(reference, timeout):
+        raise raised
+
+    monkeypatch.setattr(ray_executor.ray, "get", get)
+    monkeypatch.setattr(ray_executor.ray, "wait", lambda *_, **__: ([], ["reference"]))
+    ray("raylet")
+    with pytest.raises(RunError, match=r"Ray is lost: the raylet.*same command"):
+        asked(one)
+    assert (one.restarts, one.dead) == (0, {})
+
+
+def test_ray_says_nothing_of_its_own_while_quiet():
+    worker = lost_ray.ray._private.worker
+    before = worker.listen_error_messages
+    with lost_ray.quiet():
+        assert worker.listen_error_messages is not before
+        assert worker.listen_error_messages(worker.global_worker, None) is None
+    assert worker.listen_error_messages is before

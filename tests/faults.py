@@ -371,7 +371,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
     rows = [row for row in ROWS if any(one in row.act for one in asked.rows)]
-    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     table = []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, contextlib.ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,13 +24,16 @@ def ended() -> str | None:
     return next((_NEEDED[name] for name, one in _started() if one.poll() is not None), None)
 
 
-def check_ray() -> None:
+def check_ray(own: bool = False) -> None:
     """Looks whether the cluster of this process still answers.
 
+    Args:
+        own: looks only at the processes that this process started, which takes microseconds.
+
     Raises:
-        RunError: it is lost, and no call will be answered.
+        RunError: it is lost: no call will be answered, and Ray will end this process without a word.
     """
-    if (why := _why_lost()) is not None:
+    if (why := _own_lost() if own else _why_lost()) is not None:
         raise RunError(f"Ray is lost: {why}. The same command goes on from the last committed round")
 
 
@@ -43,12 +47,16 @@ def shutdown() -> None:
     ray.shutdown()
 
 
+def _own_lost() -> str | None:
+    return None if (name := ended()) is None else f"the {name} of this machine has ended"
+
+
 def _why_lost() -> str | None:
     worker: Any = ray._private.worker.global_worker
     if (client := getattr(worker, "gcs_client", None)) is None:
         return None
-    if (name := ended()) is not None:
-        return f"the {name} of this machine has ended"
+    if (why := _own_lost()) is not None:
+        return why
     host, _, port = client.address.rpartition(":")
     if (reason := no_answer(host.strip("[]"), int(port), LOOK)) is not None:
         return f"the control store at {client.address} does not answer ({reason})"
@@ -71,12 +79,33 @@ def quiet() -> Iterator[None]:
     """A process that connects to Ray in the body shows none of Ray's own words.
 
     When a worker dies, Ray prints a paragraph, and for its raylet 60 lines of logs, though the driver is to be silent
-    (``log_to_driver``). A run says in its own words what happened to whom; Ray's logs have the rest.
+    (``log_to_driver``). A run says in its own words what happened to whom; the logs of Ray's processes have the rest.
     """
-    worker: Any = ray._private.worker
-    listen = getattr(worker, "listen_error_messages", None)
-    worker.listen_error_messages = lambda *_: None
+    worker: Any = ray._private.worker  # not public in Ray; without these two functions Ray is as loud as it likes
+    before = {name: getattr(worker, name, None) for name in ("connect", "listen_error_messages")}
+
+    def connect(*arguments: Any, **named: Any) -> Any:
+        with environment(RAY_BACKEND_LOG_LEVEL="fatal"):  # of this process alone: Ray's own have been started
+            return before["connect"](*arguments, **named)
+
+    worker.connect, worker.listen_error_messages = connect, lambda *_: None
     try:
         yield
     finally:
-        worker.listen_error_messages = listen
+        for name, function in before.items():
+            setattr(worker, name, function)
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """The environment has these values in the body."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

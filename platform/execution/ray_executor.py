@@ -234,8 +234,7 @@ class RayExecutor:
                 raise RunError(at_site(unplaced[0], None, f"its process did not start within {waited:.0f} s"))
 
     def _each(self, method: str, arguments: tuple[Any, ...], round_number: int | None = None) -> Iterator[Any]:
-        for _, result in self._named(method, arguments, round_number):
-            yield result
+        return (result for _, result in self._named(method, arguments, round_number))
 
     def _named(
         self,
@@ -246,6 +245,7 @@ class RayExecutor:
     ) -> Iterator[tuple[str, Any]]:
         """Calls the living members (of ``members``, if given) at once. Yields the results in the roster's order."""
         check_call(method, arguments)
+        check_ray(own=True)
         alive = [name for name in self.members if members is None or name in members]
         delivery = self.transport.send(method, arguments)
         self._overdue, skipped = set(), 0

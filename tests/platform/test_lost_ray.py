@@ -54,6 +54,20 @@ def test_who_is_lost_is_named(ray, lost, says):
         lost_ray.check_ray()
 
 
+@pytest.mark.parametrize(("lost", "seen"), [("gcs_server", True), ("raylet", True), ("address", False)])
+def test_before_each_question_the_own_processes_are_looked_at(ray, lost, seen):
+    one = object.__new__(RayExecutor)
+    one._prepare(Resources(), WireLog(), Watch())
+    one.actors, one.transport = {}, SimpleNamespace(send=lambda *_: SimpleNamespace(close=lambda: None))
+    assert one.describe() == {}
+    ray(lost)
+    if seen:
+        with pytest.raises(RunError, match="has ended"):
+            one.describe()
+    else:
+        assert one.describe() == {}
+
+
 def test_without_ray_nothing_is_lost():
     lost_ray.check_ray()
 
@@ -88,10 +102,15 @@ def test_a_run_whose_ray_is_lost_ends_and_counts_no_restart(ray, error, monkeypa
     assert (one.restarts, one.dead) == (0, {})
 
 
-def test_ray_says_nothing_of_its_own_while_quiet():
+def test_ray_says_nothing_of_its_own_while_it_connects(monkeypatch):
     worker = lost_ray.ray._private.worker
-    before = worker.listen_error_messages
+    seen = []
+    monkeypatch.setattr(worker, "connect", lambda *_: seen.append(lost_ray.os.environ.get("RAY_BACKEND_LOG_LEVEL")))
+    before = worker.connect, worker.listen_error_messages
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "debug")
     with lost_ray.quiet():
-        assert worker.listen_error_messages is not before
+        worker.connect("a node")
         assert worker.listen_error_messages(worker.global_worker, None) is None
-    assert worker.listen_error_messages is before
+        assert lost_ray.os.environ["RAY_BACKEND_LOG_LEVEL"] == "debug"
+    assert seen == ["fatal"]
+    assert (worker.connect, worker.listen_error_messages) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,9 @@ from fedrecon.sites.errors import RunError
 
 LOOK = 5.0
 """Time in seconds between two looks, and for Ray's control store to answer."""
+
+SHUTDOWN = 30.0
+"""Time in seconds for a Ray that is not known to be lost to end."""
 
 _NEEDED = {"gcs_server": "control store", "raylet": "raylet"}
 """Without these processes Ray answers no more, and ends the driver without a word within a minute."""
@@ -37,14 +41,32 @@ def check_ray(own: bool = False) -> None:
         raise RunError(f"Ray is lost: {why}. The same command goes on from the last committed round")
 
 
+def kill(actor: Any, no_restart: bool = True) -> None:
+    """Kills an actor, like ``ray.kill``, which waits for ever for a raylet that is stopped: this waits a while."""
+    thread = threading.Thread(target=ray.kill, args=(actor,), kwargs={"no_restart": no_restart}, daemon=True)
+    thread.start()
+    thread.join(LOOK)
+
+
 def shutdown() -> None:
-    """Disconnects from Ray, and ends the cluster that this process started. Ray itself waits long for a lost one."""
+    """Disconnects from Ray, and ends the cluster that this process started with all of its actors.
+
+    Ray waits long for a process of its own that is lost, and for ever for one that is stopped: it is killed here.
+    """
     if not ray.is_initialized():
         return
-    if _why_lost() is not None:
-        for _, one in _started():
-            one.kill()
-    ray.shutdown()
+    late = threading.Timer(0.0 if _why_lost() is not None else SHUTDOWN, _kill_started)
+    late.daemon = True
+    late.start()
+    try:
+        ray.shutdown()
+    finally:
+        late.cancel()
+
+
+def _kill_started() -> None:
+    for _, one in _started():
+        one.kill()
 
 
 def _own_lost() -> str | None:

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from fedrecon.platform.config.resources import DEAD, LATE
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import Watch
-from fedrecon.platform.execution.lost_ray import LOOK, check_ray, shutdown
+from fedrecon.platform.execution.lost_ray import LOOK, check_ray, kill, shutdown
 from fedrecon.platform.execution.ray_cluster import (
     RESTART_TIMEOUT,
     bundle_option,
@@ -193,8 +193,8 @@ class RayExecutor:
 
     def close(self) -> None:
         """Ends the actors, and the cluster if this executor started it."""
-        for actor in self.actors.values():
-            ray.kill(actor)
+        for actor in () if self._owns else self.actors.values():  # an own cluster ends with its actors
+            kill(actor)
         self.actors = {}
         self.transport.close()
         if self._owns:
@@ -332,7 +332,7 @@ class RayExecutor:
         late = [name for name, one in self._open.items() if one in left or name in returning]
         for name in self._watch.due(late):
             self._overdue.add(name)
-            ray.kill(self.actors[name], no_restart=False)  # it ends a stopped process too, after some seconds
+            kill(self.actors[name], no_restart=False)  # it ends a stopped process too, after some seconds
 
     def _note_restart(self, name: str, round_number: int | None, late: bool) -> None:
         """Counts a process that died, and says so. A member that was left out of a round was counted then."""

@@ -68,6 +68,22 @@ def test_before_each_question_the_own_processes_are_looked_at(ray, lost, seen):
         assert one.describe() == {}
 
 
+def test_a_kill_and_a_shutdown_that_ray_never_ends_do_not_hold_the_run(ray, monkeypatch):
+    """A stopped raylet: ``ray.kill`` waits for ever, and ``ray.shutdown`` until the raylet is killed."""
+    killed = lost_ray.threading.Event()
+    monkeypatch.setattr(lost_ray, "LOOK", 0.01)
+    monkeypatch.setattr(lost_ray, "SHUTDOWN", 0.01)
+    monkeypatch.setattr(lost_ray.ray, "kill", lambda actor, no_restart: killed.wait(20))
+    monkeypatch.setattr(lost_ray.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(lost_ray.ray, "shutdown", lambda: killed.wait(20) or pytest.fail("nothing ended Ray"))
+    (raylet,) = (one for name, one in lost_ray._started() if name == "raylet")
+    raylet.kill = killed.set
+    lost_ray.kill("an actor")
+    assert not killed.is_set()
+    lost_ray.shutdown()
+    assert killed.is_set()
+
+
 def test_without_ray_nothing_is_lost():
     lost_ray.check_ray()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -98,36 +97,15 @@ def _started() -> Iterator[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """A process that connects to Ray in the body shows none of Ray's own words.
+    """A process that connects to Ray in the body shows none of the paragraphs of Ray's own processes.
 
     When a worker dies, Ray prints a paragraph, and for its raylet 60 lines of logs, though the driver is to be silent
-    (``log_to_driver``). A run says in its own words what happened to whom; the logs of Ray's processes have the rest.
+    (``log_to_driver``). A run says in its own words what happened to whom; Ray's logs have the rest.
     """
-    worker: Any = ray._private.worker  # not public in Ray; without these two functions Ray is as loud as it likes
-    before = {name: getattr(worker, name, None) for name in ("connect", "listen_error_messages")}
-
-    def connect(*arguments: Any, **named: Any) -> Any:
-        with environment(RAY_BACKEND_LOG_LEVEL="fatal"):  # of this process alone: Ray's own have been started
-            return before["connect"](*arguments, **named)
-
-    worker.connect, worker.listen_error_messages = connect, lambda *_: None
+    worker: Any = ray._private.worker  # not public in Ray; without this function Ray is as loud as it likes
+    before = getattr(worker, "listen_error_messages", None)
+    worker.listen_error_messages = lambda *_: None
     try:
         yield
     finally:
-        for name, function in before.items():
-            setattr(worker, name, function)
-
-
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """The environment has these values in the body."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        worker.listen_error_messages = before

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import Watch
-from fedrecon.platform.execution.lost_ray import environment, quiet, shutdown
+from fedrecon.platform.execution.lost_ray import quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
 
@@ -139,13 +139,16 @@ def loopback(wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    inherited = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
     try:
-        with environment(**{ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
-            yield
+        yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if inherited is not None:
+            os.environ[name] = inherited
 
 
 def check_temporary_folder() -> None:

@@ -23,6 +23,7 @@ from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -230,7 +231,8 @@ def connected(address: str | None) -> Iterator[None]:
     """Connects this process to the cluster in the body. A connection that existed before stays open after it."""
     owns = not ray.is_initialized()
     if owns:
-        connect(address)
+        with phase("starting Ray" if address is None else f"connecting to Ray at {address}"):
+            connect(address)
     try:
         yield
     finally:

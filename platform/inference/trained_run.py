@@ -14,6 +14,7 @@ from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.run_lookup import find_run, named
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError, tell, unknown
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.wire_log import WireLog
@@ -70,7 +71,8 @@ class TrainedRun:
     @classmethod
     def chosen(cls, workspace: Path, reference: str) -> TrainedRun:
         """Does the same as :meth:`load` for a person: a line on stderr says which run it is."""
-        trained = cls.load(workspace, reference)
+        with phase("loading the run"):
+            trained = cls.load(workspace, reference)
         tell(named(trained.folder))
         return trained
 

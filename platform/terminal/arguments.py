@@ -1,12 +1,38 @@
-"""The parser of the command line: one line for what is wrong, numbers with bounds, overrides at any place."""
+"""The parser of the command line: options in any order, one line for what is wrong, and what commands share."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from fedrecon.sites.errors import InputError, brief
+
+SHARED: dict[str, dict[str, Any]] = {
+    "--json": {"action": "store_true", "help": "print one JSON object on stdout"},
+    "--workspace": {"metavar": "DIR", "help": "default: FEDRECON_WORKSPACE or ./workspace"},
+    "--in-process": {"action": "store_true", "help": "run all sites in this process, without actors: same bits"},
+    "--address": {"metavar": "A", "help": "address of a running Ray cluster (default: start one here)"},
+    "--tracking-uri": {
+        "metavar": "URI",
+        "help": "address of an MLflow server (default: MLFLOW_TRACKING_URI, or the workspace's mlflow.db)",
+    },
+    "--dry-run": {"action": "store_true", "help": "check all that is given, say what would be done, and do nothing"},
+}
+"""The options that mean the same in every command that has them."""
+
+
+def share(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds some of the options of :data:`SHARED`."""
+    for name in names:
+        parser.add_argument(name, **SHARED[name])
+
+
+def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
+    """Adds ``key.path=value``, any number of times; ``text`` is its help."""
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,16 +43,57 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message[:2000]} ({self.prog} --help)")
 
     def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """The arguments. ``key.path=value`` may stand behind options too.
-
-        argparse gives the positionals before the first option to ``overrides``, and leaves those behind it over.
-        """
+        """The arguments, in any order."""
+        arguments: argparse.Namespace
         arguments, rest = self.parse_known_args(argv)
-        if rest and hasattr(arguments, "overrides") and not any(one.startswith("-") for one in rest):
-            arguments.overrides = [*arguments.overrides, *rest]
-        elif rest:
+        if rest:
             self.error(f"unrecognized arguments: {' '.join(map(brief, rest[:5]))}")
         return arguments
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse, which fills the first arguments that have room and refuses what stands behind an option.
+
+        So the parser of a command gets its options first, and all else behind them.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(words if self._subparsers else self._options_first(words), namespace)
+
+    def _options_first(self, words: Sequence[str]) -> list[str]:
+        options, others, left = list[str](), list[str](), deque(words)
+        while left:
+            word = left.popleft()
+            if word == "--":
+                others += left
+                break
+            if not self._is_option(word):
+                others.append(word)
+                continue
+            options.append(word)
+            count, read = self._values(word)
+            while left and count and not self._is_option(left[0]) and (options[-1] == word or _reads(read, left[0])):
+                options.append(left.popleft())
+                count -= 1
+        return [*options, "--", *others] if others else options
+
+    def _is_option(self, word: str) -> bool:
+        return word.startswith("-") and word != "-" and not self._negative_number_matcher.match(word)
+
+    def _values(self, word: str) -> tuple[int, Any]:
+        """The largest number of words that an option takes behind it, and the function that reads one of them."""
+        known = self._option_string_actions
+        fitting = [known[word]] if word in known else [one for name, one in known.items() if name.startswith(word)]
+        if len({id(one) for one in fitting}) != 1:  # unknown, or with its value: argparse says what is wrong
+            return 0, None
+        nargs = fitting[0].nargs
+        return 1 if nargs is None else sys.maxsize if nargs == "+" else 0, fitting[0].type
+
+
+def _reads(read: Any, word: str) -> bool:
+    """Whether an option of many values takes this word too. A name does not belong to ``--acceleration 2 4``."""
+    try:
+        return read is None or read(word) is not None
+    except argparse.ArgumentTypeError:
+        return False
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fedrecon.platform.terminal.arguments import share
+
 DONE = 0
+
+READS = ("--json", "--workspace")
+"""What a command has that reads the workspace."""
+
+TRAINS = (*READS, "--in-process", "--address", "--tracking-uri", "--dry-run")
+"""What a command has that trains."""
 
 
 def workspace_of(arguments: argparse.Namespace) -> Path:
@@ -17,14 +25,9 @@ def workspace_of(arguments: argparse.Namespace) -> Path:
     return Path(given) if given else default_workspace()
 
 
-def command(
-    commands: Any, name: str, function: Any, text: str, json: bool = False, workspace: bool = False
-) -> argparse.ArgumentParser:
-    """Adds a command with the options ``--json`` and ``--workspace`` where it has them."""
+def command(commands: Any, name: str, function: Any, text: str, *shared: str) -> argparse.ArgumentParser:
+    """Adds a command; ``shared`` are those of the options that commands share (``--json``) which it has."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
-    if json:
-        parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    if workspace:
-        parser.add_argument("--workspace", metavar="DIR", help="default: FEDRECON_WORKSPACE or ./workspace")
+    share(parser, *shared)
     return parser

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.commands.base import DONE, command
+from fedrecon.platform.terminal.arguments import add_overrides
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
 
@@ -32,12 +33,11 @@ ROUNDS = {"training.rounds": "rounds"}
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
     about = "write an experiment for the data at hand, of a size that fits this machine"
-    one = command(commands, "init", _init, about, json=True)
-    one.add_argument("overrides", nargs="*", metavar="key.path=value", help="what is given is not asked for")
+    one = command(commands, "init", _init, about, "--json", "--dry-run")
+    add_overrides(one, "what is given is not asked for")
     one.add_argument("--sites", metavar="FOLDER", help="folder of shards (default: the one below data/)")
     one.add_argument("--out", metavar="FILE", help=f"the file to write (default: {OUT})")
     one.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
-    one.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
 
 
 def _init(arguments: argparse.Namespace) -> int:

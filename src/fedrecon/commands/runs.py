@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.commands.base import DONE, command, workspace_of
+from fedrecon.commands.base import DONE, READS, command, workspace_of
 from fedrecon.platform.storage.run_lookup import RUN
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
@@ -21,27 +21,26 @@ def add(commands: Any) -> None:
     """Adds the commands to the parser."""
     runs = commands.add_parser("runs", help="list, show, compare, remove and export the runs of a workspace")
     inner = runs.add_subparsers(required=True, metavar="COMMAND")
-    command(inner, "list", _list, "list the runs, the newest first", json=True, workspace=True)
-    one = command(inner, "show", _show, "show one run: its state, settings and scores", json=True, workspace=True)
+    command(inner, "list", _list, "list the runs, the newest first", *READS)
+    one = command(inner, "show", _show, "show one run: its state, settings and scores", *READS)
     one.add_argument("run", metavar="RUN", help=RUN)
     about = "show which settings of two runs differ, and their test scores side by side"
-    one = command(inner, "compare", _compare, about, json=True, workspace=True)
+    one = command(inner, "compare", _compare, about, *READS)
     one.add_argument("run", nargs=2, metavar="RUN", help=RUN)
     about = "delete runs and their private memory, and mark them as deleted in MLflow"
-    one = command(inner, "rm", _rm, about, json=True, workspace=True)
+    one = command(inner, "rm", _rm, about, *READS, "--dry-run")
     one.add_argument("run", nargs="+", metavar="RUN", help=f"{RUN}; also the name of a folder that --rerun set aside")
     one.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
     one.add_argument("--keep-mlflow", action="store_true", help="leave the runs in MLflow")
-    one.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     about = "copy what a colleague needs to apply a run: settings, weights, results, environment"
-    one = command(inner, "export", _export, about, json=True, workspace=True)
+    one = command(inner, "export", _export, about, *READS)
     one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
     one.add_argument(
         "--private", action="store_true", help="with the private parts of sites that agreed to publish them"
     )
     about = "draw the scores and losses of a run over its rounds, as PNG and SVG"
-    one = command(commands, "plot", _plot, about, json=True, workspace=True)
+    one = command(commands, "plot", _plot, about, *READS)
     one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument("--out", metavar="FOLDER", help="folder of the files (default: plots/ in the run's folder)")
 

@@ -1,0 +1,100 @@
+"""Shows what a command is at: a spinner on a terminal; elsewhere a line, once a phase has lasted."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fedrecon.sites.errors import tell, visible
+from fedrecon.sites.phases import Step
+
+PATIENCE = 1.5
+"""The seconds after which a phase is worth a line where there is no terminal. Nothing is silent for two."""
+
+LONGEST = 60.0
+"""The longest time in seconds between two lines of a phase that counts; the first one comes after :data:`PATIENCE`."""
+
+
+@contextmanager
+def show(text: str, total: int = 0) -> Iterator[Step]:
+    """Shows a phase on stderr; see :data:`fedrecon.sites.phases.Shown`."""
+    phase = _Phase(text, total)
+    with _spinner(phase) if sys.stderr.isatty() else _lines(phase):
+        yield phase.done
+
+
+class _Phase:
+    """A phase and its count."""
+
+    def __init__(self, text: str, total: int) -> None:
+        self.text, self.total, self.count, self.begun = text, total, 0, time.monotonic()
+
+    def done(self) -> None:
+        self.count += 1
+
+    def __str__(self) -> str:
+        count = f" {min(self.count + 1, self.total)}/{self.total}" if self.total else ""
+        return f"{visible(self.text)}{count}"
+
+    def __rich__(self) -> str:
+        """The text beside the spinner, anew each time that it is drawn."""
+        from rich.markup import escape
+
+        seconds = time.monotonic() - self.begun
+        return f"[dim]{escape(str(self))}" + (f"  {seconds:.0f} s" if seconds >= 2 else "")
+
+
+_TURNING: list[Any] = []
+"""The spinners of the phases that run. The last one is drawn: a phase within another one takes its place."""
+
+_LIVE: list[Any] = []
+"""rich's live display while a phase runs; a terminal has room for one."""
+
+
+@contextmanager
+def _spinner(phase: _Phase) -> Iterator[None]:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    spinner: Any = Spinner("dots", phase)
+    _TURNING.append(spinner)
+    if not _LIVE:
+        # stdout is for results: it is not drawn through this console
+        _LIVE.append(Live(console=Console(stderr=True), transient=True, redirect_stdout=False))
+        _LIVE[0].start()
+    _LIVE[0].update(spinner)
+    try:
+        yield
+    finally:
+        _TURNING.remove(spinner)
+        if _TURNING:
+            _LIVE[0].update(_TURNING[-1])
+        else:
+            _LIVE.pop().stop()
+
+
+@contextmanager
+def _lines(phase: _Phase) -> Iterator[None]:
+    ended = threading.Event()
+    thread = threading.Thread(target=_write, args=(phase, ended), name="phase", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _write(phase: _Phase, ended: threading.Event) -> None:
+    """Writes the phase once it has lasted, and its count again and again, less and less often."""
+    wait, last = PATIENCE, ""
+    while not ended.wait(wait):
+        if str(phase) != last:
+            last = str(phase)
+            tell(f"{last} ...")
+        wait = min(2 * wait, LONGEST)

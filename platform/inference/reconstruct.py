@@ -40,9 +40,9 @@ class ReconstructionResult(TypedDict):
         output: path of the written file.
         digest: digest of the run. run_id: its id.
         model: the network that reconstructed: ``global``, or the name of the site that owns it.
-        site: the site whose operator is used; None where all sites have the same one. operator: its label.
-        volumes: one entry for each volume of the input: name, n_slices, sampling, measured_acceleration and split
-            (what the run used the subject for).
+        site: the site whose operator and network are used; None if the input names none of the run's sites.
+        volumes: one entry for each volume of the input: name, n_slices, sampling, operator, measured_acceleration and
+            split (what the run used the subject for).
     """
 
     output: str
@@ -50,7 +50,6 @@ class ReconstructionResult(TypedDict):
     run_id: str | None
     model: str
     site: str | None
-    operator: str
     volumes: list[dict[str, Any]]
 
 
@@ -64,7 +63,8 @@ class Images:
         mask: the sampling mask (slices, y, x). For a degradation of the image it is (slices, y / scale, x / scale).
         prospective: True if the given samples are used as they are, False if samples are simulated from full k-space.
         sampling: a text for the user that says how the samples were made.
-        where: the site whose operator is used. measured: the label of how the samples were made, for captions.
+        site: the site whose operator and network are used; empty if none is named.
+        measured: the operator that made the samples, or ``as measured``, for captions.
         split: ``train subject``, ``validation subject`` or ``test subject`` of the run, or ``not of the run``.
         enlarged: whether the images are enlarged (super-resolution).
     """
@@ -74,7 +74,7 @@ class Images:
     mask: NDArray[np.bool_]
     prospective: bool
     sampling: str
-    where: str
+    site: str
     measured: str
     split: str
     enlarged: bool
@@ -144,7 +144,6 @@ def reconstruct(
     trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
     named = site or _site_of(source, trained)
     model = trained.one_model(named)
-    where = named or _like_all(trained, source)
     worker = trained.site(model, {}, {})
     enlarges = trained.experiment.task == "super-resolution"
     if as_is and not enlarges:
@@ -152,8 +151,9 @@ def reconstruct(
     volumes = low_volumes(source) if from_nifti and enlarges else read_input(source)
     low = enlarges and (as_is or from_nifti)
     if dry_run:
-        volumes = iter(list(volumes)[:0])  # all are read, and so checked
-    done = [_volume(trained, worker, where, volume, named is not None, low) for volume in volumes]
+        for volume in volumes:
+            _measured_at(trained, named, volume, low)
+    done = [] if dry_run else [_volume(trained, worker, named, volume, low) for volume in volumes]
     if to_nifti and done:
         _write_nifti(output, done[0], source)
     elif done:
@@ -165,12 +165,12 @@ def reconstruct(
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "model": model,
         "site": named,
-        "operator": trained.experiment.operator_at(where).label(),
         "volumes": [
             {
                 "name": one.volume.name,
                 "n_slices": len(one.mask),
                 "sampling": one.sampling,
+                "operator": one.measured,
                 "split": one.split,
                 "measured_acceleration": one.factor,
             }
@@ -187,18 +187,28 @@ def _site_of(source: Path, trained: TrainedRun) -> str | None:
     return named if named in (trained.members or trained.images.sites) else None
 
 
-def _like_all(trained: TrainedRun, source: Path) -> str:
-    """A site for an input that names none of the run's: the first one, if all sites measure alike.
+def _measured_at(trained: TrainedRun, named: str | None, volume: VolumeData, low: bool) -> tuple[str, bool]:
+    """The site whose operator measures the volume, and whether its samples are used as they are.
+
+    An input that names no site of the run takes the operator that all sites have.
 
     Raises:
-        InputError: they do not. A guess would be another image.
+        InputError: the sites measure differently (a guess would be another image), or samples are missing.
     """
+    complete = bool(np.any(volume.kspace != 0, axis=1).all())
+    if trained.experiment.task == "super-resolution" and not low and volume.reference is None and not complete:
+        raise InputError(f"'{volume.name}': samples are missing: only fully sampled k-space can be degraded")
+    prospective = low or (volume.reference is None and not complete)
+    if named is not None:
+        return named, prospective
     sites = trained.images.sites
     labels = {site: trained.experiment.operator_at(site) for site in sites}
-    if len({repr(one.science()) for one in labels.values()}) > 1:
+    if (low or not prospective) and len({repr(one.science()) for one in labels.values()}) > 1:
         listed = ", ".join(f"{site} ({one.label()})" for site, one in labels.items())
-        raise InputError(f"{source}: is of no site of the run, and its sites measure differently: --site of {listed}")
-    return str(sites[0])
+        raise InputError(
+            f"'{volume.name}' names no site of the run, and these measure differently: say with --site which: {listed}"
+        )
+    return sites[0], prospective
 
 
 def _replaceable(output: Path) -> bool:
@@ -229,14 +239,12 @@ def low_volumes(source: Path) -> Iterator[VolumeData]:
     yield VolumeData(name, name, "test", kspace, None, 0.0, voxel_mm=voxel_mm)
 
 
-def _volume(trained: TrainedRun, worker: Site, where: str, volume: VolumeData, named: bool, low: bool) -> Images:
+def _volume(trained: TrainedRun, worker: Site, named: str | None, volume: VolumeData, low: bool) -> Images:
     from fedrecon.sites.training.local_loop import threads
 
     sampled = np.any(volume.kspace != 0, axis=1)
     enlarges = trained.experiment.task == "super-resolution"
-    if enlarges and not low and volume.reference is None and not sampled.all():
-        raise InputError(f"'{volume.name}': samples are missing: only fully sampled k-space can be degraded")
-    prospective = low or (volume.reference is None and not sampled.all())
+    where, prospective = _measured_at(trained, named, volume, low)
     measured = trained.experiment.operator_at(where)
     sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}' ({measured.label()})"
     if prospective:
@@ -246,15 +254,15 @@ def _volume(trained: TrainedRun, worker: Site, where: str, volume: VolumeData, n
         volume = replace(volume, reference=None)
     with phase(f"reconstructing {volume.name}"), threads(trained.experiment.resources.threads):
         batches = _batches(trained, worker, where, volume, sampled if prospective else None, low)
-        parts = list(_reconstructed(trained, worker, where if named else "", volume, batches))
+        parts = list(_reconstructed(trained, worker, named or "", volume, batches))
     stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     if found := first_not_finite(stages):
         raise RunError(f"'{volume.name}': the reconstruction holds {found} pixels; nothing was written.")
     masks = np.concatenate([part[1] for part in parts])
     label = sampling if prospective else measured.label()
-    split = trained.subjects.get(where, {}).get(volume.subject)
+    split = next((own[volume.subject] for own in trained.subjects.values() if volume.subject in own), None)
     used = f"{split} subject" if split else "not of the run"
-    return Images(volume, stages, masks, prospective, sampling, where, label, used, enlarges)
+    return Images(volume, stages, masks, prospective, sampling, named or "", label, used, enlarges)
 
 
 Batches = Iterator[tuple[range, "Measurement"]]
@@ -382,6 +390,7 @@ def _write_nifti(output: Path, one: Images, source: Path) -> None:
 
 def _write_png(output: Path, done: list[Images], digest: str) -> None:
     one = done[0]
-    caption = f"{one.where} · {one.volume.subject} · slice {{slice}} · {one.measured} · {one.split} · run {digest[:8]}"
+    parts = (one.site, one.volume.subject, "slice {slice}", one.measured, one.split, f"run {digest[:8]}")
+    caption = " · ".join(filter(None, parts))
     before = "Zero-padded" if one.enlarged else "Zero-filled"
     atomic.write_bytes(output, volume_picture(one.stages, one.volume.reference, caption, before))

@@ -186,7 +186,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         rate = f"acceleration {volume['measured_acceleration']:.2f}"
         say(f"{volume['name']} ({volume['split']}): {volume['n_slices']} slices, {rate}, sampling {volume['sampling']}")
     output = str(done["output"])
-    say(f"dry run: {output} is not written; operator {done['operator']}" if arguments.dry_run else output)
+    say(f"dry run: {output} is not written" if arguments.dry_run else output)
     return DONE
 
 

@@ -1,0 +1,128 @@
+"""The options of all commands: the same where commands share them, in any order, and each order means the same."""
+
+import argparse
+import itertools
+
+import pytest
+from command_line import Called
+
+from fedrecon.cli import _parser
+from fedrecon.platform.terminal.arguments import SHARED
+from fedrecon.sites.errors import InputError
+
+PARSER = _parser()
+
+
+def leaves(parser, path=()):
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not inner:
+        yield path, parser
+    for action in inner:
+        for name, one in action.choices.items():
+            yield from leaves(one, (*path, name))
+
+
+COMMANDS = dict(leaves(PARSER))
+TRAINS = [("run",), ("sweep",), ("study",)]
+
+
+def words(action):
+    """What is given for an argument: a value of each kind that its type takes."""
+    value = next(
+        one for one in (*(action.choices or ()), "2", "64", "a.b=1", "word")
+        if (action.choices or action.dest != "overrides" or "=" in one) and (action.type is None or reads(action, one))
+    )  # fmt: skip
+    if action.nargs == 0:
+        return []
+    count = {None: 1, "+": 2, "*": 2}.get(action.nargs, action.nargs)
+    return [value] * count
+
+
+def reads(action, word):
+    try:
+        return action.type(word) is not None
+    except (argparse.ArgumentTypeError, ValueError):
+        return False
+
+
+def given(parser):
+    """The words of each positional, and of each option that can stand beside the others."""
+    positionals = [words(one) for one in parser._actions if not one.option_strings]
+    exclusive = {id(one) for group in parser._mutually_exclusive_groups for one in group._group_actions[1:]}
+    options = [
+        [one.option_strings[-1], *words(one)]
+        for one in parser._actions
+        if one.option_strings and one.dest != "help" and id(one) not in exclusive
+    ]
+    return positionals, options
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_options_stand_at_any_place(path):
+    positionals, options = given(COMMANDS[path])
+    flat = list(itertools.chain(*positionals))
+    # behind an option of many texts only another option ends its list
+    options = [one for one in options if not greedy(COMMANDS[path], one[0])]
+    last = list(itertools.chain(*options))
+    wanted = vars(PARSER.read([*path, *flat, *last]))
+    between = list(itertools.chain(*itertools.zip_longest(*[[[one] for one in flat], options], fillvalue=[])))
+    for order in ([*last, *flat], list(itertools.chain(*between)), [*last[::1], "--", *flat]):
+        assert vars(PARSER.read([*path, *order])) == wanted
+
+
+def greedy(parser, name):
+    action = parser._option_string_actions[name]
+    return action.nargs == "+" and action.type is None
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_a_shared_option_means_the_same_everywhere(path):
+    for name, how in SHARED.items():
+        if (action := COMMANDS[path]._option_string_actions.get(name)) is not None:
+            assert action.help == how["help"]
+            assert (action.nargs == 0) == (how.get("action") == "store_true")
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_that_answers_has_json(path):
+    assert ("--json" in COMMANDS[path]._option_string_actions) == (path != ("ui",))  # ui serves until it is ended
+
+
+@pytest.mark.parametrize("path", TRAINS, ids=" ".join)
+def test_what_trains_has_all_shared_options_and_overrides(path):
+    assert set(SHARED) <= set(COMMANDS[path]._option_string_actions)
+    assert any(action.dest == "overrides" for action in COMMANDS[path]._actions)
+
+
+@pytest.mark.parametrize("path", [one for one in COMMANDS if one[0] not in ("data", "list", "schema", "check-plugin")])
+def test_what_reads_or_writes_runs_has_a_workspace(path):
+    assert ("--workspace" in COMMANDS[path]._option_string_actions) == (path != ("init",))
+
+
+def test_a_list_of_numbers_ends_at_the_first_word_that_is_none():
+    read = PARSER.read(["evaluate", "--acceleration", "2", "4", "latest", "operator.mask=random", "--json"])
+    assert (read.acceleration, read.run, read.overrides) == ([2.0, 4.0], "latest", ["operator.mask=random"])
+    assert PARSER.read(["data", "simulate", "--seed", "-3", "x"]).seed == -3
+    assert PARSER.read(["reconstruct", "-ox.h5", "latest", "--as", "y"]).output == "x.h5"
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["evaluate", "--acceleration", "two", "latest"], "two"),
+        (["evaluate", "latest", "--typo", "x=1"], "--typo"),
+        (["run", "--in-process", "seed=1", "--workspace"], "--workspace"),
+        (["runs", "compare", "a", "--json"], "RUN"),
+        (["evaluate", "--s", "a", "latest"], "--s"),
+    ],
+)
+def test_what_is_wrong_is_named(argv, named):
+    with pytest.raises(InputError, match=named):
+        PARSER.read(argv)
+
+
+def test_the_order_of_the_readme_and_of_a_hurried_user(capsys, tmp_path):
+    for order in (["x.yaml", "--in-process", "seed=1"], ["--in-process", "x.yaml", "seed=1"], ["x.yaml", "seed=1"]):
+        called = Called(capsys, "run", *order, "--workspace", tmp_path)
+        assert called.code == 2
+        assert "x.yaml" in called.err

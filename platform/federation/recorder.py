@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
 from fedrecon.sites.score_columns import METRICS
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Recorder:
     def replay(self) -> None:
         """Records the losses and scores of the committed rounds. The store skips those that it has."""
         for one in self.curve:
-            self.tracker.metrics(one.round, one.metrics)
+            self.tracker.metrics(one.round, mlflow_metrics(one.metrics))
         self.tracker.flush()
 
     def commit(self, finished: Round, state: State, validated: ValidationResult) -> CommittedRound:
@@ -162,7 +163,7 @@ class Recorder:
 
     def _track(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> CommittedRound:
         """Logs the values and pictures in the tracker. Returns the losses and scores, without times and traffic."""
-        self.tracker.metrics(step, values)
+        self.tracker.metrics(step, mlflow_metrics(values))
         for name, png in pictures.items():
             self.tracker.image(name, step, png)
         self.tracker.flush()

@@ -12,7 +12,7 @@ from fedrecon.platform.config.fitting import check_degradations, network_of
 from fedrecon.platform.config.names import flatten
 from fedrecon.platform.config.science import science_version
 from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
-from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites
+from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites, scored_sites
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
@@ -115,9 +115,11 @@ def evaluate(
     """
     trained = _changed(TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run), overrides)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
-    shards = open_sites(given)
+    opened = open_sites(given)
+    shards = scored_sites(trained.experiment, opened) if sites is None else opened
     check_same_hospitals(shards, (trained.folder.noted() or {}).get("hospitals", {}))
-    check_test_sites(shards, trained.subjects, trained.experiment.evaluation.reference == "truth")
+    truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised
+    check_test_sites(shards, trained.subjects, truth, all_volumes)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:

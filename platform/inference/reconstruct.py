@@ -303,6 +303,7 @@ def _batches(
 
     from fedrecon.sites.imaging.coils import combine, estimate_maps
     from fedrecon.sites.imaging.fourier import ifft2c
+    from fedrecon.sites.imaging.masks.mask import calibration_box
     from fedrecon.sites.imaging.measurement import measure
     from fedrecon.sites.seeding import seed
 
@@ -331,30 +332,6 @@ def _batches(
             own = sampled[start : indices.stop]
             maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=phase)
             yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
-
-
-def calibration_box(sampled: NDArray[np.bool_]) -> tuple[int, int]:
-    """Size (y, x) of the largest centred box in the mask (y, x) that is fully sampled. It grows one side at a time.
-
-    Raises:
-        InputError: the centre of k-space (DC) was not measured.
-    """
-    from fedrecon.sites.imaging.masks.mask import centred
-
-    def full(size: tuple[int, int]) -> bool:
-        rows, columns = (centred(n, s) for n, s in zip(sampled.shape, size, strict=True))
-        return bool(sampled[rows, columns].all())
-
-    size = (1, 1)
-    if not full(size):
-        raise InputError("the centre of k-space (DC at N//2) was not measured: is the k-space centred?")
-    grown = True
-    while grown:
-        grown = False
-        for larger in ((size[0] + 1, size[1]), (size[0], size[1] + 1)):
-            if larger[0] <= sampled.shape[0] and larger[1] <= sampled.shape[1] and full(larger):
-                size, grown = (max(size[0], larger[0]), max(size[1], larger[1])), True
-    return size
 
 
 def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.fitting import check_degradations, network_of
-from fedrecon.platform.config.names import flatten
 from fedrecon.platform.config.science import science_version
 from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
 from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites, scored_sites
@@ -31,9 +28,6 @@ if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
 
 Row = dict[str, Any]
-
-CHANGEABLE = ("operator", "degradation", "evaluation", "resources")
-"""The blocks of an experiment that can be changed after its training."""
 
 
 class EvaluationResult(TypedDict):
@@ -85,7 +79,7 @@ def evaluate(
     Args:
         run: run id, digest or its beginning, name, or ``latest``.
         overrides: changes to the run's experiment that concern no training, each as ``key.path=value``: of the blocks
-            in :data:`CHANGEABLE`.
+            in :data:`fedrecon.platform.inference.trained_run.CHANGEABLE`.
         sites: a folder of shards, or {NAME: PATH}; None takes the run's own sites.
         mask: a mask family; None keeps the experiment's mask.
         accelerations: acceleration factors, with one evaluation for each; empty keeps the experiment's.
@@ -113,7 +107,7 @@ def evaluate(
         >>> sorted({row["acceleration"] for row in found["rows"]})
         [2.0, 4.0]
     """
-    trained = _changed(TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run), overrides)
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run).changed(overrides)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
     opened = open_sites(given)
     shards = scored_sites(trained.experiment, opened) if sites is None else opened
@@ -179,28 +173,6 @@ def _planned(site: str, shard: Shard, operator: Acquisition) -> Row:
     volumes = shard.split("test")
     counts = {"n_slices": sum(one.n_slices for one in volumes), "n_volumes": len(volumes)}
     return {"site": site, "operator": operator.label(), **counts}
-
-
-def _changed(trained: TrainedRun, overrides: Sequence[str]) -> TrainedRun:
-    """The run under changed settings.
-
-    Raises:
-        InputError: a setting is wrong, or a change would be another training.
-    """
-    if not overrides:
-        return trained
-    own = trained.experiment
-    chosen = Experiment.read(own.as_dict(), overrides)
-    before, after = (dict(flatten(one.as_dict())) for one in (own, chosen))
-    changed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
-    inference = {f"strategy.{name}" for name in own.method.at_inference} if own.trains else set()
-    if wrong := sorted(key for key in changed if key.split(".")[0] not in CHANGEABLE and key not in inference):
-        raise InputError(
-            f"{', '.join(wrong)}: the network is trained already, and this would be another run. Allowed here: "
-            f"{', '.join(f'{block}.KEY' for block in CHANGEABLE)}",
-            wrong,
-        )
-    return replace(trained, experiment=chosen)
 
 
 def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence[float]]]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -89,6 +89,7 @@ def reconstruct(
     run: str,
     source: Path | str,
     output: Path | str,
+    overrides: Sequence[str] = (),
     *,
     site: str | None = None,
     as_is: bool = False,
@@ -108,6 +109,8 @@ def reconstruct(
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
             and ``reference`` if the volume has one) or .png (the panel that a run draws, of up to four slices of the
             first volume). A NIfTI volume can also be written as .nii or .nii.gz, in the same space.
+        overrides: changes to the run's experiment that concern no training, each as ``key.path=value``: see
+            :data:`fedrecon.platform.inference.trained_run.CHANGEABLE`.
         site: the site whose operator is used, and whose network if each site has its own; None takes the site that the
             shard names. An input that names no site of the run needs it, where the sites of the run differ.
         as_is: enlarge the given k-space instead of degrading it first; for a super-resolution run only.
@@ -141,7 +144,7 @@ def reconstruct(
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
     if output.exists() and not _replaceable(output):
         raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
-    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run).changed(overrides)
     named = site or _site_of(source, trained)
     model = trained.one_model(named)
     worker = trained.site(model, {}, {})
@@ -342,6 +345,7 @@ def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
         for one in done:
             group = file.create_group(one.volume.name)
             group.attrs["subject"] = one.volume.subject
+            group.attrs["operator"] = one.measured
             group.attrs["sampling"] = "measured" if one.prospective else "simulated"
             names = {"output": "reconstruction"}
             for name, image in one.stages.items():

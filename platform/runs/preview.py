@@ -11,6 +11,7 @@ from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.execution.placement import check_here
 from fedrecon.platform.runs.warm_start import with_digest
+from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
 from fedrecon.sites.data.volume import SPLITS
 
@@ -22,23 +23,26 @@ def preview(
     workspace: Path | str | None = None,
     in_process: bool = False,
     address: str | None = None,
+    tracking_uri: str | None = None,
     rerun: bool = False,
 ) -> dict[str, Any]:
     """Checks an experiment as :func:`fedrecon.run` does, and says what that would do. It writes nothing.
 
     Args:
-        experiment, overrides, workspace, in_process, address, rerun: see :func:`fedrecon.platform.runs.run.run`.
+        experiment, overrides, workspace, in_process, address, tracking_uri, rerun: see
+            :func:`fedrecon.platform.runs.run.run`.
 
     Returns:
         ``name``, ``digest``, ``rounds``, ``status`` (``planned``), ``begins`` (``anew``, ``after round N``,
         ``finished already``), ``committed_rounds`` and ``slices``: the number of slices by site and split.
 
     Raises:
-        InputError: the experiment, its data or its resources are wrong.
+        InputError: the experiment, its data, its resources or an address is wrong.
     """
     chosen = Experiment.read(experiment, overrides)
     check_here(chosen.resources, in_process, address)
     folder = Path(workspace) if workspace else default_workspace()
+    check_reachable(tracking_uri, folder)
     chosen = with_digest(chosen, folder)
     shards = ConsortiumShards.of(chosen, None if in_process else address)
     shards.check(chosen)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from fedrecon.sites.errors import InputError, brief
+from fedrecon.sites.errors import InputError, brief, unknown
 
 SHARED: dict[str, dict[str, Any]] = {
     "--json": {"action": "store_true", "help": "print one JSON object on stdout"},
@@ -24,10 +24,13 @@ SHARED: dict[str, dict[str, Any]] = {
 """The options that mean the same in every command that has them."""
 
 
-def share(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds some of the options of :data:`SHARED`."""
-    for name in names:
-        parser.add_argument(name, **SHARED[name])
+def share(parser: Parser, lacking: Mapping[str, str]) -> None:
+    """Adds the options of :data:`SHARED`; one that ``lacking`` names is refused with the reason that it gives."""
+    for name, how in SHARED.items():
+        if name in lacking:
+            parser.add_argument(name, action=_Refused, dest=argparse.SUPPRESS, reason=lacking[name])
+        else:
+            parser.add_argument(name, **how)
 
 
 def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
@@ -35,8 +38,25 @@ def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=text)
 
 
+class _Refused(argparse.Action):
+    """An option that other commands have, and this one has not."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, reason: str) -> None:
+        super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.reason = reason
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.error(f"{parser.prog} takes no {self.option_strings[0]}: {self.reason}")
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse's parser; a wrong command line is an :class:`InputError`, as any other wrong input."""
+    """argparse's parser; a wrong command line is an :class:`InputError`, as any other wrong input.
+
+    Attributes:
+        no_overrides: why this command takes no ``key.path=value``; empty if it takes them.
+    """
+
+    no_overrides = ""
 
     def error(self, message: str) -> NoReturn:
         """Refuses the command line."""
@@ -44,19 +64,29 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The arguments, in any order."""
-        arguments: argparse.Namespace
-        arguments, rest = self.parse_known_args(argv)
-        if rest:
-            self.error(f"unrecognized arguments: {' '.join(map(brief, rest[:5]))}")
+        arguments: argparse.Namespace = self.parse_known_args(argv)[0]
         return arguments
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """See argparse, which fills the first arguments that have room and refuses what stands behind an option.
 
-        So the parser of a command gets its options first, and all else behind them.
+        So the parser of a command gets its options first, and all else behind them. What it does not know is refused.
         """
         words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(words if self._subparsers else self._options_first(words), namespace)
+        arguments, rest = super().parse_known_args(words if self._subparsers else self._options_first(words), namespace)
+        if rest:
+            self._refuse(rest)
+        return arguments, rest
+
+    def _refuse(self, rest: Sequence[str]) -> NoReturn:
+        rest = [word for word in rest if word != "--"]
+        if options := [word for word in rest if self._is_option(word)]:
+            known = self._option_string_actions.items()
+            shown = [name for name, one in known if name.startswith("--") and one.help != argparse.SUPPRESS]
+            self.error(str(unknown("option", options[0].partition("=")[0], shown)))
+        if self.no_overrides and any("=" in word for word in rest):
+            self.error(f"{self.prog} takes no KEY=VALUE: {self.no_overrides}")
+        self.error(f"too many arguments: {' '.join(map(brief, rest[:5]))}")
 
     def _options_first(self, words: Sequence[str]) -> list[str]:
         options, others, left = list[str](), list[str](), deque(words)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.commands import data, doctor, experiments, init, runs
-from fedrecon.commands.base import DONE, TRAINS, command, workspace_of
+from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.terminal import phases
 from fedrecon.platform.terminal.arguments import Parser
 from fedrecon.platform.terminal.boundary import outcome
@@ -76,7 +76,7 @@ def _parser() -> Parser:
     init.add(commands)
     doctor.add(commands)
     for one in (SWEEP, STUDY):
-        one.add_arguments(command(commands, one.kind, one.command, one.about, *TRAINS))
+        one.add_arguments(command(commands, one.kind, one.command, one.about))
     return parser
 
 

@@ -2,11 +2,13 @@
 
 import argparse
 import itertools
+from pathlib import Path
 
 import pytest
 from command_line import Called
 
 from fedrecon.cli import _parser
+from fedrecon.commands.shared import KEYS, LACKING, lacking
 from fedrecon.platform.terminal.arguments import SHARED
 from fedrecon.sites.errors import InputError
 
@@ -52,7 +54,7 @@ def given(parser):
     options = [
         [one.option_strings[-1], *words(one)]
         for one in parser._actions
-        if one.option_strings and one.dest != "help" and id(one) not in exclusive
+        if one.option_strings and one.dest not in ("help", argparse.SUPPRESS) and id(one) not in exclusive
     ]
     return positionals, options
 
@@ -76,27 +78,66 @@ def greedy(parser, name):
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_a_shared_option_means_the_same_everywhere(path):
+def test_a_command_takes_a_shared_option_or_says_why_not(path):
+    """In one line that names the command, the option and the reason, wherever the option stands."""
+    missing = lacking(" ".join(path))
+    positionals, options = given(COMMANDS[path])
+    flat = list(itertools.chain(*positionals))
     for name, how in SHARED.items():
-        if (action := COMMANDS[path]._option_string_actions.get(name)) is not None:
-            assert action.help == how["help"]
-            assert (action.nargs == 0) == (how.get("action") == "store_true")
+        own = [name] if how.get("action") else [name, "word"]
+        if name in missing:
+            for argv in ([*flat, *own], [*own, *flat], [name]):
+                with pytest.raises(InputError) as refused:
+                    PARSER.read([*path, *argv])
+                assert f"fedrecon {' '.join(path)} takes no {name}: {missing[name]}" in str(refused.value)
+        else:
+            others = itertools.chain(*(one for one in options if one[0] != name))
+            taken = PARSER.read([*path, *others, *own, *flat])
+            assert getattr(taken, name[2:].replace("-", "_")) == ("word" if own[1:] else True)
+    assert all(name not in missing or name not in COMMANDS[path].format_help() for name in SHARED)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_command_that_answers_has_json(path):
-    assert ("--json" in COMMANDS[path]._option_string_actions) == (path != ("ui",))  # ui serves until it is ended
+def test_a_command_takes_changed_keys_or_says_why_not(path):
+    missing, actions = lacking(" ".join(path)), COMMANDS[path]._actions
+    assert (KEYS in missing) == all(one.dest != "overrides" for one in actions)
+    positionals, options = given(COMMANDS[path])
+    options = [one for one in options if not greedy(COMMANDS[path], one[0])]
+    if KEYS in missing and all(isinstance(one.nargs, int | None) for one in actions if not one.option_strings):
+        with pytest.raises(InputError, match=missing[KEYS]):
+            PARSER.read([*path, *itertools.chain(*positionals, *options), "seed=1"])
+
+
+def test_the_table_of_options_names_each_command_once():
+    known = {" ".join(path) for path in COMMANDS}
+    for option, by in LACKING.items():
+        commands = list(itertools.chain(*by.values()))
+        assert option in (*SHARED, KEYS)
+        assert len(commands) == len(set(commands))
+        assert set(commands) <= known
+
+
+def test_the_documented_table_is_the_one_of_the_code():
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    for path in COMMANDS:
+        missing = lacking(" ".join(path))
+        marks = ["-" if name in missing else "yes" for name in (*SHARED, KEYS)]
+        assert f"| `{' '.join(path)}` | {' | '.join(marks)} |" in text
+    for reason in itertools.chain(*LACKING.values()):
+        assert reason in " ".join(text.split())
 
 
 @pytest.mark.parametrize("path", TRAINS, ids=" ".join)
 def test_what_trains_has_all_shared_options_and_overrides(path):
-    assert set(SHARED) <= set(COMMANDS[path]._option_string_actions)
-    assert any(action.dest == "overrides" for action in COMMANDS[path]._actions)
+    assert not lacking(" ".join(path))
 
 
-@pytest.mark.parametrize("path", [one for one in COMMANDS if one[0] not in ("data", "list", "schema", "check-plugin")])
-def test_what_reads_or_writes_runs_has_a_workspace(path):
-    assert ("--workspace" in COMMANDS[path]._option_string_actions) == (path != ("init",))
+@pytest.mark.parametrize("kind", ["sweep", "study"])
+def test_showing_a_campaign_refuses_what_it_would_not_do(capsys, tmp_path, kind):
+    for option in (["--dry-run"], ["--in-process"], ["--tracking-uri", "sqlite:///x"], ["--rerun"]):
+        called = Called(capsys, kind, "show", "x", *option, "--workspace", tmp_path)
+        assert called.code == 2
+        assert option[0] in called.err
 
 
 def test_a_list_of_numbers_ends_at_the_first_word_that_is_none():

@@ -15,6 +15,9 @@ from fedrecon.platform.terminal.arguments import add_overrides
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
 
+_OF_A_RUN = ("in_process", "tracking_uri", "dry_run", "rerun", "rerun_failed", "keep_checkpoints")
+"""The options that do nothing for ``show``."""
+
 
 @dataclass(frozen=True)
 class CampaignCommand:
@@ -63,6 +66,9 @@ class CampaignCommand:
                 raise InputError(
                     f"fedrecon {self.kind} show {self.kind.upper()}: needs the name of a {self.kind} or its file"
                 )
+            if wrong := [one for one in _OF_A_RUN if getattr(arguments, one)]:
+                option = wrong[0].replace("_", "-")
+                raise InputError(f"fedrecon {self.kind} show takes no --{option}: it prints what was computed")
             self._print(self.load(self._name(arguments.overrides[0]), workspace, arguments.address), arguments.json)
             return 0
         crew = ["experiment.resources.crew=in-process"] if arguments.in_process else []

@@ -6,15 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.terminal.arguments import share
+from fedrecon.commands.shared import KEYS, lacking
+from fedrecon.platform.terminal.arguments import Parser, share
 
 DONE = 0
-
-READS = ("--json", "--workspace")
-"""What a command has that reads the workspace."""
-
-TRAINS = (*READS, "--in-process", "--address", "--tracking-uri", "--dry-run")
-"""What a command has that trains."""
 
 
 def workspace_of(arguments: argparse.Namespace) -> Path:
@@ -25,9 +20,11 @@ def workspace_of(arguments: argparse.Namespace) -> Path:
     return Path(given) if given else default_workspace()
 
 
-def command(commands: Any, name: str, function: Any, text: str, *shared: str) -> argparse.ArgumentParser:
-    """Adds a command; ``shared`` are those of the options that commands share (``--json``) which it has."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+def command(commands: Any, name: str, function: Any, text: str) -> Parser:
+    """Adds a command, with those of the shared options that it has (:data:`LACKING`)."""
+    parser: Parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
-    share(parser, *shared)
+    missing = lacking(parser.prog.partition(" ")[2])
+    parser.no_overrides = missing.get(KEYS, "")
+    share(parser, missing)
     return parser

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     data = commands.add_parser("data", help="simulate, import, inspect and seal the data of sites")
     commands = data.add_subparsers(required=True, metavar="COMMAND")
     about = "simulate a consortium of hospitals, with one shard per site"
-    one = command(commands, "simulate", _simulate, about, "--json", "--dry-run")
+    one = command(commands, "simulate", _simulate, about)
     one.add_argument("directory", metavar="DIR")
     one.add_argument("--sites", nargs="+", metavar="NAME", help="sites, each as CONTRAST or NAME:CONTRAST")
     one.add_argument("--subjects", type=whole(1, 10_000), metavar="N", help="number of subjects at each site")
@@ -55,20 +55,15 @@ def add(commands: Any) -> None:
     )
     one.add_argument("--seed", type=SEEDS, default=0)
 
-    one = command(commands, "import", data_import.run, "import files as the shard of a site", "--json", "--dry-run")
+    one = command(commands, "import", data_import.run, "import files as the shard of a site")
     data_import.add_arguments(one)
 
-    one = command(
-        commands,
-        "inspect",
-        _inspect,
-        "show the contents of a shard or a folder of shards, and their errors",
-        "--json",
-    )
+    about = "show the contents of a shard or a folder of shards, and their errors"
+    one = command(commands, "inspect", _inspect, about)
     one.add_argument("path", metavar="PATH")
 
     about = "write the hash of a shard's content anew, after a change that was meant"
-    one = command(commands, "seal", _seal, about, "--json", "--dry-run")
+    one = command(commands, "seal", _seal, about)
     one.add_argument("path", metavar="PATH", help="a shard, or a folder of shards")
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fedrecon.commands.base import DONE, READS, command, workspace_of
+from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.terminal.boundary import FAILED
 from fedrecon.platform.terminal.output import print_json, say
 
@@ -14,7 +14,7 @@ from fedrecon.platform.terminal.output import print_json, say
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
     about = "look at versions, GPUs, Ray, ports, disks, the store and shards: what is wrong, and what to do"
-    one = command(commands, "doctor", _doctor, about, *READS, "--in-process", "--address", "--tracking-uri")
+    one = command(commands, "doctor", _doctor, about)
     one.add_argument("--sites", metavar="FOLDER", help="shards to read through (default: open those below data/)")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrecon.commands.base import DONE, READS, TRAINS, command, workspace_of
+from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.storage.run_lookup import RUN
 from fedrecon.platform.terminal.arguments import add_overrides, number, whole
 from fedrecon.platform.terminal.boundary import WRONG_INPUT
@@ -20,7 +20,7 @@ EPOCHS, RATES = whole(1, 10**6), number(1, 10**4)
 
 def add(commands: Any) -> None:
     """Adds the commands to the parser."""
-    one = command(commands, "run", _run, "run an experiment, or resume it", *TRAINS)
+    one = command(commands, "run", _run, "run an experiment, or resume it")
     one.add_argument("experiment", metavar="EXPERIMENT.yaml")
     add_overrides(one, "changes to the experiment, such as training.rounds=20")
     one.add_argument(
@@ -32,9 +32,9 @@ def add(commands: Any) -> None:
     )
 
     about = "score a finished run under other operators or at other sites"
-    one = command(commands, "evaluate", _evaluate, about, *READS, "--dry-run")
+    one = command(commands, "evaluate", _evaluate, about)
     one.add_argument("run", metavar="RUN", help=RUN)
-    add_overrides(one, "changes that need no training: operator.KEY, degradation.KEY, evaluation.KEY, resources.KEY")
+    add_overrides(one, "changes that need no training: operator.KEY, degradation.KEY, evaluation.KEY")
     one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
     one.add_argument("--mask", metavar="NAME", help="mask to test (default: the run's own); see fedrecon list masks")
     one.add_argument("--acceleration", nargs="+", type=RATES, metavar="R", help="accelerations to test, one by one")
@@ -55,11 +55,12 @@ def add(commands: Any) -> None:
     one.add_argument("--fine-tune-epochs", type=EPOCHS, metavar="N", help="epochs of --unseen fine-tune (default: 5)")
 
     about = "reconstruct a shard or k-space file, or enlarge a NIfTI volume"
-    one = command(commands, "reconstruct", _reconstruct, about, *READS, "--dry-run")
+    one = command(commands, "reconstruct", _reconstruct, about)
     one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument(
         "input", metavar="INPUT", help="a shard, a fastMRI file, raw k-space (.npy), or a NIfTI volume to enlarge"
     )
+    add_overrides(one, "changes that need no training, as in evaluate")
     one.add_argument(
         "-o", "--output", required=True, help="output file: .h5 or .png; from a NIfTI volume also .nii or .nii.gz"
     )
@@ -70,23 +71,21 @@ def add(commands: Any) -> None:
         "--as-is", action="store_true", help="enlarge k-space instead of degrading it first (super-resolution)"
     )
 
-    one = command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs", "--workspace")
+    one = command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs")
     one.add_argument("--port", type=whole(1, 65535), help="default: 5000, or a free port if 5000 is taken")
 
     about = "send to MLflow what it has not got of the runs, sweeps and studies"
-    command(commands, "sync", _sync, about, *READS, "--tracking-uri")
+    command(commands, "sync", _sync, about)
 
-    one = command(
-        commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", "--json"
-    )
+    one = command(commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats")
     one.add_argument("kind", choices=("strategies", "networks", "masks", "degradations", "formats", "reconstructors"))
     one.add_argument("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that are listed too")
 
     about = "check a strategy, network, mask or other plug-in of your own against the laws"
-    one = command(commands, "check-plugin", _check_plugin, about, "--json")
+    one = command(commands, "check-plugin", _check_plugin, about)
     one.add_argument("file", metavar="FILE", help="a plug-in file, as in the key plugins of an experiment")
 
-    command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors", "--json")
+    command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -96,13 +95,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.platform.terminal.tables import result_table
 
-    given = {key: getattr(arguments, key) for key in ("workspace", "in_process", "address", "rerun")}
+    given = {key: getattr(arguments, key) for key in ("workspace", "in_process", "address", "tracking_uri", "rerun")}
     if arguments.dry_run:
         return _preview(preview(Path(arguments.experiment), arguments.overrides, **given), arguments.json)
     result = run(
         Path(arguments.experiment),
         arguments.overrides,
-        tracking_uri=arguments.tracking_uri,
         **given,
         keep_checkpoints=arguments.keep_checkpoints,
     )
@@ -174,6 +172,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         arguments.run,
         arguments.input,
         arguments.output,
+        arguments.overrides,
         site=arguments.site,
         as_is=arguments.as_is,
         workspace=arguments.workspace,
@@ -200,10 +199,12 @@ def _ui(arguments: argparse.Namespace) -> int:
 def _sync(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.runs.sync import sync
 
-    report = sync(workspace_of(arguments), arguments.tracking_uri)
+    report = sync(workspace_of(arguments), arguments.tracking_uri, dry_run=arguments.dry_run)
     if arguments.json:
         print_json(report)
     else:
+        if arguments.dry_run:
+            say("dry run: nothing is sent")
         say("\n".join(f"{what:9}{len(names)}  {', '.join(names)}".rstrip() for what, names in report.items()))
     return DONE
 

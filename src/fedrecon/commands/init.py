@@ -33,7 +33,7 @@ ROUNDS = {"training.rounds": "rounds"}
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
     about = "write an experiment for the data at hand, of a size that fits this machine"
-    one = command(commands, "init", _init, about, "--json", "--dry-run")
+    one = command(commands, "init", _init, about)
     add_overrides(one, "what is given is not asked for")
     one.add_argument("--sites", metavar="FOLDER", help="folder of shards (default: the one below data/)")
     one.add_argument("--out", metavar="FILE", help=f"the file to write (default: {OUT})")
@@ -43,7 +43,8 @@ def add(commands: Any) -> None:
 def _init(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.setup.first_experiment import accepted, draft, find_sites, refuse_existing
 
-    overrides, asks = list(arguments.overrides), sys.stdin.isatty() and sys.stderr.isatty()
+    overrides = [*arguments.overrides, *["resources.crew=in-process"] * arguments.in_process]
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
     sites = arguments.sites or (_asked("folder of shards", _or_empty(find_sites)) if asks else find_sites())
     out = Path(arguments.out or (_asked("file to write", OUT) if asks and not arguments.dry_run else OUT))
     if not arguments.dry_run:

@@ -131,7 +131,7 @@ class TrainedRun:
         if wrong:
             raise InputError(
                 f"{', '.join(wrong)}: the network is trained already, and this would change nothing or be another "
-                f"run. Allowed here: {', '.join(allowed)}",
+                f"run. Allowed here: {', '.join(one if '.' in one else f'{one}.KEY' for one in allowed)}",
                 wrong,
             )
         return replace(self, experiment=chosen)

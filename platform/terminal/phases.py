@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from fedrecon.sites.errors import tell, visible
 from fedrecon.sites.phases import Step
@@ -40,19 +40,25 @@ class _Phase:
         count = f" {min(self.count + 1, self.total)}/{self.total}" if self.total else ""
         return f"{visible(self.text)}{count}"
 
-    def __rich__(self) -> str:
-        """The text beside the spinner, anew each time that it is drawn."""
-        from rich.markup import escape
 
-        seconds = time.monotonic() - self.begun
-        return f"[dim]{escape(str(self))}" + (f"  {seconds:.0f} s" if seconds >= 2 else "")
-
-
-_TURNING: list[Any] = []
-"""The spinners of the phases that run. The last one is drawn: a phase within another one takes its place."""
+_TURNING: list[_Phase] = []
+"""The phases that run on a terminal, an outer one before those within it."""
 
 _LIVE: list[Any] = []
 """rich's live display while a phase runs; a terminal has room for one."""
+
+
+class _Screen:
+    """The text beside the spinner, anew each time that it is drawn: the counts, and what the last phase does."""
+
+    def __rich__(self) -> str:
+        from rich.markup import escape
+
+        if not (running := _TURNING[:]):
+            return ""
+        shown = " · ".join(map(str, [*(one for one in running[:-1] if one.total), running[-1]]))
+        seconds = time.monotonic() - running[-1].begun
+        return f"[dim]{escape(shown)}" + (f"  {seconds:.0f} s" if seconds >= 2 else "")
 
 
 @contextmanager
@@ -61,20 +67,17 @@ def _spinner(phase: _Phase) -> Iterator[None]:
     from rich.live import Live
     from rich.spinner import Spinner
 
-    spinner: Any = Spinner("dots", phase)
-    _TURNING.append(spinner)
+    _TURNING.append(phase)
     if not _LIVE:
+        turning: Any = Spinner("dots", cast(Any, _Screen()))
         # stdout is for results: it is not drawn through this console
-        _LIVE.append(Live(console=Console(stderr=True), transient=True, redirect_stdout=False))
+        _LIVE.append(Live(turning, console=Console(stderr=True), transient=True, redirect_stdout=False))
         _LIVE[0].start()
-    _LIVE[0].update(spinner)
     try:
         yield
     finally:
-        _TURNING.remove(spinner)
-        if _TURNING:
-            _LIVE[0].update(_TURNING[-1])
-        else:
+        _TURNING.remove(phase)
+        if not _TURNING:
             _LIVE.pop().stop()
 
 

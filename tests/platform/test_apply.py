@@ -152,6 +152,21 @@ def test_an_override_acts_and_one_of_the_training_is_refused(runs, workspace):
     with pytest.raises(InputError, match=r"name: .*operator\.KEY") as refused:
         fedrecon.evaluate("alike", ["name=other"], workspace=workspace)
     assert refused.value.unknown == ("name",)
+    for key in ("evaluation.every=2", "resources.gpus_per_site=0"):  # neither would change anything
+        with pytest.raises(InputError, match=key.partition("=")[0]):
+            fedrecon.evaluate("alike", [key], workspace=workspace)
+
+
+def test_a_changed_operator_reconstructs_and_is_noted(runs, workspace, consortium, tmp_path):
+    changed = ["operator.acceleration=2"]
+    found = fedrecon.reconstruct("alike", consortium["north"], tmp_path / "x.h5", changed, workspace=workspace)
+    assert {one["operator"] for one in found["volumes"]} == {"random R=2"}
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert {group.attrs["operator"] for group in file.values()} == {"random R=2"}
+        rate = file["north-test/mask"].size / file["north-test/mask"][()].sum()
+    assert rate == pytest.approx(2, rel=0.1)
+    with pytest.raises(InputError, match="name: "):
+        fedrecon.reconstruct("alike", consortium["north"], tmp_path / "y.h5", ["name=x"], workspace=workspace)
 
 
 def test_the_table_has_units_split_and_the_paths(runs, workspace, capsys):

@@ -65,9 +65,20 @@ def test_a_terminal_has_one_spinner_and_it_leaves_stdout_alone(monkeypatch, caps
             done()
             assert len(phases._LIVE) == 1
             phases._LIVE[0].refresh()
+        phases._LIVE[0].refresh()
         print("a result")
     assert capsys.readouterr().out == "a result\n"
     assert "inner 2/2" in screen.getvalue()
     assert "outer [red]" in screen.getvalue()  # square brackets of a name are no markup
     assert not phases._LIVE
     assert not phases._TURNING
+
+
+def test_a_count_stands_before_what_is_done_within_it(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with shown_by(phases.show), phase("scoring sites", 8) as done, phase("no count"), phase("drawing panels"):
+        done()
+        phases._LIVE[0].refresh()
+    assert "scoring sites 2/8 · drawing panels" in screen.getvalue()

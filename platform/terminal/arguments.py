@@ -35,7 +35,7 @@ def share(parser: Parser, lacking: Mapping[str, str]) -> None:
 
 def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
     """Adds ``key.path=value``, any number of times; ``text`` is its help."""
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help=text)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key.path=value", help=text)
 
 
 class _Refused(argparse.Action):
@@ -73,7 +73,8 @@ class Parser(argparse.ArgumentParser):
         So the parser of a command gets its options first, and all else behind them. What it does not know is refused.
         """
         words = list(sys.argv[1:] if args is None else args)
-        arguments, rest = super().parse_known_args(words if self._subparsers else self._options_first(words), namespace)
+        ordered = self._command_first(words) if self._subparsers else self._options_first(words)
+        arguments, rest = super().parse_known_args(ordered, namespace)
         if rest:
             self._refuse(rest)
         return arguments, rest
@@ -87,6 +88,23 @@ class Parser(argparse.ArgumentParser):
         if self.no_overrides and any("=" in word for word in rest):
             self.error(f"{self.prog} takes no KEY=VALUE: {self.no_overrides}")
         self.error(f"too many arguments: {' '.join(map(brief, rest[:5]))}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = (action.option_strings or [str(action.metavar or action.dest).lower()])[-1]
+            self.error(str(unknown(what, value, action.choices)))
+
+    def _command_first(self, words: Sequence[str]) -> list[str]:
+        """The words with the command before its options: ``--json runs list``."""
+        assert self._subparsers is not None
+        commands = next(one.choices for one in self._subparsers._group_actions)
+        if not (words and self._is_option(words[0])) or not (
+            found := [one for one in words if one in (commands or ())]
+        ):
+            return list(words)
+        at = words.index(found[0])
+        own = [one for one in words[:at] if one in self._option_string_actions]
+        return [*own, words[at], *(one for one in words[:at] if one not in own), *words[at + 1 :]]
 
     def _options_first(self, words: Sequence[str]) -> list[str]:
         options, others, left = list[str](), list[str](), deque(words)

@@ -15,7 +15,7 @@ from fedrecon.sites.phases import Step
 PATIENCE = 1.5
 """The seconds after which a phase is worth a line where there is no terminal. Nothing is silent for two."""
 
-LONGEST = 60.0
+LONGEST = 10.0
 """The longest time in seconds between two lines of a phase that counts; the first one comes after :data:`PATIENCE`."""
 
 

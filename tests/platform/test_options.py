@@ -154,6 +154,10 @@ def test_a_list_of_numbers_ends_at_the_first_word_that_is_none():
         (["evaluate", "latest", "--typo", "x=1"], "--typo"),
         (["run", "--in-process", "seed=1", "--workspace"], "--workspace"),
         (["runs", "compare", "a", "--json"], "RUN"),
+        (["rn", "x.yaml"], "command 'rn'. Did you mean 'run'"),
+        (["list", "stategies"], "'strategies'"),
+        (["runs", "list", "--jsn"], "'--json'"),
+        (["--typo", "run", "x.yaml"], "--typo"),
         (["evaluate", "--s", "a", "latest"], "--s"),
     ],
 )
@@ -163,6 +167,11 @@ def test_what_is_wrong_is_named(argv, named):
 
 
 def test_the_order_of_the_readme_and_of_a_hurried_user(capsys, tmp_path):
+    for order in (["--json", "runs", "list"], ["runs", "--json", "list"]):
+        assert PARSER.read(order).json
+    assert PARSER.read(["--workspace", "w", "run", "x"]).workspace == "w"
+    with pytest.raises(InputError, match=r"required: EXPERIMENT.yaml \("):
+        PARSER.read(["run"])
     for order in (["x.yaml", "--in-process", "seed=1"], ["--in-process", "x.yaml", "seed=1"], ["x.yaml", "seed=1"]):
         called = Called(capsys, "run", *order, "--workspace", tmp_path)
         assert called.code == 2

@@ -174,6 +174,11 @@ class Notebook(MystParser):
         super().parse("\n\n".join(page), document)
 
 
+def _no_signature(_: Sphinx, what: str, __: str, found: Any, *___: Any) -> tuple[str, str] | None:
+    """A class of parameters has no signature: the table of its keys says more."""
+    return ("", "") if what == "class" and hasattr(found, "model_fields") else None
+
+
 LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//[^>]*>""")
 
 
@@ -191,6 +196,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_directive("commands", Commands)
     app.add_source_suffix(".ipynb", "notebook")
     app.add_source_parser(Notebook)
+    app.connect("autodoc-process-signature", _no_signature)
     app.connect("missing-reference", _missing)
     app.connect("build-finished", _loads_nothing)
     return {"parallel_read_safe": True}

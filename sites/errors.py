@@ -99,12 +99,18 @@ class DiskFullError(RunError):
         return type(self), (self.path, self.free)
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
-    """An error for a name that does not exist. Its message names the nearest allowed name and all allowed names."""
+def unknown(kind: str, given: str, allowed: Iterable[str], most: int | None = None, more: str = "") -> InputError:
+    """An error for a name that does not exist. Its message names the nearest allowed name and all allowed names.
+
+    Args:
+        most: the largest number of allowed names in the message; None takes all. more: where the others are found.
+    """
     names = sorted(allowed)
     near = difflib.get_close_matches(given[:100], names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return InputError(f"unknown {kind} {_quoted(given)}.{hint} Allowed: {', '.join(names) or '(none)'}.", [given])
+    listed = ", ".join(names[:most]) or "(none)"
+    listed += f", ... ({more})" if names[most or len(names) :] else ""
+    return InputError(f"unknown {kind} {_quoted(given)}.{hint} Allowed: {listed}.", [given])
 
 
 def _quoted(name: str) -> str:

@@ -59,6 +59,14 @@ OPTIONS = {
     "schema": ["--json"],
     "run run.yaml": ["--tracking-uri", "--workspace", "--in-process", "--address"],
     "sweep": ["--address", "--workspace", "--dry-run"],
+    "runs list": ["--workspace", "--json"],
+    "runs show": ["--workspace", "--json"],
+    "runs compare": ["--workspace", "--json"],
+    "runs rm": ["--workspace", "--yes", "--keep-mlflow"],
+    "runs export": ["--out", "--workspace", "--private"],
+    "plot": ["--out", "--workspace"],
+    "init": ["--sites", "--out", "--json"],
+    "doctor": ["--sites", "--address", "--tracking-uri"],
 }
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -184,7 +184,9 @@ class Fuzz:
         }
         commands = [
             ["evaluate", "latest"], ["evaluate", "d" * 16], ["reconstruct", "latest", "shards/t1w.h5", "-o", "o.h5"],
-            ["sweep", "show", "many"], ["study", "show", "cross"], ["ui"],
+            ["sweep", "show", "many"], ["study", "show", "cross"], ["ui"], ["runs", "list"], ["runs", "show", "d" * 16],
+            ["runs", "show", "latest"], ["runs", "compare", "d" * 16, "latest"], ["runs", "rm", "d" * 16, "--yes"],
+            ["runs", "export", "d" * 16, "--out", "exported"], ["plot", "d" * 16],
         ]  # fmt: skip
         command = self.pick(commands)
         return Case([*command, *([] if command == ["ui"] else self.json()), "--workspace", "w"], broken)

@@ -1,7 +1,7 @@
 """Kills drivers with SIGKILL at seeded moments, and lets each run end: ``make kills``. Whatever died, the bits stay.
 
-A moment is the n-th call that makes something on the disk (sync, rename, hard link), which hits commits, private
-memories, the journal, artifacts and the result; or a fraction of a second of the run.
+A moment is a call that makes something on the disk (sync, rename, hard link, copy), drawn among the commits, the
+private memories, the journal, the uploads of artifacts or all others; or a fraction of a second of the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from tiny import NETWORKS, PARAMETERS, write_consortium  # noqa: E402
 
 LOADED = ["torch", "mlflow.store.tracking.sqlalchemy_store", "fedrecon.platform.runs.training_run"]
 STRATEGIES = ("fedavg", "local", "fedper", "scaffold", "fedmri", "ditto", "fedgimp")
-DISK = ("fsync", "replace", "link")
+DISK = ((os, "fsync"), (os, "replace"), (os, "link"), (shutil, "copyfile"))
+KINDS = {"commit": "/checkpoints/", "memory": "/private/", "upload": "artifacts/", "journal": "/record/"}
+"""The kind of a call, by what its path holds; anything else is 'other'."""
 OWN = ("digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean")
 """What of a result must not depend on who was killed."""
 
@@ -38,14 +40,14 @@ def drive(given: dict[str, Any], workspace: Path, out: Path, die_at: int = 0, af
     import fedrecon
 
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    told = Counter[str]()
-    for name in DISK:
-        setattr(os, name, _counted(getattr(os, name), name, told, die_at))
+    told: list[str] = []
+    for module, name in DISK:
+        setattr(module, name, _counted(getattr(module, name), told, die_at))
     if after:
         threading.Thread(target=lambda: (time.sleep(after), _die()), daemon=True).start()
     start = time.monotonic()
     result = fedrecon.run(given, workspace=workspace, in_process=True)
-    record = {**result.as_dict(), "disk": told.total(), "seconds": time.monotonic() - start}
+    record = {**result.as_dict(), "disk": told, "seconds": time.monotonic() - start}
     out.write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -53,14 +55,19 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _counted(original: Any, name: str, told: Counter[str], die_at: int) -> Any:
+def _counted(original: Any, told: list[str], die_at: int) -> Any:
     def call(*arguments: Any, **named: Any) -> Any:
-        told[name] += 1
-        if told.total() == die_at:
+        told.append(_kind(arguments))
+        if len(told) == die_at:
             _die()
         return original(*arguments, **named)
 
     return call
+
+
+def _kind(arguments: tuple[Any, ...]) -> str:
+    ends = [str(Path(f"/proc/self/fd/{one}").readlink() if isinstance(one, int) else one) for one in arguments[:2]]
+    return next((kind for kind, part in KINDS.items() if any(part in end for end in ends)), "other")
 
 
 class Campaign:
@@ -111,27 +118,29 @@ class Campaign:
 
         return {**kept, **{name: value.tobytes() for name, value in load_file(last).items()}}
 
-    def case(self, seed: int) -> tuple[int, str]:
+    def death(self, rng: random.Random) -> tuple[str, dict[str, float]]:
+        """What is aimed at, and the moment: a time in a quarter of the cases, else a call of a kind of the calm run."""
+        if rng.random() < 0.25:
+            return "time", {"after": rng.uniform(0.05, self.calm["seconds"])}
+        kind = rng.choice(sorted(set(self.calm["disk"])))
+        return kind, {"die_at": rng.choice([n for n, one in enumerate(self.calm["disk"], 1) if one == kind])}
+
+    def case(self, seed: int) -> tuple[Counter[str], str]:
         """Kills a run one to three times, then lets it end.
 
         Returns:
-            the number of kills, and what is wrong; empty if all is as in the calm run.
+            the kills by what they were aimed at, and what is wrong; empty if all is as in the calm run.
         """
-        rng, place, kills, said = random.Random(seed), self.workspace(), 0, []
+        rng, place, kills, said = random.Random(seed), self.workspace(), Counter[str](), []
         for _ in range(rng.randint(1, 3)):
-            timed = rng.random() < 0.25
-            death = (
-                {"after": rng.uniform(0.05, self.calm["seconds"])}
-                if timed
-                else {"die_at": rng.randint(1, self.calm["disk"])}
-            )
-            said.append(f"{death}")
+            kind, death = self.death(rng)
+            said.append(f"{kind} {death}")
             code = self.run(place, **death)
             if isinstance(code, dict):  # it was over before
                 break
             if code != -signal.SIGKILL:
                 return kills, f"{said}: exit {code}"
-            kills += 1
+            kills[kind] += 1
         found = self.run(place)
         if not isinstance(found, dict):
             return kills, f"{said}: the run after it: exit {found}"
@@ -162,14 +171,17 @@ def main(argv: list[str] | None = None) -> int:
 
         run_store(None, template)
         each = [Campaign(Path(folder), paths, name, template) for name in asked.strategies]
-        kills, wrong, seed = 0, 0, asked.seed
-        while kills < asked.kills:
+        kills, wrong, seed = Counter[str](), 0, asked.seed
+        while kills.total() < asked.kills:
             campaign = each[seed % len(each)]
-            n, what = campaign.case(seed)
-            kills, wrong = kills + n, wrong + bool(what)
-            print(f"seed {seed} {campaign.given['strategy']['name']}: {n} kills, {what or 'equal'}", flush=True)
+            found, what = campaign.case(seed)
+            kills, wrong = kills + found, wrong + bool(what)
+            print(f"seed {seed} {campaign.given['strategy']['name']}: {dict(found)}, {what or 'equal'}", flush=True)
             seed += 1
-    print(f"{kills} kills in {seed - asked.seed} runs, seeds {asked.seed} to {seed - 1}: {wrong} runs went wrong")
+    print(
+        f"{kills.total()} kills ({', '.join(f'{kind} {n}' for kind, n in sorted(kills.items()))}) in "
+        f"{seed - asked.seed} runs, seeds {asked.seed} to {seed - 1}: {wrong} runs went wrong"
+    )
     return 1 if wrong else 0
 
 

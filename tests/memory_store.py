@@ -83,7 +83,7 @@ class MemoryStore(RunStore):
         return next((run.info for run in self.runs if run.info.run_id == run_id), None)
 
     def _runs(self, digest: str, experiment_name: str | None) -> list[RunInfo]:
-        infos = [run.info for run in reversed(self.runs) if run.info.digest.startswith(digest)]
+        infos = [run.info for run in reversed(self.runs) if run.info.digest.startswith(digest) and not run.info.deleted]
         return [info for info in infos if experiment_name in (None, info.experiment_name)]
 
     def _create(self, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> BufferedTracker:
@@ -94,6 +94,10 @@ class MemoryStore(RunStore):
     def _restart(self, run: RunInfo) -> None:
         record = next(item for item in self.runs if item.info.run_id == run.run_id)
         record.info = replace(record.info, status="RUNNING")
+
+    def _delete(self, run: RunInfo) -> None:
+        record = next(item for item in self.runs if item.info.run_id == run.run_id)
+        record.info = replace(record.info, deleted=True)
 
     def _tracker(self, run: RunInfo) -> BufferedTracker:
         return MemoryTracker(next(item for item in self.runs if item.info.run_id == run.run_id), continued=True)

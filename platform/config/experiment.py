@@ -18,6 +18,7 @@ from fedrecon.platform.config.fitting import (
     check_local_rounds,
     check_patch,
     check_selection,
+    check_self_supervision,
     enlarges,
     network_of,
     personalise_of,
@@ -157,6 +158,7 @@ class Experiment(Settings):
         check_patch(training.patch, info.data)
         check_selection(training, strategy)
         check_local_rounds(training, info.data)
+        check_self_supervision(training, strategy, info.data)
         if training.optimizer_state != "auto":
             return training
         return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
@@ -267,6 +269,11 @@ class Experiment(Settings):
     def trains(self) -> bool:
         """Whether a network is trained."""
         return self.classical is None
+
+    @property
+    def self_supervised(self) -> bool:
+        """Whether the training needs no fully sampled references."""
+        return self.trains and self.training.ssdu is not None
 
     @property
     def fixed_scale(self) -> bool:

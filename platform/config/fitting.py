@@ -13,6 +13,7 @@ from typing import Any
 from fedrecon.platform.config.plugins import registry
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.acquisition.undersampling import Sampling
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import choose, parse
 from fedrecon.sites.training.settings import Training
@@ -105,6 +106,30 @@ def check_selection(training: Training, strategy: Strategy) -> None:
     key = "keep: best" if training.keep == "best" else "patience"
     if training.selects and strategy.network_kind == "prior":
         raise ValueError(f"{key}: a prior is scored after its last round alone, so there is no best round to keep")
+
+
+def check_self_supervision(training: Training, strategy: Strategy, fields: Fields) -> None:
+    """Refuses the loss ``ssdu`` where there are no measured samples to split, or where more than they would be seen."""
+    if training.ssdu is None:
+        return
+    if fields.get("task") == "super-resolution":
+        raise ValueError(
+            "loss: ssdu splits undersampled k-space, and a degradation leaves none; set task=reconstruction"
+        )
+    if not strategy.trains_on_operator:
+        raise ValueError("loss: ssdu trains a reconstruction; a prior trains on fully sampled slices alone")
+    if fields["network"].get("sensitivity_channels"):
+        raise ValueError(
+            "loss: ssdu compares k-space through the given coil maps, which the network would change; "
+            "set network.sensitivity_channels=0"
+        )
+    for one in settings_of(fields):
+        if not one.fixed_mask:
+            raise ValueError(
+                "loss: ssdu needs operator.fixed_mask=true: a new mask in each epoch would measure the whole k-space"
+            )
+        if isinstance(one, Sampling) and 1 in one.accelerations.values:
+            raise ValueError("loss: ssdu: with operator.acceleration 1 no sample lies outside the calibration box")
 
 
 def check_patch(patch: int | None, fields: Fields) -> None:

@@ -49,7 +49,9 @@ class ConsortiumShards:
         """
         trained = open_sites(experiment.sites, address)
         test_sites = experiment.test.sites if experiment.test else None
-        return cls(trained, trained if test_sites is None else open_sites(test_sites, address))
+        return cls(
+            trained, scored_sites(experiment, trained) if test_sites is None else open_sites(test_sites, address)
+        )
 
     @property
     def remote_sites(self) -> tuple[str, ...]:
@@ -76,7 +78,8 @@ class ConsortiumShards:
             return
         check_same_hospitals(self.tested, noted_shards(self.trained)["hospitals"])
         subjects = {name: shard.subjects for name, shard in self.trained.items()}
-        check_test_sites(self.tested, subjects, experiment.evaluation.reference == "truth")
+        truth = experiment.evaluation.reference == "truth"
+        check_test_sites(self.tested, subjects, truth, not experiment.self_supervised)
         check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
         _check_rule(experiment, self)
 
@@ -153,19 +156,22 @@ def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapp
 
 
 def check_test_sites(
-    shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]], truth: bool = False
+    shards: Mapping[str, Shard],
+    subjects: Mapping[str, Mapping[str, str]],
+    truth: bool = False,
+    all_volumes: bool = True,
 ) -> None:
     """Refuses a site that cannot be scored, or with a test subject that the run used for training or validation.
 
     Args:
         subjects: for each site of the run, the split of every subject.
-        truth: whether scores are compared with the noise-free truth.
+        truth, all_volumes: see :meth:`Shard.require_references`.
 
     Raises:
         InputError: the message names the subjects, and the split of the first of them.
     """
     for name, shard in shards.items():
-        shard.require_references("test", truth)
+        shard.require_references("test", truth, all_volumes)
         tested = {volume.subject for volume in shard.split("test")}
         for site, splits in subjects.items():
             seen = sorted(s for s in tested if splits.get(s, "test") != "test")
@@ -201,7 +207,7 @@ def _check_rule(experiment: Experiment, sites: ConsortiumShards) -> None:
     if rule == "fine-tune":
         check_tunable(experiment)
         for name in unseen:
-            sites.tested[name].require_training()
+            sites.tested[name].require_training(not experiment.self_supervised)
 
 
 def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
@@ -215,12 +221,11 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
             raise unknown(f"site in {TASKS[experiment.task].block}.per_site", name, shards)
     for name, shard in shards.items():
         if experiment.trains:
-            shard.require_training()
-        for split in ("validation", "test"):
-            shard.require_references(split, experiment.evaluation.reference == "truth")
+            shard.require_training(not experiment.self_supervised)
         _check_measured(name, shard.volumes, experiment.operator_at(name))
         if experiment.trains:
             check_patch(experiment, name, shard)
+    _check_scored(experiment, shards)
     limits = experiment.training.max_slices
     named = {
         "publish_private": () if experiment.publish_private == "all" else experiment.publish_private,
@@ -232,6 +237,21 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
                 raise unknown(f"site in {key}", name, shards)
     if experiment.trains and experiment.method.moves_data:
         _check_pooling(experiment, shards)
+
+
+def scored_sites(experiment: Experiment, shards: Shards) -> Shards:
+    """The sites that are tested: all, but with ``loss: ssdu`` those with references; all if no site has any."""
+    found = {name: shard for name, shard in shards.items() if shard.scorable("test")}
+    return found if experiment.self_supervised and found else shards
+
+
+def _check_scored(experiment: Experiment, shards: Shards) -> None:
+    """Refuses a site that cannot be scored. With ``loss: ssdu`` one site that can be scored is enough."""
+    truth = experiment.evaluation.reference == "truth"
+    for split in ("validation", "test"):
+        scored = [shard for shard in shards.values() if shard.scorable(split)] if experiment.self_supervised else []
+        for shard in scored or shards.values():
+            shard.require_references(split, truth, not experiment.self_supervised)
 
 
 def check_patch(experiment: Experiment, name: str, shard: Shard) -> None:

@@ -106,8 +106,8 @@ class Watch:
         if late and waited >= self._name_after:
             self._name_after *= 2
             self.waited |= dict.fromkeys(late, waited)
-            self.note("waiting", *late, seconds=round(waited, 1))
             self._show(f"waiting for {', '.join(late)}, {waited:.0f} s")
+            self.note("waiting", *late, seconds=round(waited, 1))
         over = [one for one in late if now - self._begun.setdefault(one, now) >= self._limit(one)]
         for member in over:
             self._tries[member] = self._tries.get(member, 0) + 1
@@ -125,13 +125,20 @@ class Watch:
 
     @contextmanager
     def named(self, call: str, round_number: int | None, member: str) -> Iterator[None]:
-        """Names the member while the body, a call in this process, takes long. Nothing can end the body."""
+        """Names the member while the body, a call in this process, takes long. Nothing can end the body.
+
+        Raises:
+            OSError: an event could not be written (a full disk). It is raised when the body has ended.
+        """
         self.ask(call, round_number, [member])
-        done = threading.Event()
+        done, failures = threading.Event(), list[OSError]()
 
         def name() -> None:
-            while not done.wait(self._asked + self._name_after - self._clock()):
-                self.due([member])
+            try:
+                while not done.wait(self._asked + self._name_after - self._clock()):
+                    self.due([member])
+            except OSError as error:
+                failures.append(error)
 
         thread = threading.Thread(target=name, daemon=True, name="fedrecon-watch")
         thread.start()
@@ -141,6 +148,8 @@ class Watch:
         finally:
             done.set()
             thread.join()
+        if failures:
+            raise failures[0]
 
     def _limit(self, member: str) -> float:
         return self.patience.limit(self._tries.get(member, 0))

@@ -47,6 +47,14 @@ class Progress:
         else:
             self.say(message)
 
+    def late(self, message: str) -> None:
+        """Shows who has not answered yet."""
+        self.update(message)
+
+    def trouble(self, message: str) -> None:
+        """Prints what happened to a member: it was started again, or left out."""
+        self.say(message)
+
     def round(self, number: int, losses: Mapping[str, float], psnr: Mapping[str, float], seconds: float) -> None:
         """Shows that round ``number`` was committed.
 

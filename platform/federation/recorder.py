@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.aggregate import flat_metrics, summarise
+from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
+from fedrecon.sites.score_columns import METRICS
 
 if TYPE_CHECKING:
     from fedrecon.platform.federation.progress import Progress
@@ -90,6 +92,11 @@ class Recorder:
         return {"rounds": self.rounds, "curve": self._curve, **selection, **taken_over}
 
     @property
+    def table(self) -> list[dict[str, Any]]:
+        """The rows of ``rounds.parquet``."""
+        return with_scores(self.rounds, self._curve)
+
+    @property
     def validation(self) -> dict[str, float]:
         """The validation scores of the best round if that one is kept, else the last ones, by their names in MLflow."""
         scored = [one for one in self.curve if PSNR in one.metrics]
@@ -126,7 +133,7 @@ class Recorder:
     def replay(self) -> None:
         """Records the losses and scores of the committed rounds. The store skips those that it has."""
         for one in self.curve:
-            self.tracker.metrics(one.round, one.metrics)
+            self.tracker.metrics(one.round, mlflow_metrics(one.metrics))
         self.tracker.flush()
 
     def commit(self, finished: Round, state: State, validated: ValidationResult) -> CommittedRound:
@@ -156,7 +163,7 @@ class Recorder:
 
     def _track(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> CommittedRound:
         """Logs the values and pictures in the tracker. Returns the losses and scores, without times and traffic."""
-        self.tracker.metrics(step, values)
+        self.tracker.metrics(step, mlflow_metrics(values))
         for name, png in pictures.items():
             self.tracker.image(name, step, png)
         self.tracker.flush()
@@ -167,6 +174,23 @@ def out_of_patience(curve: Sequence[CommittedRound], patience: int | None) -> bo
     """Whether the last ``patience`` validations were all without a better mean PSNR; False without patience."""
     psnr = [one.metrics[PSNR] for one in curve if PSNR in one.metrics]
     return patience is not None and bool(psnr) and len(psnr) - 1 - psnr.index(max(psnr)) >= patience
+
+
+def with_scores(rounds: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a record, each with its validation scores by site and name; empty if the round was not scored.
+
+    Args:
+        rounds, curve: the lists of the record in a checkpoint.
+    """
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    for one in curve:
+        sites = found.setdefault(one["round"], {})
+        for key, value in one["metrics"].items():
+            owner, _, rest = key.partition("/")
+            site, _, name = rest.partition("/")
+            if owner == "site" and name.rpartition("/")[2] in METRICS:
+                sites.setdefault(site, {})[name] = value
+    return [{**row, "scores": found.get(row["round"], {})} for row in rounds]
 
 
 def loss_metrics(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

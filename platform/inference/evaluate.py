@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from fedrecon.platform.config.fitting import check_degradations, network_of
 from fedrecon.platform.config.science import science_version
 from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
-from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites
+from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites, scored_sites
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
@@ -64,7 +64,7 @@ def evaluate(
     """Scores the network of a finished run on test subjects: under other operators, or at other sites.
 
     Args:
-        run: run id, digest or ``latest``.
+        run: run id, digest or its beginning, name, or ``latest``.
         sites: a folder of shards, or {NAME: PATH}; None takes the run's own sites.
         mask: a mask family; None keeps the experiment's mask.
         accelerations: acceleration factors, with one evaluation for each; empty keeps the experiment's.
@@ -91,11 +91,13 @@ def evaluate(
         >>> sorted({row["acceleration"] for row in found["rows"]})
         [2.0, 4.0]
     """
-    trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
-    shards = open_sites(given)
+    opened = open_sites(given)
+    shards = scored_sites(trained.experiment, opened) if sites is None else opened
     check_same_hospitals(shards, (trained.folder.noted() or {}).get("hospitals", {}))
-    check_test_sites(shards, trained.subjects, trained.experiment.evaluation.reference == "truth")
+    truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised
+    check_test_sites(shards, trained.subjects, truth, all_volumes)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:

@@ -35,13 +35,14 @@ class ReconstructionResult(TypedDict):
 
     Attributes:
         output: path of the written file.
-        digest: digest of the run.
+        digest: digest of the run. run_id: its id.
         model: the network that reconstructed: ``global``, or the name of the site that owns it.
         volumes: one entry for each volume of the input: name, n_slices, sampling and measured_acceleration.
     """
 
     output: str
     digest: str
+    run_id: str | None
     model: str
     volumes: list[dict[str, Any]]
 
@@ -87,7 +88,7 @@ def reconstruct(
     slice. ``as_is`` does the same with any other input.
 
     Args:
-        run: run id, digest or ``latest``.
+        run: run id, digest or its beginning, name, or ``latest``.
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
             and ``reference`` if the volume has one) or .png (zero-filled image, reconstruction and reference of up to
@@ -123,7 +124,7 @@ def reconstruct(
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
     if output.exists() and not _replaceable(output):
         raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
-    trained = TrainedRun.load(Path(workspace) if workspace else default_workspace(), run)
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
     model = trained.one_model(site)
     where = site or trained.images.sites[0]
     worker = trained.site(model, {}, {})
@@ -141,6 +142,7 @@ def reconstruct(
     return {
         "output": str(output),
         "digest": trained.folder.digest,
+        "run_id": (trained.folder.noted() or {}).get("run_id"),
         "model": model,
         "volumes": [
             {
@@ -244,6 +246,7 @@ def _batches(
 
     from fedrecon.sites.imaging.coils import combine, estimate_maps
     from fedrecon.sites.imaging.fourier import ifft2c
+    from fedrecon.sites.imaging.masks.mask import calibration_box
     from fedrecon.sites.imaging.measurement import measure
     from fedrecon.sites.seeding import seed
 
@@ -272,30 +275,6 @@ def _batches(
             own = sampled[start : indices.stop]
             maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=phase)
             yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
-
-
-def calibration_box(sampled: NDArray[np.bool_]) -> tuple[int, int]:
-    """Size (y, x) of the largest centred box in the mask (y, x) that is fully sampled. It grows one side at a time.
-
-    Raises:
-        InputError: the centre of k-space (DC) was not measured.
-    """
-    from fedrecon.sites.imaging.masks.mask import centred
-
-    def full(size: tuple[int, int]) -> bool:
-        rows, columns = (centred(n, s) for n, s in zip(sampled.shape, size, strict=True))
-        return bool(sampled[rows, columns].all())
-
-    size = (1, 1)
-    if not full(size):
-        raise InputError("the centre of k-space (DC at N//2) was not measured: is the k-space centred?")
-    grown = True
-    while grown:
-        grown = False
-        for larger in ((size[0] + 1, size[1]), (size[0], size[1] + 1)):
-            if larger[0] <= sampled.shape[0] and larger[1] <= sampled.shape[1] and full(larger):
-                size, grown = (max(size[0], larger[0]), max(size[1], larger[1])), True
-    return size
 
 
 def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:

@@ -64,7 +64,8 @@ def scored(
 
 def _can_validate(trained: TrainedRun, shard: Shard) -> bool:
     try:
-        shard.require_references("validation", trained.experiment.evaluation.reference == "truth")
+        truth = trained.experiment.evaluation.reference == "truth"
+        shard.require_references("validation", truth, not trained.experiment.self_supervised)
     except InputError:
         return False
     return True

@@ -11,8 +11,9 @@ from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.code import warn_of_changed_code
 from fedrecon.platform.consortium.network import layout_for, private_members, site_plan
 from fedrecon.platform.inference.one_site import OneSite
-from fedrecon.platform.storage.workspace import RunFolder, find_run_folder
-from fedrecon.sites.errors import InputError, RunError, unknown
+from fedrecon.platform.storage.run_lookup import find_run, named
+from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.sites.errors import InputError, RunError, tell, unknown
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.wire_log import WireLog
@@ -54,7 +55,7 @@ class TrainedRun:
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> TrainedRun:
-        """Loads the run that ``reference`` names: a run id, a digest or ``latest``.
+        """Loads the run that ``reference`` names; see :func:`find_run`.
 
         If this run is a transfer test, the run that it tested is loaded.
 
@@ -62,9 +63,16 @@ class TrainedRun:
             InputError: no such run, several, or a run that is not finished.
             RunError: the run's checkpoint is lost.
         """
-        folder = find_run_folder(workspace, reference)
+        folder = find_run(workspace, reference)
         by = (folder.noted() or {}).get("trained_by")
         return cls.of(RunFolder(workspace, by) if by else folder)
+
+    @classmethod
+    def chosen(cls, workspace: Path, reference: str) -> TrainedRun:
+        """Does the same as :meth:`load` for a person: a line on stderr says which run it is."""
+        trained = cls.load(workspace, reference)
+        tell(named(trained.folder))
+        return trained
 
     @classmethod
     def of(cls, folder: RunFolder) -> TrainedRun:

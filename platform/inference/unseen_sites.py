@@ -104,7 +104,7 @@ def fine_tune(unseen_site: UnseenSite) -> Site:
         InputError: the site has no training subjects, or its slices are smaller than ``training.patch``.
     """
     check_tunable(unseen_site.trained.experiment)
-    unseen_site.shard.require_training()
+    unseen_site.shard.require_training(not unseen_site.trained.experiment.self_supervised)
     check_patch(unseen_site.trained.experiment, unseen_site.name, unseen_site.shard)
     trained = unseen_site.trained
     shared = not trained.members or trained.experiment.personalise is not None

@@ -11,7 +11,7 @@ import torch
 
 from fedrecon.platform.laws.law import Law, difference, drawn, not_an_image, numbers, picked
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
-from fedrecon.sites.imaging.measurement import Images, Measurement
+from fedrecon.sites.imaging.measurement import Held, Images, Measurement
 from fedrecon.strategies.networks.network import NetworkEntry
 
 PARTS = ("encoder", "decoder", "head", "norm")
@@ -122,6 +122,7 @@ def _honest(one: BuiltNetwork) -> str:
         return ""
     network, draw = one.build().eval(), one.seen(drawn(4))
     blind = dataclasses.replace(draw, target=None, reference=None)
+    draw = dataclasses.replace(draw, held=Held(draw.operator, draw.kspace))
     with torch.no_grad():
         return difference({"the image": numbers(network(blind))}, {"the image": numbers(network(draw))})
 
@@ -134,5 +135,5 @@ LAWS = (
     Law("A gradient reaches every parameter.", _gradients),
     Law("`parts` has encoder, decoder, head, norm; each parameter lies in exactly one of the first three.", _parts),
     Law("The slices of a batch do not mix.", _apart),
-    Law("It reads neither measurement.target nor measurement.reference.", _honest),
+    Law("It reads none of measurement.target, measurement.reference and measurement.held.", _honest),
 )

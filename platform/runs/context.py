@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from fedrecon.platform.federation.attendance import in_words, may_return, missed
 from fedrecon.platform.storage.journal import Ended, Journal, RunRecord
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.tracking.address import check_reachable, noted, tracking_uri
+from fedrecon.platform.storage.tracking.runs_view import VIEW, runs_view
 from fedrecon.platform.storage.tracking.sqlite_file import holds_run
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import debris
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 
 TRACKING_EXPERIMENT = "fedrecon"
+_NAME = 60
+"""The most characters of a run's name."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,9 @@ def _begin(
         "fedrecon.training_digest": training_digest or "none",
         "fedrecon.strategy": experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"],
         **({"mlflow.source.git.commit": commit} if (commit := _git_commit()) else {}),
+        **({"mlflow.user": user} if (user := _user()) else {}),
+        "mlflow.source.name": "fedrecon",
+        "mlflow.source.type": "LOCAL",
         **({"fedrecon.moved_data": "true"} if experiment.trains and experiment.method.moves_data else {}),
         **context.tags,
     }
@@ -177,6 +184,7 @@ def _begin(
     known = (folder.noted() or {}).get("run_id", "")
     record = RunRecord(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags, run_id=known)
     journal.open(record, context.rerun)
+    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view())
     if sender is not None:
         try:
             sender.begin(journal)
@@ -222,11 +230,20 @@ def fresh_or_kept(experiment: Experiment, folder: RunFolder, context: RunContext
 
 
 def _run_name(experiment: Experiment) -> str:
-    """A name that tells runs apart in a list: experiment, method, operator and seed."""
-    what = f"{experiment.strategy['name']} {experiment.network['name']}" if experiment.trains else ""
-    measured = experiment.operator_at("").label()
-    parts = (experiment.name, what or experiment.reconstructor["name"], measured, f"seed {experiment.seed}")
-    return " · ".join(parts)
+    """A name that tells runs apart in a list: experiment, method, size, operator, rounds, sites and seed.
+
+    It has at most 60 characters. What is too long is taken from the experiment's own name, then from the front.
+    """
+    if experiment.trains:
+        size = experiment.network.get("channels")
+        what = f"{experiment.strategy['name']} {experiment.network['name']}{f'-{size}' if size else ''}"
+        rounds = [f"{experiment.rounds} round{'s' if experiment.rounds > 1 else ''}"]
+    else:
+        what, rounds = experiment.reconstructor["name"], []
+    sites = Path(experiment.sites).name if isinstance(experiment.sites, str) else f"{len(experiment.sites)} sites"
+    tail = " · ".join([what, experiment.operator_at("").label(), *rounds, sites, f"seed {experiment.seed}"])
+    room = _NAME - len(tail) - len(" · ")
+    return (f"{experiment.name[:room]} · {tail}" if room > 0 else tail)[-_NAME:]
 
 
 @contextmanager
@@ -254,3 +271,11 @@ def _git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _user() -> str:
+    """The name of the user; an empty string where the system knows none (a container)."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""

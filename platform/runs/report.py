@@ -143,8 +143,6 @@ def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environm
         marks.append("> **Pooled data**: all data were moved to one place for this control. It is not federated.")
     if missed := in_words(result.get("missed", {})):
         marks.append(f"> **Missed replies**: the run went on without {missed}.")
-    if missed := in_words(result.get("missed", {})):
-        marks.append(f"> **Missed replies**: the run went on without {missed}.")
     return "\n>\n".join(marks)
 
 

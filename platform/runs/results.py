@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.platform.runs.report import SSIM_PAPER, report
+from fedrecon.platform.runs.report import SSIM_PAPER, report, scores_table
 from fedrecon.platform.storage import parquet
 from fedrecon.sites import atomic, debris
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.wire import PrivatePart, State
+
+
+NOTE = "mlflow.note.content"
+"""The tag of a run's description in MLflow."""
+
+_LONGEST_NOTE = 8000  # the most characters of a tag
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,11 @@ def write_artifacts(
 
 
 def write_tables(tracker: Tracker, folder: RunFolder, finished: FinishedRun) -> None:
-    """Writes the experiment, its scores, its rounds, the report and the shared weights among the run's artifacts."""
+    """Writes the experiment, its scores, its rounds, the report and the shared weights among the run's artifacts.
+
+    The table of scores is also the run's note, which MLflow shows first.
+    """
+    tracker.set_tags({NOTE: scores_table(finished.result)[:_LONGEST_NOTE]})
     with debris.scratch(folder.path) as into:
         _write_files(into, finished)
         for path in sorted(into.iterdir()):

@@ -34,7 +34,7 @@ def sync(workspace: Path, tracking_uri: str | None = None) -> dict[str, Any]:
     workspace = workspace.resolve()
     stores: dict[str, list[Path]] = {}
     for folder in _journals(workspace):
-        stores.setdefault(tracking_uri or _store_of(Journal(folder), workspace), []).append(folder)
+        stores.setdefault(tracking_uri or store_of(Journal(folder), workspace), []).append(folder)
     if not stores:
         raise InputError(f"no journal of a run in {workspace}: fedrecon run EXPERIMENT.yaml makes one")
     for uri in stores:
@@ -63,7 +63,7 @@ def _journals(workspace: Path) -> Iterator[Path]:
                 yield path.parent
 
 
-def _store_of(journal: Journal, workspace: Path) -> str:
+def store_of(journal: Journal, workspace: Path) -> str:
     """The store that got the journal last. It is noted without a password, which the environment variable may have."""
     noted = journal.sent.uri
     given = os.environ.get("MLFLOW_TRACKING_URI") or ""

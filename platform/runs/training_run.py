@@ -141,6 +141,7 @@ class _Run:
         self, run: Recording, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
         from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
+        from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
         from fedrecon.platform.federation.recorder import Recorder
         from fedrecon.platform.federation.round_loop import rounds
         from fedrecon.platform.federation.scorer import Scorer
@@ -179,7 +180,7 @@ class _Run:
         if note := exact_note(summary):
             progress.say(note)
         timed = {"test/seconds_per_slice": scored.seconds_per_slice}
-        tracker.metrics(state.round, flat_metrics(summary, prefix="test/") | timed)
+        tracker.metrics(state.round, mlflow_metrics(flat_metrics(summary, prefix="test/") | timed))
         tracker.flush()
         result = Result(
             run_id=tracker.run_id,
@@ -204,7 +205,7 @@ class _Run:
         )
         layout = self._layout()
         finished = FinishedRun(
-            experiment, result.as_dict(), state, record.rounds, scored.columns, layout, self.wire_log, validated
+            experiment, result.as_dict(), state, record.table, scored.columns, layout, self.wire_log, validated
         )
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result
@@ -281,7 +282,7 @@ class _Run:
     def _executor(self, progress: Progress, found: Any) -> Executor:
         plans = [self._plan(member, held) for member, held in self.roster.items()]
         longest = max((row["seconds"] for row in found[1].get("rounds", ())), default=0.0) if found else 0.0
-        watch = Watch(Patience(longest=longest), progress.update, progress.say, self.folder.path / LIVENESS)
+        watch = Watch(Patience(longest=longest), progress.late, progress.trouble, self.folder.path / LIVENESS)
         if self.in_process:
             if self.experiment.resources.fit_timeout != "auto":
                 progress.say("resources.fit_timeout needs actors: nothing can end a site in this process")

@@ -15,6 +15,7 @@ from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
 from fedrecon.platform.federation.attendance import MISSED, Attendance, find_training, missed_by, of_training
+from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
 from fedrecon.platform.federation.recorder import CommittedRound, out_of_patience
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
@@ -109,7 +110,7 @@ class _Test:
         rounds = self.trained.state.round
         attendance = Attendance(self.folder.path / MISSED, self.trained.members)
         attendance.take_over(of_training(missed_by(self.trained.folder)[1]))
-        tracker.metrics(rounds, flat_metrics(summary, prefix="test/"))
+        tracker.metrics(rounds, mlflow_metrics(flat_metrics(summary, prefix="test/")))
         result = Result(
             run_id=tracker.run_id,
             digest=self.folder.digest,
@@ -142,7 +143,7 @@ class _Test:
         progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")
         test = RemoteTest(self._applied, operators, rule, self._parts)
         resources, context = self.experiment.resources, self.context
-        watch = Watch(None, progress.update, progress.say, self.folder.path / LIVENESS)
+        watch = Watch(None, progress.late, progress.trouble, self.folder.path / LIVENESS)
         return scored_remotely(test, tested, resources, context.address, context.bundle_members, log, watch)
 
     @property

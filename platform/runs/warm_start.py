@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.network import layout_for
-from fedrecon.platform.storage.workspace import find_run_folder
+from fedrecon.platform.storage.run_lookup import find_run
 from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def with_digest(chosen: Experiment, workspace: Path) -> Experiment:
     """
     if not chosen.trains or chosen.training.start is None:
         return chosen
-    folder = find_run_folder(workspace, chosen.training.start)
+    folder = find_run(workspace, chosen.training.start)
     digest = (folder.noted() or {}).get("trained_by") or folder.digest
     return Experiment.read({**chosen.as_dict(), "training": {**chosen.training.model_dump(), "start": digest}})
 

@@ -29,8 +29,11 @@ ROUNDS = {
     "losses": "list<loss>",  # struct(site, name, value): means over the local steps
     "missed": "list<string>",  # sites that did not reply: late or dead
     "waited": "list<string>",  # sites that did not answer for so long that the run named them
+    "scores": "list<loss>",  # struct(site, name, value): validation means of a site; empty if the round was not scored
 }
 
+NESTED = ("losses", "scores")
+"""The columns of :data:`ROUNDS` that hold values by site and name."""
 
 WIRE = {
     "round": "int64",  # the round that the message belongs to
@@ -54,10 +57,12 @@ def write_rounds(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Args:
         path: path of the Parquet file.
-        rows: rows with the keys of :data:`ROUNDS`; ``losses`` as ``{site: {name: value}}``.
+        rows: rows with the keys of :data:`ROUNDS`; ``losses`` and ``scores`` as ``{site: {name: value}}``. A name is
+            ``psnr``, ``zero_filled/psnr``, ...
     """
     # A round that an earlier version committed names nobody that it missed or waited for.
-    flat = [{"missed": [], "waited": [], **row, "losses": _flatten(row["losses"])} for row in rows]
+    nested = [{"missed": [], "waited": [], "scores": {}, **row} for row in rows]
+    flat = [{**row, **{name: _flatten(row[name]) for name in NESTED}} for row in nested]
     write_table(path, {name: [row[name] for row in flat] for name in ROUNDS}, ROUNDS)
 
 
@@ -65,7 +70,7 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
     """The rows that :func:`write_rounds` wrote."""
     columns = read_table(path)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return [{**row, "losses": _nest(row["losses"])} for row in rows]
+    return [{**row, **{name: _nest(row.get(name, ())) for name in NESTED}} for row in rows]
 
 
 def write_scores(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

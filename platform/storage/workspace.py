@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from fedrecon.platform.storage import checked_json
 from fedrecon.platform.storage.journal import Journal
 from fedrecon.platform.storage.locks import waited_lock
 from fedrecon.sites import atomic
-from fedrecon.sites.errors import InputError, RunError, unknown
+from fedrecon.sites.errors import RunError
 
 if TYPE_CHECKING:
     from fedrecon.platform.storage.checkpoint import Checkpoints
@@ -23,41 +23,6 @@ if TYPE_CHECKING:
 def default_workspace() -> Path:
     """``FEDRECON_WORKSPACE``, or ``./workspace``."""
     return Path(os.environ.get("FEDRECON_WORKSPACE") or "workspace")
-
-
-def find_run_folder(workspace: Path, reference: str) -> RunFolder:
-    """The folder of a finished run.
-
-    Args:
-        workspace: folder of the user's runs.
-        reference: run id, digest (its first six characters are enough), or ``latest``.
-
-    Raises:
-        InputError: no run or several runs fit the reference, or the run is not finished.
-        RunError: a file of the run is damaged.
-    """
-    runs = workspace.resolve() / "runs"
-    known = [RunFolder(workspace, path.parent.name) for path in runs.glob("*/run.json")] if runs.is_dir() else []
-    if not known:
-        raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (other folder: --workspace)")
-    if reference == "latest":
-        finished = [folder for folder in known if (folder.path / "result.json").is_file()]
-        if not finished:
-            raise InputError(f"no run in {workspace} is finished yet")
-        newest = max(finished, key=lambda folder: (folder.path / "result.json").stat().st_mtime_ns)
-        newest.result()
-        return newest
-    ids = {_run_id(folder): folder for folder in known}
-    fitting = [ids[reference]] if reference in ids else []
-    if not fitting and len(reference) >= MIN_PREFIX:
-        fitting = [folder for folder in known if folder.digest.startswith(reference) and "." not in folder.digest]
-    if not fitting:
-        raise unknown("run", reference, [*(folder.digest for folder in known), "latest"])
-    if len(fitting) > 1:
-        raise InputError(f"'{reference}' fits several runs: {', '.join(folder.digest for folder in fitting)}")
-    if fitting[0].result() is None:
-        raise InputError(f"run '{reference}' is not finished; the same command fedrecon run continues it")
-    return fitting[0]
 
 
 def owner_of(workspace: Path) -> str:
@@ -73,15 +38,6 @@ def owner_of(workspace: Path) -> str:
             known = {"owner": uuid.uuid4().hex, "folder": number}
             checked_json.write(path, known)
     return str(known["owner"])
-
-
-def _run_id(folder: RunFolder) -> str:
-    """The id in the tracker. A run whose note is damaged is found by its digest only, and hides no other run."""
-    try:
-        return str((folder.noted() or {}).get("run_id", ""))
-    except RunError as error:
-        warnings.warn(str(error), stacklevel=3)
-        return ""
 
 
 MIN_PREFIX = 6
@@ -104,6 +60,17 @@ def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
     digest = _trained_by(_trained(workspace.resolve(), training_digest))
     folder = None if digest is None else RunFolder(workspace, digest)
     return folder if folder is not None and folder.checkpoints.paths() else None
+
+
+def forget_trained(workspace: Path, digest: str) -> None:
+    """Deletes the notes that this run has finished a training, and notes that are damaged: nobody could use them."""
+    for path in workspace.glob("trained/*.json"):
+        try:
+            stale = _trained_by(path) == digest
+        except RunError:
+            stale = True
+        if stale:
+            path.unlink()
 
 
 def _trained_by(note: Path) -> str | None:
@@ -187,15 +154,9 @@ class RunFolder:
     def set_aside(self) -> None:
         """Renames the folder, so that a rerun starts from nothing and no file is lost."""
         if self.path.exists():
-            number = sum(1 for _ in self.path.parent.glob(f"{self.digest}.before-*")) + 1
-            self.path.rename(self.path.with_name(f"{self.digest}.before-{number}"))
-        for path in self.workspace.glob("trained/*.json"):
-            try:
-                stale = _trained_by(path) == self.digest
-            except RunError:  # nobody could use it, and only deleting it helps
-                stale = True
-            if stale:
-                path.unlink()
+            aside = (self.path.with_name(f"{self.digest}.before-{number}") for number in itertools.count(1))
+            self.path.rename(next(path for path in aside if not path.exists()))
+        forget_trained(self.workspace, self.digest)
 
     def _with_run_id(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
         """The content with the run's id in the store that got it last. A new store gives a new id."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE
 from fedrecon.platform.storage.tracking.mlflow_store import ARTIFACTS, ENVIRONMENT
+from fedrecon.platform.storage.tracking.runs_view import VIEW
 from fedrecon.platform.storage.tracking.tracker import STUDIES, SUMMARIES
 from fedrecon.platform.terminal.output import say
 from fedrecon.sites.errors import InputError, RunError
@@ -69,7 +70,7 @@ def serving(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -
         )
     try:
         _wait(process, f"http://{host}:{port}/health", log)
-        yield runs_page(host, port, experiment)
+        yield runs_page(host, port, experiment, saved=_has_view(workspace, experiment))
     finally:
         _end(process)
 
@@ -98,9 +99,21 @@ def environment(workspace: Path, port: int) -> dict[str, str]:
     }
 
 
-def runs_page(host: str, port: int, experiment: str) -> str:
-    """The address of the page with an experiment's runs and charts. Without the query MLflow opens its GenAI page."""
-    return f"http://{host}:{port}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+def runs_page(host: str, port: int, experiment: str, saved: bool = False) -> str:
+    """The address of the page with an experiment's runs and charts. Without the query MLflow opens its GenAI page.
+
+    Args:
+        saved: whether the experiment has the saved view of :mod:`fedrecon.platform.storage.tracking.runs_view`.
+    """
+    view = f"&viewStateShareKey={VIEW}" if saved else ""
+    return f"http://{host}:{port}/#/experiments/{experiment}/runs?workflowType=machine_learning{view}"
+
+
+def _has_view(workspace: Path, experiment: str) -> bool:
+    """Whether the experiment has the saved view; a workspace of an earlier version has none until its next run."""
+    query = "SELECT 1 FROM experiment_tags WHERE experiment_id = ? AND key = ?"
+    with closing(sqlite3.connect(f"{(workspace / DATABASE).as_uri()}?mode=ro", uri=True)) as database:
+        return database.execute(query, (experiment, f"mlflow.sharedViewState.{VIEW}")).fetchone() is not None
 
 
 def newest_experiment(workspace: Path) -> str:

@@ -42,6 +42,7 @@ from fedrecon.sites.data.volume import (
     check_name,
     check_text,
     check_volume,
+    split_summary,
     usable_for,
 )
 from fedrecon.sites.errors import InputError, unknown
@@ -285,11 +286,15 @@ class Shard:
     def _anew(self) -> str:
         return f"if the change is meant: fedrecon data seal {self.path}"
 
-    def require_training(self) -> None:
-        """Refuse a shard that cannot train.
+    def scorable(self, split: str) -> tuple[Volume, ...]:
+        """The volumes of a split that can be scored: those with a fully sampled reference."""
+        return tuple(volume for volume in self.split(split) if volume.has_reference)
+
+    def require_training(self, references: bool = True) -> None:
+        """Refuse a shard that cannot train; ``references`` says whether the loss needs fully sampled references.
 
         Raises:
-            InputError: the shard has no training subject, or a training volume without a fully sampled reference.
+            InputError: the shard has no training subject, or a training volume without a reference that is needed.
         """
         train = self.split("train")
         if not train:
@@ -299,23 +304,25 @@ class Shard:
                 "reconstructed; to train, import more subjects, or give --subject-pattern, "
                 "--validation-subjects or --test-subjects."
             )
-        self.require_references("train")
+        if references:
+            self.require_references("train")
 
-    def require_references(self, split: str, truth: bool = False) -> None:
+    def require_references(self, split: str, truth: bool = False, all_volumes: bool = True) -> None:
         """Refuse a split that cannot be scored.
 
         Args:
             split: the split that is scored. truth: whether it is compared with the noise-free truth.
+            all_volumes: whether every volume needs a reference; if not, volumes without one are not scored.
 
         Raises:
             InputError: the split holds no volume, or a volume without a fully sampled reference, or without the truth.
         """
-        volumes = self.split(split)
-        bare = [volume.name for volume in volumes if not volume.has_reference]
-        if bare:
+        volumes, bare = self.scorable(split), [one.name for one in self.split(split) if not one.has_reference]
+        if bare and (all_volumes or not volumes):
+            use = "train with loss: ssdu or" if split == "train" else "only"
             raise InputError(
                 f"{self.path}: no fully sampled reference in {', '.join(bare)} (split '{split}'): "
-                "a volume without reference can only be reconstructed."
+                f"a volume without reference can {use} be reconstructed."
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
@@ -345,7 +352,7 @@ class Shard:
             "n_slices": sum(volume.n_slices for volume in self.volumes),
             "matrix": sorted([list(shape) for shape in {volume.shape for volume in self.volumes}]),
             "noise": self._noise(),
-            "splits": {name: _split_summary(self.split(name)) for name in SPLITS},
+            "splits": {name: split_summary(self.split(name)) for name in SPLITS},
             "usable_for": usable_for(self.volumes),
             "mapped": self.mapped,
             "bytes": self.path.stat().st_size,
@@ -387,12 +394,3 @@ def _reopen(path: str, expected: str) -> Shard:
     if shard.content_hash != expected:
         raise InputError(f"{path}: the shard was replaced by another while it was in use.")
     return shard
-
-
-def _split_summary(volumes: tuple[Volume, ...]) -> dict[str, Any]:
-    subjects = sorted({volume.subject for volume in volumes})
-    return {
-        "subjects": subjects,
-        "n_volumes": len(volumes),
-        "n_slices": sum(volume.n_slices for volume in volumes),
-    }

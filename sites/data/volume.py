@@ -136,6 +136,16 @@ def usable_for(volumes: Collection[Volume]) -> list[str]:
     return uses
 
 
+def split_summary(volumes: Collection[Volume]) -> dict[str, Any]:
+    """The subjects of these volumes, and the numbers of volumes and slices."""
+    subjects = sorted({volume.subject for volume in volumes})
+    return {
+        "subjects": subjects,
+        "n_volumes": len(volumes),
+        "n_slices": sum(volume.n_slices for volume in volumes),
+    }
+
+
 def _level(noise: float | None) -> float | None:
     return None if noise is None else float(noise)
 

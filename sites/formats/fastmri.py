@@ -102,12 +102,14 @@ def _scored(
 ) -> tuple[int, int] | None:
     """The part (y, x) that the official score compares: the stored image's matrix, else the header's reconstructed one.
 
+    A part that is higher than wide is cut to a square, as fastMRI's ``evaluate.py`` does with narrow volumes.
     None if it is the whole matrix.
     """
     stored = next((file[key].shape[-2:] for key in _REFERENCES if key in file), None)
     found = said if stored is None else (min(stored[0], shape[0]), min(stored[1], shape[1]))
     if stored is not None and said is not None and found != said:
         record.note("header-contradicts-image", f"the stored image is {stored[0]} x {stored[1]}: it is what is scored")
+    found = found and (min(found), found[1])
     if found is not None and min(found) < SMALLEST:
         record.note("header-implausible", f"the reconstructed matrix {found[0]} x {found[1]} is too small to score")
         found = None

@@ -105,7 +105,7 @@ class _Header:
         self._source = source
         self._root = read_header(source, "dataset/xml", file)
         kind = self.text("encoding/trajectory")
-        if kind != "cartesian":
+        if kind is None or kind.lower() != "cartesian":  # MRIReco.jl writes 'Cartesian'
             raise FileError(source, f"its trajectory is '{kind}'; only 'cartesian' can be imported.")
         self.encoded = tuple(int(self._positive(f"encoding/encodedSpace/matrixSize/{axis}")) for axis in "xyz")
         self.wanted = tuple(int(self._positive(f"encoding/reconSpace/matrixSize/{axis}")) for axis in "xyz")

@@ -14,6 +14,19 @@ from fedrecon.sites.imaging.resampling import low_resolution
 
 
 @dataclass(frozen=True)
+class Held:
+    """Measured samples that no network gets: the loss ``ssdu`` compares them.
+
+    Attributes:
+        operator: the operator of these samples alone.
+        kspace: the samples, (b, c, y, x) complex64, zero elsewhere.
+    """
+
+    operator: LinearOperator
+    kspace: Tensor
+
+
+@dataclass(frozen=True)
 class Measurement:
     """A batch of slices, undersampled or of low resolution.
 
@@ -28,6 +41,7 @@ class Measurement:
         reference: the magnitude image with which scores compare, (b, y, x) float32.
         low: in super-resolution, the low-resolution image, (b, y / s, x / s) complex64. Its pixels are centred on
             blocks of s x s (see ``resampling``).
+        held: further measured samples, for the loss ``ssdu`` alone; then there is no ``target`` and no ``reference``.
     """
 
     kspace: Tensor
@@ -37,6 +51,7 @@ class Measurement:
     target: Tensor | None = None
     reference: Tensor | None = None
     low: Tensor | None = None
+    held: Held | None = None
 
     @property
     def back_projected(self) -> Tensor:

@@ -278,7 +278,10 @@ class Site:
                 limits = {name: plan.sample or plan.training.slices_at(name) for name in self.shards}
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             truth = split != "train" and plan.evaluation.reference == "truth"
-            self._slices[key] = Slices(self.shards, plan.operators, split, self.device, limits, phase, truth)
+            own = plan.training.ssdu if split == "train" else None
+            self._slices[key] = Slices(
+                self.shards, plan.operators, split, self.device, limits, phase, truth, splitting=own
+            )
         return self._slices[key]
 
     @cached_property

@@ -13,10 +13,14 @@ from torch import Tensor
 
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.shard import Shard, Volume
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.coils import combine, estimate_maps, rephased
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
+from fedrecon.sites.imaging.masks.mask import calibration_box
 from fedrecon.sites.imaging.measurement import Measurement
 from fedrecon.sites.seeding import generator, seed
+from fedrecon.sites.training.moves import moved
+from fedrecon.sites.training.splitting import Splitting, measured_by, split
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Slices:
         small_boxes: True if the maps of a training slice carry the phase of a random small calibration box, a new one
             in each epoch. A prior needs this: it trains on fully sampled slices, and must know the residual phase that
             the few calibration samples of a mask will leave.
+        splitting: how the measured samples of a training slice are split for the loss ``ssdu``; None does not split.
+            Every slice is then measured once: its mask and its noise are the same in each epoch, and a volume without
+            reference has the mask of its own samples.
     """
 
     def __init__(
@@ -63,15 +70,17 @@ class Slices:
         phase: bool = True,
         truth: bool = False,
         small_boxes: bool = False,
+        splitting: Splitting | None = None,
     ) -> None:
         self.shards, self.operators, self.device, self.phase, self.truth = shards, operators, device, phase, truth
-        self.small_boxes = small_boxes
+        self.small_boxes, self.splitting = small_boxes, splitting
         self.items = tuple(
             item
             for site, shard in shards.items()
-            for item in _slices(site, shard.split(split), (limits or {}).get(site), truth)
+            for item in _slices(site, _used(shard, split), (limits or {}).get(site), truth)
         )
         self._maps: dict[tuple[Slice, tuple[int, int]], Tensor] = {}
+        self._own_boxes: dict[Slice, tuple[int, int]] = {}
         self._views: dict[tuple[str, str, str], Any] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
         if device.type != "cpu":
@@ -124,6 +133,7 @@ class Slices:
         """A training batch, augmented and then measured under masks seeded by (seed, site, subject, slice, epoch).
 
         With ``fixed_mask`` the masks do not depend on the epoch. A mixed operator draws its values from the same seeds.
+        With ``splitting`` the samples are split by (seed, site, subject, slice, epoch); the batch has no reference.
 
         Args:
             batch: the slices.
@@ -139,13 +149,19 @@ class Slices:
             seeds.append(seed(seed_, "mask", item.site, *item.seeds, when))
         settings = self._drawn(batch, seeds)
         kspace, maps = self._kspace(batch), self._estimated(batch, settings)
+        if self.splitting is not None:
+            noisy = self._noisy(kspace, batch, [seed(seed_, "noise", item.site, *item.seeds, 0) for item in batch])
+            masks = self._masks(batch, settings, seeds)
+            return split(
+                noisy, self._stacked(masks), self._stacked(self._held(batch, settings, masks, seed_, epoch)), maps
+            )
         reference = self.reference(batch)
         if self.small_boxes:
             maps = self._rephased(batch, kspace, maps, seed_, epoch)
         if augment:
             draws = [generator(seed_, "augment", epoch, one.site, one.volume.name, one.index) for one in batch]
             turns = [self.operators[one.site].turns for one in batch]
-            images, maps, reference = _augment(ifft2c(kspace), maps, reference, draws, turns)
+            images, maps, reference = moved(ifft2c(kspace), maps, reference, draws, turns)
             kspace = fft2c(images)
         target = combine(ifft2c(kspace), maps)
         noise = [seed(seed_, "noise", item.site, *item.seeds, epoch) for item in batch]
@@ -178,9 +194,47 @@ class Slices:
         maps: Tensor,
         reference: Tensor | None,
     ) -> Measurement:
-        masks = [one.sample(item.volume.shape, seed_) for item, one, seed_ in zip(batch, settings, seeds, strict=True)]
-        drawn = None if masks[0] is None else torch.from_numpy(np.stack(masks)[:, None]).to(self.device)
+        masks = self._masks(batch, settings, seeds)
+        drawn = None if masks[0] is None else self._stacked(masks)
         return settings[0].measure(kspace, drawn, maps, reference)
+
+    def _masks(self, batch: Sequence[Slice], settings: Sequence[Acquisition], seeds: Sequence[int]) -> list[Any]:
+        """The mask (y, x) of each slice; None if the setting has none."""
+        return [
+            one.sample(item.volume.shape, seed_)
+            if item.volume.has_reference
+            else measured_by(self._view(item)[item.index])
+            for item, one, seed_ in zip(batch, settings, seeds, strict=True)
+        ]
+
+    def _held(
+        self, batch: Sequence[Slice], settings: Sequence[Acquisition], masks: Sequence[Any], seed_: int, epoch: int
+    ) -> list[Any]:
+        """The samples (y, x) of each slice that the loss compares."""
+        assert self.splitting is not None
+        held = []
+        for item, one, mask in zip(batch, settings, masks, strict=True):
+            rng = generator(seed_, "ssdu", item.site, *item.seeds, epoch)
+            try:
+                held.append(self.splitting.held(mask, self._box(item, one), rng))
+            except InputError as error:
+                raise InputError(f"volume '{item.volume.name}', slice {item.index}: {error}") from None
+        return held
+
+    def _box(self, item: Slice, setting: Acquisition) -> tuple[int, int]:
+        """The calibration box (y, x) of a slice: that of its setting, or that of a scanner's own undersampling."""
+        if item.volume.has_reference:
+            return setting.calibration(item.volume.shape)
+        if item not in self._own_boxes:
+            try:
+                self._own_boxes[item] = calibration_box(measured_by(self._view(item)[item.index]))
+            except InputError as error:
+                raise InputError(f"volume '{item.volume.name}', slice {item.index}: {error}") from None
+        return self._own_boxes[item]
+
+    def _stacked(self, masks: Sequence[Any]) -> Tensor:
+        """Masks (y, x) as (b, 1, y, x) on the device."""
+        return torch.from_numpy(np.stack(masks)[:, None]).to(self.device)
 
     def reference(self, batch: Sequence[Slice]) -> Tensor | None:
         """(b, y, x) float32 magnitude references (or truths), or None if a volume has no reference."""
@@ -194,7 +248,7 @@ class Slices:
         return self._estimated(batch, self.scored_with(batch, mask_seed), mask_seed)
 
     def _estimated(self, batch: Sequence[Slice], settings: Sequence[Acquisition], mask_seed: int = 0) -> Tensor:
-        keys = [(item, one.calibration(item.volume.shape)) for item, one in zip(batch, settings, strict=True)]
+        keys = [(item, self._box(item, one)) for item, one in zip(batch, settings, strict=True)]
         missing = [key for key in dict.fromkeys(keys) if key not in self._maps]
         if missing:
             kspace = self._scored_kspace([item for item, _ in missing], mask_seed)
@@ -263,6 +317,11 @@ def small_box(shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, in
     return (shape[0] if rng.random() < 0.5 else min(width, shape[0])), min(width, shape[1])
 
 
+def _used(shard: Shard, split: str) -> Sequence[Volume]:
+    """The volumes of a split that are used: all of them train, and those with a reference are scored."""
+    return shard.split(split) if split == "train" else shard.scorable(split)
+
+
 def _slices(site: str, volumes: Sequence[Volume], limit: int | None, truth: bool) -> list[Slice]:
     if truth:
         volumes = [replace(one, maximum=one.truth_maximum or 0.0) for one in volumes]
@@ -305,42 +364,3 @@ def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measureme
         reference=squares(measured.reference, scale),
         low=squares(measured.low, 1),
     )
-
-
-def _augment(
-    images: Tensor,
-    maps: Tensor,
-    reference: Tensor | None,
-    draws: Sequence[np.random.Generator],
-    turns: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """For each slice a random flip per axis and a circular shift of up to a sixteenth of the matrix.
-
-    Images, maps and reference of a slice are moved alike. With ``turns`` square slices are also transposed with
-    probability 1/2; together with the flips this gives all turns by 90 degrees.
-    """
-    moves = [_Move.drawn(rng, images.shape[-2:], turn) for rng, turn in zip(draws, turns, strict=True)]
-
-    def moved(stack: Tensor) -> Tensor:
-        return torch.stack([move(one) for move, one in zip(moves, stack, strict=True)])
-
-    return moved(images), moved(maps), None if reference is None else moved(reference)
-
-
-@dataclass(frozen=True)
-class _Move:
-    """One flip, shift and transposition of the last two axes."""
-
-    flips: tuple[int, ...]
-    shifts: tuple[int, ...]
-    transposed: bool
-
-    @classmethod
-    def drawn(cls, rng: np.random.Generator, shape: Sequence[int], turn: bool) -> _Move:
-        flips = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
-        shifts = tuple(int(rng.integers(-(n // 16), n // 16 + 1)) for n in shape)
-        return cls(flips, shifts, turn and shape[0] == shape[1] and rng.random() < 0.5)
-
-    def __call__(self, image: Tensor) -> Tensor:
-        moved = torch.roll(torch.flip(image, self.flips), self.shifts, (-2, -1))
-        return moved.mT if self.transposed else moved

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from fedrecon.sites.training.splitting import SSDU
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -57,6 +59,27 @@ def gradient_magnitude(image: Tensor, batch: Measurement) -> Tensor:
     return (_steepness(image.abs() / unit) - _steepness(_reference(batch) / unit)).abs().mean()
 
 
+def ssdu(image: Tensor, batch: Measurement) -> Tensor:
+    """The error of the image's k-space at the samples that were held: normalised l2 plus normalised l1, over slices.
+
+    Yaman et al., Magn Reson Med 84(6):3172-3191, 2020: ||u - v||_2 / ||u||_2 + ||u - v||_1 / ||u||_1 for the held
+    samples u of all coils and the image's samples v under the same operator. The loss is the mean over the slices.
+    """
+    import torch
+
+    if batch.held is None:
+        raise ValueError("ssdu needs samples that were held")
+    kspace = batch.held.kspace
+    error = batch.held.operator.forward(image) - kspace
+
+    def relative(power: int) -> Tensor:
+        sizes = [torch.linalg.vector_norm(one.flatten(1), ord=power, dim=1) for one in (error, kspace)]
+        ratio: Tensor = sizes[0] / sizes[1].clamp_min(torch.finfo(sizes[1].dtype).tiny)
+        return ratio
+
+    return (relative(2) + relative(1)).mean()
+
+
 def _profiles(image: Tensor, reference: Tensor, batch: Measurement, axis: int) -> Tensor:
     """(b,): 1 - cosine of the rows plus 1 - cosine of the columns, for the differences along one axis."""
     unit = batch.scale[:, None, None]
@@ -91,10 +114,11 @@ LOSSES: dict[str, Callable[[Tensor, Measurement], Tensor]] = {
     "complex_l1": complex_l1,
     "gradient_profile": gradient_profile,
     "gradient_magnitude": gradient_magnitude,
+    SSDU: ssdu,
 }
 
 
-BRIGHTNESS = ("l1", "mse", "complex_l1")
+BRIGHTNESS = ("l1", "mse", "complex_l1", SSDU)
 """Losses that depend on the brightness of the image; the other losses depend on its gradients alone."""
 
 

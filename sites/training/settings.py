@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fedrecon.sites.errors import RefusedValueError, unknown
 from fedrecon.sites.plugin import ADDED_LATER, Count, Settings, Weight, science_of
 from fedrecon.sites.training.losses import BRIGHTNESS, LOSSES
+from fedrecon.sites.training.splitting import SSDU, Splitting
 
 
 class Training(Settings):
@@ -28,7 +29,9 @@ class Training(Settings):
         optimizer: one of adam, adamw, sgd, rmsprop (torch's optimisers with their defaults).
         learning_rate: learning rate of the first round; ``schedule`` gives the later rates.
         schedule: ``constant``, or ``cosine``: half a cosine from learning_rate towards 0 over the rounds.
-        loss: a name in ``fedrecon.sites.training.losses``, or ``{NAME: WEIGHT}`` for a weighted sum.
+        loss: a name in ``fedrecon.sites.training.losses``, or ``{NAME: WEIGHT}`` for a weighted sum. ``ssdu`` needs no
+            fully sampled reference; it stands alone, without ``augment``.
+        ssdu: how the measured samples are split, with ``loss: ssdu`` only: ``ratio`` and ``selection``.
         augment: True for random flips and circular shifts of the fully sampled image before it is measured, and for
             super-resolution also turns by 90 degrees.
         patch: side, in high-resolution pixels, of the random square of each slice to train on, for super-resolution
@@ -54,6 +57,7 @@ class Training(Settings):
     learning_rate: float = Field(0.001, gt=0, le=1000)
     schedule: Literal["constant", "cosine"] = "constant"
     loss: str | dict[str, Weight] = "l1"
+    ssdu: Annotated[Splitting | None, ADDED_LATER] = Field(None, validate_default=True)
     augment: bool = True
     patch: Annotated[int | None, ADDED_LATER] = Field(None, ge=8, le=4096)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -70,6 +74,17 @@ class Training(Settings):
             return next(iter(loss))
         return loss
 
+    @field_validator("ssdu")
+    @classmethod
+    def _with_its_loss(cls, given: Splitting | None, info: ValidationInfo) -> Splitting | None:
+        """The loss always has its settings, so that the digest holds them; another loss has none."""
+        loss = info.data.get("loss", ())
+        if loss == SSDU or (isinstance(loss, dict) and SSDU in loss):
+            return given or Splitting()
+        if given is not None and "loss" in info.data:
+            raise ValueError("only loss: ssdu splits the measured samples; set it, or remove this key (ssdu=null)")
+        return None
+
     @model_validator(mode="after")
     def _loss_exists(self) -> Training:
         weights = {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
@@ -80,6 +95,10 @@ class Training(Settings):
             raise ValueError(
                 f"loss: one of {', '.join(BRIGHTNESS)} needs a weight above 0: other losses do not fix the brightness"
             )
+        if self.ssdu is not None and len(weights) > 1:
+            raise ValueError("loss: ssdu stands alone: every other loss needs a fully sampled reference")
+        if self.ssdu is not None and self.augment:
+            raise ValueError("augment: moves fully sampled images, which loss: ssdu does not have; set augment=false")
         return self
 
     @property

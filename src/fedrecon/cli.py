@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrecon.commands import data, experiments
+from fedrecon.commands import data, doctor, experiments, init, runs
 from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.terminal.arguments import Parser
 from fedrecon.platform.terminal.boundary import outcome
@@ -70,6 +70,9 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     data.add(commands)
     experiments.add(commands)
+    runs.add(commands)
+    init.add(commands)
+    doctor.add(commands)
     for one in (SWEEP, STUDY):
         one.add_arguments(command(commands, one.kind, one.command, one.about, json=True, workspace=True))
     return parser

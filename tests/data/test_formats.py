@@ -208,7 +208,8 @@ def test_scores_are_of_the_matrix_that_fastmri_scores(tmp_path):
             (12, 16),
             {"header-contradicts-image"},
         ),
-        "whole": ({"reconstruction_rss": rss(kspace)}, None, set()),
+        "narrow": ({"reconstruction_rss": rss(kspace)[:, :, 4:16]}, (12, 12), set()),
+        "high": ({"reconstruction_rss": rss(kspace)}, (20, 20), set()),
         "neither": ({}, None, set()),
     }
     for name, (datasets, crop, notes) in cases.items():

@@ -171,6 +171,11 @@ def test_what_cannot_be_read_is_refused_by_its_name(message, tmp_path, kspace):
         load(write_mrd(tmp_path / "a.h5", lines, (X, Y, 1), **header))
 
 
+def test_the_word_cartesian_is_known_in_any_case(tmp_path, kspace):
+    (found, _) = load(write_mrd(tmp_path / "a.h5", mrd_lines(kspace), (X, Y, 1), trajectory="Cartesian"))
+    np.testing.assert_array_equal(found.kspace, kspace)
+
+
 def test_a_file_of_the_other_h5_format_names_its_own(tmp_path, kspace):
     mine = write_mrd(tmp_path / "a.h5", mrd_lines(kspace), (X, Y, 1))
     other = write_fastmri(tmp_path / "b.h5", kspace)

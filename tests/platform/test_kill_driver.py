@@ -112,7 +112,7 @@ def assert_recorded_once(client: Any, run_id: str, digest: str) -> None:
     for key in current[0].data.metrics:
         steps = [point.step for point in client.get_metric_history(run_id, key)]
         assert len(steps) == len(set(steps)), key
-    steps = [point.step for point in client.get_metric_history(run_id, "mean/loss")]
+    steps = [point.step for point in client.get_metric_history(run_id, "train/mean/loss")]
     assert sorted(steps) == list(range(1, ROUNDS + 1))
     table = rounds_of(client, run_id)
     assert [row["round"] for row in table] == list(range(1, ROUNDS + 1))

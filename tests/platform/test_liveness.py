@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,6 +157,21 @@ def test_the_clock_covers_every_call(executor, call, monkeypatch):
     monkeypatch.setattr(ray_executor, "check_answer", lambda method, answer, name: answer)
     assert len([*one._named(call, (request(),), 1)]) == 3
     assert (ray.killed, one.restarts) == (["c"], 1)
+
+
+def test_a_full_disk_while_a_call_is_late_is_raised_when_the_call_has_ended():
+    shown, named, ended = [], threading.Event(), []
+    watch = Watch(Patience(first=0.01), lambda text: (shown.append(text), named.set()), path=Path("/dev/full"))
+
+    def late_call():
+        with watch.named("fit", 1, "a"):
+            assert named.wait(60)
+            ended.append("a")
+
+    with pytest.raises(OSError, match="No space left"):
+        late_call()
+    assert ended == ["a"]
+    assert shown[0].startswith("waiting for a")
 
 
 def test_past_max_restarts_it_is_dead_and_min_sites_decides(executor):

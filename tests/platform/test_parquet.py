@@ -131,10 +131,11 @@ ROUND = {
 
 def test_rounds_round_trip(tmp_path):
     path = tmp_path / "rounds.parquet"
-    late = {**ROUND, "round": 2, "replied": [], "losses": {}, "missed": ["a"], "waited": ["a", "b"]}
+    scores = {"a": {"psnr": 30.5, "zero_filled/psnr": 25.0}}
+    late = {**ROUND, "round": 2, "replied": [], "losses": {}, "missed": ["a"], "waited": ["a", "b"], "scores": scores}
     tables.write_rounds(path, [ROUND, late])
     rows = tables.read_rounds(path)
-    assert rows[0] == {**ROUND, "missed": [], "waited": []}  # written by an earlier version
+    assert rows[0] == {**ROUND, "missed": [], "waited": [], "scores": {}}  # written by an earlier version
     assert rows[1] == late
 
 

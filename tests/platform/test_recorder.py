@@ -8,8 +8,9 @@ import pytest
 from memory_store import MemoryStore
 
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
+from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
 from fedrecon.platform.federation.progress import Progress
-from fedrecon.platform.federation.recorder import Recorder, Round, ValidationResult
+from fedrecon.platform.federation.recorder import Recorder, Round, ValidationResult, loss_metrics
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.platform.storage.journal import RunRecord
 from fedrecon.sites.errors import RunError
@@ -121,14 +122,14 @@ def test_a_round_reaches_the_tracker_the_disk_and_the_person(parts):
     run = store.runs[0]
     points = {point.key: point.value for point in run.points}
     assert {point.step for point in run.points} == {1}
-    assert points["site/a/loss"] == 0.25
-    assert points["site/a/prior"] == 2.0
-    assert points["site/a/kernel_distance"] == 0.5
-    assert points["mean/loss"] == 0.5
-    assert points["mean/psnr"] == pytest.approx(30)
+    assert points["train/site/a/loss"] == 0.25
+    assert "train/site/a/prior" not in points  # rounds.parquet has it
+    assert points["validation/site/a/kernel_distance"] == 0.5
+    assert points["train/mean/loss"] == 0.5
+    assert points["validation/mean/psnr"] == pytest.approx(30)
     assert (points["traffic/bytes_up"], points["traffic/bytes_down"]) == (80, 60)
     assert (points["seconds"], points["restarts"]) == (2.5, 1)
-    assert next(iter(points)) == "mean/psnr"  # the metric on which MLflow's page that compares runs opens
+    assert next(iter(points)) == "validation/mean/psnr"  # the metric on which MLflow's page that compares runs opens
     assert run.images == [("panel/a", 1, b"png")]
     found, kept = record.checkpoints.latest()
     assert found.round == 1
@@ -165,3 +166,17 @@ def test_the_commit_is_the_last_write(parts, monkeypatch):
         record.commit(finished(2), state(2), ValidationResult())
     assert record.checkpoints.latest()[0].round == 1
     assert stream.getvalue() == ""
+
+
+def test_mlflow_shows_at_most_40_metrics_of_four_sites_and_names_their_split():
+    one = {"psnr": 30.0, "ssim": 0.9, "nmse": 0.1}
+    whole = {**one, "zero_filled": one, "with_data_consistency": one}
+    summary = {"sites": dict.fromkeys(("a", "b", "c", "d"), whole), "mean": whole}
+    losses = loss_metrics({site: {"loss": 1.0, "prior": 2.0} for site in "abcd"})
+    traffic = [f"traffic/{part}bytes_{way}" for part in ("", "extra_") for way in ("up", "down")]
+    others = dict.fromkeys(["seconds", "restarts", "test/seconds_per_slice", *traffic], 1.0)
+    shown = mlflow_metrics({**flat_metrics(summary), **losses, **flat_metrics(summary, "test/"), **others})
+    assert len(shown) == 38
+    assert {"validation/mean/psnr", "test/mean/psnr", "train/mean/loss", "test/site/a/psnr"} <= shown.keys()
+    assert not [key for key in shown if key.startswith(("mean/", "site/"))]
+    assert not [key for key in shown if "prior" in key]

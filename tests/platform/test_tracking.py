@@ -254,6 +254,17 @@ def test_a_flush_that_fails_keeps_its_values(name, monkeypatch):
 # MLflow alone
 
 
+def test_a_run_is_deleted_once_and_its_digest_then_makes_a_new_one(store, name):
+    tracker = start(store, name)
+    tracker.finish("FINISHED")
+    assert store.delete(tracker.run_id)
+    assert store.deleted(tracker.run_id)
+    assert not store.delete(tracker.run_id)
+    assert not store.delete("0" * 32)
+    assert store.attach(tracker.run_id) is None
+    assert start(store, name).run_id != tracker.run_id
+
+
 def test_a_deleted_run_is_not_continued(mlflow_workspace, name):
     store = run_store(None, mlflow_workspace)
     first = start(store, name)

@@ -127,7 +127,7 @@ def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path
     assert bits(tmp_path / "stormy", result) == bits(tmp_path / "calm", expected)
     assert same(weights(stormy.runs[0]), weights(calm.runs[0]))
     assert scores(result) == scores(expected)
-    for key in ("mean/loss", "mean/psnr"):
+    for key in ("train/mean/loss", "validation/mean/psnr"):
         points = [(one.step, one.value) for one in stormy.runs[0].points if one.key == key]
         assert points == [(one.step, one.value) for one in calm.runs[0].points if one.key == key]
 
@@ -297,8 +297,13 @@ def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     told = client.get_run(taken.run_id)
     assert told.data.tags["fedrecon.trained_by"] == first.digest
     assert told.data.tags["fedrecon.sweep"] == "s"
+    assert told.data.tags["mlflow.user"]
+    assert f"{taken.mean['psnr']:.2f}" in told.data.tags["mlflow.note.content"]
+    assert len(told.info.run_name) <= 60
+    assert told.info.run_name.endswith("seed 0")
+    assert "1 round ·" in told.info.run_name
     assert told.info.status == "FINISHED"
-    assert told.data.metrics["mean/psnr"] == taken.validation["mean/psnr"]
+    assert told.data.metrics["validation/mean/psnr"] == taken.validation["mean/psnr"]
     assert Path(client.download_artifacts(taken.run_id, "weights.safetensors")).is_file()
 
 

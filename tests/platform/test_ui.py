@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fedrecon.platform.storage.tracking.runs_view import VIEW, runs_view
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import SUMMARIES, RunRecord
 from fedrecon.platform.terminal import mlflow_ui as ui
@@ -77,6 +78,19 @@ def test_the_environment_is_quiet_and_points_to_no_other_store(monkeypatch):
 def test_the_address_is_the_runs_page_not_the_genai_page():
     address = ui.runs_page("127.0.0.1", 5000, "3")
     assert address == "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning"
+
+
+def test_it_opens_on_the_saved_view_that_a_run_left(mlflow_template, tmp_path):
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
+    store = run_store(None, tmp_path)
+    store.open(RunRecord("opened", "run", "digest-opened")).finish("FINISHED")
+    opened = ui.newest_experiment(tmp_path)
+    assert not ui._has_view(tmp_path, opened)
+    assert store.save_view("opened", VIEW, runs_view()) == opened
+    assert ui._has_view(tmp_path, opened)
+    assert ui.runs_page("127.0.0.1", 5000, opened, saved=True).endswith(f"&viewStateShareKey={VIEW}")
+    first = runs_view()["compareRunCharts"][0]
+    assert (first["metricKey"], first["type"]) == ("validation/mean/psnr", "LINE")
 
 
 def test_it_opens_on_experiments_not_on_the_sweeps_own_runs(mlflow_template, tmp_path):

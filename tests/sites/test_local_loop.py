@@ -218,11 +218,12 @@ def test_a_site_with_few_slices_passes_over_them_as_often_as_it_takes():
 
 
 def test_keys_that_came_later_leave_older_digests_alone():
-    later = {"local_steps", "max_slices", "patch", "keep", "patience", "start"}
+    later = {"local_steps", "max_slices", "ssdu", "patch", "keep", "patience", "start"}
     assert set(Training().science()) == set(Training().model_dump()) - later
     assert set(Evaluation().science()) == set(Evaluation().model_dump()) - {"self_ensemble", "reference"}
     assert Evaluation(self_ensemble=True).science()["self_ensemble"] is True
     assert Training(patch=16).science()["patch"] == 16
+    assert Training(loss="ssdu", augment=False).science()["ssdu"] == {"ratio": 0.4, "selection": "gaussian"}
     assert Training(local_steps=3).science()["local_steps"] == 3
     assert Training(max_slices={"a": 2}).slices_at("a") == 2
     assert Training(max_slices={"a": 2}).slices_at("b") is None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedrecon.sites.imaging.measurement import Measurement
+from fedrecon.sites.imaging.measurement import Held, Measurement
 from fedrecon.sites.imaging.operator import Cartesian
 from fedrecon.sites.training import losses
 from fedrecon.sites.training.losses import LOSSES
@@ -39,12 +39,21 @@ def test_by_hand(name, expected):
 
 
 def drawn(shape=(2, 5, 4)):
-    """An image, and a batch with another reference and target."""
+    """An image, and a batch with another reference and target, whose samples are held in every second column."""
     draws = torch.Generator().manual_seed(0)
     image, target = (torch.randn(shape, dtype=torch.complex64, generator=draws) for _ in range(2))
     ones = torch.ones(shape[0], 1, *shape[1:], dtype=torch.complex64)
     operator = Cartesian(ones.abs() > 0, ones)
-    return image, Measurement(ones, operator, ones[:, 0], torch.tensor([1.0, 2.0]), target, target.abs())
+    return image, Measurement(
+        ones, operator, ones[:, 0], torch.tensor([1.0, 2.0]), target, target.abs(), held=held(target)
+    )
+
+
+def held(target):
+    """The samples of an image of one coil in every second column."""
+    mask = (torch.arange(target.shape[-1]) % 2 == 0).expand(len(target), 1, *target.shape[1:])
+    operator = Cartesian(mask, torch.ones(len(target), 1, *target.shape[1:], dtype=target.dtype))
+    return Held(operator, operator.forward(target))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -54,10 +63,14 @@ def test_laws(name):
     image = start.clone().requires_grad_()
     LOSSES[name](image, given).backward()
     assert image.grad.abs().sum() > 0
-    truth = given.target if name.startswith("complex") else given.reference.to(torch.complex64)
+    truth = given.target if name.startswith("complex") or name == "ssdu" else given.reference.to(torch.complex64)
     assert LOSSES[name](truth, given).item() == pytest.approx(0, abs=1e-6)
-    scaled = Measurement(
-        given.kspace, given.operator, given.zero_filled, 8 * given.scale, 8 * given.target, 8 * given.reference
+    scaled = replace(
+        given,
+        scale=8 * given.scale,
+        target=8 * given.target,
+        reference=8 * given.reference,
+        held=held(8 * given.target),
     )
     assert LOSSES[name](8 * start, scaled).item() == pytest.approx(LOSSES[name](start, given).item())
 
@@ -66,7 +79,8 @@ def test_laws(name):
 def test_gradients_are_those_of_finite_differences(name):
     image, given = drawn((2, 4, 3))
     real = image.abs().double() + 0.5
-    doubled = replace(given, target=given.target.to(torch.complex128), reference=given.reference.double())
+    target = given.target.to(torch.complex128)
+    doubled = replace(given, target=target, reference=given.reference.double(), held=held(target))
     function = LOSSES[name]
     assert torch.autograd.gradcheck(lambda x: function(x, doubled), (real.requires_grad_(),), atol=1e-4, rtol=1e-3)
 

@@ -118,5 +118,5 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
     assert digests == {**{row["digest"]: 1 for row in result["trials"]}, "sweep-storm": 1}
     assert {one.info.status for one in found} == {"FINISHED"}
     for one in found:
-        steps = [point.step for point in client.get_metric_history(one.info.run_id, "mean/loss")]
+        steps = [point.step for point in client.get_metric_history(one.info.run_id, "train/mean/loss")]
         assert steps in ([], list(range(1, ROUNDS + 1)))

@@ -1,32 +1,11 @@
-"""A saved view of MLflow's page of runs, and the address of the page."""
+"""The address of the MLflow page with a saved view of runs."""
 
 from __future__ import annotations
 
 import os
 import urllib.parse
-from collections.abc import Sequence
-from typing import Any
 
 from fedrecon.platform.terminal.mlflow_ui import PORT
-
-
-def charts(scores: Sequence[str]) -> dict[str, Any]:
-    """The charts of a saved view. The scores come first; MLflow adds charts of the other metrics below them.
-
-    A test score is a bar chart, because it has one value per run. A validation score is a line over rounds.
-
-    Args:
-        scores: the MLflow keys of the scores, in the order of the charts.
-    """
-    section = {"uuid": "fedrecon-scores", "name": "scores", "display": True, "isReordered": True}
-    charts = []
-    for key in dict.fromkeys(scores):
-        own: dict[str, Any] = (
-            {"type": "BAR"} if key.startswith("test/") else {"type": "LINE", "selectedMetricKeys": [key]}
-        )
-        section_of = {"uuid": f"fedrecon-{key}", "metricSectionId": section["uuid"]}
-        charts.append({**own, **section_of, "metricKey": key, "deleted": False, "isGenerated": True})
-    return {"compareRunCharts": charts, "compareRunSections": [section], "isAccordionReordered": True}
 
 
 def address(experiment_id: str, key: str, tracking_uri: str | None = None) -> str:

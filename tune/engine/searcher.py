@@ -5,7 +5,8 @@ No training runs twice at once. A second trial with the same training waits, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -229,7 +230,12 @@ class TableUpdater(NotPickled, Callback):
         on_change: a function that is called with the row after every change.
         over: a function that says whether the time budget is used up.
         why: a function that gives the reason why the trial of a digest failed.
+        said: a function that gives what the trials have said since its last call: digest and message.
+        say: a function that prints a line.
     """
+
+    EVERY = 5.0
+    """Time in seconds between two questions what the trials have said."""
 
     def __init__(
         self,
@@ -239,9 +245,21 @@ class TableUpdater(NotPickled, Callback):
         on_change: Callable[[TrialRow], None],
         over: Callable[[], bool],
         why: Callable[[str], str],
+        said: Callable[[], Sequence[tuple[str, str]]],
+        say: Callable[[str], None],
     ) -> None:
         self._trial_table, self._searcher, self._source = trial_table, searcher, source
         self._on_change, self._over, self._why = on_change, over, why
+        self._said, self._say, self._asked = said, say, time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """See Ray Tune, which calls this all the time. Prints what the trials say of their members."""
+        if (now := time.monotonic()) - self._asked < self.EVERY:
+            return
+        self._asked = now
+        for digest, message in self._said():
+            numbers = ", ".join(str(row.trial.number) for row in self._trial_table.with_digest(digest))
+            self._say(f"trial {numbers}: {message}")
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """See Ray Tune."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,24 @@ TRAINED = "trained_rounds"
 """The key of the number of trained rounds. Only the last result of a finished trial has it."""
 
 
-class SilentProgress(Progress):
-    """A progress display that prints nothing, because the sweep's driver prints the progress of all trials."""
+class TrialProgress(Progress):
+    """A progress display that prints nothing, because the sweep's driver prints the progress of all trials.
+
+    Args:
+        tell: gives the driver what the trial says of its members.
+    """
+
+    def __init__(self, tell: Callable[[str], None], total: int, start: int = 0) -> None:
+        super().__init__(total, start)
+        self._tell = tell
+
+    def late(self, message: str) -> None:
+        """Tells the driver."""
+        self._tell(message)
+
+    def trouble(self, message: str) -> None:
+        """Tells the driver."""
+        self._tell(message)
 
     def say(self, message: str) -> None:
         """Prints nothing."""
@@ -98,7 +115,7 @@ class SweepTrial(ray_tune.Trainable):
             tags=config["tags"],
             records_only=True,
             keep_checkpoints=self._shared["keep_checkpoints"],
-            progress=SilentProgress,
+            progress=partial(TrialProgress, partial(self._shared["notes"].say.remote, self._digest)),
             name=config["name"],
             bundle_members=config["members"],
         )

@@ -14,6 +14,7 @@ class TrialNotes:
     def __init__(self) -> None:
         self._failures: dict[str, str] = {}
         self._asked: set[str] = set()
+        self._said: list[tuple[str, str]] = []
 
     def first(self, digest: str) -> bool:
         """Whether this is the first question about this trial.
@@ -28,6 +29,15 @@ class TrialNotes:
     def failed(self, digest: str, message: str) -> None:
         """Keeps the reason why a trial failed, for :meth:`why`."""
         self._failures[digest] = message
+
+    def say(self, digest: str, message: str) -> None:
+        """Keeps what a trial says of its members: who is late, started again or left out."""
+        self._said.append((digest, message))
+
+    def said(self) -> list[tuple[str, str]]:
+        """What the trials have said since the last call: digest and message, in order."""
+        said, self._said = self._said, []
+        return said
 
     def why(self, digest: str) -> str:
         """The last reason why the trial failed. A trial that gave no reason lost its process."""

@@ -145,6 +145,8 @@ class TrialTuner:
             lambda row: self._changed(row, live),
             self._over,
             lambda digest: ray.get(notes.why.remote(digest)),
+            lambda: ray.get(notes.said.remote()),
+            live.say,
         )
         shared = {
             "workspace": str(trial_table.workspace),

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.reporting.document import Files, Picture
 from fedrecon.platform.storage.journal import RunRecord
+from fedrecon.platform.storage.tracking.runs_view import charts
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import STUDIES
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
-from fedrecon.tune.engine.mlflow_view import address, charts
+from fedrecon.tune.engine.mlflow_view import address
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.study.analysis.inputs import Findings, Score
 from fedrecon.tune.study.citations import citations

@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
+from fedrecon.platform.federation.mlflow_metrics import mlflow_key
 from fedrecon.platform.storage.journal import RunRecord
+from fedrecon.platform.storage.tracking.runs_view import charts
 from fedrecon.platform.storage.tracking.tracker import SUMMARIES
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
-from fedrecon.tune.engine.mlflow_view import charts
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.table import arrow
@@ -52,18 +53,19 @@ def view(sweep: Sweep) -> dict[str, Any]:
     scores = dict.fromkeys(
         [*sweep.metrics, *(f"test/{one}" for one in sweep.metrics), "test/mean/psnr", "test/mean/ssim"]
     )
+    shown = [mlflow_key(key) for key in scores]
     searched = dict.fromkeys(leaf for key, block in sweep.search.items() for leaf in _leaves(key, block))
-    columns = [f"params.`{key}`" for key in searched] + [f"metrics.`{key}`" for key in scores]
+    columns = [f"params.`{key}`" for key in searched] + [f"metrics.`{key}`" for key in shown]
     return {
         "searchFilter": f"tags.`fedrecon.sweep.{sweep.name}` LIKE '%'",
-        "orderByKey": f"metrics.`{sweep.metrics[0]}`",
+        "orderByKey": f"metrics.`{mlflow_key(sweep.metrics[0])}`",
         "orderByAsc": sweep.modes[0] == "min",
         "lifecycleFilter": "Active",
         "startTime": "ALL",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": ["attributes.`Created`", *columns],
-        **charts([*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse", *scores]),
+        **charts([*map(mlflow_key, [*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse"]), *shown]),
     }
 
 

@@ -6,12 +6,10 @@ A few slices of each kind of training are timed on this machine.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
-from dataclasses import replace
 
 from fedrecon.platform.consortium.budget import budgets
-from fedrecon.platform.consortium.shards import is_here
+from fedrecon.platform.consortium.pace import seconds_per_slice
 from fedrecon.tune.trials.planner import Planner, Trial
 
 KINDS = 6
@@ -45,7 +43,10 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float | 
         ])  # fmt: skip
         if kind not in paces:
             known = list(paces.values())
-            pace = _pace(planner, trial) if len(known) < KINDS else sum(known) / len(known)
+            if len(known) < KINDS:
+                pace = seconds_per_slice(experiment, planner.shards(experiment))
+            else:
+                pace = sum(known) / len(known)
             if pace is None:
                 return None
             paces[kind] = pace
@@ -65,42 +66,3 @@ def _per_round(planner: Planner, trial: Trial) -> int:
     """The number of slices that all members together train on in one round."""
     found = budgets(trial.experiment, planner.shards(trial.experiment)).values()
     return round(sum(one.slices for one in found) / max(trial.experiment.rounds, 1))
-
-
-def _pace(planner: Planner, trial: Trial) -> float | None:
-    """Seconds of training per slice, measured at the first member whose shards are all here; None without one."""
-    import torch
-
-    from fedrecon.platform.consortium.network import images, site_plan
-    from fedrecon.sites.member.site import Site
-
-    experiment, shards = trial.experiment, planner.shards(trial.experiment)
-    roster = experiment.method.roster(list(shards)).items()
-    member, held = next((one for one in roster if all(is_here(shards[name]) for name in one[1])), (None, ()))
-    if member is None:
-        return None
-    before = torch.get_num_threads()
-    torch.set_num_threads(experiment.resources.threads)
-    try:
-        one_epoch = experiment.training.model_copy(update={"local_epochs": 1, "local_steps": None})
-        plan = site_plan(
-            experiment,
-            images(shards, experiment.scale),
-            member,
-            {name: str(shards[name].path) for name in held},
-            {name: experiment.operator_at(name) for name in held},
-            training=one_epoch,
-            reconstructor=None,
-            sample=2 * experiment.training.batch_size,
-        )
-        site = Site(plan)
-        first = experiment.method.begin(site.parameters.shared.detach().cpu().numpy().copy())
-        # The request is for the last round, because the first rounds of a method may train in another way.
-        request = replace(experiment.method.request(first), round=max(experiment.rounds, 1))
-        site.fit(request)
-        start = time.perf_counter()
-        reply = site.fit(request)
-        seen = min(reply.n_slices, reply.steps * experiment.training.batch_size)
-        return (time.perf_counter() - start) / max(seen, 1)
-    finally:
-        torch.set_num_threads(before)

@@ -219,6 +219,9 @@ class MlflowStore(RunStore):
     def _restart(self, run: RunInfo) -> None:
         self.client.update_run(run.run_id, status="RUNNING")
 
+    def _delete(self, run: RunInfo) -> None:
+        self.client.delete_run(run.run_id)
+
     def _tracker(self, run: RunInfo) -> BufferedTracker:
         return MlflowTracker(self.client, run.run_id, partial(_logged, self.client, run.run_id))
 

@@ -246,6 +246,14 @@ class RunStore(ABC):
         run = self._run(run_id)
         return run is not None and run.deleted
 
+    def delete(self, run_id: str) -> bool:
+        """Marks a run as deleted, so that no page shows it. Returns False if there is no such run to delete."""
+        run = self._run(run_id)
+        if run is None or run.deleted:
+            return False
+        self._delete(run)
+        return True
+
     @property
     def own(self) -> bool:
         """Whether the store is the workspace's own file, in which nobody else has runs."""
@@ -341,6 +349,9 @@ class RunStore(ABC):
     @abstractmethod
     def _restart(self, run: RunInfo) -> None:
         """Gives the run the status RUNNING."""
+
+    @abstractmethod
+    def _delete(self, run: RunInfo) -> None: ...
 
     @abstractmethod
     def _tracker(self, run: RunInfo) -> BufferedTracker:

@@ -31,6 +31,29 @@ def measured_acceleration(mask: NDArray[np.bool_]) -> float:
     return mask.size / max(int(np.count_nonzero(mask)), 1)
 
 
+def calibration_box(sampled: Samples) -> Shape:
+    """Size (y, x) of the largest centred box in the mask (y, x) that is fully sampled. It grows one side at a time.
+
+    Raises:
+        InputError: the centre of k-space (DC) was not measured.
+    """
+
+    def full(size: tuple[int, int]) -> bool:
+        rows, columns = (centred(n, s) for n, s in zip(sampled.shape, size, strict=True))
+        return bool(sampled[rows, columns].all())
+
+    size = (1, 1)
+    if not full(size):
+        raise InputError("the centre of k-space (DC at N//2) was not measured: is the k-space centred?")
+    grown = True
+    while grown:
+        grown = False
+        for larger in ((size[0] + 1, size[1]), (size[0], size[1] + 1)):
+            if larger[0] <= sampled.shape[0] and larger[1] <= sampled.shape[1] and full(larger):
+                size, grown = (max(size[0], larger[0]), max(size[1], larger[1])), True
+    return size
+
+
 class Mask(Plugin):
     """A family of Cartesian sampling masks.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.commands.base import DONE, command, workspace_of
+from fedrecon.platform.storage.run_lookup import RUN
 from fedrecon.platform.terminal.arguments import number, whole
 from fedrecon.platform.terminal.boundary import WRONG_INPUT
 from fedrecon.platform.terminal.output import print_json, say
@@ -41,7 +42,7 @@ def add(commands: Any) -> None:
         commands, "evaluate", _evaluate, "score a finished run under other operators or at other sites", json=True,
         workspace=True,
     )  # fmt: skip
-    one.add_argument("run", metavar="RUN", help="run id, digest or latest")
+    one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
     one.add_argument("--mask", metavar="NAME", help="mask to test (default: the run's own); see fedrecon list masks")
     one.add_argument("--acceleration", nargs="+", type=RATES, metavar="R", help="accelerations to test, one by one")
@@ -69,7 +70,7 @@ def add(commands: Any) -> None:
         json=True,
         workspace=True,
     )
-    one.add_argument("run", metavar="RUN", help="run id, digest or latest")
+    one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument(
         "input", metavar="INPUT", help="a shard, a fastMRI file, raw k-space (.npy), or a NIfTI volume to enlarge"
     )

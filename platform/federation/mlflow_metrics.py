@@ -1,0 +1,30 @@
+"""The metrics that MLflow gets, and their names there: each says of which split it is.
+
+JSON, Parquet, checkpoints and a sweep's ``metric`` keep the keys of :func:`aggregate.flat_metrics`. A run of four sites
+shows at most 40 metrics in MLflow; all others are in the run's Parquet files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_SCORES = "psnr|ssim|nmse"
+_SHOWN = re.compile(
+    rf"(validation|test)/mean/({_SCORES}|(zero_filled|with_data_consistency)/psnr)"
+    rf"|validation/site/[^/]+/({_SCORES}|kernel_distance|kernel_distance_real|nearest)|test/site/[^/]+/psnr|train/(mean|site/[^/]+)/loss"
+)
+_OF_SITES = re.compile(r"(validation|test|train)/(mean|site)/")
+
+
+def mlflow_key(key: str) -> str:
+    """The name in MLflow of a metric: ``mean/psnr`` is ``validation/mean/psnr``, a loss is under ``train/``."""
+    if not key.startswith(("mean/", "site/")):
+        return key
+    return f"train/{key}" if key.endswith("/loss") else f"validation/{key}"
+
+
+def mlflow_metrics(values: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of ``values`` that MLflow gets, by their names there. A metric that is no score or loss stays."""
+    named = {mlflow_key(key): value for key, value in values.items()}
+    return {key: value for key, value in named.items() if _SHOWN.fullmatch(key) or not _OF_SITES.match(key)}

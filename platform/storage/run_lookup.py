@@ -1,0 +1,116 @@
+"""Which run of a workspace a person means: by its digest or its beginning, its run id, its name, or ``latest``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrecon.platform.storage.workspace import MIN_PREFIX, RunFolder
+from fedrecon.sites.errors import InputError, RunError, unknown
+
+RUN = "run id, digest (six characters suffice), name of the experiment, or latest"
+"""The help of every argument that names a run."""
+
+LATEST = "latest"
+
+ASIDE = ".before-"
+"""In the name of a folder that a rerun has set aside."""
+
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What reading raises where a file holds other things than it should."""
+
+MOST = 8
+"""The runs that a refusal lists."""
+
+
+def find_run(workspace: Path, reference: str, finished: bool = True) -> RunFolder:
+    """The folder of the run that a person means.
+
+    A folder's whole name comes first, then ``latest`` (the run that was finished last). Anything else is compared with
+    the run id, the name and the beginning of the digest of every run. It must fit one run. A run that a rerun has set
+    aside has its digest alone, with ``.before-N`` behind it, and its run id.
+
+    Args:
+        workspace: folder of the user's runs.
+        reference: what the person gave.
+        finished: whether the run must be finished.
+
+    Raises:
+        InputError: no run or several runs fit, or the run is not finished. RunError: a file of the run is damaged.
+    """
+    runs = workspace.resolve() / "runs"
+    paths = sorted(path for path in runs.glob("*") if path.is_dir() and not path.name.startswith("."))
+    known = {path.name: _Names.of(RunFolder(workspace, path.name)) for path in paths}
+    if not known:
+        raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (other folder: --workspace)")
+    if reference == LATEST and LATEST not in known:
+        return _newest(workspace, paths)
+    fitting = [reference] if reference in known else [digest for digest, one in known.items() if one.fit(reference)]
+    if not fitting:
+        raise _nothing(reference, known)
+    if len(fitting) > 1:
+        listed = ", ".join(f"{digest} ({known[digest].name or 'no name'})" for digest in fitting[:MOST])
+        more = f" and {len(fitting) - MOST} more" if len(fitting) > MOST else ""
+        raise InputError(f"'{reference}' fits {len(fitting)} runs: {listed}{more}; give the digest of one", [reference])
+    folder = RunFolder(workspace, fitting[0])
+    if finished and folder.result() is None:
+        raise InputError(f"run '{reference}' is not finished; the same command fedrecon run continues it")
+    return folder
+
+
+def named(folder: RunFolder) -> str:
+    """What is said of a run that was found: its digest, its name and its run id, as far as they can be read."""
+    names = _Names.of(folder)
+    parts = [f"run {folder.digest}", names.name, f"id {names.run_id}" if names.run_id else ""]
+    return ", ".join(filter(None, parts))
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a run is called; id and name are empty if its note is lost or damaged, so it hides no other run."""
+
+    digest: str
+    run_id: str = ""
+    name: str = ""
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> _Names:
+        try:
+            noted: Mapping[str, Any] = folder.noted() or {}
+            return cls(folder.digest, str(noted.get("run_id", "")), str(noted.get("experiment", {}).get("name", "")))
+        except (RunError, *DAMAGE):
+            return cls(folder.digest)
+
+    def fit(self, reference: str) -> bool:
+        head, *aside = reference.split(ASIDE)
+        own, *own_aside = self.digest.split(ASIDE)
+        if len(head) >= MIN_PREFIX and own.startswith(head) and aside == own_aside:
+            return True
+        return bool(reference) and (reference == self.run_id or (reference == self.name and not own_aside))
+
+
+def _newest(workspace: Path, paths: list[Path]) -> RunFolder:
+    """The run whose result was written last; its result can be read.
+
+    Raises:
+        InputError: no run is finished.
+    """
+    results = [path / "result.json" for path in paths if ASIDE not in path.name]
+    finished = [path for path in results if path.is_file()]
+    if not finished:
+        raise InputError(f"no run in {workspace} is finished yet")
+    newest = RunFolder(workspace, max(finished, key=lambda path: path.stat().st_mtime_ns).parent.name)
+    newest.result()
+    return newest
+
+
+def _nothing(reference: str, known: Mapping[str, _Names]) -> InputError:
+    """The refusal of a reference that fits nothing: with the nearest of all names, and too few characters named so."""
+    begun = [digest for digest in known if reference and digest.startswith(reference)]
+    if begun and len(reference) < MIN_PREFIX:
+        listed, needed = ", ".join(begun[:MOST]), f"give {MIN_PREFIX} characters or more"
+        return InputError(f"'{reference}' is too short for the digest of {listed}: {needed}", [reference])
+    names = {LATEST, *(text for one in known.values() for text in (one.digest, one.name, one.run_id) if text)}
+    return unknown("run", reference, names, most=3 * MOST, more="fedrecon runs list shows the others")

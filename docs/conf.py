@@ -11,7 +11,7 @@ from fedrecon.version import __version__  # noqa: E402
 
 project, author, release = "fedrecon", "the fedrecon authors", __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "directives"]
-exclude_patterns = ["conf.py", "directives.py"]
+exclude_patterns = ["conf.py", "directives.py", "notebooks"]
 suppress_warnings = ["misc.highlighting_failure"]
 
 html_theme = "furo"
@@ -26,10 +26,11 @@ myst_links_external_new_tab = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 add_module_names = False
-napoleon_custom_sections = [("Attributes", "params_style")]
+napoleon_use_ivar = True
 napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_numpy_docstring = False

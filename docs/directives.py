@@ -1,10 +1,9 @@
-"""What Sphinx lacks here: directives that make the reference of the code, a reader of notebooks, and two checks."""
+"""What Sphinx lacks here: directives that make the reference of the code, and two checks."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -157,28 +155,6 @@ def _exists(name: str) -> bool:
     return False
 
 
-class Notebook(MystParser):
-    """A notebook as a page: its text, its code, and what each cell printed."""
-
-    supported = ("notebook",)
-
-    def parse(self, inputstring: str, document: nodes.document) -> None:
-        """The cells, as MyST."""
-        page: list[str] = []
-        for cell in json.loads(inputstring)["cells"]:
-            source = "".join(cell["source"])
-            page.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-            for output in cell.get("outputs", ()):
-                text = "".join(output.get("text") or output["data"]["text/plain"])
-                page.append(f"```text\n{text.rstrip()}\n```")
-        super().parse("\n\n".join(page), document)
-
-
-def _no_signature(_: Sphinx, what: str, __: str, found: Any, *___: Any) -> tuple[str, str] | None:
-    """A class of parameters has no signature: the table of its keys says more."""
-    return ("", "") if what == "class" and hasattr(found, "model_fields") else None
-
-
 LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//[^>]*>""")
 
 
@@ -194,9 +170,6 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_directive("plugins", Plugins)
     app.add_directive("keys", Keys)
     app.add_directive("commands", Commands)
-    app.add_source_suffix(".ipynb", "notebook")
-    app.add_source_parser(Notebook)
-    app.connect("autodoc-process-signature", _no_signature)
     app.connect("missing-reference", _missing)
     app.connect("build-finished", _loads_nothing)
     return {"parallel_read_safe": True}

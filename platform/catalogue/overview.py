@@ -12,7 +12,7 @@ from typing import Any
 
 from fedrecon.platform.config.names import flatten
 from fedrecon.platform.storage.locks import is_locked
-from fedrecon.platform.storage.run_lookup import ASIDE, DAMAGE
+from fedrecon.platform.storage.run_lookup import ASIDE, DAMAGE, run_folders
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError, cause_of
 
@@ -69,24 +69,14 @@ class Overview:
         return {**asdict(self), "sites": list(self.sites)}
 
 
-def run_folders(workspace: Path) -> list[RunFolder]:
-    """The folders of all runs, those set aside too.
-
-    Raises:
-        InputError: the workspace does not exist.
-    """
-    if not workspace.is_dir():
-        raise InputError(f"there is no workspace {workspace}: fedrecon run makes it (another folder: --workspace)")
-    found = (path for path in (workspace / "runs").glob("*") if path.is_dir() and not path.name.startswith("."))
-    return [RunFolder(workspace, path.name) for path in sorted(found)]
-
-
 def overviews(workspace: Path) -> list[Overview]:
     """All runs of a workspace, the newest first.
 
     Raises:
         InputError: the workspace does not exist.
     """
+    if not workspace.is_dir():
+        raise InputError(f"there is no workspace {workspace}: fedrecon run makes it (another folder: --workspace)")
     return sorted(map(overview, run_folders(workspace)), key=lambda one: (one.changed, one.digest), reverse=True)
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.catalogue.overview import Overview, overview, run_folders
+from fedrecon.platform.catalogue.overview import Overview, overview
 from fedrecon.platform.runs.sync import store_of
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
-from fedrecon.platform.storage.run_lookup import DAMAGE
+from fedrecon.platform.storage.run_lookup import DAMAGE, run_folders
 from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, public
 from fedrecon.platform.storage.workspace import RunFolder, forget_trained, owner_of
 from fedrecon.sites import debris

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
 
 
+def work(experiment: Experiment, trained: float, validation: int, test: int) -> float:
+    """The work of a run, as the number of slices whose training takes as long.
+
+    Args:
+        trained: slices that all members train on, over all rounds. validation, test: slices that are scored at a time.
+    """
+    evaluation, method = experiment.evaluation, experiment.method
+    times = 1 if method.network_kind == "prior" else -(-experiment.rounds // evaluation.every)
+    scored = (validation * times + test) * (8 if evaluation.self_ensemble else 1)
+    return trained + method.scoring_cost() * scored
+
+
 def seconds_per_slice(experiment: Experiment, shards: Mapping[str, Shard]) -> float | None:
     """Seconds of training per slice, measured at the first member whose shards are all here; None without one.
 

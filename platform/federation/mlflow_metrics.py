@@ -12,16 +12,17 @@ from collections.abc import Mapping
 _SCORES = "psnr|ssim|nmse"
 _SHOWN = re.compile(
     rf"(validation|test)/mean/({_SCORES}|(zero_filled|with_data_consistency)/psnr)"
-    rf"|validation/site/[^/]+/({_SCORES}|kernel_distance|kernel_distance_real|nearest)|test/site/[^/]+/psnr|train/(mean|site/[^/]+)/loss"
+    rf"|validation/site/[^/]+/({_SCORES}|kernel_distance|kernel_distance_real|nearest)|test/site/[^/]+/psnr"
+    r"|train/(mean|site/[^/]+)/(loss|discriminator)"
 )
 _OF_SITES = re.compile(r"(validation|test|train)/(mean|site)/")
 
 
 def mlflow_key(key: str) -> str:
-    """The name in MLflow of a metric: ``mean/psnr`` is ``validation/mean/psnr``, a loss is under ``train/``."""
+    """The name in MLflow of a metric: ``mean/psnr`` is ``validation/mean/psnr``, the losses are under ``train/``."""
     if not key.startswith(("mean/", "site/")):
         return key
-    return f"train/{key}" if key.endswith("/loss") else f"validation/{key}"
+    return f"train/{key}" if key.endswith(("/loss", "/discriminator")) else f"validation/{key}"
 
 
 def mlflow_metrics(values: Mapping[str, float]) -> dict[str, float]:

@@ -17,11 +17,12 @@ from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.budget import budgets
 from fedrecon.platform.consortium.checks import check_experiment
 from fedrecon.platform.consortium.network import check_network
-from fedrecon.platform.consortium.pace import seconds_per_slice
+from fedrecon.platform.consortium.pace import seconds_per_slice, work
 from fedrecon.platform.consortium.shards import n_slices, open_sites
 from fedrecon.platform.setup.machine import GIB, Machine, hdf5_folders
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.sizes import duration
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
@@ -69,8 +70,9 @@ class Draft:
         if self.pace is None:
             return None
         trained = sum(budget.slices for budget in budgets(one, self.shards).values())
-        scored = self._count("validation") * -(-one.rounds // one.evaluation.every) + self._count("test")
-        return self.pace * (trained + one.method.scoring_cost() * scored) / at_once
+        limits = one.evaluation.slices_of
+        scored = (self._count(split, limits(split)) for split in ("validation", "test"))
+        return self.pace * work(one, trained, *scored) / at_once
 
     @property
     def facts(self) -> list[str]:
@@ -81,7 +83,7 @@ class Draft:
         coils = max(volume.n_coils for volume in volumes)
         sites = f"{len(self.shards)} site{'s' * (len(self.shards) > 1)} ({', '.join(self.shards)})"
         slices = f"{self._count('train')} training slices of {matrix}, {coils} coil{'s' * (coils > 1)} at most"
-        took = [] if self.seconds is None else [f"It takes roughly {_duration(self.seconds)} there."]
+        took = [] if self.seconds is None else [f"It takes roughly {duration(self.seconds)} there."]
         return [f"{sites}: {slices}.", f"Its size fits the machine on which it was written: {self.machine}.", *took]
 
     def text(self) -> str:
@@ -99,8 +101,8 @@ class Draft:
         refuse_existing(path, overwrite)
         atomic.write_text(path, self.text())
 
-    def _count(self, split: str) -> int:
-        return sum(n_slices(shard, split) for shard in self.shards.values())
+    def _count(self, split: str, limit: int | None = None) -> int:
+        return sum(n_slices(shard, split, limit) for shard in self.shards.values())
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -267,9 +269,3 @@ def _at_once(experiment: Experiment, machine: Machine, sites: int) -> int:
         return 1
     places = len(machine.gpus) or machine.cores // experiment.resources.threads
     return max(min(places, sites), 1)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

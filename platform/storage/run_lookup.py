@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ MOST = 8
 """The runs that a refusal lists."""
 
 
+def run_folders(workspace: Path) -> list[RunFolder]:
+    """The folders of all runs of a workspace, those set aside too."""
+    found = (path for path in (workspace.resolve() / "runs").glob("*") if path.is_dir() and path.name[0] != ".")
+    return [RunFolder(workspace, path.name) for path in sorted(found)]
+
+
 def find_run(workspace: Path, reference: str, finished: bool = True) -> RunFolder:
     """The folder of the run that a person means.
 
@@ -40,13 +46,12 @@ def find_run(workspace: Path, reference: str, finished: bool = True) -> RunFolde
     Raises:
         InputError: no run or several runs fit, or the run is not finished. RunError: a file of the run is damaged.
     """
-    runs = workspace.resolve() / "runs"
-    paths = sorted(path for path in runs.glob("*") if path.is_dir() and not path.name.startswith("."))
-    known = {path.name: _Names.of(RunFolder(workspace, path.name)) for path in paths}
+    folders = run_folders(workspace)
+    known = {folder.digest: _Names.of(folder) for folder in folders}
     if not known:
         raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (other folder: --workspace)")
     if reference == LATEST and LATEST not in known:
-        return _newest(workspace, paths)
+        return _newest(workspace, folders)
     fitting = [reference] if reference in known else [digest for digest, one in known.items() if one.fit(reference)]
     if not fitting:
         raise _nothing(reference, known)
@@ -91,17 +96,17 @@ class _Names:
         return bool(reference) and (reference == self.run_id or (reference == self.name and not own_aside))
 
 
-def _newest(workspace: Path, paths: list[Path]) -> RunFolder:
+def _newest(workspace: Path, folders: Sequence[RunFolder]) -> RunFolder:
     """The run whose result was written last; its result can be read.
 
     Raises:
         InputError: no run is finished.
     """
-    results = [path / "result.json" for path in paths if ASIDE not in path.name]
-    finished = [path for path in results if path.is_file()]
+    results = {one: one.path / "result.json" for one in folders if ASIDE not in one.digest}
+    finished = {one: path.stat().st_mtime_ns for one, path in results.items() if path.is_file()}
     if not finished:
         raise InputError(f"no run in {workspace} is finished yet")
-    newest = RunFolder(workspace, max(finished, key=lambda path: path.stat().st_mtime_ns).parent.name)
+    newest = max(finished, key=finished.__getitem__)
     newest.result()
     return newest
 

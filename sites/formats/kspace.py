@@ -129,5 +129,8 @@ def reference_of(kspace: Complex, record: FileRecord) -> Real | None:
     record.sampled = sampled_share(kspace)
     if record.sampled >= COMPLETE:
         return root_sum_of_squares(kspace)
-    record.note("no-reference", f"a slice has {record.sampled:.0%} of its samples: it can only be reconstructed")
+    record.note(
+        "no-reference",
+        f"a slice has {record.sampled:.0%} of its samples: it can be reconstructed, or train with loss: ssdu",
+    )
     return None

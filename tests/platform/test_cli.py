@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 from tiny import UNET, write_consortium
 
 from fedrecon.platform.inference.evaluate import evaluate
-from fedrecon.platform.inference.reconstruct import calibration_box
 from fedrecon.platform.storage.parquet import read_rounds, read_scores
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.imaging.masks.mask import calibration_box
 
 RUN_KEYS = {"run_id", "digest", "status", "rounds", "resumed_from", "trained_rounds", "bytes_up", "bytes_down"}
 ROW_KEYS = {"site", "mask", "acceleration", "measured_acceleration", "model", "n_slices", "with_data_consistency"}

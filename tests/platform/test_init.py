@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from command_line import Called
 from fedrecon.commands import init
 from fedrecon.platform.catalogue.overview import overviews
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.pace import work
 from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.platform.runs.context import RunContext
 from fedrecon.platform.runs.run import steps
@@ -184,3 +186,18 @@ def test_an_override_that_is_no_block_is_refused_in_words(call, folder, wrong):
 
 def test_the_sites_are_given_once(call, folder):
     assert call("init", "--sites", folder, "--out", "my.yaml", "sites=elsewhere").code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "self_ensemble", "expected"),
+    [
+        ("reconstruction", False, 100 + 0.5 * (3 * 10 + 5)),  # 10 rounds, scored after 4, 8 and the last
+        ("reconstruction", True, 100 + 0.5 * 8 * (3 * 10 + 5)),
+        ("prior", False, 100 + 0.5 * (10 + 5)),  # scored after its last round alone
+    ],
+)
+def test_the_work_of_a_run_by_hand(kind, self_ensemble, expected):
+    method = SimpleNamespace(network_kind=kind, scoring_cost=lambda: 0.5)
+    evaluation = SimpleNamespace(every=4, self_ensemble=self_ensemble)
+    experiment = SimpleNamespace(rounds=10, method=method, evaluation=evaluation)
+    assert work(experiment, trained=100, validation=10, test=5) == expected

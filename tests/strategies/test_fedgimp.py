@@ -305,10 +305,10 @@ def test_between_rounds_a_prior_is_seen_by_what_it_draws(finished):
         told = {
             one.key
             for name in ("loss", "discriminator")
-            for one in client.get_metric_history(result.run_id, f"site/{site}/{name}")
+            for one in client.get_metric_history(result.run_id, f"train/site/{site}/{name}")
         }
-        assert told == {f"site/{site}/loss", f"site/{site}/discriminator"}
-    assert [one.step for one in client.get_metric_history(result.run_id, "mean/psnr")] == [3]
+        assert told == {f"train/site/{site}/loss", f"train/site/{site}/discriminator"}
+    assert [one.step for one in client.get_metric_history(result.run_id, "validation/mean/psnr")] == [3]
     pictures = [one.path for one in client.list_artifacts(result.run_id, "images")]
     assert sum("samples" in path and path.endswith(".png") for path in pictures) == 9
     assert not any("panel" in path for path in pictures)

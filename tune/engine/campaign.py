@@ -18,6 +18,7 @@ from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
 from fedrecon.sites import debris
 from fedrecon.sites.errors import unknown
+from fedrecon.sites.sizes import duration
 from fedrecon.tune.trials.planner import Planner
 from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
 
@@ -193,7 +194,7 @@ class Campaign(ABC):
         if found is None:
             return ""
         where = " on one machine like this" if self.address else ""
-        return f"; roughly {_rounded(found / 60)}{where}"
+        return f"; roughly {duration(found)}{where}"
 
     def _again(self, row: TrialRow) -> bool:
         """Whether a trial that has ended runs again. A failed trial goes on from its last committed round."""
@@ -250,10 +251,3 @@ class Campaign(ABC):
             self.planner, self.trial_table, self.address, records, self.rerun is True, self.tags, self.keep_checkpoints
         )
         self.over = tuner.run(live, self._limit, partial(self.conclude, records))
-
-
-def _rounded(minutes: float) -> str:
-    """A duration as text."""
-    if minutes < 1.5:
-        return "a minute"
-    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 
 from fedrecon.platform.consortium.budget import budgets
-from fedrecon.platform.consortium.pace import seconds_per_slice
+from fedrecon.platform.consortium.pace import seconds_per_slice, work
 from fedrecon.tune.trials.planner import Planner, Trial
 
 KINDS = 6
@@ -50,15 +50,10 @@ def seconds(planner: Planner, trials: Iterable[Trial], at_once: int) -> float | 
             if pace is None:
                 return None
             paces[kind] = pace
-        slices = _per_round(planner, trial)
-        times = 1 if experiment.method.network_kind == "prior" else experiment.rounds // experiment.evaluation.every
-        scored = planner.slices(trial, "validation") * times + planner.slices(trial, "test")
-        scored *= 8 if experiment.evaluation.self_ensemble else 1
-        work = experiment.method.scoring_cost() * scored + (
-            0 if trial.training in trained else slices * experiment.rounds
-        )
+        slices = 0 if trial.training in trained else _per_round(planner, trial) * experiment.rounds
         trained.add(trial.training)
-        total += paces[kind] * work
+        scored = (planner.slices(trial, split) for split in ("validation", "test"))
+        total += paces[kind] * work(experiment, slices, *scored)
     return total / max(at_once, 1)
 
 

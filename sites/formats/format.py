@@ -34,7 +34,8 @@ class Format(Plugin):
     """A file format. Its fields are the options of its import.
 
     Attributes:
-        noise_sigma: the known noise level of the shard's k-space (:attr:`Volume.noise`); None estimates it.
+        noise_sigma: the known noise level of the shard's k-space (:attr:`fedrecon.sites.data.volume.Volume.noise`);
+            None estimates it.
 
     Class attributes:
         suffixes: endings of the file names.

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,3 +254,50 @@ def _two_nodes() -> list[str]:
 
 
 AROUND = {"shm": _own_shared_memory, "store": _small_store, "cluster": _two_nodes}
+
+CLOCK_LIBRARY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <time.h>
+static volatile long *off;
+__attribute__((constructor)) static void map_it(void) {
+    int file = open(getenv("FAULTS_CLOCK"), O_RDONLY);
+    if (file >= 0) off = mmap(0, 8, PROT_READ, MAP_SHARED, file, 0);
+}
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(id, now);
+    if (!failed && off && id == CLOCK_REALTIME) now->tv_sec += *off;
+    return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec here;
+    clock_gettime(CLOCK_REALTIME, &here);
+    now->tv_sec = here.tv_sec, now->tv_usec = here.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+
+@contextlib.contextmanager
+def clock(folder: Path) -> Iterator[None]:
+    """Every process that is started in the body has a wall clock that :func:`set_clock` moves; needs ``cc``."""
+    file, source, library = folder / "clock", folder / "clock.c", folder / "clock.so"
+    file.write_bytes(bytes(8))
+    source.write_text(CLOCK_LIBRARY)
+    os.environ[CLOCK] = str(file)
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    os.environ["LD_PRELOAD"] = str(library)
+    yield
+    os.environ.pop("LD_PRELOAD", None)

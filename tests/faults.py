@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "platfor
 
 import kills  # noqa: E402 - after the path
 from drivers import experiment  # noqa: E402
-from faulting import BALLAST, CLOCK, PHASES, Scene, drive, set_clock  # noqa: E402
+from faulting import BALLAST, CLOCK, PHASES, Scene, clock, drive, set_clock  # noqa: E402
 from tampering import Place  # noqa: E402
 from tiny import write_consortium  # noqa: E402
 
@@ -40,39 +40,6 @@ SILENCE = 40.0
 """Seconds without a word that are too long: who does not answer is named after 30."""
 ENDS_BY = {"driver killed": -signal.SIGKILL, "driver terminated": 143, "service terminated": 143}
 STACK = ("Traceback", "*** SIG", "Stack Trace", "Fatal Python error")
-CLOCK_LIBRARY = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/time.h>
-#include <time.h>
-static volatile long *off;
-__attribute__((constructor)) static void map_it(void) {
-    int file = open(getenv("FAULTS_CLOCK"), O_RDONLY);
-    if (file >= 0) off = mmap(0, 8, PROT_READ, MAP_SHARED, file, 0);
-}
-int clock_gettime(clockid_t id, struct timespec *now) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int failed = real(id, now);
-    if (!failed && off && id == CLOCK_REALTIME) now->tv_sec += *off;
-    return failed;
-}
-int gettimeofday(struct timeval *now, void *zone) {
-    struct timespec here;
-    clock_gettime(CLOCK_REALTIME, &here);
-    now->tv_sec = here.tv_sec, now->tv_usec = here.tv_nsec / 1000;
-    return 0;
-}
-time_t time(time_t *out) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (out) *out = now.tv_sec;
-    return now.tv_sec;
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -272,6 +239,10 @@ class Matrix:
         wrong += ["HANGS"] * ("hangs" in ends)
         wrong += ["TRACEBACK"] * any(mark in line for one in (met, again) for line in one.said for mark in STACK)
         wrong += [f"SILENT FOR {met.silence:.0f} s"] * (max(met.silence, again.silence) > SILENCE)
+        wrong += ["NO WORD"] * any(
+            one.code in (1, 2) and not any(line.startswith(("failed: ", "error: ")) for line in one.said)
+            for one in (met, again)
+        )
         wrong += ["WRONG EXIT"] * (row.act in ENDS_BY and met.code not in (ENDS_BY[row.act], 0))
         text = f"{' → '.join(ends)} {'equal' if equal else ''}".strip()
         told = f"{row.act} | {phase} | {text} {' '.join(wrong)} | {met.seconds:.0f} s, silent {met.silence:.0f} s"
@@ -348,19 +319,6 @@ def _hashed(vectors: dict[str, Any]) -> Any:
 def _shape(line: str) -> str:
     """A line without its numbers."""
     return re.sub(r"[0-9a-f]{12,}|[0-9.:]+", "#", line)
-
-
-@contextlib.contextmanager
-def clock(folder: Path) -> Iterator[None]:
-    """Every process that is started in the body has a wall clock that :func:`set_clock` moves; needs ``cc``."""
-    file, source, library = folder / "clock", folder / "clock.c", folder / "clock.so"
-    file.write_bytes(bytes(8))
-    source.write_text(CLOCK_LIBRARY)
-    os.environ[CLOCK] = str(file)
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    os.environ["LD_PRELOAD"] = str(library)
-    yield
-    os.environ.pop("LD_PRELOAD", None)
 
 
 def main(argv: list[str] | None = None) -> int:

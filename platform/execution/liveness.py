@@ -64,7 +64,7 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.patience, self.say, self.waited = patience or Patience(), say, dict[str, float]()
-        self.show, self._path, self._clock = show, path, clock
+        self._show, self._path, self._clock = show, path, clock
         self._asked, self._name_after = clock(), self.patience.first
         self._about: dict[str, Any] = {}
         self._begun: dict[str, float] = {}
@@ -106,7 +106,7 @@ class Watch:
         if late and waited >= self._name_after:
             self._name_after *= 2
             self.waited |= dict.fromkeys(late, waited)
-            self.show(f"waiting for {', '.join(late)}, {waited:.0f} s")
+            self._show(f"waiting for {', '.join(late)}, {waited:.0f} s")
             self.note("waiting", *late, seconds=round(waited, 1))
         over = [one for one in late if now - self._begun.setdefault(one, now) >= self._limit(one)]
         for member in over:

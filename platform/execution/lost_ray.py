@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import ray
 
 from fedrecon.platform.config.address import no_answer
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import RunError, tell
 
 LOOK = 5.0
 """Time in seconds between two looks, and for Ray's control store to answer."""
@@ -50,17 +51,26 @@ def kill(actor: Any, no_restart: bool = True) -> None:
 def shutdown() -> None:
     """Disconnects from Ray, and ends the cluster that this process started with all of its actors.
 
-    Ray waits long for a process of its own that is lost, and for ever for one that is stopped: it is killed here.
+    Of a lost Ray the processes are killed when this process ends, and not before it has said its last word: without a
+    raylet Ray ends it with exit code 1. A Ray that does not end is killed too; a stopped raylet would be waited for.
     """
     if not ray.is_initialized():
         return
-    late = threading.Timer(0.0 if _why_lost() is not None else SHUTDOWN, _kill_started)
+    if _why_lost() is not None:
+        atexit.register(_kill_started)
+        return
+    late = threading.Timer(SHUTDOWN, _kill_late)
     late.daemon = True
     late.start()
     try:
         ray.shutdown()
     finally:
         late.cancel()
+
+
+def _kill_late() -> None:
+    tell(f"Ray has not ended within {SHUTDOWN:.0f} s and is killed; the same command goes on if this one ends with it")
+    _kill_started()
 
 
 def _kill_started() -> None:

@@ -9,22 +9,23 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private import ray_constants, services
 from ray._private import state as ray_state
+from ray._private.node import Node
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
-from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.lost_ray import quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -95,11 +96,8 @@ def free() -> list[dict[str, Any]]:
     return [{**node, "Resources": left.get(node["NodeID"], {})} for node in nodes()]
 
 
-def connect(address: str | None, show: Callable[[str], None] = lambda _: None) -> None:
+def connect(address: str | None) -> None:
     """Connects this process to the cluster at ``address``; None starts a cluster on this machine.
-
-    Args:
-        show: shows who is waited for, if Ray takes long to start.
 
     Raises:
         InputError: the folder for temporary files has too long a path for Ray's sockets.
@@ -114,8 +112,11 @@ def connect(address: str | None, show: Callable[[str], None] = lambda _: None) -
     if here:
         check_temporary_folder()
         options |= {"include_dashboard": False}
-    named = Watch(show=show).named("start", None, "Ray")
-    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here), quiet(), named:
+    shown = phase("starting Ray" if here else f"connecting to Ray at {address}")
+    with contextlib.ExitStack() as stack:
+        for one in (shown, _own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here), quiet()):
+            stack.enter_context(one)
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
@@ -149,6 +150,30 @@ def loopback(wanted: bool = True) -> Iterator[None]:
         os.environ.pop(name)
         if inherited is not None:
             os.environ[name] = inherited
+
+
+UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of Ray's node that start its autoscaler, its reader of log files and the server of its dashboard."""
+
+
+@contextlib.contextmanager
+def lean(wanted: bool = True) -> Iterator[None]:
+    """A Ray that is started in the body has no process that a run on one machine never asks.
+
+    There is nothing to scale, no log goes to the driver, and the dashboard is off. Each is a Python process of about
+    one CPU-second at the start; Ray has no public option for them. See docs/decisions/028.
+    """
+    with contextlib.ExitStack() as kept:
+        for name in UNUSED if wanted else ():
+            method = getattr(Node, name, None)  # not public in Ray; a Ray without it starts what it likes
+            if method is not None:
+                setattr(Node, name, _starts_nothing)
+                kept.callback(setattr, Node, name, method)
+        yield
+
+
+def _starts_nothing(_node: Node, **_options: Any) -> None:
+    """In the place of a method of Ray's node that starts a process."""
 
 
 def check_temporary_folder() -> None:

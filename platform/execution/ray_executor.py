@@ -30,6 +30,7 @@ from fedrecon.platform.execution.transport import Delivery, MakeTransport, Share
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import RunError, at_site, cause_of
 from fedrecon.sites.member.gate import check_answer, check_call
+from fedrecon.sites.phases import phase
 from fedrecon.sites.wire import (
     Description,
     PanelTask,
@@ -130,11 +131,12 @@ class RayExecutor:
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
         self._owns = not ray.is_initialized()
         if self._owns:
-            connect(address, self._watch.show)
+            connect(address)
         node = ray.get_runtime_context().get_node_id()
         self.transport = make_transport(node, store_size(node))
         try:
-            self._start(plans, bundle_members)
+            with phase(f"starting {len(plans)} sites"):
+                self._start(plans, bundle_members)
         except BaseException:
             self.close()
             raise
@@ -165,15 +167,15 @@ class RayExecutor:
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
-        return list(self._each("evaluate", (request, ScoreTask(split, part)), request.round - 1))
+        return list(dict(self._named("evaluate", (request, ScoreTask(split, part)), request.round - 1)).values())
 
     def samples(self, request: TrainRequest) -> list[Samples]:
         """See :class:`Executor`."""
-        return list(self._each("samples", (request,), request.round - 1))
+        return list(dict(self._named("samples", (request,), request.round - 1)).values())
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Executor`."""
-        answers = self._each("panels", (request, PanelTask(split, note)))
+        answers = dict(self._named("panels", (request, PanelTask(split, note)))).values()
         return {site: png for one in answers for site, png in one.pictures.items()}
 
     def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
@@ -203,6 +205,7 @@ class RayExecutor:
     def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str]) -> None:
         """Makes the actors, and waits until each is placed and has opened its shard."""
         demanded = member_demands([plan.member for plan in plans], self.resources, bundle_members)
+        self.gpu_shares = {one.member: one.gpus for one in demanded}
         remote, by_member = ray.remote(SiteActor), {plan.member: plan for plan in plans}
         restarts = {"max_restarts": self.resources.max_restarts, "max_task_retries": 0}
         made = {}
@@ -232,9 +235,6 @@ class RayExecutor:
             patience = 2.0
             if unplaced and waited > RESTART_TIMEOUT:
                 raise RunError(at_site(unplaced[0], None, f"its process did not start within {waited:.0f} s"))
-
-    def _each(self, method: str, arguments: tuple[Any, ...], round_number: int | None = None) -> Iterator[Any]:
-        return (result for _, result in self._named(method, arguments, round_number))
 
     def _named(
         self,

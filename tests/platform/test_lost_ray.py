@@ -68,7 +68,7 @@ def test_before_each_question_the_own_processes_are_looked_at(ray, lost, seen):
         assert one.describe() == {}
 
 
-def test_a_kill_and_a_shutdown_that_ray_never_ends_do_not_hold_the_run(ray, monkeypatch):
+def test_a_kill_and_a_shutdown_that_ray_never_ends_do_not_hold_the_run(ray, monkeypatch, capsys):
     """A stopped raylet: ``ray.kill`` waits for ever, and ``ray.shutdown`` until the raylet is killed."""
     killed = lost_ray.threading.Event()
     monkeypatch.setattr(lost_ray, "LOOK", 0.01)
@@ -82,6 +82,22 @@ def test_a_kill_and_a_shutdown_that_ray_never_ends_do_not_hold_the_run(ray, monk
     assert not killed.is_set()
     lost_ray.shutdown()
     assert killed.is_set()
+    assert "Ray has not ended" in capsys.readouterr().err
+
+
+def test_a_lost_ray_is_killed_after_the_last_word(ray, monkeypatch):
+    """Without a raylet Ray ends the driver at once, and the line that says why would not be said."""
+    at_exit = []
+    monkeypatch.setattr(lost_ray.atexit, "register", at_exit.append)
+    monkeypatch.setattr(lost_ray.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(lost_ray.ray, "shutdown", lambda: pytest.fail("Ray ends this process"))
+    ray("node")
+    lost_ray.shutdown()
+    killed = []
+    for _, one in lost_ray._started():
+        one.kill = lambda: killed.append(1)
+    at_exit[0]()
+    assert len(killed) == 2
 
 
 def test_without_ray_nothing_is_lost():

@@ -246,8 +246,7 @@ def _batches(
 
     from fedrecon.sites.imaging.coils import combine, estimate_maps
     from fedrecon.sites.imaging.fourier import ifft2c
-    from fedrecon.sites.imaging.masks.mask import calibration_box
-    from fedrecon.sites.imaging.measurement import measure
+    from fedrecon.sites.imaging.measurement import as_measured
     from fedrecon.sites.seeding import seed
 
     experiment, size, count = trained.experiment, worker.scoring_batch, len(volume.kspace)
@@ -272,9 +271,7 @@ def _batches(
             masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
             yield indices, operator.measure(kspace, masks, maps, None)
         else:
-            own = sampled[start : indices.stop]
-            maps = estimate_maps(kspace, calibration_box(np.asarray(own.all(axis=0))), phase=phase)
-            yield indices, measure(kspace, torch.from_numpy(own[:, None]).to(worker.device), maps)
+            yield indices, as_measured(kspace, sampled[start : indices.stop], phase)
 
 
 def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:

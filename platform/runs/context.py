@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
+from fedrecon.platform.inference.mlflow_model import EXPERIMENT
+from fedrecon.platform.runs.mlflow_record import params
 from fedrecon.platform.storage.journal import Ended, Journal, RunRecord
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.tracking.address import check_reachable, noted, tracking_uri
 from fedrecon.platform.storage.tracking.runs_view import VIEW, runs_view
 from fedrecon.platform.storage.tracking.sqlite_file import holds_run
 from fedrecon.platform.storage.workspace import RunFolder
-from fedrecon.sites import debris
+from fedrecon.sites import atomic, debris
 from fedrecon.sites.atomic import room_for
 from fedrecon.sites.errors import DiskFullError, InputError, tell
 
@@ -48,6 +50,7 @@ class RunContext:
         progress: makes the progress display from the number of rounds and the number of committed rounds; None makes
             :class:`Progress`, which writes to stderr.
         name: name of the run in the tracker; None makes a name from the experiment.
+        searched: keys that a sweep searches, which MLflow shows as parameters.
         bundle_members: members that have a bundle in the placement group of this Tune trial, in the order of the
             bundles. The first bundle of the group belongs to the trial itself. Empty outside of a trial.
     """
@@ -62,6 +65,7 @@ class RunContext:
     records_only: bool = False
     progress: Callable[[int, int], Progress] | None = None
     name: str | None = None
+    searched: Sequence[str] = ()
     bundle_members: Sequence[str] = ()
     keep_checkpoints: bool = False
 
@@ -182,7 +186,9 @@ def _begin(
     }
     name = context.name or _run_name(experiment)
     known = (folder.noted() or {}).get("run_id", "")
-    record = RunRecord(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags, run_id=known)
+    record = RunRecord(
+        TRACKING_EXPERIMENT, name, folder.digest, params(experiment, context.searched), tags, run_id=known
+    )
     journal.open(record, context.rerun)
     journal.view(TRACKING_EXPERIMENT, VIEW, runs_view())
     if sender is not None:
@@ -192,6 +198,10 @@ def _begin(
             _end(journal, "FAILED")
             raise
         journal.notify = sender.notify
+    if journal.artifact_path(EXPERIMENT) is None:
+        with debris.scratch(folder.path) as into:
+            atomic.write_json(into / EXPERIMENT, experiment.as_dict())
+            journal.artifact(into / EXPERIMENT)
 
 
 def _prune(folder: RunFolder, status: Ended) -> None:
@@ -230,9 +240,9 @@ def fresh_or_kept(experiment: Experiment, folder: RunFolder, context: RunContext
 
 
 def _run_name(experiment: Experiment) -> str:
-    """A name that tells runs apart in a list: experiment, method, size, operator, rounds, sites and seed.
+    """A name that tells runs apart in a list: method, size, operator, rounds, sites, seed, and the experiment's name.
 
-    It has at most 60 characters. What is too long is taken from the experiment's own name, then from the front.
+    MLflow cuts a name at its end, so what differs most is first. It has at most 60 characters.
     """
     if experiment.trains:
         size = experiment.network.get("channels")
@@ -241,9 +251,8 @@ def _run_name(experiment: Experiment) -> str:
     else:
         what, rounds = experiment.reconstructor["name"], []
     sites = Path(experiment.sites).name if isinstance(experiment.sites, str) else f"{len(experiment.sites)} sites"
-    tail = " · ".join([what, experiment.operator_at("").label(), *rounds, sites, f"seed {experiment.seed}"])
-    room = _NAME - len(tail) - len(" · ")
-    return (f"{experiment.name[:room]} · {tail}" if room > 0 else tail)[-_NAME:]
+    operator = experiment.operator_at("").label()
+    return " · ".join([what, operator, *rounds, sites, f"seed {experiment.seed}", experiment.name])[:_NAME].rstrip(" ·")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from fedrecon.platform.federation.attendance import (
 )
 from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
+from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.runs.warm_start import begin_with, start_values
@@ -119,6 +120,7 @@ class _Run:
             warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
         with recording(self.experiment, self.folder, self.training_digest, self.context) as run:
             # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
+            run.journal.datasets(datasets(self.shards))
             self._note(run.journal, source_code(self.experiment) if found is None else before.get("code"))
             start = found[0].round if found else 0
             progress = (self.context.progress or Progress)(self.experiment.rounds, start)
@@ -165,6 +167,9 @@ class _Run:
         else:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
+        if state.round == 0 and experiment.trains:  # a run that goes on after it has the pictures already
+            for name, png in scorer.pictures(state, experiment.evaluation.panels is not False).items():
+                tracker.image(name, 0, png)
         state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)
         committed, state = state.round, self._kept(record, state)
         if self.training_digest is not None and self.source is None and self._is_better_source():
@@ -205,8 +210,9 @@ class _Run:
         )
         layout = self._layout()
         finished = FinishedRun(
-            experiment, result.as_dict(), state, record.table, scored.columns, layout, self.wire_log, validated
-        )
+            experiment, result.as_dict(), state, record.table, scored.columns, layout, self.wire_log, validated,
+            images(self.shards, experiment.scale),
+        )  # fmt: skip
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result
 

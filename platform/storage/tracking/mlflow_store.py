@@ -23,18 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedrecon.platform.storage.journal import Ended
+from fedrecon.platform.storage.journal import DatasetRecord, Ended
 from fedrecon.platform.storage.locks import waited_lock
 from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, tracking_uri
+from fedrecon.platform.storage.tracking.entities import TAG_DIGEST, Logged, Point, RunInfo
+from fedrecon.platform.storage.tracking.models import log_datasets, log_model
 from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.platform.storage.tracking.sqlite_file import damage, set_aside
 from fedrecon.platform.storage.tracking.tracker import (
-    TAG_DIGEST,
     TAG_SUPERSEDED,
     BufferedTracker,
-    Logged,
-    Point,
-    RunInfo,
     RunStore,
 )
 from fedrecon.sites import atomic
@@ -298,6 +296,13 @@ class MlflowTracker(BufferedTracker):
 
     def _write_artifact(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def _write_datasets(self, given: Sequence[DatasetRecord]) -> None:
+        log_datasets(self._client, self.run_id, given)
+
+    def _write_model(self, name: str, step: int, files: Sequence[Path]) -> None:
+        with _third_party_warnings():
+            log_model(self._client, self.run_id, name, step, files)
 
     def _write_end(self, status: Ended) -> None:
         self._client.set_terminated(self.run_id, status)

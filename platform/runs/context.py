@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
 from fedrecon.platform.inference.mlflow_model import EXPERIMENT
-from fedrecon.platform.runs.mlflow_record import params
+from fedrecon.platform.runs.mlflow_record import params, picture_key
 from fedrecon.platform.storage.journal import Ended, Journal, RunRecord
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.tracking.address import check_reachable, noted, tracking_uri
@@ -107,18 +107,25 @@ class Recording:
 
 @contextmanager
 def recording(
-    experiment: Experiment, folder: RunFolder, training_digest: str | None, context: RunContext
+    experiment: Experiment,
+    folder: RunFolder,
+    training_digest: str | None,
+    context: RunContext,
+    sites: Sequence[str] = (),
 ) -> Iterator[Recording]:
     """Records a run in the body: it begins, and it ends as FINISHED, FAILED or KILLED.
 
     After the body, what is left is sent to the store. The body writes the run's result, so the result is first.
+
+    Args:
+        sites: the sites whose pictures the run records over its rounds.
     """
     sender = context.sender()
     journal = folder.journal()
     new = not journal.size
     status: Ended = "FAILED"
     try:
-        _begin(experiment, folder, training_digest, context, journal, sender)
+        _begin(experiment, folder, training_digest, context, journal, sender, sites)
         try:
             with room_for(folder.path / "run.json"):
                 yield Recording(journal, sender, new)
@@ -172,6 +179,7 @@ def _begin(
     context: RunContext,
     journal: Journal,
     sender: Sender | None,
+    sites: Sequence[str],
 ) -> None:
     """Opens the experiment's run. In the store the run is found by its digest, or made if there is none."""
     tags = {
@@ -190,7 +198,7 @@ def _begin(
         TRACKING_EXPERIMENT, name, folder.digest, params(experiment, context.searched), tags, run_id=known
     )
     journal.open(record, context.rerun)
-    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view())
+    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view([picture_key(experiment, site) for site in sites]))
     if sender is not None:
         try:
             sender.begin(journal)

@@ -42,6 +42,12 @@ def params(experiment: Experiment, searched: Iterable[str] = ()) -> dict[str, st
     return {key: value for key, value in found.items() if value != "None"}
 
 
+def picture_key(experiment: Experiment, site: str) -> str:
+    """The key under which the pictures of a site's rounds are recorded; see :meth:`Scorer.pictures`."""
+    prior = experiment.trains and experiment.method.network_kind == "prior"
+    return f"{'samples' if prior else 'panel'}/{site}"
+
+
 def datasets(shards: Mapping[str, Shard], splits: Sequence[str] = SPLITS) -> list[DatasetRecord]:
     """The data of each site and split that has subjects: numbers, and the hash of the shard."""
     return [

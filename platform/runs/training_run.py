@@ -96,6 +96,12 @@ class _Run:
         self.attendance = Attendance(folder.path / MISSED, list(self.roster))
 
     @property
+    def _pictured(self) -> list[str]:
+        """The sites whose pictures leave them in each validation."""
+        evaluation, trains = self.experiment.evaluation, self.experiment.trains
+        return [name for name, shard in self.shards.items() if trains and evaluation.draws(shard.origin)]
+
+    @property
     def _parts(self) -> Path:
         """Folder for the scores of finished batches, until the result is saved."""
         return self.folder.path / "parts"
@@ -118,7 +124,7 @@ class _Run:
         before, found = self.folder.noted() or {}, self._committed(self.folder)
         if found is not None:
             warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
-        with recording(self.experiment, self.folder, self.training_digest, self.context) as run:
+        with recording(self.experiment, self.folder, self.training_digest, self.context, self._pictured) as run:
             # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
             run.journal.datasets(datasets(self.shards))
             self._note(run.journal, source_code(self.experiment) if found is None else before.get("code"))

@@ -53,3 +53,13 @@ class Logged:
     steps: Mapping[str, frozenset[int]] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     images: frozenset[tuple[str, int]] = frozenset()
+
+
+def stored_key(key: str) -> str:
+    """The key of a metric, a parameter or an image as MLflow takes it: a site's name may hold a '+' (``t1+gd``)."""
+    return key.replace("+", " plus ")
+
+
+def own_key(key: str) -> str:
+    """The inverse of :func:`stored_key`: no name of a site holds a space."""
+    return key.replace(" plus ", "+")

@@ -7,16 +7,17 @@ data are the files that the run gives: weights as safetensors and settings as JS
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from fedrecon.platform.storage.journal import DatasetRecord
-from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.sites.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -104,25 +105,24 @@ def _models(client: MlflowClient, run_id: str) -> dict[str, str]:
 
 
 def _saved(scratch: Path, model_id: str, run_id: str, files: Sequence[Path]) -> Path:
-    """The folder of the model, as MLflow lays it out."""
+    """The folder of the model, as ``mlflow.pyfunc`` reads it.
+
+    ``mlflow.pyfunc.save_model`` would warn that there is no example of k-space, and look for projects around.
+    """
     from mlflow import pyfunc
     from mlflow.models import Model
 
-    data, folder = scratch / "data", scratch / "model"
+    data, needs, environment = scratch / "data", scratch / "requirements.txt", scratch / "python_env.yaml"
     data.mkdir()
     for path in files:
         shutil.copyfile(path, data / path.name)
     described: Mapping[str, Any] = json.loads((data / SETTINGS).read_text())
-    with quiet("mlflow", level=logging.ERROR):  # it asks for an example of k-space
-        pyfunc.save_model(
-            str(folder),
-            loader_module=LOADER,
-            data_path=str(data),
-            mlflow_model=Model(run_id=run_id, model_id=model_id),
-            signature=_signature(described),
-            pip_requirements=[f"{one}=={version(one)}" for one in REQUIREMENTS],
-        )
-    return folder
+    model = Model(run_id=run_id, model_id=model_id, signature=_signature(described))
+    pyfunc.add_to_model(model, LOADER, data=data.name, python_env=environment.name)
+    model.save(str(scratch / "MLmodel"))
+    needs.write_text("".join(f"{one}=={version(one)}\n" for one in REQUIREMENTS))
+    environment.write_text(yaml.safe_dump({"python": python_version(), "dependencies": [f"-r {needs.name}"]}))
+    return scratch
 
 
 def _signature(described: Mapping[str, Any]) -> Any:

@@ -113,6 +113,10 @@ class MemoryStore(RunStore):
         self.views[key] = dict(view)
         return experiment_name
 
+    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+        """See :class:`RunStore`."""
+        raise NotImplementedError
+
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
         record = next(item for item in self.runs if item.info.run_id == run.run_id)
         status = "KILLED" if run.status == "RUNNING" else run.status

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedrecon.platform.storage.journal import DatasetRecord, Ended
 from fedrecon.platform.storage.locks import waited_lock
-from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, tracking_uri
+from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, public, tracking_uri
 from fedrecon.platform.storage.tracking.entities import TAG_DIGEST, Logged, Point, RunInfo, own_key, stored_key
-from fedrecon.platform.storage.tracking.models import log_datasets, log_model
+from fedrecon.platform.storage.tracking.models import log_datasets, log_model, register
 from fedrecon.platform.storage.tracking.pictures import log_picture, logged
 from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.platform.storage.tracking.sqlite_file import damage, set_aside
@@ -227,6 +227,10 @@ class MlflowStore(RunStore):
         number = self._experiment(experiment_name)
         self.client.set_experiment_tag(number, f"mlflow.sharedViewState.{key}", json.dumps(view))
         return number
+
+    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+        """See :class:`RunStore`."""
+        return {**register(self.client, run_id, name, alias, model), "store": public(self.uri)}
 
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
         MlflowTracker(self.client, run.run_id, None).set_tags(tags)

@@ -296,6 +296,10 @@ class RunStore(ABC):
             the id of the experiment, which is made if missing. The page's address contains this id.
         """
 
+    @abstractmethod
+    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+        """Makes a version of the registered model ``name``; see :func:`.models.register`."""
+
     def _not_found(self, reference: str) -> InputError:
         known = _few(run.digest for run in self._runs("", None))
         return InputError(

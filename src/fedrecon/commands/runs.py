@@ -40,6 +40,12 @@ def add(commands: Any) -> None:
     one.add_argument(
         "--private", action="store_true", help="with the private parts of sites that agreed to publish them"
     )
+    about = "make a version in MLflow's registry of models from the network of a run"
+    one = command(inner, "register", _register, about, json=True, workspace=True)
+    one.add_argument("run", metavar="RUN", help=RUN)
+    one.add_argument("--name", required=True, metavar="NAME", help="the registered model, which is made if missing")
+    one.add_argument("--alias", metavar="ALIAS", help="a name for this version, such as champion")
+    one.add_argument("--model", metavar="SITE", help="the site whose network it is, if each site has its own")
     about = "draw the scores and losses of a run over its rounds, as PNG and SVG"
     one = command(commands, "plot", _plot, about, json=True, workspace=True)
     one.add_argument("run", metavar="RUN", help=RUN)
@@ -158,6 +164,18 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         say(f"{done['path']}: run {done['digest']}, {len(done['files'])} files, {size(done['bytes'])}")
         say("Scores per slice, pseudonyms of subjects, paths and machine names are in it: see docs/privacy.md")
+    return DONE
+
+
+def _register(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.catalogue.registry import register
+
+    done = register(_chosen(arguments, arguments.run), arguments.name, arguments.alias, arguments.model)
+    if arguments.json:
+        print_json(done)
+    else:
+        say(f"version {done['version']} of the model '{done['name']}' in MLflow at {done['store']}")
+        say(f'mlflow.pyfunc.load_model("{done["uri"]}")')
     return DONE
 
 

@@ -80,8 +80,8 @@ def register(client: MlflowClient, run_id: str, name: str, alias: str | None, mo
     found = _models(client, run_id)
     if not found:
         raise InputError(
-            f"run {run_id} has no model in MLflow. A finished run has one if it trained a network that its sites share, "
-            "or whose private part a site published (publish_private); a run of an earlier version has none."
+            f"run {run_id} has no model in MLflow. A finished run has one if its sites share the network, "
+            "or for each site whose private part was published (publish_private); a run of an earlier version has none."
         )
     if model is None and len(found) > 1:
         raise InputError(f"run {run_id} has a model of each site; name one with --model: {', '.join(sorted(found))}")

@@ -84,16 +84,8 @@ class Scorer:
         """
         request = self.method.scoring_request(state)
         if self.method.network_kind != "prior":
-<<<<<<< HEAD
             pictures = self.pictures(state, panels)
             return ValidationResult(self(request, "validation").columns, pictures)
-=======
-            with phase("drawing panels"):
-                pictures = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
-            return ValidationResult(
-                self(request, "validation").columns, {f"panel/{site}": one for site, one in pictures.items()}
-            )
->>>>>>> origin/main
         drawn = self.executor.samples(request)
         return ValidationResult(
             self(request, "validation").columns if last else {},
@@ -108,7 +100,8 @@ class Scorer:
             return {
                 f"samples/{site}": png for one in self.executor.samples(request) for site, png in one.pictures.items()
             }
-        found = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
+        with phase("drawing panels"):
+            found = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
         return {f"panel/{site}": png for site, png in found.items()}
 
     def _parts(self, request: TrainRequest, split: str) -> Any:

@@ -112,8 +112,11 @@ def connect(address: str | None) -> None:
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {cause_of(error)}") from error
+        except Exception as error:  # Ray raises a plain Exception if its processes take too long
+            if here:
+                advice = "Free CPUs and memory, or run without Ray: --in-process"
+                raise RunError(f"Ray does not start on this machine: {cause_of(error)} {advice}") from error
+            raise RunError(f"Ray at '{address}' cannot be reached: {cause_of(error)}") from error
     if here:
         _sweep_sessions(Path(begun.address_info["session_dir"]))
     token = Path.home() / ".ray" / "auth_token"

@@ -194,7 +194,9 @@ class Shard:
         """
         volume = self._by_name(volume_name)
         if what == "reference" and not volume.has_reference:
-            raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it {without_reference(volume.split)}.")
+            raise InputError(
+                f"{self.path}: volume '{volume_name}' has no reference: it {without_reference(volume.split)}."
+            )
         if what == "truth" and volume.truth_maximum is None:
             raise InputError(f"{self.path}: nobody knows the noise-free truth of volume '{volume_name}'.")
         keys = {"kspace": "kspace", "reference": reference_key(volume.n_coils), "truth": TRUTH}

@@ -39,12 +39,12 @@ FAIR: dict[str, dict[str, Any]] = {
         "operator": MIX,
         "strategy": {"name": "hyperfed"},
         "network": {"name": "film", "cascades": 1, "channels": 2, "pools": 1, "hidden": 4},
-        "training": {"patience": 1, "keep": "best", "learning_rate": 0.1},
+        "training": {"rounds": 6, "patience": 1, "keep": "best", "learning_rate": 0.1},
     },
 }
 """The keys of fair comparisons, as many together as an experiment can have. Local rounds have no patience.
 
-``personal`` can begin with the weights of a run (``training.start``), ``patient`` cannot: its network has private parts.
+``personal`` can begin with the weights of a run (``training.start``); the network of ``patient`` has private parts.
 """
 
 

@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz tamper kills check bench ui clean
+.PHONY: help install demo test test-fast fuzz tamper kills check docs bench ui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ check: install  ## ruff, mypy --strict and the layout guards
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet tests/test_layout.py tests/test_cluster_yaml.py
+
+docs: install  ## the documentation with the reference of the code, in build/docs: a broken link is an error
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "Open build/docs/index.html"
 
 bench: install  ## seconds, CPU-seconds, bytes and memory against a bare PyTorch loop
 	$(BIN)/python bench/run.py

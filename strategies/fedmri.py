@@ -81,7 +81,8 @@ class FedMRI(Partial):
 
     Attributes:
         private: parts that stay at the site; by default the decoder and the last convolution.
-        weighting: rule for the weight of a site, see :class:`FedAvg`; by default ``uniform``, 1 / S, as published.
+        weighting: rule for the weight of a site, see :class:`~fedrecon.strategies.fedavg.FedAvg`; by default
+            ``uniform``, 1 / S, as published.
         reconstruction_weight: weight of L_rec, lambda in the paper.
         contrastive_weight: weight of L_con, beta in the paper.
         per_parameter: whether the size of the encoder is divided out (ours, off by default). The gradient of L_con with

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray._private import ray_constants, services
 from ray._private import state as ray_state
+from ray._private.node import Node
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -23,6 +24,7 @@ from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import placement
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -109,7 +111,7 @@ def connect(address: str | None) -> None:
     if here:
         check_temporary_folder()
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here):
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here):
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
@@ -143,6 +145,30 @@ def loopback(wanted: bool = True) -> Iterator[None]:
         os.environ.pop(name)
         if inherited is not None:
             os.environ[name] = inherited
+
+
+UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of Ray's node that start its autoscaler, its reader of log files and the server of its dashboard."""
+
+
+@contextlib.contextmanager
+def lean(wanted: bool = True) -> Iterator[None]:
+    """A Ray that is started in the body has no process that a run on one machine never asks.
+
+    There is nothing to scale, no log goes to the driver, and the dashboard is off. Each is a Python process of about
+    one CPU-second at the start; Ray has no public option for them. See docs/decisions/028.
+    """
+    with contextlib.ExitStack() as kept:
+        for name in UNUSED if wanted else ():
+            method = getattr(Node, name, None)  # not public in Ray; a Ray without it starts what it likes
+            if method is not None:
+                setattr(Node, name, _starts_nothing)
+                kept.callback(setattr, Node, name, method)
+        yield
+
+
+def _starts_nothing(_node: Node, **_options: Any) -> None:
+    """In the place of a method of Ray's node that starts a process."""
 
 
 def check_temporary_folder() -> None:
@@ -230,7 +256,8 @@ def connected(address: str | None) -> Iterator[None]:
     """Connects this process to the cluster in the body. A connection that existed before stays open after it."""
     owns = not ray.is_initialized()
     if owns:
-        connect(address)
+        with phase("starting Ray" if address is None else f"connecting to Ray at {address}"):
+            connect(address)
     try:
         yield
     finally:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Acquisition(Settings):
     """How one site measures: a plug-in (a mask or a degradation), and keys beside it.
 
-    The subclasses are :class:`Undersampling` and :class:`Degraded`.
+    The subclasses are :class:`~fedrecon.sites.acquisition.undersampling.Undersampling` and
+    :class:`~fedrecon.sites.acquisition.degraded.Degraded`.
 
     Attributes:
         block: name of the block in the experiment.

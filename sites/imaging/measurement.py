@@ -35,7 +35,8 @@ class Measurement:
             not Cartesian: its samples.
         operator: the operator that made the samples.
         zero_filled: the image of k-space with zeros for the samples that were not measured, (b, y, x) complex64.
-        scale: max |zero_filled| of each slice, (b,) float32, from measured data only; 1 if that maximum is 0.
+        scale: the maximum of ``abs(zero_filled)`` of each slice, (b,) float32, from measured data only; 1 if it
+            is 0.
         target: the fully sampled combined image, (b, y, x) complex64; only in training.
         reference: the magnitude image with which scores compare, (b, y, x) float32.
         low: in super-resolution, the low-resolution image, (b, y / s, x / s) complex64. Its pixels are centred on
@@ -94,7 +95,7 @@ def measure(
     Args:
         kspace: fully sampled k-space, (b, c, y, x) complex64.
         mask: the sampling masks, (b, 1, y, x) bool.
-        maps: the coil maps, (b, c, y, x) complex64, sum_c |S_c|^2 = 1.
+        maps: the coil maps, (b, c, y, x) complex64; their squared magnitudes sum to 1 over the coils.
         reference: the reference image of the measurement, (b, y, x) float32.
         with_target: whether the measurement gets its ``target``: the fully sampled coil images, combined by the same
             maps.
@@ -113,7 +114,7 @@ def measure(
 
 
 def peak(image: Tensor) -> Tensor:
-    """max |image| of each slice, (b,) float32; 1 for a slice that is zero."""
+    """The maximum of ``abs(image)`` of each slice, (b,) float32; 1 for a slice that is zero."""
     largest = image.abs().amax(dim=(-2, -1))
     return torch.where(largest > 0, largest, torch.ones_like(largest))
 

@@ -4,8 +4,9 @@ An experiment names a network and its parameters. They are checked without torch
 
 The file of a network is ``<module>.py`` in this folder. It holds a class ``Network``:
 
-- ``Network(images, **parameters)`` is an ``nn.Module`` for images of this kind (:class:`Images`). Its parameters are
-  keyword-only. They are the same as in its registry entry, with the same defaults.
+- ``Network(images, **parameters)`` is an ``nn.Module`` for images of this kind
+  (:class:`~fedrecon.sites.imaging.measurement.Images`). Its parameters are keyword-only. They are the same as in its
+  registry entry, with the same defaults.
 - ``forward(measurement) -> image`` returns (b, y, x) complex64 at the scale of the data. It divides by
   ``measurement.scale`` at the start and multiplies by it at the end, so that
   ``network(a * measurement) == a * network(measurement)``. A prior has no such ``forward``; see ``style.py``.

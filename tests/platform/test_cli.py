@@ -233,7 +233,7 @@ WRONG = {
     "evaluation mask": (("evaluate", "latest", "--mask", "radail", "--workspace", "{w}"), "Did you mean 'radial'"),
     "evaluation rate": (("evaluate", "latest", "--acceleration", "0.2", "--workspace", "{w}"), "1 to 10000"),
     "output": (("reconstruct", "latest", "{s}", "-o", "x.tiff", "--workspace", "{w}"), ".png"),
-    "whose network": (("reconstruct", "{l}", "{s}", "-o", "x.h5", "--workspace", "{w}"), "--site"),
+    "whose network": (("reconstruct", "{l}", "{real}/a.h5", "-o", "x.h5", "--workspace", "{w}"), "--site"),
     "input": (("reconstruct", "{d}", "nowhere.npy", "-o", "x.h5", "--workspace", "{w}"), "no such file"),
     "list": (("list", "strategy"), "invalid choice"),
     "ui": (("ui", "--workspace", "nowhere"), "nowhere"),

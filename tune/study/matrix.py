@@ -18,6 +18,7 @@ from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical.zero_filled import ZeroFilled
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.phases import counted
 from fedrecon.tune.study.analysis.condition import Condition, Training, TrainingSites
 from fedrecon.tune.study.analysis.inputs import Method, described
 from fedrecon.tune.study.config import Study, expanded
@@ -96,7 +97,7 @@ class Matrix:
                 raise unknown("method in references", name, self.study.methods)
         self._check_base()
         learned = [one for name in self.study.methods for one in self._learned(name)]
-        for one in learned:
+        for one in counted("planning the study", learned):
             self._plan(one)
         if not self.cells:
             raise InputError("test.sites: nothing is tested: no training has a site left to test")

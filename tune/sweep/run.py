@@ -89,7 +89,7 @@ def sweep(
     """Runs a sweep, resumes an interrupted one, or returns the table of a finished one.
 
     Args:
-        experiment: the base experiment: a file, a mapping, or an :class:`Experiment`.
+        experiment: the base experiment: a file, a mapping, or an :class:`fedrecon.Experiment`.
         search: the searched keys, each with its values.
         file: the YAML file of a sweep; it replaces ``experiment`` and ``search``.
         overrides: ``key=value`` changes the sweep, ``experiment.KEY=value`` changes the base experiment.

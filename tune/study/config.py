@@ -89,7 +89,8 @@ class Study(CampaignSettings):
             baselines are methods too.
         train, test: the trainings and the tests. seeds: the seeds of each training.
         seeds_of: for a method name its seeds, instead of ``seeds``; useful for an expensive method.
-        searched: keys of the training that were searched for each method on validation subjects: twins may differ in them.
+        searched: keys of the training that were searched for each method on validation subjects; twins may differ in
+            them.
         references: the methods with which all others are compared. An empty list takes the best method without
             training and the best method.
     """

@@ -12,9 +12,11 @@ from fedrecon.tune.study.analysis.analyse import analyse
 from fedrecon.tune.study.analysis.grid import TestOperator
 from fedrecon.tune.study.analysis.inputs import Method
 from fedrecon.tune.study.config import Study
+from fedrecon.tune.study.matrix import Matrix
 from fedrecon.tune.study.report.sentences import in_short
 from fedrecon.tune.study.report.tables import all_tables
 from fedrecon.tune.study.twins import twin_digest
+from fedrecon.tune.trials.planner import Planner
 
 R4 = TestOperator("random", 4.0, "random R=4")
 
@@ -113,12 +115,12 @@ def test_every_network_of_a_ready_study_has_its_local_and_its_pooled_twin(path, 
     trained = {name: one for name, one in every.items() if one.trains and one.method.trains_on_operator}
     twins: dict[str, set[str]] = {"local": set(), "pooled": set()}
     for one in trained.values():
-        twins.get(one.strategy["name"], set()).add(twin_digest(one, [""]))
+        twins.get(one.strategy["name"], set()).add(twin_digest(one, [""], study.searched))
     federated = [name for name, one in trained.items() if one.strategy["name"] not in twins and name not in ABLATED]
     assert federated or study.train.sites == "each"
     for name in federated:
         for kind, own in twins.items():
-            assert twin_digest(trained[name], [""]) in own, f"{name} has no {kind} twin"
+            assert twin_digest(trained[name], [""], study.searched) in own, f"{name} has no {kind} twin"
 
 
 def test_twins_differ_in_nothing_but_the_strategy(paths):
@@ -137,3 +139,32 @@ def test_twins_differ_in_nothing_but_the_strategy(paths):
     ]
     assert len({digest(), *(digest(**other) for other in others)}) == 1 + len(others)
     assert twin_digest(Experiment.read({**base, "reconstructor": "zero_filled"}), paths) == ""
+
+
+def test_twins_differ_in_a_searched_key_alone(paths):
+    def like(searched, **training):
+        one = {"sites": paths, "network": UNET, "training": {"rounds": 2, **training}}
+        return twin_digest(Experiment.read(one), paths, searched)
+
+    rate = ["training.learning_rate"]
+    assert like([]) != like([], learning_rate=0.1)
+    assert like(rate) == like(rate, learning_rate=0.1)
+    assert like(rate) != like(rate, schedule="cosine")
+    assert like([*rate, "training.schedule"]) == like([*rate, "training.schedule"], schedule="cosine")
+    assert like(rate) != like(rate, rounds=3)
+
+
+def test_a_personalised_method_has_gains_and_is_no_control(paths):
+    """After local rounds of all parts each site has its own network, as under local training."""
+    methods = {
+        "local": {"strategy.name": "local"},
+        "tuned": {"strategy": {"name": "fedavg", "personalise": {"rounds": 1, "parts": "all"}}},
+    }
+    base = {"sites": paths, "network": UNET, "training": {"rounds": 2}}
+    study, experiment = Study.read({"name": "s", "experiment": base, "methods": methods})
+    found = {one.name: one for one in Matrix(study, experiment, Planner(study, experiment)).plan().methods}
+    assert {name: (one.personal, one.alone) for name, one in found.items()} == {
+        "local": (True, True),
+        "tuned": (True, False),
+    }
+    assert found["tuned"].is_twin(found["local"])

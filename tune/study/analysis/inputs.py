@@ -31,7 +31,7 @@ class Method:
         moved_data: whether training data were pooled; the method is then not federated.
         published_private: whether private parts of networks left their sites.
         personal: whether each site has its own network or its own part of the network.
-        alone: whether no part of the network is shared (local training).
+        alone: whether no part of the network is shared in any round (local training).
         network: the name of the trained network; empty without training. like: the identity of the network's options
             and of all other settings but the strategy. Methods that are equal in both are twins: only these are
             compared with local and with pooled training.

@@ -115,8 +115,9 @@ class Campaign:
         """The vectors in the store, of the last checkpoint, and of each member's memory of the last round."""
         from safetensors.numpy import load_file
 
-        root, store = workspace / "runs" / self.calm["digest"], workspace / "artifacts"
-        found = {str(path): path.read_bytes() for path in store.glob(f"*/{run_id}/**/*.safetensors")}
+        root = workspace / "runs" / self.calm["digest"]
+        # A store that was copied keeps the folder of its artifacts.
+        found = {str(path): path.read_bytes() for path in self.folder.glob(f"*/artifacts/*/{run_id}/**/*.safetensors")}
         left = {name.partition(run_id)[2]: value for name, value in found.items()}
         last = max(root.glob("checkpoints/*.safetensors"))
         for path in (last, *root.glob(f"private/*/{last.name}")):

@@ -77,7 +77,7 @@ def overviews(workspace: Path) -> list[Overview]:
     """
     if not workspace.is_dir():
         raise InputError(
-            f"there is no folder '{workspace}' with runs: fedrecon run makes it (another folder: --workspace)"
+            f"there is no workspace '{workspace}': fedrecon run makes it (another folder: --workspace)"
         )
     return sorted(map(overview, run_folders(workspace)), key=lambda one: (one.changed, one.digest), reverse=True)
 

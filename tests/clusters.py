@@ -34,9 +34,9 @@ def local_cluster(**options: Any) -> Iterator[None]:
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
         inherited = os.environ.get("PYTHONPATH")
         folders = [str(TESTS / "platform"), str(TESTS)]
-        from fedrecon.platform.execution.ray_cluster import loopback
+        from fedrecon.platform.execution.ray_cluster import lean, loopback
 
-        with ray_warnings(), loopback():
+        with ray_warnings(), loopback(), lean():
             os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *([inherited] if inherited else [])])
             try:
                 ray.init(

@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import pydoc
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +62,13 @@ def test_help_shows_them_all():
 
 
 @pytest.mark.ray
-def test_the_examples_run_in_order_and_print_what_they_say(tmp_path, monkeypatch):
+def test_the_examples_run_in_order_and_print_what_they_say(tmp_path, monkeypatch, mlflow_template):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FEDRECON_WORKSPACE", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    (tmp_path / "workspace").mkdir()
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "workspace" / "mlflow.db")
     simulate(tmp_path / "data" / "demo", size=32, subjects=3)
     from clusters import local_cluster
 

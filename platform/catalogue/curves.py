@@ -28,16 +28,17 @@ Points = Mapping[str, tuple[list[int], list[float]]]
 """Rounds and values, by site."""
 
 
-def plot(folder: RunFolder, out: Path | None = None) -> dict[str, Any]:
+def plot(folder: RunFolder, out: Path | None = None, dry_run: bool = False) -> dict[str, Any]:
     """Draws the validation scores and the training losses of each site over the rounds.
 
     A run that tests the network of another one has no rounds of its own: those of the other run are drawn.
 
     Args:
-        out: folder of the files; None is ``plots/`` in the folder of the run.
+        out: folder of the files; None is ``plots/`` in the folder of the run. dry_run: draw and write nothing.
 
     Returns:
-        ``digest`` of the run that is drawn; ``png`` and ``svg``, the paths; ``rounds``, the number of rounds.
+        ``digest`` of the run that is drawn; ``png`` and ``svg``, the paths; ``rounds``, the number of rounds;
+        and ``written``.
 
     Raises:
         InputError: the run has no rounds yet, or it trains nothing. RunError: a file of the run is damaged.
@@ -55,9 +56,11 @@ def plot(folder: RunFolder, out: Path | None = None) -> dict[str, Any]:
     drawn = _drawn(folder, experiment, rows)
     into = folder.path / "plots" if out is None else out
     png, svg = into / f"{NAME}.png", into / f"{NAME}.svg"
-    atomic.write_bytes(png, drawn.png)
-    atomic.write_bytes(svg, drawn.svg)
-    return {"digest": folder.digest, "png": str(png), "svg": str(svg), "rounds": len(rows)}
+    if not dry_run:
+        atomic.write_bytes(png, drawn.png)
+        atomic.write_bytes(svg, drawn.svg)
+    paths = {"png": str(png), "svg": str(svg)}
+    return {"digest": folder.digest, **paths, "rounds": len(rows), "written": not dry_run}
 
 
 def rounds_of(folder: RunFolder) -> list[dict[str, Any]]:

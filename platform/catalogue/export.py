@@ -31,7 +31,7 @@ RECORD = ("run.json", "result.json", "environment.json", "missed.json")
 """The files of the run's folder with which fedrecon applies the run elsewhere."""
 
 
-def export(folder: RunFolder, out: Path, private: bool = False) -> dict[str, Any]:
+def export(folder: RunFolder, out: Path, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
     """Copies a finished run into a new folder, which is also a workspace with this run alone.
 
     The shared weights, the experiment, results, tables and the environment are copied. Pictures, the journal, and the
@@ -40,9 +40,10 @@ def export(folder: RunFolder, out: Path, private: bool = False) -> dict[str, Any
     Args:
         out: the new folder; an empty one may exist.
         private: copies the private parts of the members that agreed to publish theirs.
+        dry_run: check and count all of it in a temporary folder, and make no folder ``out``.
 
     Returns:
-        ``digest``, ``path``, ``files`` (relative to ``path``) and ``bytes``.
+        ``digest``, ``path``, ``files`` (relative to ``path``), ``bytes`` and ``written``.
 
     Raises:
         InputError: the run is not finished, the folder is not empty, or no member published a private part.
@@ -62,8 +63,9 @@ def export(folder: RunFolder, out: Path, private: bool = False) -> dict[str, Any
             "experiment with publish_private=[SITE], run again, writes the parts of a finished run"
         )
     place = out.absolute()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.room_for(place), debris.scratch(place.parent) as scratch:
+    if not dry_run:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.room_for(place), debris.scratch(None if dry_run else place.parent) as scratch:
         into = scratch / "export"
         into.mkdir()
         _copy(folder, ARTIFACTS, into)
@@ -77,15 +79,17 @@ def export(folder: RunFolder, out: Path, private: bool = False) -> dict[str, Any
         atomic.write_json(into / "result.json", result)
         atomic.write_json(into / "environment.json", folder.environment() or trained.environment() or {})
         atomic.write_text(into / "README.md", _readme(_digest(folder), result, published, out.name))
-        if place.exists():
-            place.rmdir()
-        into.rename(place)
-    files = sorted(path for path in place.rglob("*") if path.is_file())
+        files = {path.relative_to(into).as_posix(): path.stat().st_size for path in into.rglob("*") if path.is_file()}
+        if not dry_run:
+            if place.exists():
+                place.rmdir()
+            into.rename(place)
     return {
         "digest": folder.digest,
         "path": str(out),
-        "files": [path.relative_to(place).as_posix() for path in files],
-        "bytes": sum(path.stat().st_size for path in files),
+        "files": sorted(files),
+        "bytes": sum(files.values()),
+        "written": not dry_run,
     }
 
 

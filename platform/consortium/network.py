@@ -10,6 +10,7 @@ from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition.setting import Acquisition
@@ -38,14 +39,14 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
     """
     if not experiment.trains:
         return
-    import torch
-
+    with phase("loading torch"):
+        import torch
     method, shapes = experiment.method, images(shards, experiment.scale)
     plugins = [one.digest for one in experiment.plugins]
     key = json.dumps([experiment.strategy, experiment.network, repr(shapes), plugins], sort_keys=True)
     if key in _ACCEPTED:  # hundreds of trials of one sweep differ only in other keys
         return
-    with torch.device("meta"):
+    with phase("building the network"), torch.device("meta"):
         model = method.build(network_choice(experiment), shapes)
     personal = experiment.personalise
     shared = [name for name, _ in model.named_parameters() if method.shares(name, model)]

@@ -10,6 +10,7 @@ from fedrecon.sites.data.shard import Shard, open_sealed
 from fedrecon.sites.data.splits import check_consortium, subject_problems
 from fedrecon.sites.data.volume import check_name
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import counted
 
 
 def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> dict[str, Shard]:
@@ -25,7 +26,7 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
         RunError: no Ray cluster answers, or the node of a site fails or does not answer.
     """
     if isinstance(sites, str):
-        shards = [open_sealed(path) for path in find_shards(sites)]
+        shards = [open_sealed(path) for path in counted("loading shards", find_shards(sites))]
         check_consortium(shards)
         return {shard.site: shard for shard in sorted(shards, key=lambda one: one.site)}
     if not sites:
@@ -33,7 +34,8 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
     for name in sites:
         check_name("site", name)
     remote = {name: path for name, path in sites.items() if address and not Path(path).exists()}
-    opened = {name: open_sealed(path) for name, path in sites.items() if name not in remote}
+    here = [name for name in sites if name not in remote]
+    opened = {name: open_sealed(sites[name]) for name in counted("loading shards", here)}
     if remote and address:
         from fedrecon.platform.execution.remote_shards import remote_shards
 

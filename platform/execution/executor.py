@@ -32,6 +32,7 @@ class Executor(Protocol):
         restarts: number of site processes that died and came back, since the executor was made.
         dead: reasons by member, for the members that stay dead.
         missed: the members that missed the last fit, and why: ``late`` or ``dead`` (``platform/config/resources.py``).
+        gpu_shares: number of GPUs by member; empty if all members share the device of this process.
         waited: time in seconds, by member, that calls took which were so long that the member was named. The caller
             clears it.
     """
@@ -40,6 +41,7 @@ class Executor(Protocol):
     dead: dict[str, str]
     missed: dict[str, str]
     waited: dict[str, float]
+    gpu_shares: dict[str, float]
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ class InProcessExecutor:
         self.restarts = 0
         self.dead: dict[str, str] = {}
         self.missed: dict[str, str] = {}
+        self.gpu_shares: dict[str, float] = {}
         self.waited: dict[str, float] = {} if watch is None else watch.waited
         self._wire_log, self._watch = wire_log or WireLog(), watch
 

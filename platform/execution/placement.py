@@ -7,11 +7,16 @@ tests need no cluster.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from fedrecon.platform.config.resources import Resources
+    from fedrecon.sites.wire import Description
 
 Node = Mapping[str, Any]
 
@@ -103,6 +108,21 @@ def bundled(members: Sequence[str], bundles: Sequence[Mapping[str, float]]) -> l
     ]
 
 
+def in_words(members: Mapping[str, Description], gpu_shares: Mapping[str, float]) -> list[str]:
+    """The device, the share of a GPU and the threads of each member; members alike stand on one line.
+
+    Args:
+        gpu_shares: number of GPUs by member; a member without one shares the device of its process with the others.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, one in members.items():
+        share = f", {gpu_shares[name]:g} GPU" if gpu_shares.get(name) else ""
+        share = share or (", shared by the sites of this process" if one.device != "cpu" else "")
+        threads = f"{one.threads} thread{'s' * (one.threads > 1)}"
+        alike.setdefault(f"{one.device}{share}, {threads} each", []).append(name)
+    return [f"{', '.join(names)}: {what if names[1:] else what.removesuffix(' each')}" for what, names in alike.items()]
+
+
 def first_bound(demanded: Sequence[Demand]) -> list[Demand]:
     """The demands in the order of placement: bound members first, and among equals the larger demand first."""
     return sorted(demanded, key=lambda one: (not one.bound, -one.gpus, -one.cpus))
@@ -122,6 +142,29 @@ def check(demanded: Sequence[Demand], nodes: Sequence[Node], waited: float | Non
     for demand in first_bound(demanded):
         if not any(room.take(demand) for room in rooms):
             raise RunError(_refusal(demand, nodes, waited))
+
+
+def check_here(resources: Resources, in_process: bool, address: str | None) -> None:
+    """Refuses GPUs that no site can have, before anything starts.
+
+    Args:
+        in_process: whether all sites run in this process. address: the address of a cluster, whose nodes are not known.
+
+    Raises:
+        InputError: the sites of one process were to have GPUs of their own, or this machine has fewer than one needs.
+    """
+    given = resources.gpus_per_site
+    if given == "auto" or float(given) == 0:
+        return
+    asked = f"resources.gpus_per_site is {given:g}"
+    if in_process or resources.crew == "in-process":
+        raise InputError(f"{asked}, but sites in one process share its device. Allowed in one process: auto, 0.")
+    if address is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
+        return
+    import torch
+
+    if (found := torch.cuda.device_count()) < float(given):
+        raise InputError(f"{asked}, but torch sees {found} GPUs on this machine. Allowed here: auto, 0 to {found}.")
 
 
 @dataclass

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray._private import ray_constants, services
 from ray._private import state as ray_state
+from ray._private.node import Node
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from fedrecon.platform.config.address import no_answer
+from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.execution import placement
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -37,9 +39,6 @@ _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 OWNER = "fedrecon.owner"
 """Name of a file in the folder of a Ray session: the name of the driver (:func:`fedrecon.sites.debris.owner`)."""
-
-CONNECT_TIMEOUT = 5.0
-"""Time in seconds for a cluster's address to answer; Ray itself would try for minutes."""
 
 
 def member_demands(
@@ -103,13 +102,13 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this an actor that asked for no GPU sees all GPUs of its node (ray#54868).
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    _check_answers(address)
+    check_cluster(address)
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     here = address in (None, "local")
     if here:
         check_temporary_folder()
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here):
+    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here):
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
@@ -146,6 +145,30 @@ def loopback(wanted: bool = True) -> Iterator[None]:
         os.environ.pop(name)
         if inherited is not None:
             os.environ[name] = inherited
+
+
+UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of Ray's node that start its autoscaler, its reader of log files and the server of its dashboard."""
+
+
+@contextlib.contextmanager
+def lean(wanted: bool = True) -> Iterator[None]:
+    """A Ray that is started in the body has no process that a run on one machine never asks.
+
+    There is nothing to scale, no log goes to the driver, and the dashboard is off. Each is a Python process of about
+    one CPU-second at the start; Ray has no public option for them. See docs/decisions/028.
+    """
+    with contextlib.ExitStack() as kept:
+        for name in UNUSED if wanted else ():
+            method = getattr(Node, name, None)  # not public in Ray; a Ray without it starts what it likes
+            if method is not None:
+                setattr(Node, name, _starts_nothing)
+                kept.callback(setattr, Node, name, method)
+        yield
+
+
+def _starts_nothing(_node: Node, **_options: Any) -> None:
+    """In the place of a method of Ray's node that starts a process."""
 
 
 def check_temporary_folder() -> None:
@@ -220,20 +243,13 @@ def _own_handler_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_answers(address: str | None) -> None:
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    if (reason := no_answer(host, int(port), CONNECT_TIMEOUT)) is not None:
-        raise RunError(f"no Ray cluster answers at '{address}': {reason}")
-
-
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
     """Connects this process to the cluster in the body. A connection that existed before stays open after it."""
     owns = not ray.is_initialized()
     if owns:
-        connect(address)
+        with phase("starting Ray" if address is None else f"connecting to Ray at {address}"):
+            connect(address)
     try:
         yield
     finally:

@@ -29,6 +29,7 @@ from fedrecon.platform.execution.transport import Delivery, MakeTransport, Share
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import RunError, at_site, cause_of
 from fedrecon.sites.member.gate import check_answer, check_call
+from fedrecon.sites.phases import phase
 from fedrecon.sites.wire import (
     Description,
     PanelTask,
@@ -129,11 +130,13 @@ class RayExecutor:
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
         self._owns = not ray.is_initialized()
         if self._owns:
-            connect(address)
+            with phase("starting Ray" if address is None else f"connecting to Ray at {address}"):
+                connect(address)
         node = ray.get_runtime_context().get_node_id()
         self.transport = make_transport(node, store_size(node))
         try:
-            self._start(plans, bundle_members)
+            with phase(f"starting {len(plans)} sites"):
+                self._start(plans, bundle_members)
         except BaseException:
             self.close()
             raise
@@ -202,6 +205,7 @@ class RayExecutor:
     def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str]) -> None:
         """Makes the actors, and waits until each is placed and has opened its shard."""
         demanded = member_demands([plan.member for plan in plans], self.resources, bundle_members)
+        self.gpu_shares = {one.member: one.gpus for one in demanded}
         remote, by_member = ray.remote(SiteActor), {plan.member: plan for plan in plans}
         restarts = {"max_restarts": self.resources.max_restarts, "max_task_retries": 0}
         made = {}

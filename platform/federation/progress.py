@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 from fedrecon.sites.errors import tell, visible
+from fedrecon.sites.phases import Step, shown_by
 
 
 class Progress:
@@ -25,6 +27,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._psnr = ""
+        self._open = ExitStack()
         if self.stream.isatty() and total:
             self._start_bar(start)
 
@@ -35,15 +38,10 @@ class Progress:
         else:
             tell(message, self.stream)
 
-    def waiting(self, message: str) -> None:
-        """Shows what the run does between two rounds, beside the bar. Without a bar it prints nothing."""
-        if self._bar is not None:
-            self._bar.update(self._task, note=message)
-
     def update(self, message: str) -> None:
         """Shows how far a long step between two rounds has come: beside the bar, or else on a separate line."""
         if self._bar is not None:
-            self.waiting(message)
+            self._bar.update(self._task, note=message)
         else:
             self.say(message)
 
@@ -84,16 +82,18 @@ class Progress:
 
     def close(self) -> None:
         """Removes the live bar."""
+        self._open.close()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def _start_bar(self, start: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Bar
 
         columns = (
+            SpinnerColumn(),
             TextColumn("round"),
             MofNCompleteColumn(),
             BarColumn(24),
@@ -102,6 +102,23 @@ class Progress:
         self._bar = Bar(*columns, console=Console(file=self.stream))
         self._task = self._bar.add_task("", total=self.total, completed=start, note="")
         self._bar.start()
+        self._open.enter_context(shown_by(self._beside))
+
+    @contextmanager
+    def _beside(self, text: str, total: int) -> Iterator[Step]:
+        """Shows a phase beside the bar: a terminal has room for one display."""
+        count = 0
+
+        def done() -> None:
+            nonlocal count
+            count += 1
+            show()
+
+        def show() -> None:
+            self.update(text + (f" {min(count + 1, total)}/{total}" if total else ""))
+
+        show()
+        yield done
 
 
 def _clock(seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.federation.recorder import ValidationResult
 from fedrecon.platform.storage import checked_json
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.sites.wire import Scores, State, TrainRequest
@@ -63,7 +64,8 @@ class Scorer:
         """Scores one split under the state in the request."""
         from fedrecon.platform.storage.parquet import join_scores
 
-        parts = [*self._parts(request, split)]
+        with phase(f"scoring the {split} subjects"):
+            parts = [*self._parts(request, split)]
         whole = set(self.executor.members).intersection(*(one["members"] for one in parts))
         columns = join_scores(
             columns
@@ -82,7 +84,8 @@ class Scorer:
         """
         request = self.method.scoring_request(state)
         if self.method.network_kind != "prior":
-            pictures = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
+            with phase("drawing panels"):
+                pictures = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
             return ValidationResult(
                 self(request, "validation").columns, {f"panel/{site}": one for site, one in pictures.items()}
             )

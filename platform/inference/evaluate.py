@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from fedrecon.platform.config.fitting import check_degradations, network_of
 from fedrecon.platform.config.science import science_version
@@ -13,14 +13,19 @@ from fedrecon.platform.consortium.checks import check_masks, check_same_hospital
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
-from fedrecon.platform.federation.aggregate import site_scores, volume_scores
+from fedrecon.platform.federation.aggregate import site_scores, summarise, volume_scores
+from fedrecon.platform.inference.pictures import SitePictures
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import GLOBAL, TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import debris
 from fedrecon.sites.acquisition.setting import Acquisition
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, tell
+from fedrecon.sites.phases import phase
 from fedrecon.sites.score_columns import METRICS
+
+if TYPE_CHECKING:
+    from fedrecon.sites.data.shard import Shard
 
 Row = dict[str, Any]
 
@@ -33,7 +38,11 @@ class EvaluationResult(TypedDict):
         digest: digest of the run's experiment.
         rows: one row for each site, operator and model, with site, mask, acceleration, measured_acceleration, model,
             psnr (dB), ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled.
-        scores: path of a Parquet table with the columns of ``scores.parquet``, one row per slice and stage.
+        means: one row for each operator, with the same keys: the unweighted mean over the sites. ``mask``,
+            ``acceleration`` and ``model`` are None where the sites differ in them.
+        scores: path of a Parquet table with the columns of ``scores.parquet``, one row per slice and stage; None for a
+            dry run.
+        pictures: the paths of the pictures: one test slice for each row, of the sites of which pictures may leave.
         reference: what the scores are compared with, ``measured`` or ``truth`` (``evaluation.reference``).
         science_version: the version of the science that scored here (:mod:`fedrecon.platform.config.science`).
         run_science_version: the one that made the run and its own scores; None for a run of before version 2.
@@ -42,7 +51,9 @@ class EvaluationResult(TypedDict):
     run_id: str | None
     digest: str
     rows: list[Row]
-    scores: str
+    means: list[Row]
+    scores: str | None
+    pictures: list[str]
     reference: str
     science_version: int
     run_science_version: int | None
@@ -50,6 +61,7 @@ class EvaluationResult(TypedDict):
 
 def evaluate(
     run: str,
+    overrides: Sequence[str] = (),
     *,
     sites: str | Path | Mapping[str, str] | None = None,
     mask: str | None = None,
@@ -60,11 +72,14 @@ def evaluate(
     published: Sequence[str] = (),
     fine_tune_epochs: int | None = None,
     workspace: Path | str | None = None,
+    dry_run: bool = False,
 ) -> EvaluationResult:
     """Scores the network of a finished run on test subjects: under other operators, or at other sites.
 
     Args:
         run: run id, digest or its beginning, name, or ``latest``.
+        overrides: changes to the run's experiment that concern no training, each as ``key.path=value``: of the blocks
+            in :data:`fedrecon.platform.inference.trained_run.CHANGEABLE`.
         sites: a folder of shards, or {NAME: PATH}; None takes the run's own sites.
         mask: a mask family; None keeps the experiment's mask.
         accelerations: acceleration factors, with one evaluation for each; empty keeps the experiment's.
@@ -75,10 +90,11 @@ def evaluate(
         published: sites that agreed to publish their private part, in addition to those that the experiment names.
         fine_tune_epochs: number of epochs for ``fine-tune``; None takes 5.
         workspace: the folder of the runs; None takes FEDRECON_WORKSPACE or ./workspace.
+        dry_run: check all that is given and score nothing. A row then has the operator and the number of slices.
 
     Returns:
-        the rows of scores, see :class:`EvaluationResult`. The table of all slices is written to the run's folder,
-        under ``evaluations/``.
+        the rows of scores, see :class:`EvaluationResult`. The table of all slices and the pictures are written to the
+        run's folder, under ``evaluations/``.
 
     Raises:
         InputError: no such run, a wrong operator, a test subject that the run trained or validated on, or an unseen
@@ -91,7 +107,7 @@ def evaluate(
         >>> sorted({row["acceleration"] for row in found["rows"]})
         [2.0, 4.0]
     """
-    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run).changed(overrides)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
     opened = open_sites(given)
     shards = scored_sites(trained.experiment, opened) if sites is None else opened
@@ -102,19 +118,22 @@ def evaluate(
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
         check_masks(shards, one)
-    from fedrecon.platform.federation.progress import Progress
-
     # The run's own file: it notes all that ever left by this run.
     log = WireLog(trained.folder.path / WIRE_LINES, trained.state.round)
     rule = UnseenPolicy.of(trained.members, trained.experiment.publish_private, unseen, published, fine_tune_epochs)
-    parts = [
-        columns for one in operators for columns in scored(trained, shards, one, rule, Progress(0).say, wire_log=log)
-    ]
+    pictures, parts = SitePictures(trained), list[list[dict[str, Any]]]()
+    with phase("scoring sites", len(operators) * len(shards)) as done:
+        for one in () if dry_run else operators:
+            parts.append([*scored(trained, shards, one, rule, tell, wire_log=log, pictures=pictures, done=done)])
+    planned = [_planned(name, shards[name], one) for each in operators for name, one in each.items()]
+    table, drawn = (None, []) if dry_run else _save(trained, [columns for part in parts for columns in part], pictures)
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "digest": trained.folder.digest,
-        "rows": [row for columns in parts for row in rows(columns)],
-        "scores": _save(trained, parts),
+        "rows": planned if dry_run else [row for part in parts for columns in part for row in rows(columns)],
+        "means": [_mean_row(part) for part in parts],
+        "scores": table,
+        "pictures": drawn,
         "reference": trained.experiment.evaluation.reference,
         "science_version": science_version(trained.experiment.trains),
         "run_science_version": (trained.folder.noted() or {}).get("science_version"),
@@ -134,6 +153,26 @@ def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
         else:
             row["with_data_consistency" if one["stage"] == "data_consistency" else one["stage"]] = scores
     return list(found.values())
+
+
+def _mean_row(parts: Sequence[Mapping[str, Any]]) -> Row:
+    """The unweighted mean over the sites under one operator, see :func:`summarise`."""
+    from fedrecon.platform.storage.parquet import join_scores
+
+    found = [row for columns in parts for row in rows(columns)]
+    row: Row = {"site": "mean"}
+    for key in ("mask", "acceleration", "model"):
+        values = {one[key] for one in found}
+        row[key] = values.pop() if len(values) == 1 else None
+    measured = sum(one["measured_acceleration"] for one in found) / len(found)
+    return {**row, "measured_acceleration": measured, **summarise(join_scores(parts))["mean"]}
+
+
+def _planned(site: str, shard: Shard, operator: Acquisition) -> Row:
+    """The row of a site that would be scored."""
+    volumes = shard.split("test")
+    counts = {"n_slices": sum(one.n_slices for one in volumes), "n_volumes": len(volumes)}
+    return {"site": site, "operator": operator.label(), **counts}
 
 
 def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence[float]]]) -> list[dict[str, Any]]:
@@ -173,7 +212,8 @@ def _operator(trained: TrainedRun, site: str, changes: Mapping[str, Any]) -> Acq
     return measured
 
 
-def _save(trained: TrainedRun, parts: Sequence[Mapping[str, Any]]) -> str:
+def _save(trained: TrainedRun, parts: Sequence[Mapping[str, Any]], pictures: SitePictures) -> tuple[str, list[str]]:
+    """Writes the scores of all slices and the pictures. Returns their paths."""
     import hashlib
     import json
 
@@ -186,7 +226,7 @@ def _save(trained: TrainedRun, parts: Sequence[Mapping[str, Any]]) -> str:
     path.parent.mkdir(exist_ok=True)
     debris.sweep(path.parent)
     parquet.write_scores(path, columns)
-    return str(path)
+    return str(path), pictures.write(path.with_suffix(""))
 
 
 __all__ = ["GLOBAL", "evaluate", "rows"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from fedrecon.platform.config.tasks import TASKS
+from fedrecon.platform.inference.pictures import volume_picture
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
+from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.errors import InputError, RunError, tell
 from fedrecon.sites.finite import first_not_finite
 from fedrecon.sites.formats.one_file import read_input
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,13 +40,16 @@ class ReconstructionResult(TypedDict):
         output: path of the written file.
         digest: digest of the run. run_id: its id.
         model: the network that reconstructed: ``global``, or the name of the site that owns it.
-        volumes: one entry for each volume of the input: name, n_slices, sampling and measured_acceleration.
+        site: the site whose operator and network are used; None if the input names none of the run's sites.
+        volumes: one entry for each volume of the input: name, n_slices, sampling, operator, measured_acceleration and
+            split (what the run used the subject for).
     """
 
     output: str
     digest: str
     run_id: str | None
     model: str
+    site: str | None
     volumes: list[dict[str, Any]]
 
 
@@ -57,6 +63,10 @@ class Images:
         mask: the sampling mask (slices, y, x). For a degradation of the image it is (slices, y / scale, x / scale).
         prospective: True if the given samples are used as they are, False if samples are simulated from full k-space.
         sampling: a text for the user that says how the samples were made.
+        site: the site whose operator and network are used; empty if none is named.
+        measured: the operator that made the samples, or ``as measured``, for captions.
+        split: ``train subject``, ``validation subject`` or ``test subject`` of the run, or ``not of the run``.
+        enlarged: whether the images are enlarged (super-resolution).
     """
 
     volume: VolumeData
@@ -64,6 +74,10 @@ class Images:
     mask: NDArray[np.bool_]
     prospective: bool
     sampling: str
+    site: str
+    measured: str
+    split: str
+    enlarged: bool
 
     @property
     def factor(self) -> float:
@@ -75,10 +89,12 @@ def reconstruct(
     run: str,
     source: Path | str,
     output: Path | str,
+    overrides: Sequence[str] = (),
     *,
     site: str | None = None,
     as_is: bool = False,
     workspace: Path | str | None = None,
+    dry_run: bool = False,
 ) -> ReconstructionResult:
     """Reconstructs every volume of ``source`` and writes the images.
 
@@ -91,15 +107,20 @@ def reconstruct(
         run: run id, digest or its beginning, name, or ``latest``.
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
-            and ``reference`` if the volume has one) or .png (zero-filled image, reconstruction and reference of up to
-            four slices of the first volume). A NIfTI volume can also be written as .nii or .nii.gz, in the same space.
-        site: the site whose operator is used, and whose network if each site has its own; None takes the first site's
-            operator.
+            and ``reference`` if the volume has one) or .png (the panel that a run draws, of up to four slices of the
+            first volume of a test subject, else of the first volume). A NIfTI volume can also be written as .nii or
+            .nii.gz, in the same space.
+        overrides: changes to the run's experiment that concern no training, each as ``key.path=value``: see
+            :data:`fedrecon.platform.inference.trained_run.CHANGEABLE`.
+        site: the site whose operator is used, and whose network if each site has its own; None takes the site that the
+            shard names. An input that names no site of the run needs it, where the sites of the run differ.
         as_is: enlarge the given k-space instead of degrading it first; for a super-resolution run only.
         workspace: the folder of the runs; None takes FEDRECON_WORKSPACE or ./workspace.
+        dry_run: check all that is given and reconstruct nothing; ``volumes`` is then empty.
 
     Raises:
-        InputError: no such run, an input that cannot be read, or an output of another kind.
+        InputError: no such run, sites that differ and none is named, an input that cannot be read, or an output of
+            another kind.
         RunError: a checkpoint or a private part of the run is lost, or an image would hold NaN or infinity.
 
     Example:
@@ -124,19 +145,22 @@ def reconstruct(
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
     if output.exists() and not _replaceable(output):
         raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
-    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
-    model = trained.one_model(site)
-    where = site or trained.images.sites[0]
+    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run).changed(overrides)
+    named = site or _site_of(source, trained)
+    model = trained.one_model(named)
     worker = trained.site(model, {}, {})
     enlarges = trained.experiment.task == "super-resolution"
     if as_is and not enlarges:
         raise InputError("--as-is enlarges low-resolution images, but this is a reconstruction run")
     volumes = low_volumes(source) if from_nifti and enlarges else read_input(source)
     low = enlarges and (as_is or from_nifti)
-    done = [_volume(trained, worker, where, volume, site is not None, low) for volume in volumes]
-    if to_nifti:
+    if dry_run:
+        for volume in volumes:
+            _measured_at(trained, named, volume, low)
+    done = [] if dry_run else [_volume(trained, worker, named, volume, low) for volume in volumes]
+    if to_nifti and done:
         _write_nifti(output, done[0], source)
-    else:
+    elif done:
         write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
         write(output, done, trained.folder.digest)
     return {
@@ -144,16 +168,51 @@ def reconstruct(
         "digest": trained.folder.digest,
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "model": model,
+        "site": named,
         "volumes": [
             {
                 "name": one.volume.name,
                 "n_slices": len(one.mask),
                 "sampling": one.sampling,
+                "operator": one.measured,
+                "split": one.split,
                 "measured_acceleration": one.factor,
             }
             for one in done
         ],
     }
+
+
+def _site_of(source: Path, trained: TrainedRun) -> str | None:
+    """The site of the run that a shard names; None if it names another one, or for any other file."""
+    if not is_shard(source):
+        return None
+    named = Shard.open(source).site
+    return named if named in (trained.members or trained.images.sites) else None
+
+
+def _measured_at(trained: TrainedRun, named: str | None, volume: VolumeData, low: bool) -> tuple[str, bool]:
+    """The site whose operator measures the volume, and whether its samples are used as they are.
+
+    An input that names no site of the run takes the operator that all sites have.
+
+    Raises:
+        InputError: the sites measure differently (a guess would be another image), or samples are missing.
+    """
+    complete = bool(np.any(volume.kspace != 0, axis=1).all())
+    if trained.experiment.task == "super-resolution" and not low and volume.reference is None and not complete:
+        raise InputError(f"'{volume.name}': samples are missing: only fully sampled k-space can be degraded")
+    prospective = low or (volume.reference is None and not complete)
+    if named is not None:
+        return named, prospective
+    sites = trained.images.sites
+    labels = {site: trained.experiment.operator_at(site) for site in sites}
+    if (low or not prospective) and len({repr(one.science()) for one in labels.values()}) > 1:
+        listed = ", ".join(f"{site} ({one.label()})" for site, one in labels.items())
+        raise InputError(
+            f"'{volume.name}' names no site of the run, and these measure differently: say with --site which: {listed}"
+        )
+    return sites[0], prospective
 
 
 def _replaceable(output: Path) -> bool:
@@ -184,28 +243,30 @@ def low_volumes(source: Path) -> Iterator[VolumeData]:
     yield VolumeData(name, name, "test", kspace, None, 0.0, voxel_mm=voxel_mm)
 
 
-def _volume(trained: TrainedRun, worker: Site, where: str, volume: VolumeData, named: bool, low: bool) -> Images:
+def _volume(trained: TrainedRun, worker: Site, named: str | None, volume: VolumeData, low: bool) -> Images:
     from fedrecon.sites.training.local_loop import threads
 
     sampled = np.any(volume.kspace != 0, axis=1)
     enlarges = trained.experiment.task == "super-resolution"
-    if enlarges and not low and volume.reference is None and not sampled.all():
-        raise InputError(f"'{volume.name}': samples are missing: only fully sampled k-space can be degraded")
-    prospective = low or (volume.reference is None and not sampled.all())
+    where, prospective = _measured_at(trained, named, volume, low)
     measured = trained.experiment.operator_at(where)
-    sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}'"
+    sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}' ({measured.label()})"
     if prospective:
         sampling = f"enlarged by {measured.scale} as it is" if low else "as measured"
     if low:
         # The reference has the low resolution too: the result cannot be compared with it.
         volume = replace(volume, reference=None)
-    with threads(trained.experiment.resources.threads):
+    with phase(f"reconstructing {volume.name}"), threads(trained.experiment.resources.threads):
         batches = _batches(trained, worker, where, volume, sampled if prospective else None, low)
-        parts = list(_reconstructed(trained, worker, where if named else "", volume, batches))
+        parts = list(_reconstructed(trained, worker, named or "", volume, batches))
     stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     if found := first_not_finite(stages):
         raise RunError(f"'{volume.name}': the reconstruction holds {found} pixels; nothing was written.")
-    return Images(volume, stages, np.concatenate([part[1] for part in parts]), prospective, sampling)
+    masks = np.concatenate([part[1] for part in parts])
+    label = sampling if prospective else measured.label()
+    split = next((own[volume.subject] for own in trained.subjects.values() if volume.subject in own), None)
+    used = f"{split} subject" if split else "not of the run"
+    return Images(volume, stages, masks, prospective, sampling, named or "", label, used, enlarges)
 
 
 Batches = Iterator[tuple[range, "Measurement"]]
@@ -285,6 +346,7 @@ def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
         for one in done:
             group = file.create_group(one.volume.name)
             group.attrs["subject"] = one.volume.subject
+            group.attrs["operator"] = one.measured
             group.attrs["sampling"] = "measured" if one.prospective else "simulated"
             names = {"output": "reconstruction"}
             for name, image in one.stages.items():
@@ -308,15 +370,9 @@ def _write_nifti(output: Path, one: Images, source: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
-def _write_png(output: Path, done: list[Images], _: str) -> None:
-    from matplotlib.image import imsave
-
-    rows = []
-    for one in done[:1]:
-        columns = [one.stages["zero_filled"], one.stages["output"]]
-        columns += [one.volume.reference] if one.volume.reference is not None else []
-        white = float(np.quantile(one.stages["output"], 0.999)) or 1.0
-        picks = np.unique(np.linspace(0, len(one.mask) - 1, min(4, len(one.mask)) + 2).round().astype(int)[1:-1])
-        rows = [np.hstack([column[index] for column in columns]) / white for index in picks]
-    with atomic.replacing(output) as temporary:
-        imsave(temporary, np.clip(np.vstack(rows), 0, 1), cmap="gray", vmin=0, vmax=1, format="png")
+def _write_png(output: Path, done: list[Images], digest: str) -> None:
+    one = next((one for one in done if one.split == "test subject"), done[0])
+    parts = (one.site, one.volume.name, "slice {slice}", one.measured, one.split, f"run {digest[:8]}")
+    caption = " · ".join(filter(None, parts))
+    before = "Zero-padded" if one.enlarged else "Zero-filled"
+    atomic.write_bytes(output, volume_picture(one.stages, one.volume.reference, caption, before))

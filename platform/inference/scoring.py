@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
 from fedrecon.platform.federation.scorer import Scorer
 from fedrecon.platform.inference.one_site import OneSite
+from fedrecon.platform.inference.pictures import SitePictures
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import Step
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.wire_log import WireLog
@@ -29,6 +31,8 @@ def scored(
     parts: Path | None = None,
     wire_log: WireLog | None = None,
     validation: bool = False,
+    pictures: SitePictures | None = None,
+    done: Step = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """Scores the test subjects of each site with each network that reconstructs there.
 
@@ -39,6 +43,7 @@ def scored(
             None keeps none.
         wire_log: notes what crosses the walls.
         validation: whether to score the validation subjects too, where a site has them with references.
+        pictures: collects a picture of each site and network; None draws none. done: is called after each site.
 
     Yields:
         the columns of ``scores.parquet``, for one site, network and split at a time.
@@ -60,6 +65,9 @@ def scored(
                     columns = dict(scorer(trained.request, split).columns)
                     columns["model"] = [model for _ in columns["model"]]
                     yield columns
+                if pictures is not None:
+                    pictures.draw(member, model, operators[name].label())
+            done()
 
 
 def _can_validate(trained: TrainedRun, shard: Shard) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.names import flatten
 from fedrecon.platform.consortium.code import warn_of_changed_code
 from fedrecon.platform.consortium.network import layout_for, private_members, site_plan
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.run_lookup import find_run, named
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError, tell, unknown
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.wire_log import WireLog
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 GLOBAL = "global"
 """Name of the one network of a method that shares all parameters."""
+
+CHANGEABLE = (
+    "operator", "degradation", "evaluation.max_slices", "evaluation.mask_seed", "evaluation.self_ensemble",
+    "evaluation.panels", "evaluation.reference", "resources.threads",
+)  # fmt: skip
+"""The blocks and keys of an experiment that act after its training."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class TrainedRun:
     @classmethod
     def chosen(cls, workspace: Path, reference: str) -> TrainedRun:
         """Does the same as :meth:`load` for a person: a line on stderr says which run it is."""
-        trained = cls.load(workspace, reference)
+        with phase("loading the run"):
+            trained = cls.load(workspace, reference)
         tell(named(trained.folder))
         return trained
 
@@ -101,6 +110,31 @@ class TrainedRun:
         members = private_members(experiment, layout_for(experiment, images), images.sites)
         digest = noted.get("training_digest") or ""
         return cls(folder, experiment, kept[0], noted["subjects"], images, *members, training_digest=digest)
+
+    def changed(self, overrides: Sequence[str]) -> TrainedRun:
+        """The run under changed settings, each as ``key.path=value``.
+
+        Raises:
+            InputError: a setting is wrong, or the change would act on the training alone or be another run.
+        """
+        if not overrides:
+            return self
+        own = self.experiment
+        chosen = Experiment.read(own.as_dict(), overrides)
+        before, after = (dict(flatten(one.as_dict())) for one in (own, chosen))
+        allowed = [*CHANGEABLE, *(f"strategy.{name}" for name in (own.method.at_inference if own.trains else ()))]
+        wrong = sorted(
+            key
+            for key in {*before, *after}
+            if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{one}.") for one in allowed)
+        )
+        if wrong:
+            raise InputError(
+                f"{', '.join(wrong)}: the network is trained already, and this would change nothing or be another "
+                f"run. Allowed here: {', '.join(one if '.' in one else f'{one}.KEY' for one in allowed)}",
+                wrong,
+            )
+        return replace(self, experiment=chosen)
 
     @property
     def request(self) -> TrainRequest:

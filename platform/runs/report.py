@@ -11,7 +11,7 @@ from fedrecon.platform.federation.attendance import in_words
 from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.runs.bibtex import distinct
-from fedrecon.sites.score_columns import METRICS
+from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.sites.scoring.settings import AGAINST
 
 _OUTPUTS = {
@@ -101,8 +101,8 @@ def below_zero_filled(result: Mapping[str, Any], experiment: Mapping[str, Any]) 
 
 def scores_table(result: Mapping[str, Any]) -> str:
     """A Markdown table: one row per site and one for the mean; the three metrics of each output as columns."""
-    columns = [*words("site"), *numbers("volumes", "slices")]
-    columns += numbers(*(f"{name}: {metric.upper()}" for name in _OUTPUTS for metric in METRICS))
+    columns = [*words("site"), *numbers("test volumes", "test slices")]
+    columns += numbers(*(f"{name}: test {METRIC_LABELS[metric]}" for name in _OUTPUTS for metric in METRICS))
     rows = [Row(_score_row(site, scores)) for site, scores in result["sites"].items()]
     mean = [replace(one, bold=True) for one in _score_row("mean", result["mean"])]
     return grid(Table("", columns, [*rows, Row(mean)]))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.runs.report import SSIM_PAPER, report, scores_table
 from fedrecon.platform.storage import parquet
 from fedrecon.sites import atomic, debris
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -147,7 +148,9 @@ def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor:
     if experiment.evaluation.panels is False:
         return
     note = f"test, {experiment.strategy['name'] if experiment.trains else experiment.reconstructor['name']}"
-    for site, png in executor.panels(experiment.method.scoring_request(finished.state), "test", note).items():
+    with phase("drawing panels"):
+        pictures = executor.panels(experiment.method.scoring_request(finished.state), "test", note)
+    for site, png in pictures.items():
         path = into / f"{site}.png"
         atomic.write_bytes(path, png)
         tracker.artifact(path, "panels")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.execution.placement import check_here
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.runs.context import RunContext
 from fedrecon.platform.runs.results import Result
@@ -56,6 +57,7 @@ def run(
         True
     """
     chosen = Experiment.read(experiment, overrides)
+    check_here(chosen.resources, in_process, address)
     workspace_folder = Path(workspace) if workspace else default_workspace()
     executor = "in-process" if in_process else chosen.resources.crew
     committed_rounds = steps(

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.journal import Journal
-from fedrecon.platform.storage.locks import BusyError, exclusive_lock
-from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, public
+from fedrecon.platform.storage.locks import BusyError, exclusive_lock, is_locked
+from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, noted, public
+from fedrecon.platform.storage.tracking.address import tracking_uri as address_of
 from fedrecon.platform.storage.tracking.sender import Sender
 from fedrecon.sites.errors import FedreconError, InputError, RunError, cause_of
+from fedrecon.sites.phases import counted
 
 KINDS = ("runs", "sweeps", "studies")
 
 
-def sync(workspace: Path, tracking_uri: str | None = None) -> dict[str, Any]:
+def sync(workspace: Path, tracking_uri: str | None = None, dry_run: bool = False) -> dict[str, Any]:
     """Sends all journals of a workspace. A run that its store does not know (a lost store) is sent whole.
 
     Args:
         workspace: the workspace folder.
         tracking_uri: the store to send to; None sends each journal to the store that it was last sent to.
+        dry_run: send nothing, and write nothing. ``sent`` is then what the notes of the workspace call unsent; the
+            stores are not opened, so a run that one has lost is not found.
 
     Returns:
         ``sent``: the names (``runs/DIGEST``, ``sweeps/NAME``) of which something was sent. ``complete``: those of which
@@ -40,11 +44,16 @@ def sync(workspace: Path, tracking_uri: str | None = None) -> dict[str, Any]:
     for uri in stores:
         check_reachable(uri, workspace)
     report: dict[str, Any] = {"sent": [], "complete": [], "running": []}
+    if dry_run:
+        for uri, folders in stores.items():
+            for folder in folders:
+                report[_unsent(folder, uri, workspace)].append(_name(folder, workspace))
+        return report
     for uri, folders in stores.items():
         sender = Sender(workspace, uri)
         try:
-            for folder in folders:
-                report[_send(sender, folder)].append(folder.parent.relative_to(workspace).as_posix())
+            for folder in counted(f"sending to MLflow at {sender.uri}", folders):
+                report[_send(sender, folder)].append(_name(folder, workspace))
         except FedreconError:
             raise
         except Exception as error:
@@ -65,20 +74,35 @@ def _journals(workspace: Path) -> Iterator[Path]:
 
 def store_of(journal: Journal, workspace: Path) -> str:
     """The store that got the journal last. It is noted without a password, which the environment variable may have."""
-    noted = journal.sent.uri
+    last = journal.sent.uri
     given = os.environ.get("MLFLOW_TRACKING_URI") or ""
-    if given and public(given) == noted:
+    if given and public(given) == last:
         return given
-    return noted or SQLITE + str(workspace / DATABASE)
+    return last or SQLITE + str(workspace / DATABASE)
 
 
 def _send(sender: Sender, folder: Path) -> str:
     """Sends one journal. Returns the key of the report that it belongs to."""
-    run = folder.parent
-    lock = run / ".lock" if run.parent.name != "runs" else run.with_name(f".{run.name}.lock")
     try:
-        with exclusive_lock(lock, f"{run} is running"):
+        with exclusive_lock(_lock(folder), f"{folder.parent} is running"):
             before = Journal(folder).sent
             return "complete" if sender.deliver(folder) == before else "sent"
     except BusyError:
         return "running"
+
+
+def _unsent(folder: Path, uri: str, workspace: Path) -> str:
+    """The key of the report for a journal that would be sent."""
+    journal = Journal(folder)
+    there = journal.sent.uri == noted(address_of(uri, workspace), workspace) and journal.sent.offset >= journal.size
+    return "running" if is_locked(_lock(folder)) else "complete" if there else "sent"
+
+
+def _lock(folder: Path) -> Path:
+    """The lock of the run, sweep or study of a journal."""
+    run = folder.parent
+    return run / ".lock" if run.parent.name != "runs" else run.with_name(f".{run.name}.lock")
+
+
+def _name(folder: Path, workspace: Path) -> str:
+    return folder.parent.relative_to(workspace).as_posix()

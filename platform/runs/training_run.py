@@ -15,6 +15,7 @@ from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
+from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import LIVENESS, Patience, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.attendance import (
@@ -33,6 +34,7 @@ from fedrecon.platform.runs.results import Result
 from fedrecon.platform.runs.warm_start import begin_with, start_values
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.storage.journal import Journal
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.member.site_plan import SitePlan
-    from fedrecon.sites.wire import State
+    from fedrecon.sites.wire import State, TunedReconstructor
 
 
 def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
@@ -148,8 +150,8 @@ class _Run:
         from fedrecon.platform.runs.results import FinishedRun, write_artifacts
 
         experiment, tracker = self.experiment, run.journal
-        tuned = {} if experiment.trains else executor.tune_reconstructors()
-        environment = self._environment(executor, found)
+        environment = self._environment(executor, progress, found)
+        tuned = {} if experiment.trains else self._tuned(executor)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, experiment.training)
         scorer = Scorer(executor, experiment.method, self._parts, progress.update)
         if found is not None:
@@ -169,7 +171,6 @@ class _Run:
         committed, state = state.round, self._kept(record, state)
         if self.training_digest is not None and self.source is None and self._is_better_source():
             note_trained(self.folder, self.training_digest)
-        progress.waiting("scoring the test subjects")
         request = experiment.method.scoring_request(state)
         validated = (state.round == committed and record.validated) or scorer(request, "validation").columns
         scored = scorer(request, "test")
@@ -209,6 +210,10 @@ class _Run:
         )
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result
+
+    def _tuned(self, executor: Executor) -> dict[str, TunedReconstructor]:
+        with phase(f"tuning {self.experiment.reconstructor['name']} at {len(self.shards)} sites"):
+            return executor.tune_reconstructors()
 
     def _kept(self, record: Recorder, state: State) -> State:
         """The state that is tested and exported: that of the best round if the experiment keeps it, else the last."""
@@ -325,14 +330,17 @@ class _Run:
         """The network's parameters on the driver: names, shapes and first values; None if nothing is trained."""
         return network_layout(self.experiment, self.shards)
 
-    def _environment(self, executor: Executor, found: Any) -> dict[str, Any]:
+    def _environment(self, executor: Executor, progress: Progress, found: Any) -> dict[str, Any]:
         """The hardware and software of the run.
 
         Warns if a resumed run began with others: its last bits may then differ.
         """
         import sys
 
-        members = {name: asdict(one) for name, one in executor.describe().items()}
+        described = executor.describe()
+        for line in placement.in_words(described, executor.gpu_shares):
+            progress.say(line)
+        members = {name: asdict(one) for name, one in described.items()}
         keys = ("device", "threads", "torch", "instruction_set")
         environment = {
             "python": sys.version.split()[0],

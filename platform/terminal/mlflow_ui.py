@@ -24,6 +24,7 @@ from fedrecon.platform.storage.tracking.runs_view import VIEW
 from fedrecon.platform.storage.tracking.tracker import STUDIES, SUMMARIES
 from fedrecon.platform.terminal.output import say
 from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.phases import phase
 
 PORT = 5000
 START_SECONDS = 90.0
@@ -69,7 +70,8 @@ def serving(workspace: Path, host: str = "127.0.0.1", port: int | None = None) -
             start_new_session=True,
         )
     try:
-        _wait(process, f"http://{host}:{port}/health", log)
+        with phase("starting MLflow"):
+            _wait(process, f"http://{host}:{port}/health", log)
         yield runs_page(host, port, experiment, saved=_has_view(workspace, experiment))
     finally:
         _end(process)

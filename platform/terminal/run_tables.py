@@ -9,11 +9,11 @@ from typing import Any
 from fedrecon.platform.catalogue.overview import Overview
 from fedrecon.platform.reporting.table import Row, Table, Tone, Value, number, numbers, plain, words
 from fedrecon.platform.reporting.terminal import print_table
-from fedrecon.sites.score_columns import METRICS
+from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.sites.sizes import size
 
 TONES: dict[str, Tone] = {"running": "good", "damaged": "bad", "set aside": "faint", "unfinished": "faint"}
-HEADS = {"psnr": "test PSNR dB", "ssim": "test SSIM", "nmse": "test NMSE"}
+HEADS = {metric: f"test {METRIC_LABELS[metric]}" for metric in METRICS}
 
 
 def runs_table(runs: Sequence[Overview]) -> None:

@@ -9,10 +9,15 @@ from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers
 from fedrecon.platform.reporting.terminal import print_table
 from fedrecon.platform.runs.report import below_zero_filled
 from fedrecon.platform.terminal.output import say
-from fedrecon.sites.score_columns import METRICS
+from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.sites.scoring.settings import AGAINST
 
-SCORE_COLUMNS = ("PSNR dB", "SSIM", "NMSE", "with DC", "zero-filled")
+TEST_COLUMNS = (
+    *("test volumes", "test slices"),
+    *(f"test {METRIC_LABELS[metric]}" for metric in METRICS),
+    *("with DC (dB)", "zero-filled (dB)"),
+)
+"""The columns of scores. The last two are the PSNR of the test subjects too."""
 
 
 def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
@@ -28,36 +33,40 @@ def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> No
         Row([plain(name), plain(str(one["n_volumes"])), plain(str(one["n_slices"])), *_scores(one)])
         for name, one in named
     ]
-    columns = [*words("site"), *numbers("volumes", "slices", *SCORE_COLUMNS)]
+    columns = [*words("site"), *numbers(*TEST_COLUMNS)]
     reference = experiment.get("evaluation", {}).get("reference", "measured")
     print_table(Table(f"{result['name']}: test subjects, {AGAINST[reference]}", columns, rows))
     if line := below_zero_filled(result, experiment):
         _alarm(line)
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]], reference: str) -> None:
-    """Prints the rows of an evaluation; ``reference`` is its ``evaluation.reference``."""
+def rows_table(found: Mapping[str, Any]) -> None:
+    """Prints an evaluation (the JSON of ``fedrecon evaluate --json``): a row a site, and the mean over the sites."""
     columns = [*words("site", "measured by"), *numbers("R", "measured R"), *words("model")]
+    marked = [(row, False) for row in found["rows"]] + [(row, True) for row in found["means"]]
     shown = [
-        Row([
-            plain(row["site"]),
-            plain(row["mask"]),
-            number(row["acceleration"], "g"),
-            number(row["measured_acceleration"], ".2f"),
-            plain(row["model"]),
-            plain(str(row["n_slices"])),
-            *_scores(row),
-        ])
-        for row in rows
-    ]  # fmt: skip
-    print_table(
-        Table(f"evaluation: test subjects, {AGAINST[reference]}", [*columns, *numbers("slices", *SCORE_COLUMNS)], shown)
-    )
+        Row(
+            [
+                plain(row["site"]),
+                plain(row["mask"] or "(mixed)"),
+                number(row["acceleration"], "g"),
+                number(row["measured_acceleration"], ".2f"),
+                plain(row["model"] or "(mixed)"),
+                plain(str(row["n_volumes"])),
+                plain(str(row["n_slices"])),
+                *_scores(row),
+            ],
+            marked=mean,
+        )
+        for row, mean in marked
+    ]
+    title = f"evaluation: test subjects, {AGAINST[found['reference']]}"
+    print_table(Table(title, [*columns, *numbers(*TEST_COLUMNS)], shown))
 
 
 def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
     """Prints the contents of shards, one row per shard."""
-    columns = [*words("site", "contrast"), *numbers("tesla", "matrix", "coils"), *words("k-space", "phase")]
+    columns = [*words("site", "contrast"), *numbers("field (T)", "matrix (y×x)", "coils"), *words("k-space", "phase")]
     rows = [
         Row([
             plain(str(one["site"])),
@@ -68,10 +77,12 @@ def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
             plain("simulated" if one["simulated"] else "measured"),
             plain(str(one["phase"])),
             *[plain(_split(one["splits"][name])) for name in ("train", "validation", "test")],
+            plain(", ".join(one["usable_for"])),
         ])
         for one in shards
     ]  # fmt: skip
-    print_table(Table("subjects / slices of each split", [*columns, *numbers("train", "validation", "test")], rows))
+    splits = (f"{split} (subjects/slices)" for split in ("train", "validation", "test"))
+    print_table(Table("shards", [*columns, *numbers(*splits), *words("usable for")], rows))
 
 
 def registry(kind: str, files: Sequence[str] = ()) -> dict[str, tuple[str, str]]:

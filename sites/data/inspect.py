@@ -8,6 +8,7 @@ from typing import Any
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import consortium_problems
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import counted
 
 
 def find_shards(path: Path | str) -> list[Path]:
@@ -42,7 +43,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
     opened: list[Shard] = []
     sound: list[Shard] = []
     problems: list[dict[str, str]] = []
-    for file in find_shards(path):
+    for file in counted("checking shards", find_shards(path)):
         try:
             shard = Shard.open(file)
             opened.append(shard)

@@ -16,12 +16,13 @@ from fedrecon.sites.data.volume import check_volume
 from fedrecon.sites.errors import InputError
 
 
-def seal(path: Path | str) -> tuple[str, str]:
+def seal(path: Path | str, dry_run: bool = False) -> tuple[str, str]:
     """Writes the attributes of the shard at ``path`` that follow from its data: content hash, maxima and norms.
 
     It then seals all attributes (``attributes_hash``), also of a shard that was written without that seal.
 
-    The file is copied beside itself and replaced, so that a reader finds the old shard or the new one.
+    The file is copied beside itself and replaced, so that a reader finds the old shard or the new one. A dry run
+    computes the hash and writes nothing.
 
     Returns:
         the content hash before, and the one of the content. If all that is written would be the same, nothing is.
@@ -48,7 +49,7 @@ def seal(path: Path | str) -> tuple[str, str]:
     found = content_hash(shard.site, shard.contrast, shard.simulated, shard.phase, digests)
     with reading(shard.path) as file:
         stale = attributes_hash(file) != shard.attributes_hash
-    if found != shard.content_hash or changed or stale:
+    if not dry_run and (found != shard.content_hash or changed or stale):
         try:
             with atomic.replacing(shard.path.resolve()) as temporary:
                 shutil.copy(shard.path, temporary)

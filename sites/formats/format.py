@@ -15,6 +15,7 @@ from fedrecon.sites.data.volume import Complex, VolumeData, check_volume
 from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats.finding import find_files
 from fedrecon.sites.formats.record import FileRecord
+from fedrecon.sites.phases import counted
 from fedrecon.sites.plugin import Plugin
 
 _POINTERS = {b"/annex/objects": "git-annex", b"version https://git-lfs": "Git LFS"}
@@ -59,7 +60,7 @@ class Format(Plugin):
         self, sources: Sequence[Path], label: Callable[[Path], Label]
     ) -> Iterator[tuple[Path, VolumeData | FileError, FileRecord]]:
         """Reads and checks one file at a time: its path, its volume or why it is refused, and what was found."""
-        for source in sources:
+        for source in counted("reading files", sources):
             record = FileRecord()
             try:
                 for file in self.files(source):

@@ -23,6 +23,7 @@ from fedrecon.sites.formats import FORMATS, Format, Label
 from fedrecon.sites.formats.finding import volume_names
 from fedrecon.sites.formats.record import ImportSummary
 from fedrecon.sites.formats.subjects import Subjects, assign, by_list, by_person, doubts
+from fedrecon.sites.phases import phase
 from fedrecon.sites.plugin import choose
 
 
@@ -76,7 +77,8 @@ def import_data(
         check_text("contrast", contrast)
     target = Path(out) / f"{site}.h5"
     given = [Path(one) for one in ([sources] if isinstance(sources, Path | str) else sources)]
-    paths, others = reader.find(given)
+    with phase("looking for files"):
+        paths, others = reader.find(given)
     summary = ImportSummary(site, format, target, reader.phase_kind, reader.simulated, other_files=others)
     key = Path(key) if key is not None else Path(out) / KEY_FILE
     used = [
@@ -92,7 +94,8 @@ def import_data(
             raise InputError("--subjects-from and --subject-pattern both say who was scanned; give one of them.")
         subjects = by_list(Path(subjects_from), paths, reader, summary)
     else:
-        subjects = Subjects(by_person(paths, names, reader, subject_pattern, summary, keyed.shown), {})
+        with phase(f"asking {len(paths)} files who was scanned"):
+            subjects = Subjects(by_person(paths, names, reader, subject_pattern, summary, keyed.shown), {})
     known = sorted(set(subjects.of.values()))
     if subjects.splits and (validation_subjects or test_subjects):
         raise InputError("--subjects-from has splits; leave --validation-subjects and --test-subjects out.")

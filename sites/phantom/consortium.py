@@ -13,6 +13,7 @@ from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.phantom.anatomy import N_SLICES
 from fedrecon.sites.phantom.protocol import PROTOCOLS, Protocol, own_scanner
 from fedrecon.sites.phantom.scanner import ANATOMIES, scan
+from fedrecon.sites.phases import phase, told
 from fedrecon.sites.seeding import generator
 
 DEFAULT_SITES = tuple(PROTOCOLS)
@@ -50,6 +51,7 @@ def simulate(
     coils: int | None = None,
     seed: int = 0,
     population: Population | None = None,
+    dry_run: bool = False,
 ) -> list[Path]:
     """Writes one shard ``NAME.h5`` for each hospital into the folder ``out`` and returns their paths.
 
@@ -65,6 +67,7 @@ def simulate(
         coils: number of receive coils at all hospitals; None takes the number of each scanner.
         seed: the seed of the whole consortium.
         population: the anatomies, the scanners and the number of training slices; None takes the default one.
+        dry_run: check all that is given, and write nothing.
 
     Raises:
         InputError: a contrast, an anatomy or a kind of scanners is unknown, a hospital's name is not allowed or given
@@ -87,10 +90,13 @@ def simulate(
     n_train: Sequence[int | None] = slices * len(contrasts) if len(slices) == 1 else slices or [None] * len(contrasts)
     for name in contrasts:
         _check_free(Path(out) / f"{name}.h5")
-    return [
-        _write(Path(out), name, volumes(name, contrast, subjects, size, coils, seed, chosen, most))
-        for (name, contrast), most in zip(contrasts.items(), n_train, strict=True)
-    ]
+    if dry_run:
+        return [Path(out) / f"{name}.h5" for name in contrasts]
+    with phase("simulating subjects", sum(1 for most in n_train for _ in members(subjects, most))) as done:
+        return [
+            _write(Path(out), name, told(volumes(name, contrast, subjects, size, coils, seed, chosen, most), done))
+            for (name, contrast), most in zip(contrasts.items(), n_train, strict=True)
+        ]
 
 
 def split_of(index: int) -> str:

@@ -21,7 +21,7 @@ _WHITE = 98.5  # percentile of the reference slice that is shown white: bright f
 
 
 def panel(
-    reference: NDArray[Any],
+    reference: NDArray[Any] | None,
     zero_filled: NDArray[Any],
     reconstruction: NDArray[Any],
     maximum: float,
@@ -31,25 +31,26 @@ def panel(
 ) -> bytes:
     """Reference, zero-filled, reconstruction and 5 |error| side by side, with the slice's scores, as PNG.
 
-    All images share one grey window, which follows from the reference. No image is scaled by its own extremes.
+    All images share one grey window, which follows from the reference. No image is scaled by its own extremes. Without
+    a reference the window follows from the reconstruction.
 
     Args:
-        reference: magnitude, (y, x).
+        reference: magnitude, (y, x); None where there is none: then only the two images are shown, without scores.
         zero_filled: magnitude, (y, x).
         reconstruction: magnitude, (y, x).
-        maximum: maximum of the reference volume: the data range of PSNR and SSIM.
+        maximum: maximum of the reference volume: the data range of PSNR and SSIM. Without a reference, that of the
+            reconstructed volume.
         caption: one line under the images: site, subject, slice, operator, round.
         before: title of the second image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    reference, zero_filled, reconstruction = (
-        np.abs(image).astype(np.float64) for image in (reference, zero_filled, reconstruction)
-    )
-    height, width = reference.shape
+    zero_filled, reconstruction = (np.abs(image).astype(np.float64) for image in (zero_filled, reconstruction))
+    height, width = reconstruction.shape
     tall = _INCH * height / width
-    size = (_LEFT + 4 * _INCH + 3 * _GAP + _BAR, _TOP + tall + _BOTTOM)
+    n_images = 2 if reference is None else 4
+    size = (_LEFT + n_images * _INCH + (n_images - 1) * _GAP + _BAR, _TOP + tall + _BOTTOM)
     figure = Figure(figsize=size, dpi=_DPI, facecolor=_BACK)
     FigureCanvasAgg(figure)
 
@@ -57,7 +58,15 @@ def panel(
         left = _LEFT + column * (_INCH + _GAP)
         return figure.add_axes((left / size[0], _BOTTOM / size[1], _INCH / size[0], tall / size[1]))
 
-    grey = {"cmap": "gray", "vmin": 0.0, "vmax": _white(reference, maximum)}
+    figure.text(_LEFT / size[0], 0.1 / size[1], caption, color=_FAINT, fontsize=8, va="bottom")
+    grey = {"cmap": "gray", "vmin": 0.0}
+    if reference is None:
+        grey["vmax"] = _white(reconstruction, maximum)
+        _show(axes(0), zero_filled, before, "", **grey)
+        _show(axes(1), reconstruction, "Reconstruction", "", **grey)
+        return _compressed(figure)
+    reference = np.abs(reference).astype(np.float64)
+    grey["vmax"] = _white(reference, maximum)
     _show(axes(0), reference, "Reference", "", **grey)
     _show(axes(1), zero_filled, before, _scores(reference, zero_filled, maximum), **grey)
     _show(axes(2), reconstruction, "Reconstruction", _scores(reference, reconstruction, maximum), **grey)
@@ -65,12 +74,11 @@ def panel(
     difference = np.abs(reference - reconstruction) / maximum
     shown = _show(error, difference, f"|Error| × {ERROR_GAIN:g}", "", cmap="magma", vmin=0, vmax=1 / ERROR_GAIN)
 
-    left = _LEFT + 4 * _INCH + 3 * _GAP + 0.07
+    left = size[0] - _BAR + 0.07
     bar = figure.add_axes((left / size[0], _BOTTOM / size[1], 0.09 / size[0], tall / size[1]))
     figure.colorbar(shown, cax=bar, ticks=[0.0, 0.1, 0.2], format=lambda value, _: f"{100 * value:.0f} %")
     bar.tick_params(colors=_FAINT, labelsize=7, length=2)
     bar.spines["outline"].set_visible(False)
-    figure.text(_LEFT / size[0], 0.1 / size[1], caption, color=_FAINT, fontsize=8, va="bottom")
     return _compressed(figure)
 
 

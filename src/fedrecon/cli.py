@@ -15,12 +15,14 @@ from typing import Any
 
 from fedrecon.commands import data, doctor, experiments, init, runs
 from fedrecon.commands.base import DONE, command, workspace_of
+from fedrecon.platform.terminal import phases
 from fedrecon.platform.terminal.arguments import Parser
 from fedrecon.platform.terminal.boundary import outcome
 from fedrecon.platform.terminal.output import json_alone, say
 from fedrecon.platform.terminal.signals import SAYS, TERMINATED, terminable
 from fedrecon.sites.atomic import room_for
 from fedrecon.sites.errors import DISK_FULL
+from fedrecon.sites.phases import shown_by
 
 INTERRUPTED = 130
 
@@ -44,7 +46,7 @@ def _exit_code(argv: Sequence[str] | None) -> int:
     arguments = argparse.Namespace()
     try:
         arguments = _parser().read(argv)
-        with room_for(Path.cwd() / "x"), json_alone(getattr(arguments, "json", False)):
+        with room_for(Path.cwd() / "x"), json_alone(getattr(arguments, "json", False)), shown_by(phases.show):
             code: int = arguments.command(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -74,7 +76,7 @@ def _parser() -> Parser:
     init.add(commands)
     doctor.add(commands)
     for one in (SWEEP, STUDY):
-        one.add_arguments(command(commands, one.kind, one.command, one.about, json=True, workspace=True))
+        one.add_arguments(command(commands, one.kind, one.command, one.about))
     return parser
 
 

@@ -4,6 +4,7 @@ import io
 
 from fedrecon.platform.federation.progress import Progress
 from fedrecon.sites.errors import tell
+from fedrecon.sites.phases import phase
 
 
 class Terminal(io.StringIO):
@@ -17,7 +18,6 @@ def test_one_line_a_round_when_piped(monkeypatch):
     stream = io.StringIO()
     progress = Progress(40, stream=stream)
     progress.say("begun")
-    progress.waiting("a while")
     now[0] += 6
     progress.round(3, {"a": 0.25, "b": 0.75}, {}, 1.96)
     now[0] += 2
@@ -48,13 +48,19 @@ def test_a_bar_on_a_terminal_and_the_stream_is_never_stdout(capsys):
     stream = Terminal()
     progress = Progress(2, stream=stream)
     progress.say("begun")
-    progress.waiting("scoring")
+    with phase("drawing [x] panels", 2) as done:
+        done()
+        progress._bar.refresh()
     progress.round(1, {"a": 0.5}, {"a": 20.0}, 1.0)
     progress.round(2, {"a": 0.5}, {}, 1.0)
     progress.close()
     progress.close()
     assert "begun" in stream.getvalue()
     assert "2/2" in stream.getvalue()
+    assert "drawing [x] panels 2/2" in stream.getvalue()
+    with phase("after the bar"):
+        pass
+    assert "after the bar" not in stream.getvalue()
     assert "loss 0.5000" in stream.getvalue()
     assert capsys.readouterr() == ("", "")
 

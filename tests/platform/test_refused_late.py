@@ -39,8 +39,8 @@ def test_an_image_that_is_not_finite_is_not_written(value, monkeypatch):
     monkeypatch.setattr(reconstruct, "_batches", lambda *_: iter(()))
     monkeypatch.setattr(reconstruct, "_reconstructed", lambda *_: iter([(images, image > 0)]))
     experiment = SimpleNamespace(
-        task="reconstruction", resources=SimpleNamespace(threads=1), operator_at=lambda where: SimpleNamespace(scale=1)
+        task="reconstruction", resources=SimpleNamespace(threads=1), operator_at=lambda _: SimpleNamespace(label=str)
     )
     trained = SimpleNamespace(experiment=experiment)
     with pytest.raises(RunError, match="'x': the reconstruction holds NaN or infinity in 1 of 2048 output"):
-        reconstruct._volume(trained, None, "north", make_volume("x", "test", 2, 1, 0), False, False)
+        reconstruct._volume(trained, None, "north", make_volume("x", "test", 2, 1, 0), False)

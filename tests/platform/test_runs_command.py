@@ -126,7 +126,7 @@ def test_only_what_differs_is_compared_and_the_difference_is_b_minus_a(call, wor
     assert set(found["scores"]) == {"north", "mean"}
     assert found["notes"] == []
     assert call("runs", "compare", "aaaaaa", "aaaaaa").code == 2
-    assert "test PSNR dB B−A" in call("runs", "compare", "aaaaaa", "bbbbbb").out
+    assert "test PSNR (dB) B−A" in call("runs", "compare", "aaaaaa", "bbbbbb").out
 
 
 def test_scores_that_cannot_be_compared_are_said(workspace):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from clusters import HERE, end_local_cluster, ray_warnings
 
+from fedrecon.platform.execution.ray_cluster import lean
 from fedrecon.platform.runs.run import run
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError
@@ -30,7 +31,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, consortium: dict[str, Path])
     end_local_cluster()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
-    with ray_warnings():
+    with ray_warnings(), lean():
         import ray
         from ray.cluster_utils import Cluster
 
@@ -78,7 +79,7 @@ def test_sites_on_their_nodes_in_halves_of_their_gpus_and_the_same_bits(
         members = found["environment"]["members"]
         assert {name: one["node"] for name, one in members.items()} == {site: nodes[site] for site in SITES}
         assert {name: one["gpus"] for name, one in members.items()} == {site: ["0"] for site in SITES}
-        alone = run(row.trial.experiment, workspace=spaces["here"], in_process=True)
+        alone = run(row.trial.experiment, ["resources.gpus_per_site=0"], workspace=spaces["here"], in_process=True)
         assert row.metrics["test/mean/psnr"] == alone.mean["psnr"]
 
 
@@ -113,7 +114,7 @@ def test_a_study_of_a_shard_that_its_own_node_alone_sees(
         "unet": {"sites": {"south": base["sites"]["south"]}, "test": {"sites": {"north": base["sites"]["north"]}}},
         "zero-filled": {"reconstructor": "zero_filled"},
     }.items():
-        alone = run({**base, **changes}, workspace=spaces["here"], in_process=True)
+        alone = run({**base, **changes, "resources": {}}, workspace=spaces["here"], in_process=True)
         assert found[method, "north"] == pytest.approx(alone.sites["north"]["psnr"], abs=1e-12)
     assert len(found) == 4
     assert len(list((spaces["there"] / "studies" / "hidden" / "panels").iterdir())) == 1

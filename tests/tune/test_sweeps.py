@@ -116,7 +116,7 @@ def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(
 ) -> None:
     base["training"] = {**base["training"], **EXPLODES}
     search = {"training.learning_rate": {"grid": [1e-5, 1000.0]}, "evaluation.mask_seed": {"grid": [0, 1]}}
-    result = sweep(base, search, name="failing", workspace=workspace, max_failures=1)
+    result = sweep(base, search, name="failing", workspace=workspace, max_failures=1, concurrency=1)
     statuses = {tuple(row.trial.params.values()): row.status for row in result.trials}
     assert statuses == {
         (1e-5, 0): "FINISHED", (1e-5, 1): "FINISHED", (1000.0, 0): "FAILED", (1000.0, 1): "FAILED",
@@ -129,7 +129,7 @@ def test_a_failing_trial_is_tried_again_then_recorded_and_the_rest_goes_on(
     assert result.best is not None
     assert result.best.status == "FINISHED"
     assert {one.info.status for one in runs(workspace)} == {"FINISHED", "FAILED"}
-    again = sweep(base, search, name="failing", workspace=workspace, max_failures=1)
+    again = sweep(base, search, name="failing", workspace=workspace, max_failures=1, concurrency=1)
     assert [row.error for row in again.trials] == [row.error for row in result.trials]
 
 
@@ -189,7 +189,7 @@ def test_optuna_suggests_for_two_metrics_and_a_longer_sweep_goes_on(
     }
     given: dict[str, Any] = {
         "name": "optuna", "workspace": workspace, "algorithm": "optuna",
-        "metric": ["mean/psnr", "mean/nmse"], "mode": ["max", "min"],
+        "metric": ["mean/psnr", "mean/nmse"], "mode": ["max", "min"], "concurrency": 1,
     }  # fmt: skip
     short = sweep(base, search, samples=2, **given)
     assert [row.status for row in short.trials] == ["FINISHED"] * 2
@@ -204,7 +204,7 @@ def test_optuna_suggests_for_two_metrics_and_a_longer_sweep_goes_on(
 def test_site_actors_in_the_trials_placement_group(base: dict[str, Any], workspace: Path, on_ray: None) -> None:
     search = {"strategy.name": {"grid": ["fedavg", "pooled"]}}
     actors = {**base, "resources": {"crew": "actors"}, "allow_pooling": True}
-    result = sweep(actors, search, name="actors", workspace=workspace)
+    result = sweep(actors, search, name="actors", workspace=workspace, concurrency=1)
     assert [(row.status, row.error) for row in result.trials] == [("FINISHED", None)] * 2
     for row in result.trials:
         found = RunFolder(workspace, row.trial.digest).result()

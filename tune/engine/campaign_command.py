@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.workspace import default_workspace
+from fedrecon.platform.terminal.arguments import add_overrides
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
+
+_OF_A_RUN = ("in_process", "tracking_uri", "dry_run", "rerun", "rerun_failed", "keep_checkpoints")
+"""The options that do nothing for ``show``."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class CampaignCommand:
 
     Attributes:
         kind: ``sweep`` or ``study``.
-        about: help text of the command. dry_run: help text of ``--dry-run``.
+        about: help text of the command.
         read: a function that reads the campaign's file; the first of what it returns has the ``name``.
         run: ``fedrecon.sweep`` or ``fedrecon.study``. load: ``load_sweep`` or ``load_study``.
         show: a function that prints a result as a table.
@@ -30,7 +34,6 @@ class CampaignCommand:
 
     kind: str
     about: str
-    dry_run: str
     read: Callable[[Path], tuple[Any, Any]]
     run: Callable[..., Any]
     load: Callable[..., Any]
@@ -41,19 +44,11 @@ class CampaignCommand:
         """Adds the options of the command."""
         upper = self.kind.upper()
         parser.add_argument(self.kind, metavar=f"{upper}.yaml", help=f"the file of a {self.kind}; or: show {upper}")
-        parser.add_argument(
-            "overrides",
-            nargs="*",
-            metavar="key.path=value",
-            help=f"changes a key of the {self.kind}; experiment.KEY=value changes the base",
-        )
-        parser.add_argument("--address", metavar="A", help="address of a Ray cluster (default: start one here)")
-        parser.add_argument("--tracking-uri", metavar="U", help="an MLflow server (default: the workspace's mlflow.db)")
+        add_overrides(parser, f"changes a key of the {self.kind}; experiment.KEY=value changes the base")
         again = parser.add_mutually_exclusive_group()
         again.add_argument("--rerun", action="store_true", help="run every trial again, even if it has a result")
         again.add_argument("--rerun-failed", action="store_true", help="run the failed trials again")
         parser.add_argument("--keep-checkpoints", action="store_true", help="keep two checkpoints of each run, not one")
-        parser.add_argument("--dry-run", action="store_true", help=self.dry_run)
 
     def command(self, arguments: argparse.Namespace) -> int:
         """Runs or shows a campaign.
@@ -71,11 +66,15 @@ class CampaignCommand:
                 raise InputError(
                     f"fedrecon {self.kind} show {self.kind.upper()}: needs the name of a {self.kind} or its file"
                 )
+            if wrong := [one for one in _OF_A_RUN if getattr(arguments, one)]:
+                option = wrong[0].replace("_", "-")
+                raise InputError(f"fedrecon {self.kind} show takes no --{option}: it prints what was computed")
             self._print(self.load(self._name(arguments.overrides[0]), workspace, arguments.address), arguments.json)
             return 0
+        crew = ["experiment.resources.crew=in-process"] if arguments.in_process else []
         result = self.run(
             file=given,
-            overrides=arguments.overrides,
+            overrides=[*arguments.overrides, *crew],
             workspace=workspace,
             address=arguments.address,
             tracking_uri=arguments.tracking_uri,

@@ -48,14 +48,13 @@ def _table(result: StudyResult) -> Table:
     for (method, *sites), own in found.items():
         shown = [number(sum(own[one]) / len(own[one]) if one in own else None, ".2f") for one in columns]
         rows.append(Row([plain(method + result.marks.get(method, "")), *map(plain, sites), *shown]))
-    heads = [*words("method", "trained on", "tested on"), *numbers(*columns)]
-    return Table("PSNR (dB), mean over seeds", heads, rows)
+    heads = [*words("method", "trained on", "tested on"), *numbers(*(f"{one} (dB)" for one in columns))]
+    return Table("test PSNR, mean over seeds", heads, rows)
 
 
 COMMAND = CampaignCommand(
     kind="study",
     about="run a study: methods x training sites x test sites, with a report; 'study show NAME' prints its table",
-    dry_run="plan the matrix and start nothing",
     read=Study.read,
     run=study,
     load=load_study,

@@ -23,7 +23,6 @@ def _show(result: SweepResult) -> None:
 COMMAND = CampaignCommand(
     kind="sweep",
     about="many experiments: acceleration, hyper-parameters, seeds (Ray Tune); 'sweep show NAME' prints its table",
-    dry_run="list the trials and start nothing",
     read=Sweep.read,
     run=sweep,
     load=load_sweep,

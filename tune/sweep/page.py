@@ -112,7 +112,7 @@ def trials_table(rows: Sequence[TrialRow], keys: Sequence[str], metrics: Sequenc
     columns = [*numbers("trial"), *words(*(short[key] for key in keys), "status"), *numbers("rounds")]
     columns += [Column(label(one), numeric=True, title=one) for one in scored]
     columns += [Column(label(one), numeric=True, title=one, hidden=True) for one in rest]
-    columns += [*numbers("seconds"), *words("run", "note")]
+    columns += [*numbers("time (s)"), *words("run", "note")]
     marked = {row.trial.digest for row in top.rows} if top else set()
     found = []
     for row in rows:

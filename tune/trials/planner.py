@@ -16,6 +16,7 @@ from fedrecon.platform.consortium.shards import check_subjects, n_slices, open_s
 from fedrecon.sites.acquisition.mix import is_mix, mix_text
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.phases import counted
 from fedrecon.tune.search.config import MAX_TRIALS, PROBLEM, Budget, CampaignSettings, Sweep
 from fedrecon.tune.search.space import KINDS, Dimension, Params, draw, points, read_space
 
@@ -202,7 +203,7 @@ class Planner:
             self._check_corners(base)
             return []
         found = points(self.space, sweep.samples, sweep.seed, base.get, MAX_TRIALS)
-        return [self.trial(number, params) for number, params in enumerate(found)]
+        return [self.trial(number, params) for number, params in enumerate(counted("planning trials", found))]
 
     def slices(self, trial: Trial, split: str) -> int:
         """The number of slices of one split that are scored, at all sites together.

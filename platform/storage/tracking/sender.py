@@ -17,6 +17,7 @@ from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import BufferedTracker, RunStore
 from fedrecon.platform.storage.workspace import owner_of
 from fedrecon.sites.errors import FedreconError, InputError, cause_of, tell
+from fedrecon.sites.phases import phase
 
 LONGEST_PAUSE = 30.0
 """Seconds between two tries, at most."""
@@ -75,7 +76,8 @@ class Sender:
             InputError: the store is a server and cannot take it. A file that is busy is tried again in the background.
         """
         try:
-            self.deliver(journal.folder)
+            with phase(f"opening MLflow at {public(self.uri)}"):
+                self.deliver(journal.folder)
         except InputError:
             raise
         except Exception as error:
@@ -102,7 +104,8 @@ class Sender:
 
     def close(self) -> None:
         """Waits until everything is sent, and ends the thread. Says it, if a part has to wait for the next call."""
-        done = self.drain() and self._sound()
+        with phase("sending the record to MLflow"):
+            done = self.drain() and self._sound()
         with self._changed:
             self._closing = True
             self._changed.notify_all()

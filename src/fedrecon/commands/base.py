@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fedrecon.commands.shared import KEYS, lacking
+from fedrecon.platform.terminal.arguments import Parser, share
+
 DONE = 0
 
 
@@ -17,14 +20,11 @@ def workspace_of(arguments: argparse.Namespace) -> Path:
     return Path(given) if given else default_workspace()
 
 
-def command(
-    commands: Any, name: str, function: Any, text: str, json: bool = False, workspace: bool = False
-) -> argparse.ArgumentParser:
-    """Adds a command with the options ``--json`` and ``--workspace`` where it has them."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+def command(commands: Any, name: str, function: Any, text: str) -> Parser:
+    """Adds a command, with those of the shared options that it has (:data:`LACKING`)."""
+    parser: Parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
-    if json:
-        parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    if workspace:
-        parser.add_argument("--workspace", metavar="DIR", help="default: FEDRECON_WORKSPACE or ./workspace")
+    missing = lacking(parser.prog.partition(" ")[2])
+    parser.no_overrides = missing.get(KEYS, "")
+    share(parser, missing)
     return parser

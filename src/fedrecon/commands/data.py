@@ -11,6 +11,7 @@ from fedrecon.commands.base import DONE, command
 from fedrecon.platform.terminal.arguments import whole
 from fedrecon.platform.terminal.boundary import WRONG_INPUT
 from fedrecon.platform.terminal.output import print_json, say
+from fedrecon.sites.phases import counted
 
 SEEDS = whole(-(2**63), 2**63 - 1)
 COILS = whole(1, 32)
@@ -20,7 +21,8 @@ def add(commands: Any) -> None:
     """Adds ``fedrecon data`` with its commands."""
     data = commands.add_parser("data", help="simulate, import, inspect and seal the data of sites")
     commands = data.add_subparsers(required=True, metavar="COMMAND")
-    one = command(commands, "simulate", _simulate, "simulate a consortium of hospitals, with one shard per site")
+    about = "simulate a consortium of hospitals, with one shard per site"
+    one = command(commands, "simulate", _simulate, about)
     one.add_argument("directory", metavar="DIR")
     one.add_argument("--sites", nargs="+", metavar="NAME", help="sites, each as CONTRAST or NAME:CONTRAST")
     one.add_argument("--subjects", type=whole(1, 10_000), metavar="N", help="number of subjects at each site")
@@ -53,19 +55,15 @@ def add(commands: Any) -> None:
     )
     one.add_argument("--seed", type=SEEDS, default=0)
 
-    one = command(commands, "import", data_import.run, "import files as the shard of a site", json=True)
+    one = command(commands, "import", data_import.run, "import files as the shard of a site")
     data_import.add_arguments(one)
 
-    one = command(
-        commands,
-        "inspect",
-        _inspect,
-        "show the contents of a shard or a folder of shards, and their errors",
-        json=True,
-    )
+    about = "show the contents of a shard or a folder of shards, and their errors"
+    one = command(commands, "inspect", _inspect, about)
     one.add_argument("path", metavar="PATH")
 
-    one = command(commands, "seal", _seal, "write the hash of a shard's content anew, after a change that was meant")
+    about = "write the hash of a shard's content anew, after a change that was meant"
+    one = command(commands, "seal", _seal, about)
     one.add_argument("path", metavar="PATH", help="a shard, or a folder of shards")
 
 
@@ -77,8 +75,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
     options = {key: value for key, value in options.items() if value is not None}
     if arguments.sites:
         options["sites"] = tuple(arguments.sites)
-    for path in simulate(arguments.directory, seed=arguments.seed, population=population, **options):
-        say(str(path))
+    dry_run: bool = arguments.dry_run
+    paths = simulate(arguments.directory, seed=arguments.seed, population=population, dry_run=dry_run, **options)
+    if arguments.json:
+        print_json({"paths": [str(path) for path in paths], "written": not dry_run})
+    else:
+        say("\n".join(f"dry run: {path} is not written" if dry_run else str(path) for path in paths))
     return DONE
 
 
@@ -100,7 +102,12 @@ def _seal(arguments: argparse.Namespace) -> int:
     from fedrecon.sites.data.inspect import find_shards
     from fedrecon.sites.data.seal import seal
 
-    for path in find_shards(arguments.path):
-        before, after = seal(path)
-        say(f"{path}: {after}" + ("" if before == after else f" (before: {before})"))
+    paths, dry_run = find_shards(arguments.path), arguments.dry_run
+    seals = [(path, *seal(path, dry_run)) for path in counted("sealing shards", paths)]
+    if arguments.json:
+        print_json({"shards": [{"path": str(path), "before": old, "after": new} for path, old, new in seals]})
+        return DONE
+    for path, before, after in seals:
+        why = "" if before == after else f" (before: {before})"
+        say(f"{'dry run: ' if dry_run else ''}{path}: {after}{why}")
     return DONE

@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--site-by", choices=("scanner",), help="a site for each scanner, named by its model and field")
     add("--out", required=True, metavar="DIR")
     add("--contrast", metavar="C", help="default: the name in the files")
-    add("--dry-run", action="store_true", help="read and check all files, print the summary, write nothing")
     add("--overwrite", action="store_true", help="replace the shard of this site if there is one")
     add("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that add formats")
     add("--skip-bad", action="store_true", help="import the good files although others are refused")

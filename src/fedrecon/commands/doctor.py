@@ -14,14 +14,8 @@ from fedrecon.platform.terminal.output import print_json, say
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
     about = "look at versions, GPUs, Ray, ports, disks, the store and shards: what is wrong, and what to do"
-    one = command(commands, "doctor", _doctor, about, json=True, workspace=True)
+    one = command(commands, "doctor", _doctor, about)
     one.add_argument("--sites", metavar="FOLDER", help="shards to read through (default: open those below data/)")
-    one.add_argument("--in-process", action="store_true", help="leave Ray out")
-    one.add_argument("--address", help="address of a running Ray cluster (default: start one here, and end it)")
-    one.add_argument(
-        "--tracking-uri",
-        help="address of an MLflow server (default: MLFLOW_TRACKING_URI, or the workspace's mlflow.db)",
-    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.storage.run_lookup import RUN
-from fedrecon.platform.terminal.arguments import number, whole
+from fedrecon.platform.terminal.arguments import add_overrides, number, whole
 from fedrecon.platform.terminal.boundary import WRONG_INPUT
 from fedrecon.platform.terminal.output import print_json, say
 
@@ -19,17 +20,9 @@ EPOCHS, RATES = whole(1, 10**6), number(1, 10**4)
 
 def add(commands: Any) -> None:
     """Adds the commands to the parser."""
-    one = command(commands, "run", _run, "run an experiment, or resume it", json=True, workspace=True)
+    one = command(commands, "run", _run, "run an experiment, or resume it")
     one.add_argument("experiment", metavar="EXPERIMENT.yaml")
-    one.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="changes to the experiment, such as training.rounds=20"
-    )
-    one.add_argument("--in-process", action="store_true", help="run all sites in this process, without Ray: same bits")
-    one.add_argument("--address", help="address of a running Ray cluster (default: start one here)")
-    one.add_argument(
-        "--tracking-uri",
-        help="address of an MLflow server (default: MLFLOW_TRACKING_URI, or the workspace's mlflow.db)",
-    )
+    add_overrides(one, "changes to the experiment, such as training.rounds=20")
     one.add_argument(
         "--rerun", action="store_true", help="run again, even if a finished run exists; the older run is kept"
     )
@@ -38,11 +31,10 @@ def add(commands: Any) -> None:
         "--keep-checkpoints", action="store_true", help="keep the last two checkpoints of the run, not one"
     )
 
-    one = command(
-        commands, "evaluate", _evaluate, "score a finished run under other operators or at other sites", json=True,
-        workspace=True,
-    )  # fmt: skip
+    about = "score a finished run under other operators or at other sites"
+    one = command(commands, "evaluate", _evaluate, about)
     one.add_argument("run", metavar="RUN", help=RUN)
+    add_overrides(one, "changes that need no training: operator.KEY, degradation.KEY, evaluation.KEY")
     one.add_argument("--sites", metavar="FOLDER", help="shards to test on (default: the run's own)")
     one.add_argument("--mask", metavar="NAME", help="mask to test (default: the run's own); see fedrecon list masks")
     one.add_argument("--acceleration", nargs="+", type=RATES, metavar="R", help="accelerations to test, one by one")
@@ -62,18 +54,13 @@ def add(commands: Any) -> None:
     )
     one.add_argument("--fine-tune-epochs", type=EPOCHS, metavar="N", help="epochs of --unseen fine-tune (default: 5)")
 
-    one = command(
-        commands,
-        "reconstruct",
-        _reconstruct,
-        "reconstruct a shard or k-space file, or enlarge a NIfTI volume",
-        json=True,
-        workspace=True,
-    )
+    about = "reconstruct a shard or k-space file, or enlarge a NIfTI volume"
+    one = command(commands, "reconstruct", _reconstruct, about)
     one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument(
         "input", metavar="INPUT", help="a shard, a fastMRI file, raw k-space (.npy), or a NIfTI volume to enlarge"
     )
+    add_overrides(one, "changes that need no training, as in evaluate")
     one.add_argument(
         "-o", "--output", required=True, help="output file: .h5 or .png; from a NIfTI volume also .nii or .nii.gz"
     )
@@ -84,44 +71,37 @@ def add(commands: Any) -> None:
         "--as-is", action="store_true", help="enlarge k-space instead of degrading it first (super-resolution)"
     )
 
-    one = command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs", workspace=True)
+    one = command(commands, "ui", _ui, "open MLflow on 127.0.0.1, on the page that shows the runs")
     one.add_argument("--port", type=whole(1, 65535), help="default: 5000, or a free port if 5000 is taken")
 
-    one = command(
-        commands, "sync", _sync, "send to MLflow what it has not got of the runs, sweeps and studies", json=True,
-        workspace=True,
-    )  # fmt: skip
-    one.add_argument(
-        "--tracking-uri", help="address of an MLflow server (default: the one that each run was recorded at)"
-    )
+    about = "send to MLflow what it has not got of the runs, sweeps and studies"
+    command(commands, "sync", _sync, about)
 
-    one = command(
-        commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats", json=True
-    )
+    one = command(commands, "list", _list, "list the plug-ins that an experiment can name, or the file formats")
     one.add_argument("kind", choices=("strategies", "networks", "masks", "degradations", "formats", "reconstructors"))
     one.add_argument("--plugins", nargs="+", default=(), metavar="FILE", help="plug-in files that are listed too")
 
     about = "check a strategy, network, mask or other plug-in of your own against the laws"
-    one = command(commands, "check-plugin", _check_plugin, about, json=True)
+    one = command(commands, "check-plugin", _check_plugin, about)
     one.add_argument("file", metavar="FILE", help="a plug-in file, as in the key plugins of an experiment")
 
     command(commands, "schema", _schema, "print the JSON schema of an experiment file, for editors")
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.runs.preview import preview
     from fedrecon.platform.runs.run import run
     from fedrecon.platform.storage.tracking.address import public
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.platform.terminal.tables import result_table
 
+    given = {key: getattr(arguments, key) for key in ("workspace", "in_process", "address", "tracking_uri", "rerun")}
+    if arguments.dry_run:
+        return _preview(preview(Path(arguments.experiment), arguments.overrides, **given), arguments.json)
     result = run(
         Path(arguments.experiment),
         arguments.overrides,
-        workspace=arguments.workspace,
-        in_process=arguments.in_process,
-        address=arguments.address,
-        tracking_uri=arguments.tracking_uri,
-        rerun=arguments.rerun,
+        **given,
         keep_checkpoints=arguments.keep_checkpoints,
     )
     if arguments.json:
@@ -140,12 +120,23 @@ def _run(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _preview(found: Mapping[str, Any], as_json: bool) -> int:
+    if as_json:
+        print_json(found)
+        return DONE
+    for site, splits in found["slices"].items():
+        say(f"{site}: " + ", ".join(f"{count} {split} slices" for split, count in splits.items()))
+    say(f"dry run: {found['name']}, digest {found['digest']}, {found['rounds']} rounds, {found['begins']}")
+    return DONE
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.inference.evaluate import evaluate
     from fedrecon.platform.terminal.tables import rows_table
 
     found = evaluate(
         arguments.run,
+        arguments.overrides,
         sites=arguments.sites,
         mask=arguments.mask,
         accelerations=arguments.acceleration or (),
@@ -155,11 +146,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         published=arguments.published or (),
         fine_tune_epochs=arguments.fine_tune_epochs,
         workspace=arguments.workspace,
+        dry_run=arguments.dry_run,
     )
     if arguments.json:
         print_json(found)
+    elif arguments.dry_run:
+        for row in found["rows"]:
+            say(f"dry run: {row['site']}, {row['operator']}: {row['n_slices']} test slices")
     else:
-        rows_table(found["rows"], found["reference"])
+        rows_table(found)
+        say(f"\nScores of each slice: {found['scores']}")
+        if found["pictures"]:
+            say(f"A test slice of each row: {Path(found['pictures'][0]).parent}")
         scored, own = found["science_version"], found["run_science_version"]
         if own != scored:
             before = "of before version 2" if own is None else f"of version {own}"
@@ -174,17 +172,20 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         arguments.run,
         arguments.input,
         arguments.output,
+        arguments.overrides,
         site=arguments.site,
         as_is=arguments.as_is,
         workspace=arguments.workspace,
+        dry_run=arguments.dry_run,
     )
     if arguments.json:
         print_json(done)
         return DONE
     for volume in done["volumes"]:
         rate = f"acceleration {volume['measured_acceleration']:.2f}"
-        say(f"{volume['name']}: {volume['n_slices']} slices, {rate}, sampling {volume['sampling']}")
-    say(str(done["output"]))
+        say(f"{volume['name']} ({volume['split']}): {volume['n_slices']} slices, {rate}, sampling {volume['sampling']}")
+    output = str(done["output"])
+    say(f"dry run: {output} is not written" if arguments.dry_run else output)
     return DONE
 
 
@@ -198,11 +199,13 @@ def _ui(arguments: argparse.Namespace) -> int:
 def _sync(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.runs.sync import sync
 
-    report = sync(workspace_of(arguments), arguments.tracking_uri)
+    report = sync(workspace_of(arguments), arguments.tracking_uri, dry_run=arguments.dry_run)
     if arguments.json:
         print_json(report)
     else:
-        say("\n".join(f"{what:9}{len(names)}  {', '.join(names)}".rstrip() for what, names in report.items()))
+        heads = {"sent": "unsent"} if arguments.dry_run else {}
+        for what, names in report.items():
+            say(f"{heads.get(what, what):9}{len(names)}  {', '.join(names)}".rstrip())
     return DONE
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.commands.base import DONE, command
+from fedrecon.platform.terminal.arguments import add_overrides
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
 
@@ -32,18 +33,18 @@ ROUNDS = {"training.rounds": "rounds"}
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
     about = "write an experiment for the data at hand, of a size that fits this machine"
-    one = command(commands, "init", _init, about, json=True)
-    one.add_argument("overrides", nargs="*", metavar="key.path=value", help="what is given is not asked for")
+    one = command(commands, "init", _init, about)
+    add_overrides(one, "what is given is not asked for")
     one.add_argument("--sites", metavar="FOLDER", help="folder of shards (default: the one below data/)")
     one.add_argument("--out", metavar="FILE", help=f"the file to write (default: {OUT})")
     one.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
-    one.add_argument("--dry-run", action="store_true", help="print what would be written, and write nothing")
 
 
 def _init(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.setup.first_experiment import accepted, draft, find_sites, refuse_existing
 
-    overrides, asks = list(arguments.overrides), sys.stdin.isatty() and sys.stderr.isatty()
+    overrides = [*arguments.overrides, *["resources.crew=in-process"] * arguments.in_process]
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
     sites = arguments.sites or (_asked("folder of shards", _or_empty(find_sites)) if asks else find_sites())
     out = Path(arguments.out or (_asked("file to write", OUT) if asks and not arguments.dry_run else OUT))
     if not arguments.dry_run:

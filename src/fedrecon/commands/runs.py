@@ -11,6 +11,7 @@ from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.storage.run_lookup import RUN
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import phase
 from fedrecon.sites.sizes import size
 
 if TYPE_CHECKING:
@@ -21,27 +22,26 @@ def add(commands: Any) -> None:
     """Adds the commands to the parser."""
     runs = commands.add_parser("runs", help="list, show, compare, remove and export the runs of a workspace")
     inner = runs.add_subparsers(required=True, metavar="COMMAND")
-    command(inner, "list", _list, "list the runs, the newest first", json=True, workspace=True)
-    one = command(inner, "show", _show, "show one run: its state, settings and scores", json=True, workspace=True)
+    command(inner, "list", _list, "list the runs, the newest first")
+    one = command(inner, "show", _show, "show one run: its state, settings and scores")
     one.add_argument("run", metavar="RUN", help=RUN)
     about = "show which settings of two runs differ, and their test scores side by side"
-    one = command(inner, "compare", _compare, about, json=True, workspace=True)
+    one = command(inner, "compare", _compare, about)
     one.add_argument("run", nargs=2, metavar="RUN", help=RUN)
     about = "delete runs and their private memory, and mark them as deleted in MLflow"
-    one = command(inner, "rm", _rm, about, json=True, workspace=True)
+    one = command(inner, "rm", _rm, about)
     one.add_argument("run", nargs="+", metavar="RUN", help=f"{RUN}; also the name of a folder that --rerun set aside")
     one.add_argument("--yes", action="store_true", help="do not ask; needed without a terminal")
     one.add_argument("--keep-mlflow", action="store_true", help="leave the runs in MLflow")
-    one.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     about = "copy what a colleague needs to apply a run: settings, weights, results, environment"
-    one = command(inner, "export", _export, about, json=True, workspace=True)
+    one = command(inner, "export", _export, about)
     one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
     one.add_argument(
         "--private", action="store_true", help="with the private parts of sites that agreed to publish them"
     )
     about = "draw the scores and losses of a run over its rounds, as PNG and SVG"
-    one = command(commands, "plot", _plot, about, json=True, workspace=True)
+    one = command(commands, "plot", _plot, about)
     one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument("--out", metavar="FOLDER", help="folder of the files (default: plots/ in the run's folder)")
 
@@ -152,24 +152,29 @@ def _agreed(count: int, n_bytes: int) -> bool:
 def _export(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.catalogue.export import export
 
-    done = export(_chosen(arguments, arguments.run), Path(arguments.out), private=arguments.private)
+    done = export(_chosen(arguments, arguments.run), Path(arguments.out), arguments.private, arguments.dry_run)
     if arguments.json:
         print_json(done)
     else:
-        say(f"{done['path']}: run {done['digest']}, {len(done['files'])} files, {size(done['bytes'])}")
+        path = done["path"] if done["written"] else f"dry run: {done['path']} is not written"
+        say(f"{path}: run {done['digest']}, {len(done['files'])} files, {size(done['bytes'])}")
         say("Scores per slice, pseudonyms of subjects, paths and machine names are in it: see docs/privacy.md")
     return DONE
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from fedrecon.platform.catalogue.curves import plot
+    with phase("drawing curves"):
+        from fedrecon.platform.catalogue.curves import plot
 
-    done = plot(_chosen(arguments, arguments.run), None if arguments.out is None else Path(arguments.out))
+        out = None if arguments.out is None else Path(arguments.out)
+        done = plot(_chosen(arguments, arguments.run), out, arguments.dry_run)
     if arguments.json:
         print_json(done)
     else:
         rounds = f"{done['rounds']} round{'s' * (done['rounds'] > 1)}"
-        say(f"run {done['digest']}, {rounds}\n{done['png']}\n{done['svg']}")
+        say(f"run {done['digest']}, {rounds}")
+        for kind in ("png", "svg"):
+            say(done[kind] if done["written"] else f"dry run: {done[kind]} is not written")
     return DONE
 
 

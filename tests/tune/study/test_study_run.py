@@ -52,6 +52,7 @@ def described(consortium):
         "train": {"sites": [["north", "middle"]]},
         "test": {"operators": [{"mask": "random", "acceleration": [3, 2]}]},
         "max_failures": 0,
+        "concurrency": 1,
     }
 
 

@@ -1,0 +1,66 @@
+"""What a run would do, without doing it: ``fedrecon run --dry-run``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrecon.platform.config.address import check_cluster
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.consortium.shards import n_slices
+from fedrecon.platform.execution.placement import check_here
+from fedrecon.platform.runs.warm_start import with_digest
+from fedrecon.platform.storage.tracking.address import check_reachable
+from fedrecon.platform.storage.workspace import RunFolder, default_workspace
+from fedrecon.sites.data.volume import SPLITS
+
+
+def preview(
+    experiment: Experiment | Mapping[str, Any] | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    workspace: Path | str | None = None,
+    in_process: bool = False,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    rerun: bool = False,
+) -> dict[str, Any]:
+    """Checks an experiment as :func:`fedrecon.run` does, and says what that would do. It writes nothing.
+
+    Args:
+        experiment, overrides, workspace, in_process, address, tracking_uri, rerun: see
+            :func:`fedrecon.platform.runs.run.run`.
+
+    Returns:
+        ``name``, ``digest``, ``rounds``, ``status`` (``planned``), ``begins`` (``anew``, ``after round N``,
+        ``finished already``), ``committed_rounds`` and ``slices``: the number of slices by site and split.
+
+    Raises:
+        InputError: the experiment, its data, its resources or the address of MLflow is wrong.
+        RunError: no Ray cluster answers at the address.
+    """
+    chosen = Experiment.read(experiment, overrides)
+    check_here(chosen.resources, in_process, address)
+    folder = Path(workspace) if workspace else default_workspace()
+    check_cluster(None if in_process else address)
+    check_reachable(tracking_uri, folder)
+    chosen = with_digest(chosen, folder)
+    shards = ConsortiumShards.of(chosen, None if in_process else address)
+    shards.check(chosen)
+    run = RunFolder(folder, shards.digest(chosen))
+    committed = 0 if rerun else max((int(path.stem.rpartition("-")[2]) for path in run.checkpoints.paths()), default=0)
+    finished = not rerun and run.result() is not None
+    return {
+        "name": chosen.name,
+        "digest": run.digest,
+        "status": "planned",
+        "begins": "finished already" if finished else f"after round {committed}" if committed else "anew",
+        "committed_rounds": committed,
+        "rounds": chosen.rounds,
+        "slices": {
+            name: {split: n_slices(shard, split) for split in SPLITS}
+            for name, shard in {**shards.trained, **shards.tested}.items()
+        },
+    }

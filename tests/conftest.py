@@ -18,6 +18,14 @@ os.environ.setdefault(PATIENCE_WITH_RAY, "600")
 
 from tiny import write_consortium
 
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+"""Where temporary files go if so many bytes are free; ``PYTEST_DEBUG_TEMPROOT`` says otherwise.
+
+Thousands of commits would else wait for a disk, and a process that is killed loses nothing that the kernel has.
+"""
+if MEMORY.is_mount() and shutil.disk_usage(MEMORY).free >= ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 WAITING = ("ray", "kill", "server")
 """The marks of tests that wait more than they compute."""
 

@@ -14,6 +14,7 @@ from fedrecon.platform.storage.parquet import read_rounds
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import phase
 from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def plot(folder: RunFolder, out: Path | None = None, dry_run: bool = False) -> d
     rows = rounds_of(folder)
     if not rows:
         raise InputError(f"run {folder.digest} has no committed round yet")
-    drawn = _drawn(folder, experiment, rows)
+    with phase("drawing curves"):
+        drawn = _drawn(folder, experiment, rows)
     into = folder.path / "plots" if out is None else out
     png, svg = into / f"{NAME}.png", into / f"{NAME}.svg"
     if not dry_run:

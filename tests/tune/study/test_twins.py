@@ -82,6 +82,25 @@ def test_a_twin_without_scores_is_named_apart():
     assert "no scores" in line
 
 
+def test_unlike_networks_are_marked_beside_each_other():
+    """Of two pairs of twins and a method without training: each table of tests, and the table of the best method."""
+    like = {"tv": "", "a": "unet", "b": "unet", "c": "unrolled", "d": "unrolled"}
+    values = [row for at, name in enumerate(like) for row in rows(name, [20.0 + at] * 2)]
+    methods = [Method(name, "", bool(net), False, False, False, network=net, like=net) for name, net in like.items()]
+    findings = found(values, methods=methods, references=["a", "tv"])
+    tables = {one.name: one for one in all_tables(findings, analyse(findings))}
+    for name in ("tests-1", "tests-ssim-1"):
+        pairs = {(row.values[0].text, row.values[1].key): row.values[1].text for row in tables[name].rows}
+        marked = {pair for pair, text in pairs.items() if "§" in text}
+        assert marked == {("c", "a"), ("d", "a")}
+        assert pairs["b", "a"] == "a"
+        assert "§" in tables[name].note
+    assert "all others§" in {value.text for row in tables["which"].rows for value in row.values}
+    twins = [one for one in methods if one.network == "unet"]
+    same = found([row for row in values if row.method in ("a", "b")], methods=twins, references=["a"])
+    assert not any("§" in value.text for one in all_tables(same, analyse(same)) for r in one.rows for value in r.values)
+
+
 STUDIES = sorted(Path(__file__).parents[3].glob("studies/*.yaml"))
 ABLATED = ("profile-0.002", "profile-0.01", "magnitude")
 """Variants of a loss, which are compared with each other."""

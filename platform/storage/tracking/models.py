@@ -91,7 +91,8 @@ def register(client: MlflowClient, run_id: str, name: str, alias: str | None, mo
     try:
         if not any(one.name == name for one in client.search_registered_models(f"name = '{name}'")):
             client.create_registered_model(name)
-        made = client.create_model_version(name, f"models:/{chosen}", run_id, model_id=chosen, await_creation_for=60)
+        source = client.get_logged_model(chosen).artifact_location  # models:/ID is looked up in MLflow's default store
+        made = client.create_model_version(name, source, run_id, model_id=chosen, await_creation_for=60)
         if alias is not None:
             client.set_registered_model_alias(name, alias, made.version)
     except MlflowException as error:
@@ -110,9 +111,9 @@ def _models(client: MlflowClient, run_id: str) -> dict[str, str]:
 def _saved(scratch: Path, model_id: str, run_id: str, files: Sequence[Path]) -> Path:
     """The folder of the model, as ``mlflow.pyfunc`` reads it.
 
-    ``mlflow.pyfunc.save_model`` would warn that there is no example of k-space, and look for projects around.
+    The keys of the flavour are those of ``mlflow.pyfunc.add_to_model``. Its module takes seconds to load, and
+    ``save_model`` would warn that there is no example of k-space.
     """
-    from mlflow import pyfunc
     from mlflow.models import Model
 
     data, needs, environment = scratch / "data", scratch / "requirements.txt", scratch / "python_env.yaml"
@@ -121,7 +122,13 @@ def _saved(scratch: Path, model_id: str, run_id: str, files: Sequence[Path]) -> 
         shutil.copyfile(path, data / path.name)
     described: Mapping[str, Any] = json.loads((data / SETTINGS).read_text())
     model = Model(run_id=run_id, model_id=model_id, signature=_signature(described))
-    pyfunc.add_to_model(model, LOADER, data=data.name, python_env=environment.name)
+    model.add_flavor(
+        "python_function",
+        loader_module=LOADER,
+        python_version=python_version(),
+        data=data.name,
+        env={"virtualenv": environment.name},
+    )
     model.save(str(scratch / "MLmodel"))
     needs.write_text("".join(f"{one}=={version(one)}\n" for one in REQUIREMENTS))
     environment.write_text(yaml.safe_dump({"python": python_version(), "dependencies": [f"-r {needs.name}"]}))

@@ -105,6 +105,7 @@ class TrainReply:
         losses: means over the local steps, by name; ``loss`` is the first.
         steps: the number of optimiser steps.
         seconds: wall time of the fit at the site.
+        usage: what the fit took of the machine, by name; see :mod:`fedrecon.sites.member.usage`.
     """
 
     site: str
@@ -115,6 +116,7 @@ class TrainReply:
     losses: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
+    usage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -110,7 +110,7 @@ PICTURES = ("Panels.pictures", "Samples.pictures")
 COLUMN_TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "int64": (int,), "float64": (float, int)}
 """The types of the values in a column of scores, by the column's type."""
 
-NUMBERS = ("TrainReply.losses", "Samples.numbers")
+NUMBERS = ("TrainReply.losses", "TrainReply.usage", "Samples.numbers")
 """The fields that hold a number for each name."""
 
 PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"

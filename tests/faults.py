@@ -182,13 +182,8 @@ class Matrix:
         """What must not depend on the fault: the result, the last state and the private memories."""
         if not isinstance(ended.out, dict):
             return None
-        vectors = kills.vectors(place.workspace, ended.out["digest"])
-        memory = {
-            f"{one.parent.name}/{one.name}": kills.tensors(one)
-            for one in place.files("runs/*/private/*/*.safetensors")
-            if one.name == max(other.name for other in one.parent.glob("*.safetensors"))
-        }
-        return {key: ended.out[key] for key in kills.OWN}, _hashed(vectors), _hashed(memory)
+        vectors = kills.vectors(place.workspace, ended.out["digest"], ended.out["run_id"], [place.workspace])
+        return {key: ended.out[key] for key in kills.OWN}, _hashed(vectors)
 
     def cell(self, row: Row, phase: str) -> str:
         """One fault in one phase: what became of it."""

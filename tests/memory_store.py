@@ -7,13 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.storage.journal import Ended
+from fedrecon.platform.storage.journal import DatasetRecord, Ended
+from fedrecon.platform.storage.tracking.entities import Logged, Point, RunInfo
 from fedrecon.platform.storage.tracking.tracker import (
     TAG_SUPERSEDED,
     BufferedTracker,
-    Logged,
-    Point,
-    RunInfo,
     RunStore,
 )
 from fedrecon.sites.errors import RunError
@@ -28,6 +26,8 @@ class MemoryRun:
     points: list[Point] = field(default_factory=list)
     images: list[tuple[str, int, bytes]] = field(default_factory=list)
     artifacts: dict[str, Path] = field(default_factory=dict)
+    datasets: list[DatasetRecord] = field(default_factory=list)
+    models: dict[str, tuple[int, list[Path]]] = field(default_factory=dict)
 
 
 class MemoryTracker(BufferedTracker):
@@ -60,6 +60,12 @@ class MemoryTracker(BufferedTracker):
 
     def _write_artifact(self, path: Path, folder: str) -> None:
         self.run.artifacts[f"{folder}/{path.name}" if folder else path.name] = path
+
+    def _write_datasets(self, given: Sequence[DatasetRecord]) -> None:
+        self.run.datasets.extend(one for one in given if one not in self.run.datasets)
+
+    def _write_model(self, name: str, step: int, files: Sequence[Path]) -> None:
+        self.run.models.setdefault(name, (step, list(files)))
 
     def _write_end(self, status: Ended) -> None:
         self.run.info = replace(self.run.info, status=status)
@@ -106,6 +112,10 @@ class MemoryStore(RunStore):
         """See :class:`RunStore`."""
         self.views[key] = dict(view)
         return experiment_name
+
+    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+        """See :class:`RunStore`."""
+        raise NotImplementedError
 
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
         record = next(item for item in self.runs if item.info.run_id == run.run_id)

@@ -182,10 +182,10 @@ def bare_imports(root: Path) -> Iterator[str]:
                 yield f"{name} imports {module}: write fedrecon.{module}, or its classes exist twice"
 
 
-def mlflow_in_one_file(root: Path) -> Iterator[str]:
+def mlflow_in_one_room(root: Path) -> Iterator[str]:
     files = importers(root, "mlflow")
-    if len(files) > 1 or any(not name.startswith("platform/") for name in files):
-        yield f"mlflow is imported by {', '.join(files)}: one file of platform/ only"
+    if len({str(Path(name).parent) for name in files}) > 1 or any(not name.startswith("platform/") for name in files):
+        yield f"mlflow is imported by {', '.join(files)}: one room of platform/ only"
 
 
 def ray_in_the_execution_room(root: Path) -> Iterator[str]:
@@ -272,9 +272,9 @@ BROKEN: dict[Guard, dict[str, str]] = {
     crowded_rooms: {f"platform/room/f{number}.py": "" for number in range(15)},
     names_said_twice: {"tune/sweep/sweep.py": ""},
     bare_imports: {"tests/a.py": "from platform import cli", "platform/cli.py": ""},
-    mlflow_in_one_file: {
+    mlflow_in_one_room: {
         "platform/a.py": "import mlflow",
-        "platform/b.py": "from mlflow import Run",
+        "platform/room/b.py": "from mlflow import Run",
     },
     ray_in_the_execution_room: {"sites/a.py": "import ray"},
     ray_tune_in_tune: {"platform/a.py": "from ray import tune"},

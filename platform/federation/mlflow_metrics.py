@@ -1,7 +1,8 @@
 """The metrics that MLflow gets, and their names there: each says of which split it is.
 
 JSON, Parquet, checkpoints and a sweep's ``metric`` keep the keys of :func:`aggregate.flat_metrics`. A run of four sites
-shows at most 40 metrics in MLflow; all others are in the run's Parquet files.
+shows at most 40 metrics in MLflow; all others are in the run's Parquet files. What the sites take of their machines
+comes beside these, under ``system/``: MLflow shows it on a page of its own.
 """
 
 from __future__ import annotations

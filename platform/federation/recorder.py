@@ -150,6 +150,7 @@ class Recorder:
             "traffic/extra_bytes_up": finished.extra_up,
             "traffic/extra_bytes_down": finished.extra_down,
             "restarts": finished.restarts,
+            **{f"system/{member}/{name}": one for member, used in finished.usage.items() for name, one in used.items()},
         }
         committed = self._track(finished.number, values, validated.pictures)
         self.rounds.append(finished.row())
@@ -214,6 +215,7 @@ class Round:
         extra_up, extra_down: the part of these bytes that is not shared parameters: the method's further vectors.
         missed: members that did not reply, and why.
         waited: seconds, by member, of calls that took so long that the run named the member.
+        usage: what the fit took of the machine, by member and name. It is in no table.
     """
 
     number: int
@@ -227,6 +229,7 @@ class Round:
     extra_down: int = 0
     missed: Mapping[str, str] = field(default_factory=dict)
     waited: Mapping[str, float] = field(default_factory=dict)
+    usage: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """The round as a row of ``rounds.parquet``."""

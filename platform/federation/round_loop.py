@@ -29,6 +29,7 @@ class _ReplyCounter:
     bytes_up: int = 0
     extra_up: int = 0
     losses: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    usage: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
     def count(self, replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
         for reply in replies:
@@ -36,6 +37,7 @@ class _ReplyCounter:
             self.bytes_up += reply.nbytes
             self.extra_up += reply.nbytes - reply.shared.nbytes
             self.losses[reply.site] = reply.losses
+            self.usage[reply.site] = reply.usage
             yield reply
 
 
@@ -116,6 +118,7 @@ def rounds(
             extra_down=(request.nbytes - request.shared.nbytes) * len(counted.members),
             missed=missed,
             waited=dict(executor.waited),
+            usage=counted.usage,
         )
         yield record.commit(finished, state, validated)
     return state

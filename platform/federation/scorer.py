@@ -84,17 +84,25 @@ class Scorer:
         """
         request = self.method.scoring_request(state)
         if self.method.network_kind != "prior":
-            with phase("drawing panels"):
-                pictures = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
-            return ValidationResult(
-                self(request, "validation").columns, {f"panel/{site}": one for site, one in pictures.items()}
-            )
+            pictures = self.pictures(state, panels)
+            return ValidationResult(self(request, "validation").columns, pictures)
         drawn = self.executor.samples(request)
         return ValidationResult(
             self(request, "validation").columns if last else {},
             {f"samples/{site}": png for one in drawn for site, png in one.pictures.items()},
             {f"site/{one.site}/{name}": value for one in drawn for name, value in one.numbers.items()},
         )
+
+    def pictures(self, state: State, panels: bool) -> dict[str, bytes]:
+        """The pictures of a state alone, by their names in the tracker; see :meth:`validation`."""
+        request = self.method.scoring_request(state)
+        if self.method.network_kind == "prior":
+            return {
+                f"samples/{site}": png for one in self.executor.samples(request) for site, png in one.pictures.items()
+            }
+        with phase("drawing panels"):
+            found = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
+        return {f"panel/{site}": png for site, png in found.items()}
 
     def _parts(self, request: TrainRequest, split: str) -> Any:
         if self.method.network_kind != "prior":

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
+from fedrecon.platform.inference.mlflow_model import EXPERIMENT
+from fedrecon.platform.runs.mlflow_record import params, picture_key
 from fedrecon.platform.storage.journal import Ended, Journal, RunRecord
 from fedrecon.platform.storage.locks import exclusive_lock
 from fedrecon.platform.storage.tracking.address import check_reachable, noted, tracking_uri
 from fedrecon.platform.storage.tracking.runs_view import VIEW, runs_view
 from fedrecon.platform.storage.tracking.sqlite_file import holds_run
 from fedrecon.platform.storage.workspace import RunFolder
-from fedrecon.sites import debris
+from fedrecon.sites import atomic, debris
 from fedrecon.sites.atomic import room_for
 from fedrecon.sites.errors import DiskFullError, InputError, tell
 
@@ -48,6 +50,7 @@ class RunContext:
         progress: makes the progress display from the number of rounds and the number of committed rounds; None makes
             :class:`Progress`, which writes to stderr.
         name: name of the run in the tracker; None makes a name from the experiment.
+        searched: keys that a sweep searches, which MLflow shows as parameters.
         bundle_members: members that have a bundle in the placement group of this Tune trial, in the order of the
             bundles. The first bundle of the group belongs to the trial itself. Empty outside of a trial.
     """
@@ -62,6 +65,7 @@ class RunContext:
     records_only: bool = False
     progress: Callable[[int, int], Progress] | None = None
     name: str | None = None
+    searched: Sequence[str] = ()
     bundle_members: Sequence[str] = ()
     keep_checkpoints: bool = False
 
@@ -103,18 +107,25 @@ class Recording:
 
 @contextmanager
 def recording(
-    experiment: Experiment, folder: RunFolder, training_digest: str | None, context: RunContext
+    experiment: Experiment,
+    folder: RunFolder,
+    training_digest: str | None,
+    context: RunContext,
+    sites: Sequence[str] = (),
 ) -> Iterator[Recording]:
     """Records a run in the body: it begins, and it ends as FINISHED, FAILED or KILLED.
 
     After the body, what is left is sent to the store. The body writes the run's result, so the result is first.
+
+    Args:
+        sites: the sites whose pictures the run records over its rounds.
     """
     sender = context.sender()
     journal = folder.journal()
     new = not journal.size
     status: Ended = "FAILED"
     try:
-        _begin(experiment, folder, training_digest, context, journal, sender)
+        _begin(experiment, folder, training_digest, context, journal, sender, sites)
         try:
             with room_for(folder.path / "run.json"):
                 yield Recording(journal, sender, new)
@@ -168,6 +179,7 @@ def _begin(
     context: RunContext,
     journal: Journal,
     sender: Sender | None,
+    sites: Sequence[str],
 ) -> None:
     """Opens the experiment's run. In the store the run is found by its digest, or made if there is none."""
     tags = {
@@ -182,9 +194,11 @@ def _begin(
     }
     name = context.name or _run_name(experiment)
     known = (folder.noted() or {}).get("run_id", "")
-    record = RunRecord(TRACKING_EXPERIMENT, name, folder.digest, experiment.flat(), tags, run_id=known)
+    record = RunRecord(
+        TRACKING_EXPERIMENT, name, folder.digest, params(experiment, context.searched), tags, run_id=known
+    )
     journal.open(record, context.rerun)
-    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view())
+    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view([picture_key(experiment, site) for site in sites]))
     if sender is not None:
         try:
             sender.begin(journal)
@@ -192,6 +206,10 @@ def _begin(
             _end(journal, "FAILED")
             raise
         journal.notify = sender.notify
+    if journal.artifact_path(EXPERIMENT) is None:
+        with debris.scratch(folder.path) as into:
+            atomic.write_json(into / EXPERIMENT, experiment.as_dict())
+            journal.artifact(into / EXPERIMENT)
 
 
 def _prune(folder: RunFolder, status: Ended) -> None:
@@ -230,9 +248,9 @@ def fresh_or_kept(experiment: Experiment, folder: RunFolder, context: RunContext
 
 
 def _run_name(experiment: Experiment) -> str:
-    """A name that tells runs apart in a list: experiment, method, size, operator, rounds, sites and seed.
+    """A name that tells runs apart in a list: method, size, operator, rounds, sites, seed, and the experiment's name.
 
-    It has at most 60 characters. What is too long is taken from the experiment's own name, then from the front.
+    MLflow cuts a name at its end, so what differs most is first. It has at most 60 characters.
     """
     if experiment.trains:
         size = experiment.network.get("channels")
@@ -241,9 +259,8 @@ def _run_name(experiment: Experiment) -> str:
     else:
         what, rounds = experiment.reconstructor["name"], []
     sites = Path(experiment.sites).name if isinstance(experiment.sites, str) else f"{len(experiment.sites)} sites"
-    tail = " · ".join([what, experiment.operator_at("").label(), *rounds, sites, f"seed {experiment.seed}"])
-    room = _NAME - len(tail) - len(" · ")
-    return (f"{experiment.name[:room]} · {tail}" if room > 0 else tail)[-_NAME:]
+    operator = experiment.operator_at("").label()
+    return " · ".join([what, operator, *rounds, sites, f"seed {experiment.seed}", experiment.name])[:_NAME].rstrip(" ·")
 
 
 @contextmanager

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.consortium.consent import consented
+from fedrecon.platform.consortium.network import layout_for
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, recording
+from fedrecon.platform.runs.mlflow_record import write_models
 from fedrecon.platform.runs.results import write_private, write_wire
 
 if TYPE_CHECKING:
@@ -50,4 +52,7 @@ def publish_later(chosen: Experiment, folder: RunFolder, context: RunContext) ->
     folder.note_run({**noted, "experiment": {**noted["experiment"], "publish_private": wanted}})
     with recording(chosen, folder, noted.get("training_digest"), context) as run:
         write_private(run.journal, folder, parts)
+        own = {member: part.parameters for member, part in parts.items()}
+        layout = layout_for(trained.experiment, trained.images)
+        write_models(run.journal, folder, trained.experiment, layout, trained.images, trained.state.round, own)
         write_wire(run.journal, folder, log)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.runs.mlflow_record import write_models
 from fedrecon.platform.runs.report import SSIM_PAPER, report, scores_table
 from fedrecon.platform.storage import parquet
 from fedrecon.sites import atomic, debris
@@ -95,6 +96,7 @@ class FinishedRun:
         wire_log: the record of what crossed the walls of the sites.
         validation: columns of ``validation.parquet`` (validation subjects, after the last round, under the operators of
             ``scores``). A study chooses the best method by them. Sites without validation subjects have no rows.
+        images: the images for which the network was built; None if no weights are written.
     """
 
     experiment: Experiment
@@ -105,6 +107,7 @@ class FinishedRun:
     layout: Any
     wire_log: WireLog
     validation: Mapping[str, Any]
+    images: Any = None
 
 
 def write_artifacts(
@@ -113,7 +116,10 @@ def write_artifacts(
     """Writes the artifacts of a finished run."""
     write_tables(tracker, folder, finished)
     request = finished.experiment.method.scoring_request(finished.state)
-    write_private(tracker, folder, executor.private_parts(request, published) if published else {})
+    parts = executor.private_parts(request, published) if published else {}
+    write_private(tracker, folder, parts)
+    step, own = finished.state.round, {member: part.parameters for member, part in parts.items()}
+    write_models(tracker, folder, finished.experiment, finished.layout, finished.images, step, own)
     _write_panels(tracker, folder.path / "panels", finished, executor)
     write_wire(tracker, folder, finished.wire_log)
 

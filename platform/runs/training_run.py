@@ -29,6 +29,7 @@ from fedrecon.platform.federation.attendance import (
 )
 from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
+from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.runs.warm_start import begin_with, start_values
@@ -97,6 +98,12 @@ class _Run:
         self.attendance = Attendance(folder.path / MISSED, list(self.roster))
 
     @property
+    def _pictured(self) -> list[str]:
+        """The sites whose pictures leave them in each validation."""
+        evaluation, trains = self.experiment.evaluation, self.experiment.trains
+        return [name for name, shard in self.shards.items() if trains and evaluation.draws(shard.origin)]
+
+    @property
     def _parts(self) -> Path:
         """Folder for the scores of finished batches, until the result is saved."""
         return self.folder.path / "parts"
@@ -119,8 +126,9 @@ class _Run:
         before, found = self.folder.noted() or {}, self._committed(self.folder)
         if found is not None:
             warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
-        with recording(self.experiment, self.folder, self.training_digest, self.context) as run:
+        with recording(self.experiment, self.folder, self.training_digest, self.context, self._pictured) as run:
             # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
+            run.journal.datasets(datasets(self.shards))
             self._note(run.journal, source_code(self.experiment) if found is None else before.get("code"))
             start = found[0].round if found else 0
             progress = (self.context.progress or Progress)(self.experiment.rounds, start)
@@ -167,6 +175,9 @@ class _Run:
         else:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
+        if state.round == 0 and experiment.trains:  # a run that goes on after it has the pictures already
+            for name, png in scorer.pictures(state, experiment.evaluation.panels is not False).items():
+                tracker.image(name, 0, png)
         state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)
         committed, state = state.round, self._kept(record, state)
         if self.training_digest is not None and self.source is None and self._is_better_source():
@@ -206,8 +217,9 @@ class _Run:
         )
         layout = self._layout()
         finished = FinishedRun(
-            experiment, result.as_dict(), state, record.table, scored.columns, layout, self.wire_log, validated
-        )
+            experiment, result.as_dict(), state, record.table, scored.columns, layout, self.wire_log, validated,
+            images(self.shards, experiment.scale),
+        )  # fmt: skip
         write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
         return result
 

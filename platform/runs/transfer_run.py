@@ -20,6 +20,7 @@ from fedrecon.platform.federation.recorder import CommittedRound, out_of_patienc
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, recording, send_rest
+from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import what_leaves
 from fedrecon.platform.runs.results import FinishedRun, Result, write_tables, write_wire
 from fedrecon.platform.runs.training_run import train_steps
@@ -70,6 +71,7 @@ class _Test:
 
         with recording(self.experiment, self.folder, training_digest, self.context) as run:
             run.journal.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
+            run.journal.datasets(datasets(self.sites.tested, ("validation", "test")))
             self._note(run.journal.run_id, training_digest)
             result = self._score(run.journal, training_digest, trained_rounds)
             self.folder.save_result(result.as_dict())

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +29,7 @@ class RunRecord:
         experiment_name: name of the MLflow experiment, which is made if missing.
         run_name: name of a new run.
         digest: identity of the science of the run.
-        params: values of the experiment as text, by dotted key.
+        params: the values that tell runs apart, as text by dotted key.
         tags: tags, such as the git commit and the sweep or study that the run belongs to.
         owner: the workspace that the run belongs to. Another workspace never continues it.
         run_id: the id under which the workspace knows the run, if it has one.
@@ -42,6 +42,21 @@ class RunRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
     run_id: str = ""
+
+
+class DatasetRecord(NamedTuple):
+    """The data of one site and split: numbers and hashes, no data and no path.
+
+    Attributes:
+        site, split: whose data, and what they are for: ``train``, ``validation`` or ``test``.
+        digest: the beginning of the content hash of the site's shard.
+        profile: numbers: subjects, volumes, slices, and whether the k-space was simulated.
+    """
+
+    site: str
+    split: str
+    digest: str
+    profile: Mapping[str, Any]
 
 
 class Entry(NamedTuple):
@@ -133,12 +148,20 @@ class Journal:
     @property
     def tags(self) -> dict[str, str]:
         """The tags of the run."""
-        tags: dict[str, str] = {}
+        return self._texts("tags", "set_tags")
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The parameters of the run."""
+        return self._texts("params", "log_params")
+
+    def _texts(self, kind: str, method: str) -> dict[str, str]:
+        found: dict[str, str] = {}
         for _, entry in self.entries():
-            if entry.method in ("open", "set_tags"):
+            if entry.method in ("open", method):
                 (given, *_) = entry.arguments
-                tags |= given["tags"] if entry.method == "open" else given
-        return tags
+                found |= given[kind] if entry.method == "open" else given
+        return found
 
     def open(self, record: RunRecord, fresh: bool = False) -> None:
         """The run begins or goes on; see :meth:`RunStore.open`."""
@@ -148,6 +171,21 @@ class Journal:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """See :class:`Tracker`."""
         self._note("set_tags", dict(tags))
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """See :class:`Tracker`."""
+        self._note("log_params", dict(params))
+
+    def datasets(self, given: Sequence[DatasetRecord]) -> None:
+        """See :class:`Tracker`."""
+        self._note("datasets", [list(one) for one in given])
+
+    def model(self, name: str, step: int, files: Sequence[Path]) -> None:
+        """See :class:`Tracker`. The files are kept."""
+        kept = [Path("models", name, path.name) for path in files]
+        for path, into in zip(files, kept, strict=True):
+            self._keep(path, into)
+        self._note("model", name, step, [str(one) for one in kept])
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See :class:`Tracker`."""
@@ -162,11 +200,7 @@ class Journal:
     def artifact(self, path: Path, folder: str = "") -> None:
         """See :class:`Tracker`. The file is kept: by a second link to it, where the disk has links."""
         name = Path("artifacts", folder, path.name)
-        with atomic.replacing(self.folder / name) as temporary:
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
+        self._keep(path, name)
         self._note("artifact", str(name), folder)
 
     def view(self, experiment_name: str, key: str, view: Mapping[str, Any]) -> None:
@@ -201,6 +235,13 @@ class Journal:
         """The file of the artifact ``path``; None if the run recorded none of this name."""
         found = self.folder / "artifacts" / path
         return found if found.is_file() else None
+
+    def _keep(self, path: Path, name: Path) -> None:
+        with atomic.replacing(self.folder / name) as temporary:
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
 
     def _note(self, method: str, *arguments: Any) -> None:
         self._lines.append(json.dumps([method, arguments, time.time_ns() // 1_000_000]) + "\n")

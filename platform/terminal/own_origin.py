@@ -19,7 +19,9 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 def mlflow_application() -> Application:
     """MLflow's application behind the guard. It reads its settings from the environment."""
-    return guarded(importlib.import_module("mlflow.server.fastapi_app").app)
+    from fedrecon.platform.terminal.quiet_page import quiet_page
+
+    return guarded(quiet_page(importlib.import_module("mlflow.server.fastapi_app").app))
 
 
 def guarded(application: Application) -> Application:

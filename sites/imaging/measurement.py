@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrecon.sites.imaging.coils import combine, rss
+from fedrecon.sites.imaging.coils import combine, estimate_maps, rss
 from fedrecon.sites.imaging.fourier import ifft2c
+from fedrecon.sites.imaging.masks.mask import calibration_box
 from fedrecon.sites.imaging.operator import Cartesian, LinearOperator
 from fedrecon.sites.imaging.resampling import low_resolution
 
@@ -111,6 +114,18 @@ def measure(
         target=combine(ifft2c(kspace), maps) if with_target else None,
         reference=reference,
     )
+
+
+def as_measured(kspace: Tensor, sampled: NDArray[np.bool_], phase: bool) -> Measurement:
+    """The measurement of undersampled k-space as it is. The coil maps come from the lines that all slices have.
+
+    Args:
+        kspace: (b, c, y, x) complex64.
+        sampled: which samples were measured, (b, y, x).
+        phase: whether the images carry phase.
+    """
+    maps = estimate_maps(kspace, calibration_box(np.asarray(sampled.all(axis=0))), phase=phase)
+    return measure(kspace, torch.from_numpy(np.ascontiguousarray(sampled[:, None])).to(kspace.device), maps)
 
 
 def peak(image: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import open_sealed
 from fedrecon.sites.data.stamp import Stamp
 from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.member.usage import Usage
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score
 from fedrecon.sites.seeding import seed, torch_generator
@@ -144,7 +145,7 @@ class Site:
         CPU ``shared`` of the reply is a view of the network's own parameters, which is valid until the next call. The
         caller copies it: the Ray actor into Ray's store or shared memory, the in-process executor into a new array.
         """
-        start, plan = time.perf_counter(), self.plan
+        start, usage, plan = time.perf_counter(), Usage(), self.plan
         self.load(request, trains=True)
         local = plan.personalise is not None and plan.personalise.local(request.round, plan.training.rounds)
         method = plan.personalise.method if local else plan.method
@@ -179,7 +180,8 @@ class Site:
         seconds = time.perf_counter() - start
         # In a local round nothing goes up: what is personal stays, and the rest is as it came.
         shared = self.parameters.shared[: 0 if local else None].detach().cpu().numpy()
-        return TrainReply(self.name, request.round, len(slices), shared, extra, losses, steps, seconds)
+        used = usage.so_far(self.device)
+        return TrainReply(self.name, request.round, len(slices), shared, extra, losses, steps, seconds, used)
 
     def evaluate(self, request: TrainRequest, task: ScoreTask) -> Scores:
         """Scores of one split under the request's state and this site's committed private memory."""

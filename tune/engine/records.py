@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrecon.platform.federation.mlflow_metrics import mlflow_key, mlflow_metrics
 from fedrecon.platform.runs.context import TRACKING_EXPERIMENT
+from fedrecon.platform.runs.mlflow_record import params
 from fedrecon.platform.storage.journal import Journal, RunRecord
 from fedrecon.platform.storage.locks import is_locked
 from fedrecon.platform.storage.tracking.sender import Sender
@@ -42,18 +44,25 @@ class CampaignRecords:
         """Waits until MLflow has what is recorded, for as long as the sender waits."""
         self._sender.drain()
 
-    def verdicts(self, kind: str, tags: Any) -> None:
+    def verdicts(self, kind: str, tags: Any, metrics: Iterable[str] = ()) -> None:
         """Tags the run of each ended trial with its verdict, waits for MLflow, and notes the ids of the runs.
 
         Args:
             kind: ``sweep`` or ``study``. tags: a function that gives the tags of a trial's run from its number.
+            metrics: metrics that the sweep shows; MLflow gets the last value of one that a run does not show itself.
         """
+        hidden = [key for key in metrics if not mlflow_metrics({key: 0.0})]
         for row in self._trial_table.rows:
             if row.status in ENDED:
                 journal, error = self._journal(row.trial.digest), {"fedrecon.error": row.error} if row.error else {}
                 verdict = {**tags(row.trial.number), f"fedrecon.{kind}.status": row.status, **error}
                 if not verdict.items() <= journal.tags.items():
                     journal.set_tags(verdict)
+                    last = {mlflow_key(key): row.metrics[key] for key in hidden if key in row.metrics}
+                    journal.metrics(row.round, last)
+                searched = params(row.trial.experiment, row.trial.params)
+                if missing := {key: value for key, value in searched.items() if key not in journal.params}:
+                    journal.log_params(missing)
                 journal.flush()
         self._sender.drain()
         for row in self._trial_table.rows:

@@ -117,6 +117,7 @@ class SweepTrial(ray_tune.Trainable):
             keep_checkpoints=self._shared["keep_checkpoints"],
             progress=partial(TrialProgress, partial(self._shared["notes"].say.remote, self._digest)),
             name=config["name"],
+            searched=config["searched"],
             bundle_members=config["members"],
         )
         self._steps = steps(Experiment.read(json.loads(config["experiment"])), context)

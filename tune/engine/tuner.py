@@ -235,6 +235,7 @@ class TrialTuner:
             "asked": asked(trial.experiment),
             "experiment": json.dumps(absolute(trial.experiment.as_dict())),
             "name": trial.name,
+            "searched": list(trial.params),
             "tags": dict(self._tags(trial.number)),
             "rerun": self._rerun,
         }

@@ -36,7 +36,7 @@ def conclude(
     Returns:
         the address of the MLflow page that shows the sweep's runs; None if MLflow has not got them.
     """
-    records.verdicts("sweep", tags)
+    records.verdicts("sweep", tags, _scores(sweep))
     files = _files(sweep, trial_table)
     record = RunRecord(SUMMARIES, sweep.name, f"sweep-{sweep.name}", _params(sweep), {"fedrecon.sweep": sweep.name})
     key = f"fedrecon-{sweep.name}"
@@ -50,10 +50,7 @@ def conclude(
 
 def view(sweep: Sweep) -> dict[str, Any]:
     """The view of a sweep on MLflow's page of runs: its runs, best first, with the searched keys and the scores."""
-    scores = dict.fromkeys(
-        [*sweep.metrics, *(f"test/{one}" for one in sweep.metrics), "test/mean/psnr", "test/mean/ssim"]
-    )
-    shown = [mlflow_key(key) for key in scores]
+    shown = [mlflow_key(key) for key in _scores(sweep)]
     searched = dict.fromkeys(leaf for key, block in sweep.search.items() for leaf in _leaves(key, block))
     columns = [f"params.`{key}`" for key in searched] + [f"metrics.`{key}`" for key in shown]
     return {
@@ -67,6 +64,12 @@ def view(sweep: Sweep) -> dict[str, Any]:
         "selectedColumns": ["attributes.`Created`", *columns],
         **charts([*map(mlflow_key, [*sweep.metrics, "mean/psnr", "mean/ssim", "mean/nmse"]), *shown]),
     }
+
+
+def _scores(sweep: Sweep) -> list[str]:
+    """The metrics that the view shows."""
+    tested = [f"test/{one}" for one in sweep.metrics]
+    return list(dict.fromkeys([*sweep.metrics, *tested, "test/mean/psnr", "test/mean/ssim"]))
 
 
 def _leaves(key: str, block: Mapping[str, Any]) -> list[str]:

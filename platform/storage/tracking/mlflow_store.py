@@ -9,7 +9,6 @@ MLflow itself tries for minutes when its server is gone. Here a call fails withi
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -23,18 +22,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedrecon.platform.storage.journal import Ended
+from fedrecon.platform.storage.journal import DatasetRecord, Ended
 from fedrecon.platform.storage.locks import waited_lock
-from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, tracking_uri
+from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, public, tracking_uri
+from fedrecon.platform.storage.tracking.entities import TAG_DIGEST, Logged, Point, RunInfo, own_key, stored_key
+from fedrecon.platform.storage.tracking.models import log_datasets, log_model, register
+from fedrecon.platform.storage.tracking.pictures import log_picture, logged
 from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.platform.storage.tracking.sqlite_file import damage, set_aside
 from fedrecon.platform.storage.tracking.tracker import (
-    TAG_DIGEST,
     TAG_SUPERSEDED,
     BufferedTracker,
-    Logged,
-    Point,
-    RunInfo,
     RunStore,
 )
 from fedrecon.sites import atomic
@@ -64,7 +62,6 @@ _TALKATIVE = ("mlflow.store.db.utils", "urllib3.connectionpool", "mlflow.utils.r
 _MAX_POINTS = 1000  # the most that MLflow takes in one batch
 _MAX_TEXTS = 100
 _MAX_PARAM = 6000
-_IMAGE = re.compile(r"(?P<key>.+)\+step\+(?P<step>\d+)\+timestamp\+.*\+compressed\.webp")
 _T = TypeVar("_T")
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _CHECKED = 64 * 2**20
@@ -231,6 +228,10 @@ class MlflowStore(RunStore):
         self.client.set_experiment_tag(number, f"mlflow.sharedViewState.{key}", json.dumps(view))
         return number
 
+    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+        """See :class:`RunStore`."""
+        return {**register(self.client, run_id, name, alias, model), "store": public(self.uri)}
+
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
         MlflowTracker(self.client, run.run_id, None).set_tags(tags)
         if run.status == "RUNNING":
@@ -273,7 +274,7 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Param
 
         for batch in _batches(list(params.items()), _MAX_TEXTS):
-            entries = [Param(_mlflow_key(key), value[:_MAX_PARAM]) for key, value in batch]
+            entries = [Param(stored_key(key), value[:_MAX_PARAM]) for key, value in batch]
             self._client.log_batch(self.run_id, params=entries)
 
     def _write_tags(self, tags: Mapping[str, str]) -> None:
@@ -286,18 +287,21 @@ class MlflowTracker(BufferedTracker):
         from mlflow.entities import Metric
 
         for batch in _batches(points, _MAX_POINTS):
-            entries = [Metric(_mlflow_key(point.key), point.value, point.milliseconds, point.step) for point in batch]
+            entries = [Metric(stored_key(point.key), point.value, point.milliseconds, point.step) for point in batch]
             self._client.log_batch(self.run_id, metrics=entries)
 
     def _write_image(self, key: str, step: int, png: bytes) -> None:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(png)) as picture:
-            shown = picture.convert("RGB")
-            self._client.log_image(self.run_id, shown, key=_mlflow_key(key), step=step, synchronous=True)
+        log_picture(self._client, self.run_id, key, step, png)
 
     def _write_artifact(self, path: Path, folder: str) -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def _write_datasets(self, given: Sequence[DatasetRecord]) -> None:
+        log_datasets(self._client, self.run_id, given)
+
+    def _write_model(self, name: str, step: int, files: Sequence[Path]) -> None:
+        with _third_party_warnings():
+            log_model(self._client, self.run_id, name, step, files)
 
     def _write_end(self, status: Ended) -> None:
         self._client.set_terminated(self.run_id, status)
@@ -318,21 +322,9 @@ def create_database(path: Path, artifacts: Path) -> None:
 def _logged(client: MlflowClient, run_id: str) -> Logged:
     """The content of a run: the steps of every metric, its parameters and its images."""
     data = client.get_run(run_id).data
-    steps = {_own_key(key): frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
+    steps = {own_key(key): frozenset(m.step for m in client.get_metric_history(run_id, key)) for key in data.metrics}
     names = [Path(item.path).name for item in client.list_artifacts(run_id, "images")]
-    images = [match for match in map(_IMAGE.fullmatch, names) if match]
-    pairs = frozenset((_own_key(match["key"].replace("~", "/")), int(match["step"])) for match in images)
-    return Logged(steps, {_own_key(key): value for key, value in data.params.items()}, pairs)
-
-
-def _mlflow_key(key: str) -> str:
-    """The key of a metric, a parameter or an image as MLflow takes it: a site's name may hold a '+' (``t1+gd``)."""
-    return key.replace("+", " plus ")
-
-
-def _own_key(key: str) -> str:
-    """The inverse of :func:`_mlflow_key`: no name of a site holds a space."""
-    return key.replace(" plus ", "+")
+    return Logged(steps, {own_key(key): value for key, value in data.params.items()}, logged(names))
 
 
 def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.storage.journal import Entry, Journal, RunRecord, Sent
+from fedrecon.platform.storage.journal import DatasetRecord, Entry, Journal, RunRecord, Sent
 from fedrecon.platform.storage.tracking.address import noted, public
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import BufferedTracker, RunStore
@@ -240,6 +240,13 @@ def _write(tracker: BufferedTracker, folder: Path, entry: Entry) -> None:
     elif entry.method == "artifact":
         name, into = arguments
         tracker.artifact(folder / name, into)
+    elif entry.method == "model":
+        name, step, files = arguments
+        tracker.model(name, step, [folder / one for one in files])
+    elif entry.method == "datasets":
+        tracker.datasets([DatasetRecord(*one) for one in arguments[0]])
+    elif entry.method == "log_params":
+        tracker.log_params(*arguments)
     elif entry.method == "set_tags":
         tracker.set_tags(*arguments)
     elif entry.method == "finish":

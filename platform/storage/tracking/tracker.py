@@ -12,15 +12,14 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from fedrecon.platform.storage.journal import Ended, RunRecord
+from fedrecon.platform.storage.journal import DatasetRecord, Ended, RunRecord
+from fedrecon.platform.storage.tracking.entities import TAG_DIGEST, Logged, Point, RunInfo
 from fedrecon.sites.errors import InputError
 
-TAG_DIGEST = "fedrecon.digest"
 TAG_OWNER = "fedrecon.owner"
 TAG_SUPERSEDED = "fedrecon.superseded_by"
 LATEST = "latest"
@@ -34,52 +33,6 @@ STUDIES = "fedrecon-studies"
 """The MLflow experiment of the studies' own runs. The runs of their trials are, flat, among all other runs."""
 
 
-class Point(NamedTuple):
-    """One value of one metric; ``milliseconds`` since the epoch."""
-
-    key: str
-    value: float
-    step: int
-    milliseconds: int
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """A recorded run, as the store describes it.
-
-    Attributes:
-        run_id: id of the run in the store.
-        experiment_name: name of the MLflow experiment that the run belongs to.
-        name: name in the list of runs.
-        status: RUNNING, FINISHED, FAILED or KILLED.
-        tags: all tags; the digest is one of them.
-        params: values of the experiment as text, by dotted key.
-        deleted: whether a person deleted the run. Such a run is not continued.
-    """
-
-    run_id: str
-    experiment_name: str
-    name: str
-    status: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    deleted: bool = False
-
-    @property
-    def digest(self) -> str:
-        """The digest of its experiment."""
-        return self.tags.get(TAG_DIGEST, "")
-
-
-@dataclass(frozen=True)
-class Logged:
-    """The content of a run that is continued: steps by metric, parameters, and (key, step) of its images."""
-
-    steps: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    images: frozenset[tuple[str, int]] = frozenset()
-
-
 class Tracker(Protocol):
     """The record of one run, with the methods that a run uses."""
 
@@ -90,6 +43,18 @@ class Tracker(Protocol):
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Write tags; a new value replaces an old one."""
+        ...
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Write parameters; one that is recorded already stays as it is."""
+        ...
+
+    def datasets(self, given: Sequence[DatasetRecord]) -> None:
+        """Write the data that the run reads."""
+        ...
+
+    def model(self, name: str, step: int, files: Sequence[Path]) -> None:
+        """Write a trained network of round ``step``, from the files that the loader of such a model reads."""
         ...
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -141,7 +106,7 @@ class BufferedTracker(ABC):
         return set(self._logged.images)
 
     def log_params(self, params: Mapping[str, str]) -> None:
-        """Writes the parameters that are not recorded yet. Recorded parameters stay unchanged."""
+        """See :class:`Tracker`."""
         missing = {key: str(value) for key, value in params.items() if key not in self._logged.params}
         if missing:
             self._write_params(missing)
@@ -175,6 +140,14 @@ class BufferedTracker(ABC):
         """See :class:`Tracker`."""
         self._write_artifact(path, folder)
 
+    def datasets(self, given: Sequence[DatasetRecord]) -> None:
+        """See :class:`Tracker`. The store writes a dataset that it has got already no second time."""
+        self._write_datasets(given)
+
+    def model(self, name: str, step: int, files: Sequence[Path]) -> None:
+        """See :class:`Tracker`. A model of this name that the run has already stays as it is."""
+        self._write_model(name, step, files)
+
     def finish(self, status: Ended) -> None:
         """See :class:`Tracker`."""
         self.flush()
@@ -194,6 +167,12 @@ class BufferedTracker(ABC):
 
     @abstractmethod
     def _write_artifact(self, path: Path, folder: str) -> None: ...
+
+    @abstractmethod
+    def _write_datasets(self, given: Sequence[DatasetRecord]) -> None: ...
+
+    @abstractmethod
+    def _write_model(self, name: str, step: int, files: Sequence[Path]) -> None: ...
 
     @abstractmethod
     def _write_end(self, status: Ended) -> None: ...
@@ -316,6 +295,10 @@ class RunStore(ABC):
         Returns:
             the id of the experiment, which is made if missing. The page's address contains this id.
         """
+
+    @abstractmethod
+    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+        """Makes a version of the registered model ``name``; see :func:`.models.register`."""
 
     def _not_found(self, reference: str) -> InputError:
         known = _few(run.digest for run in self._runs("", None))

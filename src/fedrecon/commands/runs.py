@@ -11,6 +11,7 @@ from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.storage.run_lookup import RUN
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import phase
 from fedrecon.sites.sizes import size
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ def add(commands: Any) -> None:
     one.add_argument(
         "--private", action="store_true", help="with the private parts of sites that agreed to publish them"
     )
+    about = "make a version in MLflow's registry of models from the network of a run"
+    one = command(inner, "register", _register, about)
+    one.add_argument("run", metavar="RUN", help=RUN)
+    one.add_argument("--name", required=True, metavar="NAME", help="the registered model, which is made if missing")
+    one.add_argument("--alias", metavar="ALIAS", help="a name for this version, such as champion")
+    one.add_argument("--model", metavar="SITE", help="the site whose network it is, if each site has its own")
     about = "draw the scores and losses of a run over its rounds, as PNG and SVG"
     one = command(commands, "plot", _plot, about)
     one.add_argument("run", metavar="RUN", help=RUN)
@@ -161,11 +168,24 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _plot(arguments: argparse.Namespace) -> int:
-    from fedrecon.platform.catalogue.curves import plot
+def _register(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.catalogue.registry import register
 
-    out = None if arguments.out is None else Path(arguments.out)
-    done = plot(_chosen(arguments, arguments.run), out, arguments.dry_run)
+    done = register(_chosen(arguments, arguments.run), arguments.name, arguments.alias, arguments.model)
+    if arguments.json:
+        print_json(done)
+    else:
+        say(f"version {done['version']} of the model '{done['name']}' in MLflow at {done['store']}")
+        say(f'mlflow.pyfunc.load_model("{done["uri"]}")')
+    return DONE
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    with phase("drawing curves"):
+        from fedrecon.platform.catalogue.curves import plot
+
+        out = None if arguments.out is None else Path(arguments.out)
+        done = plot(_chosen(arguments, arguments.run), out, arguments.dry_run)
     if arguments.json:
         print_json(done)
     else:

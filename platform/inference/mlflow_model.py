@@ -1,0 +1,128 @@
+"""The loader of a trained network that a run logged in MLflow: ``mlflow.pyfunc.load_model`` calls it.
+
+It reads the weights (safetensors) and the settings (JSON) beside them, needs no workspace, and loads no MLflow itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.network import site_plan
+from fedrecon.sites.errors import InputError, RunError, unknown
+from fedrecon.sites.finite import first_not_finite
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedrecon.sites.member.site import Site
+    from fedrecon.sites.wire import TrainRequest
+
+
+SETTINGS, EXPERIMENT = "model.json", "experiment.json"
+WEIGHTS, PRIVATE = "weights.safetensors", "private.safetensors"
+"""The files of a model: what it takes, the experiment, the shared weights, and those of one site alone."""
+
+
+@dataclass(frozen=True)
+class LoggedNetwork:
+    """A trained network, with the ``predict`` that MLflow calls.
+
+    Attributes:
+        experiment: the experiment that trained it.
+        site: the member whose network it is; empty if all share one.
+        sites: names of the sites that trained.
+        worker: a site without a shard, with this network. request: its weights.
+    """
+
+    experiment: Experiment
+    site: str
+    sites: tuple[str, ...]
+    worker: Site
+    request: TrainRequest
+
+    def predict(self, model_input: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> NDArray[np.float32]:
+        """The magnitude images of undersampled k-space; the same pixels as those of ``fedrecon reconstruct``.
+
+        Args:
+            model_input: ``kspace``, complex64 (slice, coil, y, x), centred, unitary; and ``mask``, bool (slice, y, x),
+                True where a sample was measured. A network of super-resolution takes the low-resolution ``kspace``
+                alone.
+            params: for a prior only: ``site`` for which it draws (empty takes the mean of all sites), and ``subject``,
+                from which the seed of its adaptation follows.
+
+        Returns:
+            float32 (slice, y, x).
+
+        Raises:
+            InputError: a wrong shape, or an unknown site. RunError: a pixel is NaN or infinite.
+        """
+        from fedrecon.sites.training.local_loop import threads
+
+        code, subject = (str((params or {}).get(key) or "") for key in ("site", "subject"))
+        if code and code not in self.sites:
+            raise unknown("site", code, self.sites)
+        kspace = np.asarray(model_input["kspace"], np.complex64)
+        enlarges = self.experiment.task == "super-resolution"
+        mask = None if enlarges else np.asarray(model_input["mask"], bool)
+        if kspace.ndim != 4 or (mask is not None and mask.shape != kspace[:, 0].shape):
+            raise InputError(
+                f"k-space is (slice, coil, y, x) and its mask (slice, y, x), got {kspace.shape} and "
+                f"{None if mask is None else mask.shape}"
+            )
+        size = self.worker.scoring_batch
+        with threads(self.experiment.resources.threads):
+            parts = [
+                self._batch(range(start, min(start + size, len(kspace))), kspace, mask, code, subject)
+                for start in range(0, len(kspace), size)
+            ]
+        image = np.concatenate(parts) if parts else np.zeros((0, *kspace.shape[-2:]), np.float32)
+        if found := first_not_finite({"image": image}):
+            raise RunError(f"the reconstruction holds {found} pixels")
+        return image
+
+    def _batch(self, indices: range, kspace: Any, mask: Any, code: str, subject: str) -> NDArray[np.float32]:
+        import torch
+
+        from fedrecon.sites.imaging.coils import combine, estimate_maps
+        from fedrecon.sites.imaging.fourier import ifft2c
+        from fedrecon.sites.imaging.measurement import as_measured
+        from fedrecon.sites.training.method import Subject
+
+        device, phase = self.worker.device, bool(self.worker.plan.images.complex_valued)
+        given = torch.from_numpy(kspace[indices.start : indices.stop].copy()).to(device)
+        if mask is None:
+            image = combine(ifft2c(given), estimate_maps(given, tuple(kspace.shape[-2:]), phase=phase))
+            batch = self.experiment.operator_at(self.site).plugin.given(image)
+        else:
+            batch = as_measured(given, mask[indices.start : indices.stop], phase)
+        drawn = Subject(code, (subject,) * len(indices), tuple(indices), self.experiment.seed)
+        made = self.worker.reconstruct(self.request, batch, drawn)
+        return np.asarray(made.abs().float().cpu().numpy(), np.float32)
+
+
+def _load_pyfunc(path: str) -> LoggedNetwork:
+    """The network in the folder ``path`` of a model; MLflow finds this function by its name."""
+    from safetensors.numpy import load_file
+
+    from fedrecon.sites.imaging.measurement import Images
+    from fedrecon.sites.member.site import Site
+    from fedrecon.sites.wire import TrainRequest
+
+    folder = Path(path)
+    described = json.loads((folder / SETTINGS).read_text())
+    experiment = Experiment.read(json.loads((folder / EXPERIMENT).read_text()))
+    given = described["images"]
+    images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
+    member = described["site"]
+    worker = Site(site_plan(experiment, images, member or images.sites[0], {}, {}))
+    shared = worker.parameters.joined(load_file(folder / WEIGHTS), shared=True)
+    if member:
+        worker.adopt(load_file(folder / PRIVATE))
+    return LoggedNetwork(experiment, member, images.sites, worker, TrainRequest(1, shared))

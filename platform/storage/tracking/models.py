@@ -1,0 +1,149 @@
+"""Datasets and models of a run in MLflow, and versions of models in its registry.
+
+A model is the folder that MLflow's ``pyfunc`` loads. Its loader is :mod:`fedrecon.platform.inference.mlflow_model`; its
+data are the files that the run gives: weights as safetensors and settings as JSON. It holds no pickle and no code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fedrecon.platform.storage.journal import DatasetRecord
+from fedrecon.sites.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOADER = "fedrecon.platform.inference.mlflow_model"
+SETTINGS = "model.json"
+"""The file of a model that says what it takes; see :mod:`fedrecon.platform.runs.logged_models`."""
+
+REQUIREMENTS = ("fedrecon", "torch", "numpy", "safetensors")
+"""The packages that a model notes, each with its version here. MLflow would load the model to find them: seconds."""
+
+_DIGEST = 36  # the most characters of the digest of a dataset
+
+
+def log_datasets(client: MlflowClient, run_id: str, given: Sequence[DatasetRecord]) -> None:
+    """Writes the data that a run reads. MLflow keeps one of each name and digest, and each once at a run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    def one(record: DatasetRecord) -> DatasetInput:
+        name, source = f"{record.site} {record.split}", json.dumps({"site": record.site, "split": record.split})
+        profile = json.dumps(record.profile)
+        found = Dataset(name, record.digest[:_DIGEST], "fedrecon shard", source, profile=profile)
+        return DatasetInput(found, [InputTag("mlflow.data.context", record.split)])
+
+    client.log_inputs(run_id, [one(record) for record in given])
+
+
+def log_model(client: MlflowClient, run_id: str, name: str, step: int, files: Sequence[Path]) -> None:
+    """Writes a model of the run, unless it has one of this name that is complete."""
+    from mlflow.entities import LoggedModelOutput
+
+    if name in _models(client, run_id):
+        return
+    run = client.get_run(run_id)
+    params = dict(run.data.params)
+    model = client.create_logged_model(run.info.experiment_id, name, run_id, params=params, model_type="reconstruction")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _saved(Path(scratch), model.model_id, run_id, files)
+        client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+
+
+def register(client: MlflowClient, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+    """Makes a new version of the registered model ``name`` from a model of the run.
+
+    Args:
+        alias: a name for this version, which a version before it loses; None gives none.
+        model: the name of the run's model; None takes the only one.
+
+    Returns:
+        ``name``, ``version``, ``alias`` and ``uri``, which ``mlflow.pyfunc.load_model`` takes.
+
+    Raises:
+        InputError: the run has no model, or several and none is named; or the registry refuses a name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = _models(client, run_id)
+    if not found:
+        raise InputError(
+            f"run {run_id} has no model in MLflow. A finished run has one if its sites share the network, "
+            "or for each site whose private part was published (publish_private); a run of an earlier version has none."
+        )
+    if model is None and len(found) > 1:
+        raise InputError(f"run {run_id} has a model of each site; name one with --model: {', '.join(sorted(found))}")
+    if model is not None and model not in found:
+        raise unknown("model", model, sorted(found))
+    chosen = found[model or next(iter(found))]
+    try:
+        if not any(one.name == name for one in client.search_registered_models(f"name = '{name}'")):
+            client.create_registered_model(name)
+        source = client.get_logged_model(chosen).artifact_location  # models:/ID is looked up in MLflow's default store
+        made = client.create_model_version(name, source, run_id, model_id=chosen, await_creation_for=60)
+        if alias is not None:
+            client.set_registered_model_alias(name, alias, made.version)
+    except MlflowException as error:
+        raise InputError(f"MLflow refuses the model '{name}' with the alias {alias}: {error.message}") from error
+    uri = f"models:/{name}@{alias}" if alias else f"models:/{name}/{made.version}"
+    return {"name": name, "version": int(made.version), "alias": alias, "uri": uri}
+
+
+def _models(client: MlflowClient, run_id: str) -> dict[str, str]:
+    """The ids of the complete models of a run, by name."""
+    run = client.get_run(run_id)
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    return {one.name: one.model_id for one in found if str(one.status) == "READY"}
+
+
+def _saved(scratch: Path, model_id: str, run_id: str, files: Sequence[Path]) -> Path:
+    """The folder of the model, as ``mlflow.pyfunc`` reads it.
+
+    The keys of the flavour are those of ``mlflow.pyfunc.add_to_model``. Its module takes seconds to load, and
+    ``save_model`` would warn that there is no example of k-space.
+    """
+    from mlflow.models import Model
+
+    data, needs, environment = scratch / "data", scratch / "requirements.txt", scratch / "python_env.yaml"
+    data.mkdir()
+    for path in files:
+        shutil.copyfile(path, data / path.name)
+    described: Mapping[str, Any] = json.loads((data / SETTINGS).read_text())
+    model = Model(run_id=run_id, model_id=model_id, signature=_signature(described))
+    model.add_flavor(
+        "python_function",
+        loader_module=LOADER,
+        python_version=python_version(),
+        data=data.name,
+        env={"virtualenv": environment.name},
+    )
+    model.save(str(scratch / "MLmodel"))
+    needs.write_text("".join(f"{one}=={version(one)}\n" for one in REQUIREMENTS))
+    environment.write_text(yaml.safe_dump({"python": python_version(), "dependencies": [f"-r {needs.name}"]}))
+    return scratch
+
+
+def _signature(described: Mapping[str, Any]) -> Any:
+    """The shapes and types of what the model takes and gives; -1 is any size."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    inputs: list[Any] = [
+        TensorSpec(np.dtype(one["type"]), (-1,) * one["axes"], name) for name, one in described["inputs"].items()
+    ]
+    output = TensorSpec(np.dtype(np.float32), (-1, -1, -1))
+    params = ParamSchema([ParamSpec("site", "string", described["site"]), ParamSpec("subject", "string", "")])
+    return ModelSignature(Schema(inputs), Schema([output]), params)

@@ -194,6 +194,9 @@ def _node_lost(back: bool) -> Callable[[Scene], None]:
         def lose() -> None:
             cluster.remove_node(node, allow_graceful=False)
             if back:
+                from ray._private import utils
+
+                utils.set_sigterm_handler = lambda *_: None  # it takes the main thread alone
                 cluster.add_node(num_cpus=1, labels={"site": MEMBER})
 
         threading.Thread(target=lose, daemon=True).start()

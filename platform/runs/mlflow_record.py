@@ -38,7 +38,7 @@ def params(experiment: Experiment, searched: Iterable[str] = ()) -> dict[str, st
     found = {key: given[key] for key in shown if key in given}
     found |= {key: value for key, value in given.items() for one in searched if key.startswith(f"{one}.")}
     if not isinstance(experiment.sites, str):
-        found["sites"] = ", ".join(experiment.sites)
+        found["sites"] = ", ".join(sorted(experiment.sites))
     return {key: value for key, value in found.items() if value != "None"}
 
 

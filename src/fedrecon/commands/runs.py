@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
         "--private", action="store_true", help="with the private parts of sites that agreed to publish them"
     )
     about = "make a version in MLflow's registry of models from the network of a run"
-    one = command(inner, "register", _register, about, json=True, workspace=True)
+    one = command(inner, "register", _register, about)
     one.add_argument("run", metavar="RUN", help=RUN)
     one.add_argument("--name", required=True, metavar="NAME", help="the registered model, which is made if missing")
     one.add_argument("--alias", metavar="ALIAS", help="a name for this version, such as champion")

@@ -51,7 +51,7 @@ class Plugins(Made):
         for name, one in registry(argument).items():
             loaded = one.load() if argument == "networks" else one
             yield from (f"``{name}``", "-" * (len(name) + 4), "")
-            yield from (f".. autoclass:: {loaded.__module__}.{loaded.__qualname__}", "")
+            yield from _documented(f"{loaded.__module__}.{loaded.__qualname__}")
             yield from _keys(one.parameters if argument == "networks" else one)
 
 
@@ -61,7 +61,7 @@ class Keys(Made):
     def text(self, argument: str) -> Iterator[str]:
         """The docstring, then the table."""
         module, _, name = argument.rpartition(".")
-        yield from (f".. autoclass:: {argument}", "")
+        yield from _documented(argument)
         yield from _keys(getattr(importlib.import_module(module), name))
 
 
@@ -72,6 +72,11 @@ class Commands(Made):
         """A section for each command."""
         module, _, name = argument.rpartition(".")
         yield from _commands(getattr(importlib.import_module(module), name)())
+
+
+def _documented(name: str) -> Iterator[str]:
+    """The docstring of a class without its constructor: the table of keys says what it takes."""
+    yield from (f".. autoclass:: {name}", "   :exclude-members: __init__, __new__", "")
 
 
 def _commands(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -18,6 +18,37 @@ os.environ.setdefault(PATIENCE_WITH_RAY, "600")
 
 from tiny import write_consortium
 
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+"""Where temporary files go if so many bytes are free; ``PYTEST_DEBUG_TEMPROOT`` says otherwise.
+
+Thousands of commits would else wait for a disk, and a process that is killed loses nothing that the kernel has.
+"""
+
+
+def in_memory() -> Path | None:
+    """A folder in memory for this session. The folders of sessions that ended, which had failures, go first."""
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not MEMORY.is_mount():
+        return None
+    for left in MEMORY.glob("fedrecon-tests-*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    if shutil.disk_usage(MEMORY).free < ROOM:
+        return None
+    (folder := MEMORY / f"fedrecon-tests-{os.getpid()}").mkdir()
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+    return folder
+
+
+TEMPORARY = in_memory()
+"""Of the workers of a session it is None: they get their folders from the session."""
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """What a session without failures wrote to memory is deleted."""
+    if TEMPORARY is not None and not exitstatus:
+        shutil.rmtree(TEMPORARY, ignore_errors=True)
+
+
 WAITING = ("ray", "kill", "server")
 """The marks of tests that wait more than they compute."""
 

@@ -23,15 +23,17 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "platform")]
 
-from drivers import experiment  # noqa: E402 - after the path
+from drivers import FAIR, experiment, fair  # noqa: E402 - after the path
 from tiny import NETWORKS, PARAMETERS, write_consortium  # noqa: E402
 
 LOADED = ["torch", "mlflow.store.tracking.sqlalchemy_store", "fedrecon.platform.runs.training_run"]
 STRATEGIES = ("fedavg", "local", "fedper", "scaffold", "fedmri", "ditto", "fedgimp")
+EXPERIMENTS = (*STRATEGIES, *FAIR)
+"""Strategies as they are, and experiments with the keys of fair comparisons."""
 DISK = ((os, "fsync"), (os, "replace"), (os, "link"), (shutil, "copyfile"))
 KINDS = {"commit": "/checkpoints/", "memory": "/private/", "upload": "artifacts/", "journal": "/record/"}
 """The kind of a call, by what its path holds; anything else is 'other'."""
-OWN = ("digest", "status", "rounds", "bytes_up", "bytes_down", "sites", "mean")
+OWN = ("digest", "status", "rounds", "kept_round", "bytes_up", "bytes_down", "sites", "mean")
 """What of a result must not depend on who was killed."""
 
 
@@ -71,27 +73,31 @@ def _kind(arguments: tuple[Any, ...]) -> str:
 
 
 class Campaign:
-    """Runs of one strategy: a calm one, and those that are killed."""
+    """Runs of one experiment: a calm one, and those that are killed."""
 
-    def __init__(self, folder: Path, paths: dict[str, Path], strategy: str, template: Path) -> None:
-        self.folder, self.template, self.count = folder / strategy, template, 0
-        self.given = experiment(paths, strategy)
-        self.given["network"] = dict(NETWORKS.get(strategy, self.given["network"]))
-        self.given["strategy"] |= PARAMETERS.get(strategy, {})
+    def __init__(self, folder: Path, paths: dict[str, Path], name: str, template: Path) -> None:
+        self.folder, self.template, self.count, self.name = folder / name, template, 0, name
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(LOADED)
+        self.given = experiment(paths, "fedavg" if name in FAIR else name)
+        if name == "personal":  # it begins with the weights of a run that is in every workspace
+            self.template = start = self.workspace()
+            self.given = fair(paths, name, start=self.run(start)["digest"])
+        elif name in FAIR:
+            self.given = fair(paths, name)
+        else:
+            self.given["network"] = dict(NETWORKS.get(name, self.given["network"]))
+            self.given["strategy"] |= PARAMETERS.get(name, {})
         calm = self.workspace()
         self.calm = self.run(calm)
         assert isinstance(self.calm, dict)
-        self.left = self.vectors(calm)
+        self.left = self.vectors(calm, self.calm["run_id"])
+        assert name == "local" or any("weights.safetensors" in one for one in self.left)
 
     def workspace(self) -> Path:
-        """A new workspace with an empty store."""
+        """A new workspace: a copy of the template."""
         self.count += 1
-        place = self.folder / f"{self.count}"
-        place.mkdir(parents=True)
-        shutil.copy(self.template / "mlflow.db", place / "mlflow.db")
-        return place
+        return shutil.copytree(self.template, self.folder / f"{self.count}")
 
     def run(self, workspace: Path, **death: Any) -> Any:
         """The result, or the exit code of a driver that died."""
@@ -105,18 +111,18 @@ class Campaign:
             return "hangs"
         return json.loads(out.read_text(encoding="utf-8")) if process.exitcode == 0 else process.exitcode
 
-    def vectors(self, workspace: Path) -> dict[str, bytes]:
-        """All vectors among the artifacts of the run."""
-        root = workspace / "runs" / self.calm["digest"]
-        kept = {
-            path.name: path.read_bytes()
-            for path in sorted((workspace / "mlartifacts").rglob("*.safetensors"))
-            if path.name == "weights.safetensors"
-        }
-        last = max(root.glob("checkpoints/*.safetensors"))
+    def vectors(self, workspace: Path, run_id: str) -> dict[str, bytes]:
+        """The vectors in the store, of the last checkpoint, and of each member's memory of the last round."""
         from safetensors.numpy import load_file
 
-        return {**kept, **{name: value.tobytes() for name, value in load_file(last).items()}}
+        root = workspace / "runs" / self.calm["digest"]
+        # A store that was copied keeps the folder of its artifacts.
+        found = {str(path): path.read_bytes() for path in self.folder.glob(f"*/artifacts/*/{run_id}/**/*.safetensors")}
+        left = {name.partition(run_id)[2]: value for name, value in found.items()}
+        last = max(root.glob("checkpoints/*.safetensors"))
+        for path in (last, *root.glob(f"private/*/{last.name}")):
+            left |= {f"{path.relative_to(root)} {key}": one.tobytes() for key, one in load_file(path).items()}
+        return left
 
     def death(self, rng: random.Random) -> tuple[str, dict[str, float]]:
         """What is aimed at, and the moment: a time in a quarter of the cases, else a call of a kind of the calm run."""
@@ -145,7 +151,7 @@ class Campaign:
         if not isinstance(found, dict):
             return kills, f"{said}: the run after it: exit {found}"
         wrong = [key for key in OWN if found[key] != self.calm[key]]
-        if self.vectors(place) != self.left:
+        if self.vectors(place, found["run_id"]) != self.left:
             wrong.append("vectors")
         if debris := [str(one.relative_to(place)) for one in place.rglob(".*.tmp")]:
             wrong.append(f"debris {debris}")
@@ -158,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
+    parser.add_argument("--experiments", nargs="+", default=list(EXPERIMENTS), choices=EXPERIMENTS)
     asked = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
@@ -170,13 +176,13 @@ def main(argv: list[str] | None = None) -> int:
         from fedrecon.platform.storage.tracking.store import run_store
 
         run_store(None, template)
-        each = [Campaign(Path(folder), paths, name, template) for name in asked.strategies]
+        each = [Campaign(Path(folder), paths, name, template) for name in asked.experiments]
         kills, wrong, seed = Counter[str](), 0, asked.seed
         while kills.total() < asked.kills:
             campaign = each[seed % len(each)]
             found, what = campaign.case(seed)
             kills, wrong = kills + found, wrong + bool(what)
-            print(f"seed {seed} {campaign.given['strategy']['name']}: {dict(found)}, {what or 'equal'}", flush=True)
+            print(f"seed {seed} {campaign.name}: {dict(found)}, {what or 'equal'}", flush=True)
             seed += 1
     print(
         f"{kills.total()} kills ({', '.join(f'{kind} {n}' for kind, n in sorted(kills.items()))}) in "

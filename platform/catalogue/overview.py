@@ -76,9 +76,7 @@ def overviews(workspace: Path) -> list[Overview]:
         InputError: the workspace does not exist.
     """
     if not workspace.is_dir():
-        raise InputError(
-            f"there is no folder '{workspace}' with runs: fedrecon run makes it (another folder: --workspace)"
-        )
+        raise InputError(f"there is no workspace '{workspace}': fedrecon run makes it (another folder: --workspace)")
     return sorted(map(overview, run_folders(workspace)), key=lambda one: (one.changed, one.digest), reverse=True)
 
 

@@ -39,16 +39,15 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
     """
     if not experiment.trains:
         return
+    with phase("loading torch"):
+        import torch
     method, shapes = experiment.method, images(shards, experiment.scale)
     plugins = [one.digest for one in experiment.plugins]
     key = json.dumps([experiment.strategy, experiment.network, repr(shapes), plugins], sort_keys=True)
     if key in _ACCEPTED:  # hundreds of trials of one sweep differ only in other keys
         return
-    with phase("building the network"):
-        import torch
-
-        with torch.device("meta"):
-            model = method.build(network_choice(experiment), shapes)
+    with phase("building the network"), torch.device("meta"):
+        model = method.build(network_choice(experiment), shapes)
     personal = experiment.personalise
     shared = [name for name, _ in model.named_parameters() if method.shares(name, model)]
     if personal is not None and not any(personal.takes(name, model) for name in shared):

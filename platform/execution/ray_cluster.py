@@ -20,7 +20,7 @@ from ray._private.node import Node
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from fedrecon.platform.config.address import no_answer
+from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.execution import placement
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
@@ -39,9 +39,6 @@ _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 OWNER = "fedrecon.owner"
 """Name of a file in the folder of a Ray session: the name of the driver (:func:`fedrecon.sites.debris.owner`)."""
-
-CONNECT_TIMEOUT = 5.0
-"""Time in seconds for a cluster's address to answer; Ray itself would try for minutes."""
 
 
 def member_demands(
@@ -105,7 +102,7 @@ def connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without this an actor that asked for no GPU sees all GPUs of its node (ray#54868).
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    _check_answers(address)
+    check_cluster(address)
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     here = address in (None, "local")
     if here:
@@ -115,8 +112,11 @@ def connect(address: str | None) -> None:
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise RunError(f"Ray at '{address or 'local'}' cannot be reached: {cause_of(error)}") from error
+        except Exception as error:  # Ray raises a plain Exception if its processes take too long
+            if here:
+                advice = "Free CPUs and memory, or run without Ray: --in-process"
+                raise RunError(f"Ray does not start on this machine: {cause_of(error)} {advice}") from error
+            raise RunError(f"Ray at '{address}' cannot be reached: {cause_of(error)}") from error
     if here:
         _sweep_sessions(Path(begun.address_info["session_dir"]))
     token = Path.home() / ".ray" / "auth_token"
@@ -241,14 +241,6 @@ def _own_handler_kept() -> Iterator[None]:
     yield
     if callable(before) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
-
-
-def _check_answers(address: str | None) -> None:
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    if (reason := no_answer(host, int(port), CONNECT_TIMEOUT)) is not None:
-        raise RunError(f"no Ray cluster answers at '{address}': {reason}")
 
 
 @contextlib.contextmanager

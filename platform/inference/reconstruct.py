@@ -108,7 +108,8 @@ def reconstruct(
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
             and ``reference`` if the volume has one) or .png (the panel that a run draws, of up to four slices of the
-            first volume). A NIfTI volume can also be written as .nii or .nii.gz, in the same space.
+            first volume of a test subject, else of the first volume). A NIfTI volume can also be written as .nii or
+            .nii.gz, in the same space.
         overrides: changes to the run's experiment that concern no training, each as ``key.path=value``: see
             :data:`fedrecon.platform.inference.trained_run.CHANGEABLE`.
         site: the site whose operator is used, and whose network if each site has its own; None takes the site that the
@@ -367,8 +368,8 @@ def _write_nifti(output: Path, one: Images, source: Path) -> None:
 
 
 def _write_png(output: Path, done: list[Images], digest: str) -> None:
-    one = done[0]
-    parts = (one.site, one.volume.subject, "slice {slice}", one.measured, one.split, f"run {digest[:8]}")
+    one = next((one for one in done if one.split == "test subject"), done[0])
+    parts = (one.site, one.volume.name, "slice {slice}", one.measured, one.split, f"run {digest[:8]}")
     caption = " · ".join(filter(None, parts))
     before = "Zero-padded" if one.enlarged else "Zero-filled"
     atomic.write_bytes(output, volume_picture(one.stages, one.volume.reference, caption, before))

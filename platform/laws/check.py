@@ -16,6 +16,7 @@ from fedrecon.sites.errors import InputError, cause_of
 from fedrecon.sites.extension.origin import KINDS
 from fedrecon.sites.extension.plugin_file import PluginFile
 from fedrecon.sites.extension.text_modules import place_in_plugin
+from fedrecon.sites.phases import counted
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies.networks.choice import NetworkChoice
 
@@ -94,7 +95,7 @@ def verdicts(
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
         yield {"wants": "It can be made with its default parameters.", "holds": False, "found": _raised(error)}
         return
-    for law in laws:
+    for law in counted("checking laws", list(laws)):
         try:
             found = law.broken(subject)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything

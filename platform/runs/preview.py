@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.shards import n_slices
@@ -37,11 +38,13 @@ def preview(
         ``finished already``), ``committed_rounds`` and ``slices``: the number of slices by site and split.
 
     Raises:
-        InputError: the experiment, its data, its resources or an address is wrong.
+        InputError: the experiment, its data, its resources or the address of MLflow is wrong.
+        RunError: no Ray cluster answers at the address.
     """
     chosen = Experiment.read(experiment, overrides)
     check_here(chosen.resources, in_process, address)
     folder = Path(workspace) if workspace else default_workspace()
+    check_cluster(None if in_process else address)
     check_reachable(tracking_uri, folder)
     chosen = with_digest(chosen, folder)
     shards = ConsortiumShards.of(chosen, None if in_process else address)

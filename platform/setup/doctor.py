@@ -9,6 +9,7 @@ from pathlib import Path
 from fedrecon.platform.setup import machine_checks as machine
 from fedrecon.platform.setup import service_checks as services
 from fedrecon.platform.setup.finding import Check, Finding, findings
+from fedrecon.sites.phases import phase
 
 
 def examine(
@@ -43,4 +44,6 @@ def examine(
         "shards": partial(services.check_shards, sites),
     }
     for name, check in checks.items():
-        yield from findings(name, check)
+        with phase(f"looking at {name}"):
+            found = [*findings(name, check)]
+        yield from found

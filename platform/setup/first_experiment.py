@@ -22,6 +22,7 @@ from fedrecon.platform.consortium.shards import n_slices, open_sites
 from fedrecon.platform.setup.machine import GIB, Machine, hdf5_folders
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import phase
 from fedrecon.sites.sizes import duration
 
 if TYPE_CHECKING:
@@ -140,13 +141,15 @@ def draft(sites: str, overrides: Sequence[str] = (), machine: Machine | None = N
     Raises:
         InputError: the shards cannot train or be scored, or an override is wrong.
     """
-    import torch
+    with phase("loading torch"):
+        import torch
 
     shards, machine = open_sites(sites), machine or Machine.here()
     raw, experiment = _accepted(proposal(sites, shards, machine, overrides), shards, overrides)
     while True:
         try:
-            pace = seconds_per_slice(experiment, shards) if experiment.trains else None
+            with phase("timing a training step"):
+                pace = seconds_per_slice(experiment, shards) if experiment.trains else None
         except (torch.OutOfMemoryError, MemoryError):
             if (batch := experiment.training.batch_size // 2) < 1:
                 raise

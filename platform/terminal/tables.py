@@ -77,11 +77,12 @@ def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
             plain("simulated" if one["simulated"] else "measured"),
             plain(str(one["phase"])),
             *[plain(_split(one["splits"][name])) for name in ("train", "validation", "test")],
+            plain(", ".join(one["usable_for"])),
         ])
         for one in shards
     ]  # fmt: skip
     splits = (f"{split} (subjects/slices)" for split in ("train", "validation", "test"))
-    print_table(Table("shards", [*columns, *numbers(*splits)], rows))
+    print_table(Table("shards", [*columns, *numbers(*splits), *words("usable for")], rows))
 
 
 def registry(kind: str, files: Sequence[str] = ()) -> dict[str, tuple[str, str]]:

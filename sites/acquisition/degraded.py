@@ -29,6 +29,7 @@ class Degraded(Acquisition):
     common: ClassVar[type[Any]] = Degradation
     own: ClassVar[tuple[str, ...]] = ("noise",)
     turns: ClassVar[bool] = True
+    unmixed: ClassVar[str] = "a batch holds images of one size, and a network of super-resolution enlarges by one scale"
 
     degradation: Degradation
 

@@ -31,7 +31,8 @@ class Acquisition(Settings):
         kinds: the kind of the plug-in, as registries are called. registry: fedrecon's own classes of it by name.
         common: base class of the families. Its name in lower case is the name of the field that holds the plug-in.
         own: keys of the block that are fields of this class, not parameters of the plug-in.
-        mixes: keys of the block of which each slice can draw its own value (see ``mix.py``).
+        mixes: keys of the block of which each slice can draw its own value (see ``mix.py``). unmixed: the reason why
+            there are none, as text.
         turns: True if the augmentation may turn training slices by 90 degrees.
         noise: multiple (>= 1) of the shard's own noise level. The data already hold the noise of their scan, so noise
             can only be added.
@@ -46,6 +47,7 @@ class Acquisition(Settings):
     common: ClassVar[type[Any]]
     own: ClassVar[tuple[str, ...]]
     mixes: ClassVar[tuple[str, ...]] = ()
+    unmixed: ClassVar[str] = ""
     turns: ClassVar[bool] = False
 
     noise: float = Field(1.0, ge=1.0, le=1000.0)
@@ -70,7 +72,7 @@ class Acquisition(Settings):
         rest = {key: value for key, value in block.items() if key != cls.key and key not in own}
         for key, value in block.items():
             if isinstance(value, Mapping | list) and (key == cls.key or key in cls.common.model_fields):
-                mixed = f"{{choice: [...]}} mixes {' and '.join(cls.mixes) or f'nothing in {cls.block}'}"
+                mixed = f"{{choice: [...]}} mixes {' and '.join(cls.mixes) or f'nothing in {cls.block}: {cls.unmixed}'}"
                 raise InputError(f"{where}.{key}: one value is needed; {mixed} (given: {brief(value)})")
         name = str(block.get(cls.key, cls.default))
         if name in registry:

@@ -44,6 +44,7 @@ from fedrecon.sites.data.volume import (
     check_volume,
     split_summary,
     usable_for,
+    without_reference,
 )
 from fedrecon.sites.errors import InputError, unknown
 
@@ -193,7 +194,9 @@ class Shard:
         """
         volume = self._by_name(volume_name)
         if what == "reference" and not volume.has_reference:
-            raise InputError(f"{self.path}: volume '{volume_name}' has no reference: it can only be reconstructed.")
+            raise InputError(
+                f"{self.path}: volume '{volume_name}' has no reference: it {without_reference(volume.split)}."
+            )
         if what == "truth" and volume.truth_maximum is None:
             raise InputError(f"{self.path}: nobody knows the noise-free truth of volume '{volume_name}'.")
         keys = {"kspace": "kspace", "reference": reference_key(volume.n_coils), "truth": TRUTH}
@@ -300,8 +303,8 @@ class Shard:
         if not train:
             splits = ", ".join(f"{subject}: {split}" for subject, split in sorted(self.subjects.items()))
             raise InputError(
-                f"{self.path}: site '{self.site}' has no training subject ({splits}). It can be tested and "
-                "reconstructed; to train, import more subjects, or give --subject-pattern, "
+                f"{self.path}: site '{self.site}' has no training subject ({splits}); it is usable for "
+                f"{', '.join(usable_for(self.volumes))}. To train, import more subjects, or give --subject-pattern, "
                 "--validation-subjects or --test-subjects."
             )
         if references:
@@ -319,10 +322,9 @@ class Shard:
         """
         volumes, bare = self.scorable(split), [one.name for one in self.split(split) if not one.has_reference]
         if bare and (all_volumes or not volumes):
-            use = "train with loss: ssdu or" if split == "train" else "only"
             raise InputError(
                 f"{self.path}: no fully sampled reference in {', '.join(bare)} (split '{split}'): "
-                f"a volume without reference can {use} be reconstructed."
+                f"a volume without reference {without_reference(split)}."
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")

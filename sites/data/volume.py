@@ -128,12 +128,20 @@ def central(image: Any, crop: tuple[int, int] | None) -> Any:
 
 
 def usable_for(volumes: Collection[Volume]) -> list[str]:
-    """What these volumes can be used for: ``reconstruct``, and ``test`` or ``train`` if that split has references."""
+    """What these volumes can be used for: ``reconstruct``, and ``test`` or ``train`` if that split has references.
+
+    If a training volume has none, it is ``train with ssdu``: that loss needs no reference.
+    """
     uses = ["reconstruct"]
-    for split in ("test", "train"):
+    for split, without in (("test", ""), ("train", "train with ssdu")):
         own = [volume.has_reference for volume in volumes if volume.split == split]
-        uses += [split] if own and all(own) else []
+        uses += [one for one in (split if all(own) else without,) if own and one]
     return uses
+
+
+def without_reference(split: str) -> str:
+    """What a volume without reference in this split can be used for, as the end of a sentence."""
+    return f"can {'train with loss: ssdu or' if split == 'train' else 'only'} be reconstructed"
 
 
 def split_summary(volumes: Collection[Volume]) -> dict[str, Any]:

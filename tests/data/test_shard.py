@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -156,14 +157,31 @@ def test_a_failed_write_leaves_the_old_shard_and_no_rubbish(make_shard):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_volume_without_reference_is_for_reconstruction_only(make_shard):
-    bare = make_volume()
-    bare = type(bare)("a_1", "a", "train", bare.kspace, None, 0.1)
+@pytest.mark.parametrize(
+    ("bare", "uses"),
+    [
+        ((), ["reconstruct", "test", "train"]),
+        (("train",), ["reconstruct", "test", "train with ssdu"]),
+        (("test",), ["reconstruct", "train"]),
+        (("validation",), ["reconstruct", "test", "train"]),
+        (("train", "validation", "test"), ["reconstruct", "train with ssdu"]),
+    ],
+)
+def test_what_subjects_without_references_are_usable_for(make_shard, bare, uses):
+    """One subject a split; and in training one with a reference more, which does not make up for the other."""
+    volumes = [make_volume(split, split, split) for split in ("train", "validation", "test")]
+    volumes = [replace(one, reference=None) if one.split in bare else one for one in volumes]
+    shard = Shard.open(make_shard("north", *volumes, make_volume("more", "more", "train")))
+    assert shard.summary()["usable_for"] == uses
+
+
+def test_a_volume_without_reference_trains_with_ssdu_or_is_reconstructed(make_shard):
+    bare = replace(make_volume("a_1", "a", "train"), reference=None)
     shard = Shard.open(make_shard("north", bare))
     shard.verify()
-    assert shard.summary()["usable_for"] == ["reconstruct"]
+    assert shard.summary()["usable_for"] == ["reconstruct", "train with ssdu"]
     assert shard.data("a_1").reference is None
-    with pytest.raises(InputError, match="no reference"):
+    with pytest.raises(InputError, match=r"no reference.*ssdu"):
         shard.reference("a_1")
     with pytest.raises(InputError, match="no fully sampled reference in a_1"):
         shard.require_training()

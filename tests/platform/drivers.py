@@ -26,6 +26,35 @@ def experiment(paths: Mapping[str, Path], strategy: str, **training: Any) -> dic
     }
 
 
+MIX = {"mask": {"choice": ["random", "gaussian2d"]}, "acceleration": {"uniform": [2, 4]}}
+"""An operator of which each slice draws its own."""
+
+FAIR: dict[str, dict[str, Any]] = {
+    "personal": {
+        "operator": {**MIX, "fixed_mask": True},
+        "strategy": {"name": "fedavg", "personalise": {"rounds": 2, "parts": "head"}},
+        "training": {"loss": "ssdu", "augment": False, "keep": "best", "optimizer_state": "keep"},
+    },
+    "patient": {
+        "operator": MIX,
+        "strategy": {"name": "hyperfed"},
+        "network": {"name": "film", "cascades": 1, "channels": 2, "pools": 1, "hidden": 4},
+        "training": {"rounds": 6, "patience": 1, "keep": "best", "learning_rate": 0.1},
+    },
+}
+"""The keys of fair comparisons, as many together as an experiment can have. Local rounds have no patience.
+
+``personal`` can begin with the weights of a run (``training.start``); the network of ``patient`` has private parts.
+"""
+
+
+def fair(paths: Mapping[str, Path], name: str, **training: Any) -> dict[str, Any]:
+    """An experiment of :data:`FAIR`, scored after every round."""
+    given, own = experiment(paths, "fedavg"), FAIR[name]
+    evaluation = {**given["evaluation"], "every": 1, "max_slices": 1}
+    return {**given, **own, "training": {**given["training"], **own["training"], **training}, "evaluation": evaluation}
+
+
 def drive(given: dict[str, Any], workspace: Path, out: Path, moment: str = "", **options: Any) -> None:
     """One ``fedrecon.run`` in this process; dies at ``moment``, else writes its result to ``out``."""
     import fedrecon

@@ -58,11 +58,12 @@ def title(process: int) -> str:
         return ""
 
 
-def wait_for(condition: Any, what: str, seconds: float = PATIENCE) -> None:
+def wait_for(condition: Any, what: str, seconds: float = PATIENCE, every: float = 0.002) -> None:
+    """Asks every two milliseconds, or more seldom what takes long to find out: it would take a processor from Ray."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain: {what}"
-        time.sleep(0.002)
+        time.sleep(every)
 
 
 @contextmanager

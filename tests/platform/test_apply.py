@@ -1,7 +1,9 @@
 """A finished run applied: whose operator measures a file, what is said of it, and the means of an evaluation."""
 
 import json
+import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -190,7 +192,7 @@ def test_the_table_has_units_split_and_the_paths(runs, workspace, capsys):
 )  # fmt: skip
 def test_gpus_that_no_site_can_have_are_refused_at_once(monkeypatch, given, in_process, refused):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
     wrong = pytest.raises(InputError, match="gpus_per_site") if refused else nullcontext()
     with wrong:
         check_here(Resources(**given), in_process, None)
@@ -199,7 +201,7 @@ def test_gpus_that_no_site_can_have_are_refused_at_once(monkeypatch, given, in_p
 
 def test_two_gpus_hold_a_site_of_two_and_none_of_three(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
     check_here(Resources(gpus_per_site=2), False, None)
     with pytest.raises(InputError, match="sees 2"):
         check_here(Resources(gpus_per_site=3), False, None)
@@ -231,4 +233,27 @@ def test_a_dry_run_of_a_run_writes_nothing_and_knows_its_digest(runs, workspace,
     other = ("operator.acceleration=3", "--workspace", workspace)
     anew = Called(capsys, "run", "--dry-run", tmp_path / "x.yaml", "--json", *other)
     assert (anew.json["begins"], anew.json["digest"] != found["digest"]) == ("anew", True)
+    for option, given in (("--address", "127.0.0.1:9"), ("--tracking-uri", "http://127.0.0.1:9")):
+        refused = Called(capsys, "run", "--dry-run", tmp_path / "x.yaml", option, given, "--workspace", workspace)
+        assert refused.code in (1, 2)
+        assert "127.0.0.1:9" in refused.err
     assert sorted(workspace.rglob("*")) == before
+
+
+def test_a_dry_run_of_sync_tells_what_a_store_has_not_got(runs, workspace, tmp_path, capsys):
+    before = sorted(workspace.rglob("*"))
+    names = sorted(f"runs/{one.digest}" for one in runs.values())
+    found = Called(capsys, "sync", "--dry-run", "--json", "--workspace", workspace).json
+    assert (found["sent"], sorted(found["complete"])) == ([], names)
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    found = Called(capsys, "sync", "--dry-run", "--json", "--workspace", workspace, "--tracking-uri", other).json
+    assert (sorted(found["sent"]), found["complete"]) == (names, [])
+    assert (sorted(workspace.rglob("*")), list(tmp_path.iterdir())) == (before, [])
+
+
+def test_a_dry_run_of_an_export_counts_what_the_export_has(runs, workspace, tmp_path, capsys):
+    given = ("runs", "export", "own", "--out", tmp_path / "e", "--json", "--workspace", workspace)
+    planned = Called(capsys, *given, "--dry-run").json
+    assert (planned["written"], list(tmp_path.iterdir())) == (False, [])
+    done = Called(capsys, *given).json
+    assert {**planned, "written": True} == done

@@ -235,7 +235,7 @@ WRONG = {
     "output": (("reconstruct", "latest", "{s}", "-o", "x.tiff", "--workspace", "{w}"), ".png"),
     "whose network": (("reconstruct", "{l}", "{real}/a.h5", "-o", "x.h5", "--workspace", "{w}"), "--site"),
     "input": (("reconstruct", "{d}", "nowhere.npy", "-o", "x.h5", "--workspace", "{w}"), "no such file"),
-    "list": (("list", "strategy"), "invalid choice"),
+    "list": (("list", "strategy"), "Did you mean 'strategies'"),
     "ui": (("ui", "--workspace", "nowhere"), "nowhere"),
     "inspect": (("data", "inspect", "nowhere"), "nowhere"),
     "import": (("data", "import", "nifty", "x.nii", "--site", "a", "--out", "b"), "Did you mean 'nifti'"),

@@ -1,5 +1,6 @@
 """A site's process dies with kill -9: it comes back and the bits stay; or it stays dead, and nobody hides it."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,15 +9,21 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clusters import local_cluster
-from drivers import ROUNDS, experiment
+from drivers import ROUNDS, experiment, fair
+from memory_store import MemoryStore
 from ray_executors import killed_in_fit, memory_bits, outcome, ray_executor, title, wait_for
+from test_training_run import bits as run_bits
+from test_training_run import finish
 from tiny import Commits, Federation, bits
 
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.execution.liveness import Patience
-from fedrecon.platform.runs.run import run
+from fedrecon.platform.runs.context import RunContext
+from fedrecon.platform.runs.run import run, steps
 from fedrecon.sites.errors import RunError
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.fedavg import FedAvg
@@ -108,8 +115,6 @@ def test_with_min_sites_the_run_goes_on_and_says_who_replied(
     noted = lambda: next(workspace.glob("runs/*/environment.json"), None)  # noqa: E731
 
     def kill() -> None:
-        import json
-
         wait_for(lambda: any(workspace.glob("runs/*/checkpoints/round-000001.safetensors")), "round 1")
         path = noted()
         assert path is not None
@@ -133,3 +138,41 @@ def test_with_min_sites_the_run_goes_on_and_says_who_replied(
     assert 1 <= gone < ROUNDS
     assert replied == [["middle", "north", "south"]] * gone + [["north", "south"]] * (ROUNDS - gone)
     assert found[0].standing == {"middle": gone, "north": ROUNDS, "south": ROUNDS}
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize(("name", "members"), [("personal", ("north", "middle")), ("patient", ("north",))])
+def test_the_keys_of_fair_comparisons_leave_the_same_bits_on_ray_and_after_deaths(
+    consortium: dict[str, Path], tmp_path: Path, name: str, members: tuple[str, ...]
+) -> None:
+    """A run on Ray is left after the third round, and ends in this process; with two sites one dies before that round.
+
+    The third round is the first local one of ``personal`` and the best one of ``patient``; both end with the fourth.
+    """
+    sites, start = {one: consortium[one] for one in members}, {}
+
+    def course(folder: str, given: dict[str, Any], executor: str = "in-process") -> Any:
+        context = RunContext(workspace=tmp_path / folder, executor=executor, store=MemoryStore())
+        return steps(Experiment.read(given), context)
+
+    (tmp_path / "calm").mkdir()
+    if name == "personal":
+        start["start"] = finish(course("calm", experiment(sites, "fedavg", rounds=1)))[1].digest
+    shutil.copytree(tmp_path / "calm", tmp_path / "stormy")
+    given = fair(sites, name, **start)
+    rounds, calm = finish(course("calm", given))
+    there = course("stormy", given, "actors")
+    assert [next(there) for _ in range(2)] == rounds[:2]
+    if "middle" in members:
+        noted = tmp_path / "stormy" / "runs" / calm.digest / "environment.json"
+        os.kill(json.loads(noted.read_text())["members"]["middle"]["pid"], signal.SIGKILL)
+    assert next(there) == rounds[2]
+    there.close()
+    rest, result = finish(course("stormy", given))
+    assert (rest, result.resumed_from, result.rounds) == (rounds, 3, 4)
+    kept = ("rounds", "kept_round", "sites", "mean", "validation")
+    assert [getattr(result, key) for key in kept] == [getattr(calm, key) for key in kept]
+    here, left = (tmp_path / one for one in ("calm", "stormy"))
+    assert run_bits(left, result) == run_bits(here, calm)
+    memories = [memory_bits(one / "runs" / calm.digest / "private", 4) for one in (here, left)]
+    assert memories[0] == memories[1] != {}

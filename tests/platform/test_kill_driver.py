@@ -207,11 +207,12 @@ class OnRay:
 
         def fits() -> bool:
             assert self.process.poll() is None, self.log.read_text()
-            reached = any(self.workspace.glob(f"runs/*/checkpoints/round-{number:06d}.safetensors"))
+            if not any(self.workspace.glob(f"runs/*/checkpoints/round-{number:06d}.safetensors")):
+                return False
             children = [one.pid for one in psutil.Process(self.process.pid).children(recursive=True)]
-            return reached and any("SiteActor.fit" in title(pid) for pid in children)
+            return any("SiteActor.fit" in title(pid) for pid in children)
 
-        wait_for(fits, f"a fit after round {number}: {self.log}")
+        wait_for(fits, f"a fit after round {number}: {self.log}", every=0.05)
         self.family = {one.pid: title(one.pid) for one in psutil.Process(self.process.pid).children(recursive=True)}
         assert any("raylet" in name for name in self.family.values())
 
@@ -265,14 +266,14 @@ def test_a_driver_on_ray_that_is_interrupted_and_killed(
         run(given, workspace=stormy, in_process=True)
     os.killpg(first.process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
     assert first.process.wait(150) != 0
-    wait_for(lambda: not first.left(), f"the end of {first.left()}")
+    wait_for(lambda: not first.left(), f"the end of {first.left()}", every=0.05)
     assert [one.info.status for one in runs(client(stormy))] == ["KILLED"]
 
     second = start()
     second.wait_for_a_fit_after(2)
     second.process.kill()
     second.process.wait()
-    wait_for(lambda: not second.left(), f"the end of {second.left()}")
+    wait_for(lambda: not second.left(), f"the end of {second.left()}", every=0.05)
 
     result = drivers(given, stormy)  # begun on Ray, ended without
     assert science(result) == science(expected)

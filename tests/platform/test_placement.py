@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from fedrecon.platform.execution import ray_cluster
 from fedrecon.platform.execution.placement import Demand, check, demands, first_bound
 from fedrecon.sites.errors import InputError, RunError
 
@@ -110,3 +111,12 @@ def test_one_and_a_half_gpus_are_no_request() -> None:
 def test_who_has_waited_is_told_what_is_free() -> None:
     with pytest.raises(RunError, match=r"\b25 s\b.*CPU\b.*\b1\b.*\b0\.5"):
         check([Demand("north", 1, 0)], [node(0.5)], waited=25.0)
+
+
+def test_a_ray_that_does_not_start_in_time_is_no_defect_of_fedrecon(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:  # as Ray does
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    with pytest.raises(RunError, match="--in-process"):
+        ray_cluster.connect(None)

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from command_line import Called
@@ -44,7 +45,7 @@ def masked(folder: Path, text: str = MASK.format(width=1), name: str = "mine.py"
 
 
 def test_the_examples_are_short():
-    assert set(EXAMPLES) == {"half.py", "tiny.py", "falling.py"}
+    assert set(EXAMPLES) == {"half.py", "tiny.py", "falling.py", "npz.py"}
     assert all(sum(1 for line in text.splitlines() if line.strip()) <= 20 for text in EXAMPLES.values())
 
 
@@ -310,30 +311,16 @@ def test_list_shows_where_each_comes_from(tmp_path, capsys):
 
 
 def test_a_format_of_one_s_own_is_imported(tmp_path, capsys):
-    text = """
-from fedrecon.sites.formats.npy import Npy
-
-class Raw(Npy):
-    "Raw k-space under another ending."
-    suffixes = (".raw",)
-    summary = "raw"
-
-    def load(self, source, label, record):
-        (copy := source.with_suffix(".npy")).write_bytes(source.read_bytes())
-        return super().load(copy, label, record)
-
-FORMATS = {"raw": Raw}
-"""
-    (tmp_path / "raw.py").write_text(text)
-    import numpy as np
-
+    write_examples(tmp_path)
+    image = np.ones((1, 2, 16, 16), np.complex64)
     for number in range(3):
-        np.save(tmp_path / "s.npy", np.ones((1, 16, 16), np.complex64))
-        (tmp_path / "s.npy").rename(tmp_path / f"s{number}.raw")
-    command = ["data", "import", "raw", tmp_path, "--site", "x", "--out", tmp_path / "shards"]
-    split = ["--validation-subjects", "s1", "--test-subjects", "s2", "--plugins", tmp_path / "raw.py"]
+        np.savez(tmp_path / f"s{number}.npz", kspace=image * (number + 1))
+    command = ["data", "import", "npz", tmp_path, "--site", "x", "--out", tmp_path / "shards"]
+    split = ["--validation-subjects", "s1", "--test-subjects", "s2", "--plugins", tmp_path / "npz.py"]
     assert Called(capsys, *command, *split).code == 0
-    assert Shard.open(tmp_path / "shards" / "x.h5").site == "x"
+    shard = Shard.open(tmp_path / "shards" / "x.h5")
+    assert shard.site == "x"
+    assert [volume.n_coils for volume in shard.volumes] == [2, 2, 2]
     assert Called(capsys, *command).code == 2
 
 

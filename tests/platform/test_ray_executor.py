@@ -199,11 +199,11 @@ def test_a_shard_that_is_not_there_on_the_node_is_named(four: Federation, tmp_pa
 
 
 def test_an_address_where_nothing_answers_is_refused_in_time() -> None:
-    from fedrecon.platform.execution.ray_cluster import _check_answers
+    from fedrecon.platform.config.address import check_cluster
 
     start = time.monotonic()
     with pytest.raises(RunError, match=r"no Ray cluster answers at '127\.0\.0\.1:9'"):
-        _check_answers("127.0.0.1:9")
+        check_cluster("127.0.0.1:9")
     assert time.monotonic() - start < 10
 
 

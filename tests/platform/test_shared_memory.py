@@ -18,6 +18,7 @@ from ray_executors import ray_executor
 from tiny import Commits, Federation, bits
 
 from fedrecon.platform.execution import shared_memory
+from fedrecon.platform.execution.ray_cluster import store_size
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.shared_memory import (
     Buffer,
@@ -31,6 +32,7 @@ from fedrecon.platform.execution.shared_memory import (
     pack,
     unpack,
 )
+from fedrecon.platform.execution.transport import SharedMemoryTransport
 from fedrecon.sites.wire import State, TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 
@@ -248,33 +250,37 @@ def lose(executor: RayExecutor, how: str, patch: pytest.MonkeyPatch) -> None:
 def test_on_ray_the_same_bits_whatever_becomes_of_shared_memory(
     cluster: None, consortium: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
     sites = {name: consortium[name] for name in ("north", "middle")}
     here = Federation(Keeps(), sites, tmp_path / "here", network=WIDE)
     assert here.begin().shared.nbytes >= shared_memory.SMALL
     rows, expected = everything(here, here.executor())
-    before = None
-    for how in ("killed", "another node", "not opened"):
-        there = replace(here, memory=tmp_path / how)
-        answers: list[Any] = []
-        with monkeypatch.context() as patch, ray_executor(there, cpus_per_site=0.5) as executor:
-            result: Callable[..., Any] = executor.transport.note_node
+    there, before = replace(here, memory=tmp_path / "there"), None
+    with ray_executor(there, cpus_per_site=0.5) as executor:
+        for how in ("another node", "not opened", "killed"):
+            executor.transport.close()
+            executor.transport = SharedMemoryTransport(own := ray.get_runtime_context().get_node_id(), store_size(own))
+            answers: list[bool] = []
+            with monkeypatch.context() as patch:
+                note: Callable[..., None] = executor.transport.note_node
 
-            def noted(name: str, node: str, lost: bool, note: Callable[..., Any] = result) -> None:
-                answers.append(lost)  # noqa: B023
-                note(name, node, lost)
+                def noted(name: str, node: str, lost: bool, note: Callable[..., None] = note) -> None:
+                    answers.append(lost)  # noqa: B023
+                    note(name, node, lost)
 
-            patch.setattr(executor.transport, "note_node", noted)
-            lose(executor, how, patch)
-            rows_there, found = everything(there, executor)
-            buffers = (executor.transport.buffers._down, *executor.transport.buffers._up.values())
-        assert found == expected, how
-        assert [row["bytes_up"] for row in rows_there] == [row["bytes_up"] for row in rows]
-        assert [row["bytes_down"] for row in rows_there] == [row["bytes_down"] for row in rows]
-        assert (buffers == (None,)) == (how == "another node")
-        assert sum(answers) == (2 if how == "not opened" else 0)
-        assert rows_there[0]["restarts"] == (how == "killed")
-        del buffers
-        before = files() if before is None else before
+                patch.setattr(executor.transport, "note_node", noted)
+                lose(executor, how, patch)
+                rows_there, found = everything(there, executor)
+                buffers = (executor.transport.buffers._down, *executor.transport.buffers._up.values())
+            assert found == expected, how
+            assert [row["bytes_up"] for row in rows_there] == [row["bytes_up"] for row in rows]
+            assert [row["bytes_down"] for row in rows_there] == [row["bytes_down"] for row in rows]
+            assert (buffers == (None,)) == (how == "another node")
+            assert sum(answers) == (2 if how == "not opened" else 0)
+            assert rows_there[0]["restarts"] == (how == "killed")
+            del buffers
+            before = files() if before is None else before
     assert files() <= before
 
 

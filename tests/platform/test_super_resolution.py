@@ -50,6 +50,8 @@ def test_defaults_are_truncated_k_space_and_mscan():
         (["degradation.kind=bicubc"], "Did you mean 'bicubic'"),
         (["degradation.scal=2"], "Did you mean 'scale'"),
         (["degradation.scale=5"], "scale"),
+        (["degradation.scale={choice: [2, 3]}"], "one value is needed.*one size.*one scale"),
+        (["degradation.kind={choice: [bicubic]}"], "one value is needed.*nothing in degradation"),
         (["degradation.deviation=1"], "unknown key in degradation.*'deviation'"),
         (["degradation.noise=0.5"], "greater than or equal to 1"),
         (["degradation.per_site={a: {kind: bicubik}}"], "Did you mean 'bicubic'"),

@@ -79,7 +79,7 @@ def test_sites_on_their_nodes_in_halves_of_their_gpus_and_the_same_bits(
         members = found["environment"]["members"]
         assert {name: one["node"] for name, one in members.items()} == {site: nodes[site] for site in SITES}
         assert {name: one["gpus"] for name, one in members.items()} == {site: ["0"] for site in SITES}
-        alone = run(row.trial.experiment, workspace=spaces["here"], in_process=True)
+        alone = run(row.trial.experiment, ["resources.gpus_per_site=0"], workspace=spaces["here"], in_process=True)
         assert row.metrics["test/mean/psnr"] == alone.mean["psnr"]
 
 
@@ -114,7 +114,7 @@ def test_a_study_of_a_shard_that_its_own_node_alone_sees(
         "unet": {"sites": {"south": base["sites"]["south"]}, "test": {"sites": {"north": base["sites"]["north"]}}},
         "zero-filled": {"reconstructor": "zero_filled"},
     }.items():
-        alone = run({**base, **changes}, workspace=spaces["here"], in_process=True)
+        alone = run({**base, **changes, "resources": {}}, workspace=spaces["here"], in_process=True)
         assert found[method, "north"] == pytest.approx(alone.sites["north"]["psnr"], abs=1e-12)
     assert len(found) == 4
     assert len(list((spaces["there"] / "studies" / "hidden" / "panels").iterdir())) == 1

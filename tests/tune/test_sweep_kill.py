@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from clusters import environment_of_a_driver
+from clusters import environment_of_a_driver, local_cluster
 
 from fedrecon.platform.runs.run import run
 from fedrecon.tune.search.config import Sweep
+from fedrecon.tune.sweep.run import sweep
 from fedrecon.tune.trials.planner import Planner
 
 pytestmark = pytest.mark.ray
@@ -98,9 +99,8 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
         assert "the same command goes on" in log.read_text()
         assert json.loads((tmp_path / "second.json").read_text())["status"] == "interrupted"
 
-    third = start(file, stormy, tmp_path / "third.json", "concurrency=1")
-    assert third.wait(PATIENCE) == 0, (tmp_path / "third.log").read_text()
-    result = json.loads((tmp_path / "third.json").read_text())
+    with local_cluster(num_cpus=2):
+        result = sweep(file=file, overrides=["concurrency=1"], workspace=stormy).as_dict()
     assert result["status"] == "finished"
 
     chosen, base = Sweep.read(file)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
 from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
@@ -116,6 +117,8 @@ class Campaign(ABC):
         self.fill()
         self.announce()
         if dry_run:
+            check_cluster(self.address)
+            check_reachable(self.tracking_uri, self.workspace)
             return False
         self.trial_table.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites.errors import tell
+from fedrecon.sites.phases import phase
 from fedrecon.tune.engine.campaign import Campaign, Rerun
 from fedrecon.tune.study.analysis.condition import Condition, Missing
 from fedrecon.tune.study.config import Study
@@ -84,7 +85,8 @@ class StudyCampaign(Campaign):
     def conclude(self, records: CampaignRecords) -> None:
         """Writes the data set and the report."""
         assert self._write_outputs is not None
-        self.url = self._write_outputs(self, records)
+        with phase("writing the scores and the report"):
+            self.url = self._write_outputs(self, records)
 
     def reasons(self) -> dict[str, str]:
         """The reason why a trial has no scores, by the trial's digest. Finished trials are left out."""

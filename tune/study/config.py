@@ -20,6 +20,8 @@ Level = Annotated[float, Field(ge=1, le=1000)]
 
 MATRIX = ("sites", "operator", "degradation", "seed", "test", "task", "evaluation")
 """Keys of an experiment that a method cannot set: the study varies them, or they must be equal for all methods."""
+Searchable = Literal["training.learning_rate", "training.schedule"]
+"""Keys whose best values differ by method: each twin may have its own. Neither changes the number of updates."""
 ALLOWED = ("evaluation.self_ensemble",)
 """Exceptions to :data:`MATRIX`: keys that a method can set."""
 
@@ -87,6 +89,8 @@ class Study(CampaignSettings):
             baselines are methods too.
         train, test: the trainings and the tests. seeds: the seeds of each training.
         seeds_of: for a method name its seeds, instead of ``seeds``; useful for an expensive method.
+        searched: keys of the training that were searched for each method on validation subjects; twins may differ in
+            them.
         references: the methods with which all others are compared. An empty list takes the best method without
             training and the best method.
     """
@@ -97,6 +101,7 @@ class Study(CampaignSettings):
     test: Tested = Tested()
     seeds: list[Seed] = Field(default_factory=lambda: [0], min_length=1)
     seeds_of: dict[str, list[Seed]] = Field(default_factory=dict)
+    searched: list[Searchable] = Field(default_factory=list)
     references: list[str] = Field(default_factory=list)
 
     @field_validator("methods")

@@ -163,7 +163,7 @@ class Matrix:
 
     def _method(self, name: str, patch: Mapping[str, Any]) -> Method:
         one = self.experiment(name)
-        personal, alone = self._private(name)
+        personal, alone = self.private(name)
         transferred = any(
             cell.learned.method == name and cell.learned.seed is not None and not cell.seen_site for cell in self.cells
         )
@@ -175,15 +175,15 @@ class Matrix:
             moved_data=one.trains and one.method.moves_data,
             published_private=personal and transferred and published,
             personal=personal,
-            alone=alone,
+            alone=alone and one.personalise is None,
             network=one.network["name"] if one.trains else "",
-            like=twin_digest(one, self.shards),
+            like=twin_digest(one, self.shards, self.study.searched),
             about=described(one.method if one.trains else one.classical),
             zero_filled=isinstance(one.classical, ZeroFilled),
             **spent(budgets(one, self.shards).values()),
         )
 
-    def _private(self, method: str) -> tuple[bool, bool]:
+    def private(self, method: str) -> tuple[bool, bool]:
         """Whether each site has a private part of the network, and whether the whole network is private."""
         from fedrecon.platform.consortium.network import network_layout, private_members
 
@@ -313,7 +313,7 @@ class Matrix:
         if list(tested) != list(learned.names):
             test["sites"] = self._paths(tested)
         unseen = [name for name in tested if name not in learned.names]
-        personal, alone = self._private(learned.method)
+        personal, alone = self.private(learned.method)
         if self.study.test.unseen and unseen and personal and not alone:
             test |= {"unseen": self.study.test.unseen, "fine_tune_epochs": self.study.test.fine_tune_epochs}
         return test

@@ -122,10 +122,16 @@ def notes(matrix: Matrix) -> Iterator[str]:
             f"{', '.join(tuned)}: tuned on validation subjects of the tested hospital, for each operator, whether it "
             "trained or not. A network knows nothing of a hospital that did not train."
         )
+    if matrix.study.searched:
+        yield (
+            f"{', '.join(matrix.study.searched)}: searched for each method, so twins may differ in it. What ran gives "
+            "each method's own."
+        )
     transferred = {cell.method for cell in matrix.cells if cell.seed is not None and not cell.seen_site}
-    if alone := [one.label for one in matrix.methods if one.alone and one.name in transferred]:
+    away = [one for one in matrix.methods if one.name in transferred]
+    if alone := [one.label for one in away if matrix.private(one.name)[1]]:
         yield f"{', '.join(alone)} at a hospital that did not train: the mean of the scores of the others' networks."
-    parts = [one.label for one in matrix.methods if one.personal and not one.alone and one.name in transferred]
+    parts = [one.label for one in away if one.personal and one.label not in alone]
     if parts:
         rule = UNSEEN[matrix.study.test.unseen]
         yield f"{', '.join(parts)} at a hospital that did not train: its private part is {rule}."

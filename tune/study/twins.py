@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.science import hashed
 
 
-def twin_digest(experiment: Experiment, sites: Iterable[str]) -> str:
-    """The identity of all that influences a training at these sites, but strategy and data; "" without training."""
+def twin_digest(experiment: Experiment, sites: Iterable[str], searched: Sequence[str] = ()) -> str:
+    """The identity of all that influences a training at these sites, but strategy and data; "" without training.
+
+    Args:
+        searched: keys of the training that were searched for each method, as in a study's ``searched``; left out.
+    """
     if not experiment.trains:
         return ""
-    return hashed({**experiment.training_part(dict.fromkeys(sites, ""), operators=True), "strategy": None})
+    part = experiment.training_part(dict.fromkeys(sites, ""), operators=True)
+    training = {key: value for key, value in part["training"].items() if f"training.{key}" not in searched}
+    return hashed({**part, "training": training, "strategy": None})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites.errors import InputError, RunError, tell
+from fedrecon.sites.phases import phase
 from fedrecon.tune.engine.campaign import Campaign, Rerun, saved_file
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
@@ -212,9 +213,10 @@ class _Sweep(Campaign):
 
     def conclude(self, records: CampaignRecords) -> None:
         """Writes the outputs: tables, figures, the page and the sweep's run in MLflow."""
-        from fedrecon.tune.sweep.outputs import conclude
+        with phase("writing the table, figures and page"):
+            from fedrecon.tune.sweep.outputs import conclude
 
-        self.url = conclude(self.chosen, self.trial_table, records, self.tags)
+            self.url = conclude(self.chosen, self.trial_table, records, self.tags)
 
 
 __all__ = ["InputError", "RunError", "SweepResult", "load_sweep", "sweep"]

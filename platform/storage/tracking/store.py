@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedrecon.platform.storage.tracking.mlflow_store import MlflowStore
 from fedrecon.platform.storage.tracking.tracker import RunStore
+from fedrecon.sites.phases import phase
 
 
 def run_store(uri: str | None, workspace: Path) -> RunStore:
@@ -16,4 +17,5 @@ def run_store(uri: str | None, workspace: Path) -> RunStore:
             ``mlflow.db`` in ``workspace``.
         workspace: folder of this user's runs.
     """
-    return MlflowStore(uri, workspace)
+    with phase("opening MLflow"):
+        return MlflowStore(uri, workspace)

@@ -203,9 +203,9 @@ def _sync(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report)
     else:
-        if arguments.dry_run:
-            say("dry run: nothing is sent")
-        say("\n".join(f"{what:9}{len(names)}  {', '.join(names)}".rstrip() for what, names in report.items()))
+        heads = {"sent": "unsent"} if arguments.dry_run else {}
+        for what, names in report.items():
+            say(f"{heads.get(what, what):9}{len(names)}  {', '.join(names)}".rstrip())
     return DONE
 
 

@@ -11,6 +11,7 @@ from fedrecon.commands.base import DONE, command, workspace_of
 from fedrecon.platform.storage.run_lookup import RUN
 from fedrecon.platform.terminal.output import print_json, say
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.phases import phase
 from fedrecon.sites.sizes import size
 
 if TYPE_CHECKING:
@@ -170,7 +171,11 @@ def _export(arguments: argparse.Namespace) -> int:
 def _register(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.catalogue.registry import register
 
-    done = register(_chosen(arguments, arguments.run), arguments.name, arguments.alias, arguments.model)
+    folder = _chosen(arguments, arguments.run)
+    if arguments.dry_run:
+        print_json({"would_register": folder.digest}) if arguments.json else say("dry run: nothing was registered")
+        return DONE
+    done = register(folder, arguments.name, arguments.alias, arguments.model)
     if arguments.json:
         print_json(done)
     else:
@@ -180,10 +185,11 @@ def _register(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from fedrecon.platform.catalogue.curves import plot
+    with phase("drawing curves"):
+        from fedrecon.platform.catalogue.curves import plot
 
-    out = None if arguments.out is None else Path(arguments.out)
-    done = plot(_chosen(arguments, arguments.run), out, arguments.dry_run)
+        out = None if arguments.out is None else Path(arguments.out)
+        done = plot(_chosen(arguments, arguments.run), out, arguments.dry_run)
     if arguments.json:
         print_json(done)
     else:

@@ -12,9 +12,11 @@ from fedrecon.tune.study.analysis.analyse import analyse
 from fedrecon.tune.study.analysis.grid import TestOperator
 from fedrecon.tune.study.analysis.inputs import Method
 from fedrecon.tune.study.config import Study
+from fedrecon.tune.study.matrix import Matrix
 from fedrecon.tune.study.report.sentences import in_short
 from fedrecon.tune.study.report.tables import all_tables
 from fedrecon.tune.study.twins import twin_digest
+from fedrecon.tune.trials.planner import Planner
 
 R4 = TestOperator("random", 4.0, "random R=4")
 
@@ -80,6 +82,25 @@ def test_a_twin_without_scores_is_named_apart():
     assert "no scores" in line
 
 
+def test_unlike_networks_are_marked_beside_each_other():
+    """Of two pairs of twins and a method without training: each table of tests, and the table of the best method."""
+    like = {"tv": "", "a": "unet", "b": "unet", "c": "unrolled", "d": "unrolled"}
+    values = [row for at, name in enumerate(like) for row in rows(name, [20.0 + at] * 2)]
+    methods = [Method(name, "", bool(net), False, False, False, network=net, like=net) for name, net in like.items()]
+    findings = found(values, methods=methods, references=["a", "tv"])
+    tables = {one.name: one for one in all_tables(findings, analyse(findings))}
+    for name in ("tests-1", "tests-ssim-1"):
+        pairs = {(row.values[0].text, row.values[1].key): row.values[1].text for row in tables[name].rows}
+        marked = {pair for pair, text in pairs.items() if "§" in text}
+        assert marked == {("c", "a"), ("d", "a")}
+        assert pairs["b", "a"] == "a"
+        assert "§" in tables[name].note
+    assert "all others§" in {value.text for row in tables["which"].rows for value in row.values}
+    twins = [one for one in methods if one.network == "unet"]
+    same = found([row for row in values if row.method in ("a", "b")], methods=twins, references=["a"])
+    assert not any("§" in value.text for one in all_tables(same, analyse(same)) for r in one.rows for value in r.values)
+
+
 STUDIES = sorted(Path(__file__).parents[3].glob("studies/*.yaml"))
 ABLATED = ("profile-0.002", "profile-0.01", "magnitude")
 """Variants of a loss, which are compared with each other."""
@@ -94,12 +115,12 @@ def test_every_network_of_a_ready_study_has_its_local_and_its_pooled_twin(path, 
     trained = {name: one for name, one in every.items() if one.trains and one.method.trains_on_operator}
     twins: dict[str, set[str]] = {"local": set(), "pooled": set()}
     for one in trained.values():
-        twins.get(one.strategy["name"], set()).add(twin_digest(one, [""]))
+        twins.get(one.strategy["name"], set()).add(twin_digest(one, [""], study.searched))
     federated = [name for name, one in trained.items() if one.strategy["name"] not in twins and name not in ABLATED]
     assert federated or study.train.sites == "each"
     for name in federated:
         for kind, own in twins.items():
-            assert twin_digest(trained[name], [""]) in own, f"{name} has no {kind} twin"
+            assert twin_digest(trained[name], [""], study.searched) in own, f"{name} has no {kind} twin"
 
 
 def test_twins_differ_in_nothing_but_the_strategy(paths):
@@ -118,3 +139,32 @@ def test_twins_differ_in_nothing_but_the_strategy(paths):
     ]
     assert len({digest(), *(digest(**other) for other in others)}) == 1 + len(others)
     assert twin_digest(Experiment.read({**base, "reconstructor": "zero_filled"}), paths) == ""
+
+
+def test_twins_differ_in_a_searched_key_alone(paths):
+    def like(searched, **training):
+        one = {"sites": paths, "network": UNET, "training": {"rounds": 2, **training}}
+        return twin_digest(Experiment.read(one), paths, searched)
+
+    rate = ["training.learning_rate"]
+    assert like([]) != like([], learning_rate=0.1)
+    assert like(rate) == like(rate, learning_rate=0.1)
+    assert like(rate) != like(rate, schedule="cosine")
+    assert like([*rate, "training.schedule"]) == like([*rate, "training.schedule"], schedule="cosine")
+    assert like(rate) != like(rate, rounds=3)
+
+
+def test_a_personalised_method_has_gains_and_is_no_control(paths):
+    """After local rounds of all parts each site has its own network, as under local training."""
+    methods = {
+        "local": {"strategy.name": "local"},
+        "tuned": {"strategy": {"name": "fedavg", "personalise": {"rounds": 1, "parts": "all"}}},
+    }
+    base = {"sites": paths, "network": UNET, "training": {"rounds": 2}}
+    study, experiment = Study.read({"name": "s", "experiment": base, "methods": methods})
+    found = {one.name: one for one in Matrix(study, experiment, Planner(study, experiment)).plan().methods}
+    assert {name: (one.personal, one.alone) for name, one in found.items()} == {
+        "local": (True, True),
+        "tuned": (True, False),
+    }
+    assert found["tuned"].is_twin(found["local"])

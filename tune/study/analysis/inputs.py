@@ -11,6 +11,8 @@ __all__ = ["UNTRAINED", "Findings", "Method", "Missing", "Panel", "Score"]
 
 MOVED, PUBLISHED = "†", "‡"
 """The marks of methods that moved data, and of methods that published private parts of networks."""
+UNLIKE = "§"
+"""The mark of a method beside one that trains another network, or with other settings than the strategy's."""
 MARKS = {
     MOVED: f"{MOVED} data were moved: not federated",
     PUBLISHED: f"{PUBLISHED} private parts of networks left their sites",
@@ -29,7 +31,7 @@ class Method:
         moved_data: whether training data were pooled; the method is then not federated.
         published_private: whether private parts of networks left their sites.
         personal: whether each site has its own network or its own part of the network.
-        alone: whether no part of the network is shared (local training).
+        alone: whether no part of the network is shared in any round (local training).
         network: the name of the trained network; empty without training. like: the identity of the network's options
             and of all other settings but the strategy. Methods that are equal in both are twins: only these are
             compared with local and with pooled training.
@@ -138,6 +140,8 @@ class Findings:
         """
         return next(one for one in self.methods if one.name == name)
 
-    def label(self, name: str) -> str:
-        """The name of a method with its marks."""
-        return self.method(name).label
+    def label(self, name: str, beside: str = "") -> str:
+        """The name of a method with its marks; also with :data:`UNLIKE`, if it is no twin of the method ``beside``."""
+        method, other = self.method(name), self.method(beside or name)
+        unlike = method.trains and other.trains and not method.is_twin(other)
+        return method.label + UNLIKE * unlike

@@ -45,9 +45,12 @@ def under(operator: TestOperator | None, statistics: Statistics, group: Group) -
     return "each site's own" if own else f"mean of {len(statistics.operators(group))} operators"
 
 
-def candidate(findings: Findings, one: Candidate) -> str:
-    """A candidate as text: the method, with the training's operator if it distinguishes candidates."""
-    return findings.label(one.method) + (f" trained with {one.trained_with}" if one.trained_with else "")
+def candidate(findings: Findings, one: Candidate, beside: str = "") -> str:
+    """A candidate as text: the method, with the training's operator if it distinguishes candidates.
+
+    ``beside`` is the method that it is compared with (see :meth:`Findings.label`).
+    """
+    return findings.label(one.method, beside) + (f" trained with {one.trained_with}" if one.trained_with else "")
 
 
 def interval(one: Estimate | Comparison, shown: str = ".2f") -> str:

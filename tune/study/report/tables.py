@@ -9,7 +9,7 @@ from fedrecon.platform.reporting.table import Column, Row, Table, Value, number,
 from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.sites.scoring.settings import AGAINST
 from fedrecon.tune.study.analysis.grid import Group, TestOperator
-from fedrecon.tune.study.analysis.inputs import MARKS, Findings, Method
+from fedrecon.tune.study.analysis.inputs import MARKS, UNLIKE, Findings, Method
 from fedrecon.tune.study.analysis.results import Choice, Comparison, Gap, Payoff, Statistics
 from fedrecon.tune.study.analysis.samples import Estimate
 from fedrecon.tune.study.analysis.significance import MIN_SEEDS, MIN_SUBJECTS
@@ -58,7 +58,7 @@ def use(findings: Findings, statistics: Statistics) -> Table:
         f"it: not significantly different. No claim: fewer than {MIN_SUBJECTS} subjects in common, or a method of "
         f"fewer than {MIN_SEEDS} seeds. Scores are {AGAINST[findings.reference]}."
     )
-    return Table("Which method to use where", columns, rows, note, "which")
+    return _unlike(Table("Which method to use where", columns, rows, note, "which"))
 
 
 def _use(findings: Findings, statistics: Statistics, pair: Sequence[Choice], shown: Sequence[str]) -> list[Value]:
@@ -72,8 +72,10 @@ def _use(findings: Findings, statistics: Statistics, pair: Sequence[Choice], sho
             _score(statistics.at(best.group, choice.operator, best.method, choice.metric), choice.metric),
         ]
         for names in (choice.level, *(getattr(choice, one) for one in shown)):
+            shown_names = [candidate(findings, each, best.method) for each in names]
+            unlike = UNLIKE * any(UNLIKE in each for each in shown_names)
             whole = len(names) == len(choice.others) > 1
-            row += [plain("all others" if whole else ", ".join(candidate(findings, each) for each in names) or "–")]
+            row += [plain(f"all others{unlike}" if whole else ", ".join(shown_names) or "–")]
     n = statistics.at(first.best.group, first.operator, first.best.method).n
     on = "validation" if all(one.by_validation for one in pair) else "test"
     return [*row, Value(str(n), key=str(n)), plain(on)]
@@ -120,8 +122,8 @@ def _scores(
     return Row([_named(findings, method), *where, n, *cells], _runs(statistics, group, method))
 
 
-def _named(findings: Findings, method: str) -> Value:
-    return Value(findings.label(method), key=method, title=findings.method(method).settings)
+def _named(findings: Findings, method: str, beside: str = "") -> Value:
+    return Value(findings.label(method, beside), key=method, title=findings.method(method).settings)
 
 
 def _score(one: Estimate, metric: str, bold: bool = False, low: bool = False) -> Value:
@@ -199,7 +201,7 @@ def _compared(
     rows = []
     for one in family:
         where = [plain(one.site)] * sites + [plain(under(one.operator, statistics, one.group))]
-        named = [_named(findings, one.method), _named(findings, one.reference)]
+        named = [_named(findings, one.method), _named(findings, one.reference, one.method)]
         samples = statistics.tables[one.group][one.operator]
         runs = sorted({*samples[one.method].runs, *samples[one.reference].runs})
         rows.append(Row([*named, *where, *_tested(one)], runs))
@@ -208,7 +210,7 @@ def _compared(
         if sites
         else f"all tables of tests in {metric.upper()} of these hospitals and trainings, and the choice of the best"
     )
-    return Table(title, columns, rows, _family(family, whole), name, folded=True)
+    return _unlike(Table(title, columns, rows, _family(family, whole), name, folded=True))
 
 
 def _tested(one: Comparison) -> list[Value]:
@@ -346,6 +348,16 @@ def all_tables(findings: Findings, statistics: Statistics) -> list[Table]:
         found.append(tests(findings, statistics, group, f"tests-ssim-{at}", "ssim"))
     found += [*gaps(findings, statistics), *(payoffs(findings, statistics, over) for over in ("local", "pooled"))]
     return [_explained(table) for table in found if table.rows]
+
+
+def _unlike(table: Table) -> Table:
+    """The table with the meaning of :data:`UNLIKE` in its note, where it stands."""
+    if not any(UNLIKE in value.text for row in table.rows for value in row.values):
+        return table
+    return replace(
+        table,
+        note=f"{table.note} {UNLIKE} is another network or has other settings: the strategy is not the only cause.",
+    )
 
 
 def _explained(table: Table) -> Table:

@@ -93,7 +93,9 @@ def register(client: MlflowClient, run_id: str, name: str, alias: str | None, mo
     try:
         if not any(one.name == name for one in client.search_registered_models(f"name = '{name}'")):
             client.create_registered_model(name)
-        made = client.create_model_version(name, f"models:/{chosen}", run_id, model_id=chosen, await_creation_for=60)
+        # Not its address "models:/": the registry would look for it at the default tracking URI of the process.
+        source = client.get_logged_model(chosen).artifact_location
+        made = client.create_model_version(name, source, run_id, model_id=chosen, await_creation_for=60)
         if alias is not None:
             client.set_registered_model_alias(name, alias, made.version)
     except MlflowException as error:

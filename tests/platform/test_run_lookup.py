@@ -123,6 +123,7 @@ TAKES_RUN = [
 def test_every_command_that_takes_a_run_looks_it_up_alike(capsys, workspace, path, action):
     assert action.help.startswith(RUN)
     others = {"reconstruct": ["x.npy", "-o", str(workspace / "o.h5")], "export": ["--out", str(workspace / "x")]}
+    others["register"] = ["--name", "knee"]
     given = ["nort", *(["north"] if action.nargs == 2 else []), *others.get(path[-1], [])]
     called = Called(capsys, *path, *given, "--workspace", workspace)
     assert called.code == 2

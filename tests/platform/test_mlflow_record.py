@@ -254,9 +254,7 @@ def browser():
         page = opened.new_page(viewport={"width": 1600, "height": 1000})
         said = []
         page.on("pageerror", lambda error: said.append(("error", str(error))))
-        page.on(
-            "console", lambda line: said.append(f"{line.text} {line.location['url']}") if line.type == "error" else 0
-        )
+        page.on("console", lambda one: said.append((one.type, f"{one.text} {one.location['url']}")))
         yield page, said
         opened.close()
 

@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz tamper kills check docs bench ui clean
+.PHONY: help install demo test test-fast fuzz tamper kills faults check docs bench ui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ tamper: install  ## damage files, replies and settings of runs (CASES, SEED): no
 
 kills: install  ## kill drivers at seeded moments (KILLS, SEED), let each run end: the same bits
 	$(BIN)/python tests/kills.py --kills $(KILLS) --seed $(SEED)
+
+faults: install  ## each fault in each phase of a run, then the same command: the same bits (SEED; needs root and cc)
+	$(BIN)/python tests/faults.py --seed $(SEED)
 
 check: install  ## ruff, mypy --strict and the layout guards
 	$(BIN)/ruff check .

@@ -64,6 +64,7 @@ OPTIONS = {
     "runs compare": ["--workspace", "--json"],
     "runs rm": ["--workspace", "--yes", "--keep-mlflow"],
     "runs export": ["--out", "--workspace", "--private"],
+    "runs register": ["--name", "--alias", "--workspace"],
     "plot": ["--out", "--workspace"],
     "init": ["--sites", "--out", "--json"],
     "doctor": ["--sites", "--address", "--tracking-uri"],

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,24 @@ def _kind(arguments: tuple[Any, ...]) -> str:
     return next((kind for kind, part in KINDS.items() if any(part in end for end in ends)), "other")
 
 
+def vectors(workspace: Path, digest: str, run_id: str, stores: Iterable[Path]) -> dict[str, bytes]:
+    """The vectors of the run in the workspaces ``stores``, of its last checkpoint, and of each member's last memory."""
+    root = workspace / "runs" / digest
+    found = [path for store in stores for path in store.glob(f"artifacts/*/{run_id}/**/*.safetensors")]
+    left = {str(path).partition(run_id)[2]: path.read_bytes() for path in found}
+    last = max(root.glob("checkpoints/*.safetensors"))
+    for path in (last, *root.glob(f"private/*/{last.name}")):
+        left |= {f"{path.relative_to(root)} {key}": one for key, one in tensors(path).items()}
+    return left
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    """The vectors of a file, by name."""
+    from safetensors.numpy import load_file
+
+    return {name: value.tobytes() for name, value in load_file(path).items()}
+
+
 class Campaign:
     """Runs of one experiment: a calm one, and those that are killed."""
 
@@ -112,17 +131,8 @@ class Campaign:
         return json.loads(out.read_text(encoding="utf-8")) if process.exitcode == 0 else process.exitcode
 
     def vectors(self, workspace: Path, run_id: str) -> dict[str, bytes]:
-        """The vectors in the store, of the last checkpoint, and of each member's memory of the last round."""
-        from safetensors.numpy import load_file
-
-        root = workspace / "runs" / self.calm["digest"]
-        # A store that was copied keeps the folder of its artifacts.
-        found = {str(path): path.read_bytes() for path in self.folder.glob(f"*/artifacts/*/{run_id}/**/*.safetensors")}
-        left = {name.partition(run_id)[2]: value for name, value in found.items()}
-        last = max(root.glob("checkpoints/*.safetensors"))
-        for path in (last, *root.glob(f"private/*/{last.name}")):
-            left |= {f"{path.relative_to(root)} {key}": one.tobytes() for key, one in load_file(path).items()}
-        return left
+        """See :func:`vectors`. A store that was copied keeps the folder of its artifacts."""
+        return vectors(workspace, self.calm["digest"], run_id, self.folder.iterdir())
 
     def death(self, rng: random.Random) -> tuple[str, dict[str, float]]:
         """What is aimed at, and the moment: a time in a quarter of the cases, else a call of a kind of the calm run."""

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.execution import placement
+from fedrecon.platform.execution.lost_ray import quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
 from fedrecon.sites.phases import phase
@@ -108,7 +109,11 @@ def connect(address: str | None) -> None:
     if here:
         check_temporary_folder()
         options |= {"include_dashboard": False}
-    with warnings.catch_warnings(), _own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here):
+    shown = phase("starting Ray" if here else f"connecting to Ray at {address}")
+    with contextlib.ExitStack() as stack:
+        for one in (shown, _own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here), quiet()):
+            stack.enter_context(one)
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         try:
             begun: Any = ray.init(address=address or "local", **options)
@@ -205,13 +210,6 @@ def _groups_of_their_own() -> Iterator[None]:
         ray_services.ConsolePopen = popen
 
 
-def has_ended() -> bool:
-    """Whether the control store of the cluster that this process started has ended. Then Ray answers no more."""
-    node = getattr(ray._private.worker, "_global_node", None)  # not public in Ray; without it nothing is known
-    started = getattr(node, "all_processes", {}).get("gcs_server", ())
-    return any(one.process.poll() is not None for one in started)
-
-
 def _sweep_sessions(own: Path) -> None:
     """Deletes the session folders that Ray left of earlier drivers of fedrecon, once all their processes have ended."""
     (own / OWNER).write_text(debris.owner(), encoding="utf-8")
@@ -248,10 +246,9 @@ def connected(address: str | None) -> Iterator[None]:
     """Connects this process to the cluster in the body. A connection that existed before stays open after it."""
     owns = not ray.is_initialized()
     if owns:
-        with phase("starting Ray" if address is None else f"connecting to Ray at {address}"):
-            connect(address)
+        connect(address)
     try:
         yield
     finally:
         if owns:
-            ray.shutdown()
+            shutdown()

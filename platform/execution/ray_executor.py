@@ -15,6 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 from fedrecon.platform.config.resources import DEAD, LATE
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import Watch
+from fedrecon.platform.execution.lost_ray import LOOK, check_ray, kill, shutdown
 from fedrecon.platform.execution.ray_cluster import (
     RESTART_TIMEOUT,
     bundle_option,
@@ -130,8 +131,7 @@ class RayExecutor:
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
         self._owns = not ray.is_initialized()
         if self._owns:
-            with phase("starting Ray" if address is None else f"connecting to Ray at {address}"):
-                connect(address)
+            connect(address)
         node = ray.get_runtime_context().get_node_id()
         self.transport = make_transport(node, store_size(node))
         try:
@@ -167,15 +167,15 @@ class RayExecutor:
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
-        return list(self._each("evaluate", (request, ScoreTask(split, part)), request.round - 1))
+        return list(dict(self._named("evaluate", (request, ScoreTask(split, part)), request.round - 1)).values())
 
     def samples(self, request: TrainRequest) -> list[Samples]:
         """See :class:`Executor`."""
-        return list(self._each("samples", (request,), request.round - 1))
+        return list(dict(self._named("samples", (request,), request.round - 1)).values())
 
     def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
         """See :class:`Executor`."""
-        answers = self._each("panels", (request, PanelTask(split, note)))
+        answers = dict(self._named("panels", (request, PanelTask(split, note)))).values()
         return {site: png for one in answers for site, png in one.pictures.items()}
 
     def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
@@ -195,12 +195,12 @@ class RayExecutor:
 
     def close(self) -> None:
         """Ends the actors, and the cluster if this executor started it."""
-        for actor in self.actors.values():
-            ray.kill(actor)
+        for actor in () if self._owns else self.actors.values():  # an own cluster ends with its actors
+            kill(actor)
         self.actors = {}
         self.transport.close()
-        if self._owns and ray.is_initialized():
-            ray.shutdown()
+        if self._owns:
+            shutdown()
 
     def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str]) -> None:
         """Makes the actors, and waits until each is placed and has opened its shard."""
@@ -231,13 +231,10 @@ class RayExecutor:
             waited = time.monotonic() - start
             placement.check([demanded[m] for m in unplaced if not reserved], free(), waited)
             self._watch.due(late)
+            check_ray()
             patience = 2.0
             if unplaced and waited > RESTART_TIMEOUT:
                 raise RunError(at_site(unplaced[0], None, f"its process did not start within {waited:.0f} s"))
-
-    def _each(self, method: str, arguments: tuple[Any, ...], round_number: int | None = None) -> Iterator[Any]:
-        for _, result in self._named(method, arguments, round_number):
-            yield result
 
     def _named(
         self,
@@ -248,6 +245,7 @@ class RayExecutor:
     ) -> Iterator[tuple[str, Any]]:
         """Calls the living members (of ``members``, if given) at once. Yields the results in the roster's order."""
         check_call(method, arguments)
+        check_ray(own=True)
         alive = [name for name in self.members if members is None or name in members]
         delivery = self.transport.send(method, arguments)
         self._overdue, skipped = set(), 0
@@ -296,7 +294,7 @@ class RayExecutor:
         """
         while True:
             try:
-                process, node, result = ray.get(self._open[name], timeout=self._watch.rest())
+                process, node, result = ray.get(self._open[name], timeout=min(LOOK, self._watch.rest()))
             except RayTaskError as error:
                 raise RunError(at_site(name, round_number, cause_of(error))) from error
             except GetTimeoutError:
@@ -329,14 +327,16 @@ class RayExecutor:
 
     def _end_overdue(self, *returning: str) -> None:
         """Names the members that have not answered, and ends the processes of those that have used up their time."""
+        check_ray()
         _, left = ray.wait(list(self._open.values()), num_returns=len(self._open), timeout=0)
         late = [name for name, one in self._open.items() if one in left or name in returning]
         for name in self._watch.due(late):
             self._overdue.add(name)
-            ray.kill(self.actors[name], no_restart=False)  # it ends a stopped process too, after some seconds
+            kill(self.actors[name], no_restart=False)  # it ends a stopped process too, after some seconds
 
     def _note_restart(self, name: str, round_number: int | None, late: bool) -> None:
         """Counts a process that died, and says so. A member that was left out of a round was counted then."""
+        check_ray()
         self._processes[name] = None
         self._overdue.discard(name)
         if name in self._returning:
@@ -377,6 +377,7 @@ class RayExecutor:
         raise _StaysDeadError(f"did not come back within {RESTART_TIMEOUT:.0f} s")
 
     def _mark_dead(self, name: str, round_number: int | None, reason: str) -> None:
+        check_ray()
         self.dead[name], self.missed[name] = reason, DEAD
         self.transport.drop(name)
         self._watch.note("dead", name, why=reason)

@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import Watch
+from fedrecon.platform.execution.lost_ray import check_ray
 from fedrecon.platform.execution.ray_cluster import RESTART_TIMEOUT, bundle_option, free, member_demands, nodes
 from fedrecon.sites.errors import RunError, at_site, cause_of
 
@@ -170,6 +171,7 @@ class SiteTasks:
 
     def _end_overdue(self) -> None:
         """Names the sites that have not answered, and ends the tasks that have used up their time."""
+        check_ray()
         tasks = list(self.running.values())
         _, left = ray.wait(tasks, num_returns=len(tasks), timeout=0)
         for site in self.watch.due([name for name, one in self.running.items() if one in left]):

@@ -81,6 +81,6 @@ def _end_if_lost(over: threading.Event, poll: float = 0.5) -> None:
 def _ray_has_ended() -> bool:
     if "ray" not in sys.modules:
         return False
-    from fedrecon.platform.execution.ray_cluster import has_ended
+    from fedrecon.platform.execution.lost_ray import ended
 
-    return has_ended()
+    return ended() is not None

@@ -71,7 +71,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _before(owner: Any, method: str, due: Callable[..., bool], act: Callable[[], None] = _die) -> None:
+def before(owner: Any, method: str, due: Callable[..., bool], act: Callable[[], None] = _die) -> None:
     original = getattr(owner, method)
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -94,14 +94,14 @@ def _while_the_database_is_made(workspace: Path) -> None:
 def _after_the_commit_of_round_1(workspace: Path) -> None:
     from fedrecon.platform.federation.progress import Progress
 
-    _before(Progress, "round", lambda self, number, *rest: number == 1)
+    before(Progress, "round", lambda self, number, *rest: number == 1)
 
 
 def _before_the_commit_of_round_2(workspace: Path) -> None:
     """The tracker has the round's metrics, the checkpoint is not there yet."""
     from fedrecon.platform.storage.checkpoint import Checkpoints
 
-    _before(Checkpoints, "save", lambda self, state, record: state.round == 2)
+    before(Checkpoints, "save", lambda self, state, record: state.round == 2)
 
 
 def _in_a_fit_of_round(number: int, act: Callable[[], None] = _die) -> Callable[[Path], None]:
@@ -109,7 +109,7 @@ def _in_a_fit_of_round(number: int, act: Callable[[], None] = _die) -> Callable[
         from fedrecon.strategies.strategy import Strategy
 
         due = lambda self, fit, batch: (fit.request.round, fit.site) == (number, "middle")  # noqa: E731
-        _before(Strategy, "step", due, act)
+        before(Strategy, "step", due, act)
 
     return install
 
@@ -117,13 +117,13 @@ def _in_a_fit_of_round(number: int, act: Callable[[], None] = _die) -> Callable[
 def _at_the_final_evaluation(workspace: Path) -> None:
     from fedrecon.sites.member.site import Site
 
-    _before(Site, "evaluate", lambda self, request, task: (task.split, self.name) == ("test", "middle"))
+    before(Site, "evaluate", lambda self, request, task: (task.split, self.name) == ("test", "middle"))
 
 
 def _in_a_fit_of_a_prior(workspace: Path) -> None:
     from fedrecon.strategies.fedgimp import FedGIMP
 
-    _before(FedGIMP, "step", lambda self, fit, batch: (fit.request.round, fit.site) == (3, "middle"))
+    before(FedGIMP, "step", lambda self, fit, batch: (fit.request.round, fit.site) == (3, "middle"))
 
 
 def _in_stage_two(split: str) -> Callable[[Path], None]:
@@ -133,7 +133,7 @@ def _in_stage_two(split: str) -> Callable[[Path], None]:
         from fedrecon.sites.member.site import Site
 
         due = lambda self, request, task: (task.split, task.part, self.name) == (split, 1, "middle")  # noqa: E731
-        _before(Site, "evaluate", due)
+        before(Site, "evaluate", due)
 
     return install
 
@@ -141,14 +141,14 @@ def _in_stage_two(split: str) -> Callable[[Path], None]:
 def _among_the_artifacts(workspace: Path) -> None:
     from fedrecon.platform.storage.tracking.mlflow_store import MlflowTracker
 
-    _before(MlflowTracker, "artifact", lambda self, path, folder="": path.name == "scores.parquet")
+    before(MlflowTracker, "artifact", lambda self, path, folder="": path.name == "scores.parquet")
 
 
 def _before_the_result(workspace: Path) -> None:
     """All is recorded but the end."""
     from fedrecon.platform.storage.workspace import RunFolder
 
-    _before(RunFolder, "save_result", lambda self, result: True)
+    before(RunFolder, "save_result", lambda self, result: True)
 
 
 MOMENTS: dict[str, Callable[[Path], None]] = {

@@ -300,7 +300,7 @@ def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     assert told.data.tags["mlflow.user"]
     assert f"{taken.mean['psnr']:.2f}" in told.data.tags["mlflow.note.content"]
     assert len(told.info.run_name) <= 60
-    assert told.info.run_name.endswith("seed 0")
+    assert told.info.run_name.startswith("fedavg unet-2 · random R=3 · 1 round · 2 sites · seed 0")
     assert "1 round ·" in told.info.run_name
     assert told.info.status == "FINISHED"
     assert told.data.metrics["validation/mean/psnr"] == taken.validation["mean/psnr"]

@@ -23,7 +23,6 @@ from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.platform.terminal.signals import last_wills
 from fedrecon.sites import debris
-from fedrecon.sites.phases import phase
 from fedrecon.tune.engine.packing import Packing, asked, roster
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
@@ -89,8 +88,7 @@ class TrialTuner:
         owns = not ray.is_initialized()
         try:
             if owns:
-                with phase("starting Ray"):
-                    connect(self._address)
+                connect(self._address)
             packing = self._packing()
             notes = start_trial_notes()
             last_wills.append(self._settle_alone)

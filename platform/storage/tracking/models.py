@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -91,7 +93,8 @@ def register(client: MlflowClient, run_id: str, name: str, alias: str | None, mo
     try:
         if not any(one.name == name for one in client.search_registered_models(f"name = '{name}'")):
             client.create_registered_model(name)
-        source = client.get_logged_model(chosen).artifact_location  # models:/ID is looked up in MLflow's default store
+        # Not its address "models:/": the registry would look for it at the default tracking URI of the process.
+        source = client.get_logged_model(chosen).artifact_location
         made = client.create_model_version(name, source, run_id, model_id=chosen, await_creation_for=60)
         if alias is not None:
             client.set_registered_model_alias(name, alias, made.version)
@@ -111,39 +114,42 @@ def _models(client: MlflowClient, run_id: str) -> dict[str, str]:
 def _saved(scratch: Path, model_id: str, run_id: str, files: Sequence[Path]) -> Path:
     """The folder of the model, as ``mlflow.pyfunc`` reads it.
 
-    The keys of the flavour are those of ``mlflow.pyfunc.add_to_model``. Its module takes seconds to load, and
-    ``save_model`` would warn that there is no example of k-space.
+    MLflow's own functions that write it load all that MLflow can serve, which takes seconds and warns.
     """
-    from mlflow.models import Model
-
     data, needs, environment = scratch / "data", scratch / "requirements.txt", scratch / "python_env.yaml"
     data.mkdir()
     for path in files:
         shutil.copyfile(path, data / path.name)
     described: Mapping[str, Any] = json.loads((data / SETTINGS).read_text())
-    model = Model(run_id=run_id, model_id=model_id, signature=_signature(described))
-    model.add_flavor(
-        "python_function",
-        loader_module=LOADER,
-        python_version=python_version(),
-        data=data.name,
-        env={"virtualenv": environment.name},
-    )
-    model.save(str(scratch / "MLmodel"))
+    flavor = {
+        "loader_module": LOADER,
+        "data": data.name,
+        "python_version": python_version(),
+        "env": {"virtualenv": environment.name},
+    }
+    model = {
+        "flavors": {"python_function": flavor},
+        "mlflow_version": version("mlflow"),
+        "model_id": model_id,
+        "model_uuid": uuid.uuid4().hex,
+        "run_id": run_id,
+        "signature": _signature(described),
+        "utc_time_created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
+    }
+    (scratch / "MLmodel").write_text(yaml.safe_dump(model))
     needs.write_text("".join(f"{one}=={version(one)}\n" for one in REQUIREMENTS))
     environment.write_text(yaml.safe_dump({"python": python_version(), "dependencies": [f"-r {needs.name}"]}))
     return scratch
 
 
-def _signature(described: Mapping[str, Any]) -> Any:
-    """The shapes and types of what the model takes and gives; -1 is any size."""
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+def _signature(described: Mapping[str, Any]) -> dict[str, str]:
+    """The shapes and types of what the model takes and gives, in MLflow's JSON; -1 is any size."""
 
-    inputs: list[Any] = [
-        TensorSpec(np.dtype(one["type"]), (-1,) * one["axes"], name) for name, one in described["inputs"].items()
-    ]
-    output = TensorSpec(np.dtype(np.float32), (-1, -1, -1))
-    params = ParamSchema([ParamSpec("site", "string", described["site"]), ParamSpec("subject", "string", "")])
-    return ModelSignature(Schema(inputs), Schema([output]), params)
+    def tensor(dtype: str, axes: int, **name: str) -> dict[str, Any]:
+        return {**name, "type": "tensor", "tensor-spec": {"dtype": dtype, "shape": [-1] * axes}}
+
+    inputs = [tensor(one["type"], one["axes"], name=name) for name, one in described["inputs"].items()]
+    defaults = {"site": described["site"], "subject": ""}
+    params = [{"name": name, "type": "string", "default": one, "shape": None} for name, one in defaults.items()]
+    whole = {"inputs": inputs, "outputs": [tensor("float32", 3)], "params": params}
+    return {name: json.dumps(value) for name, value in whole.items()}

@@ -171,7 +171,11 @@ def _export(arguments: argparse.Namespace) -> int:
 def _register(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.catalogue.registry import register
 
-    done = register(_chosen(arguments, arguments.run), arguments.name, arguments.alias, arguments.model)
+    folder = _chosen(arguments, arguments.run)
+    if arguments.dry_run:
+        print_json({"would_register": folder.digest}) if arguments.json else say("dry run: nothing was registered")
+        return DONE
+    done = register(folder, arguments.name, arguments.alias, arguments.model)
     if arguments.json:
         print_json(done)
     else:

@@ -8,7 +8,7 @@ KEYS = "KEY=VALUE"
 """A changed key of an experiment, among the names of options."""
 
 _DATA = ("data simulate", "data import", "data inspect", "data seal")
-_RUNS = ("runs list", "runs show", "runs compare", "runs rm", "runs export", "plot", "runs register")
+_RUNS = ("runs list", "runs show", "runs compare", "runs rm", "runs export", "runs register", "plot")
 _PLUGINS = ("list", "check-plugin", "schema")
 _STORE = ("ui", "sync")
 
@@ -28,7 +28,7 @@ LACKING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "--tracking-uri": {
         "it asks no MLflow": (*_DATA, *_PLUGINS, *_RUNS[:3], "runs export", "plot"),
         "it marks runs in the stores that got them": ("runs rm",),
-        "it registers in the store that got the run": ("runs register",),
+        "it takes the store that got the run": ("runs register",),
         "it serves the store of the workspace; a server shows its pages at its own address": ("ui",),
         "an experiment names no store; give it to fedrecon run": ("init",),
         "it writes files, and nothing to MLflow": ("evaluate", "reconstruct"),
@@ -36,7 +36,6 @@ LACKING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "--dry-run": {
         "it writes nothing": ("data inspect", *_RUNS[:3], *_PLUGINS, "doctor"),
         "it serves pages, and changes no run": ("ui",),
-        "it makes one version, which MLflow's page deletes": ("runs register",),
     },
     KEYS: {
         "its settings are options": _DATA,

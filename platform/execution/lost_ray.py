@@ -1,0 +1,121 @@
+"""Whether Ray still answers. Its own processes can end, or stop, while a run waits for its sites."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+
+from fedrecon.platform.config.address import no_answer
+from fedrecon.sites.errors import RunError, tell
+
+LOOK = 5.0
+"""Time in seconds between two looks, and for Ray's control store to answer."""
+
+SHUTDOWN = 30.0
+"""Time in seconds for a Ray that is not known to be lost to end."""
+
+_NEEDED = {"gcs_server": "control store", "raylet": "raylet"}
+"""Without these processes Ray answers no more, and ends the driver without a word within a minute."""
+
+
+def ended() -> str | None:
+    """The name of a needed process that this process started and that has ended; None if there is none."""
+    return next((_NEEDED[name] for name, one in _started() if one.poll() is not None), None)
+
+
+def check_ray(own: bool = False) -> None:
+    """Looks whether the cluster of this process still answers.
+
+    Args:
+        own: looks only at the processes that this process started, which takes microseconds.
+
+    Raises:
+        RunError: it is lost: no call will be answered, and Ray will end this process without a word.
+    """
+    if (why := _own_lost() if own else _why_lost()) is not None:
+        raise RunError(f"Ray is lost: {why}. The same command goes on from the last committed round")
+
+
+def kill(actor: Any, no_restart: bool = True) -> None:
+    """Kills an actor, like ``ray.kill``, which waits for ever for a raylet that is stopped: this waits a while."""
+    thread = threading.Thread(target=ray.kill, args=(actor,), kwargs={"no_restart": no_restart}, daemon=True)
+    thread.start()
+    thread.join(LOOK)
+
+
+def shutdown() -> None:
+    """Disconnects from Ray, and ends the cluster that this process started with all of its actors.
+
+    Of a lost Ray the processes are killed when this process ends, and not before it has said its last word: without a
+    raylet Ray ends it with exit code 1. A Ray that does not end is killed too; a stopped raylet would be waited for.
+    """
+    if not ray.is_initialized():
+        return
+    if _why_lost() is not None:
+        atexit.register(_kill_started)
+        return
+    late = threading.Timer(SHUTDOWN, _kill_late)
+    late.daemon = True
+    late.start()
+    try:
+        ray.shutdown()
+    finally:
+        late.cancel()
+
+
+def _kill_late() -> None:
+    tell(f"Ray has not ended within {SHUTDOWN:.0f} s and is killed; the same command goes on if this one ends with it")
+    _kill_started()
+
+
+def _kill_started() -> None:
+    for _, one in _started():
+        one.kill()
+
+
+def _own_lost() -> str | None:
+    return None if (name := ended()) is None else f"the {name} of this machine has ended"
+
+
+def _why_lost() -> str | None:
+    worker: Any = ray._private.worker.global_worker
+    if (client := getattr(worker, "gcs_client", None)) is None:
+        return None
+    if (why := _own_lost()) is not None:
+        return why
+    host, _, port = client.address.rpartition(":")
+    if (reason := no_answer(host.strip("[]"), int(port), LOOK)) is not None:
+        return f"the control store at {client.address} does not answer ({reason})"
+    here = ray.get_runtime_context().get_node_id()
+    table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    if any(one["NodeID"] == here and not one["Alive"] for one in table):
+        return "the raylet of this machine does not answer, and the control store holds the machine for dead"
+    return None
+
+
+def _started() -> Iterator[tuple[str, Any]]:
+    node = getattr(ray._private.worker, "_global_node", None)  # not public in Ray; without it nothing is known
+    for name in _NEEDED:
+        for one in getattr(node, "all_processes", {}).get(name, ()):
+            yield name, one.process
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """A process that connects to Ray in the body shows none of the paragraphs of Ray's own processes.
+
+    When a worker dies, Ray prints a paragraph, and for its raylet 60 lines of logs, though the driver is to be silent
+    (``log_to_driver``). A run says in its own words what happened to whom; Ray's logs have the rest.
+    """
+    worker: Any = ray._private.worker  # not public in Ray; without this function Ray is as loud as it likes
+    before = getattr(worker, "listen_error_messages", None)
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = before

@@ -1,8 +1,8 @@
 """The metrics that MLflow gets, and their names there: each says of which split it is.
 
 JSON, Parquet, checkpoints and a sweep's ``metric`` keep the keys of :func:`aggregate.flat_metrics`. A run of four sites
-shows at most 40 metrics in MLflow; all others are in the run's Parquet files. What the sites take of their machines
-comes beside these, under ``system/``: MLflow shows it on a page of its own.
+shows at most 40 metrics in MLflow, with what the sites take of their machines (``system/``, which MLflow shows on a page
+of its own); all others are in the run's Parquet files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 _SCORES = "psnr|ssim|nmse"
 _SHOWN = re.compile(
     rf"(validation|test)/mean/({_SCORES}|(zero_filled|with_data_consistency)/psnr)"
-    rf"|validation/site/[^/]+/({_SCORES}|kernel_distance|kernel_distance_real|nearest)|test/site/[^/]+/psnr"
+    r"|validation/site/[^/]+/(psnr|kernel_distance|kernel_distance_real|nearest)|test/site/[^/]+/psnr"
     r"|train/(mean|site/[^/]+)/(loss|discriminator)"
 )
 _OF_SITES = re.compile(r"(validation|test|train)/(mean|site)/")

@@ -174,7 +174,10 @@ def test_mlflow_shows_at_most_40_metrics_of_four_sites_and_names_their_split():
     summary = {"sites": dict.fromkeys(("a", "b", "c", "d"), whole), "mean": whole}
     losses = loss_metrics({site: {"loss": 1.0, "prior": 2.0} for site in "abcd"})
     traffic = [f"traffic/{part}bytes_{way}" for part in ("", "extra_") for way in ("up", "down")]
-    others = dict.fromkeys(["seconds", "restarts", "test/seconds_per_slice", *traffic], 1.0)
+    machines = [
+        f"system/{site}/{one}" for site in "abcd" for one in ("cpu_utilization_percentage", "memory_usage_megabytes")
+    ]
+    others = dict.fromkeys(["seconds", "restarts", "test/seconds_per_slice", *traffic, *machines], 1.0)
     shown = mlflow_metrics({**flat_metrics(summary), **losses, **flat_metrics(summary, "test/"), **others})
     assert len(shown) == 38
     assert {"validation/mean/psnr", "test/mean/psnr", "train/mean/loss", "test/site/a/psnr"} <= shown.keys()

@@ -56,12 +56,14 @@ class Row:
 
 RAY_PHASES = PHASES[:-1]
 """``fedrecon evaluate`` needs no Ray."""
+SITE_PHASES = tuple(phase for phase in RAY_PHASES if phase != "end")
+"""At the end the sites' processes have ended."""
 ROWS = [
     Row("driver killed"),
     Row("driver terminated"),
     Row("service terminated", True, phases=RAY_PHASES),
-    Row("site killed", True, phases=RAY_PHASES),
-    Row("site stopped", True, resources={"fit_timeout": 20}, phases=RAY_PHASES),
+    Row("site killed", True, phases=SITE_PHASES),
+    Row("site stopped", True, resources={"fit_timeout": 20}, phases=SITE_PHASES),
     Row("raylet killed", True, phases=RAY_PHASES),
     Row("raylet stopped", True, phases=RAY_PHASES),
     Row("control store killed", True, phases=RAY_PHASES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -63,9 +64,25 @@ def shutdown() -> None:
     late.daemon = True
     late.start()
     try:
-        ray.shutdown()
+        with own_handler_kept():
+            ray.shutdown()
     finally:
         late.cancel()
+
+
+@contextlib.contextmanager
+def own_handler_kept() -> Iterator[None]:
+    """Keeps the handler of SIGTERM that this process has.
+
+    When Ray starts, it puts its own into the place, which exits with code 15. When it ends, its C++ part sets the
+    system's default behind Python's back: the process would die without a word.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _kill_late() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.execution import placement
-from fedrecon.platform.execution.lost_ray import quiet, shutdown
+from fedrecon.platform.execution.lost_ray import own_handler_kept, quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
 from fedrecon.sites.phases import phase
@@ -111,7 +109,7 @@ def connect(address: str | None) -> None:
         options |= {"include_dashboard": False}
     shown = phase("starting Ray" if here else f"connecting to Ray at {address}")
     with contextlib.ExitStack() as stack:
-        for one in (shown, _own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here), quiet()):
+        for one in (shown, own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here), quiet()):
             stack.enter_context(one)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -230,15 +228,6 @@ def _lives(session: str) -> bool:
             if session.encode() in path.read_bytes():
                 return True
     return False
-
-
-@contextlib.contextmanager
-def _own_handler_kept() -> Iterator[None]:
-    """Keeps the handler of SIGTERM that this process has. Ray puts its own into the place, which exits with code 15."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """A Ray whose own processes ended or stopped ends the run in one line; nobody waits for it."""
 
+import ctypes
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -141,3 +143,17 @@ def test_ray_says_nothing_of_its_own_while_it_connects():
         assert worker.listen_error_messages is not before
         assert worker.listen_error_messages(worker.global_worker, None) is None
     assert worker.listen_error_messages is before
+
+
+def test_the_handler_of_sigterm_outlives_ray(ray, monkeypatch):
+    """Ray's C++ part sets the system's default when it ends, and Python does not know of it."""
+    system, heard = ctypes.CDLL(None), []
+    monkeypatch.setattr(lost_ray.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(lost_ray.ray, "shutdown", lambda: system.signal(signal.SIGTERM, 0))
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+    try:
+        lost_ray.shutdown()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == ["SIGTERM"]

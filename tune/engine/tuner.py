@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import tune as ray_tune
 
+from fedrecon.platform.execution.lost_ray import shutdown
 from fedrecon.platform.execution.ray_cluster import connect
 from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
@@ -105,7 +106,7 @@ class TrialTuner:
                 last_wills.remove(self._settle_alone)
             live.close()
             if owns:
-                ray.shutdown()
+                shutdown()
         return self._over()
 
     def _settle_alone(self) -> None:

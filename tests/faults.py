@@ -184,7 +184,7 @@ class Matrix:
         """What must not depend on the fault: the result, the last state and the private memories."""
         if not isinstance(ended.out, dict):
             return None
-        vectors = kills.vectors(place.workspace, ended.out["digest"], ended.out["run_id"], [place.workspace])
+        vectors = kills.vectors(place.workspace, ended.out["digest"], ended.out["run_id"], [place.workspace.parent])
         return {key: ended.out[key] for key in kills.OWN}, _hashed(vectors)
 
     def cell(self, row: Row, phase: str) -> str:

@@ -76,7 +76,7 @@ def _kind(arguments: tuple[Any, ...]) -> str:
 def vectors(workspace: Path, digest: str, run_id: str, stores: Iterable[Path]) -> dict[str, bytes]:
     """The vectors of the run in the workspaces ``stores``, of its last checkpoint, and of each member's last memory."""
     root = workspace / "runs" / digest
-    found = [path for store in stores for path in store.glob(f"artifacts/*/{run_id}/**/*.safetensors")]
+    found = [path for store in stores for path in store.glob(f"**/{run_id}/artifacts/**/*.safetensors")]
     left = {str(path).partition(run_id)[2]: path.read_bytes() for path in found}
     last = max(root.glob("checkpoints/*.safetensors"))
     for path in (last, *root.glob(f"private/*/{last.name}")):

@@ -113,7 +113,9 @@ class MemoryStore(RunStore):
         self.views[key] = dict(view)
         return experiment_name
 
-    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+    def register(
+        self, run_id: str, name: str, alias: str | None, model: str | None, dry_run: bool = False
+    ) -> dict[str, Any]:
         """See :class:`RunStore`."""
         raise NotImplementedError
 

@@ -130,7 +130,9 @@ def quiet() -> Iterator[None]:
     (``log_to_driver``). A run says in its own words what happened to whom; Ray's logs have the rest.
     """
     worker: Any = ray._private.worker  # not public in Ray; without this function Ray is as loud as it likes
-    before = getattr(worker, "listen_error_messages", None)
+    if (before := getattr(worker, "listen_error_messages", None)) is None:
+        yield
+        return
     worker.listen_error_messages = lambda *_: None
     try:
         yield

@@ -385,7 +385,7 @@ class RayExecutor:
         if wanted is None or alive < wanted:
             rule = "resources.min_sites is not set" if wanted is None else f"resources.min_sites is {wanted}"
             raise RunError(
-                at_site(name, round_number, f"stays dead after {self.resources.max_restarts} restarts: {reason}")
+                at_site(name, round_number, f"stays dead after {self._restarted.get(name, 0)} restarts: {reason}")
                 + f" The run stops here: {alive} of {len(self.actors)} sites are left, and {rule}."
             )
         text = f"stays dead; the run goes on with {alive} of {len(self.actors)} sites: {reason}"

@@ -95,13 +95,15 @@ class Scorer:
 
     def pictures(self, state: State, panels: bool) -> dict[str, bytes]:
         """The pictures of a state alone, by their names in the tracker; see :meth:`validation`."""
+        if not panels:
+            return {}
         request = self.method.scoring_request(state)
         if self.method.network_kind == "prior":
             return {
                 f"samples/{site}": png for one in self.executor.samples(request) for site, png in one.pictures.items()
             }
         with phase("drawing panels"):
-            found = self.executor.panels(request, "validation", f"round {state.round}") if panels else {}
+            found = self.executor.panels(request, "validation", f"round {state.round}")
         return {f"panel/{site}": png for site, png in found.items()}
 
     def _parts(self, request: TrainRequest, split: str) -> Any:

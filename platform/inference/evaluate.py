@@ -125,12 +125,12 @@ def evaluate(
     with phase("scoring sites", len(operators) * len(shards)) as done:
         for one in () if dry_run else operators:
             parts.append([*scored(trained, shards, one, rule, tell, wire_log=log, pictures=pictures, done=done)])
-    planned = [_planned(name, shards[name], one) for each in operators for name, one in each.items()]
-    table, drawn = (None, []) if dry_run else _save(trained, [columns for part in parts for columns in part], pictures)
+    table, drawn = (None, []) if dry_run else _save(trained, [one for part in parts for one in part], pictures)
+    planned = [_planned(name, shards[name], one) for each in operators for name, one in each.items()] if dry_run else []
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "digest": trained.folder.digest,
-        "rows": planned if dry_run else [row for part in parts for columns in part for row in rows(columns)],
+        "rows": planned or [row for part in parts for columns in part for row in rows(columns)],
         "means": [_mean_row(part) for part in parts],
         "scores": table,
         "pictures": drawn,

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.network import site_plan
+from fedrecon.platform.storage.tracking.models import SETTINGS
 from fedrecon.sites.errors import InputError, RunError, unknown
 from fedrecon.sites.finite import first_not_finite
 
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from fedrecon.sites.wire import TrainRequest
 
 
-SETTINGS, EXPERIMENT = "model.json", "experiment.json"
+EXPERIMENT = "experiment.json"
 WEIGHTS, PRIVATE = "weights.safetensors", "private.safetensors"
-"""The files of a model: what it takes, the experiment, the shared weights, and those of one site alone."""
+"""The files of a model beside :data:`SETTINGS`: the experiment, the shared weights, and those of one site alone."""
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.network import private_members
-from fedrecon.platform.inference.mlflow_model import EXPERIMENT, PRIVATE, SETTINGS, WEIGHTS
+from fedrecon.platform.inference.mlflow_model import EXPERIMENT, PRIVATE, WEIGHTS
 from fedrecon.platform.storage.journal import DatasetRecord
+from fedrecon.platform.storage.tracking.models import SETTINGS
 from fedrecon.sites import atomic, debris
+from fedrecon.sites.data.volume import SPLITS
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.storage.tracking.tracker import Tracker
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.sites.data.shard import Shard
-
-SPLITS = ("train", "validation", "test")
 
 _OF_TRAINING = ("strategy.name", "network.name", "network.channels", "training.rounds")
 _OF_METHOD = ("reconstructor.name",)

@@ -50,7 +50,7 @@ def _exit_code(argv: Sequence[str] | None) -> int:
             code: int = arguments.command(arguments)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        return _say(SAYS, INTERRUPTED)
+        return _say(SAYS if getattr(arguments, "goes_on", False) else SAYS.partition(";")[0], INTERRUPTED)
     except BrokenPipeError:
         return _without_reader()
     except Exception as error:  # noqa: BLE001 - the one boundary: every error becomes one line

@@ -343,3 +343,15 @@ def test_rerun_keeps_the_older_run(call, consortium, workspace, tmp_path):
     assert (second["trained_rounds"], second["resumed_from"]) == (1, 0)
     assert first["sites"] == second["sites"]
     assert (workspace / "runs" / f"{first['digest']}.before-1" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [(("list", "masks"), False), (("run", "x.yaml"), True)])
+def test_only_what_commits_rounds_is_said_to_go_on(call, monkeypatch, command, goes_on):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedrecon.platform.terminal.tables.registry", interrupted)
+    monkeypatch.setattr("fedrecon.platform.runs.run.run", interrupted)
+    found = call(*command)
+    assert found.code == 130
+    assert ("last committed round" in found.err) == goes_on

@@ -208,8 +208,13 @@ def test_pyfunc_loads_it_in_a_process_of_its_own_and_gives_the_same_pixels(works
     with h5py.File(tmp_path / "own.h5") as file:
         own = file["raw/reconstruction"][()]
     assert np.array_equal(np.load(tmp_path / "pyfunc.npy"), own)
-    with pytest.raises(InputError, match="nothere"):
-        register(RunFolder(workspace, runs[0].digest), "knee", None, "nothere")
+    for dry_run in (False, True):
+        with pytest.raises(InputError, match="nothere"):
+            register(RunFolder(workspace, runs[0].digest), "knee", None, "nothere", dry_run)
+    looked = register(RunFolder(workspace, runs[0].digest), "knee", "champion", dry_run=True)
+    assert (looked["version"], looked["written"]) == (None, False)
+    _, client = logged(workspace, runs[0])
+    assert client.get_model_version_by_alias("knee", "champion").version == 2
     with pytest.raises(InputError, match="not finished"):
         register(RunFolder(workspace, "0" * 16), "knee")
 

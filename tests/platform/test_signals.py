@@ -24,8 +24,8 @@ def terminate(*_):
 
 def test_a_command_that_is_terminated(monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(experiments, "_list", terminate)
-    assert cli.main(["list", "masks"]) == 143
+    monkeypatch.setattr(experiments, "_run", terminate)
+    assert cli.main(["run", "x.yaml"]) == 143
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert "same command" in err

@@ -49,6 +49,13 @@ def saved(workspace, name, content):
     (workspace / "sweeps" / name / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_gpus_that_no_site_can_have_are_refused_before_ray_starts(call, written, workspace, more):
+    done = call(written(), "experiment.resources.gpus_per_site=1", "--in-process", *more, "--workspace", workspace)
+    assert done.code == 2
+    assert "resources.gpus_per_site is 1" in done.err
+
+
 def test_a_dry_run_lists_the_trials_and_starts_nothing(call, written, workspace):
     done = call(written(), "--dry-run", "--workspace", workspace)
     assert done.code == 0

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedrecon.platform.config.address import check_cluster
+from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.execution.placement import check_here
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
 from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
@@ -118,7 +120,7 @@ class Campaign(ABC):
         self.announce()
         if dry_run:
             check_cluster(self.address)
-            check_reachable(self.tracking_uri, self.workspace)
+            self._check_start()
             return False
         self.trial_table.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
@@ -127,7 +129,7 @@ class Campaign(ABC):
             self.trial_table.forget([row for row in self.trial_table.rows if self._again(row)])
             self._warn_of_changed_code()
             if self.trial_table.count("WAITING") or self._asks_more():
-                check_reachable(self.tracking_uri, self.workspace)
+                self._check_start()
                 with self._records() as records:
                     self._run(records)
             else:  # no trial is left to run, so no cluster is needed
@@ -227,6 +229,11 @@ class Campaign(ABC):
         name, content = self.content()
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         atomic.write_text(self.trial_table.folder / name, str(text))
+
+    def _check_start(self) -> None:
+        """Refuses GPUs that no site can have and a store that does not answer, before Ray starts."""
+        check_here(Resources(**self.planner.base["resources"]), False, self.address)
+        check_reachable(self.tracking_uri, self.workspace)
 
     def _lock(self) -> AbstractContextManager[None]:
         kind = self.trial_table.folder.parent.name.removesuffix("s").replace("studie", "study")

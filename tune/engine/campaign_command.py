@@ -43,6 +43,7 @@ class CampaignCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the options of the command."""
         upper = self.kind.upper()
+        parser.set_defaults(goes_on=True)
         parser.add_argument(self.kind, metavar=f"{upper}.yaml", help=f"the file of a {self.kind}; or: show {upper}")
         add_overrides(parser, f"changes a key of the {self.kind}; experiment.KEY=value changes the base")
         again = parser.add_mutually_exclusive_group()

@@ -228,9 +228,11 @@ class MlflowStore(RunStore):
         self.client.set_experiment_tag(number, f"mlflow.sharedViewState.{key}", json.dumps(view))
         return number
 
-    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+    def register(
+        self, run_id: str, name: str, alias: str | None, model: str | None, dry_run: bool = False
+    ) -> dict[str, Any]:
         """See :class:`RunStore`."""
-        return {**register(self.client, run_id, name, alias, model), "store": public(self.uri)}
+        return {**register(self.client, run_id, name, alias, model, dry_run), "store": public(self.uri)}
 
     def _annotate(self, run: RunInfo, tags: Mapping[str, str]) -> None:
         MlflowTracker(self.client, run.run_id, None).set_tags(tags)

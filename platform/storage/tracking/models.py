@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOADER = "fedrecon.platform.inference.mlflow_model"
 SETTINGS = "model.json"
-"""The file of a model that says what it takes; see :mod:`fedrecon.platform.runs.logged_models`."""
+"""The file of a model that says what it takes; see :mod:`fedrecon.platform.runs.mlflow_record`."""
 
 REQUIREMENTS = ("fedrecon", "torch", "numpy", "safetensors")
 """The packages that a model notes, each with its version here. MLflow would load the model to find them: seconds."""
@@ -64,15 +64,17 @@ def log_model(client: MlflowClient, run_id: str, name: str, step: int, files: Se
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
 
 
-def register(client: MlflowClient, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+def register(
+    client: MlflowClient, run_id: str, name: str, alias: str | None, model: str | None, dry_run: bool
+) -> dict[str, Any]:
     """Makes a new version of the registered model ``name`` from a model of the run.
 
     Args:
         alias: a name for this version, which a version before it loses; None gives none.
-        model: the name of the run's model; None takes the only one.
+        model: the name of the run's model; None takes the only one. dry_run: check the model and make no version.
 
     Returns:
-        ``name``, ``version``, ``alias`` and ``uri``, which ``mlflow.pyfunc.load_model`` takes.
+        ``name``, ``version``, ``alias``, ``uri``, which ``mlflow.pyfunc.load_model`` takes, and ``written``.
 
     Raises:
         InputError: the run has no model, or several and none is named; or the registry refuses a name.
@@ -90,6 +92,8 @@ def register(client: MlflowClient, run_id: str, name: str, alias: str | None, mo
     if model is not None and model not in found:
         raise unknown("model", model, sorted(found))
     chosen = found[model or next(iter(found))]
+    if dry_run:
+        return {"name": name, "version": None, "alias": alias, "uri": None, "written": False}
     try:
         if not any(one.name == name for one in client.search_registered_models(f"name = '{name}'")):
             client.create_registered_model(name)
@@ -101,7 +105,7 @@ def register(client: MlflowClient, run_id: str, name: str, alias: str | None, mo
     except MlflowException as error:
         raise InputError(f"MLflow refuses the model '{name}' with the alias {alias}: {error.message}") from error
     uri = f"models:/{name}@{alias}" if alias else f"models:/{name}/{made.version}"
-    return {"name": name, "version": int(made.version), "alias": alias, "uri": uri}
+    return {"name": name, "version": int(made.version), "alias": alias, "uri": uri, "written": True}
 
 
 def _models(client: MlflowClient, run_id: str) -> dict[str, str]:

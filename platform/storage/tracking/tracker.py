@@ -297,7 +297,9 @@ class RunStore(ABC):
         """
 
     @abstractmethod
-    def register(self, run_id: str, name: str, alias: str | None, model: str | None) -> dict[str, Any]:
+    def register(
+        self, run_id: str, name: str, alias: str | None, model: str | None, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Makes a version of the registered model ``name``; see :func:`.models.register`."""
 
     def _not_found(self, reference: str) -> InputError:

@@ -21,6 +21,7 @@ EPOCHS, RATES = whole(1, 10**6), number(1, 10**4)
 def add(commands: Any) -> None:
     """Adds the commands to the parser."""
     one = command(commands, "run", _run, "run an experiment, or resume it")
+    one.set_defaults(goes_on=True)
     one.add_argument("experiment", metavar="EXPERIMENT.yaml")
     add_overrides(one, "changes to the experiment, such as training.rounds=20")
     one.add_argument(

@@ -172,12 +172,11 @@ def _register(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.catalogue.registry import register
 
     folder = _chosen(arguments, arguments.run)
-    if arguments.dry_run:
-        print_json({"would_register": folder.digest}) if arguments.json else say("dry run: nothing was registered")
-        return DONE
-    done = register(folder, arguments.name, arguments.alias, arguments.model)
+    done = register(folder, arguments.name, arguments.alias, arguments.model, arguments.dry_run)
     if arguments.json:
         print_json(done)
+    elif arguments.dry_run:
+        say(f"dry run: '{done['name']}' gets no version in MLflow at {done['store']}")
     else:
         say(f"version {done['version']} of the model '{done['name']}' in MLflow at {done['store']}")
         say(f'mlflow.pyfunc.load_model("{done["uri"]}")')

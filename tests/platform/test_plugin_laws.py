@@ -306,7 +306,7 @@ def test_the_examples_keep_every_law(tmp_path, capsys):
         called = Called(capsys, "check-plugin", path, "--json")
         assert (called.code, called.json["broken"]) == (0, 0), called.out
         assert len(called.json["plugins"]) == 1
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 def test_the_command_says_what_is_broken_and_ends_with_2(tmp_path, capsys):

@@ -45,7 +45,7 @@ def masked(folder: Path, text: str = MASK.format(width=1), name: str = "mine.py"
 
 
 def test_the_examples_are_short():
-    assert set(EXAMPLES) == {"half.py", "tiny.py", "falling.py", "npz.py"}
+    assert set(EXAMPLES) == {"half.py", "median.py", "tiny.py", "falling.py", "npz.py"}
     assert all(sum(1 for line in text.splitlines() if line.strip()) <= 20 for text in EXAMPLES.values())
 
 

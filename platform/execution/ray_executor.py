@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+import uuid
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -25,7 +23,8 @@ from fedrecon.platform.execution.ray_cluster import (
     member_demands,
     store_size,
 )
-from fedrecon.platform.execution.shared_memory import PackedMessage, SharedMemoryError, SiteEndpoint, Unreachable
+from fedrecon.platform.execution.shared_memory import Unreachable
+from fedrecon.platform.execution.site_actor import ActorPool, Change, SiteActor, Tenancy, Vacant, kind_of
 from fedrecon.platform.execution.transport import Delivery, MakeTransport, SharedMemoryTransport
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import RunError, at_site, cause_of
@@ -43,63 +42,13 @@ from fedrecon.sites.wire import (
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
-    from fedrecon.sites.member.site import Site
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.wire import Samples, Scores
-
-Change = tuple[str, tuple[Any, ...]]
-"""A method that changes the site permanently, and the arguments of the method."""
 
 ENDED = "did not answer in time, and its process was ended"
 
 DIED = (ActorUnavailableError, ObjectLostError)
 """The errors of a call to an actor that can come back. ObjectLostError: a node was lost together with a reply."""
-
-
-class SiteActor:
-    """A site as a Ray actor, with its own threads and its own GPU. A restarted process makes the same site again."""
-
-    def __init__(self, plan: SitePlan) -> None:
-        self.plan, self._changed, self._endpoint = plan, 0, SiteEndpoint()
-
-    @cached_property
-    def site(self) -> Site:
-        """The site. It is made at the first call, so that a problem with its shard is an error of that call."""
-        import torch
-
-        from fedrecon.sites.member.site import Site
-
-        torch.set_num_threads(self.plan.threads)
-        return Site(self.plan)
-
-    def call(self, changes: Sequence[Change], method: str, *arguments: Any) -> tuple[int, str, Any]:
-        """Calls a method of the site.
-
-        Args:
-            changes: all changes that the executor has made to the site. A restarted process makes them again.
-            method: name of the method.
-            arguments: arguments of the method. A request may be a :class:`PackedMessage`; then the reply is packed too
-                if it has a buffer.
-
-        Returns:
-            the process id (a new one shows the executor that the actor was restarted), the id of the Ray node, and the
-            answer of the site.
-        """
-        from fedrecon.sites.member.gate import call
-
-        node = ray.get_runtime_context().get_node_id()
-        for name, given in changes[self._changed :]:
-            call(self.site, name, given)
-        self._changed = len(changes)
-        try:
-            ready = [self._endpoint.receive(one) if isinstance(one, PackedMessage) else one for one in arguments]
-        except SharedMemoryError as error:
-            return os.getpid(), node, Unreachable(str(error))
-        result = call(self.site, method, tuple(ready))
-        if isinstance(result, Description):
-            result = replace(result, node=node, gpus=tuple(str(gpu) for gpu in ray.get_gpu_ids()))
-        back = next((one.back for one in arguments if isinstance(one, PackedMessage)), None)
-        return os.getpid(), node, self._endpoint.send(result, back)
 
 
 class RayExecutor:
@@ -115,6 +64,8 @@ class RayExecutor:
         make_transport: function that makes the transport of requests and replies.
         wire_log: record of the messages; None makes one in memory.
         watch: clock of the calls; None makes one that says nothing.
+        pool: takes the actors when this executor closes, and gives those of an earlier one; None ends them. A cluster
+            that this executor starts ends with its actors.
     """
 
     def __init__(
@@ -126,9 +77,11 @@ class RayExecutor:
         make_transport: MakeTransport = SharedMemoryTransport,
         wire_log: WireLog | None = None,
         watch: Watch | None = None,
+        pool: ActorPool | None = None,
     ) -> None:
         self._prepare(resources, wire_log or WireLog(), watch or Watch())
         self._changes: dict[str, list[Change]] = {plan.member: [] for plan in plans}
+        self._plans, self._token, self._pool = {plan.member: plan for plan in plans}, uuid.uuid4().hex, pool
         self._owns = not ray.is_initialized()
         if self._owns:
             connect(address)
@@ -149,6 +102,7 @@ class RayExecutor:
         self.missed: dict[str, str] = {}
         self.actors: dict[str, Any] = {}
         self._processes: dict[str, int | None] = {}
+        self._kinds: dict[str, Hashable] = {}
         self._restarted: dict[str, int] = {}
         self._open: dict[str, Any] = {}
         self._overdue: set[str] = set()
@@ -194,9 +148,13 @@ class RayExecutor:
         return dict(self._named("describe", ()))
 
     def close(self) -> None:
-        """Ends the actors, and the cluster if this executor started it."""
-        for actor in () if self._owns else self.actors.values():  # an own cluster ends with its actors
-            kill(actor)
+        """Gives the actors to the pool or ends them, and ends the cluster if this executor started it."""
+        calm = [name for name in self.actors if self._is_calm(name)] if self._pool is not None else []
+        if self._pool is not None and not self._owns:
+            self._pool.give((self._kinds[name], self.actors[name]) for name in calm)
+        for name, actor in () if self._owns else self.actors.items():  # an own cluster ends with its actors
+            if name not in calm:
+                kill(actor)
         self.actors = {}
         self.transport.close()
         if self._owns:
@@ -206,12 +164,16 @@ class RayExecutor:
         """Makes the actors, and waits until each is placed and has opened its shard."""
         demanded = member_demands([plan.member for plan in plans], self.resources, bundle_members)
         self.gpu_shares = {one.member: one.gpus for one in demanded}
-        remote, by_member = ray.remote(SiteActor), {plan.member: plan for plan in plans}
+        remote = ray.remote(SiteActor)
         restarts = {"max_restarts": self.resources.max_restarts, "max_task_retries": 0}
-        made = {}
+        options = {
+            one.member: {**restarts, **one.options(), **bundle_option(one.member, bundle_members)} for one in demanded
+        }
+        self._kinds = {plan.member: kind_of(options[plan.member], plan) for plan in plans}
+        made = {} if self._pool is None else self._pool.take(self._kinds)
         for one in placement.first_bound(demanded):
-            options = {**restarts, **one.options(), **bundle_option(one.member, bundle_members)}
-            made[one.member] = remote.options(**options).remote(by_member[one.member])
+            if one.member not in made:
+                made[one.member] = remote.options(**options[one.member]).remote()
         self.actors = {plan.member: made[plan.member] for plan in plans}
         self._await_start({one.member: one for one in demanded}, bool(bundle_members))
         self.describe()
@@ -276,7 +238,9 @@ class RayExecutor:
             self._wire_log.sent((name,), changed)
         self._wire_log.sent((name,), arguments)
         remote = self.actors[name].call.options(name=f"SiteActor.{method}")
-        return remote.remote(self._changes[name], method, *delivery.arguments(name))
+        plan = self._plans[name] if self._processes.get(name) is None else None
+        tenancy = Tenancy(f"{self._token} {name}", plan)
+        return remote.remote(tenancy, self._changes[name], method, *delivery.arguments(name))
 
     def _result(
         self,
@@ -318,9 +282,9 @@ class RayExecutor:
                 self._note_restart(name, round_number, late)
             if late and known == process:  # it answered in the last moment, and ends now
                 self._returning.add(name)
-            self._processes[name] = process
+            self._processes[name] = None if isinstance(result, Vacant) else process
             self.transport.note_node(name, node, isinstance(result, Unreachable))
-            if not isinstance(result, Unreachable):
+            if not isinstance(result, Unreachable | Vacant):
                 self._watch.answered(name)
                 return self._checked(name, method, delivery.received(name, result), round_number)
             self._open[name] = self._call(name, method, arguments, delivery)
@@ -360,6 +324,11 @@ class RayExecutor:
             return check_answer(method, answer, name)
         except RunError as error:
             raise RunError(at_site(name, round_number, str(error))) from error
+
+    def _is_calm(self, name: str) -> bool:
+        """Whether the member's process has no call left and never died, so that another executor may use it."""
+        troubled = (self._open, self.dead, self._overdue, self._returning, self._restarted)
+        return self._processes.get(name) is not None and not any(name in one for one in troubled)
 
     def _await_return(self, name: str) -> None:
         """Waits until the restarted actor answers, on its node or on another node that can hold it."""

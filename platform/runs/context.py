@@ -27,6 +27,7 @@ from fedrecon.sites.errors import DiskFullError, InputError, tell
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.platform.execution.site_actor import ActorPool
     from fedrecon.platform.federation.progress import Progress
     from fedrecon.platform.storage.tracking.sender import Sender
     from fedrecon.platform.storage.tracking.tracker import RunStore
@@ -53,6 +54,7 @@ class RunContext:
         searched: keys that a sweep searches, which MLflow shows as parameters.
         bundle_members: members that have a bundle in the placement group of this Tune trial, in the order of the
             bundles. The first bundle of the group belongs to the trial itself. Empty outside of a trial.
+        pool: actors that outlive a run, for the next one of the same process; None ends them with the run.
     """
 
     workspace: Path
@@ -68,6 +70,7 @@ class RunContext:
     searched: Sequence[str] = ()
     bundle_members: Sequence[str] = ()
     keep_checkpoints: bool = False
+    pool: ActorPool | None = None
 
     def check_tracking(self, folder: RunFolder) -> None:
         """Refuses a tracking server that does not answer, before anything is loaded. A finished run needs no server.

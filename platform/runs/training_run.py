@@ -310,7 +310,7 @@ class _Run:
 
         resources, context = self.experiment.resources, self.context
         bundles, log = context.bundle_members, self.wire_log
-        return RayExecutor(plans, resources, context.address, bundles, wire_log=log, watch=watch)
+        return RayExecutor(plans, resources, context.address, bundles, wire_log=log, watch=watch, pool=context.pool)
 
     def _plan(self, member: str, held: Sequence[str]) -> SitePlan:
         experiment = self.experiment

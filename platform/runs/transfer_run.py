@@ -145,6 +145,8 @@ class _Test:
         progress.update(f"scoring the test subjects of {', '.join(tested)} on their nodes")
         test = RemoteTest(self._applied, operators, rule, self._parts)
         resources, context = self.experiment.resources, self.context
+        if context.pool is not None:
+            context.pool.close()  # idle actors of the training would hold the bundles of the tasks
         watch = Watch(None, progress.late, progress.trouble, self.folder.path / LIVENESS)
         return scored_remotely(test, tested, resources, context.address, context.bundle_members, log, watch)
 

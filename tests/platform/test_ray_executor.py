@@ -3,9 +3,11 @@ import hashlib
 import os
 import signal
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,11 @@ from tiny import Federation
 from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.execution.ray_executor import RayExecutor
+from fedrecon.platform.execution.site_actor import ActorPool, SiteActor, Tenancy, Vacant
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
+from fedrecon.strategies.fedper import FedPer
 
 pytestmark = pytest.mark.ray
 
@@ -123,9 +127,67 @@ def test_what_ray_shares_is_read_only_and_stays_as_it_was(four: Federation, exec
     stored = ray.get(reference)
     before = stored.shared.tobytes()
     assert not stored.shared.flags.writeable
-    actors = [actor.call.remote((), "fit", reference) for actor in executor.actors.values()]
+    # A tenant that the executor does not know of: the executor's next call makes its own site again.
+    plans = {plan.member: Tenancy(f"other {plan.member}", plan) for plan in four.plans()}
+    actors = [actor.call.remote(plans[name], (), "fit", reference) for name, actor in executor.actors.items()]
     assert len(ray.get(actors)) == 4
     assert stored.shared.tobytes() == before
+
+
+def test_actors_of_a_pool_serve_the_next_executor_with_the_bits_of_new_ones(
+    consortium: dict[str, Path], tmp_path: Path
+) -> None:
+    pair = {name: consortium[name] for name in ("north", "middle")}
+    feds = [
+        Federation(FedAvg(), pair, tmp_path / "first", rounds=1),
+        Federation(FedPer(), pair, tmp_path / "second", training={"learning_rate": 0.01}, rounds=2),
+    ]
+    pool, pids = ActorPool(), []
+    for fed in feds:
+        here = replace(fed, memory=tmp_path / f"here-{fed.memory.name}")
+        executor = RayExecutor(fed.plans(), Resources(cpus_per_site=0.5, gpus_per_site=0), pool=pool)
+        pids.append({name: one.pid for name, one in executor.describe().items()})
+        assert outcome(fed, executor)[1] == outcome(here, here.executor())[1]
+        assert executor.restarts == 0
+        executor.close()
+    assert pids[0] == pids[1]
+
+    # Another share of the processors: other actors, and the idle ones are ended.
+    os.kill(pids[0]["north"], signal.SIGKILL)
+    executor = RayExecutor(feds[0].plans(), Resources(cpus_per_site=0.25, gpus_per_site=0), pool=pool)
+    assert not {one.pid for one in executor.describe().values()} & {*pids[0].values()}
+    wait_for(lambda: not title(pids[0]["middle"]), "the end of an actor that nobody can use")
+
+    # One that died while a call of its executor was open is not used again; neither is a process that died idle.
+    os.kill(executor.describe()["north"].pid, signal.SIGKILL)
+    wait_for(lambda: executor.describe() and executor.restarts, "a restart")
+    third = {name: one.pid for name, one in executor.describe().items()}
+    executor.close()
+    executor = RayExecutor(feds[0].plans(), Resources(cpus_per_site=0.25, gpus_per_site=0), pool=pool)
+    fourth = {name: one.pid for name, one in executor.describe().items()}
+    assert fourth["middle"] == third["middle"]
+    assert fourth["north"] != third["north"]
+    executor.close()
+    pool.close()
+
+
+def test_a_released_actor_holds_nothing(four: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    north = four.plans()[0]
+    actor = SiteActor()
+    assert isinstance(actor.call(Tenancy("one"), (), "describe")[2], Vacant)
+    assert actor.call(Tenancy("one", north), (), "describe")[2].site == "north"
+    site = weakref.ref(actor._site)
+    shard = weakref.ref(site().shards["north"])
+    assert actor.call(Tenancy("one"), (), "describe")[2].site == "north"
+    actor.release()
+    assert site() is None
+    assert shard() is None
+    assert isinstance(actor.call(Tenancy("one"), (), "describe")[2], Vacant)
+    assert vars(actor).keys() == vars(SiteActor()).keys()
 
 
 def test_a_tuned_site_that_comes_back_is_tuned(consortium: dict[str, Path], tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_the_record_keeps_every_message_at_once_and_survives_a_torn_line(tmp_pat
 def test_on_ray_the_record_is_the_same_and_an_actor_answers_no_other_method(consortium, mlflow_template, tmp_path):
     import ray
 
-    from fedrecon.platform.execution.ray_executor import SiteActor
+    from fedrecon.platform.execution.site_actor import SiteActor, Tenancy
 
     found = {}
     pair = {site: consortium[site] for site in ("north", "middle")}
@@ -150,10 +150,10 @@ def test_on_ray_the_record_is_the_same_and_an_actor_answers_no_other_method(cons
             result = fedrecon.run(given(pair, "fedper", evaluation=drawn, **alike), workspace=place)
             found[where] = list(crossed(place, result))
         plan = _plan(consortium)
-        actor = ray.remote(SiteActor).remote(plan)
+        actor = ray.remote(SiteActor).remote()
         for method in ("slices", "adopt", "_private", "load", "__init__"):
             with pytest.raises(ray.exceptions.RayTaskError, match="unknown method of a site"):
-                ray.get(actor.call.remote((), method))
+                ray.get(actor.call.remote(Tenancy("one", plan), (), method))
         ray.kill(actor)
     keys = ("round", "site", "direction", "type", "names", "shapes", "hash")
 

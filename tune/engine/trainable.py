@@ -12,6 +12,7 @@ import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.execution.site_actor import ActorPool
 from fedrecon.platform.federation.progress import Progress
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.runs.context import RunContext
@@ -69,12 +70,12 @@ class SweepTrial(ray_tune.Trainable):
                 and the handle of the :class:`TrialNotes` (``notes``).
         """
         assert shared is not None
-        self._shared = shared
+        self._shared, self._pool = shared, ActorPool()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begins the next trial in the same process. Returns True: the actor can be used again."""
-        self.cleanup()
+        self._close()
         self._begin(new_config)
         return True
 
@@ -100,6 +101,11 @@ class SweepTrial(ray_tune.Trainable):
         return dict(self._last)
 
     def cleanup(self) -> None:
+        """Closes the experiment, and ends the actors of its sites, which the next trial would have used again."""
+        self._close()
+        self._pool.close()
+
+    def _close(self) -> None:
         """Closes the experiment. Its run in MLflow ends as KILLED, unless the experiment was finished."""
         if self._steps is not None:
             self._steps.close()
@@ -119,5 +125,6 @@ class SweepTrial(ray_tune.Trainable):
             name=config["name"],
             searched=config["searched"],
             bundle_members=config["members"],
+            pool=self._pool,
         )
         self._steps = steps(Experiment.read(json.loads(config["experiment"])), context)

@@ -114,7 +114,10 @@ class InProcessExecutor:
         """See :class:`Executor`."""
         for name in [one for one in self.sites if one not in without]:
             reply = self._call(name, "fit", request, round_number=request.round)
-            yield replace(reply, shared=reply.shared.copy())
+            # No copy: each site has a network of its own, and the reply's vector is a view of it until its next call.
+            shared = reply.shared.view()
+            shared.flags.writeable = False
+            yield replace(reply, shared=shared)
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""

@@ -143,7 +143,7 @@ class Site:
 
         The memory of the last committed round is loaded first, so two requests for one round get the same reply. On the
         CPU ``shared`` of the reply is a view of the network's own parameters, which is valid until the next call. The
-        caller copies it: the Ray actor into Ray's store or shared memory, the in-process executor into a new array.
+        Ray actor copies it into Ray's store or shared memory; in one process it is merged where it lies.
         """
         start, usage, plan = time.perf_counter(), Usage(), self.plan
         self.load(request, trains=True)

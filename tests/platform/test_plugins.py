@@ -173,6 +173,11 @@ def test_what_it_imports_from_beside_it_travels_and_is_in_the_digest(tmp_path):
     assert masked(tmp_path, text).digest(CONTENTS) != one.digest(CONTENTS)
 
 
+def cited(paper: str) -> str:
+    """A mask that cites its work like this."""
+    return MASK.format(width=1).replace("width: int = 1", f'paper = "{paper}"')
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -198,6 +203,16 @@ def test_what_it_imports_from_beside_it_travels_and_is_in_the_digest(tmp_path):
             r"entry\(CLASS, \.\.\.\)",
         ),
         (MASK.format(width=1) + 'MASKS["other"] = Mine', "one class two names"),
+        (
+            cited("Yin et al., ICML 2018"),
+            r"mine\.py: 'mine': paper is no BibTeX entry: 'Yin et al.*@inpro",
+        ),
+        (cited("@article{yin, title = {Trimmed}"), r"'mine': paper is no BibTeX entry: neither a field.*yin"),
+        (
+            EXAMPLES["tiny.py"].replace('paper = ""', 'paper = "Mine, 2025"'),
+            r"'tiny': paper is no.*'Mine, 2025'",
+        ),
+        (EXAMPLES["tiny.py"].replace('paper = ""', "paper = None"), r"'tiny': paper is no BibTeX entry: None"),
         (MASK.format(width=1).replace('"mine"', '"random"'), r"'random' is taken by fedrecon"),
         (MASK.format(width=1).replace('"mine"', '"a b"'), r"masks 'a b'"),
     ],

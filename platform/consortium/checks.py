@@ -49,9 +49,9 @@ class ConsortiumShards:
         """
         trained = open_sites(experiment.sites, address)
         test_sites = experiment.test.sites if experiment.test else None
-        return cls(
-            trained, scored_sites(experiment, trained) if test_sites is None else open_sites(test_sites, address)
-        )
+        if test_sites is None:
+            return cls(trained, scored_sites(experiment, trained))
+        return cls(trained, open_sites(test_sites, address, "test.sites"))
 
     @property
     def remote_sites(self) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """The sites of an experiment: found, opened, checked."""
 
+import re
+from pathlib import Path
+
 import h5py
 import pytest
 from tiny import N_TRAIN, make_volume
@@ -42,6 +45,10 @@ def test_what_is_not_there_is_said(tmp_path):
         open_sites(str(tmp_path / "missing"))
     with pytest.raises(InputError, match=r"gone\.h5"):
         open_sites({"a": str(tmp_path / "gone.h5")})
+    with pytest.raises(InputError, match=rf"^test\.sites\.a: gone\.h5: .*{re.escape(str(Path.cwd()))}$"):
+        open_sites({"a": "gone.h5"}, key="test.sites")
+    with pytest.raises(InputError, match=rf"^sites: data/gone: .*{re.escape(str(Path.cwd()))}$"):
+        open_sites("data/gone")
     with pytest.raises(InputError, match="at least one site"):
         open_sites({})
 

@@ -236,6 +236,9 @@ def test_a_name_is_taken_once_and_a_file_is_needed(tmp_path):
         Experiment.read({"plugins": [str(tmp_path / "a.py"), str(tmp_path / "b.py")], "sites": "data"})
     with pytest.raises(InputError, match=r"gone\.py: no such plug-in file"):
         Experiment.read({"plugins": [str(tmp_path / "gone.py")], "sites": "data", "operator": {"mask": "mine"}})
+    (tmp_path / "e.yaml").write_text("plugins: [gone.py]\nsites: data\n")
+    with pytest.raises(InputError, match=r"e\.yaml: plugins: .*gone\.py: no such plug-in file"):
+        Experiment.read(tmp_path / "e.yaml")
     with pytest.raises(InputError, match=r"plugins: a list"):
         Experiment.read({"plugins": "a.py", "sites": "data"})
     with pytest.raises(InputError, match="below one folder"):

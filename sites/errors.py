@@ -113,10 +113,11 @@ def unknown(
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = ", ".join(names[:most]) or "(none)"
     listed += f", ... ({more})" if names[most or len(names) :] else ""
-    return InputError(f"unknown {kind} {_quoted(path + given)}.{hint} Allowed: {listed}.", [given])
+    return InputError(f"unknown {kind} {quoted(path + given)}.{hint} Allowed: {listed}.", [given])
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as it is shown in a message: in quotation marks, without control characters, and not too long."""
     return f"'{visible(name)}'" if len(name) <= 80 else brief(name)
 
 

@@ -77,6 +77,8 @@ def check_kind(where: str, kind: str, name: str, value: Any, base: type) -> None
     Raises:
         InputError: the message says what is needed.
     """
+    if isinstance(value, type) and base.__name__ == "NetworkEntry":
+        raise InputError(f"{where}: {kind} '{name}' is a class; write \"{name}\": entry({value.__name__}, ...)")
     right = issubclass(value, base) if isinstance(value, type) else isinstance(value, base)
     if not right:
         needed = f"a subclass of {base.__name__}" if base.__name__ != "NetworkEntry" else "entry(Network, ...)"

@@ -8,7 +8,7 @@ import pytest
 from tiny import N_TRAIN, make_volume
 
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.consortium.checks import check_experiment
+from fedrecon.platform.consortium.checks import ConsortiumShards, check_experiment
 from fedrecon.platform.consortium.network import images
 from fedrecon.platform.consortium.shards import n_slices, open_sites
 from fedrecon.sites.data.shard import write_shard
@@ -130,3 +130,11 @@ def test_a_shard_that_is_not_what_its_hash_says_is_refused(mapping, tmp_path):
         file["a0/kspace"][0] *= 2
     with pytest.raises(InputError, match=r"says \w{64}, the content has \w{64}\); .*fedrecon data seal .*a\.h5"):
         open_sites({"a": str(path)} if mapping else str(tmp_path))
+
+
+def test_one_shard_under_two_names_is_named(consortium, capsys):
+    sites = {"a": str(consortium["north"]), "b": str(consortium["north"]), "c": str(consortium["south"])}
+    ConsortiumShards.of(Experiment.read({"sites": sites}))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "'a' and 'b'" in line
+    assert str(consortium["north"]) in line

@@ -193,7 +193,7 @@ def cited(paper: str) -> str:
         ("x = 1", r"adds nothing.*STRATEGIES"),
         ("MASKS = [1]", "MASKS is no dict"),
         ("class A:\n    pass\nMASKS = {'a': A}", r"masks 'a'.*subclass of Mask"),
-        ("class A:\n    pass\nNETWORKS = {'a': A}", r"networks 'a'.*entry\(Network, \.\.\.\)"),
+        ("class A:\n    pass\nNETWORKS = {'a': A}", r"networks 'a' is a class; write \"a\": entry\(A, \.\.\.\)"),
         (
             "from fedrecon.strategies.fedavg import FedAvg\nSTRATEGIES = {'mean': FedAvg}",
             r"\['mean'\].*a class of this plug-in",
@@ -201,6 +201,10 @@ def cited(paper: str) -> str:
         (
             "from fedrecon.strategies.networks.network import entry\nNETWORKS = {'a': entry('a')}",
             r"entry\(CLASS, \.\.\.\)",
+        ),
+        (
+            EXAMPLES["tiny.py"].replace("Field(8, ge=1)", "8"),
+            r"entry\(Tiny, channels=8\): a pydantic Field is needed, such as Field\(8, ge=1\)",
         ),
         (MASK.format(width=1) + 'MASKS["other"] = Mine', "one class two names"),
         (

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 
 import pytest
 from command_line import Called
@@ -138,3 +139,14 @@ def test_the_answer_says_which_run_was_taken(capsys, workspace):
     called = Called(capsys, "runs", "show", "south", "--json", "--workspace", workspace)
     assert SOUTH in called.err
     assert json.loads(called.out)["digest"] == SOUTH
+
+
+def test_a_run_that_is_unknown_names_the_five_newest(tmp_path):
+    many = [RunFolder(tmp_path, f"{number:016x}") for number in range(20)]
+    for number, one in enumerate(many):
+        one.path.mkdir(parents=True, exist_ok=True)
+        os.utime(one.path, (number, number))
+    with pytest.raises(InputError) as refused:
+        find_run(tmp_path, "zzz")
+    assert re.findall(r"\b0{14}\w\w\b", str(refused.value)) == [one.digest for one in many[:14:-1]]
+    assert "fedrecon runs list" in str(refused.value)

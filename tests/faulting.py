@@ -37,7 +37,8 @@ CALLS = {
     "evaluate": ("evaluate", lambda *_: True),
 }
 """The call at which a phase is met, and whether it is the one, from its arguments."""
-PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "evaluate")
+PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "stopped", "evaluate")
+"""In the phase 'stopped' no process runs: the run was stopped, and is not yet resumed."""
 BALLAST = "ballast"
 CLOCK = "FAULTS_CLOCK"
 """Environment: the file that holds the seconds by which the wall clock is off; ``faults.py`` compiles the library."""
@@ -230,17 +231,25 @@ ACTS: dict[str, Callable[[Scene], None]] = {
 
 
 def _own_shared_memory() -> list[str]:
-    """A /dev/shm of 128 MiB that this process and its children alone see; needs root."""
+    """A /dev/shm of 128 MiB that this process and its children alone see, with a store in it; needs root."""
     if ctypes.CDLL(None, use_errno=True).unshare(0x20000):  # CLONE_NEWNS
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", "/dev/shm"], check=True)
-    return []
+    return _small_store()
 
 
 def _small_store() -> list[str]:
+    """The smallest object store that Ray makes. All messages go through it: this system has no memfd_create."""
     os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = "80000000"
+    del os.memfd_create
     return []
+
+
+def _small_store_and_disk() -> list[str]:
+    """As before, and Ray holds the disk for full: nothing that is in the store goes there."""
+    os.environ["RAY_local_fs_capacity_threshold"] = "0.01"  # noqa: SIM112 - Ray's name
+    return _small_store()
 
 
 def _two_nodes() -> list[str]:
@@ -256,7 +265,12 @@ def _two_nodes() -> list[str]:
     return ["--address", cluster.address]
 
 
-AROUND = {"shm": _own_shared_memory, "store": _small_store, "cluster": _two_nodes}
+AROUND = {
+    "shm": _own_shared_memory,
+    "store": _small_store,
+    "store and disk": _small_store_and_disk,
+    "cluster": _two_nodes,
+}
 
 CLOCK_LIBRARY = """
 #define _GNU_SOURCE

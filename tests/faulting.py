@@ -216,6 +216,7 @@ ACTS: dict[str, Callable[[Scene], None]] = {
     "raylet killed": _of_ray("raylet", signal.SIGKILL),
     "raylet stopped": _of_ray("raylet", signal.SIGSTOP),
     "control store killed": _of_ray("gcs_server", signal.SIGKILL),
+    "control store stopped": _of_ray("gcs_server", signal.SIGSTOP),
     "node lost": _node_lost(back=False),
     "node lost, another comes": _node_lost(back=True),
     "disk full": lambda scene: _fill(scene.place.workspace),

@@ -67,6 +67,7 @@ ROWS = [
     Row("raylet killed", True, phases=RAY_PHASES),
     Row("raylet stopped", True, phases=RAY_PHASES),
     Row("control store killed", True, phases=RAY_PHASES),
+    Row("control store stopped", True, phases=RAY_PHASES),
     Row("node lost", True, "cluster", phases=RAY_PHASES),
     Row("node lost, another comes", True, "cluster", phases=RAY_PHASES),
     Row("disk full"),

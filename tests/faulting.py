@@ -222,6 +222,7 @@ ACTS: dict[str, Callable[[Scene], None]] = {
     "disk full": lambda scene: _fill(scene.place.workspace),
     "/dev/shm full": lambda _: _fill(Path("/dev/shm")),
     "object store full": _fill_the_store,
+    "object store and disk full": _fill_the_store,
     "MLflow server killed": lambda scene: os.killpg(scene.server, signal.SIGKILL),
     "clock a day on": _clock(86_400),
     "clock a day back": _clock(-86_400),

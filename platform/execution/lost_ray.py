@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from fedrecon.platform.config.address import no_answer
+from fedrecon.platform.execution import last_word
 from fedrecon.sites.errors import RunError, tell
 
 LOOK = 5.0
@@ -58,7 +59,7 @@ def shutdown() -> None:
     if not ray.is_initialized():
         return
     if _why_lost() is not None:
-        atexit.register(_kill_started)
+        atexit.register(_end_lost)
         return
     late = threading.Timer(SHUTDOWN, _kill_late)
     late.daemon = True
@@ -68,6 +69,7 @@ def shutdown() -> None:
             ray.shutdown()
     finally:
         late.cancel()
+    last_word.goodbye()
 
 
 @contextlib.contextmanager
@@ -87,6 +89,11 @@ def own_handler_kept() -> Iterator[None]:
 
 def _kill_late() -> None:
     tell(f"Ray has not ended within {SHUTDOWN:.0f} s and is killed; the same command goes on if this one ends with it")
+    _kill_started()
+
+
+def _end_lost() -> None:
+    last_word.goodbye()
     _kill_started()
 
 

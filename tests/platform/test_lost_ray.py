@@ -2,12 +2,14 @@
 
 import ctypes
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from fedrecon.platform.config.resources import Resources
-from fedrecon.platform.execution import lost_ray, ray_executor
+from fedrecon.platform.execution import last_word, lost_ray, ray_executor
 from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.wire_log import WireLog
@@ -134,6 +136,25 @@ def test_a_run_whose_ray_is_lost_ends_and_counts_no_restart(ray, error, monkeypa
     with pytest.raises(RunError, match=r"Ray is lost: the raylet.*same command"):
         asked(one)
     assert (one.restarts, one.dead) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("os._exit(1)", 1),  # what Ray's C++ part does
+        ("os.kill(os.getpid(), 9)", 1),
+        ("last_word.keep(); os._exit(1)", 1),
+        ("sys.exit(1)", 0),
+        ("raise SystemError", 0),
+        ("last_word.goodbye(); last_word.goodbye(); os._exit(1)", 0),
+        ("last_word.goodbye(); last_word.keep(); os._exit(1)", 1),
+    ],
+)
+def test_who_ends_without_a_word_has_a_last_one(end, words):
+    code = f"import os, sys; from fedrecon.platform.execution import last_word; last_word.keep(); {end}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert done.stderr.splitlines().count(last_word.TEXT) == words
 
 
 def test_ray_says_nothing_of_its_own_while_it_connects():

@@ -29,6 +29,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "platform")]
 
 import kills  # noqa: E402 - after the path
+import psutil  # noqa: E402
 from drivers import experiment  # noqa: E402
 from faulting import ACTS, BALLAST, CLOCK, PHASES, Scene, clock, drive, set_clock  # noqa: E402
 from tampering import Place  # noqa: E402
@@ -158,7 +159,8 @@ class Matrix:
         code: Any = process.exitcode
         if code is None:
             code = "hangs"
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            for one in (*psutil.Process(process.pid).children(recursive=True), process):
+                one.kill()
             process.join()
         time.sleep(0.3)  # for the last word, which another process says
         said = scene.said.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -27,7 +27,11 @@ def ray(monkeypatch):
     monkeypatch.setattr(worker, "global_worker", SimpleNamespace(gcs_client=SimpleNamespace(address="[::1]:7")))
     context = SimpleNamespace(get_node_id=lambda: "here")
     monkeypatch.setattr(lost_ray.ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(lost_ray.ray, "nodes", lambda: [{"NodeID": "there", "Alive": False}, row])
+    table, answering = [{"NodeID": "there", "Alive": False}, row], lost_ray.threading.Event()
+    answering.set()
+    monkeypatch.setattr(lost_ray.ray, "nodes", lambda: table if answering.wait(20) else pytest.fail("nobody answers"))
+    monkeypatch.setattr(lost_ray, "PATIENCE", 0.05)
+    monkeypatch.setattr(lost_ray, "_silent", set())
     answers = {("::1", 7): None}
     monkeypatch.setattr(lost_ray, "no_answer", lambda host, port, seconds: answers[host, port])
 
@@ -36,10 +40,13 @@ def ray(monkeypatch):
             processes[name][0].process = ended
         elif name == "node":
             row["Alive"] = False
+        elif name == "answers":
+            answering.clear()
         else:
             answers["::1", 7] = "refused"
 
-    return lose
+    yield lose
+    answering.set()
 
 
 @pytest.mark.parametrize(
@@ -49,13 +56,15 @@ def ray(monkeypatch):
         ("raylet", "the raylet of this machine has ended"),
         ("address", r"\[::1\]:7 does not answer \(refused\)"),
         ("node", "the raylet of this machine does not answer"),
+        ("answers", r"\[::1\]:7 gives no answer"),  # it is stopped
     ],
 )
 def test_who_is_lost_is_named(ray, lost, says):
     lost_ray.check_ray()
     ray(lost)
-    with pytest.raises(RunError, match=says):
-        lost_ray.check_ray()
+    for _ in range(2):
+        with pytest.raises(RunError, match=says):
+            lost_ray.check_ray()
 
 
 @pytest.mark.parametrize(("lost", "seen"), [("gcs_server", True), ("raylet", True), ("address", False)])

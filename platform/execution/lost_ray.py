@@ -14,11 +14,12 @@ import ray
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import last_word
 from fedrecon.sites.errors import RunError, tell
+from fedrecon.sites.phases import phase
 
 LOOK = 5.0
 """Time in seconds between two looks, and for Ray's control store to take a connection."""
 
-PATIENCE = 30.0
+PATIENCE = 20.0
 """Time in seconds for Ray's control store to answer: a process that is stopped still takes connections."""
 
 SHUTDOWN = 30.0
@@ -57,8 +58,12 @@ def shutdown() -> None:
     Of a lost Ray the processes are killed when this process ends, and not before it has said its last word: without a
     raylet Ray ends it with exit code 1. A Ray that does not end is killed too; a stopped raylet would be waited for.
     """
-    if not ray.is_initialized():
-        return
+    if ray.is_initialized():
+        with phase("ending Ray"):
+            _shut_down()
+
+
+def _shut_down() -> None:
     if _why_lost() is not None:
         atexit.register(_end_lost)
         return

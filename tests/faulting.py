@@ -157,12 +157,13 @@ def _fill(folder: Path) -> None:
 def _fill_the_store(scene: Scene) -> None:
     import ray
 
-    for number in range(20):
-        try:
-            kept.append(ray.put(np.full(1_000_000, number, np.float64)))
-        except ray.exceptions.RayError as error:
-            print(f"(the fault: {type(error).__name__} after {number} puts)", file=sys.stderr)
-            return
+    for size in (1_000_000, 15_000):  # below 100 kB nothing goes to the store
+        for number in range(40):
+            try:
+                kept.append(ray.put(np.full(size, number, np.float64)))
+            except ray.exceptions.RayError as error:
+                print(f"(the fault: {type(error).__name__} after {number} puts)", file=sys.stderr)
+                break
 
 
 def _clock(seconds: int) -> Callable[[Scene], None]:

@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 COLUMNS = {
     "sites": "sites",
     "start": "CPU s before round 1",
@@ -26,7 +24,6 @@ COLUMNS = {
     "end": "CPU s after it",
     "wall": "whole run, wall s",
     "peak": "peak RSS MiB",
-    "grown": "of it by the last round KiB a site",
     "files": "most open files",
     "written": "files written",
     "bytes": "MiB written",
@@ -91,10 +88,9 @@ def one(data: Path, workspace: Path, rounds: int, panels: bool) -> dict[str, flo
         "evaluation": {"every": rounds + 1, "panels": panels},
     }
     workspace.mkdir()
-    cpu, memory = [time.process_time()], [resident()]
+    cpu = [time.process_time()]
     for _ in steps(Experiment.read(experiment), RunContext(workspace, "in-process")):
         cpu.append(time.process_time())
-        memory.append(resident())
     ended, wall = time.process_time(), time.perf_counter() - begun
     written = [path for path in workspace.rglob("*") if path.is_file()]
     n_sites = len(list(data.glob("*.h5")))
@@ -105,17 +101,11 @@ def one(data: Path, workspace: Path, rounds: int, panels: bool) -> dict[str, flo
         "site_ms": 1000 * (cpu[-1] - cpu[-2]) / n_sites,
         "end": ended - cpu[-1],
         "wall": wall,
-        "grown": (memory[-1] - memory[0]) / 1024 / n_sites,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "files": looked.most,
         "written": len(written),
         "bytes": sum(path.stat().st_size for path in written) / 2**20,
     }
-
-
-def resident() -> int:
-    """The resident memory of this process now, in bytes."""
-    return psutil.Process().memory_info().rss
 
 
 def main() -> None:

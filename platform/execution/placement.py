@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import InputError, RunError, listed
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -117,7 +117,7 @@ def in_words(members: Mapping[str, Description], gpu_shares: Mapping[str, float]
         share = share or (", shared by the sites of this process" if one.device != "cpu" else "")
         threads = f"{one.threads} thread{'s' * (one.threads > 1)}"
         alike.setdefault(f"{one.device}{share}, {threads} each", []).append(name)
-    return [f"{', '.join(names)}: {what if names[1:] else what.removesuffix(' each')}" for what, names in alike.items()]
+    return [f"{listed(names)}: {what if names[1:] else what.removesuffix(' each')}" for what, names in alike.items()]
 
 
 def first_bound(demanded: Sequence[Demand]) -> list[Demand]:

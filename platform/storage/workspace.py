@@ -66,11 +66,19 @@ def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
     return folder if folder is not None and folder.checkpoints.paths() else None
 
 
-def forget_trained(workspace: Path, digest: str) -> None:
-    """Deletes the notes that this run has finished a training, and notes that are damaged: nobody could use them."""
-    for path in workspace.glob("trained/*.json"):
+def forget_trained(folder: RunFolder) -> None:
+    """Deletes the note that this run has finished a training; also if it is damaged: nobody could use it.
+
+    The run's own note names its training. Without that note all notes of trainings are read.
+    """
+    try:
+        noted = folder.noted()
+    except RunError:
+        noted = None
+    own = None if noted is None else noted.get("training_digest")
+    for path in folder.workspace.glob("trained/*.json") if own is None else [_trained(folder.workspace, own)]:
         try:
-            stale = _trained_by(path) == digest
+            stale = _trained_by(path) == folder.digest
         except RunError:
             stale = True
         if stale:
@@ -165,10 +173,10 @@ class RunFolder:
 
     def set_aside(self) -> None:
         """Renames the folder, so that a rerun starts from nothing and no file is lost."""
+        forget_trained(self)
         if self.path.exists():
             aside = (self.path.with_name(f"{self.digest}.before-{number}") for number in itertools.count(1))
             self.path.rename(next(path for path in aside if not path.exists()))
-        forget_trained(self.workspace, self.digest)
 
     def _with_run_id(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
         """The content with the run's id in the store that got it last. A new store gives a new id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -56,8 +57,9 @@ def _replies_again(toy: Toy) -> str:
     again = toy.of()
     executor = again.executor()
     state = again.train(executor, again.begin(), until=1)
-    one, two = (list(again.replies(executor, state)) for _ in range(2))
-    return next((words for a, b in zip(one, two, strict=True) if (words := difference(_sent(a), _sent(b)))), "")
+    # Copies: a reply in this process is a view of its site's network, and the second fit writes there.
+    one, two = ([deepcopy(_sent(reply)) for reply in again.replies(executor, state)] for _ in range(2))
+    return next((words for a, b in zip(one, two, strict=True) if (words := difference(a, b))), "")
 
 
 def _repeats(toy: Toy) -> str:

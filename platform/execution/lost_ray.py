@@ -55,8 +55,10 @@ def put(value: Any) -> Any:
         RunError: Ray is lost.
     """
     future = _begun(lambda: ray.put(value))
-    while not wait([future], LOOK).done:
-        check_ray()
+    if not wait([future], LOOK).done:
+        with phase("waiting for Ray to take a message"):
+            while not wait([future], LOOK).done:
+                check_ray()
     return future.result()
 
 

@@ -44,6 +44,10 @@ MIN_PREFIX = 6
 """The smallest number of characters of a digest in a reference."""
 
 
+_TICK_NS = 1_000
+"""Difference of two times of files in ns: file systems keep no finer one everywhere."""
+
+
 def note_trained(folder: RunFolder, training_digest: str) -> None:
     """Notes that this run has finished this training. Runs with the same training can take its last checkpoint."""
     path = _trained(folder.workspace, training_digest)
@@ -124,8 +128,16 @@ class RunFolder:
         return self._with_run_id(self._read("result.json", *needs))
 
     def save_result(self, result: dict[str, Any]) -> None:
-        """Writes the result, which marks the run as finished. A run writes it last."""
+        """Writes the result, which marks the run as finished. A run writes it last.
+
+        Its time is later than that of every other result in the workspace, though the clock may have gone back:
+        ``latest`` is the run that finished last.
+        """
         self._write("result.json", result)
+        path, others = self.path / "result.json", self.workspace.glob("runs/*/result.json")
+        newest = max((one.stat().st_mtime_ns for one in others if one.parent != self.path), default=0)
+        if path.stat().st_mtime_ns <= newest:
+            os.utime(path, ns=(newest + _TICK_NS, newest + _TICK_NS))
 
     def note_run(self, note: dict[str, Any]) -> None:
         """Notes the run: run id, experiment, training digest, image properties of the network, splits of subjects.

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import time
 
 import pytest
 from command_line import Called
@@ -62,6 +63,14 @@ def test_what_fits_several_or_none_is_refused_with_the_nearest(workspace, refere
         find_run(workspace, reference)
     assert all(word in str(refused.value) for word in words)
     assert refused.value.unknown == (reference,)
+
+
+def test_the_latest_run_is_the_last_one_though_the_clock_went_back_a_day(workspace):
+    day_on = time.time_ns() + 86_400 * 10**9
+    os.utime(workspace / "runs" / SOUTH / "result.json", ns=(day_on, day_on))
+    assert find_run(workspace, "latest").digest == SOUTH
+    RunFolder(workspace, TWICE).save_result({**RESULT, "digest": TWICE})
+    assert find_run(workspace, "latest").digest == TWICE
 
 
 def test_a_name_that_is_also_the_beginning_of_a_digest_is_refused(workspace):

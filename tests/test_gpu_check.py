@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("gpu_check", "many_sites")
+MODULES = ("gpu_check", "gpu_work", "many_sites")
 
 
 @pytest.fixture

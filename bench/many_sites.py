@@ -28,7 +28,7 @@ COLUMNS = {
     "written": "files written",
     "bytes": "MiB written",
 }
-"""The columns of the table. CPU-seconds are of this process alone, with its start; no round is scored."""
+"""The columns of the table. CPU-seconds are of this process alone, with its start; the last round is validated."""
 
 
 def write_shards(folder: Path, n_sites: int, size: int, n_train: int = 2, n_validation: int = 1) -> None:

@@ -270,7 +270,7 @@ def test_in_this_process_a_member_is_named(tmp_path):
     [
         ({"straggler": "skip"}, r"resources\.straggler.*min_sites"),
         ({"straggler": "skipp", "min_sites": 2}, r"resources\.straggler"),
-        ({"fit_timeout": 0}, r"resources\.fit_timeout.*greater than 0"),
+        ({"fit_timeout": 0}, r"resources\.fit_timeout.*more than 0"),
         ({"fit_timeout": ".inf"}, r"resources\.fit_timeout"),
         ({"fit_timeout": "soon"}, r"resources\.fit_timeout"),
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from fedrecon.sites.errors import InputError
 from fedrecon.strategies.fedprox import FedProx
 from fedrecon.strategies.half_quadratic import Splitting, restored
 from fedrecon.strategies.moving_average import MovingAverage
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.imaging.measurement import Images, Measurement
     from fedrecon.sites.training.method import LocalFit, Subject
     from fedrecon.sites.training.settings import Training
 
@@ -45,6 +46,17 @@ class Denoising(Partial):
     without_site: float = Field(0.2, ge=0, le=1)
     brightness: float = Field(0.2, ge=0, le=3)
     patch: int = Field(0, ge=0, le=4096)
+
+    def build(self, network: Any, images: Images) -> nn.Module:
+        """The denoiser.
+
+        Raises:
+            InputError: patches are asked for, and the network does not see positions.
+        """
+        model: Any = super().build(network, images)
+        if self.patch and not model.position:
+            raise InputError("strategy.patch: a patch needs its position; set network.position=true, or patch=0")
+        return model  # type: ignore[no-any-return]
 
     def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
         """The weighted squared error of the denoised images; notes its mean over thirds of the noise levels."""

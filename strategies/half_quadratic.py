@@ -122,16 +122,17 @@ def split(
         denoise: the prior.
         draws: a generator of each slice, so that the other slices of the batch do not change its noise.
     """
+    import torch
+
     from fedrecon.sites.classical.conjugate_gradients import solve
 
     unit, operator = measurement.scale[:, None, None], measurement.operator
     right = measurement.back_projected / unit
-    known = 0.0 if measurement.noise is None else measurement.noise / measurement.scale
-    noise = (settings.noise + 0 * measurement.scale).clamp_min(0.0)
-    noise = noise.maximum(known) if measurement.noise is not None else noise
+    noise = torch.full_like(measurement.scale, settings.noise)
+    if measurement.noise is not None:
+        noise = noise.maximum(measurement.noise / measurement.scale)
     fitted = measurement.zero_filled / unit
-    levels = settings.levels()
-    for sigma in levels:
+    for sigma in settings.levels():
         noisy = fitted + settings.zeta**0.5 * sigma * _normal(fitted, draws) if settings.zeta else fitted
         denoised = denoise(noisy, fitted, sigma)
         rho = (settings.weight * (noise / sigma).square())[:, None, None]

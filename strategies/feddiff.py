@@ -1,8 +1,7 @@
-"""FedDiff: the sites train a diffusion prior of MR images; a reconstruction joins it with the operator of each slice."""
+"""FedDiff: the sites train a diffusion prior of MR images; a reconstruction joins it with each slice's operator."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -71,7 +70,7 @@ class Denoising(Partial):
         real = model.encoded(batch.target / batch.scale[:, None, None])
         real = real * ((2 * draws[:, 0] - 1) * self.brightness).exp().to(device)[:, None, None, None]
         label = model.label(fit.site, count) * (draws[:, 1] >= self.without_site).to(device)[:, None]
-        where = positions(*real.shape[-2:], device).expand(count, -1, -1, -1)
+        where = positions(real.shape[-2], real.shape[-1], device).expand(count, -1, -1, -1)
         if self.patch:
             real, where = (self._patches(one, draws[:, 2:]) for one in (real, where))
         rank = (torch.randperm(count, generator=fit.generator) + torch.rand(count, generator=fit.generator)) / count
@@ -86,7 +85,8 @@ class Denoising(Partial):
         fit.noted.update(
             {name: losses.detach()[band == k].mean() for k, name in enumerate(BANDS) if bool((band == k).any())}
         )
-        return losses.mean()
+        mean: Tensor = losses.mean()
+        return mean
 
     def _patches(self, planes: Tensor, draws: Tensor) -> Tensor:
         """A square of each image (b, c, y, x); ``draws`` (b, 2) say where. A smaller side of the image stays whole."""
@@ -116,7 +116,7 @@ class FedDiff(MovingAverage, FedProx, Denoising):
 
     paper: ClassVar[str] = FedProx.paper + Splitting.paper
     neutral: ClassVar[None] = None
-    not_personal: ClassVar[str] = "its local rounds would need the loss of a reconstruction; strategy.private keeps parts"
+    not_personal: ClassVar[str] = "a local round would train on a reconstruction's loss; strategy.private keeps parts"
     not_neutral: ClassVar[str] = "another network and another loss"
     trains_on_operator: ClassVar[bool] = False
     network_kind: ClassVar[str] = "denoiser"

@@ -113,9 +113,7 @@ def restored(settings: Splitting, network: Any, measurement: Measurement, subjec
     ])  # fmt: skip
 
 
-def split(
-    settings: Splitting, denoise: Denoise, measurement: Measurement, draws: list[torch.Generator]
-) -> Tensor:
+def split(settings: Splitting, denoise: Denoise, measurement: Measurement, draws: list[torch.Generator]) -> Tensor:
     """One pass over the noise levels: the images (b, y, x) complex64 at the scale of the data.
 
     Args:

@@ -191,7 +191,7 @@ class Block(nn.Module):
 
 
 def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """c_skip, c_out, c_in and c_noise at these noise levels (Karras et al. 2022, table 1), all of the shape of sigma."""
+    """c_skip, c_out, c_in and c_noise at these noise levels (Karras et al. 2022, table 1), each shaped like sigma."""
     total = sigma.square() + sigma_data**2
     return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), total.rsqrt(), sigma.log() / 4
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fedrecon.sites.errors import InputError
 from fedrecon.strategies.fedprox import FedProx
-from fedrecon.strategies.half_quadratic import Splitting, restored
+from fedrecon.strategies.half_quadratic import HalfQuadratic, restored
 from fedrecon.strategies.moving_average import MovingAverage
 from fedrecon.strategies.partial import Partial
 
@@ -105,7 +105,7 @@ class FedDiff(MovingAverage, FedProx, Denoising):
     """A denoiser of images at every noise level is shared; a reconstruction alternates it with the measured data.
 
     Training never sees an imaging operator: one training serves every mask, acceleration, coil set and scale. A
-    reconstruction (see :class:`fedrecon.strategies.half_quadratic.Splitting`) needs no gradient, so it takes tens of
+    reconstruction (see :class:`fedrecon.strategies.half_quadratic.HalfQuadratic`) needs no gradient, so it takes tens of
     passes of a small network. Ours are the federation (FedAvg with a proximal term, a moving average on the server, a
     code for each site that can be dropped, private parts) and the stratified noise levels.
 
@@ -114,7 +114,7 @@ class FedDiff(MovingAverage, FedProx, Denoising):
         splitting: settings of the reconstruction; they do not influence the training.
     """
 
-    paper: ClassVar[str] = FedProx.paper + Splitting.paper
+    paper: ClassVar[str] = FedProx.paper + HalfQuadratic.paper
     neutral: ClassVar[None] = None
     not_personal: ClassVar[str] = "a local round would train on a reconstruction's loss; strategy.private keeps parts"
     not_neutral: ClassVar[str] = "another network and another loss"
@@ -124,7 +124,7 @@ class FedDiff(MovingAverage, FedProx, Denoising):
     at_inference: ClassVar[tuple[str, ...]] = ("splitting",)
 
     mu: float = Field(0.0, ge=0, le=1e6)
-    splitting: Splitting = Splitting()
+    splitting: HalfQuadratic = HalfQuadratic()
 
     def check(self, training: Training) -> None:
         """Refuses another loss.

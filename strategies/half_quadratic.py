@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.method import Subject
 
 
-class Splitting(Settings):
+class HalfQuadratic(Settings):
     """Settings of the reconstruction with a denoiser. They do not influence the training.
 
     Attributes:
@@ -74,7 +74,7 @@ class Splitting(Settings):
     batch: int = Field(16, ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _fits(self) -> Splitting:
+    def _fits(self) -> HalfQuadratic:
         if self.sigma_min > self.sigma_max:
             raise ValueError(f"sigma_min: at most sigma_max ({self.sigma_max:g}) is needed")
         if self.samples > 1 and not self.zeta:
@@ -91,7 +91,7 @@ Denoise = Callable[["Tensor", "Tensor", float], "Tensor"]
 """Denoises images (b, y, x) complex64 of a noise level; the second argument is the last image that fits the data."""
 
 
-def restored(settings: Splitting, network: Any, measurement: Measurement, subject: Subject) -> Tensor:
+def restored(settings: HalfQuadratic, network: Any, measurement: Measurement, subject: Subject) -> Tensor:
     """The samples of each slice, (samples, b, y, x) complex64 at the scale of the data; one if deterministic."""
     import torch
 
@@ -113,7 +113,7 @@ def restored(settings: Splitting, network: Any, measurement: Measurement, subjec
     ])  # fmt: skip
 
 
-def split(settings: Splitting, denoise: Denoise, measurement: Measurement, draws: list[torch.Generator]) -> Tensor:
+def split(settings: HalfQuadratic, denoise: Denoise, measurement: Measurement, draws: list[torch.Generator]) -> Tensor:
     """One pass over the noise levels: the images (b, y, x) complex64 at the scale of the data.
 
     Args:

@@ -20,7 +20,7 @@ from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import TrainRequest
 from fedrecon.strategies import make_strategy
 from fedrecon.strategies.feddiff import BANDS
-from fedrecon.strategies.half_quadratic import Splitting, draws_of, restored, split
+from fedrecon.strategies.half_quadratic import HalfQuadratic, draws_of, restored, split
 from fedrecon.strategies.networks.choice import NetworkChoice
 
 SIZE = 16
@@ -155,7 +155,7 @@ def test_with_a_gaussian_prior_it_tends_to_the_posterior_mean():
     one, mean = measured()
     denoise, expected = gaussian(one, mean)
     found = {
-        steps: error(split(Splitting(steps=steps, sigma_max=1, sigma_min=0.003), denoise, one, []), expected)
+        steps: error(split(HalfQuadratic(steps=steps, sigma_max=1, sigma_min=0.003), denoise, one, []), expected)
         for steps in (4, 20, 100)
     }
     assert found[100] < 1e-3 < found[20] < found[4] < error(one.zero_filled, expected) / 2
@@ -165,7 +165,7 @@ def test_the_noise_of_the_measurement_is_used():
     """With ten times the noise the same samples count less; without a known level the setting holds."""
     one, mean = measured()
     noisier = replace(one, noise=10 * one.noise)
-    settings = Splitting(steps=100, sigma_max=1, sigma_min=0.003)
+    settings = HalfQuadratic(steps=100, sigma_max=1, sigma_min=0.003)
     for each in (one, noisier):
         denoise, expected = gaussian(each, mean)
         assert error(split(settings, denoise, each, []), expected) < 0.01
@@ -173,14 +173,14 @@ def test_the_noise_of_the_measurement_is_used():
     told = replace(one, noise=None, scale=torch.full_like(one.scale, unit))
     known = replace(told, noise=one.noise)
     denoise, _ = gaussian(known, mean)
-    by_setting = Splitting(steps=5, noise=0.1 / unit)
-    torch.testing.assert_close(split(by_setting, denoise, told, []), split(Splitting(steps=5), denoise, known, []))
+    by_setting = HalfQuadratic(steps=5, noise=0.1 / unit)
+    torch.testing.assert_close(split(by_setting, denoise, told, []), split(HalfQuadratic(steps=5), denoise, known, []))
 
 
 def test_samples_follow_from_seed_subject_and_slice_alone():
     one, _ = measured()
     network = built()
-    settings = Splitting(steps=3, zeta=1, samples=2)
+    settings = HalfQuadratic(steps=3, zeta=1, samples=2)
 
     def found(measurement, *slices):
         return restored(settings, network, measurement, Subject("north", ("s",) * len(slices), slices, 0))

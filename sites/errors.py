@@ -126,6 +126,13 @@ def brief(value: Any, most: int = 80) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 20]}... ({len(shown)} characters)"
 
 
+def listed(names: Iterable[str], most: int = 16) -> str:
+    """Names for a line that people read: the first ones, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
 def visible(text: str) -> str:
     """The text with every character that a terminal would obey, or could not print, as an escape: ``\\x1b``.
 

@@ -37,7 +37,8 @@ CALLS = {
     "evaluate": ("evaluate", lambda *_: True),
 }
 """The call at which a phase is met, and whether it is the one, from its arguments."""
-PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "evaluate")
+PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "stopped", "evaluate")
+"""In the phase 'stopped' no process runs: the run was stopped, and is not yet resumed."""
 BALLAST = "ballast"
 CLOCK = "FAULTS_CLOCK"
 """Environment: the file that holds the seconds by which the wall clock is off; ``faults.py`` compiles the library."""
@@ -156,12 +157,13 @@ def _fill(folder: Path) -> None:
 def _fill_the_store(scene: Scene) -> None:
     import ray
 
-    for number in range(20):
-        try:
-            kept.append(ray.put(np.full(1_000_000, number, np.float64)))
-        except ray.exceptions.RayError as error:
-            print(f"(the fault: {type(error).__name__} after {number} puts)", file=sys.stderr)
-            return
+    for size in (1_000_000, 15_000):  # below 100 kB nothing goes to the store
+        for number in range(40):
+            try:
+                kept.append(ray.put(np.full(size, number, np.float64)))
+            except ray.exceptions.RayError as error:
+                print(f"(the fault: {type(error).__name__} after {number} puts)", file=sys.stderr)
+                break
 
 
 def _clock(seconds: int) -> Callable[[Scene], None]:
@@ -215,11 +217,13 @@ ACTS: dict[str, Callable[[Scene], None]] = {
     "raylet killed": _of_ray("raylet", signal.SIGKILL),
     "raylet stopped": _of_ray("raylet", signal.SIGSTOP),
     "control store killed": _of_ray("gcs_server", signal.SIGKILL),
+    "control store stopped": _of_ray("gcs_server", signal.SIGSTOP),
     "node lost": _node_lost(back=False),
     "node lost, another comes": _node_lost(back=True),
     "disk full": lambda scene: _fill(scene.place.workspace),
     "/dev/shm full": lambda _: _fill(Path("/dev/shm")),
     "object store full": _fill_the_store,
+    "object store and disk full": _fill_the_store,
     "MLflow server killed": lambda scene: os.killpg(scene.server, signal.SIGKILL),
     "clock a day on": _clock(86_400),
     "clock a day back": _clock(-86_400),
@@ -230,17 +234,25 @@ ACTS: dict[str, Callable[[Scene], None]] = {
 
 
 def _own_shared_memory() -> list[str]:
-    """A /dev/shm of 128 MiB that this process and its children alone see; needs root."""
+    """A /dev/shm of 128 MiB that this process and its children alone see, with a store in it; needs root."""
     if ctypes.CDLL(None, use_errno=True).unshare(0x20000):  # CLONE_NEWNS
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", "/dev/shm"], check=True)
-    return []
+    return _small_store()
 
 
 def _small_store() -> list[str]:
+    """The smallest object store that Ray makes. All messages go through it: this system has no memfd_create."""
     os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = "80000000"
+    del os.memfd_create
     return []
+
+
+def _small_store_and_disk() -> list[str]:
+    """As before, and Ray holds the disk for full: nothing that is in the store goes there."""
+    os.environ["RAY_local_fs_capacity_threshold"] = "0.01"  # noqa: SIM112 - Ray's name
+    return _small_store()
 
 
 def _two_nodes() -> list[str]:
@@ -256,7 +268,12 @@ def _two_nodes() -> list[str]:
     return ["--address", cluster.address]
 
 
-AROUND = {"shm": _own_shared_memory, "store": _small_store, "cluster": _two_nodes}
+AROUND = {
+    "shm": _own_shared_memory,
+    "store": _small_store,
+    "store and disk": _small_store_and_disk,
+    "cluster": _two_nodes,
+}
 
 CLOCK_LIBRARY = """
 #define _GNU_SOURCE

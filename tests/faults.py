@@ -29,8 +29,9 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "platform")]
 
 import kills  # noqa: E402 - after the path
+import psutil  # noqa: E402
 from drivers import experiment  # noqa: E402
-from faulting import BALLAST, CLOCK, PHASES, Scene, clock, drive, set_clock  # noqa: E402
+from faulting import ACTS, BALLAST, CLOCK, PHASES, Scene, clock, drive, set_clock  # noqa: E402
 from tampering import Place  # noqa: E402
 from tiny import write_consortium  # noqa: E402
 
@@ -51,10 +52,10 @@ class Row:
     around: str = ""
     channels: int = 2
     resources: dict[str, Any] = field(default_factory=dict)
-    phases: tuple[str, ...] = PHASES
+    phases: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "stopped")
 
 
-RAY_PHASES = PHASES[:-1]
+RAY_PHASES = Row("").phases[:-1]
 """``fedrecon evaluate`` needs no Ray."""
 SITE_PHASES = tuple(phase for phase in RAY_PHASES if phase != "end")
 """At the end the sites' processes have ended."""
@@ -67,16 +68,18 @@ ROWS = [
     Row("raylet killed", True, phases=RAY_PHASES),
     Row("raylet stopped", True, phases=RAY_PHASES),
     Row("control store killed", True, phases=RAY_PHASES),
+    Row("control store stopped", True, phases=RAY_PHASES),
     Row("node lost", True, "cluster", phases=RAY_PHASES),
     Row("node lost, another comes", True, "cluster", phases=RAY_PHASES),
     Row("disk full"),
     Row("/dev/shm full", True, "shm", channels=16, phases=RAY_PHASES),
     Row("object store full", True, "store", channels=16, phases=RAY_PHASES),
+    Row("object store and disk full", True, "store and disk", channels=16, phases=RAY_PHASES),
     Row("MLflow server killed"),
-    Row("clock a day on"),
-    Row("clock a day back"),
-    Row("shard damaged"),
-    Row("memory damaged", phases=PHASES[1:]),
+    Row("clock a day on", phases=PHASES),
+    Row("clock a day back", phases=PHASES),
+    Row("shard damaged", phases=PHASES),
+    Row("memory damaged", phases=PHASES[1:]),  # before the first fit there is none
     Row("second driver"),
 ]
 
@@ -99,7 +102,9 @@ class Matrix:
         self.folder, self.seed, self.count = folder, seed, 0
         (folder / "sites").mkdir()
         paths = write_consortium(folder / "sites")
-        self.sites = {name: paths[name] for name in ("north", "middle")}
+        self.sites = {name: paths.pop(name) for name in ("north", "middle")}
+        for path in paths.values():
+            path.unlink()
         self.whole = {path: path.read_bytes() for path in self.sites.values()}
         self.template = folder / "template"
         self.template.mkdir()
@@ -154,8 +159,10 @@ class Matrix:
         code: Any = process.exitcode
         if code is None:
             code = "hangs"
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            for one in (*psutil.Process(process.pid).children(recursive=True), process):
+                one.kill()
             process.join()
+        time.sleep(0.3)  # for the last word, which another process says
         said = scene.said.read_text(encoding="utf-8", errors="replace").splitlines()
         text = scene.out.read_text(encoding="utf-8")
         return Ended(code, now - start, silence, said, json.loads(text) if code == 0 and text else text)
@@ -181,11 +188,12 @@ class Matrix:
         return self.calm[channels]
 
     def left(self, place: Place, ended: Ended) -> Any:
-        """What must not depend on the fault: the result, the last state and the private memories."""
+        """What must not depend on the fault: the result, the vectors of its last state, and the private memories."""
         if not isinstance(ended.out, dict):
             return None
         vectors = kills.vectors(place.workspace, ended.out["digest"], ended.out["run_id"], [place.workspace.parent])
-        return {key: ended.out[key] for key in kills.OWN}, _hashed(vectors)
+        memories = {key: vectors.pop(key) for key in list(vectors) if key.startswith("private/")}
+        return {key: ended.out[key] for key in kills.OWN}, _hashed(vectors), _hashed(memories)
 
     def cell(self, row: Row, phase: str) -> str:
         """One fault in one phase: what became of it."""
@@ -197,25 +205,34 @@ class Matrix:
                 server = stack.enter_context(_server(place.workspace.parent))
                 more = ["--tracking-uri", server.address]
             command = self.command(row, place, *more)
-            if phase in ("resume", "evaluate"):
+            if phase in ("resume", "stopped", "evaluate"):
                 before = command if "--in-process" in command else [*command, "--in-process"]
-                earlier = ("fit", "driver interrupted") if phase == "resume" else ("", "")
+                earlier = ("", "") if phase == "evaluate" else ("fit", "driver interrupted")
                 begun = self.run(replace(self.scene(row, place, *before), around=""), *earlier)
-                assert begun.code == (130 if phase == "resume" else 0), begun
+                assert begun.code == (0 if phase == "evaluate" else 130), begun
             if phase == "evaluate":
                 command = _evaluate(place)
             scene = replace(self.scene(row, place, *command), server=server.process.pid if server else 0)
-            met = self.run(scene, phase, row.act)
+            if phase == "stopped":
+                ACTS[row.act](scene)
+                met = self.run(scene)
+            else:
+                met = self.run(scene, phase, row.act)
             self.mend(row, place, server)
             again = self.run(scene)
             rerun = None
             if row.act == "memory damaged" and again.code != 0 and phase != "evaluate":
                 rerun = self.run(replace(scene, argv=[*scene.argv, "--rerun"]))
             last = rerun or again
+            if row.act == "memory damaged" and phase in ("artifacts", "end"):  # no run reads them any more
+                shutil.rmtree(next(place.workspace.glob("runs/*/private")))
+                expected = *expected[:2], {}
             found, wanted = (_scores(last), scores) if phase == "evaluate" else (self.left(place, last), expected)
-            equal = found is not None and found == wanted
+            equal: bool | None = found is not None and found == wanted
             if server and phase != "evaluate" and last.code == 0:
                 equal = equal and server.has_all(last.out["run_id"])
+            if row.act == "memory damaged" and phase == "evaluate" and last.code == 1:
+                equal = None  # the memory of a finished run stays damaged: each command that needs it refuses it
         return self.told(row, phase, met, again, rerun, equal, usual)
 
     def mend(self, row: Row, place: Place, server: Any) -> None:
@@ -228,11 +245,13 @@ class Matrix:
         if server:
             server.start()
 
-    def told(self, row: Row, phase: str, met: Ended, again: Ended, rerun: Any, equal: bool, usual: set[str]) -> str:
+    def told(
+        self, row: Row, phase: str, met: Ended, again: Ended, rerun: Any, equal: bool | None, usual: set[str]
+    ) -> str:
         """The text of a cell; what is wrong is in capitals."""
         ends = [f"{one.code}" for one in (met, again, rerun) if one]
         seen = [line for line in met.said if _shape(line) not in usual and not line.startswith("tiny: ")]
-        wrong = ["NOT EQUAL"] * (not equal)
+        wrong = ["NOT EQUAL"] * (equal is False)
         wrong += ["HANGS"] * ("hangs" in ends)
         wrong += ["TRACEBACK"] * any(mark in line for one in (met, again) for line in one.said for mark in STACK)
         wrong += [f"SILENT FOR {met.silence:.0f} s"] * (max(met.silence, again.silence) > SILENCE)
@@ -241,7 +260,7 @@ class Matrix:
             for one in (met, again)
         )
         wrong += ["WRONG EXIT"] * (row.act in ENDS_BY and met.code not in (ENDS_BY[row.act], 0))
-        text = f"{' → '.join(ends)} {'equal' if equal else ''}".strip()
+        text = f"{' → '.join(ends)} {'refused' if equal is None else 'equal' * equal}".strip()
         told = f"{row.act} | {phase} | {text} {' '.join(wrong)} | {met.seconds:.0f} s, silent {met.silence:.0f} s"
         print(told, *(f"    {line[:400]}" for line in seen), sep="\n", flush=True)
         if again.code != 0 or wrong:

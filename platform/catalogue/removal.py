@@ -143,7 +143,7 @@ def _remove(folder: RunFolder) -> None:
 
     The next run in the workspace sweeps what is left under that name.
     """
-    forget_trained(folder.workspace, folder.digest)
+    forget_trained(folder)
     if folder.path.exists():
         hidden = folder.path.rename(folder.workspace / debris.temporary_name(folder.digest))
         debris.remove(hidden)

@@ -12,6 +12,9 @@ from fedrecon.sites.plugin import Settings
 Share = Annotated[float, Field(ge=0, le=4096)]
 """A number of processors of a node, or a fraction of one."""
 
+GpuShare = Annotated[float, Field(ge=0, le=1)]
+"""A fraction of one GPU: a site computes on one device (docs/decisions/030-trials-and-gpus.md)."""
+
 LATE, DEAD, UNSCORED = "late", "dead", "dead when it was scored"
 """The reasons why a member missed a reply. Only the last one changes no training."""
 
@@ -23,7 +26,8 @@ class Resources(Settings):
     """Where an experiment runs; no part of its digest.
 
     Attributes:
-        gpus_per_site: number of GPUs of one site's actor; fractions are allowed. auto shares the GPUs of the nodes.
+        gpus_per_site: share of one GPU for one site's actor, at most 1: a site computes on one device. auto shares the
+            GPUs of the nodes.
         cpus_per_site: number of CPUs that the scheduler counts for one site's actor; auto shares the CPUs of the nodes.
             It sets no thread count.
         threads: number of torch threads of a site. One thread is the fastest if sites share a machine. The number
@@ -43,7 +47,7 @@ class Resources(Settings):
             neither returns to such a run nor takes over its training.
     """
 
-    gpus_per_site: Literal["auto"] | Share = "auto"
+    gpus_per_site: Literal["auto"] | GpuShare = "auto"
     cpus_per_site: Literal["auto"] | Share = "auto"
     threads: int = Field(1, ge=1, le=512)
     crew: Literal["auto", "actors", "in-process"] = "actors"
@@ -52,6 +56,15 @@ class Resources(Settings):
     start_timeout: float = Field(25.0, gt=0, le=10**6)
     fit_timeout: Literal["auto"] | Annotated[float, Field(gt=0, le=10**7)] = "auto"
     straggler: Literal["wait", "skip"] = "wait"
+
+    @field_validator("gpus_per_site", mode="before")
+    @classmethod
+    def _one_device(cls, value: object) -> object:
+        if isinstance(value, int | float) and value > 1:
+            raise ValueError(
+                f"is {value}, but a site computes on one GPU: a second one would stand idle. Allowed: auto, 0 to 1"
+            )
+        return value
 
     @field_validator("straggler")
     @classmethod

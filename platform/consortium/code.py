@@ -10,6 +10,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,12 +102,17 @@ def _values(module: ModuleType) -> Iterable[Any]:
 
 def _imported_late(module: ModuleType, path: Path) -> Iterable[ModuleType]:
     """The modules in the same folder that a function of the file imports. It may not have been called yet."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
-    for name in sorted({name for one in functions for node in ast.walk(one) for name in _names(node, module)}):
+    for name in _names_in_functions(path.read_text(encoding="utf-8"), module.__package__):
         beside = path.parent / f"{name.rpartition('.')[2]}.py"
         if beside.is_file() and _is_module(name):
             yield importlib.import_module(name)
+
+
+@lru_cache(maxsize=256)
+def _names_in_functions(text: str, package: str | None) -> tuple[str, ...]:
+    """The full names that functions of a file import. A sweep asks for the same files once a trial."""
+    functions = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return tuple(sorted({name for one in functions for node in ast.walk(one) for name in _names(node, package)}))
 
 
 def _is_module(name: str) -> bool:
@@ -116,13 +122,13 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def _names(node: ast.AST, module: ModuleType) -> Iterable[str]:
+def _names(node: ast.AST, package: str | None) -> Iterable[str]:
     """The full names that an import may mean: of ``from a import b`` the modules ``a`` and ``a.b``."""
     if isinstance(node, ast.Import):
         yield from (one.name for one in node.names)
     if isinstance(node, ast.ImportFrom):
         given = "." * node.level + (node.module or "")
-        base = importlib.util.resolve_name(given, module.__package__) if node.level else given
+        base = importlib.util.resolve_name(given, package) if node.level else given
         yield base
         yield from (f"{base}.{one.name}" for one in node.names)
 

@@ -52,7 +52,7 @@ class Executor(Protocol):
         """Trains at every member but those in ``without``. Yields the replies in the roster's order.
 
         A reply is yielded as soon as it and the replies before it have arrived. Its vectors are valid until the next
-        fit. A caller that keeps them longer copies them (:meth:`State.owned`).
+        call. A caller that keeps them longer copies them (:meth:`State.owned`).
         """
         ...
 

@@ -6,16 +6,21 @@ import atexit
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 
 from fedrecon.platform.config.address import no_answer
+from fedrecon.platform.execution import last_word
 from fedrecon.sites.errors import RunError, tell
+from fedrecon.sites.phases import phase
 
 LOOK = 5.0
-"""Time in seconds between two looks, and for Ray's control store to answer."""
+"""Time in seconds between two looks, and for Ray's control store to take a connection."""
+
+PATIENCE = 20.0
+"""Time in seconds for Ray's control store to answer: a process that is stopped still takes connections."""
 
 SHUTDOWN = 30.0
 """Time in seconds for a Ray that is not known to be lost to end."""
@@ -44,9 +49,7 @@ def check_ray(own: bool = False) -> None:
 
 def kill(actor: Any, no_restart: bool = True) -> None:
     """Kills an actor, like ``ray.kill``, which waits for ever for a raylet that is stopped: this waits a while."""
-    thread = threading.Thread(target=ray.kill, args=(actor,), kwargs={"no_restart": no_restart}, daemon=True)
-    thread.start()
-    thread.join(LOOK)
+    _within(LOOK, lambda: ray.kill(actor, no_restart=no_restart))
 
 
 def shutdown() -> None:
@@ -55,10 +58,14 @@ def shutdown() -> None:
     Of a lost Ray the processes are killed when this process ends, and not before it has said its last word: without a
     raylet Ray ends it with exit code 1. A Ray that does not end is killed too; a stopped raylet would be waited for.
     """
-    if not ray.is_initialized():
-        return
+    if ray.is_initialized():
+        with phase("ending Ray"):
+            _shut_down()
+
+
+def _shut_down() -> None:
     if _why_lost() is not None:
-        atexit.register(_kill_started)
+        atexit.register(_end_lost)
         return
     late = threading.Timer(SHUTDOWN, _kill_late)
     late.daemon = True
@@ -68,6 +75,7 @@ def shutdown() -> None:
             ray.shutdown()
     finally:
         late.cancel()
+    last_word.goodbye()
 
 
 @contextlib.contextmanager
@@ -90,6 +98,11 @@ def _kill_late() -> None:
     _kill_started()
 
 
+def _end_lost() -> None:
+    last_word.goodbye()
+    _kill_started()
+
+
 def _kill_started() -> None:
     for _, one in _started():
         one.kill()
@@ -109,10 +122,31 @@ def _why_lost() -> str | None:
     if (reason := no_answer(host.strip("[]"), int(port), LOOK)) is not None:
         return f"the control store at {client.address} does not answer ({reason})"
     here = ray.get_runtime_context().get_node_id()
-    table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    table: Any = None if client.address in _silent else _within(PATIENCE, ray.nodes)
+    if table is None:
+        _silent.add(client.address)
+        return f"the control store at {client.address} gives no answer"
     if any(one["NodeID"] == here and not one["Alive"] for one in table):
         return "the raylet of this machine does not answer, and the control store holds the machine for dead"
     return None
+
+
+_silent: set[str] = set()
+"""Addresses of control stores that took a connection and did not answer: nobody waits for them again."""
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What ``ask`` returns, which may wait for ever; None if it does not return in time, or raises."""
+    answers: list[Any] = []
+
+    def answer() -> None:
+        with contextlib.suppress(Exception):  # Ray raises anything, and nobody may wait any more
+            answers.append(ask())
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else None
 
 
 def _started() -> Iterator[tuple[str, Any]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import InputError, RunError, listed
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -73,20 +74,16 @@ def demands(
             bound member gets its share of its own nodes. The other members share the nodes that carry no member's
             name, or all nodes if there are no such nodes.
         at_once: number of federations of these members that run at the same time and share the nodes.
-
-    Raises:
-        InputError: ``gpus`` is more than one and not a whole number.
     """
-    if gpus != "auto" and float(gpus) > 1 and float(gpus) != int(float(gpus)):
-        raise InputError(f"resources.gpus_per_site is {gpus:g}: above one GPU only whole numbers are possible.")
     alive = [node for node in nodes if node["Alive"]]
     own = {m: {i for i, node in enumerate(alive) if _carries(node, m)} for m in members}
     all_nodes = set(range(len(alive)))
     unnamed = all_nodes.difference(*own.values()) or all_nodes
+    alike = Counter(frozenset(own[member] or unnamed) for member in members)
     found = []
     for member in members:
         among = own[member] or unnamed
-        sharing = at_once * sum(1 for other in members if among & (own[other] or unnamed))
+        sharing = at_once * sum(count for others, count in alike.items() if among & others)
         there = [alive[i] for i in sorted(among)]
         share_cpu = _share(sharing, there, "CPU") if cpus == "auto" else float(cpus)
         share_gpu = _share(sharing, there, "GPU") if gpus == "auto" else float(gpus)
@@ -120,7 +117,7 @@ def in_words(members: Mapping[str, Description], gpu_shares: Mapping[str, float]
         share = share or (", shared by the sites of this process" if one.device != "cpu" else "")
         threads = f"{one.threads} thread{'s' * (one.threads > 1)}"
         alike.setdefault(f"{one.device}{share}, {threads} each", []).append(name)
-    return [f"{', '.join(names)}: {what if names[1:] else what.removesuffix(' each')}" for what, names in alike.items()]
+    return [f"{listed(names)}: {what if names[1:] else what.removesuffix(' each')}" for what, names in alike.items()]
 
 
 def first_bound(demanded: Sequence[Demand]) -> list[Demand]:
@@ -154,7 +151,7 @@ def check_here(resources: Resources, in_process: bool, address: str | None) -> N
         InputError: the sites of one process were to have GPUs of their own, or this machine has fewer than one needs.
     """
     given = resources.gpus_per_site
-    if given == "auto" or float(given) == 0:
+    if given == "auto" or given == 0:
         return
     asked = f"resources.gpus_per_site is {given:g}"
     if in_process or resources.crew == "in-process":
@@ -188,13 +185,11 @@ class _Room:
             return False
         if any(self.left.get(name, 0.0) < amount - _TINY for name, amount in needs.items()):
             return False
-        each, count = (demand.gpus, 1) if demand.gpus <= 1 else (1.0, int(demand.gpus))
-        fitting = sorted(i for i, left in enumerate(self.gpus) if left >= each - _TINY)
-        if demand.gpus and len(fitting) < count:
-            return False
         if demand.gpus:
-            for index in sorted(fitting, key=lambda i: self.gpus[i])[:count]:
-                self.gpus[index] -= each
+            fitting = [i for i, left in enumerate(self.gpus) if left >= demand.gpus - _TINY]
+            if not fitting:
+                return False
+            self.gpus[min(fitting, key=lambda i: self.gpus[i])] -= demand.gpus
         for name, amount in needs.items():
             self.left[name] -= amount
         return True

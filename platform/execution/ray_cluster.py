@@ -19,7 +19,7 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import check_cluster
-from fedrecon.platform.execution import placement
+from fedrecon.platform.execution import last_word, placement
 from fedrecon.platform.execution.lost_ray import own_handler_kept, quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
@@ -107,6 +107,7 @@ def connect(address: str | None) -> None:
     if here:
         check_temporary_folder()
         options |= {"include_dashboard": False}
+    last_word.keep()
     shown = phase("starting Ray" if here else f"connecting to Ray at {address}")
     with contextlib.ExitStack() as stack:
         for one in (shown, own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here), quiet()):

@@ -188,12 +188,12 @@ class RayExecutor:
         start, patience, unplaced = time.monotonic(), self.resources.start_timeout, list(self._open)
         while unplaced:
             _, left = ray.wait(list(self._open.values()), num_returns=len(self._open), timeout=patience)
+            check_ray()
             late = [member for member, one in self._open.items() if one in left]
             unplaced = [member for member in late if not has_process(self.actors[member])]
             waited = time.monotonic() - start
             placement.check([demanded[m] for m in unplaced if not reserved], free(), waited)
             self._watch.due(late)
-            check_ray()
             patience = 2.0
             if unplaced and waited > RESTART_TIMEOUT:
                 raise RunError(at_site(unplaced[0], None, f"its process did not start within {waited:.0f} s"))

@@ -9,8 +9,9 @@ The driver makes every buffer. A site opens it through the driver's ``/proc/<pid
 container, no Linux), the site answers with :class:`Unreachable`, and the request goes through Ray's store.
 
 The rules for writing: the driver writes *down* only while no call reads it (see :meth:`SharedBuffers.post`). A site
-writes *up* only within a fit, and the driver reads it after that call has returned. So the vectors of a reply are valid
-until the member's next fit. A vector that is kept after the merge must own its memory (:meth:`State.owned`).
+writes *up* only within a call, and the driver reads it after a fit has returned. A network whose parameters are all
+shared has its memory there, so that a reply is no copy. So the vectors of a reply are valid until the member's next
+call. A vector that is kept after the merge must own its memory (:meth:`State.owned`).
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def pack(message: TrainRequest | TrainReply, memory: mmap.mmap, handle: Handle) 
     vectors = (message.shared, *message.extra.values())
     lengths = tuple(len(value) for value in vectors)
     for target, value in zip(_vectors(memory, lengths), vectors, strict=True):
-        np.copyto(target, value)
+        if target.ctypes.data != value.ctypes.data:  # a site may have trained where its reply lies
+            np.copyto(target, value)
     return PackedMessage(replace(message, shared=EMPTY, extra=dict.fromkeys(message.extra, EMPTY)), lengths, handle)
 
 
@@ -272,6 +274,15 @@ class SiteEndpoint:
             SharedMemoryError: the buffer cannot be opened.
         """
         return unpack(packed, self._memory(packed.handle, writable=False))
+
+    def room(self, handle: Handle, length: int) -> Vector | None:
+        """Writable memory for ``length`` values where the shared vector of a reply lies; None if there is none."""
+        if 4 * length > handle.size:
+            return None
+        try:
+            return np.frombuffer(self._memory(handle, writable=True), np.float32, length)
+        except SharedMemoryError:
+            return None
 
     def send(self, reply: Any, handle: Handle | None) -> Any:
         """The reply as a packed message; the reply itself if there is no buffer, or if it does not fit."""

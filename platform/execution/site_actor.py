@@ -83,10 +83,12 @@ class SiteActor:
             ready = [self._endpoint.receive(one) if isinstance(one, PackedMessage) else one for one in arguments]
         except SharedMemoryError as error:
             return os.getpid(), node, Unreachable(str(error))
+        back = next((one.back for one in arguments if isinstance(one, PackedMessage)), None)
+        if back is not None:
+            site.train_in(lambda length: self._endpoint.room(back, length))
         result = call(site, method, tuple(ready))
         if isinstance(result, Description):
             result = replace(result, node=node, gpus=tuple(str(gpu) for gpu in ray.get_gpu_ids()))
-        back = next((one.back for one in arguments if isinstance(one, PackedMessage)), None)
         return os.getpid(), node, self._endpoint.send(result, back)
 
     def release(self) -> None:

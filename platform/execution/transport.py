@@ -28,7 +28,7 @@ class Delivery(Protocol):
         ...
 
     def received(self, member: str, answer: Any) -> Any:
-        """The member's answer. Its vectors may be views that are valid until the member's next fit."""
+        """The member's answer. Its vectors may be views that are valid until the member's next call."""
         ...
 
     def close(self) -> None:

@@ -11,6 +11,9 @@ from typing import Any, TextIO
 from fedrecon.sites.errors import tell, visible
 from fedrecon.sites.phases import Step, shown_by
 
+MOST, WORST = 16, 8
+"""With more sites than the first number, a line shows the scores of the lowest ones alone: this many."""
+
 
 class Progress:
     """Shows the committed rounds on ``stream``.
@@ -63,7 +66,9 @@ class Progress:
         """
         mean = sum(losses.values()) / len(losses) if losses else float("nan")
         if psnr:
-            shown = ", ".join(f"{site} {value:.2f}" for site, value in psnr.items())
+            worst = sorted(psnr, key=psnr.__getitem__)[: len(psnr) if len(psnr) <= MOST else WORST]
+            shown = ", ".join(f"{site} {psnr[site]:.2f}" for site in psnr if site in worst)
+            shown = f"lowest of {len(psnr)}: {shown}" if len(worst) < len(psnr) else shown
             self._psnr = f"  validation PSNR {sum(psnr.values()) / len(psnr):.2f} dB ({shown})"
         left = self._pace(number, seconds) * (self.total - number)
         if self._bar is not None:

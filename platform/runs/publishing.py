@@ -12,6 +12,7 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, recording
 from fedrecon.platform.runs.mlflow_record import write_models
 from fedrecon.platform.runs.results import write_private, write_wire
+from fedrecon.sites.errors import listed
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
@@ -25,12 +26,12 @@ def what_leaves(experiment: Experiment, shards: Mapping[str, Shard]) -> Iterator
     drawn = [name for name, shard in shards.items() if experiment.evaluation.draws(shard.origin)]
     key = f"evaluation.panels: {str(panels).lower()}"
     if drawn:
-        yield f"pictures of {', '.join(drawn)} leave their sites ({key})"
+        yield f"pictures of {listed(drawn)} leave their sites ({key})"
     else:
         yield f"no picture leaves a site ({key})"
     plain = [name for name, shard in shards.items() if not shard.pseudonym_key]
     if plain:
-        yield f"subjects of {', '.join(plain)} keep the ids that their shards hold (imported without a key)"
+        yield f"subjects of {listed(plain)} keep the ids that their shards hold (imported without a key)"
 
 
 def publish_later(chosen: Experiment, folder: RunFolder, context: RunContext) -> None:

@@ -34,7 +34,7 @@ from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
 from fedrecon.platform.runs.warm_start import begin_with, start_values
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import RunError, listed
 from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class _Run:
         what = experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"]
         resumed = f", going on after round {start}" if start else ""
         progress.say(
-            f"{experiment.name}: {what} at {len(self.shards)} sites ({', '.join(self.shards)}), digest "
+            f"{experiment.name}: {what} at {len(self.shards)} sites ({listed(self.shards)}), digest "
             f"{self.folder.digest}, run {tracker.run_id or '(MLflow has not made it yet)'}{resumed}"
         )
 

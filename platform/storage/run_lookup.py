@@ -46,20 +46,31 @@ def find_run(workspace: Path, reference: str, finished: bool = True) -> RunFolde
     Raises:
         InputError: no run or several runs fit, or the run is not finished. RunError: a file of the run is damaged.
     """
+    if _is_folder_name(reference) and (whole := RunFolder(workspace, reference)).path.is_dir():
+        return _ended(whole, reference, finished)  # the notes of all other runs need not be read
     folders = run_folders(workspace)
     known = {folder.digest: _Names.of(folder) for folder in folders}
     if not known:
         raise InputError(f"no run in {workspace}: fedrecon run EXPERIMENT.yaml makes one (other folder: --workspace)")
-    if reference == LATEST and LATEST not in known:
+    if reference == LATEST:
         return _newest(workspace, folders)
-    fitting = [reference] if reference in known else [digest for digest, one in known.items() if one.fit(reference)]
+    fitting = [digest for digest, one in known.items() if one.fit(reference)]
     if not fitting:
         raise _nothing(reference, known)
     if len(fitting) > 1:
         listed = ", ".join(f"{digest} ({known[digest].name or 'no name'})" for digest in fitting[:MOST])
         more = f" and {len(fitting) - MOST} more" if len(fitting) > MOST else ""
         raise InputError(f"'{reference}' fits {len(fitting)} runs: {listed}{more}; give the digest of one", [reference])
-    folder = RunFolder(workspace, fitting[0])
+    return _ended(RunFolder(workspace, fitting[0]), reference, finished)
+
+
+def _is_folder_name(reference: str) -> bool:
+    """Whether this is one part of a path, and no hidden one."""
+    return not reference.startswith(".") and Path(reference).name == reference != ""
+
+
+def _ended(folder: RunFolder, reference: str, finished: bool) -> RunFolder:
+    """The folder. Refuses a run that is not finished if it must be."""
     if finished and folder.result() is None:
         raise InputError(f"run '{reference}' is not finished; the same command fedrecon run continues it")
     return folder

@@ -44,6 +44,10 @@ MIN_PREFIX = 6
 """The smallest number of characters of a digest in a reference."""
 
 
+_TICK_NS = 1_000
+"""Difference of two times of files in ns: file systems keep no finer one everywhere."""
+
+
 def note_trained(folder: RunFolder, training_digest: str) -> None:
     """Notes that this run has finished this training. Runs with the same training can take its last checkpoint."""
     path = _trained(folder.workspace, training_digest)
@@ -62,11 +66,19 @@ def find_trained(workspace: Path, training_digest: str) -> RunFolder | None:
     return folder if folder is not None and folder.checkpoints.paths() else None
 
 
-def forget_trained(workspace: Path, digest: str) -> None:
-    """Deletes the notes that this run has finished a training, and notes that are damaged: nobody could use them."""
-    for path in workspace.glob("trained/*.json"):
+def forget_trained(folder: RunFolder) -> None:
+    """Deletes the note that this run has finished a training; also if it is damaged: nobody could use it.
+
+    The run's own note names its training. Without that note all notes of trainings are read.
+    """
+    try:
+        noted = folder.noted()
+    except RunError:
+        noted = None
+    own = None if noted is None else noted.get("training_digest")
+    for path in folder.workspace.glob("trained/*.json") if own is None else [_trained(folder.workspace, own)]:
         try:
-            stale = _trained_by(path) == digest
+            stale = _trained_by(path) == folder.digest
         except RunError:
             stale = True
         if stale:
@@ -116,8 +128,16 @@ class RunFolder:
         return self._with_run_id(self._read("result.json", *needs))
 
     def save_result(self, result: dict[str, Any]) -> None:
-        """Writes the result, which marks the run as finished. A run writes it last."""
+        """Writes the result, which marks the run as finished. A run writes it last.
+
+        Its time is later than that of every other result in the workspace, though the clock may have gone back:
+        ``latest`` is the run that finished last.
+        """
         self._write("result.json", result)
+        path, others = self.path / "result.json", self.workspace.glob("runs/*/result.json")
+        newest = max((one.stat().st_mtime_ns for one in others if one.parent != self.path), default=0)
+        if path.stat().st_mtime_ns <= newest:
+            os.utime(path, ns=(newest + _TICK_NS, newest + _TICK_NS))
 
     def note_run(self, note: dict[str, Any]) -> None:
         """Notes the run: run id, experiment, training digest, image properties of the network, splits of subjects.
@@ -153,10 +173,10 @@ class RunFolder:
 
     def set_aside(self) -> None:
         """Renames the folder, so that a rerun starts from nothing and no file is lost."""
+        forget_trained(self)
         if self.path.exists():
             aside = (self.path.with_name(f"{self.digest}.before-{number}") for number in itertools.count(1))
             self.path.rename(next(path for path in aside if not path.exists()))
-        forget_trained(self.workspace, self.digest)
 
     def _with_run_id(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
         """The content with the run's id in the store that got it last. A new store gives a new id."""

@@ -74,6 +74,9 @@ def _end_if_lost(over: threading.Event, poll: float = 0.5) -> None:
             will()
         except Exception as error:  # noqa: BLE001 - nothing may keep the process
             tell(f"warning: {type(error).__name__}: {error}")
+    from fedrecon.platform.execution import last_word
+
+    last_word.goodbye()
     tell(SAYS)
     os._exit(TERMINATED)
 

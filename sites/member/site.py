@@ -40,7 +40,7 @@ from fedrecon.sites.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -137,6 +137,20 @@ class Site:
             instruction_set=torch.backends.cpu.get_cpu_capability(),
             shards={name: shard.content_hash for name, shard in self.shards.items()},
         )
+
+    def train_in(self, room: Callable[[int], Vector | None]) -> None:
+        """Moves the network into memory where the driver reads its reply, if nothing else than replies ever lies in it.
+
+        A network with private parts, with local rounds of its own, or that is adapted to a subject, stays where it is.
+
+        Args:
+            room: gives memory for a number of values, or None.
+        """
+        plan, parameters = self.plan, self.parameters
+        if len(parameters.private) or plan.personalise is not None or plan.method.network_kind != "reconstruction":
+            return
+        if (storage := room(len(parameters.flat))) is not None:
+            parameters.move(storage)
 
     def fit(self, request: TrainRequest) -> TrainReply:
         """One round of local training from the state in the request.

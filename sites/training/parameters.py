@@ -93,8 +93,23 @@ class Parameters:
         self.n_shared = sum(slot.stop - slot.start for slot in slots if slot.shared)
         self.shared = self.flat[: self.n_shared]
         self.private = self.flat[self.n_shared :]
+        self._model = model
         self.n_fixed = sum(slot.stop - slot.start for slot in slots if not slot.local)
         self.local = self.flat[self.n_fixed :]
+
+    def move(self, storage: Vector) -> None:
+        """Moves all parameters of a network on the CPU into ``storage`` (n,), which then is their memory.
+
+        No value changes. On a GPU they stay where they are.
+        """
+        if self.flat.device.type != "cpu" or self.flat.data_ptr() == storage.ctypes.data:
+            return
+        flat = torch.from_numpy(storage)
+        flat.copy_(self.flat)
+        for slot in self.slots:
+            _attach(self._model, slot.name, flat[slot.start : slot.stop].view(slot.shape))
+        self.flat, self.shared, self.private = flat, flat[: self.n_shared], flat[self.n_shared :]
+        self.local = flat[self.n_fixed :]
 
     @property
     def buffers(self) -> Buffers:

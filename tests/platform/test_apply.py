@@ -199,14 +199,6 @@ def test_gpus_that_no_site_can_have_are_refused_at_once(monkeypatch, given, in_p
     check_here(Resources(gpus_per_site=1), False, "10.0.0.1:6379")  # the nodes of a cluster are not known yet
 
 
-def test_two_gpus_hold_a_site_of_two_and_none_of_three(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
-    check_here(Resources(gpus_per_site=2), False, None)
-    with pytest.raises(InputError, match="sees 2"):
-        check_here(Resources(gpus_per_site=3), False, None)
-
-
 def test_devices_shares_and_threads_are_said_of_sites_that_are_alike_in_one_line():
     def member(name, device, threads=1):
         return Description(name, 1, device, threads, "2", "AVX2", {})

@@ -118,6 +118,31 @@ def test_a_wrong_value_is_refused_and_its_key_named(override, key):
         read(override)
 
 
+@pytest.mark.parametrize("given", [1.5, 2, 4096])
+def test_a_site_of_more_than_one_gpu_is_refused_wherever_it_is_given(given):
+    """Two were reserved and one was used. An experiment, an override, a study, a sweep's base and its search."""
+    from fedrecon.tune.search.config import Sweep
+    from fedrecon.tune.study.config import Study
+    from fedrecon.tune.trials.planner import Planner
+
+    says = rf"resources\.gpus_per_site.*{given:g}\b.*one GPU.*auto, 0 to 1"
+    more = {"resources": {"gpus_per_site": given}}
+    study = {"name": "s", "experiment": {**BASE, **more}, "methods": {"a": {}}}
+    how = {"name": "s", "metric": "mean/psnr", "mode": "max", "experiment": BASE}
+    searching, _ = Sweep.read({**how, "search": {"resources.gpus_per_site": {"grid": [1, given]}}})
+    settings, _ = Sweep.read({**how, "search": {"seed": {"grid": [0]}}})
+    for refused in (
+        lambda: read(**more),
+        lambda: read(f"resources.gpus_per_site={given}"),
+        lambda: Planner.of(settings, {**BASE, **more}),
+        lambda: Planner(searching, BASE).trial(0, {"resources.gpus_per_site": given}),
+        lambda: Experiment.read(Study.read(study)[1]),
+    ):
+        with pytest.raises(InputError, match=says):
+            refused()
+    assert read("resources.gpus_per_site=1").resources.gpus_per_site == 1
+
+
 def test_no_sites_no_experiment():
     with pytest.raises(InputError, match="'sites' is missing"):
         Experiment.read({"name": "x"})

@@ -2,12 +2,14 @@
 
 import ctypes
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from fedrecon.platform.config.resources import Resources
-from fedrecon.platform.execution import lost_ray, ray_executor
+from fedrecon.platform.execution import last_word, lost_ray, ray_executor
 from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.wire_log import WireLog
@@ -25,7 +27,11 @@ def ray(monkeypatch):
     monkeypatch.setattr(worker, "global_worker", SimpleNamespace(gcs_client=SimpleNamespace(address="[::1]:7")))
     context = SimpleNamespace(get_node_id=lambda: "here")
     monkeypatch.setattr(lost_ray.ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(lost_ray.ray, "nodes", lambda: [{"NodeID": "there", "Alive": False}, row])
+    table, answering = [{"NodeID": "there", "Alive": False}, row], lost_ray.threading.Event()
+    answering.set()
+    monkeypatch.setattr(lost_ray.ray, "nodes", lambda: table if answering.wait(20) else pytest.fail("nobody answers"))
+    monkeypatch.setattr(lost_ray, "PATIENCE", 0.05)
+    monkeypatch.setattr(lost_ray, "_silent", set())
     answers = {("::1", 7): None}
     monkeypatch.setattr(lost_ray, "no_answer", lambda host, port, seconds: answers[host, port])
 
@@ -34,10 +40,13 @@ def ray(monkeypatch):
             processes[name][0].process = ended
         elif name == "node":
             row["Alive"] = False
+        elif name == "answers":
+            answering.clear()
         else:
             answers["::1", 7] = "refused"
 
-    return lose
+    yield lose
+    answering.set()
 
 
 @pytest.mark.parametrize(
@@ -47,13 +56,15 @@ def ray(monkeypatch):
         ("raylet", "the raylet of this machine has ended"),
         ("address", r"\[::1\]:7 does not answer \(refused\)"),
         ("node", "the raylet of this machine does not answer"),
+        ("answers", r"\[::1\]:7 gives no answer"),  # it is stopped
     ],
 )
 def test_who_is_lost_is_named(ray, lost, says):
     lost_ray.check_ray()
     ray(lost)
-    with pytest.raises(RunError, match=says):
-        lost_ray.check_ray()
+    for _ in range(2):
+        with pytest.raises(RunError, match=says):
+            lost_ray.check_ray()
 
 
 @pytest.mark.parametrize(("lost", "seen"), [("gcs_server", True), ("raylet", True), ("address", False)])
@@ -134,6 +145,25 @@ def test_a_run_whose_ray_is_lost_ends_and_counts_no_restart(ray, error, monkeypa
     with pytest.raises(RunError, match=r"Ray is lost: the raylet.*same command"):
         asked(one)
     assert (one.restarts, one.dead) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("os._exit(1)", 1),  # what Ray's C++ part does
+        ("os.kill(os.getpid(), 9)", 1),
+        ("last_word.keep(); os._exit(1)", 1),
+        ("sys.exit(1)", 0),
+        ("raise SystemError", 0),
+        ("last_word.goodbye(); last_word.goodbye(); os._exit(1)", 0),
+        ("last_word.goodbye(); last_word.keep(); os._exit(1)", 1),
+    ],
+)
+def test_who_ends_without_a_word_has_a_last_one(end, words):
+    code = f"import os, sys; from fedrecon.platform.execution import last_word; last_word.keep(); {end}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert done.stderr.splitlines().count(last_word.TEXT) == words
 
 
 def test_ray_says_nothing_of_its_own_while_it_connects():

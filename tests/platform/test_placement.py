@@ -4,7 +4,7 @@ import pytest
 
 from fedrecon.platform.execution import ray_cluster
 from fedrecon.platform.execution.placement import Demand, check, demands, first_bound
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import RunError
 
 
 def node(cpus: float, gpus: float = 0, labels: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
@@ -101,11 +101,6 @@ def test_a_fraction_of_a_gpu_is_one_of_a_single_gpu() -> None:
     with pytest.raises(RunError, match="'c' cannot be placed"):
         check([Demand(name, 1, 0.6) for name in "abc"], nodes)
     check([Demand("a", 1, 0.5), Demand("b", 1, 0.5), Demand("c", 1, 1)], nodes)
-
-
-def test_one_and_a_half_gpus_are_no_request() -> None:
-    with pytest.raises(InputError, match="whole numbers"):
-        demands(["north"], [node(2, 2)], 1, 1.5)
 
 
 def test_who_has_waited_is_told_what_is_free() -> None:

@@ -3,7 +3,7 @@
 import io
 
 from fedrecon.platform.federation.progress import Progress
-from fedrecon.sites.errors import tell
+from fedrecon.sites.errors import listed, tell
 from fedrecon.sites.phases import phase
 
 
@@ -76,3 +76,14 @@ def test_a_name_that_a_terminal_would_obey_is_shown_as_an_escape(capsys):
     assert stream.getvalue() == "no store at /x\\x1b[2Jy [red]z\n"
     tell("a\x07b")
     assert capsys.readouterr() == ("", "a\\x07b\n")
+
+
+def test_a_line_of_a_thousand_sites_names_the_lowest_ones():
+    stream = io.StringIO()
+    psnr = {f"s{number}": 20.0 + (number * 7) % 1000 / 100 for number in range(1000)}
+    Progress(2, stream=stream).round(1, {"s0": 0.5}, psnr, 1.0)
+    (line,) = stream.getvalue().splitlines()
+    assert "dB (lowest of 1000: s0 20.00, " in line
+    assert line.count(" s") == 8
+    assert listed(list("abc")) == "a, b, c"
+    assert listed(map(str, range(1000)), 2) == "0, 1 and 998 more"

@@ -21,7 +21,7 @@ from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.site_actor import ActorPool, SiteActor, Tenancy, Vacant
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.fedper import FedPer
@@ -218,7 +218,6 @@ def test_a_tuned_site_that_comes_back_is_tuned(consortium: dict[str, Path], tmp_
 @pytest.mark.parametrize(
     ("resources", "says"),
     [
-        ({"gpus_per_site": 4}, "'north'.*GPU\\b.*\\b4\\b.*\\b2\\b"),
         ({"cpus_per_site": 64}, "'north'.*CPU\\b.*\\b64\\b.*\\b4\\b"),
         ({"cpus_per_site": 1.5}, "'south'"),
     ],
@@ -228,11 +227,6 @@ def test_what_cannot_be_had_is_refused_at_once(four: Federation, resources: dict
     with pytest.raises(RunError, match=says):
         RayExecutor(four.plans(), Resources(**resources))
     assert time.monotonic() - start < 5
-
-
-def test_one_and_a_half_gpus_are_the_users_mistake(four: Federation) -> None:
-    with pytest.raises(InputError, match=r"gpus_per_site is 1\.5"):
-        RayExecutor(four.plans(), Resources(gpus_per_site=1.5))
 
 
 def test_a_cluster_that_others_fill_is_named_in_time(four: Federation) -> None:

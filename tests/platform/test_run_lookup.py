@@ -3,13 +3,14 @@
 import argparse
 import json
 import os
+import time
 
 import pytest
 from command_line import Called
 
 from fedrecon.cli import _parser
 from fedrecon.platform.storage.run_lookup import RUN, find_run
-from fedrecon.platform.storage.workspace import RunFolder
+from fedrecon.platform.storage.workspace import RunFolder, forget_trained, note_trained
 from fedrecon.sites.errors import InputError, RunError
 
 NORTH, SOUTH, TWICE = "a1b2c3d4e5f60718", "a1b2c3ffffffffff", "0123456789abcdef"
@@ -62,6 +63,14 @@ def test_what_fits_several_or_none_is_refused_with_the_nearest(workspace, refere
         find_run(workspace, reference)
     assert all(word in str(refused.value) for word in words)
     assert refused.value.unknown == (reference,)
+
+
+def test_the_latest_run_is_the_last_one_though_the_clock_went_back_a_day(workspace):
+    day_on = time.time_ns() + 86_400 * 10**9
+    os.utime(workspace / "runs" / SOUTH / "result.json", ns=(day_on, day_on))
+    assert find_run(workspace, "latest").digest == SOUTH
+    RunFolder(workspace, TWICE).save_result({**RESULT, "digest": TWICE})
+    assert find_run(workspace, "latest").digest == TWICE
 
 
 def test_a_name_that_is_also_the_beginning_of_a_digest_is_refused(workspace):
@@ -138,3 +147,25 @@ def test_the_answer_says_which_run_was_taken(capsys, workspace):
     called = Called(capsys, "runs", "show", "south", "--json", "--workspace", workspace)
     assert SOUTH in called.err
     assert json.loads(called.out)["digest"] == SOUTH
+
+
+def test_a_whole_digest_reads_no_other_run(workspace, monkeypatch):
+    """A sweep that begins with a trained run looks it up once a trial, among all of them."""
+    read, noted = [], RunFolder.noted
+    monkeypatch.setattr(RunFolder, "noted", lambda folder: (read.append(folder.digest), noted(folder))[1])
+    assert find_run(workspace, NORTH).digest == NORTH
+    assert read == []
+
+
+def test_the_note_of_a_training_is_forgotten_without_reading_the_others(workspace, monkeypatch):
+    for number, digest in enumerate((NORTH, SOUTH)):
+        folder = RunFolder(workspace, digest)
+        folder.note_run({**folder.noted(), "training_digest": str(number) * 16})
+        note_trained(folder, str(number) * 16)
+    (workspace / "trained" / "of-another.json").write_text("damaged")
+    RunFolder(workspace, NORTH).set_aside()
+    left = {path.name for path in (workspace / "trained").iterdir()}
+    assert left == {"1" * 16 + ".json", "of-another.json"}
+    (RunFolder(workspace, SOUTH).path / "run.json").unlink()  # without its own note, all are read
+    forget_trained(RunFolder(workspace, SOUTH))
+    assert not list((workspace / "trained").iterdir())

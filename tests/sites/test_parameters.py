@@ -145,3 +145,26 @@ def test_first_weights_follow_from_the_seed_and_the_global_generator_stays():
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_a_network_that_moves_keeps_its_values_and_trains_in_its_new_memory():
+    model, same = Net(), Net()
+    parameters = Parameters(model, lambda _: True, lambda name: name == "own")
+    before, storage = parameters.flat.tolist(), np.zeros(len(parameters.flat), np.float32)
+    owner = model.own
+    parameters.move(storage)
+    assert storage.tolist() == before
+    assert model.own is owner  # an optimizer that holds it goes on
+    assert (parameters.shared.tolist(), parameters.private.tolist(), parameters.local.tolist()) == (
+        before,
+        [],
+        [1, 2, 3, 4],
+    )
+    model(torch.tensor([[1.0, -1.0], [2.0, 5.0]])).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.5).step()
+    assert storage.tolist() == parameters.flat.tolist() != before
+    parameters.load_shared(np.arange(11, dtype=np.float32))
+    assert storage.tolist() == [*range(11)]
+    assert model.own.tolist() == [[7, 8], [9, 10]] != same.own.tolist()
+    parameters.move(storage)
+    assert storage.tolist() == [*range(11)]

@@ -1,6 +1,8 @@
 """What must hold of every strategy of the registry, some of them in several ways."""
 
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -341,6 +343,24 @@ def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consorti
     together = {reply.site: reply for reply in federation("fedmri", consortium, tmp_path).executor().fit(request)}
     for plan in federation("fedmri", consortium, tmp_path / "alone").plans()[::-1]:
         assert Site(plan).fit(request).shared.tobytes() == together[plan.member].shared.tobytes()
+
+
+@every
+def test_only_what_a_reply_shares_lies_in_the_drivers_memory(name, consortium, tmp_path):
+    """A network in memory that the driver reads replies as one in its own; one with private parts does not move."""
+    one = federation(name, consortium, tmp_path / "a")
+    request, plan = one.method.request(one.begin()), one.plans()[0]
+    calm, moved = Site(plan), Site(replace(plan, memory=str(tmp_path / "b")))
+    rooms = []
+    moved.train_in(lambda length: rooms.append(np.zeros(length, np.float32)) or rooms[-1])
+    replies = [site.fit(request) for site in (calm, moved)]
+    assert replies[0].shared.tobytes() == replies[1].shared.tobytes()
+    assert len(rooms) == (one.method.network_kind == "reconstruction" and not len(moved.parameters.private))
+    for room in rooms:
+        assert np.shares_memory(room, replies[1].shared)
+        assert len(room) == len(replies[1].shared)
+    rounds = replace(plan, personalise=SimpleNamespace(takes=lambda *_: True))
+    Site(rounds).train_in(lambda _: pytest.fail("what is personal stays"))
 
 
 @every

@@ -7,7 +7,7 @@ import pytest
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.sites.errors import RunError
-from fedrecon.tune.engine.packing import DRIVER_CPUS, PER_GPU, Packing, asked, roster
+from fedrecon.tune.engine.packing import DRIVER_CPUS, NOTHING, PER_GPU, Packing, asked, roster
 
 TWO = ["north", "south"]
 AUTO = ("auto", "auto")
@@ -110,7 +110,7 @@ def test_actors_have_a_bundle_for_the_trial_and_one_for_each_site():
     group = packed(node(4, 2)).factory(AUTO, TWO)
     driver, *sites = group.bundles
     assert driver == {"CPU": DRIVER_CPUS}
-    assert sites == [{"CPU": 0.998, "GPU": 1.0}] * 2
+    assert sites == [{"CPU": 0.95, "GPU": 1.0}] * 2  # 2 sites of a CPU, less a tenth for the trial's own process
     assert group.strategy == "PACK"
     assert selectors(group) == [{"ray.io/node-id": "head"}, {}, {}]
 
@@ -167,9 +167,9 @@ def test_auto_shares_the_gpus_among_the_trials_too(nodes, concurrency, gpu):
 
 def test_auto_shares_the_cpus_among_the_trials_too():
     _, *sites = bundles(packed(node(2), executor="actors", concurrency=2), AUTO)
-    assert [one["CPU"] for one in sites] == [pytest.approx(0.5, abs=0.01)] * 2
+    assert [one["CPU"] for one in sites] == [0.45] * 2  # with a tenth for the process of each trial
     _, *sites = bundles(packed(node(2), executor="actors", concurrency=4), AUTO)
-    assert [one["CPU"] for one in sites] == [pytest.approx(0.25, abs=0.01)] * 2
+    assert [one["CPU"] for one in sites] == [0.2] * 2
 
 
 def test_what_is_given_is_asked_for():
@@ -178,7 +178,34 @@ def test_what_is_given_is_asked_for():
     _, *sites = bundles(packed(node(8, 2)), (0.5, 0))
     assert sites == [{"CPU": 0.5}] * 2
     _, *sites = bundles(packed(node(8, 2)), (0, 0))
-    assert sites == [{"CPU": DRIVER_CPUS}] * 2
+    assert sites == [{"CPU": NOTHING}] * 2
+
+
+def test_a_trial_of_auto_asks_for_what_its_sites_would_have():
+    """So as many fit as without a share for the process of each; here 8 of 2 CPUs on 16."""
+    driver, *sites = bundles(packed(node(16, 16), executor="actors"))
+    assert (driver["CPU"], *(one["CPU"] for one in sites)) == (0.1, 0.95, 0.95)
+    driver, *sites = bundles(packed(node(2), executor="actors", concurrency=16))
+    assert (driver["CPU"], *(one["CPU"] for one in sites)) == (0.0625, 0.0312, 0.0312)  # at most half for the processes
+
+
+IP = {"node:10.0.0.1": 1.0, "node:__internal_head__": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "each", "concurrency", "own"),
+    [
+        (4, (1, 0), "auto", {"CPU": 0.1}),
+        (4, (1, 0), 1, {"CPU": 0.1}),
+        (4, (1, 0), 2, {"node:10.0.0.1": NOTHING}),  # two at once were wanted, and do fit
+        (4, (1, 0), 3, {"CPU": 0.1}),  # three do not fit anyway
+        (2, (1, 0), "auto", {"node:10.0.0.1": NOTHING}),  # the sites take all
+        (0, (0, 0), "auto", {"node:10.0.0.1": NOTHING}),  # a head without a CPU for Ray
+    ],
+)
+def test_the_trial_s_own_process_is_seen_by_ray_where_there_is_room(cpus, each, concurrency, own):
+    nodes = node(cpus, resources=IP), node(8, name="b", site="elsewhere")
+    assert bundles(packed(*nodes[: 1 + (cpus == 0)], executor="actors", concurrency=concurrency), each)[0] == own
 
 
 @pytest.mark.parametrize("each", [AUTO, (1, 0), (1, 1)])

@@ -86,8 +86,8 @@ def test_sites_on_their_nodes_in_halves_of_their_gpus_and_the_same_bits(
 def test_a_trial_that_no_node_can_hold_is_refused_at_once(
     nodes: dict[str, str], base: dict[str, Any], tmp_path: Path
 ) -> None:
-    large = {**base, "resources": {"gpus_per_site": 2}}
-    with pytest.raises(RunError, match=r"'north'.*GPU\b.*\b2\b.*\b1\b"):
+    large = {**base, "resources": {"gpus_per_site": 1, "cpus_per_site": 64}}
+    with pytest.raises(RunError, match=r"'north'.*CPU\b.*\b64\b"):
         sweep(large, {"seed": {"grid": [0, 1]}}, name="large", workspace=tmp_path)
 
 

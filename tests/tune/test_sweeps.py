@@ -11,6 +11,7 @@ import pytest
 from clusters import local_cluster
 from tiny import EXPLODES
 
+from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.runs.run import run
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.tune.engine.campaign import Campaign
@@ -202,13 +203,20 @@ def test_optuna_suggests_for_two_metrics_and_a_longer_sweep_goes_on(
 
 
 def test_site_actors_in_the_trials_placement_group(base: dict[str, Any], workspace: Path, on_ray: None) -> None:
-    search = {"strategy.name": {"grid": ["fedavg", "pooled"]}}
+    search = {"strategy.name": {"grid": ["fedavg", "fedprox", "pooled"]}}
     actors = {**base, "resources": {"crew": "actors"}, "allow_pooling": True}
     result = sweep(actors, search, name="actors", workspace=workspace, concurrency=1)
-    assert [(row.status, row.error) for row in result.trials] == [("FINISHED", None)] * 2
+    assert [(row.status, row.error) for row in result.trials] == [("FINISHED", None)] * 3
+    described = []
     for row in result.trials:
-        found = RunFolder(workspace, row.trial.digest).result()
+        folder = RunFolder(workspace, row.trial.digest)
+        found = folder.result()
         assert found is not None
         assert found["environment"]["crew"] == "ray actors"
         alone = run(row.trial.experiment, workspace=workspace / "alone", in_process=True)
         assert row.metrics["test/mean/psnr"] == alone.mean["psnr"]
+        rows = WireLog(folder.path / WIRE_LINES).rows
+        described.append({(one["site"], one["hash"]) for one in rows if one["type"] == "Description"})
+    # A description holds the process id: the second trial was served by the processes of the first.
+    assert described[0] == described[1]
+    assert not described[1] & described[2]

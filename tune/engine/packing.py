@@ -24,8 +24,12 @@ PER_GPU = 4
 Amount = float | Literal["auto"]
 """A number of CPUs or GPUs; ``auto`` shares the nodes, see :func:`placement.demands`."""
 
-DRIVER_CPUS = 0.001
-"""The CPUs of a trial's own process. They are few, because the sites do the work."""
+DRIVER_CPUS = 0.1
+"""The CPUs of a trial's own process: it adds up replies and commits while its sites mostly wait. At most, half of the
+workspace's node is asked for the processes of the trials that run at once."""
+
+NOTHING = 0.001
+"""What a bundle asks for that needs nothing: Ray refuses an empty one."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Packing:
         gpus = each[1] if _total(here, "GPU") else 0.0  # a workspace node without a GPU scores on its CPUs
         (one,) = placement.demands(["test"], here, each[0], gpus, self.at_once or 1)
         placement.check([one], here)
-        needs = {name: amount for name, amount in one.needs.items() if amount} or {"CPU": DRIVER_CPUS}
+        needs = {name: amount for name, amount in one.needs.items() if amount} or {"CPU": NOTHING}
         return PlacementGroupFactory([needs], bundle_label_selector=[{"ray.io/node-id": self.here}])
 
     def _in_process(self) -> PlacementGroupFactory:
@@ -106,30 +110,49 @@ class Packing:
         return PlacementGroupFactory([one])
 
     def _actors(self, cpus: Amount, gpus: Amount, members: Sequence[str]) -> PlacementGroupFactory:
-        found = placement.demands(members, self.nodes, cpus, gpus, self.at_once or 1)
-        own = self._own_bundle()
-        if cpus == "auto" and "CPU" in own:  # leave CPU for the trial's own process
-            found = [replace(one, cpus=round(max(one.cpus - 2 * DRIVER_CPUS, 0.0), 4)) for one in found]
+        at_once = self.at_once or 1
+        found = placement.demands(members, self.nodes, cpus, gpus, at_once)
         placement.check(found, self.nodes)
-        placement.check(
-            found, [_without(node, own) if node.get("NodeID") == self.here else node for node in self.nodes]
-        )
+        here = _total([node for node in self.nodes if node.get("NodeID") == self.here], "CPU")
+        asked = _rounded(min(DRIVER_CPUS, here / 2 / at_once))
+        if cpus == "auto" and asked:  # the trial as a whole asks for what its sites would have
+            taken = max(asked * at_once / here, asked / max(sum(one.cpus for one in found), 1.0))
+            found = [replace(one, cpus=_rounded(one.cpus * (1 - taken))) for one in found]
+        own = self._own_bundle(asked, found, at_once)
         sites = [{name: amount for name, amount in one.needs.items() if amount} for one in found]
-        bundles = [own, *(one or {"CPU": DRIVER_CPUS} for one in sites)]
+        bundles = [own, *(one or {"CPU": NOTHING} for one in sites)]
         selectors: list[dict[str, str]] = [{"ray.io/node-id": self.here}, *(dict(one.labels) for one in found)]
         return PlacementGroupFactory(bundles, strategy="PACK", bundle_label_selector=selectors)
 
-    def _own_bundle(self) -> dict[str, float]:
-        """The bundle of the trial's own process, which must run on the workspace's node.
+    def _own_bundle(self, cpus: float, sites: Sequence[Demand], at_once: int) -> dict[str, float]:
+        """The bundle of the trial's own process, on the workspace's node: these CPUs.
 
-        It takes a little of the resource that only this node has (``node:IP``). Without such a resource it takes
-        a little of a CPU.
+        If that node has no CPU for Ray, or the sites take all of them as the user wants it, the bundle takes a little
+        of the resource that only this node has (``node:IP``).
+
+        Raises:
+            RunError: the node has no such resource, and no CPU is left beside the sites.
         """
-        here: Mapping[str, float] = next(
-            (node["Resources"] for node in self.nodes if node.get("NodeID") == self.here), {}
-        )
-        names = [name for name in here if name.startswith("node:") and name != "node:__internal_head__"]
-        return {names[0]: DRIVER_CPUS} if names else {"CPU": DRIVER_CPUS}
+        (here,) = [node for node in self.nodes if node.get("NodeID") == self.here]
+        names = [one for one in here["Resources"] if one.startswith("node:") and one != "node:__internal_head__"]
+        others = [node for node in self.nodes if node is not here]
+        for count in sorted({at_once, 1}, reverse=True):
+            beside = [*others, _without(here, {"CPU": cpus * count})]
+            if cpus and _fit(sites, count, beside):
+                return {"CPU": cpus}
+            if names and _fit(sites, count, self.nodes):
+                return {names[0]: NOTHING}
+        placement.check(sites, beside)
+        return {"CPU": cpus or NOTHING}
+
+
+def _fit(sites: Sequence[Demand], count: int, nodes: Sequence[Node]) -> bool:
+    """Whether the nodes hold the sites of this number of trials together."""
+    try:
+        placement.check([one for one in sites for _ in range(count)], nodes)
+    except RunError:
+        return False
+    return True
 
 
 def asked(experiment: Experiment) -> tuple[Amount, Amount]:
@@ -152,7 +175,12 @@ def _share(amount: float, by: int) -> float:
     """An equal share of an amount of CPUs, at most 1, rounded down to four decimals."""
     if amount <= 0:
         raise RunError("the cluster has no CPU that Ray may use")
-    return min(1.0, math.floor(1e4 * amount / by) / 1e4)
+    return min(1.0, _rounded(amount / by))
+
+
+def _rounded(amount: float) -> float:
+    """Four decimals, rounded down: Ray counts in these."""
+    return math.floor(1e4 * amount + 1e-6) / 1e4
 
 
 def _total(nodes: Sequence[Node], name: str) -> float:

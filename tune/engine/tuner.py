@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -121,8 +121,9 @@ class TrialTuner:
         packing = Packing.of(
             executor, self._planner.settings.concurrency, nodes, ray.get_runtime_context().get_node_id()
         )
-        for row in self._trial_table.rows:
-            _group(packing, asked(row.trial.experiment), self._members(row.trial))
+        wanted = {(asked(row.trial.experiment), tuple(self._members(row.trial))) for row in self._trial_table.rows}
+        for each, members in wanted:
+            _group(packing, each, members)
         return packing
 
     def _trained(self, training: str) -> bool:
@@ -156,10 +157,15 @@ class TrialTuner:
             "address": self._address,
             "keep_checkpoints": self._keep_checkpoints,
         }
-        trainable = ray_tune.with_resources(
-            ray_tune.with_parameters(SweepTrial, shared=shared),
-            lambda config: _group(packing, config["asked"], config["members"]),
-        )
+        groups: dict[Any, ray_tune.PlacementGroupFactory] = {}
+
+        def group(config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
+            key = (*config["asked"], *config["members"])
+            if key not in groups:
+                groups[key] = _group(packing, config["asked"], config["members"])
+            return groups[key]
+
+        trainable = ray_tune.with_resources(ray_tune.with_parameters(SweepTrial, shared=shared), group)
         debris.sweep()
         # The row of a trial holds its error, so Ray Tune does not have to print the traceback.
         silent = quiet("ray.tune", "ray.air", level=logging.CRITICAL)
@@ -246,6 +252,6 @@ class TrialTuner:
         return time.monotonic() >= self._deadline
 
 
-def _group(packing: Packing, each: tuple[Any, Any], members: list[str]) -> ray_tune.PlacementGroupFactory:
+def _group(packing: Packing, each: tuple[Any, Any], members: Sequence[str]) -> ray_tune.PlacementGroupFactory:
     """The placement group of a trial, see :meth:`Packing.factory` and, without members, :meth:`Packing.alone`."""
     return packing.factory(each, members) if members else packing.alone(each)

@@ -6,13 +6,20 @@ import sys
 import time
 from typing import Any, TextIO
 
-from fedrecon.sites.errors import tell, visible
+from fedrecon.sites.errors import listed, tell, visible
 from fedrecon.tune.search.config import CampaignSettings, Sweep
 from fedrecon.tune.trials.settings import best_setting
 from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 INTERVAL = 15.0
 """The smallest number of seconds between two lines about running trials, if stderr is not a terminal."""
+
+
+REFRESH = 0.25
+"""The smallest number of seconds between two updates of the live table: its counts go through all trials."""
+
+ROOM = 6
+"""Lines of a screen that the live table leaves to others: its own head, and what is printed above it."""
 
 
 class SweepProgress:
@@ -34,7 +41,7 @@ class SweepProgress:
         self._spoken = time.monotonic()
         self._start: float | None = None
         self._view: Any = None
-        self._before = self._work()
+        self._before, self._drawn = self._work(), 0.0
         if self._stream.isatty():
             self._open()
 
@@ -51,15 +58,16 @@ class SweepProgress:
             self._start, self._before = time.monotonic(), self._work()
         if row.status in ENDED:
             self.say(self._verdict(row))
-        if self._view is not None:
-            self._view.update(self._table())
-        elif row.status == "RUNNING" and time.monotonic() - self._spoken > INTERVAL:
+        if self._view is not None and time.monotonic() - self._drawn >= REFRESH:
+            self._draw()
+        elif self._view is None and row.status == "RUNNING" and time.monotonic() - self._spoken > INTERVAL:
             self._spoken = time.monotonic()
             self.say(self.summary())
 
     def close(self) -> None:
         """Ends the live view."""
         if self._view is not None:
+            self._draw()
             self._view.stop()
             self._view = None
 
@@ -67,7 +75,7 @@ class SweepProgress:
         """The number of trials with each status, the best setting so far, and the remaining time."""
         counts = [f"{self._trial_table.count(status)} {status.lower()}" for status in ("RUNNING", "WAITING", *ENDED)]
         best = best_setting(self._trial_table.rows, *self._ranked) if self._ranked else None
-        numbers = ", ".join(str(row.trial.number) for row in best.rows) if best else ""
+        numbers = listed((str(row.trial.number) for row in best.rows), 8) if best else ""
         mean = best.over_seeds(self._shown)[0] if best else None
         best_so_far = f"; best {self._shown} {mean:.3f} (trial {numbers})" if mean is not None else ""
         return f"{', '.join(counts)}{best_so_far}{self._left()}"
@@ -108,22 +116,30 @@ class SweepProgress:
         from rich.console import Console
         from rich.live import Live as View
 
-        self._view = View(self._table(), console=Console(file=self._stream), refresh_per_second=4)
+        console = Console(file=self._stream)
+        self._view = View(self._table(console.height), console=console, refresh_per_second=4)
         self._view.start()
 
-    def _table(self) -> Any:
+    def _draw(self) -> None:
+        self._view.update(self._table(self._view.console.height))
+        self._drawn = time.monotonic()
+
+    def _table(self, height: int) -> Any:
+        """The counts, the best setting, and as many of the running trials as a screen of this height has room for."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
         for title in ("trial", "", "round", self._shown):
-            table.add_column(title)
-        for row in self._trial_table.rows:
-            if row.status == "RUNNING":
-                rounds = f"{row.round}/{row.trial.experiment.rounds}"
-                table.add_row(str(row.trial.number), Text(row.trial.name), rounds, _score(row, self._shown))
-        return Group(Text(f"{self._name}: {self.summary()}"), table)
+            table.add_column(title, no_wrap=True, overflow="ellipsis")
+        running = [row for row in self._trial_table.rows if row.status == "RUNNING"]
+        shown = running[: max(height - ROOM, 1)]
+        for row in shown:
+            rounds = f"{row.round}/{row.trial.experiment.rounds}"
+            table.add_row(str(row.trial.number), Text(row.trial.name), rounds, _score(row, self._shown))
+        more = [Text(f"and {len(running) - len(shown)} more that run")] if running[len(shown) :] else []
+        return Group(Text(f"{self._name}: {self.summary()}"), table, *more)
 
 
 def _score(row: TrialRow, metric: str) -> str:

@@ -105,7 +105,7 @@ class FedDiff(MovingAverage, FedProx, Denoising):
     """A denoiser of images at every noise level is shared; a reconstruction alternates it with the measured data.
 
     Training never sees an imaging operator: one training serves every mask, acceleration, coil set and scale. A
-    reconstruction (see :class:`fedrecon.strategies.half_quadratic.HalfQuadratic`) needs no gradient, so it takes tens of
+    reconstruction (see :class:`fedrecon.strategies.half_quadratic.HalfQuadratic`) needs no gradient: it takes tens of
     passes of a small network. Ours are the federation (FedAvg with a proximal term, a moving average on the server, a
     code for each site that can be dropped, private parts) and the stratified noise levels.
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BANDS = ("low_noise", "middle_noise", "high_noise")
 """Names of the losses of the lowest, the middle and the highest third of the noise levels."""
+HIGHEST, LOWEST, DRAW_STEPS = 1.6, -4.6, 24
+"""ln of the highest and of the lowest noise level of an image that is drawn (5 and 0.01), and the number of levels."""
 
 
 class Denoising(Partial):
@@ -160,7 +162,3 @@ class FedDiff(MovingAverage, FedProx, Denoising):
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
         """(b, y, x) complex64: the mean of the samples."""
         return restored(self.splitting, network, measurement, subject).mean(dim=0)
-
-
-HIGHEST, LOWEST, DRAW_STEPS = 1.6, -4.6, 24
-"""ln of the highest and of the lowest noise level of an image that is drawn (5 and 0.01), and the number of levels."""

@@ -11,6 +11,7 @@ from fedrecon.strategies.ditto import Ditto
 from fedrecon.strategies.fedadam import FedAdam
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.fedbn import FedBN
+from fedrecon.strategies.feddiff import FedDiff
 from fedrecon.strategies.fedgimp import FedGIMP
 from fedrecon.strategies.fedmri import FedMRI
 from fedrecon.strategies.fedper import FedPer
@@ -38,6 +39,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "hyperfed": HyperFed,
     "ditto": Ditto,
     "fedgimp": FedGIMP,
+    "feddiff": FedDiff,
     "local": Local,
     "pooled": Pooled,
 }

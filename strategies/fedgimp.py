@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from fedrecon.sites.wire import State, TrainReply, TrainRequest, Vector
 from fedrecon.strategies.adaptation import Adaptation, adapt
-from fedrecon.strategies.strategy import Strategy
+from fedrecon.strategies.moving_average import MovingAverage
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +18,8 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.training.method import LocalFit, Subject
     from fedrecon.sites.training.settings import Training
+    from fedrecon.sites.wire import Vector
 
-AVERAGE = "moving_average"
-"""Name of the generator's moving average in the server's state."""
 ANCHORS = "anchors"
 """Name of the latents of the site's training slices in its memory."""
 ANCHORS_RATE = 0.05
@@ -33,7 +30,7 @@ PROBABILITY = "augmentation"
 """Name of the site's present probability of augmentation in its memory."""
 
 
-class FedGIMP(Strategy):
+class FedGIMP(MovingAverage):
     """A generator conditioned on the site is shared; each site keeps its own discriminator and all moments of Adam.
 
     Training never sees an imaging operator: one training serves every mask, acceleration and coil set. A reconstruction
@@ -62,8 +59,8 @@ class FedGIMP(Strategy):
         anchor_rate: factor on the generator's learning rate in these first rounds.
         anchor_spread: standard deviation of the noise that is added to the anchors, so that the generator also learns
             the latents around them.
-        moving_average: decay of the server's exponential moving average of the generator over the rounds (ours). The
-            moving average is scored; 0 scores the last mean.
+        moving_average: decay of the moving average of the generator over the rounds (ours), which is scored; 0 scores
+            the last mean.
         adaptation: settings of the adaptation to a slice; they do not influence the training.
     """
 
@@ -101,29 +98,11 @@ class FedGIMP(Strategy):
     anchor_rounds: int = Field(0, ge=0, le=10**6)
     anchor_rate: float = Field(5.0, gt=0, le=1e6)
     anchor_spread: float = Field(0.5, ge=0, lt=1)
-    moving_average: float = Field(0.0, ge=0, lt=1)
     adaptation: Adaptation = Adaptation()
 
     def weights(self, n_slices: Mapping[str, int]) -> dict[str, float]:
         """Uniform, as published."""
         return {member: 1 / len(n_slices) for member in n_slices}
-
-    def request(self, state: State) -> TrainRequest:
-        """The last mean only: the moving average stays on the server."""
-        return replace(super().request(state), extra={})
-
-    def scoring_request(self, state: State) -> TrainRequest:
-        """The moving average if there is one, else the last mean."""
-        return replace(self.request(state), shared=state.extra.get(AVERAGE, state.shared))
-
-    def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
-        """The mean, and its moving average. The decay grows to ``moving_average`` over the first rounds."""
-        after = super().merge(state, replies, n_slices)
-        if not self.moving_average:
-            return after
-        decay = np.float32(min(self.moving_average, state.round / (state.round + 10)))
-        average = state.extra.get(AVERAGE, after.shared)
-        return replace(after, extra={AVERAGE: decay * average + (1 - decay) * after.shared})
 
     def check(self, training: Training) -> None:
         """Refuses another optimiser or loss, anchors of augmented slices, and anchor rounds without an anchor weight.

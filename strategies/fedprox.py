@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -33,7 +34,7 @@ class FedProx(FedAvg):
             year = {2020}
         }
     """
-    neutral: ClassVar[dict[str, float]] = {"mu": 0.0}
+    neutral: ClassVar[Mapping[str, Any] | None] = {"mu": 0.0}
 
     mu: float = Field(0.01, ge=0, le=1e6)
 

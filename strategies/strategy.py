@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fedrecon.sites.plugin import Plugin
 from fedrecon.sites.wire import Buffers, State, TrainReply, TrainRequest, Vector
 from fedrecon.strategies.mean import Mean, checked
+from fedrecon.strategies.networks.network import PRIORS
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +56,8 @@ class Strategy(Plugin):
         trains_on_operator: whether the training sees the imaging operator. False (a generative prior) gives the
             training fully sampled slices, and one training serves every operator.
         network_kind: the kind of network that the method trains (:data:`fedrecon.strategies.networks.network.Kind`),
-            ``reconstruction`` or ``prior``. With ``reconstruction`` it also trains ``super-resolution`` networks, if
-            that is the task. A prior adapts to each slice, which is slow. So it is scored only after the last round;
-            each validation compares images that it draws with the site's own slices.
+            ``reconstruction``, ``prior`` or ``denoiser``. With ``reconstruction`` it also trains ``super-resolution``
+            networks, if that is the task. The others are priors: see :attr:`is_prior`.
         optimizer_state: the meaning of ``training.optimizer_state: auto`` for this method, ``reset`` or ``keep``.
         private_reconstructs: whether the private parameters take part in a reconstruction. False means that they serve
             training only (a discriminator). Then all sites reconstruct with the same network, and a site that did not
@@ -84,6 +84,15 @@ class Strategy(Plugin):
     remembers: ClassVar[bool] = False
     moves_data: ClassVar[bool] = False
     replies: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether the method trains what images look like, and no reconstruction.
+
+        A prior is joined with each slice's measurement, which is slow. So it is scored only after the last round; each
+        validation compares images that it draws (:meth:`draw`) with the site's own slices.
+        """
+        return self.network_kind in PRIORS
 
     # On the server
 
@@ -311,7 +320,7 @@ class Strategy(Plugin):
     # At scoring and at inference
 
     def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
-        """Draws images from a prior. Called at scoring, for strategies whose ``network_kind`` is ``prior``.
+        """Draws images from a prior. Called at scoring, for strategies that train a prior.
 
         Args:
             network: the network with the parameters of the scored state, in evaluation mode; gradients are off.

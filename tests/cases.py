@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tiny import MSCAN, NETWORKS, PARAMETERS, STYLE, UNET, Federation
+from tiny import DENOISER, MSCAN, NETWORKS, PARAMETERS, STYLE, UNET, Federation
 
 from fedrecon.strategies import STRATEGIES, Strategy
 
@@ -21,6 +21,15 @@ EVERY_OPTION = {
     "r1_every": 2,
 }
 """Of FedGIMP, each at another value than the published one."""
+
+
+EVERY_OPTION_OF_FEDDIFF = {
+    "splitting": {"steps": 2, "batch": 2, "zeta": 1, "samples": 2},
+    "mu": 0.1,
+    "moving_average": 0.5,
+    "private": ["sites"],
+    "patch": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,12 @@ CASES: dict[str, Case] = {
         EVERY_OPTION,
         {**STYLE, "content": "complex", "skips": False},
         {"optimizer_state": "keep", "augment": False},
+    ),
+    "feddiff_full": Case(
+        STRATEGIES["feddiff"],
+        EVERY_OPTION_OF_FEDDIFF,
+        {**DENOISER, "content": "magnitude", "shuffle": 1},
+        {"optimizer_state": "keep"},
     ),
 }
 

@@ -41,14 +41,20 @@ MSCAN = {"name": "mscan", "channels": 2, "groups": 1, "blocks": 1}
 
 STYLE = {"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 4, "skips": True}
 
+DENOISER = {"name": "denoiser", "channels": 4, "pools": 1, "hidden": 8}
+
 NETWORKS: dict[str, Mapping[str, Any]] = {
     "fedbn": {**UNET, "norm": "batch"},
     "hyperfed": {"name": "film", "cascades": 1, "channels": 2, "pools": 1, "hidden": 4},
     **{name: STYLE for name, kind in STRATEGIES.items() if kind.network_kind == "prior"},
+    **{name: DENOISER for name, kind in STRATEGIES.items() if kind.network_kind == "denoiser"},
 }
 """What a strategy needs of the network, where it is not the small U-Net."""
 
-PARAMETERS: dict[str, Mapping[str, Any]] = {"fedgimp": {"adaptation": {"steps": 3, "batch": 2}}}
+PARAMETERS: dict[str, Mapping[str, Any]] = {
+    "fedgimp": {"adaptation": {"steps": 3, "batch": 2}},
+    "feddiff": {"splitting": {"steps": 2, "batch": 2}},
+}
 """A strategy's own, where its defaults are a long work."""
 
 EXPLODES: dict[str, Any] = {"optimizer": "sgd", "loss": {"mse": 1000}, "learning_rate": 1000.0}

@@ -104,7 +104,7 @@ def check_degradations(network: str, entry: NetworkEntry, settings: Sequence[Acq
 def check_selection(training: Training, strategy: Strategy) -> None:
     """Refuses a choice among rounds for a prior, which is scored after its last round alone."""
     key = "keep: best" if training.keep == "best" else "patience"
-    if training.selects and strategy.network_kind == "prior":
+    if training.selects and strategy.is_prior:
         raise ValueError(f"{key}: a prior is scored after its last round alone, so there is no best round to keep")
 
 

@@ -80,12 +80,18 @@ class Task:
             yield self.at(block, site)
 
 
+_PRIORS: dict[str, tuple[tuple[Kind, ...], str]] = {
+    "prior": (("prior",), "style"),
+    "denoiser": (("denoiser",), "denoiser"),
+}
+"""The networks of the priors, which are the same in every task."""
+
 TASKS: dict[str, Task] = {
     "reconstruction": Task(
         acquisition=Undersampling,
         default={"mask": "random", "acceleration": 4},
         measured="acceleration",
-        networks={"reconstruction": (("reconstruction",), "unet"), "prior": (("prior",), "style")},
+        networks={"reconstruction": (("reconstruction",), "unet"), **_PRIORS},
     ),
     "super-resolution": Task(
         acquisition=Degraded,
@@ -93,7 +99,7 @@ TASKS: dict[str, Task] = {
         measured="scale",
         networks={
             "reconstruction": (("super-resolution", "reconstruction"), "mscan"),
-            "prior": (("prior",), "style"),
+            **_PRIORS,
         },
     ),
 }

@@ -91,7 +91,7 @@ def check_tunable(experiment: Experiment) -> None:
     """
     if not experiment.trains:
         raise InputError(f"fine-tune: '{experiment.reconstructor['name']}' has no network to train")
-    if experiment.method.network_kind == "prior":
+    if experiment.method.is_prior:
         raise InputError(
             f"fine-tune: '{experiment.strategy['name']}' trains a prior, which adapts to each slice at any site"
         )

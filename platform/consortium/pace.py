@@ -22,7 +22,7 @@ def work(experiment: Experiment, trained: float, validation: int, test: int) -> 
         trained: slices that all members train on, over all rounds. validation, test: slices that are scored at a time.
     """
     evaluation, method = experiment.evaluation, experiment.method
-    times = 1 if method.network_kind == "prior" else -(-experiment.rounds // evaluation.every)
+    times = 1 if method.is_prior else -(-experiment.rounds // evaluation.every)
     scored = (validation * times + test) * (8 if evaluation.self_ensemble else 1)
     return trained + method.scoring_cost() * scored
 

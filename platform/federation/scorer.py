@@ -83,7 +83,7 @@ class Scorer:
             panels: whether the sites may send a picture of a reconstructed slice.
         """
         request = self.method.scoring_request(state)
-        if self.method.network_kind != "prior":
+        if not self.method.is_prior:
             pictures = self.pictures(state, panels)
             return ValidationResult(self(request, "validation").columns, pictures)
         drawn = self.executor.samples(request)
@@ -98,7 +98,7 @@ class Scorer:
         if not panels:
             return {}
         request = self.method.scoring_request(state)
-        if self.method.network_kind == "prior":
+        if self.method.is_prior:
             return {
                 f"samples/{site}": png for one in self.executor.samples(request) for site, png in one.pictures.items()
             }
@@ -107,7 +107,7 @@ class Scorer:
         return {f"panel/{site}": png for site, png in found.items()}
 
     def _parts(self, request: TrainRequest, split: str) -> Any:
-        if self.method.network_kind != "prior":
+        if not self.method.is_prior:
             yield _part(self.executor.evaluate(request, split))
             return
         state = hashlib.blake2b(request.shared.tobytes(), digest_size=6).hexdigest()

@@ -284,7 +284,7 @@ def _reconstructed(
     from fedrecon.sites.training.method import Subject
 
     experiment = trained.experiment
-    adapts = experiment.trains and experiment.method.network_kind == "prior"
+    adapts = experiment.trains and experiment.method.is_prior
     for indices, batch in batches:
         subject = Subject(code, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
         image = worker.reconstruct(trained.request, batch, subject)

@@ -23,6 +23,7 @@ from fedrecon.strategies.networks.choice import NetworkChoice
 NETWORKS: dict[str, tuple[dict[str, Any], ...]] = {
     "reconstruction": ({"name": "unet", "channels": 2, "pools": 1, "norm": "instance_affine"},),
     "prior": ({"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 4, "skips": True},),
+    "denoiser": ({"name": "denoiser", "channels": 4, "pools": 1, "hidden": 8},),
 }
 """By the kind of network that a strategy trains, those on which it is tested, the first that fits."""
 

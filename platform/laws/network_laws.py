@@ -12,7 +12,7 @@ import torch
 from fedrecon.platform.laws.law import Law, difference, drawn, not_an_image, numbers, picked
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.measurement import Held, Images, Measurement
-from fedrecon.strategies.networks.network import NetworkEntry
+from fedrecon.strategies.networks.network import PRIORS, NetworkEntry
 
 PARTS = ("encoder", "decoder", "head", "norm")
 
@@ -60,7 +60,7 @@ def _described(one: BuiltNetwork) -> str:
 
 
 def _sizes(one: BuiltNetwork) -> str:
-    if one.entry.kind == "prior":
+    if one.entry.kind in PRIORS:
         return ""
     for complex_valued in (True, False):
         for coils, y, x in one.sizes:
@@ -71,7 +71,7 @@ def _sizes(one: BuiltNetwork) -> str:
 
 
 def _scales(one: BuiltNetwork) -> str:
-    if one.entry.kind == "prior":
+    if one.entry.kind in PRIORS:
         return ""
     network = one.build()
     with torch.no_grad():
@@ -81,7 +81,7 @@ def _scales(one: BuiltNetwork) -> str:
 
 
 def _gradients(one: BuiltNetwork) -> str:
-    if one.entry.kind == "prior":
+    if one.entry.kind in PRIORS:
         return ""
     draw, without = drawn(4), None
     target = draw.target
@@ -99,7 +99,7 @@ def _parts(one: BuiltNetwork) -> str:
     parts = getattr(network, "parts", None)
     if not isinstance(parts, dict):
         return "it has no dict `parts`"
-    if one.entry.kind != "prior" and (missing := [part for part in PARTS if part not in parts]):
+    if one.entry.kind not in PRIORS and (missing := [part for part in PARTS if part not in parts]):
         return f"`parts` has no {', '.join(missing)}"
     for name, _ in network.named_parameters():
         owners = [part for part, prefixes in parts.items() if part != "norm" and name.startswith(tuple(prefixes))]
@@ -109,7 +109,7 @@ def _parts(one: BuiltNetwork) -> str:
 
 
 def _apart(one: BuiltNetwork) -> str:
-    if one.entry.kind == "prior":
+    if one.entry.kind in PRIORS:
         return ""
     network, draw = one.build().eval(), drawn(4, batch=3)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def _apart(one: BuiltNetwork) -> str:
 
 
 def _honest(one: BuiltNetwork) -> str:
-    if one.entry.kind == "prior":
+    if one.entry.kind in PRIORS:
         return ""
     network, draw = one.build().eval(), one.seen(drawn(4))
     blind = dataclasses.replace(draw, target=None, reference=None)

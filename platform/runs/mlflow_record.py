@@ -44,7 +44,7 @@ def params(experiment: Experiment, searched: Iterable[str] = ()) -> dict[str, st
 
 def picture_key(experiment: Experiment, site: str) -> str:
     """The key under which the pictures of a site's rounds are recorded; see :meth:`Scorer.pictures`."""
-    prior = experiment.trains and experiment.method.network_kind == "prior"
+    prior = experiment.trains and experiment.method.is_prior
     return f"{'samples' if prior else 'panel'}/{site}"
 
 

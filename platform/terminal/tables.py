@@ -119,8 +119,8 @@ def _described(kind: str, one: Any) -> str:
     if kind == "formats":
         return str(one.summary)
     if kind == "networks":
-        kinds = {"reconstruction": "", "super-resolution": "super-resolution: ", "prior": "prior: "}
-        return kinds[one.kind] + _parameters(one.parameters)
+        kind = "" if one.kind == "reconstruction" else f"{one.kind}: "
+        return kind + _parameters(one.parameters)
     return f"{_first_line(one)}  ({_parameters(one) or 'no parameters'})"
 
 

@@ -45,7 +45,8 @@ class CgSense(Reconstructor):
         """The solution; a slice without signal stays zero."""
         from fedrecon.sites.classical.conjugate_gradients import solve
 
-        return solve(measurement, self.weight, self.iterations)
+        unit = measurement.scale[:, None, None]
+        return unit * solve(measurement.operator, measurement.back_projected / unit, self.weight, self.iterations)
 
     def candidates(self) -> tuple[Self, ...]:
         """The same method with weights a factor of four apart."""

@@ -45,6 +45,8 @@ class Measurement:
         low: in super-resolution, the low-resolution image, (b, y / s, x / s) complex64. Its pixels are centred on
             blocks of s x s (see ``resampling``).
         held: further measured samples, for the loss ``ssdu`` alone; then there is no ``target`` and no ``reference``.
+        noise: the standard deviation of the noise in the real and in the imaginary part of each sample, (b,) float32;
+            None where it is not known.
     """
 
     kspace: Tensor
@@ -55,6 +57,7 @@ class Measurement:
     reference: Tensor | None = None
     low: Tensor | None = None
     held: Held | None = None
+    noise: Tensor | None = None
 
     @property
     def back_projected(self) -> Tensor:

@@ -176,7 +176,15 @@ class Slices:
         """A batch for scoring: operators, masks and noise follow from (mask_seed, subject, slice) alone."""
         kspace, settings = self._scored_kspace(batch, mask_seed), self.scored_with(batch, mask_seed)
         maps, seeds = self._estimated(batch, settings, mask_seed), _mask_seeds(batch, mask_seed)
-        return self._measured(batch, kspace, settings, seeds, maps, self.reference(batch))
+        measured = self._measured(batch, kspace, settings, seeds, maps, self.reference(batch))
+        return replace(measured, noise=self._levels(batch)) if settings[0].in_kspace else measured
+
+    def _levels(self, batch: Sequence[Slice]) -> Tensor | None:
+        """(b,): the noise of each sample, of the shard's own and what was added; None if a shard does not know it."""
+        own = [(item.volume.noise, self.operators[item.site].noise) for item in batch]
+        if any(level is None for level, _ in own):
+            return None
+        return torch.tensor([(level or 0.0) * times for level, times in own], device=self.device)
 
     def scored_with(self, batch: Sequence[Slice], mask_seed: int) -> list[Acquisition]:
         """The setting of each slice of a batch for scoring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,12 @@ def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int
     """Trains ``fit.model`` for the local epochs or the local steps of one round.
 
     Returns:
-        The number of optimiser steps, and the mean over the steps of every loss that the strategy's ``step`` returned.
+        The number of optimiser steps, and each loss by name: its mean over the steps whose ``step`` returned it.
     """
     training = fit.training
     fit.model.train()
     positions = {item: index for index, item in enumerate(slices.items)}
-    steps, sums = 0, {}  # type: int, dict[str, Tensor]
+    steps, sums, counts = 0, {}, Counter()  # type: int, dict[str, Tensor], Counter[str]
     for epoch, items in _steps(method, fit, slices, seed):
         batch = slices.training(items, seed, epoch, training.augment, training.patch)
         fit.indices = tuple(positions[item] for item in items)
@@ -34,8 +35,9 @@ def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int
             losses = method.step(fit, batch)
         for name, value in losses.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        counts.update(losses.keys())
         steps += 1
-    return steps, {name: float(value) / max(steps, 1) for name, value in sums.items()}
+    return steps, {name: float(value) / counts[name] for name, value in sums.items()}
 
 
 def _steps(method: Method, fit: LocalFit, slices: Slices, seed: int) -> Iterator[tuple[int, list[Slice]]]:

@@ -112,4 +112,16 @@ NETWORKS: dict[str, NetworkEntry] = {
         truncated=Field(8, ge=0, le=4096),
         content=one_of("magnitude", "complex"),
     ),
+    "denoiser": entry(
+        "denoiser",
+        lambda p: 9.0 * p.channels**2 * (5 + 24 * p.pools) + p.channels * p.hidden * (5.0 + 6 * p.pools),
+        kind="denoiser",
+        channels=_many(32),
+        pools=Field(2, ge=0, le=8),
+        hidden=_many(64),
+        shuffle=one_of(2, 1, 4),
+        position=Field(True),
+        sigma_data=Field(0.25, gt=0, le=100),
+        content=one_of("complex", "magnitude"),
+    ),
 }

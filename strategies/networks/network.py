@@ -9,7 +9,8 @@ The file of a network is ``<module>.py`` in this folder. It holds a class ``Netw
   registry entry, with the same defaults.
 - ``forward(measurement) -> image`` returns (b, y, x) complex64 at the scale of the data. It divides by
   ``measurement.scale`` at the start and multiplies by it at the end, so that
-  ``network(a * measurement) == a * network(measurement)``. A prior has no such ``forward``; see ``style.py``.
+  ``network(a * measurement) == a * network(measurement)``. A prior has no such ``forward``; see ``style.py`` and
+  ``denoiser.py``.
 - ``parts`` maps the name of a part to prefixes of parameter names. ``encoder``, ``decoder``, ``head`` and further parts
   divide the parameters among them. ``norm`` holds the affine normalisations, which also lie in one of these parts; it
   is empty if there are none. A prior has other parts.
@@ -29,9 +30,13 @@ from pydantic.fields import FieldInfo
 from fedrecon.sites.errors import InputError, brief
 from fedrecon.sites.plugin import ADDED_LATER, Plugin
 
-Kind = Literal["reconstruction", "super-resolution", "prior"]
+Kind = Literal["reconstruction", "super-resolution", "prior", "denoiser"]
 """The kind of a network. ``reconstruction``: it reconstructs a measurement. ``super-resolution``: it enlarges the
-low-resolution image of a measurement (``measurement.low``). ``prior``: it draws images and uses no measurement."""
+low-resolution image of a measurement (``measurement.low``). ``prior``: it draws images and uses no measurement.
+``denoiser``: it removes noise from images, and uses no measurement either."""
+
+PRIORS = ("prior", "denoiser")
+"""The kinds of networks that know images and no measurement."""
 
 
 @dataclass(frozen=True)

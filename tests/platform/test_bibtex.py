@@ -57,7 +57,7 @@ def with_network(name: str) -> Experiment:
     network = {"network": {"name": name}}
     if NETWORKS[name].kind == "super-resolution":
         return experiment(task="super-resolution", degradation={"kind": "bicubic", "scale": 2}, **network)
-    strategy = "fedgimp" if NETWORKS[name].kind == "prior" else "fedavg"
+    strategy = {"prior": "fedgimp", "denoiser": "feddiff"}.get(NETWORKS[name].kind, "fedavg")
     return experiment(strategy={"name": strategy}, training={"augment": False}, **network)
 
 

@@ -38,7 +38,7 @@ def workspace(tmp_path, mlflow_template, monkeypatch):
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_the_files_of_every_strategy_and_its_network_and_mask_are_noted(name):
     kind = STRATEGIES[name]
-    network = "style" if kind.network_kind == "prior" else "unet"
+    network = {"prior": "style", "denoiser": "denoiser"}.get(kind.network_kind, "unet")
     given = {"sites": "nowhere", "strategy": {"name": name}, "network": {"name": network}}
     noted = code.source_code(Experiment.read({**given, "allow_pooling": kind.moves_data}))
     own = Path(sys.modules[kind.__module__].__file__).name

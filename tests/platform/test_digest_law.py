@@ -30,7 +30,7 @@ def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
     for name in STRATEGIES:
         yield f"strategy {name}", {**base, "strategy": {"name": name}}
     for name, entry in NETWORKS.items():
-        strategy = {"name": "fedgimp"} if entry.kind == "prior" else {"name": "fedavg"}
+        strategy = {"name": {"prior": "fedgimp", "denoiser": "feddiff"}.get(entry.kind, "fedavg")}
         task = {"task": "super-resolution"} if entry.kind == "super-resolution" else {}
         yield f"network {name}", {**base, "strategy": strategy, **task, "network": {"name": name}}
     for name in MASKS:

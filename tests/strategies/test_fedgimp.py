@@ -19,7 +19,8 @@ from fedrecon.sites.training.parameters import Parameters
 from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import State, TrainReply, TrainRequest
 from fedrecon.strategies import make_strategy
-from fedrecon.strategies.fedgimp import ANCHORS, AVERAGE, PROBABILITY
+from fedrecon.strategies.fedgimp import ANCHORS, PROBABILITY
+from fedrecon.strategies.moving_average import AVERAGE
 from fedrecon.strategies.networks.choice import NetworkChoice
 
 

@@ -184,7 +184,7 @@ class Planner:
                 sites.check(experiment)
                 self._checked.add(problem)
             stops = self.sweep is not None and self.sweep.scheduler is not None
-            if stops and experiment.trains and experiment.method.network_kind == "prior":
+            if stops and experiment.trains and experiment.method.is_prior:
                 raise InputError("a prior is scored only after its last round, so a scheduler would stop nothing")
         except InputError as error:
             raise RefusedTrialError(number, params, error) from None

@@ -1,0 +1,164 @@
+"""FedDiff: the sites train a diffusion prior of MR images; a reconstruction joins it with each slice's operator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from fedrecon.sites.errors import InputError
+from fedrecon.strategies.fedprox import FedProx
+from fedrecon.strategies.half_quadratic import HalfQuadratic, restored
+from fedrecon.strategies.moving_average import MovingAverage
+from fedrecon.strategies.partial import Partial
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from fedrecon.sites.imaging.measurement import Images, Measurement
+    from fedrecon.sites.training.method import LocalFit, Subject
+    from fedrecon.sites.training.settings import Training
+
+BANDS = ("low_noise", "middle_noise", "high_noise")
+"""Names of the losses of the lowest, the middle and the highest third of the noise levels."""
+HIGHEST, LOWEST, DRAW_STEPS = 1.6, -4.6, 24
+"""ln of the highest and of the lowest noise level of an image that is drawn (5 and 0.01), and the number of levels."""
+
+
+class Denoising(Partial):
+    """The training of a denoiser on fully sampled images: the loss of EDM, without a federation's additions.
+
+    A step draws one noise level for each image, ln(sigma) ~ N(noise_mean, noise_spread^2), and weights its squared
+    error by 1 / c_out^2 (Karras et al. 2022, table 1). Ours: the levels of a batch are stratified, so that every batch
+    has low and high ones.
+
+    Attributes:
+        noise_mean, noise_spread: mean and standard deviation of ln(sigma), sigma in units of the peak of the image.
+        without_site: probability that an image is trained without the code of its site; 1 trains no codes.
+        brightness: largest change of an image's brightness in training, as a logarithm. A reconstruction needs it: it
+            only knows the peak of the zero-filled image.
+        patch: side of the random squares of the images to train on, in pixels; 0 takes whole images. The position of
+            its pixels tells the denoiser where a patch lies.
+    """
+
+    noise_mean: float = Field(-2.5, ge=-20, le=20)
+    noise_spread: float = Field(1.2, gt=0, le=20)
+    without_site: float = Field(0.2, ge=0, le=1)
+    brightness: float = Field(0.2, ge=0, le=3)
+    patch: int = Field(0, ge=0, le=4096)
+
+    def build(self, network: Any, images: Images) -> nn.Module:
+        """The denoiser.
+
+        Raises:
+            InputError: patches are asked for, and the network does not see positions.
+        """
+        model: Any = super().build(network, images)
+        if self.patch and not model.position:
+            raise InputError("strategy.patch: a patch needs its position; set network.position=true, or patch=0")
+        return model  # type: ignore[no-any-return]
+
+    def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
+        """The weighted squared error of the denoised images; notes its mean over thirds of the noise levels."""
+        import torch
+
+        from fedrecon.strategies.networks.denoiser import positions, preconditioning
+
+        model: Any = fit.model
+        assert batch.target is not None
+        count, device = len(batch.target), batch.target.device
+        draws = torch.rand(count, 4, generator=fit.generator)
+        real = model.encoded(batch.target / batch.scale[:, None, None])
+        real = real * ((2 * draws[:, 0] - 1) * self.brightness).exp().to(device)[:, None, None, None]
+        label = model.label(fit.site, count) * (draws[:, 1] >= self.without_site).to(device)[:, None]
+        where = positions(real.shape[-2], real.shape[-1], device).expand(count, -1, -1, -1)
+        if self.patch:
+            real, where = (self._patches(one, draws[:, 2:]) for one in (real, where))
+        rank = (torch.randperm(count, generator=fit.generator) + torch.rand(count, generator=fit.generator)) / count
+        levels = torch.special.ndtri(rank.double().clamp(1e-6, 1 - 1e-6)).float()
+        sigma = (self.noise_mean + self.noise_spread * levels).exp().to(device)
+        noise = torch.randn(real.shape, generator=fit.generator).to(device)
+        cleaned = model(real + sigma[:, None, None, None] * noise, sigma, label, where)
+        _, c_out, _, _ = preconditioning(sigma, model.sigma_data)
+        losses = (cleaned - real).square().mean(dim=(1, 2, 3)) / c_out.square()
+        band = (3 * rank).long().clamp_max(2).to(device)
+        fit.noted.clear()
+        fit.noted.update(
+            {name: losses.detach()[band == k].mean() for k, name in enumerate(BANDS) if bool((band == k).any())}
+        )
+        mean: Tensor = losses.mean()
+        return mean
+
+    def _patches(self, planes: Tensor, draws: Tensor) -> Tensor:
+        """A square of each image (b, c, y, x); ``draws`` (b, 2) say where. A smaller side of the image stays whole."""
+        import torch
+
+        sides = [min(self.patch, n) for n in planes.shape[-2:]]
+        corners = [
+            [int(u * (n - side + 1)) for u, n, side in zip(one.tolist(), planes.shape[-2:], sides, strict=True)]
+            for one in draws
+        ]
+        cut = [one[:, i : i + sides[0], j : j + sides[1]] for one, (i, j) in zip(planes, corners, strict=True)]
+        return torch.stack(cut)
+
+
+class FedDiff(MovingAverage, FedProx, Denoising):
+    """A denoiser of images at every noise level is shared; a reconstruction alternates it with the measured data.
+
+    Training never sees an imaging operator: one training serves every mask, acceleration, coil set and scale. A
+    reconstruction (see :class:`fedrecon.strategies.half_quadratic.HalfQuadratic`) needs no gradient: it takes tens of
+    passes of a small network. Ours are the federation (FedAvg with a proximal term, a moving average on the server, a
+    code for each site that can be dropped, private parts) and the stratified noise levels.
+
+    Attributes:
+        mu: weight of the proximal term; 0 has none.
+        splitting: settings of the reconstruction; they do not influence the training.
+    """
+
+    paper: ClassVar[str] = FedProx.paper + HalfQuadratic.paper
+    neutral: ClassVar[None] = None
+    not_personal: ClassVar[str] = "a local round would train on a reconstruction's loss; strategy.private keeps parts"
+    not_neutral: ClassVar[str] = "another network and another loss"
+    trains_on_operator: ClassVar[bool] = False
+    network_kind: ClassVar[str] = "denoiser"
+    optimizer_state: ClassVar[str] = "keep"
+    at_inference: ClassVar[tuple[str, ...]] = ("splitting",)
+
+    mu: float = Field(0.0, ge=0, le=1e6)
+    splitting: HalfQuadratic = HalfQuadratic()
+
+    def check(self, training: Training) -> None:
+        """Refuses another loss.
+
+        Raises:
+            ValueError: the message names the key.
+        """
+        if training.loss != type(training).model_fields["loss"].default:
+            raise ValueError(f"loss: feddiff has its own (of EDM); '{training.loss}' would change nothing")
+
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
+        """(count, y, x) magnitude images of that site with a peak of about 1: Euler's steps of the probability flow."""
+        import torch
+
+        model: Any = network
+        device, label = model.codes.device, model.label(site, count)
+        levels = torch.linspace(HIGHEST, LOWEST, DRAW_STEPS).exp().tolist()
+        planes = levels[0] * torch.randn(count, model.n_planes, *model.size, generator=draws).to(device)
+        for sigma, after in zip(levels, [*levels[1:], 0.0], strict=True):
+            cleaned = model(planes, torch.full((count,), sigma, device=device), label)
+            planes = cleaned + after / sigma * (planes - cleaned)
+        image: Tensor = model.decoded(planes).abs()
+        return image
+
+    def scoring_batch(self, usual: int) -> int:
+        """The number of slices that are reconstructed together."""
+        return self.splitting.batch
+
+    def scoring_cost(self) -> float:
+        """A step of the reconstruction costs about a third of a training step."""
+        return super().scoring_cost() + self.splitting.steps * self.splitting.samples / 3
+
+    def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
+        """(b, y, x) complex64: the mean of the samples."""
+        return restored(self.splitting, network, measurement, subject).mean(dim=0)

@@ -1,0 +1,255 @@
+"""FedDiff: its loss by hand, its reconstruction against the posterior of a Gaussian prior, what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import DENOISER, Federation
+
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.runs.run import run
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.degradations import DEGRADATIONS
+from fedrecon.sites.imaging.fourier import fft2c, ifft2c
+from fedrecon.sites.imaging.measurement import Images, measure
+from fedrecon.sites.seeding import torch_generator
+from fedrecon.sites.training.local_loop import train
+from fedrecon.sites.training.method import LocalFit, Subject
+from fedrecon.sites.training.parameters import Parameters
+from fedrecon.sites.training.settings import Training
+from fedrecon.sites.wire import TrainRequest
+from fedrecon.strategies import make_strategy
+from fedrecon.strategies.feddiff import BANDS
+from fedrecon.strategies.half_quadratic import HalfQuadratic, draws_of, restored, split
+from fedrecon.strategies.networks.choice import NetworkChoice
+
+SIZE = 16
+
+
+def built(**parameters):
+    torch.manual_seed(0)
+    network = NetworkChoice.parse({**DENOISER, **parameters})
+    return network.build(Images(True, (SIZE, SIZE), 1, ("north", "south")))
+
+
+class Batch:
+    """Images of a constant 1 + 2i, twice as large as their scale says."""
+
+    target = torch.full((8, SIZE, SIZE), 2 + 4j)
+    scale = torch.full((8,), 2.0)
+
+
+def fit_of(method, network):
+    parameters = Parameters(network, lambda name: method.shares(name, network))
+    draws = torch_generator(1, "fit", 1, "north")
+    request = TrainRequest(1, parameters.shared.detach().numpy().copy())
+    return LocalFit("north", request, network, parameters, Training(), 0.01, draws, {}, ("north", "south"))
+
+
+class Stub(torch.nn.Module):
+    """A denoiser that returns a constant, and keeps what it was given."""
+
+    sigma_data = 0.5
+
+    def __init__(self, network, planes):
+        super().__init__()
+        self.encoded, self.label, self.planes, self.given = network.encoded, network.label, planes, []
+
+    def forward(self, *given):
+        self.given.append(given)
+        return self.planes.view(1, 2, 1, 1).expand_as(given[0])
+
+
+@pytest.mark.parametrize(("planes", "error"), [((1.0, 2.0), 0.0), ((0.0, 0.0), (1 + 4) / 2)])
+def test_the_loss_is_the_squared_error_over_the_square_of_c_out(planes, error):
+    method = make_strategy("feddiff", {"brightness": 0, "without_site": 0})
+    fit = fit_of(method, network := built())
+    fit.model = stub = Stub(network, torch.tensor(planes))
+    found = method.loss(fit, Batch())
+    noisy, sigma, label, _ = stub.given[0]
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    assert found.item() == pytest.approx((error * weight).mean().item(), rel=1e-4, abs=1e-12)
+    assert label.tolist() == [[1.0, 0.0]] * 8
+    real = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+    spread = (noisy - real).flatten(1).std(dim=1)
+    torch.testing.assert_close(spread, sigma, rtol=0.2, atol=0)  # 512 numbers each
+    ranks = torch.special.ndtr((sigma.log() + 2.5) / 1.2) * 8
+    assert sorted(int(rank) for rank in ranks) == list(range(8))  # one level in each eighth
+    third = (ranks * 3 / 8).long()
+    for k, name in enumerate(BANDS):
+        assert fit.noted[name].item() == pytest.approx((error * weight)[third == k].mean().item(), rel=1e-4, abs=1e-12)
+
+
+def test_codes_are_dropped_and_patches_know_where_they_lie():
+    method = make_strategy("feddiff", {"without_site": 1, "patch": 6, "brightness": 0})
+    fit = fit_of(method, network := built())
+    ramp = torch.arange(SIZE) / SIZE
+    batch = Batch()
+    batch.target = 2 * (ramp[:, None] + 1j * ramp).expand(8, SIZE, SIZE)
+    fit.model = stub = Stub(network, torch.zeros(2))
+    method.loss(fit, batch)
+    noisy, sigma, label, where = stub.given[0]
+    assert not label.any()
+    assert noisy.shape == where.shape == (8, 2, 6, 6)
+    row = (where[:, 0, 0, 0] + 1) / 2 * (SIZE - 1)  # the number of the first row of each patch
+    assert len(row.round().unique()) > 2
+    quiet = int(sigma.argmin())
+    seen = noisy[quiet, 0].mean(dim=1)[0] * SIZE
+    assert seen.item() == pytest.approx(row[quiet].item(), abs=3 * SIZE * sigma.min().item())
+
+
+def test_the_proximal_term_is_fedprox_s():
+    values = []
+    for mu in (0.0, 1e6):
+        method = make_strategy("feddiff", {"mu": mu})
+        fit = fit_of(method, built())
+        method.receive(fit)
+        fit.parameters.flat.data += 0.01
+        values.append(method.loss(fit, Batch()).item())
+    n = fit.parameters.flat.numel()
+    assert values[1] - values[0] == pytest.approx(50 * n, rel=1e-2)  # mu / 2 times the square of the distance
+
+
+def test_a_loss_that_some_steps_lack_is_the_mean_over_the_others(consortium):
+    plan = Federation(make_strategy("feddiff", {}), consortium, network=DENOISER).executor().sites["north"]
+
+    class Sometimes(type(plan.plan.method)):
+        def step(self, fit, batch):
+            return {"loss": torch.tensor(1.0), **({"seen": torch.tensor(6.0)} if fit.batch == 0 else {})}
+
+    fit = fit_of(method := Sometimes(), built())
+    fit.training = Training(batch_size=1)
+    steps, losses = train(method, fit, plan.slices("train"), 0)
+    assert (steps, losses) == (3, {"loss": 1.0, "seen": 6.0})
+
+
+def measured(noise=0.1, count=2, seed=0):
+    """One coil, half of k-space: the measurement with its noise, and its prior mean."""
+    draws = torch.Generator().manual_seed(seed)
+    planes = torch.randn(2, count, SIZE, SIZE, 2, generator=draws)
+    mean = 1 + torch.view_as_complex(planes[0]) / 4
+    image = mean + 0.3 * torch.view_as_complex(planes[1])
+    mask = torch.rand(count, 1, SIZE, SIZE, generator=draws) < 0.5
+    kspace = fft2c(image)[:, None] + noise * torch.randn(count, 1, SIZE, SIZE, dtype=torch.complex64, generator=draws)
+    taken = measure(kspace, mask, torch.ones(count, 1, SIZE, SIZE, dtype=torch.complex64))
+    return replace(taken, noise=torch.full((count,), noise)), mean
+
+
+def gaussian(one, mean, spread=0.3):
+    """The exact denoiser of a Gaussian prior around ``mean``, and its posterior mean, which k-space gives in full."""
+    unit = one.scale[:, None, None]
+
+    def denoise(noisy, fitted, sigma):
+        at = (sigma * unit / spread) ** 2
+        return (noisy + at * mean / unit) / (1 + at)
+
+    given, noise = one.operator.mask[:, 0] / one.noise[:, None, None] ** 2, 1 / spread**2
+    return denoise, ifft2c((given * one.kspace[:, 0] + noise * fft2c(mean)) / (given + noise))
+
+
+def error(image, expected):
+    return ((image - expected).abs().square().sum() / expected.abs().square().sum()).sqrt().item()
+
+
+def test_with_a_gaussian_prior_it_tends_to_the_posterior_mean():
+    one, mean = measured()
+    denoise, expected = gaussian(one, mean)
+    found = {
+        steps: error(split(HalfQuadratic(steps=steps, sigma_max=1, sigma_min=0.003), denoise, one, []), expected)
+        for steps in (4, 20, 100)
+    }
+    assert found[100] < 1e-3 < found[20] < found[4] < error(one.zero_filled, expected) / 2
+
+
+def test_the_noise_of_the_measurement_is_used():
+    """With ten times the noise the same samples count less; without a known level the setting holds."""
+    one, mean = measured()
+    noisier = replace(one, noise=10 * one.noise)
+    settings = HalfQuadratic(steps=100, sigma_max=1, sigma_min=0.003)
+    for each in (one, noisier):
+        denoise, expected = gaussian(each, mean)
+        assert error(split(settings, denoise, each, []), expected) < 0.01
+    unit = one.scale.max().item()
+    told = replace(one, noise=None, scale=torch.full_like(one.scale, unit))
+    known = replace(told, noise=one.noise)
+    denoise, _ = gaussian(known, mean)
+    by_setting = HalfQuadratic(steps=5, noise=0.1 / unit)
+    torch.testing.assert_close(split(by_setting, denoise, told, []), split(HalfQuadratic(steps=5), denoise, known, []))
+
+
+def test_samples_follow_from_seed_subject_and_slice_alone():
+    one, _ = measured()
+    network = built()
+    settings = HalfQuadratic(steps=3, zeta=1, samples=2)
+
+    def found(measurement, *slices):
+        return restored(settings, network, measurement, Subject("north", ("s",) * len(slices), slices, 0))
+
+    both = found(one, 4, 5)
+    second = replace(
+        measure(one.kspace[1:], one.operator.mask[1:], torch.ones(1, 1, SIZE, SIZE) + 0j), noise=one.noise[1:]
+    )
+    torch.testing.assert_close(found(second, 5)[:, 0], both[:, 1], atol=1e-5, rtol=1e-4)
+    assert (both[0] - both[1]).abs().max() > 1e-3
+    assert torch.equal(found(one, 4, 5), both)
+    assert len(draws_of(Subject("north", ("s", "s"), (4, 5), 0), 1)) == 2
+
+
+@pytest.mark.parametrize("content", ["magnitude", "complex"])
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_a_lower_resolution_is_one_more_operator(kind, content):
+    one, _ = measured()
+    low = DEGRADATIONS[kind](scale=2).measure(one.kspace, one.operator.maps)
+    image = make_strategy("feddiff", {}).reconstruct(built(content=content), low, Subject("north", ("s",), (0,), 0))
+    assert image.shape == (2, SIZE, SIZE)
+    assert error(low.operator.forward(image), low.kspace) < 0.05
+
+
+def test_the_noise_of_a_scored_slice_is_the_scan_s_times_the_operator_s(consortium):
+    operator = {"mask": "random", "acceleration": 3, "noise": 2}
+    site = Federation(make_strategy("feddiff", {}), consortium, network=DENOISER, operator=operator)
+    slices = site.executor().sites["north"].slices("test")
+    batch = next(slices.iterate(2))
+    assert slices.scoring(batch, 0).noise.tolist() == pytest.approx([2e-3] * 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"strategy": {"name": "feddiff"}, "training": {"loss": "mse"}}, "loss: feddiff has its own"),
+        ({"strategy": {"name": "feddiff", "splitting": {"samples": 2}}}, "set zeta=1"),
+        ({"strategy": {"name": "feddiff", "splitting": {"sigma_min": 0.5}}}, "sigma_min: at most sigma_max"),
+        ({"strategy": {"name": "feddiff"}, "network": {"name": "style"}}, "network.name=denoiser"),
+        ({"strategy": {"name": "fedgimp"}, "network": {"name": "denoiser"}}, "network.name=style"),
+        ({"strategy": {"name": "feddiff"}, "training": {"keep": "best"}}, "scored after its last round"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_starts(change, said):
+    with pytest.raises(InputError, match=said):
+        Experiment.read({"sites": "data", **change})
+
+
+def test_patches_need_their_position():
+    images, blind = Images(True, (SIZE, SIZE), 1, ("north",)), NetworkChoice.parse({**DENOISER, "position": False})
+    make_strategy("feddiff", {}).build(blind, images)
+    with pytest.raises(InputError, match=r"network.position"):
+        make_strategy("feddiff", {"patch": 8}).build(blind, images)
+
+
+def test_one_training_serves_every_operator(consortium, mlflow_template, tmp_path):
+    import shutil
+
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
+    given = {
+        "sites": {site: str(path) for site, path in consortium.items()},
+        "strategy": {"name": "feddiff", "moving_average": 0.5, "splitting": {"steps": 2}},
+        "network": DENOISER,
+        "training": {"rounds": 1, "batch_size": 2},
+        "evaluation": {"panels": False, "max_slices": 1},
+    }
+    first = run(given, workspace=tmp_path, in_process=True)
+    operator, splitting = {"mask": "gaussian2d", "acceleration": 2}, {"steps": 3, "zeta": 1, "samples": 2}
+    strategy = {**given["strategy"], "splitting": splitting}
+    other = run({**given, "operator": operator, "strategy": strategy}, workspace=tmp_path, in_process=True)
+    assert (first.trained_rounds, other.trained_rounds) == (1, 0)
+    assert other.mean["psnr"] != first.mean["psnr"]

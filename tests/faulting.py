@@ -158,7 +158,7 @@ def _fill_the_store(scene: Scene) -> None:
     import ray
 
     for size in (1_000_000, 15_000):  # below 100 kB nothing goes to the store
-        for number in range(40):
+        for number in range(100):
             try:
                 kept.append(ray.put(np.full(size, number, np.float64)))
             except ray.exceptions.RayError as error:

@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz tamper kills faults check docs bench ui clean
+.PHONY: help install demo test test-fast fuzz tamper kills faults check docs bench gpu-check ui clean
 
 help:  ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ docs: install  ## the documentation with the reference of the code, in build/doc
 
 bench: install  ## seconds, CPU-seconds, bytes and memory against a bare PyTorch loop
 	$(BIN)/python bench/run.py
+
+gpu-check: install  ## bits, devices, speed and memory on a GPU, into gpu-check.json (without one: what a CPU can do)
+	$(BIN)/python bench/gpu_check.py
 
 ui: install  ## MLflow on 127.0.0.1, on the page that shows runs
 	$(BIN)/fedrecon ui

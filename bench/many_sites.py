@@ -28,11 +28,11 @@ COLUMNS = {
     "written": "files written",
     "bytes": "MiB written",
 }
-"""The columns of the table. CPU-seconds are of this process alone, with its start; no round is scored."""
+"""The columns of the table. CPU-seconds are of this process alone, with its start; the last round is validated."""
 
 
-def write_shards(folder: Path, n_sites: int, size: int) -> None:
-    """``n_sites`` shards of two training slices, one for validation and one for the test, each subject alone."""
+def write_shards(folder: Path, n_sites: int, size: int, n_train: int = 2, n_validation: int = 1) -> None:
+    """``n_sites`` shards of so many slices for training and validation, and one for the test; a subject a split."""
     import numpy as np
 
     from fedrecon.sites.data.shard_writer import write_shard
@@ -50,7 +50,7 @@ def write_shards(folder: Path, n_sites: int, size: int) -> None:
             kspace = fft2c_numpy(image.astype(np.complex64))[:, None]
             return VolumeData(f"{name}-{split}", f"{name}-{split}", split, kspace, image, noise=0.0)
 
-        volumes = [volume("train", 2), volume("validation", 1), volume("test", 1)]
+        volumes = [volume("train", n_train), volume("validation", n_validation), volume("test", 1)]
         write_shard(folder / f"{name}.h5", name, volumes, simulated=True, phase="none")
 
 

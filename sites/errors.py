@@ -99,21 +99,25 @@ class DiskFullError(RunError):
         return type(self), (self.path, self.free)
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], most: int | None = None, more: str = "") -> InputError:
+def unknown(
+    kind: str, given: str, allowed: Iterable[str], most: int | None = None, more: str = "", path: str = ""
+) -> InputError:
     """An error for a name that does not exist. Its message names the nearest allowed name and all allowed names.
 
     Args:
         most: the largest number of allowed names in the message; None takes all. more: where the others are found.
+        path: the key that holds the name, with its dot; the message shows it before the name.
     """
     names = sorted(allowed)
     near = difflib.get_close_matches(given[:100], names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = ", ".join(names[:most]) or "(none)"
     listed += f", ... ({more})" if names[most or len(names) :] else ""
-    return InputError(f"unknown {kind} {_quoted(given)}.{hint} Allowed: {listed}.", [given])
+    return InputError(f"unknown {kind} {quoted(path + given)}.{hint} Allowed: {listed}.", [given])
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as it is shown in a message: in quotation marks, without control characters, and not too long."""
     return f"'{visible(name)}'" if len(name) <= 80 else brief(name)
 
 

@@ -112,9 +112,44 @@ def _furthest(items: Sequence[Any]) -> list[Any]:
         furthest = [item for item in group if len(item["loc"]) == max(len(one["loc"]) for one in group)]
         for loc in dict.fromkeys(item["loc"] for item in furthest):
             alike = [item for item in furthest if item["loc"] == loc]
-            messages = dict.fromkeys(item["msg"] for item in alike)
+            messages = dict.fromkeys(map(_in_words, alike))
             chosen.append({**alike[0], "msg": "; or: ".join(messages)})
     return chosen
+
+
+_WORDS = {
+    "bool_parsing": "true or false is needed",
+    "bool_type": "true or false is needed",
+    "dict_type": "a mapping of keys is needed",
+    "finite_number": "a finite number is needed",
+    "float_parsing": "a number is needed",
+    "float_type": "a number is needed",
+    "greater_than": "more than {gt} is needed",
+    "greater_than_equal": "at least {ge} is needed",
+    "int_from_float": "a whole number is needed",
+    "int_parsing": "a whole number is needed",
+    "int_parsing_size": "a whole number is needed",
+    "int_type": "a whole number is needed",
+    "less_than": "less than {lt} is needed",
+    "less_than_equal": "at most {le} is needed",
+    "list_type": "a list is needed",
+    "literal_error": "{expected} is needed",
+    "model_attributes_type": "a mapping of keys is needed",
+    "model_type": "a mapping of keys is needed",
+    "string_too_short": "a text of {min_length} or more characters is needed",
+    "string_type": "a text is needed",
+    "too_long": "at most {max_length} values are needed",
+    "too_short": "at least {min_length} values are needed",
+    "tuple_type": "a list is needed",
+}
+"""Our words for pydantic's kinds of errors; of another kind, pydantic's own are shown."""
+
+
+def _in_words(item: Any) -> str:
+    """What is needed in place of a refused value."""
+    words, bounds = _WORDS.get(item["type"]), item.get("ctx", {})
+    shown = {name: f"{one:g}" if isinstance(one, float) else one for name, one in bounds.items()}
+    return words.format(**shown) if words else str(item["msg"]).removeprefix("Value error, ")
 
 
 def _explain(item: Any, model: type[BaseModel], where: str) -> InputError:
@@ -122,12 +157,11 @@ def _explain(item: Any, model: type[BaseModel], where: str) -> InputError:
     key = ".".join(path)
     if item["type"] == "extra_forbidden":
         owner = _model_at(model, path[:-1])
-        kind = f"key '{'.'.join(path[:-1])}.'" if path[:-1] else "key"
-        wrong = unknown(kind, path[-1], owner.model_fields if owner else ())
+        wrong = unknown("key", path[-1], owner.model_fields if owner else (), path=key.removesuffix(path[-1]))
         return InputError(f"{where}: {wrong}", wrong.unknown)
     if item["type"] == "missing":
         return InputError(f"{where}: '{key}' is missing.")
-    message, raised = item["msg"].removeprefix("Value error, "), item.get("ctx", {}).get("error")
+    message, raised = item["msg"], item.get("ctx", {}).get("error")
     given = item.get("input")
     shown = f" (given: {brief(given)})" if isinstance(given, str | int | float | bool | list) else ""
     names = raised.error.unknown if isinstance(raised, RefusedValueError) else ()

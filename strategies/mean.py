@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedrecon.sites.errors import RunError, brief
+from fedrecon.sites.extension.origin import named, remedy
+
 if TYPE_CHECKING:
     from fedrecon.sites.wire import Vector
+
+
+def checked(strategy: type, weights: Any, members: Iterable[str]) -> dict[str, float]:
+    """The weights themselves.
+
+    Args:
+        strategy: the class whose hook ``weights`` gave them. members: all members of the roster.
+
+    Raises:
+        RunError: they are no weights of a mean; the message names the strategy and says what they are.
+    """
+    if problem := wrong_weights(weights, members):
+        raise RunError(f"strategy {named(strategy)}: {problem}{remedy(strategy)}")
+    found: dict[str, float] = weights
+    return found
+
+
+def wrong_weights(weights: Any, members: Iterable[str]) -> str:
+    """Why these are no weights of a mean over the members; empty if they are: finite, not negative, with the sum 1."""
+    if not isinstance(weights, dict) or weights.keys() != {*members}:
+        given = f"of {', '.join(map(str, weights))}" if isinstance(weights, dict) else f"as {type(weights).__name__}"
+        return f"weights {given} instead of a dict of {', '.join(members)}"
+    for name, one in weights.items():
+        if not (isinstance(one, Real) and math.isfinite(one) and float(one) >= 0):
+            return f"weights: {brief(one)} of '{name}', expected a finite number of at least 0"
+    total = sum(weights.values())
+    return f"weights sum to {total:.6g}, expected 1" if abs(total - 1) > 1e-6 else ""
 
 
 class Mean:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedrecon.sites.plugin import Plugin
 from fedrecon.sites.wire import Buffers, State, TrainReply, TrainRequest, Vector
-from fedrecon.strategies.mean import Mean
+from fedrecon.strategies.mean import Mean, checked
 from fedrecon.strategies.networks.network import PRIORS
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Strategy(Plugin):
             n_slices: the number of training slices of every member.
 
         Returns:
-            a weight for every member; they sum to 1.
+            a weight for every member, finite and not negative; they sum to 1. Others are refused by :meth:`merge`.
         """
         total = sum(n_slices.values())
         return {member: count / total for member, count in n_slices.items()}
@@ -185,7 +185,8 @@ class Strategy(Plugin):
         Raises:
             ValueError: no member replied, or a reply has the wrong length.
         """
-        mean, replied = Mean(self.weights(n_slices), len(state.shared)), {}
+        weights = checked(type(self), self.weights(n_slices), n_slices)
+        mean, replied = Mean(weights, len(state.shared)), {}
         for reply in replies:
             mean.fold(reply.site, reply.shared)
             replied[reply.site] = reply.round

@@ -36,7 +36,7 @@ from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
 from fedrecon.sites.acquisition.setting import Acquisition
-from fedrecon.sites.classical import RECONSTRUCTORS, Reconstructor
+from fedrecon.sites.classical import Reconstructor
 from fedrecon.sites.errors import InputError, RefusedValueError, unknown
 from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.extension.registry import Registry
@@ -63,9 +63,10 @@ class Experiment(Settings):
             ``{uniform: [2, 8]}`` or ``{choice: [2, 4, 8]}`` each slice draws its own acceleration, and a mask alike.
             ``per_site: {NAME: {...}}`` holds the keys that differ at a site.
         degradation: block of super-resolution in place of the operator: kind, scale, noise, and ``per_site``.
-        strategy: name in the registry, and the strategy's parameters. ``personalise: {rounds: N, parts: all}`` makes
-            the last rounds local, for every strategy that shares its network.
-        network: name in the registry, and the network's parameters; the default fits the task and the strategy.
+        strategy: name in the registry, or the name with the strategy's parameters.
+            ``personalise: {rounds: N, parts: all}`` makes the last rounds local, for every strategy that shares its
+            network.
+        network: name in the registry, or the name with the network's parameters; the default fits task and strategy.
         reconstructor: ``network``, or a classical method of the registry (a name, or a name with parameters).
         allow_pooling: consent that the data of all sites are moved to one machine (for ``pooled``).
         publish_private: sites that agreed that their private part of the network may leave them (``all``, or names).
@@ -102,6 +103,12 @@ class Experiment(Settings):
         if not isinstance(given, Mapping) or not given.get("plugins"):
             return given
         return {**given, "plugins": _raised(lambda: read_plugins(given["plugins"]))}
+
+    @field_validator("strategy", "network", "reconstructor", mode="before")
+    @classmethod
+    def _bare_name(cls, given: Any) -> Any:
+        """A name alone means the plug-in with its default parameters."""
+        return {"name": given} if isinstance(given, str) else given
 
     @field_validator("operator", "degradation")
     @classmethod
@@ -172,12 +179,9 @@ class Experiment(Settings):
             raise ValueError("self_ensemble: only a super-resolution network works on turned images")
         return evaluation
 
-    @field_validator("reconstructor", mode="before")
+    @field_validator("reconstructor")
     @classmethod
-    def _reconstructor(cls, given: Any, info: ValidationInfo) -> Block:
-        block = {"name": given} if isinstance(given, str) else given
-        if not isinstance(block, dict):
-            raise ValueError(f"a name is needed: network, {', '.join(RECONSTRUCTORS)}")
+    def _reconstructor(cls, block: Block, info: ValidationInfo) -> Block:
         known = registry("reconstructors", info.data.get("plugins", ()))
         name, parameters = _split(block, "reconstructor", ["network", *known])
         if name == "network":
@@ -221,7 +225,7 @@ class Experiment(Settings):
             raw: Any = given.as_dict()
         elif isinstance(given, str | Path):
             path = Path(given)
-            where, raw = str(given), embedded(read_yaml_file(path, "experiment"), path.parent)
+            where, raw = str(given), embedded(read_yaml_file(path, "experiment"), path.parent, str(given))
         else:
             raw = given
         if not isinstance(raw, Mapping):

@@ -63,18 +63,22 @@ def read_plugins(given: Any, folder: Path = Path()) -> tuple[PluginFile, ...]:
     return files
 
 
-def embedded(raw: Any, folder: Path) -> Any:
+def embedded(raw: Any, folder: Path, where: str) -> Any:
     """The content of an experiment's file, with the text of its plug-in files in place of their paths.
 
     Args:
-        folder: the folder of the experiment's file.
+        folder: the folder of the experiment's file. where: the file, at the start of a message.
 
     Raises:
         InputError: see :func:`read_plugins`.
     """
     if not isinstance(raw, Mapping) or not raw.get("plugins"):
         return raw
-    return {**raw, "plugins": [one.model_dump() for one in read_plugins(raw["plugins"], folder)]}
+    try:
+        files = read_plugins(raw["plugins"], folder)
+    except InputError as error:
+        raise InputError(f"{where}: plugins: {str(error).removeprefix('plugins: ')}", error.unknown) from error
+    return {**raw, "plugins": [one.model_dump() for one in files]}
 
 
 def _read(given: Any, folder: Path) -> PluginFile:

@@ -22,7 +22,8 @@ def json_schema() -> dict[str, Any]:
     for key, kinds in registry.items():
         for one in kinds.values():
             schema["$defs"] |= one.pop("$defs", {})
-        schema["properties"][key] = {"oneOf": [*(_named(name, one) for name, one in kinds.items()), _outside(kinds)]}
+        blocks = [_named(name, one) for name, one in kinds.items()]
+        schema["properties"][key] = {"oneOf": [{"type": "string"}, *blocks, _outside(kinds)]}
     schema["properties"]["reconstructor"] = {"anyOf": [{"enum": ["network", *RECONSTRUCTORS]}, {"type": "object"}]}
     return schema
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from fedrecon.platform.consortium.network import check_network, network_layout, 
 from fedrecon.platform.consortium.shards import is_here, open_sites
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import key_problems
-from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.errors import InputError, tell, unknown
 from fedrecon.sites.scoring.settings import PHANTOM
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 
 Shards = Mapping[str, "Shard"]
+
+
+def _one_shard(shards: Shards) -> Iterator[tuple[str, str]]:
+    """The sites that have the same shard as one before them, each with that one in front."""
+    first: dict[str, str] = {}
+    for name, shard in shards.items():
+        if (one := first.setdefault(shard.content_hash, name)) != name:
+            yield one, name
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,12 @@ class ConsortiumShards:
             RunError: see :func:`open_sites`.
         """
         trained = open_sites(experiment.sites, address)
+        for one, other in _one_shard(trained):
+            tell(f"warning: the sites '{one}' and '{other}' are one shard, {trained[other].path}: it counts twice")
         test_sites = experiment.test.sites if experiment.test else None
-        return cls(
-            trained, scored_sites(experiment, trained) if test_sites is None else open_sites(test_sites, address)
-        )
+        if test_sites is None:
+            return cls(trained, scored_sites(experiment, trained))
+        return cls(trained, open_sites(test_sites, address, "test.sites"))
 
     @property
     def remote_sites(self) -> tuple[str, ...]:

@@ -13,12 +13,13 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.phases import counted
 
 
-def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> dict[str, Shard]:
+def open_sites(sites: str | Mapping[str, str], address: str | None = None, key: str = "sites") -> dict[str, Shard]:
     """The shards by site name, in the order of the names.
 
     Args:
         sites: a folder of shards (NAME.h5), or {NAME: PATH}.
         address: address of a Ray cluster. A PATH that does not exist on this node is then opened on the site's node.
+        key: where the sites were given, for a message.
 
     Raises:
         InputError: a name is not allowed or used twice, a path is missing, a shard is broken or not what its hash says,
@@ -26,6 +27,7 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
         RunError: no Ray cluster answers, or the node of a site fails or does not answer.
     """
     if isinstance(sites, str):
+        _check_there(key, sites)
         shards = [open_sealed(path) for path in counted("loading shards", find_shards(sites))]
         check_consortium(shards)
         return {shard.site: shard for shard in sorted(shards, key=lambda one: one.site)}
@@ -35,6 +37,8 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
         check_name("site", name)
     remote = {name: path for name, path in sites.items() if address and not Path(path).exists()}
     here = [name for name in sites if name not in remote]
+    for name in here:
+        _check_there(f"{key}.{name}", sites[name])
     opened = {name: open_sealed(sites[name]) for name in counted("loading shards", here)}
     if remote and address:
         from fedrecon.platform.execution.remote_shards import remote_shards
@@ -42,6 +46,13 @@ def open_sites(sites: str | Mapping[str, str], address: str | None = None) -> di
         opened |= remote_shards(remote, address)
     check_subjects(opened)
     return dict(sorted(opened.items()))
+
+
+def _check_there(key: str, path: str) -> None:
+    """Refuses a path that does not exist, and names the folder where it was looked for."""
+    if not Path(path).exists():
+        where = "" if Path(path).is_absolute() else f"; it was looked for in the working directory, {Path.cwd()}"
+        raise InputError(f"{key}: {path}: there is no such file or folder{where}")
 
 
 def is_here(shard: Shard) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
@@ -45,6 +46,20 @@ def check_ray(own: bool = False) -> None:
     """
     if (why := _own_lost() if own else _why_lost()) is not None:
         raise RunError(f"Ray is lost: {why}. The same command goes on from the last committed round")
+
+
+def put(value: Any) -> Any:
+    """Puts a value into Ray's store, like ``ray.put``, which waits for ever for a raylet that is stopped.
+
+    Raises:
+        RunError: Ray is lost.
+    """
+    future = _begun(lambda: ray.put(value))
+    if not wait([future], LOOK).done:
+        with phase("waiting for Ray to take a message"):
+            while not wait([future], LOOK).done:
+                check_ray()
+    return future.result()
 
 
 def kill(actor: Any, no_restart: bool = True) -> None:
@@ -137,16 +152,23 @@ _silent: set[str] = set()
 
 def _within(seconds: float, ask: Callable[[], Any]) -> Any:
     """What ``ask`` returns, which may wait for ever; None if it does not return in time, or raises."""
-    answers: list[Any] = []
+    with contextlib.suppress(Exception):  # Ray raises anything
+        return _begun(ask).result(seconds)
+    return None
+
+
+def _begun(ask: Callable[[], Any]) -> Future[Any]:
+    """Calls ``ask`` in a thread that nobody has to wait for."""
+    future: Future[Any] = Future()
 
     def answer() -> None:
-        with contextlib.suppress(Exception):  # Ray raises anything, and nobody may wait any more
-            answers.append(ask())
+        try:
+            future.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - who waits gets it
+            future.set_exception(error)
 
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answers[0] if answers else None
+    threading.Thread(target=answer, daemon=True).start()
+    return future
 
 
 def _started() -> Iterator[tuple[str, Any]]:

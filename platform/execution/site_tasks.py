@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import Watch
-from fedrecon.platform.execution.lost_ray import check_ray
+from fedrecon.platform.execution.lost_ray import check_ray, put
 from fedrecon.platform.execution.ray_cluster import RESTART_TIMEOUT, bundle_option, free, member_demands, nodes
 from fedrecon.sites.errors import RunError, at_site, cause_of
 
@@ -91,7 +91,7 @@ def site_tasks(
     task = ray.remote(max_calls=1, max_retries=0)(function)
     watch = watch or Watch()
     watch.patience.fit_timeout = None if resources.fit_timeout == "auto" else resources.fit_timeout
-    tasks = SiteTasks(task, ray.put(shared), questions, options, home_nodes(sites), watch)
+    tasks = SiteTasks(task, put(shared), questions, options, home_nodes(sites), watch)
     watch.ask("test", None, sites)
     try:
         for site in sites:

@@ -11,8 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
-import ray
-
+from fedrecon.platform.execution.lost_ray import put
 from fedrecon.platform.execution.shared_memory import Buffer, PackedMessage, SharedBuffers, unpack
 from fedrecon.sites.wire import TrainReply, TrainRequest
 
@@ -89,7 +88,7 @@ class _StoreDelivery:
 
     @cached_property
     def _stored(self) -> Arguments:
-        return tuple(ray.put(one) if isinstance(one, TrainRequest) else one for one in self._given)
+        return tuple(put(one) if isinstance(one, TrainRequest) else one for one in self._given)
 
     def arguments(self, member: str) -> Arguments:
         del member

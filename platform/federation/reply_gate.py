@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrecon.sites.errors import RunError, at_site
+from fedrecon.sites.extension.origin import named, remedy
 from fedrecon.sites.finite import REMEDY, first_not_finite
-from fedrecon.sites.wire import TrainReply
+from fedrecon.sites.wire import State, TrainReply
 
 if TYPE_CHECKING:
-    from fedrecon.sites.wire import State, TrainRequest
+    from fedrecon.sites.wire import TrainRequest
+    from fedrecon.strategies import Strategy
 
 SHARED = "shared parameters"
 
@@ -85,8 +87,7 @@ class ReplyGate:
             return f"no {', '.join(less)} beside the shared parameters; {says}"
         vectors: dict[str, Any] = {SHARED: reply.shared, **reply.extra}
         for name, values in vectors.items():
-            if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
-                what = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values)
+            if what := _no_vector(values):
                 return f"{name} of type {what} instead of a flat float32 vector; refused."
             if len(values) != self.sizes[name]:
                 return f"{len(values)} {name} instead of {self.sizes[name]}; refused."
@@ -104,17 +105,36 @@ def _wrong_number(reply: TrainReply) -> str:
     return "" if reply.seconds >= 0 else f"seconds = {reply.seconds!r}, which is negative; refused."
 
 
-def check_merged(state: State, before: State) -> State:
+def check_merged(state: State, before: State, strategy: Strategy) -> State:
     """The merged state itself. The commit looks for NaN and infinity in it.
 
+    Args:
+        state: what the hook ``merge`` of the strategy returned. before: the state before the round.
+
     Raises:
-        RunError: it is not of the next round, or has another length.
+        RunError: it is no state of the next round, or a vector of it is no flat float32 vector of its length.
     """
-    problem = ""
-    if state.round != before.round + 1:
-        problem = f"the merged state is of round {state.round!r}; refused."
-    elif len(state.shared) != len(before.shared):
-        problem = f"the merged state has {len(state.shared)} {SHARED} instead of {len(before.shared)}; refused."
-    if problem:
-        raise RunError(f"sites {', '.join(state.standing)}, round {before.round + 1}: {problem}")
+    if problem := _wrong_state(state, before):
+        kind, number = type(strategy), before.round + 1
+        raise RunError(f"strategy {named(kind)}, round {number}: merge returned {problem}; refused{remedy(kind)}")
     return state
+
+
+def _wrong_state(state: Any, before: State) -> str:
+    """What is wrong with a merged state; empty if nothing is."""
+    if not isinstance(state, State):
+        return f"{type(state).__name__} instead of state.next(shared, extra, replied)"
+    if state.round != before.round + 1:
+        return f"a state of round {state.round!r}"
+    for name, values in {SHARED: state.shared, **state.extra}.items():
+        if what := _no_vector(values):
+            return f"{name} of type {what} instead of a flat float32 vector"
+    wanted = len(before.shared)
+    return f"{len(state.shared)} {SHARED} instead of {wanted}" if len(state.shared) != wanted else ""
+
+
+def _no_vector(values: Any) -> str:
+    """What these values are; empty if they are a flat float32 vector."""
+    if isinstance(values, np.ndarray) and values.dtype == np.float32 and values.ndim == 1:
+        return ""
+    return f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__

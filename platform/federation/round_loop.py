@@ -95,7 +95,7 @@ def rounds(
         gate = ReplyGate(request, sizes, asked, gone, n_slices)
         replies = counted.count(gate.checked(executor.fit(request, absent)))
         merged = _without_merge(state, replies) if local else strategy.merge(state, replies, n_slices)
-        state = check_merged(merged, state).owned()
+        state = check_merged(merged, state, strategy).owned()
         seconds = time.perf_counter() - start
         away = [one for one in n_slices if one not in counted.members]
         missed = {one: before.get(one) or executor.missed.get(one, DEAD) for one in away}

@@ -109,7 +109,7 @@ def evaluate(
     """
     trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run).changed(overrides)
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
-    opened = open_sites(given)
+    opened = open_sites(given, key="--sites")
     shards = scored_sites(trained.experiment, opened) if sites is None else opened
     check_same_hospitals(shards, (trained.folder.noted() or {}).get("hospitals", {}))
     truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised

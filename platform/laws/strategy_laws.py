@@ -11,6 +11,7 @@ from fedrecon.platform.laws.law import Law, difference
 from fedrecon.platform.laws.toy import Toy, private, vectors
 from fedrecon.sites.wire import TrainReply
 from fedrecon.strategies.fedavg import FedAvg
+from fedrecon.strategies.mean import wrong_weights
 
 
 def _described(toy: Toy) -> str:
@@ -100,11 +101,7 @@ def _missing(toy: Toy) -> str:
 
 
 def _weights(toy: Toy) -> str:
-    weights = toy.method.weights(toy.n_slices)
-    if set(weights) != set(toy.n_slices):
-        return f"the weights are of {', '.join(weights)} instead of {', '.join(toy.n_slices)}"
-    total = sum(weights.values())
-    return "" if abs(total - 1) < 1e-9 else f"they sum to {total:.6g}"
+    return wrong_weights(toy.method.weights(toy.n_slices), toy.n_slices)
 
 
 def _keeps_private(toy: Toy) -> str:

@@ -135,7 +135,7 @@ class Toy:
         while state.round < (self.rounds if until is None else until):
             freeze([state.shared, *state.extra.values()])
             merged = self.method.merge(state, self.replies(executor, state), self.n_slices)
-            state = check_merged(merged, state).owned()
+            state = check_merged(merged, state, self.method).owned()
         return state
 
     @cached_property

@@ -10,7 +10,7 @@ from fedrecon.platform.federation.aggregate import exact_note
 from fedrecon.platform.federation.attendance import in_words
 from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
-from fedrecon.platform.runs.bibtex import distinct
+from fedrecon.sites.extension.bibtex import distinct
 from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.sites.scoring.settings import AGAINST
 

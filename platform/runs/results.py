@@ -12,6 +12,7 @@ from fedrecon.platform.runs.mlflow_record import write_models
 from fedrecon.platform.runs.report import SSIM_PAPER, report, scores_table
 from fedrecon.platform.storage import parquet
 from fedrecon.sites import atomic, debris
+from fedrecon.sites.extension.bibtex import paper_of
 from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
@@ -170,9 +171,10 @@ def cited(experiment: Experiment) -> list[str]:
 def method_papers(experiment: Experiment) -> list[str]:
     """The ``paper`` of the strategy and of the network, or of the reconstructor, as BibTeX."""
     if experiment.trains:
-        return [experiment.method.paper, experiment.registry("networks")[experiment.network["name"]].load().paper]
+        network = experiment.registry("networks")[experiment.network["name"]].load()
+        return [paper_of(type(experiment.method)), paper_of(network)]
     assert experiment.classical is not None
-    return [experiment.classical.paper]
+    return [paper_of(type(experiment.classical))]
 
 
 def operators(experiment: Experiment) -> list[Acquisition]:

@@ -144,7 +144,7 @@ def draft(sites: str, overrides: Sequence[str] = (), machine: Machine | None = N
     with phase("loading torch"):
         import torch
 
-    shards, machine = open_sites(sites), machine or Machine.here()
+    shards, machine = open_sites(sites, key="--sites"), machine or Machine.here()
     raw, experiment = _accepted(proposal(sites, shards, machine, overrides), shards, overrides)
     while True:
         try:
@@ -172,7 +172,7 @@ def accepted(sites: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: see :func:`draft`.
     """
-    shards = open_sites(sites)
+    shards = open_sites(sites, key="--sites")
     return _accepted(proposal(sites, shards, Machine.here(), overrides), shards, overrides)[0]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.workspace import MIN_PREFIX, RunFolder
-from fedrecon.sites.errors import InputError, RunError, unknown
+from fedrecon.sites.errors import InputError, RunError, quoted
 
 RUN = "run id, digest (six characters suffice), name of the experiment, or latest"
 """The help of every argument that names a run."""
@@ -23,6 +24,9 @@ DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 MOST = 8
 """The runs that a refusal lists."""
+
+RECENT = 5
+"""The newest runs that the refusal of an unknown one lists."""
 
 
 def run_folders(workspace: Path) -> list[RunFolder]:
@@ -56,7 +60,7 @@ def find_run(workspace: Path, reference: str, finished: bool = True) -> RunFolde
         return _newest(workspace, folders)
     fitting = [digest for digest, one in known.items() if one.fit(reference)]
     if not fitting:
-        raise _nothing(reference, known)
+        raise _nothing(reference, known, folders)
     if len(fitting) > 1:
         listed = ", ".join(f"{digest} ({known[digest].name or 'no name'})" for digest in fitting[:MOST])
         more = f" and {len(fitting) - MOST} more" if len(fitting) > MOST else ""
@@ -122,11 +126,18 @@ def _newest(workspace: Path, folders: Sequence[RunFolder]) -> RunFolder:
     return newest
 
 
-def _nothing(reference: str, known: Mapping[str, _Names]) -> InputError:
-    """The refusal of a reference that fits nothing: with the nearest of all names, and too few characters named so."""
+def _nothing(reference: str, known: Mapping[str, _Names], folders: Sequence[RunFolder]) -> InputError:
+    """The refusal of a reference that fits nothing, with the nearest of all names and the newest runs."""
     begun = [digest for digest in known if reference and digest.startswith(reference)]
     if begun and len(reference) < MIN_PREFIX:
         listed, needed = ", ".join(begun[:MOST]), f"give {MIN_PREFIX} characters or more"
         return InputError(f"'{reference}' is too short for the digest of {listed}: {needed}", [reference])
     names = {LATEST, *(text for one in known.values() for text in (one.digest, one.name, one.run_id) if text)}
-    return unknown("run", reference, names, most=3 * MOST, more="fedrecon runs list shows the others")
+    near = difflib.get_close_matches(reference[:100], sorted(names), n=1, cutoff=0.5)
+    newest = sorted(folders, key=lambda one: one.path.stat().st_mtime, reverse=True)[:RECENT]
+    shown = ", ".join(f"{one.digest} ({known[one.digest].name or 'no name'})" for one in newest)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return InputError(
+        f"unknown run {quoted(reference)}.{hint} Newest: {shown}; also latest, and those of fedrecon runs list.",
+        [reference],
+    )

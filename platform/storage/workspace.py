@@ -6,6 +6,7 @@ import itertools
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,8 +135,10 @@ class RunFolder:
         ``latest`` is the run that finished last.
         """
         self._write("result.json", result)
-        path, others = self.path / "result.json", self.workspace.glob("runs/*/result.json")
-        newest = max((one.stat().st_mtime_ns for one in others if one.parent != self.path), default=0)
+        path, newest = self.path / "result.json", 0
+        for other in self.workspace.glob("runs/*/result.json"):
+            with suppress(FileNotFoundError):  # a run that is being deleted
+                newest = max(newest, other.stat().st_mtime_ns if other != path else 0)
         if path.stat().st_mtime_ns <= newest:
             os.utime(path, ns=(newest + _TICK_NS, newest + _TICK_NS))
 

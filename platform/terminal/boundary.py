@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from fedrecon.sites.errors import FedreconError, InputError, brief, cause_of
-from fedrecon.sites.extension.text_modules import place_in_plugin
+from fedrecon.sites.extension.text_modules import check_command, place_in_plugin
 
 FAILED, WRONG_INPUT = 1, 2
 
@@ -61,15 +61,32 @@ def outcome(error: Exception, workspace: Path) -> tuple[str, int]:
     """
     if isinstance(error, FedreconError):
         wrong = isinstance(error, InputError)
-        return _within_bounds(("error: " if wrong else "failed: ") + str(error)), WRONG_INPUT if wrong else FAILED
+        text = ("error: " if wrong else "failed: ") + str(error) + ("" if wrong else _at_a_site(error.__cause__))
+        return _within_bounds(text), WRONG_INPUT if wrong else FAILED
     if (line := _of_the_system(error) or _of_a_library(error)) is not None:
-        return line
+        return line[0] + _in_a_plugin(error), line[1]
     if os.environ.get(LET_THROUGH):
         raise error
     kept = _keep(error, workspace)
-    if place := place_in_plugin(error):
-        return f"failed: {cause_of(error)} - in the plug-in, {place}; the traceback is in {kept}", FAILED
-    return f"failed: {cause_of(error)} - a defect of fedrecon; please report it with the traceback in {kept}", FAILED
+    if place := _in_a_plugin(error):
+        return f"failed: {cause_of(error)}{place}; the traceback is in {kept}", FAILED
+    if command := check_command():  # what a hook returned may have gone wrong later
+        about = f"with a plug-in: {command} tells whether it is the cause; if not, it is "
+    else:
+        about = ""
+    about += "a defect of fedrecon; please report it with the traceback in"
+    return f"failed: {cause_of(error)} - {about} {kept}", FAILED
+
+
+def _in_a_plugin(error: BaseException) -> str:
+    """The end of a message: where in a plug-in the error was raised, and the command that tests it; empty for none."""
+    place = place_in_plugin(error)
+    return f" - in the plug-in, {place}: {check_command(error)}" if place else ""
+
+
+def _at_a_site(cause: BaseException | None) -> str:
+    """The same for the cause of a RunError: what a site's process raised."""
+    return "" if cause is None or isinstance(cause, FedreconError) else _in_a_plugin(cause)
 
 
 def _within_bounds(text: str) -> str:

@@ -49,6 +49,17 @@ def where_from(value: Any) -> str:
     return _ORIGINS[value].where if value in _ORIGINS else "fedrecon"
 
 
+def named(value: Any) -> str:
+    """The name of a plug-in for a message: that of its registry, or the name of the class."""
+    return f"'{_ORIGINS[value].name if value in _ORIGINS else value.__name__}'"
+
+
+def remedy(value: Any) -> str:
+    """The end of a message on what a plug-in did wrong: the command that tests its file; empty if it is in none."""
+    where = where_from(value)
+    return f"; fedrecon check-plugin {where}" if where.endswith(".py") else ""
+
+
 def home(value: Any) -> str:
     """The module of a class, or of the class that an entry of the registry of networks names."""
     given = value.__module__ if isinstance(value, type) else getattr(value, "module", "")

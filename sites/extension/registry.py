@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from fedrecon.sites.data.volume import check_name
 from fedrecon.sites.errors import InputError, cause_of, unknown
+from fedrecon.sites.extension.bibtex import check_paper
 from fedrecon.sites.extension.origin import KINDS, Origin, home, note, origin_of, where_from
 from fedrecon.sites.extension.plugin_file import PluginFile
 
@@ -71,15 +72,18 @@ class Registry(Mapping[str, T]):
 
 
 def check_kind(where: str, kind: str, name: str, value: Any, base: type) -> None:
-    """Refuses a value that is no plug-in of the kind.
+    """Refuses a value that is no plug-in of the kind, or that cites its works in no BibTeX.
 
     Raises:
         InputError: the message says what is needed.
     """
+    if isinstance(value, type) and base.__name__ == "NetworkEntry":
+        raise InputError(f"{where}: {kind} '{name}' is a class; write \"{name}\": entry({value.__name__}, ...)")
     right = issubclass(value, base) if isinstance(value, type) else isinstance(value, base)
     if not right:
         needed = f"a subclass of {base.__name__}" if base.__name__ != "NetworkEntry" else "entry(Network, ...)"
         raise InputError(f"{where}: {kind} '{name}' is {value!r}, but {needed} is needed")
+    check_paper(f"{where}: '{name}'", value if isinstance(value, type) else value.load())
 
 
 @cache

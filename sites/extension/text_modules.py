@@ -8,6 +8,7 @@ into its package; they never meet a module of the same name elsewhere.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -39,10 +40,25 @@ def install(package: str, sources: Mapping[str, str]) -> None:
 
 def place_in_plugin(error: BaseException) -> str:
     """Where in a plug-in file an error was raised, as ``line 12 of half.py``; empty if it passed none."""
-    found = ""
+    return _place(error)[0]
+
+
+def check_command(error: BaseException | None = None) -> str:
+    """The command that tests the plug-in through which an error passed, or all of this process; empty for none."""
+    files = [next(iter(sources)) for sources in _SOURCES.values()] if error is None else [_place(error)[1]]
+    return " and ".join(f"fedrecon check-plugin {file}" for file in dict.fromkeys(files) if file)
+
+
+def _place(error: BaseException) -> tuple[str, str]:
+    """The innermost line of a plug-in that the error passed, and the plug-in's file; of Ray's errors by their text."""
+    found = ("", "")
     for frame, line in traceback.walk_tb(error.__traceback__):
-        if str(frame.f_globals.get("__name__")).startswith(PREFIX):
-            found = f"line {line} of {frame.f_code.co_filename}"
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package.startswith(PREFIX):
+            found = (f"line {line} of {frame.f_code.co_filename}", next(iter(_SOURCES[package])))
+    for file, line in re.findall(r'File "([^"]+)", line (\d+)', str(getattr(error, "traceback_str", ""))):
+        if owner := next((next(iter(one)) for one in _SOURCES.values() if file in one), ""):
+            found = (f"line {line} of {file}", owner)
     return found
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, VolumeData, check_volume
-from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.errors import FileError, InputError, cause_of
+from fedrecon.sites.extension.origin import origin_of
+from fedrecon.sites.extension.text_modules import place_in_plugin
 from fedrecon.sites.formats.finding import find_files
 from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.phases import counted
@@ -68,10 +70,17 @@ class Format(Plugin):
                 with np.errstate(all="ignore"):  # NaN and infinity are refused by what they are in, not warned of
                     data = self.load(source, label(source), record)
                     check_volume(data, self.stem(source))
+                if record.slices is None:
+                    raise FileError(source, "load sets no record.slices, the number of slices that the file has")
             except FileError as error:
                 yield source, error, record
             except InputError as error:
                 yield source, FileError(source, str(error)), record
+            except Exception as error:
+                if origin_of(type(self)) is None:
+                    raise
+                place = f" ({found})" if (found := place_in_plugin(error)) else ""  # a plug-in may raise anything
+                yield source, FileError(source, f"{cause_of(error)}{place}"), record
             else:
                 record.volume = data.about()
                 yield source, data, record

@@ -16,7 +16,7 @@ from fedrecon.sites.data.shard import VolumeData, write_shard
 from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.data.shard_writer import IMPORT
 from fedrecon.sites.data.volume import check_name, check_text
-from fedrecon.sites.errors import FileError, FilesError, InputError
+from fedrecon.sites.errors import FileError, FilesError, InputError, unknown
 from fedrecon.sites.extension.plugin_file import PluginFile
 from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.formats import FORMATS, Format, Label
@@ -155,6 +155,8 @@ def chosen_format(name: str, plugins: Sequence[Path | str], options: Mapping[str
     """
     formats = Registry("formats", FORMATS, [PluginFile.read(Path(one)) for one in plugins], Format)
     given = {option: value for option, value in options.items() if value is not None}
+    if name not in formats:
+        raise InputError(f"{unknown('format', name, formats)} (a format of your own: --plugins FILE)", [name])
     reader: Format = choose("format", formats, name, given)
     return reader
 

@@ -13,7 +13,7 @@ from fedrecon.sites.data.shard import open_sealed
 from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.data.splits import subject_of
 from fedrecon.sites.data.volume import VolumeData, check_volume
-from fedrecon.sites.errors import FileError, InputError
+from fedrecon.sites.errors import FileError, InputError, tell
 from fedrecon.sites.formats import FORMATS, Format, Label
 from fedrecon.sites.formats.hdf5_file import kind_of
 
@@ -33,9 +33,11 @@ def read_input(path: Path | str) -> Iterator[VolumeData]:
     if not is_shard(path):
         reader = _reader_of(path)
         name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9_.+-]", "-", reader.stem(path)).lstrip("-") or "volume"
-        for _, found, _ in reader.read([path], lambda _: Label(name, subject_of(name) or name, "test")):
+        for _, found, record in reader.read([path], lambda _: Label(name, subject_of(name) or name, "test")):
             if isinstance(found, FileError):
                 raise found
+            for note in record.notes:
+                tell(f"note: {note.kind}: {note.text}")
             yield found
         return
     shard = open_sealed(path)

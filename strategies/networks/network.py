@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
+from fedrecon.sites.errors import InputError, brief
 from fedrecon.sites.plugin import ADDED_LATER, Plugin
 
 Kind = Literal["reconstruction", "super-resolution", "prior", "denoiser"]
@@ -92,9 +93,17 @@ def entry(
         weights: see :class:`NetworkEntry`; without it, no size is refused.
         fields: the parameters. The type of a parameter is the type of its default, or the choice that :func:`one_of`
             gives.
+
+    Raises:
+        InputError: a parameter is no pydantic ``Field``.
     """
     if isinstance(module, type):
         module = f"{module.__module__}:{module.__qualname__}"
+    for name, field in fields.items():
+        if not isinstance(field, FieldInfo):
+            given = module.rpartition(":")[2]
+            form = f"such as Field({brief(field)}, ge=1)" if type(field) is int else f"such as Field({brief(field)})"
+            raise InputError(f"entry({given}, {name}={brief(field)}): a pydantic Field is needed, {form}")
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
     return NetworkEntry(module, model, weights, kind, in_kspace, in_kspace_with)

@@ -183,16 +183,16 @@ def test_tv_keeps_its_other_parameters_while_the_weight_is_tuned():
     [
         ("tvv", {}, "Did you mean 'tv'?"),
         ("tv", {"wieght": 1.0}, "Did you mean 'weight'?"),
-        ("tv", {"weight": -1.0}, "weight: .*greater than or equal to 0"),
+        ("tv", {"weight": -1.0}, "weight: .*at least 0"),
         ("zero_filled", {"weight": 1.0}, "unknown key 'weight'"),
-        ("cg_sense", {"weight": -0.1}, "greater than or equal to 0"),
+        ("cg_sense", {"weight": -0.1}, "at least 0"),
         ("cg_sens", {}, "Did you mean 'cg_sense'?"),
-        ("wavelet", {"moments": 0}, "moments: .*greater than or equal to 1"),
+        ("wavelet", {"moments": 0}, "moments: .*at least 1"),
         ("wavelet", {"level": 2}, "Did you mean 'levels'?"),
         ("grappa", {"kernel_x": 4}, "kernel_x: an odd number is needed"),
-        ("grappa", {"kernel_y": 9}, "kernel_y: .*less than or equal to 7"),
-        ("grappa", {"weight": 0}, "weight: .*greater than or equal to"),
-        ("low_rank", {"rank": 0}, "rank: .*greater than or equal to 1"),
+        ("grappa", {"kernel_y": 9}, "kernel_y: .*at most 7"),
+        ("grappa", {"weight": 0}, "weight: .*at least"),
+        ("low_rank", {"rank": 0}, "rank: .*at least 1"),
     ],
 )
 def test_what_is_wrong_is_refused(name, parameters, said):

@@ -63,7 +63,8 @@ class Series(Format):
 
     def load(self, source, label, record):
         record.note("seen", f"{self.mode!r} {'+'.join(self.zero)} {self.frame}")
-        return make_volume(label.name, label.subject, label.split, slices=len(self.files(source)))
+        record.slices = len(self.files(source))
+        return make_volume(label.name, label.subject, label.split, slices=record.slices)
 
 
 def test_a_new_format_brings_its_options_and_its_way_to_find_files(call, monkeypatch, tmp_path):

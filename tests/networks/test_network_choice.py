@@ -41,7 +41,7 @@ def test_given_parameters_replace_defaults():
     [
         ({"name": "unett"}, "unknown network 'unett'. Did you mean 'unet'?"),
         ({"name": "unet", "chanels": 3}, "Did you mean 'channels'?"),
-        ({"name": "unet", "channels": 0}, "channels: .*greater than or equal to 1.*given: 0"),
+        ({"name": "unet", "channels": 0}, "channels: .*at least 1.*given: 0"),
         ({"name": "unet", "channels": "many"}, "channels: .*given: 'many'"),
         ({"name": "unet", "norm": "layer"}, "'instance', 'instance_affine' or 'batch'.*given: 'layer'"),
         ({"name": "unet", "dropout": 1.0}, "dropout: .*less than 1"),

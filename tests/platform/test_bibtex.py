@@ -9,10 +9,11 @@ from pybtex import PybtexEngine
 from pybtex.database import BibliographyData, parse_string
 
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.runs.bibtex import Entry, distinct, entries
 from fedrecon.platform.runs.report import SSIM_PAPER, report
 from fedrecon.platform.runs.results import cited
 from fedrecon.sites.classical import RECONSTRUCTORS
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.extension.bibtex import Entry, check_paper, distinct, entries, paper_of
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.masks import MASKS
 from fedrecon.strategies import STRATEGIES
@@ -208,3 +209,9 @@ def test_an_escaped_brace_closes_nothing():
 def test_what_is_not_bibtex_is_refused_with_its_place(text, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         entries(text)
+
+
+def test_a_paper_that_is_a_parameter_or_missing():
+    with pytest.raises(InputError, match=r"^mine\.py: 'mine': paper is a parameter; .*ClassVar"):
+        check_paper("mine.py: 'mine'", SimpleNamespace(model_fields={"paper": None}))
+    assert (check_paper("x", object), paper_of(object)) == (None, "")

@@ -224,7 +224,7 @@ WRONG = {
     "value": (("run", "{x}", "training.rounds=many"), "training.rounds"),
     "strategy": (("run", "{x}", "strategy.name=fedporx"), "Did you mean 'fedprox'"),
     "mask": (("run", "{x}", "operator.mask=gausian2d"), "Did you mean 'gaussian2d'"),
-    "acceleration below 1": (("run", "{x}", "operator.acceleration=0.5"), "greater than or equal to 1"),
+    "acceleration below 1": (("run", "{x}", "operator.acceleration=0.5"), "at least 1"),
     "acceleration out of reach": (("run", "{x}", "operator.acceleration=16"), "cannot be reached"),
     "pooling": (("run", "{x}", "strategy.name=pooled", "sites={real}"), "allow_pooling"),
     "site": (("run", "{x}", "operator.per_site={nroth: {acceleration: 3}}"), "Did you mean 'north'"),

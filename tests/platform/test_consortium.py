@@ -1,11 +1,14 @@
 """The sites of an experiment: found, opened, checked."""
 
+import re
+from pathlib import Path
+
 import h5py
 import pytest
 from tiny import N_TRAIN, make_volume
 
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.consortium.checks import check_experiment
+from fedrecon.platform.consortium.checks import ConsortiumShards, check_experiment
 from fedrecon.platform.consortium.network import images
 from fedrecon.platform.consortium.shards import n_slices, open_sites
 from fedrecon.sites.data.shard import write_shard
@@ -42,6 +45,10 @@ def test_what_is_not_there_is_said(tmp_path):
         open_sites(str(tmp_path / "missing"))
     with pytest.raises(InputError, match=r"gone\.h5"):
         open_sites({"a": str(tmp_path / "gone.h5")})
+    with pytest.raises(InputError, match=rf"^test\.sites\.a: gone\.h5: .*{re.escape(str(Path.cwd()))}$"):
+        open_sites({"a": "gone.h5"}, key="test.sites")
+    with pytest.raises(InputError, match=rf"^sites: data/gone: .*{re.escape(str(Path.cwd()))}$"):
+        open_sites("data/gone")
     with pytest.raises(InputError, match="at least one site"):
         open_sites({})
 
@@ -123,3 +130,11 @@ def test_a_shard_that_is_not_what_its_hash_says_is_refused(mapping, tmp_path):
         file["a0/kspace"][0] *= 2
     with pytest.raises(InputError, match=r"says \w{64}, the content has \w{64}\); .*fedrecon data seal .*a\.h5"):
         open_sites({"a": str(path)} if mapping else str(tmp_path))
+
+
+def test_one_shard_under_two_names_is_named(consortium, capsys):
+    sites = {"a": str(consortium["north"]), "b": str(consortium["north"]), "c": str(consortium["south"])}
+    ConsortiumShards.of(Experiment.read({"sites": sites}))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "'a' and 'b'" in line
+    assert str(consortium["north"]) in line

@@ -63,13 +63,13 @@ def test_a_wrong_name_is_refused_with_the_nearest_right_one(override, message):
         ("sites=[a, b]", "sites"),
         ("task=segmentation", "task.*'reconstruction'"),
         ("operator=random", "operator"),
-        ("operator.acceleration=0.5", "acceleration.*greater than or equal to 1"),
+        ("operator.acceleration=0.5", "acceleration.*at least 1"),
         ("operator.acceleration=null", "acceleration"),
         ("operator.acceleration=.inf", "acceleration"),
         ("operator.acceleration=four", "acceleration"),
         ("operator.center_fraction=0", "center_fraction"),
         ("operator.center_fraction=1.5", "center_fraction"),
-        ("operator.noise=0.5", "noise.*greater than or equal to 1"),
+        ("operator.noise=0.5", "noise.*at least 1"),
         ("operator.noise=.inf", "noise"),
         ("operator.fixed_mask=maybe", "fixed_mask"),
         ("operator.per_site=north", "per_site"),
@@ -350,3 +350,37 @@ def test_defaults_and_the_same_values_given_are_one_experiment():
     assert short.digest({"a": "1"}) == Experiment.read({"sites": "x", "strategy": {"name": "fedavg"}}).digest(
         {"a": "1"}
     )
+
+
+@pytest.mark.parametrize("key", ["strategy", "network", "reconstructor"])
+def test_a_bare_name_is_the_plug_in_with_its_defaults(key):
+    name = {"strategy": "fedprox", "network": "unrolled", "reconstructor": "tv"}[key]
+    bare, block = (Experiment.read({"sites": "data", key: given}) for given in (name, {"name": name}))
+    assert bare == block
+    assert bare.digest({"a": "x"}) == block.digest({"a": "x"})
+    assert Experiment.read({"sites": "data", key: name}, [f"{key}.name={name}"]) == block
+    for wrong in (7, [name], None):
+        with pytest.raises(InputError, match=rf"{key}: a mapping of keys is needed"):
+            Experiment.read({"sites": "data", key: wrong})
+
+
+WRONG = [
+    ("training.rounds=three", r"training\.rounds: a whole number is needed \(given: 'three'\)"),
+    ("training.rounds=1.5", r"training\.rounds: a whole number is needed \(given: 1\.5\)"),
+    ("training.rounds=-1", r"training\.rounds: at least 0 is needed \(given: -1\)"),
+    ("training.learning_rate=fast", r"training\.learning_rate: a number is needed \(given: 'fast'\)"),
+    ("training.rounds=[1]", r"training\.rounds: a whole number is needed \(given: \[1\]\)"),
+    ("training=3", "training: a mapping of keys is needed"),
+    ("name=3", "name: a text is needed"),
+    ("allow_pooling=perhaps", "allow_pooling: true or false is needed"),
+    ("task=segmentation", "task: 'reconstruction' or 'super-resolution' is needed"),
+    ("training.optimizer_state=lost", "training.optimizer_state: 'auto', 'reset' or 'keep' is needed"),
+    ("training.learnig_rate=1", r"unknown key 'training\.learnig_rate'\. Did you mean 'learning_rate'"),
+]
+
+
+@pytest.mark.parametrize(("override", "found"), WRONG)
+def test_what_is_needed_is_said_in_our_words(override, found):
+    with pytest.raises(InputError, match=found) as refused:
+        Experiment.read({"sites": "data"}, [override])
+    assert "Input should be" not in str(refused.value)

@@ -86,7 +86,7 @@ class FakeActor:
         self.call = SimpleNamespace(options=lambda name: SimpleNamespace(remote=self.answer))
         self.__ray_ready__ = SimpleNamespace(remote=lambda: ray.call("ready", True))
 
-    def answer(self, changes: Any, method: str, request: TrainRequest, *rest: Any) -> object:
+    def answer(self, tenancy: Any, changes: Any, method: str, request: TrainRequest, *rest: Any) -> object:
         value = request.shared + np.float32(self.number)
         reply = TrainReply(self.name, request.round, N_SLICES[self.name], value, {}, {"loss": 0.5})
         return self.ray.call(self.name, (1, "node", reply))
@@ -104,7 +104,7 @@ def executor(monkeypatch, tmp_path):
         )
         one._prepare(Resources(**resources), WireLog(), watch)
         one.transport = RayStoreTransport()
-        one._changes = {name: [] for name in NAMES}
+        one._changes, one._plans, one._token = {name: [] for name in NAMES}, dict.fromkeys(NAMES), "executor"
         one.actors = {name: FakeActor(ray, name, number) for number, name in enumerate(NAMES, start=1)}
         for name in ("get", "wait", "kill"):
             monkeypatch.setattr(ray_executor.ray, name, getattr(ray, name))
@@ -270,7 +270,7 @@ def test_in_this_process_a_member_is_named(tmp_path):
     [
         ({"straggler": "skip"}, r"resources\.straggler.*min_sites"),
         ({"straggler": "skipp", "min_sites": 2}, r"resources\.straggler"),
-        ({"fit_timeout": 0}, r"resources\.fit_timeout.*greater than 0"),
+        ({"fit_timeout": 0}, r"resources\.fit_timeout.*more than 0"),
         ({"fit_timeout": ".inf"}, r"resources\.fit_timeout"),
         ({"fit_timeout": "soon"}, r"resources\.fit_timeout"),
     ],

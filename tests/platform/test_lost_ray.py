@@ -1,9 +1,11 @@
 """A Ray whose own processes ended or stopped ends the run in one line; nobody waits for it."""
 
 import ctypes
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,8 @@ from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import RunError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -96,6 +100,38 @@ def test_a_kill_and_a_shutdown_that_ray_never_ends_do_not_hold_the_run(ray, monk
     lost_ray.shutdown()
     assert killed.is_set()
     assert "Ray has not ended" in capsys.readouterr().err
+
+
+def test_a_message_that_the_store_never_takes_ends_the_run(ray, monkeypatch):
+    """A stopped raylet: it takes no object, and is held for dead by the control store after a while."""
+    asked, over = [], lost_ray.threading.Event()
+
+    def put(value):
+        asked.append(value)
+        ray("node")
+        return over.wait(20)
+
+    monkeypatch.setattr(lost_ray, "LOOK", 0.01)
+    monkeypatch.setattr(lost_ray.ray, "put", put)
+    with pytest.raises(RunError, match="Ray is lost: the raylet"):
+        lost_ray.put("a request")
+    over.set()
+    assert asked == ["a request"]
+
+
+def test_nothing_else_asks_ray_what_can_wait_for_ever():
+    asking = re.compile(r"\bray\.(put|kill|shutdown)\(")
+    files = [path for floor in ("platform", "tune") for path in (ROOT / floor).rglob("*.py")]
+    loud = {path.name for path in files if asking.search(path.read_text(encoding="utf-8"))}
+    assert loud == {"lost_ray.py"}
+
+
+def test_a_message_that_the_store_takes_or_refuses(ray, monkeypatch):
+    monkeypatch.setattr(lost_ray.ray, "put", lambda value: f"reference of {value}")
+    assert lost_ray.put("a request") == "reference of a request"
+    monkeypatch.setattr(lost_ray.ray, "put", lambda value: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        lost_ray.put("a request")
 
 
 def test_a_lost_ray_is_killed_after_the_last_word(ray, monkeypatch):

@@ -173,6 +173,11 @@ def test_what_it_imports_from_beside_it_travels_and_is_in_the_digest(tmp_path):
     assert masked(tmp_path, text).digest(CONTENTS) != one.digest(CONTENTS)
 
 
+def cited(paper: str) -> str:
+    """A mask that cites its work like this."""
+    return MASK.format(width=1).replace("width: int = 1", f'paper = "{paper}"')
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
@@ -188,7 +193,7 @@ def test_what_it_imports_from_beside_it_travels_and_is_in_the_digest(tmp_path):
         ("x = 1", r"adds nothing.*STRATEGIES"),
         ("MASKS = [1]", "MASKS is no dict"),
         ("class A:\n    pass\nMASKS = {'a': A}", r"masks 'a'.*subclass of Mask"),
-        ("class A:\n    pass\nNETWORKS = {'a': A}", r"networks 'a'.*entry\(Network, \.\.\.\)"),
+        ("class A:\n    pass\nNETWORKS = {'a': A}", r"networks 'a' is a class; write \"a\": entry\(A, \.\.\.\)"),
         (
             "from fedrecon.strategies.fedavg import FedAvg\nSTRATEGIES = {'mean': FedAvg}",
             r"\['mean'\].*a class of this plug-in",
@@ -197,7 +202,21 @@ def test_what_it_imports_from_beside_it_travels_and_is_in_the_digest(tmp_path):
             "from fedrecon.strategies.networks.network import entry\nNETWORKS = {'a': entry('a')}",
             r"entry\(CLASS, \.\.\.\)",
         ),
+        (
+            EXAMPLES["tiny.py"].replace("Field(8, ge=1)", "8"),
+            r"entry\(Tiny, channels=8\): a pydantic Field is needed, such as Field\(8, ge=1\)",
+        ),
         (MASK.format(width=1) + 'MASKS["other"] = Mine', "one class two names"),
+        (
+            cited("Yin et al., ICML 2018"),
+            r"mine\.py: 'mine': paper is no BibTeX entry: 'Yin et al.*@inpro",
+        ),
+        (cited("@article{yin, title = {Trimmed}"), r"'mine': paper is no BibTeX entry: neither a field.*yin"),
+        (
+            EXAMPLES["tiny.py"].replace('paper = ""', 'paper = "Mine, 2025"'),
+            r"'tiny': paper is no.*'Mine, 2025'",
+        ),
+        (EXAMPLES["tiny.py"].replace('paper = ""', "paper = None"), r"'tiny': paper is no BibTeX entry: None"),
         (MASK.format(width=1).replace('"mine"', '"random"'), r"'random' is taken by fedrecon"),
         (MASK.format(width=1).replace('"mine"', '"a b"'), r"masks 'a b'"),
     ],
@@ -221,6 +240,9 @@ def test_a_name_is_taken_once_and_a_file_is_needed(tmp_path):
         Experiment.read({"plugins": [str(tmp_path / "a.py"), str(tmp_path / "b.py")], "sites": "data"})
     with pytest.raises(InputError, match=r"gone\.py: no such plug-in file"):
         Experiment.read({"plugins": [str(tmp_path / "gone.py")], "sites": "data", "operator": {"mask": "mine"}})
+    (tmp_path / "e.yaml").write_text("plugins: [gone.py]\nsites: data\n")
+    with pytest.raises(InputError, match=r"e\.yaml: plugins: .*gone\.py: no such plug-in file"):
+        Experiment.read(tmp_path / "e.yaml")
     with pytest.raises(InputError, match=r"plugins: a list"):
         Experiment.read({"plugins": "a.py", "sites": "data"})
     with pytest.raises(InputError, match="below one folder"):

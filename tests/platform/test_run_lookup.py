@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import time
 
 import pytest
@@ -147,6 +148,17 @@ def test_the_answer_says_which_run_was_taken(capsys, workspace):
     called = Called(capsys, "runs", "show", "south", "--json", "--workspace", workspace)
     assert SOUTH in called.err
     assert json.loads(called.out)["digest"] == SOUTH
+
+
+def test_a_run_that_is_unknown_names_the_five_newest(tmp_path):
+    many = [RunFolder(tmp_path, f"{number:016x}") for number in range(20)]
+    for number, one in enumerate(many):
+        one.path.mkdir(parents=True, exist_ok=True)
+        os.utime(one.path, (number, number))
+    with pytest.raises(InputError) as refused:
+        find_run(tmp_path, "zzz")
+    assert re.findall(r"\b0{14}\w\w\b", str(refused.value)) == [one.digest for one in many[:14:-1]]
+    assert "fedrecon runs list" in str(refused.value)
 
 
 def test_a_whole_digest_reads_no_other_run(workspace, monkeypatch):

@@ -232,7 +232,7 @@ def test_what_a_training_knows_of_a_tested_operator(one, other, known):
         ({"acceleration": {"choise": [2, 4]}}, "Did you mean 'choice'"),
         ({"acceleration": {"uniform": [2, 4], "choice": [2]}}, "exactly one"),
         ({"acceleration": {}}, "exactly one"),
-        ({"acceleration": {"uniform": [0.5, 8]}}, "greater than or equal to 1.*0.5"),
+        ({"acceleration": {"uniform": [0.5, 8]}}, "at least 1.*0.5"),
         ({"acceleration": {"choice": [2, True]}}, "acceleration.*not true or false"),
         ({"acceleration": {"choice": [2, "x"]}}, "acceleration.*number"),
         ({"acceleration": {"choice": [2, {"uniform": [2, 3]}]}}, "acceleration.*one value"),

@@ -113,7 +113,7 @@ def test_a_key_of_one_method_alone_is_searched_where_it_is(consortium):
         ({"operator.accelaration": {"grid": [4]}}, "Did you mean 'acceleration'?"),
         ({"strategy.name": {"grid": ["fedavg", "fedporx"]}}, "Did you mean 'fedprox'?"),
         ({"operator.mask": {"grid": ["random", "gausian2d"]}}, "Did you mean 'gaussian2d'?"),
-        ({"training.learning_rate": {"grid": [0.1, -1]}}, "greater than 0"),
+        ({"training.learning_rate": {"grid": [0.1, -1]}}, "more than 0"),
         ({"training.rounds": {"uniform": [1, 2]}}, "training.rounds"),
         ({"operator.acceleration": {"grid": [2, 400]}}, "cannot be reached"),
         ({"operator.per_site": {"grid": [{"nroth": {"acceleration": 2}}]}}, "Did you mean 'north'?"),

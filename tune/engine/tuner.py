@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray import tune as ray_tune
 
-from fedrecon.platform.execution.lost_ray import shutdown
+from fedrecon.platform.execution.lost_ray import kill, shutdown
 from fedrecon.platform.execution.ray_cluster import connect
 from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
@@ -98,7 +98,7 @@ class TrialTuner:
             finally:
                 self._trial_table.interrupted()
                 live.close()
-                ray.kill(notes)
+                kill(notes)
                 self._records.settle()
                 conclude()
         finally:

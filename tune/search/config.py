@@ -190,7 +190,7 @@ def read_campaign(
     own = [text for text in overrides if not text.startswith("experiment.")]
     chosen = parse(settings, apply(dict(raw), own), where=where)
     folder = Path() if path is None else path.parent
-    return chosen, dict(embedded(apply_overrides(read_base(chosen.experiment, folder), base), Path()))
+    return chosen, dict(embedded(apply_overrides(read_base(chosen.experiment, folder), base), Path(), where))
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -225,9 +225,9 @@ def read_base(given: str | dict[str, Any], folder: Path) -> dict[str, Any]:
         InputError: see :func:`read_yaml_file`; the content is no mapping, or it names a plug-in that is refused.
     """
     if isinstance(given, dict):
-        return dict(embedded(given, folder))
+        return dict(embedded(given, folder, "experiment"))
     path = next((one for one in (Path(given), folder / given) if one.is_file()), Path(given))
     content = read_yaml_file(path, "experiment")
     if not isinstance(content, dict):
         raise InputError(f"{path}: a mapping of keys is needed, got {type(content).__name__}")
-    return dict(embedded(content, path.parent))
+    return dict(embedded(content, path.parent, str(path)))

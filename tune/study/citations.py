@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fedrecon.platform.runs.bibtex import Entry, distinct, entries
 from fedrecon.platform.runs.report import SSIM_PAPER
 from fedrecon.platform.runs.results import method_papers, operators
+from fedrecon.sites.extension.bibtex import Entry, distinct, entries
 
 if TYPE_CHECKING:
     from fedrecon.tune.study.matrix import Matrix

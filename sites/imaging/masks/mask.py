@@ -145,7 +145,9 @@ class ColumnMask(Mask):
         why = f"its centre has {n_low} of the {n} columns, but only {n / self.acceleration:.3g} may be measured"
         if most < 1:
             raise self._refusal(shape, why, f"On this matrix the acceleration can be at most {n / 2:g}.")
-        raise self._refusal(shape, why, f"A center_fraction from {1 / n:.3g} to {most / n:.3g} would do.")
+        low, high = f"{1 / n:.3g}", f"{most / n:.3g}"
+        would = f"of {low}" if low == high else f"from {low} to {high}"
+        raise self._refusal(shape, why, f"A center_fraction {would} would do.")
 
 
 class EllipseMask(Mask):

@@ -126,7 +126,7 @@ def _preview(found: Mapping[str, Any], as_json: bool) -> int:
         print_json(found)
         return DONE
     for site, splits in found["slices"].items():
-        say(f"{site}: " + ", ".join(f"{count} {split} slices" for split, count in splits.items()))
+        say(f"{site}: " + ", ".join(f"{count} {split} slice{'s' * (count != 1)}" for split, count in splits.items()))
     say(f"dry run: {found['name']}, digest {found['digest']}, {found['rounds']} rounds, {found['begins']}")
     return DONE
 
@@ -184,7 +184,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         return DONE
     for volume in done["volumes"]:
         rate = f"acceleration {volume['measured_acceleration']:.2f}"
-        say(f"{volume['name']} ({volume['split']}): {volume['n_slices']} slices, {rate}, sampling {volume['sampling']}")
+        count = f"{volume['n_slices']} slice{'s' * (volume['n_slices'] != 1)}"
+        say(f"{volume['name']} ({volume['split']}): {count}, {rate}, sampling {volume['sampling']}")
     output = str(done["output"])
     say(f"dry run: {output} is not written" if arguments.dry_run else output)
     return DONE

@@ -262,7 +262,7 @@ def test_named_limits_and_marks(paths, tmp_path):
         ({"train": {"operators": [{"mask": "randm"}]}}, "Did you mean 'random'"),
         ({"test": {"operators": [{"acceleration": 60}]}}, "methods.unet: site 'middle'"),
         ({"test": {"sites": "untrained"}}, "nothing is tested"),
-        ({"test": {"noise": [0.5]}}, "greater than or equal to 1"),
+        ({"test": {"noise": [0.5]}}, "at least 1"),
         ({"references": ["unett"]}, "Did you mean 'unet'"),
         (
             {"train": {"operators": [{"center_fraction": [0.1, 0.2]}]}},

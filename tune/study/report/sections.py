@@ -8,8 +8,8 @@ from fedrecon.platform.reporting.document import Code, Document, Files, Part, Pi
 from fedrecon.platform.reporting.latex import latex
 from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, plain, words
-from fedrecon.platform.runs.bibtex import entries
 from fedrecon.platform.runs.report import DEFINITIONS
+from fedrecon.sites.extension.bibtex import entries
 from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.study.analysis.analyse import TESTED
 from fedrecon.tune.study.analysis.inputs import MOVED, PUBLISHED, Findings

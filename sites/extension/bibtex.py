@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from fedrecon.sites.errors import InputError, brief
+
+_NO_BEGIN = "not the beginning of a BibTeX entry: "
 _BEGIN = re.compile(r"\s*@(\w+)\s*\{\s*([^\s,{}]+)\s*,")
 _NAME = re.compile(r"\s*(\w+)\s*=\s*\{")
 _NEXT = re.compile(r"\s*,?")
@@ -48,7 +52,7 @@ def entries(paper: str) -> list[Entry]:
     while paper[at:].strip():
         begin = _BEGIN.match(paper, at)
         if not begin:
-            raise ValueError(f"not the beginning of a BibTeX entry: {paper[at:].strip()[:60]!r}")
+            raise ValueError(f"{_NO_BEGIN}{paper[at:].strip()[:60]!r}")
         fields, at = [], begin.end()
         while name := _NAME.match(paper, at):
             end = _closing_brace(paper, name.end())
@@ -61,6 +65,32 @@ def entries(paper: str) -> list[Entry]:
         found.append(Entry(begin.group(1).lower(), begin.group(2), tuple(fields)))
         at = closed.end()
     return found
+
+
+def paper_of(kind: Any) -> str:
+    """The ``paper`` of a class; empty if it has none, which the laws of its kind tell."""
+    return str(getattr(kind, "paper", ""))
+
+
+def check_paper(where: str, kind: Any) -> None:
+    """Refuses a class whose ``paper`` no report could print.
+
+    Args:
+        where: the plug-in, at the start of a message.
+
+    Raises:
+        InputError: it is no text, no BibTeX, or a parameter. The message says what to write.
+    """
+    form = 'write @inproceedings{KEY, title = {...}, ...}, or "" if there is no work'
+    if "paper" in getattr(kind, "model_fields", {}):
+        raise InputError(f'{where}: paper is a parameter; write paper: ClassVar[str] = "..."')
+    paper = getattr(kind, "paper", "")
+    if not isinstance(paper, str):
+        raise InputError(f"{where}: paper is no BibTeX entry: {brief(paper)}; {form}")
+    try:
+        entries(paper)
+    except ValueError as error:
+        raise InputError(f"{where}: paper is no BibTeX entry: {str(error).removeprefix(_NO_BEGIN)}; {form}") from None
 
 
 def distinct(papers: Iterable[str]) -> list[Entry]:

@@ -197,7 +197,7 @@ def test_the_sites_are_given_once(call, folder):
     ],
 )
 def test_the_work_of_a_run_by_hand(kind, self_ensemble, expected):
-    method = SimpleNamespace(network_kind=kind, scoring_cost=lambda: 0.5)
+    method = SimpleNamespace(is_prior=kind == "prior", scoring_cost=lambda: 0.5)
     evaluation = SimpleNamespace(every=4, self_ensemble=self_ensemble)
     experiment = SimpleNamespace(rounds=10, method=method, evaluation=evaluation)
     assert work(experiment, trained=100, validation=10, test=5) == expected

@@ -138,8 +138,8 @@ _WORDS = {
     "model_type": "a mapping of keys is needed",
     "string_too_short": "a text of {min_length} or more characters is needed",
     "string_type": "a text is needed",
-    "too_long": "at most {max_length} values are needed",
-    "too_short": "at least {min_length} values are needed",
+    "too_long": "at most {max_length} values are allowed",
+    "too_short": "{min_length} or more values are needed",
     "tuple_type": "a list is needed",
 }
 """Our words for pydantic's kinds of errors; of another kind, pydantic's own are shown."""

@@ -249,7 +249,7 @@ def test_style_mixing_gives_later_layers_another_latent(monkeypatch):
             {"strategy": {"name": "fedgimp", "adaptation": {"prior": "best"}}, "network": {"name": "style"}},
             "'untrained'",
         ),
-        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": []}}}, "variables: .*at least 1 item"),
+        ({"strategy": {"name": "fedgimp", "adaptation": {"variables": []}}}, "variables: .*1 or more values"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_starts(change, said):

@@ -256,7 +256,7 @@ def test_named_limits_and_marks(paths, tmp_path):
         ({"methods": {"up": {"reconstructor": "bicubic"}}}, "methods.up: .*task=super-resolution"),
         ({"methods": {"x": {"operator.acceleration": 2}}}, "a method cannot set 'operator.acceleration'"),
         ({"methods": {"a/b": {}}}, "letters, digits"),
-        ({"methods": {}}, "at least 1"),
+        ({"methods": {}}, "1 or more values"),
         ({"train": {"sites": [["nord"]]}}, "unknown site in the study 'nord'. Did you mean 'north'"),
         ({"train": {"sites": "leave-one"}}, "train.sites"),
         ({"train": {"operators": [{"mask": "randm"}]}}, "Did you mean 'random'"),

@@ -149,11 +149,10 @@ class RayExecutor:
 
     def close(self) -> None:
         """Gives the actors to the pool or ends them, and ends the cluster if this executor started it."""
-        calm = [name for name in self.actors if self._is_calm(name)] if self._pool is not None else []
-        if self._pool is not None and not self._owns:
-            self._pool.give((self._kinds[name], self.actors[name]) for name in calm)
         for name, actor in () if self._owns else self.actors.items():  # an own cluster ends with its actors
-            if name not in calm:
+            if self._pool is not None and self._is_calm(name):
+                self._pool.give(self._kinds[name], actor)
+            else:
                 kill(actor)
         self.actors = {}
         self.transport.close()

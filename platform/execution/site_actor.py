@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +162,9 @@ class ActorPool:
         self.close()
         return taken
 
-    def give(self, actors: Iterable[tuple[Hashable, Any]]) -> None:
-        """Takes actors that no call waits for. Each releases its site now."""
-        for key, actor in actors:
-            self._idle[key] = actor, actor.release.remote()
+    def give(self, key: Hashable, actor: Any) -> None:
+        """Takes an actor that no call waits for. It releases its site now."""
+        self._idle[key] = actor, actor.release.remote()
 
     def close(self) -> None:
         """Ends the idle actors."""

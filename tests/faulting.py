@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -37,8 +38,11 @@ CALLS = {
     "evaluate": ("evaluate", lambda *_: True),
 }
 """The call at which a phase is met, and whether it is the one, from its arguments."""
-PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "stopped", "evaluate")
-"""In the phase 'stopped' no process runs: the run was stopped, and is not yet resumed."""
+PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "stopped", "evaluate", "sync")
+"""In the phase 'stopped' no process runs: the run was stopped, and is not yet resumed.
+
+In the phase 'sync' a finished run is sent to a store that has lost it.
+"""
 BALLAST = "ballast"
 CLOCK = "FAULTS_CLOCK"
 """Environment: the file that holds the seconds by which the wall clock is off; ``faults.py`` compiles the library."""
@@ -82,16 +86,17 @@ def drive(scene: Scene, moment: str = "", act: str = "") -> None:
     os.environ.pop("LD_PRELOAD", None)
     argv = [*scene.argv, *(AROUND[scene.around]() if scene.around else ())]
     if moment:
-        _install(moment, lambda: ACTS[act](scene))
+        _install(moment, lambda: ACTS[act](scene), scene.seed)
     code = main(argv)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _install(moment: str, act: Callable[[], None]) -> None:
+def _install(moment: str, act: Callable[[], None], seed: int) -> None:
     from fedrecon.platform.execution.ray_executor import RayExecutor
     from fedrecon.platform.storage.checkpoint import Checkpoints
+    from fedrecon.platform.storage.tracking.sender import Sender
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.sites.member.site import Site
 
@@ -106,6 +111,9 @@ def _install(moment: str, act: Callable[[], None]) -> None:
         before(Checkpoints, "save", lambda _, state, record: state.round == 2, once)
     elif moment == "end":
         before(RunFolder, "save_result", lambda *_: True, once)
+    elif moment == "sync":
+        entries = itertools.count()
+        before(Sender, "_apply", lambda *_: next(entries) == seed % 16, once)
     else:
         method, due = CALLS[moment]
         before(Site, method, lambda site, *given: site.name == MEMBER and due(*given), once)
@@ -262,8 +270,13 @@ def _two_nodes() -> list[str]:
     from fedrecon.platform.execution import ray_executor
 
     ray_executor.RESTART_TIMEOUT = 20.0  # type: ignore[misc]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    kept[:] = [cluster, cluster.add_node(num_cpus=1, labels={"site": MEMBER})]
+    cluster = Cluster()
+    kept[:] = [cluster]
+    for options in ({"include_dashboard": False}, {"labels": {"site": MEMBER}}):
+        for left in reversed(range(5)):
+            with contextlib.suppress(Exception) if left else contextlib.nullcontext():  # a busy machine starts none
+                kept[1:] = [cluster.add_node(num_cpus=1, **options)]
+                break
     atexit.register(cluster.shutdown)
     return ["--address", cluster.address]
 

@@ -353,8 +353,12 @@ class RayExecutor:
         if wanted is None or alive < wanted:
             rule = "resources.min_sites is not set" if wanted is None else f"resources.min_sites is {wanted}"
             raise RunError(
-                at_site(name, round_number, f"stays dead after {self._restarted.get(name, 0)} restarts: {reason}")
-                + f" The run stops here: {alive} of {len(self.actors)} sites are left, and {rule}."
+                at_site(
+                    name,
+                    round_number,
+                    f"stays dead after {self._restarted.get(name, 0)} restarts: {reason.rstrip('.')}",
+                )
+                + f". The run stops here: {alive} of {len(self.actors)} sites are left, and {rule}."
             )
         text = f"stays dead; the run goes on with {alive} of {len(self.actors)} sites: {reason}"
         self._watch.say(at_site(name, round_number, text))

@@ -374,6 +374,7 @@ def main(argv: list[str] | None = None) -> int:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes that nobody asks
     }
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     table = []

@@ -199,7 +199,11 @@ def _second_driver(scene: Scene) -> None:
 
 def _node_lost(back: bool) -> Callable[[Scene], None]:
     def act(scene: Scene) -> None:
+        from fedrecon.platform.execution import ray_executor
+
         cluster, node = kept
+        if back:  # a busy machine takes minutes to start one
+            ray_executor.RESTART_TIMEOUT = 600.0  # type: ignore[misc]
 
         def lose() -> None:
             cluster.remove_node(node, allow_graceful=False)

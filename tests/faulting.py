@@ -1,7 +1,7 @@
 """Faults that meet a driver at a moment of its command; ``tests/faults.py`` calls them in a process of their own.
 
-A moment is a call of the site 'middle' (on Ray: when the driver has just sent it), a commit, or the writing of the
-result. An act changes the world of that process: it kills, stops, fills or damages something.
+A moment is a call of the site 'middle' (on Ray: when the driver has just sent it), a commit, the writing of the
+result, or (on Ray) its end. An act changes the world of that process: it kills, stops, fills or damages something.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def drive(scene: Scene, moment: str = "", act: str = "") -> None:
     os.environ.pop("LD_PRELOAD", None)
     argv = [*scene.argv, *(AROUND[scene.around]() if scene.around else ())]
     if moment:
-        _install(moment, lambda: ACTS[act](scene), scene.seed)
+        _install(moment, lambda: ACTS[act](scene), scene)
     code = main(argv)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _install(moment: str, act: Callable[[], None], seed: int) -> None:
+def _install(moment: str, act: Callable[[], None], scene: Scene) -> None:
     from fedrecon.platform.execution.ray_executor import RayExecutor
     from fedrecon.platform.storage.checkpoint import Checkpoints
     from fedrecon.platform.storage.tracking.sender import Sender
@@ -109,11 +109,13 @@ def _install(moment: str, act: Callable[[], None], seed: int) -> None:
     before(RayExecutor, "_prepare", lambda executor, *_: not executors.append(executor), lambda: None)
     if moment == "commit":
         before(Checkpoints, "save", lambda _, state, record: state.round == 2, once)
-    elif moment == "end":
+    elif moment == "end" and "--in-process" in scene.argv:
         before(RunFolder, "save_result", lambda *_: True, once)
+    elif moment == "end":  # by then Ray has ended
+        before(RayExecutor, "close", lambda *_: True, once)
     elif moment == "sync":
         entries = itertools.count()
-        before(Sender, "_apply", lambda *_: next(entries) == seed % 16, once)
+        before(Sender, "_apply", lambda *_: next(entries) == scene.seed % 16, once)
     else:
         method, due = CALLS[moment]
         before(Site, method, lambda site, *given: site.name == MEMBER and due(*given), once)

@@ -59,7 +59,7 @@ RAY_PHASES = Row("").phases[:-1]
 """``fedrecon evaluate`` needs no Ray."""
 WITH_SYNC = (*Row("").phases, "sync")
 SITE_PHASES = tuple(phase for phase in RAY_PHASES if phase != "end")
-"""At the end the sites' processes have ended."""
+"""At the end the sites are asked nothing."""
 ROWS = [
     Row("driver killed", phases=WITH_SYNC),
     Row("driver terminated", phases=WITH_SYNC),

@@ -352,9 +352,11 @@ class RayExecutor:
         alive, wanted = len(self.actors) - len(self.dead), self.resources.min_sites
         if wanted is None or alive < wanted:
             rule = "resources.min_sites is not set" if wanted is None else f"resources.min_sites is {wanted}"
+            text = (
+                f"stays dead after {self._restarted.get(name, 0)} restarts: {reason.rstrip('.')}. The run stops here: "
+            )
             raise RunError(
-                at_site(name, round_number, f"stays dead after {self._restarted.get(name, 0)} restarts: {reason}")
-                + f" The run stops here: {alive} of {len(self.actors)} sites are left, and {rule}."
+                at_site(name, round_number, f"{text}{alive} of {len(self.actors)} sites are left, and {rule}.")
             )
         text = f"stays dead; the run goes on with {alive} of {len(self.actors)} sites: {reason}"
         self._watch.say(at_site(name, round_number, text))

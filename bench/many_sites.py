@@ -44,17 +44,17 @@ OF_ACTORS = {
     "sites": "sites",
     "wall_start": "s to the end of round 1",
     "start": "CPU s of it",
-    "round": "CPU s a round",
-    "site_ms": "of it ms a site",
-    "driver_ms": "in the driver, ms a site",
     "seconds": "wall s a round",
+    "actor_ms": "CPU of the actors, ms a site and round",
+    "driver_ms": "of the driver",
+    "daemons": "CPU of Ray's other processes, s a second",
     "own": "driver's own memory, peak MiB",
     "mapped": "driver's shared buffers, MiB",
     "peak": "driver's peak RSS MiB",
     "tree": "PSS of all processes, MiB",
 }
-"""The columns with actors. CPU-seconds are of all processes, Ray's too; a round is the median of those before the last
-one, without the first."""
+"""The columns with actors. A round is the median of those before the last one, which is validated, without the first.
+Ray's other processes spend CPU whether or not there are rounds, so theirs is a share of the time that passed."""
 
 
 def write_shards(folder: Path, n_sites: int, size: int, n_train: int = 2, n_validation: int = 1) -> None:
@@ -110,12 +110,13 @@ def whole() -> list[psutil.Process]:
     return [own, *own.children(recursive=True)]
 
 
-def spent(processes: list[psutil.Process]) -> float:
-    """CPU-seconds of the processes up to now; of one that has ended, nothing."""
-    total = 0.0
+def spent(processes: list[psutil.Process]) -> dict[str, float]:
+    """CPU-seconds up to now of the driver, of the actors and of Ray's other processes; of one that has ended, none."""
+    total = dict.fromkeys(("driver", "actors", "daemons"), 0.0)
     for one in processes:
         try:
-            total += sum(one.cpu_times()[:2])
+            kind = "actors" if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::SiteActor") else "daemons"
+            total["driver" if one.pid == os.getpid() else kind] += sum(one.cpu_times()[:2])
         except psutil.Error:
             continue
     return total
@@ -142,14 +143,12 @@ def one(data: Path, workspace: Path, asked: argparse.Namespace) -> dict[str, flo
         "resources": {"start_timeout": 600},
     }
     workspace.mkdir()
-    all_of_them, own, wall = [spent(whole())], [time.process_time()], [begun]
+    cpu, wall = [spent(whole())], [begun]
     context = RunContext(workspace, "actors" if asked.actors else "in-process")
     found: dict[str, float] = {}
     for _ in steps(Experiment.read(experiment), context):
         wall.append(time.perf_counter())
-        own.append(time.process_time())
-        if asked.actors:
-            all_of_them.append(spent(processes := whole()))
+        cpu.append(spent(processes := whole()))
         if asked.actors and len(wall) == asked.rounds:  # before the last round, which is validated
             found = {"tree": sum(process.memory_full_info().pss for process in processes) / 2**20}
             found |= {"mapped": memory()["RssShmem"] / 2**20}
@@ -157,16 +156,17 @@ def one(data: Path, workspace: Path, asked: argparse.Namespace) -> dict[str, flo
     found |= {"sites": n_sites, "own": looked.own / 2**20, "files": looked.files}
     found |= {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if asked.actors:
-        a_round = [statistics.median(_steps(one)) for one in (all_of_them, own, wall)]
+        passed, by_kind = _steps(wall), {kind: _steps([one[kind] for one in cpu]) for kind in cpu[0]}
         return found | {
             "wall_start": wall[1] - wall[0],
-            "start": all_of_them[1] - all_of_them[0],
-            "round": a_round[0],
-            "site_ms": 1000 * a_round[0] / n_sites,
-            "driver_ms": 1000 * a_round[1] / n_sites,
-            "seconds": a_round[2],
+            "start": sum(cpu[1].values()) - sum(cpu[0].values()),
+            "seconds": statistics.median(passed),
+            "actor_ms": 1000 * statistics.median(by_kind["actors"]) / n_sites,
+            "driver_ms": 1000 * statistics.median(by_kind["driver"]) / n_sites,
+            "daemons": sum(by_kind["daemons"]) / sum(passed),
         }
-    ended, written = time.process_time(), [path for path in workspace.rglob("*") if path.is_file()]
+    own = [one["driver"] for one in cpu]
+    ended, written = spent([psutil.Process()])["driver"], [path for path in workspace.rglob("*") if path.is_file()]
     return found | {
         "start": 2 * own[1] - own[2],  # the first round costs about what the next one does
         "round": own[-1] - own[-2],

@@ -80,6 +80,17 @@ def store_size(node: str) -> int:
     return sum(int(one["Resources"].get("object_store_memory", 0)) for one in nodes() if one["NodeID"] == node)
 
 
+def cpus() -> int:
+    """Number of CPUs of the cluster, at least 1."""
+    return max(1, int(sum(one["Resources"].get("CPU", 0.0) for one in nodes() if one["Alive"])))
+
+
+def fetch(references: Sequence[Any]) -> None:
+    """Has Ray bring objects to this node that exist on another one. It returns at once, and the transfer goes on."""
+    if references:
+        ray.wait(list(references), num_returns=len(references), timeout=0, fetch_local=True)
+
+
 def nodes() -> list[dict[str, Any]]:
     """Ray's node table."""
     return list(answered(ray.nodes))

@@ -37,6 +37,7 @@ from fedrecon.sites.wire import (
     TrainRequest,
     TunedReconstructor,
     Vector,
+    temperature_of,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.member.site_plan import SitePlan
+    from fedrecon.sites.scoring.spread import Spread
     from fedrecon.sites.training.batches import Slice
 
 PRIVATE = "parameters"
@@ -204,7 +206,8 @@ class Site:
         batches = list(slices.iterate(self.scoring_batch))
         chosen = batches if task.part is None else batches[task.part : task.part + 1]
         seed_ = self.plan.evaluation.mask_seed
-        return score(slices, chosen, task.split, self.image, seed_, self._model_name, self.name)
+        spread = self._spread_of(temperature_of(request))
+        return score(slices, chosen, task.split, self.image, seed_, self._model_name, self.name, spread)
 
     @torch.no_grad()
     def samples(self, request: TrainRequest) -> Samples:
@@ -232,7 +235,8 @@ class Site:
             return Panels(self.name)
         self.load(request)
         slices = self.slices(task.split)
-        pictures = draw(slices, self.pictured, self.image, self.plan.evaluation.mask_seed, task.note)
+        spread, seed_ = self._spread_of(temperature_of(request)), self.plan.evaluation.mask_seed
+        pictures = draw(slices, self.pictured, self.image, seed_, task.note, spread)
         return Panels(self.name, pictures)
 
     def private_part(self, request: TrainRequest) -> PrivatePart:
@@ -278,6 +282,32 @@ class Site:
         """The images (b, y, x) complex64 of a measured batch, under the request's state and the private part."""
         self.load(request)
         return self._apply(batch, subject)
+
+    def spread(self, request: TrainRequest, batch: Measurement, subject: Subject) -> Tensor | None:
+        """(b, y, x) float32: the standard deviation of each pixel, times the temperature of the request.
+
+        None from a method that tells none.
+        """
+        if not self._tells_spread:
+            return None
+        self.load(request)
+        return self._spread(batch, subject, temperature_of(request))
+
+    @property
+    def _tells_spread(self) -> bool:
+        return self.plan.reconstructor is None and bool(self.plan.method.has_spread)
+
+    def _spread(self, batch: Measurement, subject: Subject, temperature: float) -> Tensor:
+        self.model.eval()
+        with torch.no_grad(), autocast(self.plan.training.precision, self.device):
+            told: Tensor = self.plan.method.spread(self.model, batch, subject)
+        return temperature * told.float()
+
+    def _spread_of(self, temperature: float) -> Spread | None:
+        """What gives the spread of a scoring batch, under the state that is loaded; None from a method without."""
+        if not self._tells_spread:
+            return None
+        return lambda batch, items: self._spread(batch, self._subject(items), temperature)
 
     def slices(self, split: str) -> Slices:
         """The slices of a split under the plan's operators; they are made once.
@@ -374,8 +404,11 @@ class Site:
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""
+        return self._apply(batch, self._subject(items))
+
+    def _subject(self, items: Sequence[Slice]) -> Subject:
         subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
-        return self._apply(batch, Subject(items[0].site, subjects, indices, self.plan.seed))
+        return Subject(items[0].site, subjects, indices, self.plan.seed)
 
     def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
         plan = self.plan

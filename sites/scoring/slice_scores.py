@@ -65,8 +65,7 @@ def score(
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - start
             images = stages(batch, image)
-            told = None if spread is None else spread(batch, items)
-            spreads = [] if told is None else compared(slices, items, images["output"], told)
+            spreads = [] if spread is None else compared(slices, items, images["output"], spread(batch, items))
             _rows(columns, slices, items, split, batch, images, model, spreads)
     return Scores(site, split, {name: tuple(values) for name, values in columns.items()}, seconds)
 

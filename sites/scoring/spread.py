@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.training.batches import Slice, Slices
 
-Spread = Callable[["Measurement", "Sequence[Slice]"], "Tensor | None"]
-"""Gives the spread (b, y, x) float32 of a measurement's slices; None from a method that tells none."""
+Spread = Callable[["Measurement", "Sequence[Slice]"], "Tensor"]
+"""Gives the spread (b, y, x) float32 of a measurement's slices."""
 
 OBJECT = 0.05
 """The share of its volume's maximum above which a pixel belongs to the object."""

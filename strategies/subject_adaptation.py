@@ -62,7 +62,8 @@ def adapted(
     network = prior(splitting, network, subject)
     count, unit = len(measurement.scale), measurement.scale[:, None, None]
     weights = {name: one.detach().repeat(count, *[1] * one.ndim) for name, one in network.named_parameters()}
-    image = restored(splitting, network, measurement, subject).mean(dim=0) / unit
+    with torch.no_grad():
+        image = restored(splitting, network, measurement, subject).mean(dim=0) / unit
     denoise, levels = denoiser(network, network.label(subject.site, count), weights), splitting.levels()
     for one in weights.values():
         one.requires_grad_()

@@ -111,9 +111,10 @@ def reconstruct(
         run: run id, digest or its beginning, name, or ``latest``.
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
-            ``uncertainty`` if the method tells the spread of its error, and ``reference`` if the volume has one) or .png (the panel that a run draws, of up to four slices of the
-            first volume of a test subject, else of the first volume). A NIfTI volume can also be written as .nii or
-            .nii.gz, in the same space; the spread is then written beside it, as ``NAME-uncertainty``.
+            ``uncertainty`` if the method tells the spread of its error, and ``reference`` if the volume has one) or
+            .png (the panel that a run draws, of up to four slices of the first volume of a test subject, else of the
+            first volume). A NIfTI volume can also be written as .nii or .nii.gz, in the same space; the spread is then
+            written beside it, as ``NAME-uncertainty``.
         overrides: changes to the run's experiment that concern no training, each as ``key.path=value``: see
             :data:`fedrecon.platform.inference.trained_run.CHANGEABLE`.
         site: the site whose operator is used, and whose network if each site has its own; None takes the site that the

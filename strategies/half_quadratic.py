@@ -115,7 +115,7 @@ def restored(
         denoise = denoiser(network, network.label(subject.site, count * times), own)
         draws = [one for number in numbers for one in draws_of(subject, number)]
         many = measurement.repeated(times) if times > 1 else measurement
-        parts.append(split(settings, denoise, many, draws).unflatten(0, (times, count)))
+        parts.append(split(settings, denoise, many, draws).view(times, count, *measurement.zero_filled.shape[1:]))
     return torch.cat(parts)
 
 
@@ -142,7 +142,7 @@ def denoiser(network: Any, label: Tensor, weights: Weights | None = None) -> Den
         def one(own: Weights, *given: Tensor) -> Tensor:
             return functional_call(network, dict(own), tuple(x[None] for x in given))[0]  # type: ignore[no-any-return]
 
-        return torch.vmap(one)(weights, planes, levels, label)  # type: ignore[no-any-return]
+        return torch.vmap(one)(weights, planes, levels, label)
 
     def denoise(noisy: Tensor, fitted: Tensor, sigma: float) -> Tensor:
         levels = torch.full((len(noisy),), sigma, device=noisy.device)

@@ -10,6 +10,7 @@ over the object's pixels of the site's validation subjects. Test subjects never 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
@@ -32,7 +33,7 @@ def temperature(columns: Columns) -> float | None:
     if not sites or not all(one["object_squared_spread"] > 0 for one in sites):
         return None
     ratios = [one["object_squared_error"] / one["object_squared_spread"] for one in sites]
-    return float(np.mean(ratios)) ** 0.5
+    return math.sqrt(np.mean(ratios))
 
 
 def calibrated(request: TrainRequest, factor: float | None) -> TrainRequest:

@@ -1,4 +1,4 @@
-"""The spread of the samples of a diffusion prior against a posterior in closed form; its denoiser adapted to a slice."""
+"""The spread of a diffusion prior's samples against a posterior in closed form; a denoiser adapted to a slice."""
 
 import math
 from dataclasses import replace
@@ -74,7 +74,7 @@ def repeated(one, times):
 
 
 def test_the_spread_is_the_posterior_s_over_the_root_of_two():
-    """With the levels falling slowly, zeta 1 draws half of a Gaussian posterior's variance: the temperature is 2^0.5."""
+    """With slowly falling levels, zeta 1 draws half of a Gaussian posterior's variance: the temperature is 2^0.5."""
     one, network, known = gaussian()
     splitting = {"sigma_max": 0.3, "sigma_min": 0.001, "iterations": 2, "batch": 150}
     method = make_strategy("feddiff", {"splitting": splitting, "uncertainty": {"samples": 150, "steps": 80}})
@@ -98,7 +98,12 @@ def test_the_temperature_and_the_coverage_by_hand():
     found = coverage(columns)
     assert found["a",] == {"within_1": 0.6, "within_2": 0.9, "n_pixels": 100, "against": "truth"}
     mean = mean_coverage([found["a",], {**found["b",], "against": "measured"}])
-    assert mean == {"within_1": pytest.approx(0.65), "within_2": pytest.approx(0.95), "n_pixels": 200, "against": "both"}
+    assert mean == {
+        "within_1": pytest.approx(0.65),
+        "within_2": pytest.approx(0.95),
+        "n_pixels": 200,
+        "against": "both",
+    }
     joined = {name: [*values, *values] for name, values in columns.items()}
     assert coverage(joined)["a",]["n_pixels"] == 200
     assert temperature(joined) == temperature(columns)
@@ -177,7 +182,9 @@ def test_an_adapted_denoiser_fits_the_samples_of_its_slice_better(content):
     assert not any(value.requires_grad for value in weights.values())
     maps = torch.ones(1, 1, SIZE, SIZE, dtype=torch.complex64)
     second = replace(measure(one.kspace[1:], one.operator.mask[1:], maps), noise=one.noise[1:])
-    alone = adapted(SubjectAdaptation(steps=12, rate=0.01), splitting, network, second, Subject("north", ("s",), (5,), 0))
+    alone = adapted(
+        SubjectAdaptation(steps=12, rate=0.01), splitting, network, second, Subject("north", ("s",), (5,), 0)
+    )
     for name, value in alone.items():  # the other slice of the batch changes nothing
         torch.testing.assert_close(value[0], weights[name][1], atol=5e-3, rtol=0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,9 +123,18 @@ class Commits:
             self.checkpoints.save(state, {})
 
 
+@lru_cache(maxsize=64)
+def _opened(path: Path, changed: int) -> Shard:
+    """What a driver reads of a shard. The sites open and check it themselves, each of them and each time."""
+    return Shard.open(path)
+
+
 @dataclass(frozen=True)
 class Federation:
-    """A strategy over the sites ``paths``, their private memory under ``memory``."""
+    """A strategy over the sites ``paths``, their private memory under ``memory``.
+
+    With ``scored`` the last round is scored before its commit.
+    """
 
     method: Strategy
     paths: Mapping[str, Path]
@@ -141,7 +150,7 @@ class Federation:
 
     @cached_property
     def shards(self) -> dict[str, Shard]:
-        return {name: Shard.open(path) for name, path in self.paths.items()}
+        return {name: _opened(path, path.stat().st_mtime_ns) for name, path in self.paths.items()}
 
     @property
     def roster(self) -> dict[str, tuple[str, ...]]:
@@ -192,7 +201,7 @@ class Federation:
         experiment = SimpleNamespace(
             method=self.method,
             rounds=self.rounds,
-            scores_due=lambda number: self.scored,
+            scores_due=lambda number: self.scored and number == self.rounds,
             evaluation=Evaluation(panels=False),
             personalise=None,
         )

@@ -21,7 +21,7 @@ from fedrecon.sites.acquisition.degraded import Degraded
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, VolumeData, write_shard
-from fedrecon.sites.member.site import new_network
+from fedrecon.sites.member.network import new_network
 from fedrecon.sites.member.site_plan import SitePlan
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.parameters import Parameters, to_vector

@@ -13,11 +13,19 @@ from fedrecon.sites.scoring.slice_scores import stages
 
 if TYPE_CHECKING:
     from fedrecon.sites.scoring.slice_scores import Reconstruct
+    from fedrecon.sites.scoring.spread import Spread
     from fedrecon.sites.training.batches import Slices
 
 
-def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
-    """PNG by site: reference, zero-filled image, reconstruction and error of one slice. The slice is always the same.
+def draw(
+    slices: Slices,
+    sites: Sequence[str],
+    reconstruct: Reconstruct,
+    mask_seed: int,
+    note: str,
+    spread: Spread | None = None,
+) -> dict[str, bytes]:
+    """PNG by site: the panel of one slice, which is always the same.
 
     Args:
         slices: the slices of one split. A site without slices gets no picture.
@@ -25,6 +33,7 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
         reconstruct: maps a measurement and its slices to images (b, y, x) complex64.
         mask_seed: seed of the masks and of the noise.
         note: last part of the caption, for example the round.
+        spread: gives the spread of the error, which the panel then shows; None: the method tells none.
     """
     pictures = {}
     for site in sites:
@@ -35,16 +44,15 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
         item = first[len(first) // 2]
         with torch.no_grad():
             batch = slices.scoring([item], mask_seed)
-            images = {
-                name: central(x[0], item.volume.crop).cpu().numpy()
-                for name, x in stages(batch, reconstruct(batch, [item])).items()
-            }
+            made = stages(batch, reconstruct(batch, [item]))
+            if spread is not None:
+                made["spread"] = spread(batch, [item])
+            images = {name: central(x[0], item.volume.crop).cpu().numpy() for name, x in made.items()}
         assert batch.reference is not None
         measured = slices.scored_with([item], mask_seed)[0].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
         reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
         before = "Zero-padded" if batch.low is not None else "Zero-filled"
-        pictures[site] = panel(
-            reference, images["zero_filled"], images["output"], item.volume.maximum, caption, before=before
-        )
+        given = reference, images["zero_filled"], images["output"], item.volume.maximum, caption
+        pictures[site] = panel(*given, before=before, spread=images.get("spread"))
     return pictures

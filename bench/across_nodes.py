@@ -146,6 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="nodes-") as scratch:
         environment = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
         environment["RAY_raylet_start_wait_time_s"] = f"{PATIENCE:.0f}"
+        environment["RAY_agent_register_timeout_ms"] = f"{1000 * PATIENCE:.0f}"
         os.environ.update(environment)
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "br0", "type", "bridge")

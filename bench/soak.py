@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -114,7 +115,10 @@ class Soak:
 
         sizes = [_size(path) for path in self.workspace.rglob("*")]
         databases = [_size(path) or 0 for path in self.workspace.glob("mlflow.db*")]
-        drawn, store = random.Random(len(done)).sample(sorted(done), min(20, len(done))), run_store(None, self.workspace)
+        drawn, store = (
+            random.Random(len(done)).sample(sorted(done), min(20, len(done))),
+            run_store(None, self.workspace),
+        )
         return {
             "trials": len(done),
             "files": sum(size is not None for size in sizes),
@@ -140,7 +144,7 @@ def _median_ms(find: Any, given: Sequence[str]) -> float:
         begun = time.perf_counter()
         try:
             find(one)
-        except Exception:  # noqa: BLE001, S112 - MLflow has not got this run yet
+        except Exception:  # noqa: BLE001 - MLflow has not got this run yet
             continue
         took.append(1000 * (time.perf_counter() - begun))
     return median(took) if took else float("nan")
@@ -170,7 +174,7 @@ def windows(samples: Sequence[Mapping[str, Any]], marks: Iterable[Mapping[str, f
     The first trials of a start are left out: they wait for the processes that hold trials.
     """
     rows = [dict.fromkeys(("n", "seconds", "cpu", "driver", "workers", "ray"), 0.0) for _ in marks]
-    pairs = zip(samples, samples[1:], strict=False)
+    pairs = pairwise(samples)
     first = {one["start"]: one["done"] for one in reversed(samples)}
     for before, after in pairs:
         place = (after["done"] - 1) // size
@@ -226,12 +230,16 @@ def calm(file: Path, workspace: Path, number: int, seed: int) -> dict[str, Any]:
 def differences(table: Sequence[Mapping[str, Any]], alone: Mapping[str, Mapping[str, float]], trials: int) -> list[str]:
     """What of a finished sweep's table is not as it must be: empty if all is."""
     found = [f"{len(table)} rows, not {trials}"] if len(table) != trials else []
-    found += [f"trial {row['number']} is {row['status']}: {row['error']}" for row in table if row["status"] != "FINISHED"]
+    found += [
+        f"trial {row['number']} is {row['status']}: {row['error']}" for row in table if row["status"] != "FINISHED"
+    ]
     if len(known := {row["digest"]: row for row in table}) != len(table):
         found.append("two rows have the same digest")
     for digest, values in alone.items():
         own = known.get(digest, {}).get("metrics", {})
-        found += [f"{digest}: {key} {own.get(key)} is {value} alone" for key, value in values.items() if own.get(key) != value]
+        found += [
+            f"{digest}: {key} {own.get(key)} is {value} alone" for key, value in values.items() if own.get(key) != value
+        ]
     return found
 
 
@@ -257,12 +265,19 @@ def recorded(workspace: Path, digests: Iterable[str]) -> list[str]:
 
 def report(found: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
-    rows, lines = found["windows"], [f"load {found['load']:.1f} at the end; killed at {found['killed']} trials done", ""]
+    rows, lines = (
+        found["windows"],
+        [f"load {found['load']:.1f} at the end; killed at {found['killed']} trials done", ""],
+    )
     lines += ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "--:|" * len(COLUMNS)]
     lines += ["| " + " | ".join(f"{row[key]:.4g}" for key in COLUMNS) + " |" for row in rows]
     slopes = ", ".join(f"{COLUMNS[key]} {slope(rows, key):+.3g}" for key in COLUMNS if key != "trials")
     alone = found["alone"]
-    lines += ["", f"change a thousand trials: {slopes}", f"one by one: {alone['seconds']:.2f} s, {alone['cpu']:.2f} CPU s"]
+    lines += [
+        "",
+        f"change a thousand trials: {slopes}",
+        f"one by one: {alone['seconds']:.2f} s, {alone['cpu']:.2f} CPU s",
+    ]
     lines += [f"whole: {found['seconds']:.0f} s; {found['trials']} trials, {len(found['wrong'])} differences"]
     return "\n".join([*lines, *found["wrong"][:20]])
 
@@ -280,7 +295,8 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, required=True, help="a folder that is made, and stays")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}|= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray starts its workers at nice 15: beside other work they would wait, and their time would say nothing.
+    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     from fedrecon.sites.phantom import simulate
 

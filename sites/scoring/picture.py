@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedrecon.sites.data.volume import central
-from fedrecon.sites.scoring.panel import panel
+from fedrecon.sites.scoring.panel import panel, tile
 from fedrecon.sites.scoring.slice_scores import stages
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from fedrecon.sites.training.batches import Slices
 
 
-def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_seed: int, note: str) -> dict[str, bytes]:
+def draw(
+    slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_seed: int, note: str, small: bool = False
+) -> dict[str, bytes]:
     """PNG by site: reference, zero-filled image, reconstruction and error of one slice. The slice is always the same.
 
     Args:
@@ -25,6 +27,7 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
         reconstruct: maps a measurement and its slices to images (b, y, x) complex64.
         mask_seed: seed of the masks and of the noise.
         note: last part of the caption, for example the round.
+        small: draws :func:`tile` in place of :func:`panel`.
     """
     pictures = {}
     for site in sites:
@@ -40,9 +43,12 @@ def draw(slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_se
                 for name, x in stages(batch, reconstruct(batch, [item])).items()
             }
         assert batch.reference is not None
+        reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
+        if small:
+            pictures[site] = tile(reference, images["zero_filled"], images["output"], item.volume.maximum, site)
+            continue
         measured = slices.scored_with([item], mask_seed)[0].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
-        reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
         before = "Zero-padded" if batch.low is not None else "Zero-filled"
         pictures[site] = panel(
             reference, images["zero_filled"], images["output"], item.volume.maximum, caption, before=before

@@ -24,6 +24,7 @@ from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.platform.terminal.signals import last_wills
 from fedrecon.sites import debris
+from fedrecon.tune.engine.drivers import seeing
 from fedrecon.tune.engine.packing import Packing, asked, roster
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
@@ -118,9 +119,10 @@ class TrialTuner:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
         executor = str(self._planner.base["resources"]["crew"])
         nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
-        packing = Packing.of(
-            executor, self._planner.settings.concurrency, nodes, ray.get_runtime_context().get_node_id()
-        )
+        here, seen = ray.get_runtime_context().get_node_id(), None
+        if executor == "in-process" and len(nodes) > 1:
+            seen = seeing(self._trial_table.workspace, nodes, here)
+        packing = Packing.of(executor, self._planner.settings.concurrency, nodes, here, seen)
         wanted = {(asked(row.trial.experiment), tuple(self._members(row.trial))) for row in self._trial_table.rows}
         for each, members in wanted:
             _group(packing, each, members)

@@ -100,6 +100,8 @@ class Soak:
             self.samples.append({"start": number, "at": time.perf_counter(), "done": len(done), **_used(driver)})
             if len(done) >= self.window * (len(self.marks) + 1):
                 self.marks.append(self._look(done))
+                part = {"windows": windows(self.samples, self.marks, self.window)}
+                self.workspace.with_name("so-far.json").write_text(json.dumps(part, indent=1))
             if len(done) >= stop_at:
                 time.sleep(stop_at % 1)
                 process.kill()  # the driver alone, as the kernel does when memory is short

@@ -33,7 +33,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def described(consortium, **changes):
     return {
         "name": "recorded",
-        "sites": {name: str(consortium[name]) for name in ("north", "middle")},  # SITES
+        "sites": {name: str(consortium[name]) for name in ("north", "middle")},
         "operator": {"mask": "random", "acceleration": 3},
         "strategy": {"name": "fedavg"},
         "network": UNET,
@@ -295,11 +295,6 @@ def test_a_browser_shows_the_view_the_pictures_and_the_models(workspace, runs):
         page.goto(f"{base}/#/experiments/{experiment}/runs/{runs[0].run_id}/model-metrics")
         visible(page, 1)
         tile = page.locator(".rc-image img").first
-        import os
-
-        page.screenshot(path=os.environ.get("SHOT", "/dev/null") + "run.png", full_page=True) if os.environ.get(
-            "SHOT"
-        ) else 0
         shown = np.asarray(Image.open(io.BytesIO(tile.screenshot())).convert("L"), float)
         assert shown[: len(shown) // 4].std() > 5  # the panel is at the top of its tile, and no grey area
         page.goto(f"{address}&compareRunsMode=CHART")
@@ -308,7 +303,6 @@ def test_a_browser_shows_the_view_the_pictures_and_the_models(workspace, runs):
         page.mouse.move(1000, 600)
         page.mouse.wheel(0, 500)
         pictures = visible(page, 2)
-        page.screenshot(path=os.environ["SHOT"] + "compare.png", full_page=True) if os.environ.get("SHOT") else 0
         boxes = [pictures.nth(i).bounding_box() for i in range(2)]
         assert boxes[0]["y"] == boxes[1]["y"]  # side by side
         page.goto(f"{base}/#/experiments/{experiment}/models?workflowType=machine_learning")

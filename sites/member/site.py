@@ -15,7 +15,7 @@ import torch
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import open_sealed
 from fedrecon.sites.data.stamp import Stamp
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import InputError, RunError, cause_of
 from fedrecon.sites.member.network import layout, new_network
 from fedrecon.sites.member.site_plan import refuse_other
 from fedrecon.sites.member.usage import Usage
@@ -209,16 +209,18 @@ class Site:
         return tuple(name for name, shard in self.shards.items() if self.plan.evaluation.draws(shard.origin))
 
     def panels(self, request: TrainRequest, task: PanelTask) -> Panels:
-        """A picture of one slice of each shard of which pictures may leave."""
+        """A picture of one slice of each shard that is asked for and of which pictures may leave."""
         from fedrecon.sites.scoring.picture import draw
 
-        if not self.pictured:
+        drawn = [one for one in self.pictured if one in (task.sites or self.pictured)]
+        if not drawn:
             return Panels(self.name)
         self.load(request)
-        slices = self.slices(task.split)
-        given = self.image, self.plan.evaluation.mask_seed, task.note, self._spread_of(temperature_of(request))
-        pictures = draw(slices, self.pictured, *given)
-        return Panels(self.name, pictures)
+        given = self.plan.evaluation.mask_seed, task.note, self._spread_of(temperature_of(request)), task.small
+        try:
+            return Panels(self.name, draw(self.slices(task.split), drawn, self.image, *given))
+        except Exception as error:  # noqa: BLE001 - what draws raises anything, and no picture is worth a run
+            return Panels(self.name, problem=cause_of(error))
 
     def private_part(self, request: TrainRequest) -> PrivatePart:
         """The private parameters by name, after the request's state.
@@ -300,9 +302,8 @@ class Site:
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             truth = split != "train" and plan.evaluation.reference == "truth"
             own = plan.training.ssdu if split == "train" else None
-            self._slices[key] = Slices(
-                self.shards, plan.operators, split, self.device, limits, phase, truth, splitting=own
-            )
+            given = self.shards, plan.operators, split, self.device, limits, phase, truth
+            self._slices[key] = Slices(*given, splitting=own)
         return self._slices[key]
 
     @cached_property

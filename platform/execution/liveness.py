@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrecon.sites.errors import listed
+
 LIVENESS = "liveness.jsonl"
 """Name of the file of events (JSON lines) in the folder of a run: waiting, restarted, skipped, dead."""
 
@@ -108,7 +110,7 @@ class Watch:
         if slow and waited >= self._name_after:
             self._name_after *= 2
             self.waited |= dict.fromkeys(slow, waited)
-            self._show(f"waiting for {', '.join(slow)}, {waited:.0f} s")
+            self._show(f"waiting for {listed(slow)}, {waited:.0f} s")
             self.note("waiting", *slow, seconds=round(waited, 1))
         over = [one for one in late if now - self._begun.setdefault(one, now) >= self._limit(one)]
         for member in over:

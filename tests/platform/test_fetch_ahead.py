@@ -13,7 +13,7 @@ import pytest
 from fake_ray import FakeActor, FakeRay, executor_on
 
 from fedrecon.platform.execution import placement, ray_executor, transport
-from fedrecon.platform.execution.liveness import LIVENESS
+from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.ray_executor import AHEAD
 from fedrecon.platform.execution.transport import RayStoreTransport, SharedMemoryTransport, Transport
 from fedrecon.sites.wire import State, TrainRequest
@@ -68,6 +68,16 @@ def test_a_reply_on_its_way_is_named_and_its_site_is_not_ended(executor: Any) ->
     assert (ray.killed, one.restarts) == ([], 0)
     assert one.shown == [f"waiting for s3, {seconds} s" for seconds in (30, 60, 120)]
     assert one.waited == {"s3": 120.0}
+
+
+def test_of_many_sites_the_line_names_the_first() -> None:
+    now, shown = [0.0], list[str]()
+    watch, names = Watch(show=shown.append, clock=lambda: now[0]), [f"s{number}" for number in range(64)]
+    watch.ask("fit", 1, names)
+    now[0] = 31.0
+    assert watch.due(names) == []
+    assert shown == [f"waiting for {', '.join(names[:16])} and 48 more, 31 s"]
+    assert set(watch.waited) == set(names)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 8, 64])

@@ -15,7 +15,7 @@ import torch
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import open_sealed
 from fedrecon.sites.data.stamp import Stamp
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import InputError, RunError, cause_of
 from fedrecon.sites.member.network import layout, new_network
 from fedrecon.sites.member.site_plan import refuse_other
 from fedrecon.sites.member.usage import Usage
@@ -209,15 +209,20 @@ class Site:
         return tuple(name for name, shard in self.shards.items() if self.plan.evaluation.draws(shard.origin))
 
     def panels(self, request: TrainRequest, task: PanelTask) -> Panels:
-        """A picture of one slice of each shard of which pictures may leave."""
+        """A picture of one slice of each shard that is asked for and of which pictures may leave."""
         from fedrecon.sites.scoring.picture import draw
 
-        if not self.pictured:
+        drawn = [one for one in self.pictured if one in (task.sites or self.pictured)]
+        if not drawn:
             return Panels(self.name)
         self.load(request)
         slices = self.slices(task.split)
-        given = self.image, self.plan.evaluation.mask_seed, task.note, self._spread_of(temperature_of(request))
-        pictures = draw(slices, self.pictured, *given)
+        spread = self._spread_of(temperature_of(request))
+        given = self.image, self.plan.evaluation.mask_seed, task.note, spread, task.small
+        try:
+            pictures = draw(slices, drawn, *given)
+        except Exception as error:  # noqa: BLE001 - what draws raises anything, and no picture is worth a run
+            return Panels(self.name, problem=cause_of(error))
         return Panels(self.name, pictures)
 
     def private_part(self, request: TrainRequest) -> PrivatePart:

@@ -63,6 +63,9 @@ class Clock:
             self.checkpoints.save(state, {"rounds": []})
         self.tick()
 
+    def picture(self, step: int, pictures: Any) -> None:
+        """There is none: nothing is scored."""
+
     def tick(self) -> None:
         """Now."""
         self.ends.append(time.time())

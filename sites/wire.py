@@ -194,18 +194,26 @@ class PanelTask:
 
     Attributes:
         split: ``validation`` or ``test``. note: what the caption adds, such as the round.
+        sites: the shards that are drawn; empty asks for all. small: as tiles for a sheet of many sites.
     """
 
     split: str
     note: str
+    sites: tuple[str, ...] = ()
+    small: bool = False
 
 
 @dataclass(frozen=True)
 class Panels:
-    """Pictures that a site draws, as PNG by shard; only of shards that ``evaluation.panels`` allows."""
+    """Pictures that a site draws, as PNG by shard; only of shards that ``evaluation.panels`` allows.
+
+    Attributes:
+        problem: why it could not draw; empty if it could.
+    """
 
     site: str
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,9 @@ class Commits:
         if self.checkpoints is not None:
             self.checkpoints.save(state, {})
 
+    def picture(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        """Keeps none."""
+
 
 @lru_cache(maxsize=64)
 def _opened(path: Path, changed: int) -> Shard:

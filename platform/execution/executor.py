@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import FedreconError, RunError, at_site
-from fedrecon.sites.wire import PanelTask, ScoreTask
+from fedrecon.sites.wire import ScoreTask
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.liveness import Watch
     from fedrecon.sites.member.site_plan import SitePlan
     from fedrecon.sites.wire import (
         Description,
+        Panels,
+        PanelTask,
         PrivatePart,
         Samples,
         Scores,
@@ -64,8 +66,8 @@ class Executor(Protocol):
         """The comparison of a prior's drawn images with the slices of every member."""
         ...
 
-    def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
-        """One picture (PNG) by site, for each shard whose pictures may leave the site."""
+    def panels(self, request: TrainRequest, task: PanelTask) -> list[Panels]:
+        """The pictures that the task asks for, of every member that holds one of its sites."""
         ...
 
     def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
@@ -83,6 +85,11 @@ class Executor(Protocol):
     def close(self) -> None:
         """Ends everything that the executor started."""
         ...
+
+
+def holds_one(plan: SitePlan, task: PanelTask) -> bool:
+    """Whether the member of this plan holds a shard that the task asks for."""
+    return not task.sites or not plan.shards.keys().isdisjoint(task.sites)
 
 
 class InProcessExecutor:
@@ -128,10 +135,10 @@ class InProcessExecutor:
         """See :class:`Executor`."""
         return [self._call(name, "samples", request, round_number=request.round - 1) for name in self.sites]
 
-    def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
+    def panels(self, request: TrainRequest, task: PanelTask) -> list[Panels]:
         """See :class:`Executor`."""
-        answers = [self._call(name, "panels", request, PanelTask(split, note)) for name in self.sites]
-        return {site: png for one in answers for site, png in one.pictures.items()}
+        asked = [name for name, one in self.sites.items() if holds_one(one.plan, task)]
+        return [self._call(name, "panels", request, task) for name in asked]
 
     def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
         """See :class:`Executor`."""

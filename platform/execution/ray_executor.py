@@ -12,6 +12,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutErro
 
 from fedrecon.platform.config.resources import DEAD, LATE
 from fedrecon.platform.execution import placement
+from fedrecon.platform.execution.executor import holds_one
 from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.lost_ray import LOOK, check_ray, kill, shutdown
 from fedrecon.platform.execution.ray_cluster import (
@@ -34,7 +35,6 @@ from fedrecon.sites.member.gate import check_answer, check_call
 from fedrecon.sites.phases import Step, phase
 from fedrecon.sites.wire import (
     Description,
-    PanelTask,
     PrivatePart,
     ScoreTask,
     TrainReply,
@@ -45,7 +45,7 @@ from fedrecon.sites.wire import (
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
     from fedrecon.sites.member.site_plan import SitePlan
-    from fedrecon.sites.wire import Samples, Scores
+    from fedrecon.sites.wire import Panels, PanelTask, Samples, Scores
 
 ENDED = "did not answer in time, and its process was ended"
 
@@ -133,10 +133,10 @@ class RayExecutor:
         """See :class:`Executor`."""
         return list(dict(self._named("samples", (request,), request.round - 1)).values())
 
-    def panels(self, request: TrainRequest, split: str, note: str) -> dict[str, bytes]:
+    def panels(self, request: TrainRequest, task: PanelTask) -> list[Panels]:
         """See :class:`Executor`."""
-        answers = dict(self._named("panels", (request, PanelTask(split, note)))).values()
-        return {site: png for one in answers for site, png in one.pictures.items()}
+        asked = [name for name, plan in self._plans.items() if holds_one(plan, task)]
+        return list(dict(self._named("panels", (request, task), members=asked)).values())
 
     def private_parts(self, request: TrainRequest, members: Sequence[str]) -> dict[str, PrivatePart]:
         """See :class:`Executor`."""

@@ -40,7 +40,7 @@ class ValidationResult:
 
     Attributes:
         scores: columns of validation scores.
-        pictures: PNG files by their names in the tracker.
+        pictures: of a prior, a PNG by member.
         numbers: further metrics by their names in the tracker (a prior's distances).
     """
 
@@ -123,7 +123,7 @@ class Recorder:
         """
         self.validated = validated.scores
         values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
-        self.curve = [self._track(state.round, values, validated.pictures)]
+        self.curve = [self._track(state.round, values)]
         self._curve = [asdict(self.curve[0])]
         self._taken_over = self._keeps_best or self._patience is not None
         self._choose(self.curve[0], state)
@@ -152,7 +152,7 @@ class Recorder:
             "restarts": finished.restarts,
             **{f"system/{member}/{name}": one for member, used in finished.usage.items() for name, one in used.items()},
         }
-        committed = self._track(finished.number, values, validated.pictures)
+        committed = self._track(finished.number, values)
         self.rounds.append(finished.row())
         self.curve.append(committed)
         self._curve.append(asdict(committed))
@@ -162,11 +162,16 @@ class Recorder:
         self.progress.round(finished.number, losses, psnr, finished.seconds)
         return committed
 
-    def _track(self, step: int, values: Mapping[str, float], pictures: Mapping[str, bytes]) -> CommittedRound:
-        """Logs the values and pictures in the tracker. Returns the losses and scores, without times and traffic."""
+    def picture(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        """Records the pictures of a round that is committed, by their keys in the tracker."""
+        for key, png in pictures.items():
+            self.tracker.image(key, step, png)
+        if pictures:
+            self.tracker.flush()
+
+    def _track(self, step: int, values: Mapping[str, float]) -> CommittedRound:
+        """Logs the values in the tracker. Returns the losses and scores, without times and traffic."""
         self.tracker.metrics(step, mlflow_metrics(values))
-        for name, png in pictures.items():
-            self.tracker.image(name, step, png)
         self.tracker.flush()
         return CommittedRound(step, {key: value for key, value in values.items() if key.startswith(("mean/", "site/"))})
 

@@ -100,9 +100,9 @@ def rounds(
         away = [one for one in n_slices if one not in counted.members]
         missed = {one: before.get(one) or executor.missed.get(one, DEAD) for one in away}
         validated = ValidationResult()
-        if experiment.scores_due(state.round):
-            panels = experiment.evaluation.panels is not False
-            validated = scorer.validation(state, state.round == experiment.rounds, panels)
+        due = experiment.scores_due(state.round)
+        if due:
+            validated = scorer.validation(state, state.round == experiment.rounds)
         # Before the tracker hears of the round: if it is trained again, the same members are left out.
         unscored = dict.fromkeys((one for one in executor.dead if one not in missed), UNSCORED)
         attendance.note(state.round, missed | unscored)
@@ -120,7 +120,10 @@ def rounds(
             waited=dict(executor.waited),
             usage=counted.usage,
         )
-        yield record.commit(finished, state, validated)
+        committed = record.commit(finished, state, validated)
+        if due:
+            record.picture(state.round, scorer.picture(state, validated.pictures))
+        yield committed
     return state
 
 

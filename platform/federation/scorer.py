@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.federation.mosaic import PANELS, SAMPLES, Mosaic
 from fedrecon.platform.federation.recorder import ValidationResult
 from fedrecon.platform.storage import checked_json
 from fedrecon.sites.errors import RunError
@@ -53,12 +54,16 @@ class Scorer:
         method: the strategy.
         folder: folder for the scores of the batches; None keeps none.
         tell: function that receives progress messages; None sends none.
+        mosaic: the sites whose pictures are drawn; none by default.
+        trouble: function that receives what went wrong with a picture; None sends it nowhere.
     """
 
     executor: Any
     method: Strategy
     folder: Path | None = None
     tell: Callable[[str], None] | None = None
+    mosaic: Mosaic = Mosaic()  # noqa: RUF009 - it is frozen
+    trouble: Callable[[str], None] | None = None
 
     def __call__(self, request: TrainRequest, split: str) -> Scored:
         """Scores one split under the state in the request."""
@@ -75,36 +80,41 @@ class Scorer:
         )
         return Scored(columns, sum(one["seconds"] for one in parts), sum(_slices(one) for one in parts))
 
-    def validation(self, state: State, last: bool, panels: bool) -> ValidationResult:
-        """Validates a state: scores and pictures; for a prior, drawn samples instead of pictures.
+    def validation(self, state: State, last: bool) -> ValidationResult:
+        """Validates a state: scores; of a prior also distances of drawn samples, with the pictures of these.
 
         Args:
             last: whether this is the last round. A prior is scored only then.
-            panels: whether the sites may send a picture of a reconstructed slice.
         """
         request = self.method.scoring_request(state)
         if not self.method.is_prior:
-            pictures = self.pictures(state, panels)
-            return ValidationResult(self(request, "validation").columns, pictures)
+            return ValidationResult(self(request, "validation").columns)
         drawn = self.executor.samples(request)
         return ValidationResult(
             self(request, "validation").columns if last else {},
-            {f"samples/{site}": png for one in drawn for site, png in one.pictures.items()},
+            {site: png for one in drawn for site, png in one.pictures.items()},
             {f"site/{one.site}/{name}": value for one in drawn for name, value in one.numbers.items()},
         )
 
-    def pictures(self, state: State, panels: bool) -> dict[str, bytes]:
-        """The pictures of a state alone, by their names in the tracker; see :meth:`validation`."""
-        if not panels:
+    def picture(self, state: State, drawn: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+        """The picture of a state: one mosaic of the sites, by its key in the tracker. Call it after the commit.
+
+        What cannot be drawn is told, and left out: no picture is worth a run.
+
+        Args:
+            drawn: the samples of a prior, by member, if they are there already (:meth:`validation`).
+        """
+        if not self.mosaic.sites:
             return {}
-        request = self.method.scoring_request(state)
+        request, note = self.method.scoring_request(state), f"validation, round {state.round}"
         if self.method.is_prior:
-            return {
-                f"samples/{site}": png for one in self.executor.samples(request) for site, png in one.pictures.items()
-            }
+            if drawn is None:
+                with phase("drawing samples"):
+                    drawn = {site: png for one in self.executor.samples(request) for site, png in one.pictures.items()}
+            return self.mosaic.joined(SAMPLES, drawn, note, self.trouble)
         with phase("drawing panels"):
-            found = self.executor.panels(request, "validation", f"round {state.round}")
-        return {f"panel/{site}": png for site, png in found.items()}
+            answers = self.executor.panels(request, self.mosaic.task("validation", f"round {state.round}"))
+        return self.mosaic.joined(PANELS, self.mosaic.pictures(answers, self.trouble), note, self.trouble)
 
     def _parts(self, request: TrainRequest, split: str) -> Any:
         if not self.method.is_prior:

@@ -114,21 +114,21 @@ def recording(
     folder: RunFolder,
     training_digest: str | None,
     context: RunContext,
-    sites: Sequence[str] = (),
+    pictured: bool = False,
 ) -> Iterator[Recording]:
     """Records a run in the body: it begins, and it ends as FINISHED, FAILED or KILLED.
 
     After the body, what is left is sent to the store. The body writes the run's result, so the result is first.
 
     Args:
-        sites: the sites whose pictures the run records over its rounds.
+        pictured: whether the run records pictures of its rounds.
     """
     sender = context.sender()
     journal = folder.journal()
     new = not journal.size
     status: Ended = "FAILED"
     try:
-        _begin(experiment, folder, training_digest, context, journal, sender, sites)
+        _begin(experiment, folder, training_digest, context, journal, sender, pictured)
         try:
             with room_for(folder.path / "run.json"):
                 yield Recording(journal, sender, new)
@@ -182,7 +182,7 @@ def _begin(
     context: RunContext,
     journal: Journal,
     sender: Sender | None,
-    sites: Sequence[str],
+    pictured: bool,
 ) -> None:
     """Opens the experiment's run. In the store the run is found by its digest, or made if there is none."""
     tags = {
@@ -201,7 +201,7 @@ def _begin(
         TRACKING_EXPERIMENT, name, folder.digest, params(experiment, context.searched), tags, run_id=known
     )
     journal.open(record, context.rerun)
-    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view([picture_key(experiment, site) for site in sites]))
+    journal.view(TRACKING_EXPERIMENT, VIEW, runs_view([picture_key(experiment)] if pictured else []))
     if sender is not None:
         try:
             sender.begin(journal)

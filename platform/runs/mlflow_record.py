@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.network import private_members
+from fedrecon.platform.federation.mosaic import PANELS, SAMPLES
 from fedrecon.platform.inference.mlflow_model import EXPERIMENT, PRIVATE, WEIGHTS
 from fedrecon.platform.storage.journal import DatasetRecord
 from fedrecon.platform.storage.tracking.models import SETTINGS
@@ -42,10 +43,9 @@ def params(experiment: Experiment, searched: Iterable[str] = ()) -> dict[str, st
     return {key: value for key, value in found.items() if value != "None"}
 
 
-def picture_key(experiment: Experiment, site: str) -> str:
-    """The key under which the pictures of a site's rounds are recorded; see :meth:`Scorer.pictures`."""
-    prior = experiment.trains and experiment.method.is_prior
-    return f"{'samples' if prior else 'panel'}/{site}"
+def picture_key(experiment: Experiment) -> str:
+    """The key under which the pictures of the rounds are recorded; see :meth:`Scorer.picture`."""
+    return SAMPLES if experiment.trains and experiment.method.is_prior else PANELS
 
 
 def datasets(shards: Mapping[str, Shard], splits: Sequence[str] = SPLITS) -> list[DatasetRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.execution.executor import Executor
     from fedrecon.platform.execution.wire_log import WireLog
+    from fedrecon.platform.federation.mosaic import Mosaic
     from fedrecon.platform.storage.tracking.tracker import Tracker
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.sites.acquisition.setting import Acquisition
@@ -117,16 +118,22 @@ class FinishedRun:
 
 
 def write_artifacts(
-    tracker: Tracker, folder: RunFolder, finished: FinishedRun, executor: Executor, published: Sequence[str]
+    tracker: Tracker,
+    folder: RunFolder,
+    finished: FinishedRun,
+    executor: Executor,
+    published: Sequence[str],
+    mosaic: Mosaic,
+    trouble: Callable[[str], None],
 ) -> None:
-    """Writes the artifacts of a finished run."""
+    """Writes the artifacts of a finished run. ``trouble`` is told of a picture that cannot be drawn."""
     write_tables(tracker, folder, finished)
     request = finished.experiment.method.scoring_request(finished.state)
     parts = executor.private_parts(request, published) if published else {}
     write_private(tracker, folder, parts)
     step, own = finished.state.round, {member: part.parameters for member, part in parts.items()}
     write_models(tracker, folder, finished.experiment, finished.layout, finished.images, step, own)
-    _write_panels(tracker, folder.path / "panels", finished, executor)
+    _write_panels(tracker, folder.path / "panels", finished, executor, mosaic, trouble)
     write_wire(tracker, folder, finished.wire_log)
 
 
@@ -154,18 +161,26 @@ def _write_files(into: Path, finished: FinishedRun) -> None:
         _write_weights(into / "weights.safetensors", finished)
 
 
-def _write_panels(tracker: Tracker, into: Path, finished: FinishedRun, executor: Executor) -> None:
-    """Writes a picture of one test slice per site to the run's folder and MLflow, if the experiment allows pictures."""
-    experiment = finished.experiment
-    if experiment.evaluation.panels is False:
+def _write_panels(
+    tracker: Tracker,
+    into: Path,
+    finished: FinishedRun,
+    executor: Executor,
+    mosaic: Mosaic,
+    trouble: Callable[[str], None],
+) -> None:
+    """Writes one test slice of each site to the run's folder and MLflow: a file for each, or the mosaic of many."""
+    if not mosaic.sites:
         return
+    experiment = finished.experiment
     note = f"test, {experiment.strategy['name'] if experiment.trains else experiment.reconstructor['name']}"
     with phase("drawing panels"):
         request = experiment.method.scoring_request(finished.state)
         factor = finished.result.get("uncertainty", {}).get("temperature")
-        pictures = executor.panels(calibrated(request, factor), "test", note)
-    for site, png in pictures.items():
-        path = into / f"{site}.png"
+        answers = executor.panels(calibrated(request, factor), mosaic.task("test", note))
+    pictures = mosaic.pictures(answers, trouble)
+    for name, png in (pictures if mosaic.few else mosaic.joined("sites", pictures, note, trouble)).items():
+        path = into / f"{name}.png"
         atomic.write_bytes(path, png)
         tracker.artifact(path, "panels")
 

@@ -27,6 +27,7 @@ from fedrecon.platform.federation.attendance import (
     missed_by,
     of_training,
 )
+from fedrecon.platform.federation.mosaic import Mosaic
 from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.mlflow_record import datasets
@@ -98,10 +99,10 @@ class _Run:
         self.attendance = Attendance(folder.path / MISSED, list(self.roster))
 
     @property
-    def _pictured(self) -> list[str]:
-        """The sites whose pictures leave them in each validation."""
-        evaluation, trains = self.experiment.evaluation, self.experiment.trains
-        return [name for name, shard in self.shards.items() if trains and evaluation.draws(shard.origin)]
+    def _mosaic(self) -> Mosaic:
+        """The sites whose pictures leave them."""
+        draws = self.experiment.evaluation.draws
+        return Mosaic(tuple(name for name, shard in self.shards.items() if draws(shard.origin)))
 
     @property
     def _parts(self) -> Path:
@@ -126,7 +127,8 @@ class _Run:
         before, found = self.folder.noted() or {}, self._committed(self.folder)
         if found is not None:
             warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
-        with recording(self.experiment, self.folder, self.training_digest, self.context, self._pictured) as run:
+        pictured = self.experiment.trains and bool(self._mosaic.sites)
+        with recording(self.experiment, self.folder, self.training_digest, self.context, pictured) as run:
             # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
             run.journal.datasets(datasets(self.shards))
             self._note(run.journal, source_code(self.experiment) if found is None else before.get("code"))
@@ -162,7 +164,7 @@ class _Run:
         environment = self._environment(executor, progress, found)
         tuned = {} if experiment.trains else self._tuned(executor)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, experiment.training)
-        scorer = Scorer(executor, experiment.method, self._parts, progress.update)
+        scorer = Scorer(executor, experiment.method, self._parts, progress.update, self._mosaic, progress.trouble)
         if found is not None:
             state = found[0]
             resumed_from = state.round
@@ -176,9 +178,9 @@ class _Run:
         else:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
-        if state.round == 0 and experiment.trains:  # a run that goes on after it has the pictures already
-            for name, png in scorer.pictures(state, experiment.evaluation.panels is not False).items():
-                tracker.image(name, 0, png)
+        due = experiment.trains and (not state.round or experiment.scores_due(state.round))
+        if due and not tracker.pictured(state.round):  # of a round that was committed before a crash
+            record.picture(state.round, scorer.picture(state))
         state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)
         committed, state = state.round, self._kept(record, state)
         if self.training_digest is not None and self.source is None and self._is_better_source():
@@ -223,7 +225,9 @@ class _Run:
             experiment, result.as_dict(), state, record.table, scored.columns, layout, self.wire_log, validated,
             images(self.shards, experiment.scale),
         )  # fmt: skip
-        write_artifacts(tracker, self.folder, finished, executor, self._published(layout, executor))
+        write_artifacts(
+            tracker, self.folder, finished, executor, self._published(layout, executor), scorer.mosaic, progress.trouble
+        )
         return result
 
     def _tuned(self, executor: Executor) -> dict[str, TunedReconstructor]:
@@ -265,8 +269,9 @@ class _Run:
         losses = loss_metrics(record.rounds[-1]["losses"]) if record.rounds else {}
         self.attendance.take_over(of_training(missed_by(self.source)[1]))
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
-        panels = self.experiment.evaluation.panels is not False
-        record.take_over(state, losses, scorer.validation(state, last=True, panels=panels))
+        validated = scorer.validation(state, last=True)
+        record.take_over(state, losses, validated)
+        record.picture(state.round, scorer.picture(state, validated.pictures))
         return state
 
     def _note(self, tracker: Journal, code: Mapping[str, str] | None) -> None:

@@ -145,6 +145,10 @@ class Journal:
         life = [entry.method for _, entry in self.entries() if entry.method in ("open", "finish")]
         return life[-1:] != ["open"]
 
+    def pictured(self, step: int) -> bool:
+        """Whether a picture of this step is recorded."""
+        return any(entry.method == "image" and entry.arguments[1] == step for _, entry in self.entries())
+
     @property
     def tags(self) -> dict[str, str]:
         """The tags of the run."""

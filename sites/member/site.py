@@ -15,7 +15,7 @@ import torch
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import open_sealed
 from fedrecon.sites.data.stamp import Stamp
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import InputError, RunError, cause_of
 from fedrecon.sites.member.network import layout, new_network
 from fedrecon.sites.member.site_plan import refuse_other
 from fedrecon.sites.member.usage import Usage
@@ -209,15 +209,20 @@ class Site:
         return tuple(name for name, shard in self.shards.items() if self.plan.evaluation.draws(shard.origin))
 
     def panels(self, request: TrainRequest, task: PanelTask) -> Panels:
-        """A picture of one slice of each shard of which pictures may leave."""
+        """A picture of one slice of each shard that is asked for and of which pictures may leave."""
         from fedrecon.sites.scoring.picture import draw
 
-        if not self.pictured:
+        drawn = [one for one in self.pictured if one in (task.sites or self.pictured)]
+        if not drawn:
             return Panels(self.name)
         self.load(request)
         slices = self.slices(task.split)
-        given = self.image, self.plan.evaluation.mask_seed, task.note, self._spread_of(temperature_of(request))
-        pictures = draw(slices, self.pictured, *given)
+        spread = self._spread_of(temperature_of(request))
+        given = self.image, self.plan.evaluation.mask_seed, task.note, spread, task.small
+        try:
+            pictures = draw(slices, drawn, *given)
+        except Exception as error:  # noqa: BLE001 - what draws raises anything, and no picture is worth a run
+            return Panels(self.name, problem=cause_of(error))
         return Panels(self.name, pictures)
 
     def private_part(self, request: TrainRequest) -> PrivatePart:
@@ -281,8 +286,9 @@ class Site:
 
     def _spread_of(self, temperature: float) -> Spread | None:
         """What gives the spread of a scoring batch, under the state that is loaded; None from a method without."""
-        tell: Spread = lambda batch, items: self._spread(batch, self._subject(items), temperature)  # noqa: E731
-        return tell if self._tells_spread else None
+        if not self._tells_spread:
+            return None
+        return lambda batch, items: self._spread(batch, Subject.of(items, self.plan.seed), temperature)
 
     def slices(self, split: str) -> Slices:
         """The slices of a split under the plan's operators; they are made once.
@@ -379,11 +385,7 @@ class Site:
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""
-        return self._apply(batch, self._subject(items))
-
-    def _subject(self, items: Sequence[Slice]) -> Subject:
-        subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
-        return Subject(items[0].site, subjects, indices, self.plan.seed)
+        return self._apply(batch, Subject.of(items, self.plan.seed))
 
     def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
         plan = self.plan

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ERROR_GAIN = 5.0
+OF_A_TILE = f"reference · zero-filled or zero-padded · reconstruction · |error| × {ERROR_GAIN:g}"
+"""What the four images of a tile are, from left to right."""
+
 _INCH = 2.3  # one image's side
 _DPI = 110
 _TOP, _BOTTOM, _LEFT, _GAP, _BAR = 0.36, 0.30, 0.06, 0.11, 0.62  # inches around the images
 _BACK, _TEXT, _FAINT = "#101216", "#f2f2f2", "#a7adb8"
+_SIDE, _HEAD, _SPACE = 96, 16, 2  # pixels of a tile: the height of an image and of the line above, between images
 _WHITE = 98.5  # percentile of the reference slice that is shown white: bright fat saturates, tissue is visible
 
 
@@ -85,8 +89,47 @@ def panel(
     return _compressed(figure)
 
 
-def montage(panels: Sequence[bytes], gap: int = 4) -> bytes:
-    """PNG panels below one another, left aligned, ``gap`` pixels apart, as one PNG.
+def tile(
+    reference: NDArray[Any],
+    zero_filled: NDArray[Any],
+    reconstruction: NDArray[Any],
+    maximum: float,
+    site: str,
+) -> bytes:
+    """The images of :func:`panel`, small and side by side, below the site's name and two PSNR, as PNG.
+
+    :func:`montage` says once for all tiles of a sheet what the images are (:data:`OF_A_TILE`).
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    from fedrecon.sites.imaging.metrics import psnr
+
+    truth, before, after = (np.abs(image).astype(np.float64) for image in (reference, zero_filled, reconstruction))
+    white, error = _white(truth, maximum), np.abs(truth - after) / maximum
+    drawn = [
+        np.repeat((np.clip(one / white, 0, 1) * 255).astype(np.uint8)[..., None], 3, 2)
+        for one in (truth, before, after)
+    ]
+    drawn.append(np.asarray(colormaps["magma"](error * ERROR_GAIN, bytes=True))[..., :3])
+    height, width = truth.shape
+    size = (max(round(_SIDE * width / height), 1), _SIDE)
+    sheet = Image.new("RGB", (4 * size[0] + 3 * _SPACE, _HEAD + _SIDE), _BACK)
+    for number, one in enumerate(drawn):
+        small = Image.fromarray(np.ascontiguousarray(one)).resize(size, Image.Resampling.BOX)
+        sheet.paste(small, (number * (size[0] + _SPACE), _HEAD))
+    scores = f"{psnr(truth[None], before[None], maximum):.1f} → {psnr(truth[None], after[None], maximum):.1f} dB"
+    _write(sheet, (2, 1), site, _TEXT)
+    _write(sheet, (sheet.width - 2, 1), scores, _FAINT, anchor="ra")
+    return _png(sheet)
+
+
+def montage(panels: Sequence[bytes], gap: int = 4, columns: int = 1, head: str = "") -> bytes:
+    """PNG panels in rows, as one PNG. Each stands at the upper left of its cell; the cells are ``gap`` pixels apart.
+
+    Args:
+        panels: the pictures, row by row.
+        columns: pictures in a row. head: a line above them.
 
     Raises:
         ValueError: there is no panel.
@@ -96,13 +139,26 @@ def montage(panels: Sequence[bytes], gap: int = 4) -> bytes:
     images = [Image.open(io.BytesIO(item)).convert("RGB") for item in panels]
     if not images:
         raise ValueError("a montage needs at least one panel")
-    size = (max(image.width for image in images), sum(image.height + gap for image in images) - gap)
-    sheet = Image.new("RGB", size, _BACK)
-    top = 0
-    for image in images:
-        sheet.paste(image, (0, top))
-        top += image.height + gap
+    rows = [images[first : first + columns] for first in range(0, len(images), columns)]
+    widths = [max(row[column].width for row in rows if len(row) > column) for column in range(len(rows[0]))]
+    heights, top = [max(image.height for image in row) for row in rows], _HEAD + gap if head else 0
+    sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), top + sum(heights) + gap * (len(rows) - 1)), _BACK)
+    if head:
+        _write(sheet, (2, 2), head, _FAINT)
+    for row, height in zip(rows, heights, strict=True):
+        for column, image in enumerate(row):
+            sheet.paste(image, (sum(widths[:column]) + gap * column, top))
+        top += height + gap
     return _png(sheet)
+
+
+def _write(sheet: Any, place: tuple[int, int], text: str, colour: str, anchor: str = "la") -> None:
+    """Writes one line into a picture, in the font that comes with matplotlib."""
+    from matplotlib import get_data_path
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 11)
+    ImageDraw.Draw(sheet).text(place, text, fill=colour, font=font, anchor=anchor)
 
 
 def _show(axes: Axes, image: NDArray[Any], title: str, scores: str, **options: Any) -> Any:

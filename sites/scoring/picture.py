@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedrecon.sites.data.volume import central
-from fedrecon.sites.scoring.panel import panel
+from fedrecon.sites.scoring.panel import panel, tile
 from fedrecon.sites.scoring.slice_scores import stages
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def draw(
     mask_seed: int,
     note: str,
     spread: Spread | None = None,
+    small: bool = False,
 ) -> dict[str, bytes]:
     """PNG by site: the panel of one slice, which is always the same.
 
@@ -34,6 +35,7 @@ def draw(
         mask_seed: seed of the masks and of the noise.
         note: last part of the caption, for example the round.
         spread: gives the spread of the error, which the panel then shows; None: the method tells none.
+        small: draws :func:`tile` in place of :func:`panel`; a tile shows no spread.
     """
     pictures = {}
     for site in sites:
@@ -45,13 +47,16 @@ def draw(
         with torch.no_grad():
             batch = slices.scoring([item], mask_seed)
             made = stages(batch, reconstruct(batch, [item]))
-            if spread is not None:
+            if spread is not None and not small:
                 made["spread"] = spread(batch, [item])
             images = {name: central(x[0], item.volume.crop).cpu().numpy() for name, x in made.items()}
         assert batch.reference is not None
+        reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
+        if small:
+            pictures[site] = tile(reference, images["zero_filled"], images["output"], item.volume.maximum, site)
+            continue
         measured = slices.scored_with([item], mask_seed)[0].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
-        reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
         before = "Zero-padded" if batch.low is not None else "Zero-filled"
         given = reference, images["zero_filled"], images["output"], item.volume.maximum, caption
         pictures[site] = panel(*given, before=before, spread=images.get("spread"))

@@ -43,9 +43,6 @@ class Members:
         self.scored.append((request.round, split, dict(request.standing)))
         return [Scores("a", split, dict.fromkeys(COLUMNS, ("a",)))]
 
-    def panels(self, request, split, note):
-        return {"a": note.encode()}
-
 
 class Declares(FedAvg):
     """FedAvg whose replies carry one more vector."""
@@ -53,12 +50,11 @@ class Declares(FedAvg):
     replies = ("control",)
 
 
-def experiment(rounds=2, every=10, panels=True, method=None):
+def experiment(rounds=2, every=10, method=None):
     return SimpleNamespace(
         method=method or make_strategy("fedavg", {}),
         rounds=rounds,
         scores_due=lambda number: number % every == 0 or number == rounds,
-        evaluation=SimpleNamespace(panels=panels),
         personalise=None,
     )
 
@@ -148,9 +144,12 @@ def test_opposite_infinities_and_great_but_finite_values():
 
 def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
     members = Members()
-    seen = []
+    seen, pictured = [], []
     record = SimpleNamespace(
-        ended=False, kept={}, commit=lambda finished, state, one: seen.append((one.scores, one.pictures))
+        ended=False,
+        kept={},
+        commit=lambda finished, state, one: seen.append(one.scores),
+        picture=lambda step, pictures: pictured.append((step, len(seen), pictures)),
     )
     go(members, record, rounds=5, every=2)
     assert [(number - 1, split) for number, split, _ in members.scored] == [
@@ -159,16 +158,8 @@ def test_scores_are_of_the_committed_state_and_do_not_count_as_time():
         (5, "validation"),
     ]
     assert [standing for _, _, standing in members.scored] == [dict.fromkeys("abc", n) for n in (2, 4, 5)]
-    assert [bool(scores) for scores, _ in seen] == [False, True, False, True, True]
-    assert seen[1][1] == {"panel/a": b"round 2"}
-    assert seen[0][1] == {}
-
-
-def test_no_pictures_where_none_are_allowed():
-    seen = []
-    record = SimpleNamespace(ended=False, kept={}, commit=lambda finished, state, one: seen.append(one.pictures))
-    go(Members(), record, rounds=1, panels=False)
-    assert seen == [{}]
+    assert [bool(scores) for scores in seen] == [False, True, False, True, True]
+    assert pictured == [(2, 2, {}), (4, 4, {}), (5, 5, {})]  # each after the commit of its round
 
 
 def test_it_goes_on_from_the_state_it_is_given():

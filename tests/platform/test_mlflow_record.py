@@ -132,7 +132,7 @@ def test_sending_all_of_it_again_writes_nothing_twice(workspace, runs):
     assert len(run.inputs.dataset_inputs) == 6
     assert len(client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")) == 1
     steps_of = [one.path.split("+step+")[1].split("+")[0] for one in client.list_artifacts(run.info.run_id, "images")]
-    assert sorted(steps_of) == ["0", "0", "0", "0", "2", "2", "2", "2"]  # a picture and its small version, two sites
+    assert sorted(steps_of) == ["0", "0", "2", "2"]  # a picture of all sites, and its small version
 
 
 def test_a_wide_picture_lies_at_the_top_of_its_tile():
@@ -165,10 +165,10 @@ def test_round_0_is_pictured_once_and_changes_no_bit(consortium, tmp_path, monke
 
     result = finish(again)
     pictures = [(key, step) for key, step, _ in store.runs[0].images]
-    assert sorted(pictures) == sorted((f"panel/{site}", step) for site in ("middle", "north") for step in (0, 2))
+    assert sorted(pictures) == [("panels", 0), ("panels", 2)]
     view = store.views["fedrecon-runs"]["compareRunCharts"]
-    assert [one["imageKeys"] for one in view if one["type"] == "IMAGE"] == [["panel/middle"], ["panel/north"]]
-    monkeypatch.setattr(Scorer, "pictures", lambda *_: {})
+    assert [one["imageKeys"] for one in view if one["type"] == "IMAGE"] == [["panels"]]
+    monkeypatch.setattr(Scorer, "picture", lambda *_: {})
     store, without = course("without")
     digest = finish(without).digest
     states = [RunFolder(tmp_path / name, digest).checkpoints.latest()[0] for name in ("cut", "without")]
@@ -293,7 +293,7 @@ def test_a_browser_shows_the_view_the_pictures_and_the_models(workspace, runs):
         assert page.get_by_text("network.name").count()
         assert not page.get_by_placeholder("Ask a question").count()  # the Assistant over a quarter of the window
         page.goto(f"{base}/#/experiments/{experiment}/runs/{runs[0].run_id}/model-metrics")
-        visible(page, 2)
+        visible(page, 1)
         tile = page.locator(".rc-image img").first
         shown = np.asarray(Image.open(io.BytesIO(tile.screenshot())).convert("L"), float)
         assert shown[: len(shown) // 4].std() > 5  # the panel is at the top of its tile, and no grey area

@@ -118,7 +118,7 @@ def test_metric_names():
 
 def test_a_round_reaches_the_tracker_the_disk_and_the_person(parts):
     record, store, stream = parts
-    record.commit(finished(), state(), ValidationResult(scores(), {"panel/a": b"png"}, {"site/a/kernel_distance": 0.5}))
+    record.commit(finished(), state(), ValidationResult(scores(), {"a": b"png"}, {"site/a/kernel_distance": 0.5}))
     run = store.runs[0]
     points = {point.key: point.value for point in run.points}
     assert {point.step for point in run.points} == {1}
@@ -130,7 +130,9 @@ def test_a_round_reaches_the_tracker_the_disk_and_the_person(parts):
     assert (points["traffic/bytes_up"], points["traffic/bytes_down"]) == (80, 60)
     assert (points["seconds"], points["restarts"]) == (2.5, 1)
     assert next(iter(points)) == "validation/mean/psnr"  # the metric on which MLflow's page that compares runs opens
-    assert run.images == [("panel/a", 1, b"png")]
+    assert run.images == []
+    record.picture(1, {"panels": b"png"})
+    assert run.images == [("panels", 1, b"png")]
     found, kept = record.checkpoints.latest()
     assert found.round == 1
     assert kept["rounds"] == [finished().row()]

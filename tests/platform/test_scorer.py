@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from cases import CASES
 
+from fedrecon.platform.federation.mosaic import Mosaic
 from fedrecon.platform.federation.scorer import Scorer, forget
 from fedrecon.sites.score_columns import SCORES as COLUMNS
-from fedrecon.sites.wire import Samples, Scores, State
+from fedrecon.sites.scoring.panel import montage, tile
+from fedrecon.sites.wire import Panels, Samples, Scores, State
 
 STATE = State(4, np.zeros(1, np.float32))
+PNG = tile(*(np.eye(4, dtype=np.float32),) * 3, 1.0, "a")
 
 
 def rows(site, split, numbers):
@@ -40,11 +43,13 @@ class Members:
 
     def samples(self, request):
         self.drawn += 1
-        return [Samples("a", request.round, {"kernel_distance": 0.25}, {"a": b"png"})]
+        return [Samples("a", request.round, {"kernel_distance": 0.25}, {"a": PNG})]
 
-    def panels(self, request, split, note):
+    def panels(self, request, task):
         self.pictured += 1
-        return {"a": note.encode()}
+        return [
+            Panels(site, {site: PNG} if site != "c" else {}, "no font" if site == "c" else "") for site in task.sites
+        ]
 
 
 def method(name):
@@ -118,20 +123,29 @@ def test_other_methods_are_asked_once(tmp_path):
 
 
 def test_a_prior_shows_samples_and_is_scored_at_the_end():
-    scorer = Scorer(members := Members(), method("fedgimp"))
-    seen = scorer.validation(STATE, last=False, panels=True)
+    scorer = Scorer(members := Members(), method("fedgimp"), mosaic=Mosaic(("a",)))
+    seen = scorer.validation(STATE, last=False)
     assert seen.scores == {}
-    assert seen.pictures == {"samples/a": b"png"}
+    assert seen.pictures == {"a": PNG}
     assert seen.numbers == {"site/a/kernel_distance": 0.25}
     assert (members.asked, members.pictured) == ([], 0)
-    assert scorer.validation(STATE, last=True, panels=True).scores["site"]
+    assert scorer.validation(STATE, last=True).scores["site"]
+    assert scorer.picture(STATE, seen.pictures) == {"samples": montage([PNG])}
     assert (members.drawn, members.pictured) == (2, 0)
+    assert scorer.picture(STATE) == {"samples": montage([PNG])}  # round 0: nothing is drawn yet
+    assert members.drawn == 3
 
 
-def test_the_others_show_reconstructions():
-    scorer = Scorer(members := Members(), method("fedavg"))
-    seen = scorer.validation(STATE, last=False, panels=True)
-    assert seen.pictures == {"panel/a": b"round 4"}
+def test_the_others_show_reconstructions_and_a_site_that_cannot_draw_is_named():
+    said = []
+    scorer = Scorer(members := Members(), method("fedavg"), mosaic=Mosaic(("a", "b", "c")), trouble=said.append)
+    seen = scorer.validation(STATE, last=False)
+    assert (seen.pictures, members.pictured) == ({}, 0)  # what is committed waits for no picture
     assert seen.scores["site"]
+    assert scorer.picture(STATE) == {"panels": montage([PNG, PNG])}
+    assert len(said) == 1
+    assert "'c'" in said[0]
+    assert "no font" in said[0]
     assert (members.drawn, seen.numbers) == (0, {})
-    assert scorer.validation(STATE, last=False, panels=False).pictures == {}
+    assert Scorer(members, method("fedavg")).picture(STATE) == {}
+    assert members.pictured == 1

@@ -13,7 +13,7 @@ from tiny import N_TRAIN, Commits, bits, freeze, private_bits
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.member.site import Site
-from fedrecon.sites.wire import TrainReply, TrainRequest
+from fedrecon.sites.wire import PanelTask, TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.strategy import Strategy
 
@@ -159,9 +159,11 @@ def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be
 def test_pictures_change_nothing_and_are_one_a_site(consortium, tmp_path, trained):
     one, executor, _, state, private, scores = trained("fedgimp")
     request = one.method.request(state)
-    pictures = executor.panels(request, "test", "round 3")
-    assert list(pictures) == list(N_TRAIN)
-    assert all(png.startswith(b"\x89PNG") for png in pictures.values())
+    pictures = executor.panels(request, PanelTask("test", "round 3"))
+    assert [site for one in pictures for site in one.pictures] == list(N_TRAIN)
+    (chosen,) = executor.panels(request, PanelTask("test", "round 3", ("middle",), small=True))
+    assert list(chosen.pictures) == ["middle"]
+    assert len(chosen.pictures["middle"]) < len(pictures[1].pictures["middle"])
     assert private_bits(executor) == private
     assert all_scores(executor, request) == scores
 

@@ -288,3 +288,14 @@ def test_pooled_has_one_bundle():
 def test_an_experiment_says_what_its_sites_ask_for():
     assert asked(experiment()) == AUTO
     assert asked(experiment(resources={"cpus_per_site": 2, "gpus_per_site": 0.25})) == (2, 0.25)
+
+
+def test_a_trial_in_one_process_runs_where_the_workspace_is_seen_alone():
+    """Elsewhere it would write into a folder of another disk, and nobody would find its result."""
+    cluster = [node(2), node(4, name="b"), node(8, name="c")]
+    everywhere = Packing.of("in-process", "auto", cluster, "head", ["head", "b", "c"])
+    assert (everywhere.at_once, everywhere.bound) == (14, False)
+    part = Packing.of("in-process", "auto", cluster, "head", ["head", "b"])
+    assert part.at_once == 6
+    assert selectors(part.factory(AUTO, TWO)) == [{"ray.io/node-id": "in(b, head)"}]
+    assert Packing.of("actors", "auto", cluster, "head", ["head"]).nodes == cluster  # their sites may be anywhere

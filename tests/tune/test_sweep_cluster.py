@@ -14,6 +14,7 @@ from fedrecon.platform.execution.ray_cluster import lean
 from fedrecon.platform.runs.run import run
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError
+from fedrecon.tune.engine.drivers import seeing
 from fedrecon.tune.study.run import load_study, study
 from fedrecon.tune.sweep.run import sweep
 
@@ -123,3 +124,16 @@ def test_a_study_of_a_shard_that_its_own_node_alone_sees(
         study(
             {**described, "experiment": {**base, "sites": hidden, "resources": {"crew": "in-process"}}}, address="auto"
         )
+
+
+def test_the_nodes_that_see_a_workspace_are_found(
+    nodes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.chdir(tmp_path)
+    (workspace := tmp_path / "workspace").mkdir()
+    table: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    assert sorted(seeing(workspace, table, nodes["head"])) == sorted(nodes.values())
+    assert seeing(Path(HERE) / "workspace", table, nodes["head"]) == [nodes["head"]]
+    assert list(workspace.iterdir()) == []

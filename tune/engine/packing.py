@@ -7,7 +7,7 @@ without a message.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -40,15 +40,24 @@ class Packing:
         executor: ``actors`` or ``in-process``.
         at_once: the number of trials at once; None runs as many as fit.
         nodes: the living nodes of Ray's node table. here: the id of the node with the workspace.
+        bound: whether trials in one process may run on a part of the nodes alone; ``nodes`` are then these.
     """
 
     executor: str
     at_once: int | None
     nodes: Sequence[Node]
     here: str
+    bound: bool = False
 
     @classmethod
-    def of(cls, executor: str, concurrency: int | str, nodes: Sequence[Node], here: str) -> Packing:
+    def of(
+        cls,
+        executor: str,
+        concurrency: int | str,
+        nodes: Sequence[Node],
+        here: str,
+        seeing: Collection[str] | None = None,
+    ) -> Packing:
         """The packing of a sweep.
 
         Args:
@@ -56,15 +65,19 @@ class Packing:
                 one GPU, because one device holds all sites there anyway; else it is ``actors``.
             concurrency: the number of trials at once, or ``auto``.
             nodes: Ray's node table. here: the id of the node with the workspace.
+            seeing: ids of the nodes that see the workspace, on which alone a trial in one process can run; None is all.
         """
         alive = [node for node in nodes if node["Alive"]]
         if executor == "auto":
             executor = "in-process" if len(alive) == 1 and _total(alive, "GPU") <= 1 else "actors"
+        bound = executor == "in-process" and seeing is not None and any(one["NodeID"] not in seeing for one in alive)
+        if bound and seeing is not None:
+            alive = [node for node in alive if node["NodeID"] in seeing]
         at_once = None if concurrency == "auto" else int(concurrency)
         if at_once is None and executor == "in-process":
             gpus = _total(alive, "GPU")
             at_once = max(1, min(math.floor(_total(alive, "CPU")), PER_GPU * math.floor(gpus) if gpus else 10**6))
-        return cls(executor, at_once, alive, here)
+        return cls(executor, at_once, alive, here, bound)
 
     def factory(self, each: tuple[Amount, Amount], members: Sequence[str]) -> PlacementGroupFactory:
         """The placement group of a trial: a bundle for its own process on the workspace's node, then one per member.
@@ -107,7 +120,10 @@ class Packing:
             one["GPU"] = min(1.0, math.floor(1e4 / math.ceil(self.at_once / gpus)) / 1e4)
         whole = Demand("the trial", one["CPU"], one.get("GPU", 0.0))
         placement.check([whole], self.nodes)
-        return PlacementGroupFactory([one])
+        if not self.bound:
+            return PlacementGroupFactory([one])
+        seeing = ", ".join(sorted(node["NodeID"] for node in self.nodes))
+        return PlacementGroupFactory([one], bundle_label_selector=[{"ray.io/node-id": f"in({seeing})"}])
 
     def _actors(self, cpus: Amount, gpus: Amount, members: Sequence[str]) -> PlacementGroupFactory:
         at_once = self.at_once or 1

@@ -24,6 +24,7 @@ from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
 from fedrecon.platform.terminal.signals import last_wills
 from fedrecon.sites import debris
+from fedrecon.tune.engine.drivers import seeing
 from fedrecon.tune.engine.packing import Packing, asked, roster
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.engine.scheduler import PerProblemScheduler
@@ -117,9 +118,11 @@ class TrialTuner:
     def _packing(self) -> Packing:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
         executor = str(self._planner.base["resources"]["crew"])
-        packing = Packing.of(
-            executor, self._planner.settings.concurrency, nodes(), ray.get_runtime_context().get_node_id()
-        )
+        found = nodes()
+        here, seen = ray.get_runtime_context().get_node_id(), None
+        if executor == "in-process" and len(found) > 1:
+            seen = seeing(self._trial_table.workspace, found, here)
+        packing = Packing.of(executor, self._planner.settings.concurrency, found, here, seen)
         wanted = {(asked(row.trial.experiment), tuple(self._members(row.trial))) for row in self._trial_table.rows}
         for each, members in wanted:
             _group(packing, each, members)

@@ -59,7 +59,7 @@ class Sender:
         self.store = store or _opened(uri, workspace)
         self.uri = public(self.store.uri)
         self._nothing = Sent(noted(self.store.uri, workspace), "" if self.store.own else owner_of(workspace))
-        self._trackers: dict[Path, BufferedTracker] = {}
+        self._trackers: dict[Path, BufferedTracker | None] = {}
         self._store_lock, self._changed = threading.Lock(), threading.Condition()
         self._waiting: dict[Path, None] = {}
         self._busy = self._trouble = self._closing = False
@@ -152,8 +152,9 @@ class Sender:
             if self.store.deleted(sent.run_id) and sent.offset == journal.size:
                 return sent  # a person deleted a run that was complete
             sent = self._nothing
-        count = 0
+        count, ended = 0, False
         for offset, entry in journal.entries(sent.offset):
+            ended = entry.method == "finish"
             tracker, sent = self._apply(journal, tracker, sent, entry)
             sent, count = replace(sent, offset=offset), count + 1
             self._moved = time.monotonic()
@@ -162,7 +163,7 @@ class Sender:
                 journal.note_sent(sent)
         if tracker is not None:
             tracker.flush()
-            self._trackers[journal.folder] = tracker
+            self._trackers[journal.folder] = None if ended else tracker  # of a thousand trials few are under way
         if count:
             journal.note_sent(sent)
         return sent

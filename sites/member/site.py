@@ -281,8 +281,7 @@ class Site:
     def _spread(self, batch: Measurement, subject: Subject, temperature: float) -> Tensor:
         self.model.eval()
         with torch.no_grad(), autocast(self.plan.training.precision, self.device):
-            told: Tensor = self.plan.method.spread(self.model, batch, subject)
-        return temperature * told.float()
+            return temperature * self.plan.method.spread(self.model, batch, subject).float()  # type: ignore[no-any-return]
 
     def _spread_of(self, temperature: float) -> Spread | None:
         """What gives the spread of a scoring batch, under the state that is loaded; None from a method without."""

@@ -29,7 +29,7 @@ demo: install  ## simulate four hospitals, train them federatedly on Ray, print 
 	@echo "Browse runs, curves and picture panels in MLflow:  make ui   (or: $(BIN)/fedrecon ui)"
 
 # The order of the files is that of tests/conftest.py: what waits comes first.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: install  ## the whole test suite
 	$(PYTEST)

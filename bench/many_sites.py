@@ -1,20 +1,30 @@
-"""Many sites in one process: what a round, a site and a run cost as their number grows. Ray is not used.
+"""Many sites, in one process or each as an actor: what a round, a site and a run cost as their number grows.
 
 python bench/many_sites.py --sites 16 64 256 1000 [--size 32] [--json FILE]
+python bench/many_sites.py --actors --sites 8 16 32 64 --channels 24 --pools 3 --rounds 5
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+MEMORY_LEFT = 3 * 2**30
+"""Free bytes of the machine below which a run is ended: sites as actors are a process with torch each."""
 
 COLUMNS = {
     "sites": "sites",
@@ -29,6 +39,22 @@ COLUMNS = {
     "bytes": "MiB written",
 }
 """The columns of the table. CPU-seconds are of this process alone, with its start; the last round is validated."""
+
+OF_ACTORS = {
+    "sites": "sites",
+    "wall_start": "s to the end of round 1",
+    "start": "CPU s of it",
+    "seconds": "wall s a round",
+    "actor_ms": "CPU of the actors, ms a site and round",
+    "driver_ms": "of the driver",
+    "daemons": "CPU of Ray's other processes, s a second",
+    "own": "driver's own memory, peak MiB",
+    "mapped": "driver's shared buffers, MiB",
+    "peak": "driver's peak RSS MiB",
+    "tree": "PSS of all processes, MiB",
+}
+"""The columns with actors. A round is the median of those before the last one, which is validated, without the first.
+Ray's other processes spend CPU whether or not there are rounds, so theirs is a share of the time that passed."""
 
 
 def write_shards(folder: Path, n_sites: int, size: int, n_train: int = 2, n_validation: int = 1) -> None:
@@ -54,22 +80,50 @@ def write_shards(folder: Path, n_sites: int, size: int, n_train: int = 2, n_vali
         write_shard(folder / f"{name}.h5", name, volumes, simulated=True, phase="none")
 
 
-class OpenFiles(threading.Thread):
-    """The most files that this process had open, looked at twenty times a second."""
+class Looked(threading.Thread):
+    """What this process had at most, looked at twenty times a second: open files, and memory that is its own alone."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.most = 0
+        self.files, self.own = 0, 0
 
     def run(self) -> None:
-        """Looks until the process ends."""
+        """Looks until the process ends. Ends it, with its actors, when the machine runs out of memory."""
         while True:
-            self.most = max(self.most, len(list(Path("/proc/self/fd").iterdir())))
+            self.files = max(self.files, len(list(Path("/proc/self/fd").iterdir())))
+            self.own = max(self.own, memory()["RssAnon"])
+            if psutil.virtual_memory().available < MEMORY_LEFT:
+                print("the machine runs out of memory", file=sys.stderr, flush=True)
+                os._exit(1)
             time.sleep(0.05)
 
 
-def one(data: Path, workspace: Path, rounds: int, panels: bool) -> dict[str, float]:
-    """One run in this process."""
+def memory() -> dict[str, int]:
+    """Bytes of this process by kind: RssAnon (its own), RssShmem (shared buffers), RssFile, VmHWM (the peak of all)."""
+    rows = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[-1] == "kB"}
+
+
+def whole() -> list[psutil.Process]:
+    """This process and all below it: Ray's processes and the actors."""
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
+def spent(processes: list[psutil.Process]) -> dict[str, float]:
+    """CPU-seconds up to now of the driver, of the actors and of Ray's other processes; of one that has ended, none."""
+    total = dict.fromkeys(("driver", "actors", "daemons"), 0.0)
+    for one in processes:
+        try:
+            kind = "actors" if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::SiteActor") else "daemons"
+            total["driver" if one.pid == os.getpid() else kind] += sum(one.cpu_times()[:2])
+        except psutil.Error:
+            continue
+    return total
+
+
+def one(data: Path, workspace: Path, asked: argparse.Namespace) -> dict[str, float]:
+    """One run: its rounds, and what they took."""
     import logging
 
     from fedrecon.platform.config.experiment import Experiment
@@ -77,61 +131,90 @@ def one(data: Path, workspace: Path, rounds: int, panels: bool) -> dict[str, flo
     from fedrecon.platform.runs.run import steps
 
     logging.disable(logging.WARNING)
-    looked, begun = OpenFiles(), time.perf_counter()
+    looked, begun = Looked(), time.perf_counter()
     looked.start()
     experiment = {
         "name": "many",
         "sites": str(data),
         "operator": {"mask": "random", "acceleration": 4},
-        "network": {"name": "unet", "channels": 4, "pools": 2},
-        "training": {"rounds": rounds, "batch_size": 2},
-        "evaluation": {"every": rounds + 1, "panels": panels},
+        "network": {"name": "unet", "channels": asked.channels, "pools": asked.pools},
+        "training": {"rounds": asked.rounds, "batch_size": 2},
+        "evaluation": {"every": asked.rounds + 1, "panels": asked.panels},
+        "resources": {"start_timeout": 600},
     }
     workspace.mkdir()
-    cpu = [time.process_time()]
-    for _ in steps(Experiment.read(experiment), RunContext(workspace, "in-process")):
-        cpu.append(time.process_time())
-    ended, wall = time.process_time(), time.perf_counter() - begun
-    written = [path for path in workspace.rglob("*") if path.is_file()]
+    cpu, wall = [spent(whole())], [begun]
+    context = RunContext(workspace, "actors" if asked.actors else "in-process")
+    found: dict[str, float] = {}
+    for _ in steps(Experiment.read(experiment), context):
+        wall.append(time.perf_counter())
+        cpu.append(spent(processes := whole()))
+        if asked.actors and len(wall) == asked.rounds:  # before the last round, which is validated
+            found = {"tree": sum(process.memory_full_info().pss for process in processes) / 2**20}
+            found |= {"mapped": memory()["RssShmem"] / 2**20}
     n_sites = len(list(data.glob("*.h5")))
-    return {
-        "sites": n_sites,
-        "start": 2 * cpu[1] - cpu[2],  # the first round costs about what the next one does
-        "round": cpu[-1] - cpu[-2],
-        "site_ms": 1000 * (cpu[-1] - cpu[-2]) / n_sites,
-        "end": ended - cpu[-1],
-        "wall": wall,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "files": looked.most,
+    found |= {"sites": n_sites, "own": looked.own / 2**20, "files": looked.files}
+    found |= {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if asked.actors:
+        passed, by_kind = _steps(wall), {kind: _steps([one[kind] for one in cpu]) for kind in cpu[0]}
+        return found | {
+            "wall_start": wall[1] - wall[0],
+            "start": sum(cpu[1].values()) - sum(cpu[0].values()),
+            "seconds": statistics.median(passed),
+            "actor_ms": 1000 * statistics.median(by_kind["actors"]) / n_sites,
+            "driver_ms": 1000 * statistics.median(by_kind["driver"]) / n_sites,
+            "daemons": sum(by_kind["daemons"]) / sum(passed),
+        }
+    own = [one["driver"] for one in cpu]
+    ended, written = spent([psutil.Process()])["driver"], [path for path in workspace.rglob("*") if path.is_file()]
+    return found | {
+        "start": 2 * own[1] - own[2],  # the first round costs about what the next one does
+        "round": own[-1] - own[-2],
+        "site_ms": 1000 * (own[-1] - own[-2]) / n_sites,
+        "end": ended - own[-1],
+        "wall": time.perf_counter() - begun,
         "written": len(written),
         "bytes": sum(path.stat().st_size for path in written) / 2**20,
     }
+
+
+def _steps(ends: list[float]) -> list[float]:
+    """From one end of a round to the next: without the start, the first round and the last."""
+    return [after - before for before, after in itertools.pairwise(ends[1:-1])]
+
+
+def row(found: Mapping[str, float], columns: Mapping[str, str]) -> str:
+    """The figures in Markdown."""
+    return "| " + " | ".join(f"{found[key]:.4g}" for key in columns) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sites", type=int, nargs="+", default=[16, 64, 256, 1000])
     parser.add_argument("--size", type=int, default=32, help="of the square images")
+    parser.add_argument("--channels", type=int, default=4, help="of the U-Net")
+    parser.add_argument("--pools", type=int, default=2, help="of the U-Net")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--actors", action="store_true", help="each site as an actor; needs four rounds or more")
     parser.add_argument("--panels", action="store_true", help="with pictures")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(one(*asked.one, asked.rounds, asked.panels)))
+        print(json.dumps(one(*asked.one, asked)))
         return
-    found = []
-    print("| " + " | ".join(COLUMNS.values()) + " |\n|" + "--:|" * len(COLUMNS), flush=True)
+    found, columns = [], OF_ACTORS if asked.actors else COLUMNS
+    print("| " + " | ".join(columns.values()) + " |\n|" + "--:|" * len(columns), flush=True)
     for number in asked.sites:
         with tempfile.TemporaryDirectory() as scratch:
             data, workspace = Path(scratch, "data"), Path(scratch, "workspace")
             data.mkdir()
             write_shards(data, number, asked.size)
-            command = [sys.executable, __file__, "--one", str(data), str(workspace), "--rounds", str(asked.rounds)]
-            command += ["--panels"] * asked.panels
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            command = [sys.executable, __file__, "--one", str(data), str(workspace), *sys.argv[1:]]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         found.append(json.loads(done.stdout.splitlines()[-1]))
-        print("| " + " | ".join(f"{found[-1][key]:.4g}" for key in COLUMNS) + " |", flush=True)
+        print(row(found[-1], columns), flush=True)
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n")
 

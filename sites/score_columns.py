@@ -19,6 +19,19 @@ SCORES = {
 }
 """The columns of ``scores.parquet`` and of :class:`fedrecon.sites.wire.Scores`, in order, with their types."""
 
+SPREADS = {
+    "object_pixels": "int64",  # pixels inside the object, which have an error and a spread; 0 in the other stages
+    "within_1": "int64",  # of these, the pixels whose error is at most one spread (the temperature is in the spread)
+    "within_2": "int64",  # and at most two
+    "object_squared_error": "float64",  # sum over the object's pixels
+    "object_squared_spread": "float64",
+    "against": "string",  # what the error is of: truth | measured
+}
+"""Further columns of a table of scores, where the method tells the spread of its error."""
+
+NOMINAL = {"within_1": 0.6827, "within_2": 0.9545}
+"""The shares of a normal distribution within one and within two standard deviations, by the columns of counts."""
+
 METRICS = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}
 """The metrics of a volume, each with its number format in tables."""
 

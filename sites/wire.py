@@ -133,7 +133,8 @@ class Scores:
     Attributes:
         site: the name of the member that scored.
         split: ``validation`` or ``test``.
-        columns: the columns of ``fedrecon.sites.score_columns.SCORES``. The column ``stage`` holds ``output`` (the
+        columns: the columns of ``fedrecon.sites.score_columns.SCORES``, and those of ``SPREADS`` if the method tells
+            the spread of its error. The column ``stage`` holds ``output`` (the
             method's own image), ``data_consistency`` (that image after hard data consistency) or ``zero_filled``.
         seconds: the time of the reconstruction.
     """
@@ -164,6 +165,15 @@ class Samples:
 
 Plain = None | bool | int | float | str
 """A value of a setting, a score or a name."""
+
+
+TEMPERATURE = "temperature"
+"""Name of a request's vector of one value: the factor on the spread that a method tells; 1 without it."""
+
+
+def temperature_of(request: TrainRequest) -> float:
+    """The factor on the spread under this request."""
+    return float(request.extra[TEMPERATURE][0]) if TEMPERATURE in request.extra else 1.0
 
 
 @dataclass(frozen=True)

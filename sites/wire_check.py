@@ -15,7 +15,7 @@ import numpy as np
 
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import REMEDY
-from fedrecon.sites.score_columns import SCORES
+from fedrecon.sites.score_columns import SCORES, SPREADS
 from fedrecon.sites.wire import MESSAGES, Samples, Scores
 
 Message = TypeVar("Message")
@@ -44,12 +44,12 @@ def check_message(message: Message) -> Message:
 
 def _check_columns(columns: Mapping[str, Any]) -> None:
     for name in columns:
-        if name not in SCORES:
+        if name not in KINDS:
             raise RunError(f"{name!r} is no column of scores, so it cannot cross a site's wall")
     if len(set(map(len, columns.values()))) > 1:
         raise RunError("columns of scores have one row for each slice and stage; these differ in length")
     for name, values in columns.items():
-        allowed = COLUMN_TYPES[SCORES[name]]
+        allowed = COLUMN_TYPES[KINDS[name]]
         for row, value in enumerate(values):
             if type(value) not in allowed:
                 what = " or ".join(one.__name__ for one in allowed)
@@ -109,6 +109,9 @@ PICTURES = ("Panels.pictures", "Samples.pictures")
 
 COLUMN_TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "int64": (int,), "float64": (float, int)}
 """The types of the values in a column of scores, by the column's type."""
+
+KINDS = {**SCORES, **SPREADS}
+"""The columns of scores that may cross, with their types."""
 
 NUMBERS = ("TrainReply.losses", "TrainReply.usage", "Samples.numbers")
 """The fields that hold a number for each name."""

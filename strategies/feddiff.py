@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.plugin import ADDED_LATER, Settings
 from fedrecon.strategies.fedprox import FedProx
 from fedrecon.strategies.half_quadratic import HalfQuadratic, restored
 from fedrecon.strategies.moving_average import MovingAverage
 from fedrecon.strategies.partial import Partial
+from fedrecon.strategies.subject_adaptation import SubjectAdaptation, adapted
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +105,25 @@ class Denoising(Partial):
         return torch.stack(cut)
 
 
+class Uncertainty(Settings):
+    """Settings of the samples whose spread tells how sure the reconstruction is. They do not influence the training.
+
+    Attributes:
+        samples: number of samples, each with fresh noise in all steps (``zeta`` 1); 0 draws none, and there is no map.
+        steps: number of noise levels of a sample. All else is as ``splitting`` says.
+    """
+
+    samples: int = Field(0, ge=0, le=1000)
+    steps: int = Field(15, ge=1, le=10**4)
+
+    @field_validator("samples")
+    @classmethod
+    def _not_one(cls, given: int) -> int:
+        if given == 1:
+            raise ValueError("one sample has no spread; 0, or 2 or more are needed")
+        return given
+
+
 class FedDiff(MovingAverage, FedProx, Denoising):
     """A denoiser of images at every noise level is shared; a reconstruction alternates it with the measured data.
 
@@ -114,19 +135,23 @@ class FedDiff(MovingAverage, FedProx, Denoising):
     Attributes:
         mu: weight of the proximal term; 0 has none.
         splitting: settings of the reconstruction; they do not influence the training.
+        uncertainty: settings of the samples whose spread is the uncertainty map.
+        adaptation: settings of the adaptation of the denoiser to each slice.
     """
 
-    paper: ClassVar[str] = FedProx.paper + HalfQuadratic.paper
+    paper: ClassVar[str] = FedProx.paper + HalfQuadratic.paper + SubjectAdaptation.paper
     neutral: ClassVar[None] = None
     not_personal: ClassVar[str] = "a local round would train on a reconstruction's loss; strategy.private keeps parts"
     not_neutral: ClassVar[str] = "another network and another loss"
     trains_on_operator: ClassVar[bool] = False
     network_kind: ClassVar[str] = "denoiser"
     optimizer_state: ClassVar[str] = "keep"
-    at_inference: ClassVar[tuple[str, ...]] = ("splitting",)
+    at_inference: ClassVar[tuple[str, ...]] = ("splitting", "uncertainty", "adaptation")
 
     mu: float = Field(0.0, ge=0, le=1e6)
     splitting: HalfQuadratic = HalfQuadratic()
+    uncertainty: Annotated[Uncertainty, ADDED_LATER] = Uncertainty()
+    adaptation: Annotated[SubjectAdaptation, ADDED_LATER] = SubjectAdaptation()
 
     def check(self, training: Training) -> None:
         """Refuses another loss.
@@ -156,9 +181,24 @@ class FedDiff(MovingAverage, FedProx, Denoising):
         return self.splitting.batch
 
     def scoring_cost(self) -> float:
-        """A step of the reconstruction costs about a third of a training step."""
-        return super().scoring_cost() + self.splitting.steps * self.splitting.samples / 3
+        """A step of the reconstruction costs about a third of a training step; a step of the adaptation a whole one."""
+        own, drawn = self.splitting, self.uncertainty
+        passes = own.steps * (own.samples + bool(self.adaptation.steps)) + drawn.steps * drawn.samples
+        return super().scoring_cost() + passes / 3 + self.adaptation.steps
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
-        """(b, y, x) complex64: the mean of the samples."""
-        return restored(self.splitting, network, measurement, subject).mean(dim=0)
+        """(b, y, x) complex64: the mean of the samples, with the adapted denoiser if there is an adaptation."""
+        given = network, measurement, subject
+        weights = adapted(self.adaptation, self.splitting, *given) if self.adaptation.steps else None
+        return restored(self.splitting, *given, weights).mean(dim=0)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether samples are drawn for it."""
+        return self.uncertainty.samples > 0
+
+    def spread(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
+        """(b, y, x) float32: the standard deviation over the samples, with the weights that were trained."""
+        drawn = self.uncertainty
+        settings = self.splitting.model_copy(update={"zeta": 1.0, "samples": drawn.samples, "steps": drawn.steps})
+        return restored(settings, network, measurement, subject).abs().std(dim=0)

@@ -13,7 +13,7 @@ to 0. All values are in units of ``measurement.scale``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -42,7 +42,8 @@ class HalfQuadratic(Settings):
         iterations: largest number of conjugate gradients in each step.
         zeta: share of fresh noise in each step.
         samples: number of samples whose mean is the image; more than one only with fresh noise.
-        batch: number of slices that are reconstructed together.
+        batch: largest number of images that are reconstructed together: slices, and several samples of each where a
+            batch has few slices. It changes only the rounding.
     """
 
     paper: ClassVar[str] = """
@@ -91,26 +92,67 @@ Denoise = Callable[["Tensor", "Tensor", float], "Tensor"]
 """Denoises images (b, y, x) complex64 of a noise level; the second argument is the last image that fits the data."""
 
 
-def restored(settings: HalfQuadratic, network: Any, measurement: Measurement, subject: Subject) -> Tensor:
-    """The samples of each slice, (samples, b, y, x) complex64 at the scale of the data; one if deterministic."""
+Weights = Mapping[str, "Tensor"]
+"""Weights of a denoiser by name, a set for each slice: the first axis of each tensor counts the slices."""
+
+
+def restored(
+    settings: HalfQuadratic, network: Any, measurement: Measurement, subject: Subject, weights: Weights | None = None
+) -> Tensor:
+    """The samples of each slice, (samples, b, y, x) complex64 at the scale of the data; one if deterministic.
+
+    Args:
+        weights: each slice's own weights of the denoiser; None takes those of ``network``.
+    """
     import torch
 
-    if settings.prior == "untrained":
-        network = network.untrained(seed(subject.seed, "weights"))
-    network.eval()
-    label = network.label(subject.site, len(measurement.scale))
+    network, count, parts = prior(settings, network, subject), len(measurement.scale), []
+    together = max(1, settings.batch // count)
+    for first in range(0, settings.samples, together):
+        numbers = range(first, min(first + together, settings.samples))
+        times = len(numbers)
+        own = weights and {name: one.repeat(times, *[1] * (one.ndim - 1)) for name, one in weights.items()}
+        denoise = denoiser(network, network.label(subject.site, count * times), own)
+        draws = [one for number in numbers for one in draws_of(subject, number)]
+        many = measurement.repeated(times) if times > 1 else measurement
+        parts.append(split(settings, denoise, many, draws).view(times, count, *measurement.zero_filled.shape[1:]))
+    return torch.cat(parts)
+
+
+def prior(settings: HalfQuadratic, network: Any, subject: Subject) -> Any:
+    """The denoiser of the settings, in evaluation mode."""
+    chosen = network if settings.prior == "trained" else network.untrained(seed(subject.seed, "weights"))
+    return chosen.eval()
+
+
+def denoiser(network: Any, label: Tensor, weights: Weights | None = None) -> Denoise:
+    """The network as the prior of a batch.
+
+    Args:
+        label: the site of each slice, (b, n_sites).
+        weights: each slice's own weights; None takes those of ``network``.
+    """
+    import torch
+    from torch.func import functional_call
+
+    def called(planes: Tensor, levels: Tensor) -> Tensor:
+        if weights is None:
+            return network(planes, levels, label)  # type: ignore[no-any-return]
+
+        def one(own: Weights, *given: Tensor) -> Tensor:
+            return functional_call(network, dict(own), tuple(x[None] for x in given))[0]  # type: ignore[no-any-return]
+
+        return torch.vmap(one)(weights, planes, levels, label)
 
     def denoise(noisy: Tensor, fitted: Tensor, sigma: float) -> Tensor:
-        levels = torch.full_like(measurement.scale, sigma)
+        levels = torch.full((len(noisy),), sigma, device=noisy.device)
         if network.content == "complex":
-            return network.decoded(network(network.encoded(noisy), levels, label))  # type: ignore[no-any-return]
+            return network.decoded(called(network.encoded(noisy), levels))  # type: ignore[no-any-return]
         phase = torch.polar(torch.ones_like(fitted.real), fitted.angle())  # a prior of magnitudes knows no phase
         turned = (noisy * phase.conj()).real.unsqueeze(1)
-        return network.decoded(network(turned, levels, label)) * phase  # type: ignore[no-any-return]
+        return network.decoded(called(turned, levels)) * phase  # type: ignore[no-any-return]
 
-    return torch.stack([
-        split(settings, denoise, measurement, draws_of(subject, number)) for number in range(settings.samples)
-    ])  # fmt: skip
+    return denoise
 
 
 def split(settings: HalfQuadratic, denoise: Denoise, measurement: Measurement, draws: list[torch.Generator]) -> Tensor:

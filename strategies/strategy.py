@@ -9,7 +9,7 @@ The hooks, in the order in which they are called:
 4. At a site, in each round: ``receive``, ``optimizers``. Then, in THE local loop, ``updates`` once; for each batch
    ``step``, which calls ``loss`` and ``gradients``; at the end ``reply``.
 5. To score a state: ``scoring_request`` on the server; ``scoring_batch`` and ``reconstruct`` at the sites. For a prior
-   also ``draw``. ``scoring_cost`` serves the time estimates of a sweep.
+   also ``draw``; if it tells how sure it is, ``spread``. ``scoring_cost`` serves the time estimates of a sweep.
 
 A strategy is a frozen set of parameters (the fields of its class). A hook must not change the strategy. What changes
 over the rounds is kept in the :class:`State` on the server, and in the private memory of a site (``fit.memory``). The
@@ -93,6 +93,11 @@ class Strategy(Plugin):
         validation compares images that it draws (:meth:`draw`) with the site's own slices.
         """
         return self.network_kind in PRIORS
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the method tells the spread of its error (:meth:`spread`); it may depend on the parameters."""
+        return False
 
     # On the server
 
@@ -368,3 +373,21 @@ class Strategy(Plugin):
         """
         image: Tensor = network(measurement)
         return image
+
+    def spread(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
+        """The spread of the reconstruction of a batch: how sure the method is of each pixel.
+
+        Called at scoring, for pictures and at inference, if :attr:`has_spread`. The platform multiplies it by one
+        factor, the temperature, so that its mean square on validation subjects is that of the error. So only its shape
+        and its relative size count.
+
+        Args:
+            network, measurement, subject: as in :meth:`reconstruct`. Random numbers follow from ``subject``.
+
+        Returns:
+            (b, y, x) float32, not negative: the standard deviation of each pixel's magnitude, at the scale of the data.
+
+        Raises:
+            NotImplementedError: the strategy tells none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} tells no spread")

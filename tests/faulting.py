@@ -1,7 +1,7 @@
 """Faults that meet a driver at a moment of its command; ``tests/faults.py`` calls them in a process of their own.
 
-A moment is a call of the site 'middle' (on Ray: when the driver has just sent it), a commit, or the writing of the
-result. An act changes the world of that process: it kills, stops, fills or damages something.
+A moment is a call of the site 'middle' (on Ray: when the driver has just sent it), a commit, the writing of the
+result, or (on Ray) its end. An act changes the world of that process: it kills, stops, fills or damages something.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import itertools
 import os
 import random
 import signal
@@ -37,8 +38,11 @@ CALLS = {
     "evaluate": ("evaluate", lambda *_: True),
 }
 """The call at which a phase is met, and whether it is the one, from its arguments."""
-PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "stopped", "evaluate")
-"""In the phase 'stopped' no process runs: the run was stopped, and is not yet resumed."""
+PHASES = ("start", "fit", "commit", "scoring", "artifacts", "end", "resume", "stopped", "evaluate", "sync")
+"""In the phase 'stopped' no process runs: the run was stopped, and is not yet resumed.
+
+In the phase 'sync' a finished run is sent to a store that has lost it.
+"""
 BALLAST = "ballast"
 CLOCK = "FAULTS_CLOCK"
 """Environment: the file that holds the seconds by which the wall clock is off; ``faults.py`` compiles the library."""
@@ -82,16 +86,17 @@ def drive(scene: Scene, moment: str = "", act: str = "") -> None:
     os.environ.pop("LD_PRELOAD", None)
     argv = [*scene.argv, *(AROUND[scene.around]() if scene.around else ())]
     if moment:
-        _install(moment, lambda: ACTS[act](scene))
+        _install(moment, lambda: ACTS[act](scene), scene)
     code = main(argv)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _install(moment: str, act: Callable[[], None]) -> None:
+def _install(moment: str, act: Callable[[], None], scene: Scene) -> None:
     from fedrecon.platform.execution.ray_executor import RayExecutor
     from fedrecon.platform.storage.checkpoint import Checkpoints
+    from fedrecon.platform.storage.tracking.sender import Sender
     from fedrecon.platform.storage.workspace import RunFolder
     from fedrecon.sites.member.site import Site
 
@@ -104,8 +109,13 @@ def _install(moment: str, act: Callable[[], None]) -> None:
     before(RayExecutor, "_prepare", lambda executor, *_: not executors.append(executor), lambda: None)
     if moment == "commit":
         before(Checkpoints, "save", lambda _, state, record: state.round == 2, once)
-    elif moment == "end":
+    elif moment == "end" and "--in-process" in scene.argv:
         before(RunFolder, "save_result", lambda *_: True, once)
+    elif moment == "end":  # by then Ray has ended
+        before(RayExecutor, "close", lambda *_: True, once)
+    elif moment == "sync":
+        entries = itertools.count()
+        before(Sender, "_apply", lambda *_: next(entries) == scene.seed % 16, once)
     else:
         method, due = CALLS[moment]
         before(Site, method, lambda site, *given: site.name == MEMBER and due(*given), once)
@@ -191,7 +201,11 @@ def _second_driver(scene: Scene) -> None:
 
 def _node_lost(back: bool) -> Callable[[Scene], None]:
     def act(scene: Scene) -> None:
+        from fedrecon.platform.execution import ray_executor
+
         cluster, node = kept
+        if back:  # a busy machine takes minutes to start one
+            ray_executor.RESTART_TIMEOUT = 600.0  # type: ignore[misc]
 
         def lose() -> None:
             cluster.remove_node(node, allow_graceful=False)
@@ -262,8 +276,13 @@ def _two_nodes() -> list[str]:
     from fedrecon.platform.execution import ray_executor
 
     ray_executor.RESTART_TIMEOUT = 20.0  # type: ignore[misc]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    kept[:] = [cluster, cluster.add_node(num_cpus=1, labels={"site": MEMBER})]
+    cluster = Cluster()
+    kept[:] = [cluster]
+    for options in ({"include_dashboard": False}, {"labels": {"site": MEMBER}}):
+        for left in reversed(range(5)):
+            with contextlib.suppress(Exception) if left else contextlib.nullcontext():  # a busy machine starts none
+                kept[1:] = [cluster.add_node(num_cpus=1, **options)]
+                break
     atexit.register(cluster.shutdown)
     return ["--address", cluster.address]
 

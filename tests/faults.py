@@ -52,16 +52,17 @@ class Row:
     around: str = ""
     channels: int = 2
     resources: dict[str, Any] = field(default_factory=dict)
-    phases: tuple[str, ...] = tuple(phase for phase in PHASES if phase != "stopped")
+    phases: tuple[str, ...] = tuple(phase for phase in PHASES if phase not in ("stopped", "sync"))
 
 
 RAY_PHASES = Row("").phases[:-1]
 """``fedrecon evaluate`` needs no Ray."""
+WITH_SYNC = (*Row("").phases, "sync")
 SITE_PHASES = tuple(phase for phase in RAY_PHASES if phase != "end")
-"""At the end the sites' processes have ended."""
+"""At the end the sites are asked nothing."""
 ROWS = [
-    Row("driver killed"),
-    Row("driver terminated"),
+    Row("driver killed", phases=WITH_SYNC),
+    Row("driver terminated", phases=WITH_SYNC),
     Row("service terminated", True, phases=RAY_PHASES),
     Row("site killed", True, phases=SITE_PHASES),
     Row("site stopped", True, resources={"fit_timeout": 20}, phases=SITE_PHASES),
@@ -71,15 +72,15 @@ ROWS = [
     Row("control store stopped", True, phases=RAY_PHASES),
     Row("node lost", True, "cluster", phases=RAY_PHASES),
     Row("node lost, another comes", True, "cluster", phases=RAY_PHASES),
-    Row("disk full"),
+    Row("disk full", phases=WITH_SYNC),
     Row("/dev/shm full", True, "shm", channels=16, phases=RAY_PHASES),
     Row("object store full", True, "store", channels=16, phases=RAY_PHASES),
     Row("object store and disk full", True, "store and disk", channels=16, phases=RAY_PHASES),
-    Row("MLflow server killed"),
+    Row("MLflow server killed", phases=WITH_SYNC),
     Row("clock a day on", phases=PHASES),
     Row("clock a day back", phases=PHASES),
-    Row("shard damaged", phases=PHASES),
-    Row("memory damaged", phases=PHASES[1:]),  # before the first fit there is none
+    Row("shard damaged", phases=PHASES[:-1]),
+    Row("memory damaged", phases=PHASES[1:-1]),  # before the first fit there is none
     Row("second driver"),
 ]
 
@@ -205,13 +206,15 @@ class Matrix:
                 server = stack.enter_context(_server(place.workspace.parent))
                 more = ["--tracking-uri", server.address]
             command = self.command(row, place, *more)
-            if phase in ("resume", "stopped", "evaluate"):
+            if (finished := phase in ("evaluate", "sync")) or phase in ("resume", "stopped"):
                 before = command if "--in-process" in command else [*command, "--in-process"]
-                earlier = ("", "") if phase == "evaluate" else ("fit", "driver interrupted")
+                earlier = ("", "") if finished else ("fit", "driver interrupted")
                 begun = self.run(replace(self.scene(row, place, *before), around=""), *earlier)
-                assert begun.code == (0 if phase == "evaluate" else 130), begun
-            if phase == "evaluate":
-                command = _evaluate(place)
+                assert begun.code == (0 if finished else 130), begun
+            if finished:
+                command = _after(place, phase)
+            if phase == "sync":
+                self.lose(place, server)
             scene = replace(self.scene(row, place, *command), server=server.process.pid if server else 0)
             if phase == "stopped":
                 ACTS[row.act](scene)
@@ -227,13 +230,20 @@ class Matrix:
             if row.act == "memory damaged" and phase in ("artifacts", "end"):  # no run reads them any more
                 shutil.rmtree(next(place.workspace.glob("runs/*/private")))
                 expected = *expected[:2], {}
+            if phase == "sync":  # the bits are those of the run, which is to be in the store
+                last = replace(last, out=begun.out)
             found, wanted = (_scores(last), scores) if phase == "evaluate" else (self.left(place, last), expected)
             equal: bool | None = found is not None and found == wanted
-            if server and phase != "evaluate" and last.code == 0:
-                equal = equal and server.has_all(last.out["run_id"])
+            if (server or phase == "sync") and phase != "evaluate" and last.code == 0:
+                store = server.address if server else f"sqlite:///{place.workspace / 'mlflow.db'}"
+                equal = equal and _has_all(store, last.out["digest"])
             if row.act == "memory damaged" and phase == "evaluate" and last.code == 1:
                 equal = None  # the memory of a finished run stays damaged: each command that needs it refuses it
         return self.told(row, phase, met, again, rerun, equal, usual)
+
+    def lose(self, place: Place, server: Any) -> None:
+        """The store loses all of its runs."""
+        server.empty() if server else shutil.copy(self.template / "mlflow.db", place.workspace / "mlflow.db")
 
     def mend(self, row: Row, place: Place, server: Any) -> None:
         """The cause of the fault goes away; a wrong clock and a damaged memory stay."""
@@ -294,19 +304,33 @@ class _Server:
             time.sleep(0.2)
         raise RuntimeError((self.folder / "log").read_text())
 
-    def has_all(self, run_id: str) -> bool:
-        """Whether the run is there, finished, with every point of every metric once, and its artifacts."""
-        from mlflow import MlflowClient
-        from test_kill_driver import assert_recorded_once
+    def empty(self) -> None:
+        """Ends it, and starts it over a new file."""
+        self.kill()
+        for path in self.folder.glob("mlflow.db*"):
+            path.unlink()
+        self.start()
 
-        client = MlflowClient(self.address)
-        (digest,) = {client.get_run(run_id).data.tags["fedrecon.digest"]}
-        try:
-            assert_recorded_once(client, run_id, digest)
-        except AssertionError as error:
-            print(f"    in MLflow: {str(error)[:300]}")
-            return False
-        return any(one.path == "weights.safetensors" for one in client.list_artifacts(run_id))
+    def kill(self) -> None:
+        """Ends it, if it runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def _has_all(address: str, digest: str) -> bool:
+    """Whether the run is there, finished, with every point of every metric once, and its artifacts."""
+    from mlflow import MlflowClient
+    from test_kill_driver import assert_recorded_once, runs
+
+    client = MlflowClient(address)
+    try:
+        (run_id,) = [one.info.run_id for one in runs(client) if one.data.tags["fedrecon.digest"] == digest]
+        assert_recorded_once(client, run_id, digest)
+    except (AssertionError, ValueError) as error:
+        print(f"    in MLflow: {str(error)[:300]}")
+        return False
+    return any(one.path == "weights.safetensors" for one in client.list_artifacts(run_id))
 
 
 @contextlib.contextmanager
@@ -315,13 +339,13 @@ def _server(folder: Path) -> Iterator[_Server]:
     try:
         yield server
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.process.pid, signal.SIGKILL)
-        server.process.wait()
+        server.kill()
 
 
-def _evaluate(place: Place) -> list[str]:
-    return ["evaluate", "latest", "--json", "--workspace", str(place.workspace)]
+def _after(place: Place, phase: str) -> list[str]:
+    """The command to a finished run."""
+    words = ["evaluate", "latest"] if phase == "evaluate" else ["sync"]
+    return [*words, "--json", "--workspace", str(place.workspace)]
 
 
 def _scores(ended: Ended) -> Any:
@@ -350,6 +374,7 @@ def main(argv: list[str] | None = None) -> int:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes that nobody asks
     }
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     table = []

@@ -35,7 +35,9 @@ from fedrecon.platform.terminal.boundary import LET_THROUGH
 from fedrecon.sites.data.shard_writer import write_shard
 
 SECONDS = 10.0
-"""The longest time of a case on the processor. A case that waits for ever is ended after ten times as much."""
+"""The longest time of a case on the processor."""
+FOR_EVER = 600.0
+"""The time after which a case counts as one that waits for ever. A busy machine gives a process little in a minute."""
 HEAVY = ("torch", "ray", "mlflow")
 SPLITS = ("train", "validation", "test")
 
@@ -295,7 +297,7 @@ def in_process(case: Case) -> str | None:
 
 def watched(case: Case) -> str | None:
     """Runs a case as :func:`in_process` does, and ends it if it hangs. For a process of its own: it takes the alarm."""
-    signal.setitimer(signal.ITIMER_REAL, 10 * SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, FOR_EVER)
     try:
         return in_process(case)
     finally:
@@ -308,7 +310,7 @@ def as_process(case: Case) -> str | None:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "fedrecon.cli", *map(os.fsencode, case.argv)],
-            capture_output=True, timeout=10 * SECONDS, check=False,
+            capture_output=True, timeout=FOR_EVER, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "it hangs"
@@ -318,15 +320,17 @@ def as_process(case: Case) -> str | None:
     return wrong(done.returncode, out, err, case.argv, min(time.monotonic() - start, SECONDS))
 
 
-def fuzz(folder: Path, number: int, seed: int, run: Callable[[Case], str | None]) -> list[str]:
-    """Runs cases in the folder; the report of each that went wrong."""
+def fuzz(folder: Path, number: int, seed: int, run: Callable[[Case], str | None], first: int = 0) -> list[str]:
+    """Runs the cases of a seed from ``first`` up to ``number`` in the folder; the report of each that went wrong."""
     folder.mkdir(parents=True, exist_ok=True)
     before, found = Path.cwd(), []
     os.chdir(folder)
     try:
         for at, case in enumerate(Fuzz(folder, seed).cases(number)):
-            if (reason := run(case)) is not None:
+            if at >= first and (reason := run(case)) is not None:
                 found.append(f"case {at} of seed {seed}: {[ascii(one)[:200] for one in case.argv]}\n{reason}")
+            if (at + 1) % 1000 == 0:
+                print(f"{run.__name__}: {at + 1} of seed {seed}, {len(found)} wrong", file=sys.__stderr__, flush=True)
     finally:
         os.chdir(before)
     return found
@@ -341,6 +345,7 @@ def _script() -> int:
     parser.add_argument("--cases", type=int, default=0)
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--first", type=int, default=0, help="begin at this case: what a run that was ended left")
     arguments = parser.parse_args()
     os.environ[LET_THROUGH] = "1"
     folder = Path(tempfile.mkdtemp(prefix="fedrecon-fuzz-"))
@@ -349,10 +354,11 @@ def _script() -> int:
     sys.meta_path.insert(0, NoWork())  # type: ignore[arg-type]
     found, start = [], time.monotonic()
     for number, run in ((arguments.cases, watched), (arguments.processes, as_process)):
-        found += fuzz(folder / run.__name__, number, arguments.seed, run) if number else []
+        found += fuzz(folder / run.__name__, number, arguments.seed, run, arguments.first) if number else []
     print("\n".join(found))
+    begun = f" (begun at case {arguments.first})" if arguments.first else ""
     print(
-        f"seed {arguments.seed}: {arguments.cases} in one process, {arguments.processes} as processes, "
+        f"seed {arguments.seed}: {arguments.cases} in one process, {arguments.processes} as processes{begun}, "
         f"{len(found)} wrong, {time.monotonic() - start:.0f} s"
     )
     shutil.rmtree(folder)

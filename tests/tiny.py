@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from fedrecon.sites.acquisition.degraded import Degraded
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, VolumeData, write_shard
-from fedrecon.sites.member.site import new_network
+from fedrecon.sites.member.network import new_network
 from fedrecon.sites.member.site_plan import SitePlan
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.parameters import Parameters, to_vector
@@ -126,9 +126,18 @@ class Commits:
         """Keeps none."""
 
 
+@lru_cache(maxsize=64)
+def _opened(path: Path, changed: int) -> Shard:
+    """What a driver reads of a shard. The sites open and check it themselves, each of them and each time."""
+    return Shard.open(path)
+
+
 @dataclass(frozen=True)
 class Federation:
-    """A strategy over the sites ``paths``, their private memory under ``memory``."""
+    """A strategy over the sites ``paths``, their private memory under ``memory``.
+
+    With ``scored`` the last round is scored before its commit.
+    """
 
     method: Strategy
     paths: Mapping[str, Path]
@@ -144,7 +153,7 @@ class Federation:
 
     @cached_property
     def shards(self) -> dict[str, Shard]:
-        return {name: Shard.open(path) for name, path in self.paths.items()}
+        return {name: _opened(path, path.stat().st_mtime_ns) for name, path in self.paths.items()}
 
     @property
     def roster(self) -> dict[str, tuple[str, ...]]:
@@ -195,7 +204,7 @@ class Federation:
         experiment = SimpleNamespace(
             method=self.method,
             rounds=self.rounds,
-            scores_due=lambda number: self.scored,
+            scores_due=lambda number: self.scored and number == self.rounds,
             evaluation=Evaluation(panels=False),
             personalise=None,
         )

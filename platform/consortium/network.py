@@ -64,7 +64,7 @@ def layout_for(experiment: Experiment, images: Images) -> Any:
     """The :class:`Parameters` of a new network for these images; None if nothing is trained."""
     if not experiment.trains:
         return None
-    from fedrecon.sites.member.site import layout, new_network
+    from fedrecon.sites.member.network import layout, new_network
 
     model = new_network(experiment.method, network_choice(experiment), images, experiment.seed)
     return layout(experiment.method, experiment.personalise, model)

@@ -90,24 +90,26 @@ class Watch:
         ends = [begun + self._limit(member) for member, begun in self._begun.items()]
         return max(min([self._asked + self._name_after, *ends]) - self._clock(), 0.0)
 
-    def due(self, late: Iterable[str]) -> list[str]:
+    def due(self, late: Iterable[str], arriving: Iterable[str] = ()) -> list[str]:
         """Names the members without an answer when it is time.
 
         Args:
-            late: the members whose answer is not there yet.
+            late: the members that have not answered.
+            arriving: members that have, whose answer is still on its way; they are named and not ended.
 
         Returns:
-            those of them that have used up their time. Their time begins anew.
+            those of the late ones that have used up their time. Their time begins anew.
         """
         late, now = list(late), self._clock()
         for member in set(self._begun) - {*late}:  # the answer is there, though the caller has not taken it yet
             del self._begun[member]
         waited = now - self._asked
-        if late and waited >= self._name_after:
+        slow = [*late, *arriving]
+        if slow and waited >= self._name_after:
             self._name_after *= 2
-            self.waited |= dict.fromkeys(late, waited)
-            self._show(f"waiting for {', '.join(late)}, {waited:.0f} s")
-            self.note("waiting", *late, seconds=round(waited, 1))
+            self.waited |= dict.fromkeys(slow, waited)
+            self._show(f"waiting for {', '.join(slow)}, {waited:.0f} s")
+            self.note("waiting", *slow, seconds=round(waited, 1))
         over = [one for one in late if now - self._begun.setdefault(one, now) >= self._limit(one)]
         for member in over:
             self._tries[member] = self._tries.get(member, 0) + 1

@@ -54,9 +54,18 @@ def put(value: Any) -> Any:
     Raises:
         RunError: Ray is lost.
     """
-    future = _begun(lambda: ray.put(value))
+    return answered(lambda: ray.put(value))
+
+
+def answered(ask: Callable[[], Any]) -> Any:
+    """What ``ask`` returns, which waits for ever if the process of Ray that it asks is stopped.
+
+    Raises:
+        RunError: Ray is lost.
+    """
+    future = _begun(ask)
     if not wait([future], LOOK).done:
-        with phase("waiting for Ray to take a message"):
+        with phase("waiting for Ray"):
             while not wait([future], LOOK).done:
                 check_ray()
     return future.result()

@@ -129,7 +129,7 @@ def check(demanded: Sequence[Demand], nodes: Sequence[Node], waited: float | Non
     """Refuses what the nodes cannot hold together.
 
     Args:
-        nodes: Ray's node table (``ray.nodes()``). After waiting, its Resources hold the free amounts.
+        nodes: Ray's node table (``ray.nodes``). After waiting, its Resources hold the free amounts.
         waited: time in seconds that the members have waited for resources that others use; None before the start.
 
     Raises:

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.execution import last_word, placement
-from fedrecon.platform.execution.lost_ray import own_handler_kept, quiet, shutdown
+from fedrecon.platform.execution.lost_ray import answered, own_handler_kept, quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
 from fedrecon.sites.phases import phase
@@ -70,7 +70,7 @@ def bundle_option(member: str, bundle_members: Sequence[str]) -> dict[str, Any]:
 def has_process(actor: Any) -> bool:
     """Whether a node has started a process for the actor. The process may not be ready yet."""
     try:
-        return bool(ray_state.actors(actor._actor_id.hex()).get("Pid"))
+        return bool(answered(lambda: ray_state.actors(actor._actor_id.hex())).get("Pid"))
     except Exception:  # noqa: BLE001 - not public in Ray; on failure a slow start counts as not placed
         return False
 
@@ -80,14 +80,25 @@ def store_size(node: str) -> int:
     return sum(int(one["Resources"].get("object_store_memory", 0)) for one in nodes() if one["NodeID"] == node)
 
 
+def cpus() -> int:
+    """Number of CPUs of the cluster, at least 1."""
+    return max(1, int(sum(one["Resources"].get("CPU", 0.0) for one in nodes() if one["Alive"])))
+
+
+def fetch(references: Sequence[Any]) -> None:
+    """Has Ray bring objects to this node that exist on another one. It returns at once, and the transfer goes on."""
+    if references:
+        ray.wait(list(references), num_returns=len(references), timeout=0, fetch_local=True)
+
+
 def nodes() -> list[dict[str, Any]]:
     """Ray's node table."""
-    return list(ray.nodes())  # type: ignore[no-untyped-call]
+    return list(answered(ray.nodes))
 
 
 def free() -> list[dict[str, Any]]:
     """Ray's node table, with the resources that are free now in place of all resources."""
-    left = ray_state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    left = answered(ray_state.available_resources_per_node)
     return [{**node, "Resources": left.get(node["NodeID"], {})} for node in nodes()]
 
 

@@ -19,6 +19,8 @@ from fedrecon.platform.execution.ray_cluster import (
     RESTART_TIMEOUT,
     bundle_option,
     connect,
+    cpus,
+    fetch,
     free,
     has_process,
     member_demands,
@@ -30,7 +32,7 @@ from fedrecon.platform.execution.transport import Delivery, MakeTransport, Share
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import RunError, at_site, cause_of
 from fedrecon.sites.member.gate import check_answer, check_call
-from fedrecon.sites.phases import phase
+from fedrecon.sites.phases import Step, phase
 from fedrecon.sites.wire import (
     Description,
     PrivatePart,
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
     from fedrecon.sites.wire import Panels, PanelTask, Samples, Scores
 
 ENDED = "did not answer in time, and its process was ended"
+
+AHEAD = 2
+"""Number of replies that other nodes send to this one while a reply is merged. Each takes its size in Ray's store here:
+the driver holds at most this many beside the one that it merges and the one that it has just merged."""
 
 DIED = (ActorUnavailableError, ObjectLostError)
 """The errors of a call to an actor that can come back. ObjectLostError: a node was lost together with a reply."""
@@ -88,8 +94,8 @@ class RayExecutor:
         node = ray.get_runtime_context().get_node_id()
         self.transport = make_transport(node, store_size(node))
         try:
-            with phase(f"starting {len(plans)} sites"):
-                self._start(plans, bundle_members)
+            with phase("starting sites", len(plans)) as opened:
+                self._start(plans, bundle_members, opened)
         except BaseException:
             self.close()
             raise
@@ -159,7 +165,7 @@ class RayExecutor:
         if self._owns:
             shutdown()
 
-    def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str]) -> None:
+    def _start(self, plans: Sequence[SitePlan], bundle_members: Sequence[str], opened: Step) -> None:
         """Makes the actors, and waits until each is placed and has opened its shard."""
         demanded = member_demands([plan.member for plan in plans], self.resources, bundle_members)
         self.gpu_shares = {one.member: one.gpus for one in demanded}
@@ -175,7 +181,10 @@ class RayExecutor:
                 made[one.member] = remote.options(**options[one.member]).remote()
         self.actors = {plan.member: made[plan.member] for plan in plans}
         self._await_start({one.member: one for one in demanded}, bool(bundle_members))
-        self.describe()
+        # The first call imports torch and opens the shard: seconds of a CPU. More of them at once than there are CPUs
+        # come no sooner, and each of them late.
+        for _ in self._named("describe", (), at_once=cpus()):
+            opened()
 
     def _await_start(self, demanded: Mapping[str, placement.Demand], reserved: bool) -> None:
         """Waits until every actor is ready, or has a process at least: a first call has a clock.
@@ -203,16 +212,23 @@ class RayExecutor:
         arguments: tuple[Any, ...],
         round_number: int | None = None,
         members: Sequence[str] | None = None,
+        at_once: int | None = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Calls the living members (of ``members``, if given) at once. Yields the results in the roster's order."""
+        """Calls the living members (of ``members``, if given). Yields the results in the roster's order.
+
+        Args:
+            at_once: largest number of calls that run at the same time; None calls all members at once.
+        """
         check_call(method, arguments)
         check_ray(own=True)
         alive = [name for name in self.members if members is None or name in members]
         delivery = self.transport.send(method, arguments)
-        self._overdue, skipped = set(), 0
-        self._open = {name: self._call(name, method, arguments, delivery) for name in alive}
-        self._watch.ask(method, round_number, alive)
-        for name in alive:
+        self._overdue, self._open, skipped = set(), {}, 0
+        self._watch.ask(method, round_number, ())
+        for place, name in enumerate(alive):
+            for one in alive[place + len(self._open) : place + (at_once or len(alive))]:
+                self._open[one] = self._call(one, method, arguments, delivery)
+                self._watch.ask_again(one)
             # A round may go on without a late member as long as enough others can reply.
             rest = sum(one not in self.dead for one in alive) - skipped - 1
             skip = method == "fit" and self.resources.straggler == "skip" and rest >= (self.resources.min_sites or 0)
@@ -227,9 +243,17 @@ class RayExecutor:
             finally:
                 self._open.pop(name)
             self._wire_log.received(name, result)
+            self._fetch_ahead()
             yield name, result
             del result
         delivery.close()
+
+    def _fetch_ahead(self, more: int = 0) -> None:
+        """Has Ray bring the next answers to this node, as far as they are given, while this process does other work.
+
+        The order in which they are taken does not depend on it. At most so many come, because each takes memory here.
+        """
+        fetch(list(self._open.values())[: AHEAD + more])
 
     def _call(self, name: str, method: str, arguments: tuple[Any, ...], delivery: Delivery) -> Any:
         """Calls the member, for the first time or again. Returns the reference of the answer."""
@@ -256,6 +280,7 @@ class RayExecutor:
             skip: whether a member that was too late is left out of the round instead.
         """
         while True:
+            self._fetch_ahead(more=1)
             try:
                 process, node, result = ray.get(self._open[name], timeout=min(LOOK, self._watch.rest()))
             except RayTaskError as error:
@@ -291,9 +316,11 @@ class RayExecutor:
     def _end_overdue(self, *returning: str) -> None:
         """Names the members that have not answered, and ends the processes of those that have used up their time."""
         check_ray()
-        _, left = ray.wait(list(self._open.values()), num_returns=len(self._open), timeout=0)
+        # An answer that is given and still on its way is not late, and what is not due to be fetched stays where it is.
+        _, left = ray.wait(list(self._open.values()), num_returns=len(self._open), timeout=0, fetch_local=False)
         late = [name for name, one in self._open.items() if one in left or name in returning]
-        for name in self._watch.due(late):
+        arriving = [name for name in list(self._open)[:1] if name not in late]
+        for name in self._watch.due(late, arriving):
             self._overdue.add(name)
             kill(self.actors[name], no_restart=False)  # it ends a stopped process too, after some seconds
 
@@ -352,9 +379,11 @@ class RayExecutor:
         alive, wanted = len(self.actors) - len(self.dead), self.resources.min_sites
         if wanted is None or alive < wanted:
             rule = "resources.min_sites is not set" if wanted is None else f"resources.min_sites is {wanted}"
+            text = (
+                f"stays dead after {self._restarted.get(name, 0)} restarts: {reason.rstrip('.')}. The run stops here: "
+            )
             raise RunError(
-                at_site(name, round_number, f"stays dead after {self._restarted.get(name, 0)} restarts: {reason}")
-                + f" The run stops here: {alive} of {len(self.actors)} sites are left, and {rule}."
+                at_site(name, round_number, f"{text}{alive} of {len(self.actors)} sites are left, and {rule}.")
             )
         text = f"stays dead; the run goes on with {alive} of {len(self.actors)} sites: {reason}"
         self._watch.say(at_site(name, round_number, text))

@@ -6,9 +6,9 @@ writes it into memory that the driver shares with the sites on its own node, and
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Protocol
 
 from fedrecon.platform.execution.lost_ray import put
@@ -59,16 +59,38 @@ MakeTransport = Callable[[str, int], Transport]
 """Makes a transport from the driver's Ray node id and the size of that node's object store in bytes."""
 
 
+class Stored:
+    """A request in Ray's store, put there once for all members and for all calls with the same request.
+
+    Each node that reads it keeps a copy, from which Ray serves other nodes too. It is released with the request.
+    """
+
+    def __init__(self) -> None:
+        self._of: weakref.ref[TrainRequest] | None = None
+        self._reference: Any = None
+
+    def put(self, request: TrainRequest) -> Any:
+        """The reference of the request."""
+        if self._of is None or self._of() is not request:
+            self._reference, self._of = put(request), weakref.ref(request, self._release)
+        return self._reference
+
+    def _release(self, gone: weakref.ref[TrainRequest]) -> None:
+        if gone is self._of:
+            self._of = self._reference = None
+
+
 class RayStoreTransport:
     """Every request goes through Ray's object store, and so does every reply."""
 
     def __init__(self, node: str = "", store_size: int = 0) -> None:
         del node, store_size
+        self._stored = Stored()
 
     def send(self, method: str, arguments: Arguments) -> Delivery:
         """See :class:`Transport`."""
         del method
-        return _StoreDelivery(arguments)
+        return _StoreDelivery(arguments, self._stored)
 
     def note_node(self, member: str, node: str, unreachable: bool) -> None:
         """See :class:`Transport`."""
@@ -83,16 +105,12 @@ class RayStoreTransport:
 class _StoreDelivery:
     """One object in Ray's store for all members."""
 
-    def __init__(self, arguments: Arguments) -> None:
-        self._given = arguments
-
-    @cached_property
-    def _stored(self) -> Arguments:
-        return tuple(put(one) if isinstance(one, TrainRequest) else one for one in self._given)
+    def __init__(self, arguments: Arguments, stored: Stored) -> None:
+        self._given, self._stored = arguments, stored
 
     def arguments(self, member: str) -> Arguments:
         del member
-        return self._stored
+        return tuple(self._stored.put(one) if isinstance(one, TrainRequest) else one for one in self._given)
 
     def received(self, member: str, answer: Any) -> Any:
         del member
@@ -115,6 +133,7 @@ class SharedMemoryTransport:
         self.near = set[str]()
         """Members that can use shared memory now."""
         self._refused = set[str]()
+        self.stored = Stored()
 
     def send(self, method: str, arguments: Arguments) -> Delivery:
         """See :class:`Transport`."""
@@ -142,7 +161,7 @@ class _SharedDelivery:
 
     def __init__(self, transport: SharedMemoryTransport, method: str, arguments: Arguments) -> None:
         self._transport, self._method, self._given = transport, method, arguments
-        self._by_store = _StoreDelivery(arguments)
+        self._by_store = _StoreDelivery(arguments, transport.stored)
         self._request = next((one for one in arguments if isinstance(one, TrainRequest)), None)
         self._reply_buffers: dict[str, Buffer] = {}
         if self._request is None or not transport.near:

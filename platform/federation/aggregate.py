@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.platform.federation.coverage import coverage, mean_coverage
 from fedrecon.sites.errors import RunError, at_site
 from fedrecon.sites.score_columns import METRICS
 
@@ -115,7 +116,8 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Makes ``{"sites": {NAME: scores}, "mean": scores}`` from one row per slice. The mean over sites is unweighted.
 
     Several networks can reconstruct at one site: at a site that did not train, each hospital's own network does. The
-    site's scores are then the unweighted mean over these networks.
+    site's scores are then the unweighted mean over these networks. If the method tells a spread, each has its
+    ``coverage`` too, see :func:`fedrecon.platform.federation.coverage.coverage`.
     """
     found: dict[tuple[str, str], list[Any]] = {}
     for row in site_scores(volume_scores(columns)):
@@ -127,6 +129,8 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
             entry[key] = mean(rows)
         else:
             entry |= {**mean(rows), "n_volumes": rows[0]["n_volumes"], "n_slices": rows[0]["n_slices"]}
+    for (site,), covered in coverage(columns).items():
+        by_site[site]["coverage"] = covered
     return {"sites": by_site, "mean": _mean(list(by_site.values()))}
 
 
@@ -159,4 +163,5 @@ def _mean(sites: list[dict[str, Any]]) -> dict[str, Any]:
     for key in STAGE_KEYS.values():
         scores = mean([one[key] if key else one for one in sites])
         total |= {key: scores} if key else scores
-    return total
+    covered = [one["coverage"] for one in sites if "coverage" in one]
+    return total | ({"coverage": mean_coverage(covered)} if covered else {})

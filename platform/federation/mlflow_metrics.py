@@ -13,6 +13,7 @@ from collections.abc import Mapping
 _SCORES = "psnr|ssim|nmse"
 _SHOWN = re.compile(
     rf"(validation|test)/mean/({_SCORES}|(zero_filled|with_data_consistency)/psnr)"
+    r"|test/mean/within_[12]"
     r"|validation/site/[^/]+/(psnr|kernel_distance|kernel_distance_real|nearest)|test/site/[^/]+/psnr"
     r"|train/(mean|site/[^/]+)/(loss|discriminator)"
 )

@@ -14,6 +14,7 @@ from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import site_scores, summarise, volume_scores
+from fedrecon.platform.federation.coverage import coverage, uncertainty
 from fedrecon.platform.inference.pictures import SitePictures
 from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import GLOBAL, TrainedRun
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
 
 Row = dict[str, Any]
+KEYS = ("site", "mask", "acceleration", "model")
+"""The keys that tell the rows of an evaluation from each other."""
 
 
 class EvaluationResult(TypedDict):
@@ -37,12 +40,14 @@ class EvaluationResult(TypedDict):
         run_id: run id of the evaluated run.
         digest: digest of the run's experiment.
         rows: one row for each site, operator and model, with site, mask, acceleration, measured_acceleration, model,
-            psnr (dB), ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled.
+            psnr (dB), ssim, nmse, n_slices, n_volumes, with_data_consistency and zero_filled; with ``coverage`` if the
+            method tells the spread of its error: :func:`fedrecon.platform.federation.coverage.coverage`.
         means: one row for each operator, with the same keys: the unweighted mean over the sites. ``mask``,
             ``acceleration`` and ``model`` are None where the sites differ in them.
         scores: path of a Parquet table with the columns of ``scores.parquet``, one row per slice and stage; None for a
             dry run.
         pictures: the paths of the pictures: one test slice for each row, of the sites of which pictures may leave.
+        uncertainty: the temperature of the spread and the nominal coverage; empty without a spread.
         reference: what the scores are compared with, ``measured`` or ``truth`` (``evaluation.reference``).
         science_version: the version of the science that scored here (:mod:`fedrecon.platform.config.science`).
         run_science_version: the one that made the run and its own scores; None for a run of before version 2.
@@ -54,6 +59,7 @@ class EvaluationResult(TypedDict):
     means: list[Row]
     scores: str | None
     pictures: list[str]
+    uncertainty: dict[str, Any]
     reference: str
     science_version: int
     run_science_version: int | None
@@ -127,13 +133,15 @@ def evaluate(
             parts.append([*scored(trained, shards, one, rule, tell, wire_log=log, pictures=pictures, done=done)])
     table, drawn = (None, []) if dry_run else _save(trained, [one for part in parts for one in part], pictures)
     planned = [_planned(name, shards[name], one) for each in operators for name, one in each.items()] if dry_run else []
+    means = [_mean_row(part) for part in parts]
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
         "digest": trained.folder.digest,
         "rows": planned or [row for part in parts for columns in part for row in rows(columns)],
-        "means": [_mean_row(part) for part in parts],
+        "means": means,
         "scores": table,
         "pictures": drawn,
+        "uncertainty": uncertainty(trained.temperature) if any("coverage" in one for one in means) else {},
         "reference": trained.experiment.evaluation.reference,
         "science_version": science_version(trained.experiment.trains),
         "run_science_version": (trained.folder.noted() or {}).get("science_version"),
@@ -144,14 +152,16 @@ def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
     """Makes one row per site, operator and model from one row per slice."""
     found: dict[tuple[Any, ...], Row] = {}
     for one in site_scores(volume_scores(columns)):
-        key = tuple(one[name] for name in ("site", "mask", "acceleration", "model"))
+        key = tuple(one[name] for name in KEYS)
         scores = {metric: one[metric] for metric in METRICS}
-        row = found.setdefault(key, dict(zip(("site", "mask", "acceleration", "model"), key, strict=True)))
+        row = found.setdefault(key, dict(zip(KEYS, key, strict=True)))
         if one["stage"] == "output":
             counts = {name: one[name] for name in ("measured_acceleration", "n_slices", "n_volumes")}
             row |= {**scores, **counts}
         else:
             row["with_data_consistency" if one["stage"] == "data_consistency" else one["stage"]] = scores
+    for group, covered in coverage(columns, KEYS).items():
+        found[group]["coverage"] = covered
     return list(found.values())
 
 

@@ -61,7 +61,8 @@ def volume_picture(
     """The run's panel for up to :data:`MOST` slices of one volume, below one another, as PNG.
 
     Args:
-        stages: magnitude images (slices, y, x), with ``output`` and ``zero_filled``.
+        stages: magnitude images (slices, y, x), with ``output`` and ``zero_filled``, and ``uncertainty`` where the
+            method tells the spread of its error.
         reference: magnitude (slices, y, x), or None: then nothing is compared with it.
         caption: the line under each panel; ``{slice}`` stands for the number of the slice.
         before: the title of the zero-filled image.
@@ -72,7 +73,9 @@ def volume_picture(
     drawn = []
     for index in _spread(len(stages["output"])):
         own, under = None if reference is None else reference[index], caption.replace("{slice}", str(index))
-        drawn.append(panel(own, stages["zero_filled"][index], stages["output"][index], maximum, under, before=before))
+        given = own, stages["zero_filled"][index], stages["output"][index], maximum, under
+        spread = stages["uncertainty"][index] if "uncertainty" in stages else None
+        drawn.append(panel(*given, before=before, spread=spread))
     return montage(drawn)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from fedrecon.platform.config.tasks import TASKS
+from fedrecon.platform.federation.coverage import uncertainty
 from fedrecon.platform.inference.pictures import volume_picture
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
@@ -43,6 +44,8 @@ class ReconstructionResult(TypedDict):
         site: the site whose operator and network are used; None if the input names none of the run's sites.
         volumes: one entry for each volume of the input: name, n_slices, sampling, operator, measured_acceleration and
             split (what the run used the subject for).
+        uncertainty: if the method tells the spread of its error: its ``temperature`` (None: not calibrated) and the
+            ``nominal`` coverage; else empty.
     """
 
     output: str
@@ -51,6 +54,7 @@ class ReconstructionResult(TypedDict):
     model: str
     site: str | None
     volumes: list[dict[str, Any]]
+    uncertainty: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Images:
 
     Attributes:
         volume: the input volume.
-        stages: magnitude images (slices, y, x) by stage.
+        stages: magnitude images (slices, y, x) by stage; ``uncertainty`` is the spread, in the unit of the images.
         mask: the sampling mask (slices, y, x). For a degradation of the image it is (slices, y / scale, x / scale).
         prospective: True if the given samples are used as they are, False if samples are simulated from full k-space.
         sampling: a text for the user that says how the samples were made.
@@ -107,9 +111,10 @@ def reconstruct(
         run: run id, digest or its beginning, name, or ``latest``.
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
-            and ``reference`` if the volume has one) or .png (the panel that a run draws, of up to four slices of the
-            first volume of a test subject, else of the first volume). A NIfTI volume can also be written as .nii or
-            .nii.gz, in the same space.
+            ``uncertainty`` if the method tells the spread of its error, and ``reference`` if the volume has one) or
+            .png (the panel that a run draws, of up to four slices of the first volume of a test subject, else of the
+            first volume). A NIfTI volume can also be written as .nii or .nii.gz, in the same space; the spread is then
+            written beside it, as ``NAME-uncertainty``.
         overrides: changes to the run's experiment that concern no training, each as ``key.path=value``: see
             :data:`fedrecon.platform.inference.trained_run.CHANGEABLE`.
         site: the site whose operator is used, and whose network if each site has its own; None takes the site that the
@@ -159,7 +164,11 @@ def reconstruct(
             _measured_at(trained, named, volume, low)
     done = [] if dry_run else [_volume(trained, worker, named, volume, low) for volume in volumes]
     if to_nifti and done:
-        _write_nifti(output, done[0], source)
+        _write_nifti(output, done[0], source, "output")
+        if "uncertainty" in done[0].stages:
+            kind = "".join(output.suffixes[-2:] if output.suffix == ".gz" else output.suffixes[-1:])
+            beside = output.with_name(f"{output.name.removesuffix(kind)}-uncertainty{kind}")
+            _write_nifti(beside, done[0], source, "uncertainty")
     elif done:
         write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
         write(output, done, trained.folder.digest)
@@ -180,6 +189,7 @@ def reconstruct(
             }
             for one in done
         ],
+        "uncertainty": uncertainty(trained.temperature) if any("uncertainty" in one.stages for one in done) else {},
     }
 
 
@@ -290,7 +300,10 @@ def _reconstructed(
         image = worker.reconstruct(trained.request, batch, subject)
         if adapts:
             tell(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted")
-        shown = {name: x.float().cpu().numpy() for name, x in stages(batch, image).items()}
+        made = stages(batch, image)
+        if (spread := worker.spread(trained.request, batch, subject)) is not None:
+            made["uncertainty"] = spread
+        shown = {name: x.float().cpu().numpy() for name, x in made.items()}
         yield shown, batch.operator.mask[:, 0].cpu().numpy()
 
 
@@ -353,10 +366,10 @@ def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
                 group.create_dataset("reference", data=one.volume.reference)
 
 
-def _write_nifti(output: Path, one: Images, source: Path) -> None:
+def _write_nifti(output: Path, one: Images, source: Path, stage: str) -> None:
     from fedrecon.sites.formats.nifti import save_enlarged
 
-    made = one.stages["output"]
+    made = one.stages[stage]
     # nibabel chooses the format by the suffix, and atomic's temporary name has another suffix
     with atomic.replacing(output) as temporary:
         beside = temporary.with_name(f"{temporary.name}{''.join(output.suffixes[-2:])}")

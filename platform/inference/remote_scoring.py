@@ -23,7 +23,16 @@ from fedrecon.platform.inference.unseen_sites import needed
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import RunError
-from fedrecon.sites.wire import PrivatePart, RemoteScores, RemoteScoreTask, Scores, State, TrainedNetwork
+from fedrecon.sites.wire import (
+    TEMPERATURE,
+    PrivatePart,
+    RemoteScores,
+    RemoteScoreTask,
+    Scores,
+    State,
+    TrainedNetwork,
+    temperature_of,
+)
 from fedrecon.sites.wire_check import check_message
 
 if TYPE_CHECKING:
@@ -132,6 +141,7 @@ def _trained_run(network: TrainedNetwork) -> TrainedRun:
         members=network.members,
         all_private=network.all_private,
         private=network.private,
+        temperature=temperature_of(request) if TEMPERATURE in request.extra else None,
     )
 
 

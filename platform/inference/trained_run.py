@@ -11,6 +11,7 @@ from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.names import flatten
 from fedrecon.platform.consortium.code import warn_of_changed_code
 from fedrecon.platform.consortium.network import layout_for, private_members, site_plan
+from fedrecon.platform.federation.coverage import calibrated
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.run_lookup import find_run, named
 from fedrecon.platform.storage.workspace import RunFolder
@@ -49,6 +50,8 @@ class TrainedRun:
         private: private parts by member that travelled to this node; other parts are read from the folder.
         training_digest: digest of the training, which the private parts in the folder must name; empty for a run of an
             older version.
+        temperature: the factor on the spread of the method's error, which the run found on its validation subjects;
+            None if it found none.
     """
 
     folder: RunFolder
@@ -60,6 +63,7 @@ class TrainedRun:
     all_private: bool
     private: Mapping[str, PrivatePart] = field(default_factory=dict)
     training_digest: str = ""
+    temperature: float | None = None
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> TrainedRun:
@@ -95,7 +99,8 @@ class TrainedRun:
         noted, found = folder.noted(), folder.checkpoints.latest()
         if noted is None or found is None:
             raise RunError(f"run '{folder.digest}': its checkpoint in {folder.path} is lost")
-        finished = (folder.result() or {}).get("rounds", found[0].round)
+        result = folder.result() or {}
+        finished = result.get("rounds", found[0].round)
         if found[0].round != finished:
             raise RunError(
                 f"run '{folder.digest}': its result is of round {finished}, and the last checkpoint that can be read "
@@ -109,7 +114,8 @@ class TrainedRun:
         images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
         members = private_members(experiment, layout_for(experiment, images), images.sites)
         digest = noted.get("training_digest") or ""
-        return cls(folder, experiment, kept[0], noted["subjects"], images, *members, training_digest=digest)
+        factor = result.get("uncertainty", {}).get("temperature")
+        return cls(folder, experiment, kept[0], noted["subjects"], images, *members, {}, digest, factor)
 
     def changed(self, overrides: Sequence[str]) -> TrainedRun:
         """The run under changed settings, each as ``key.path=value``.
@@ -134,12 +140,17 @@ class TrainedRun:
                 f"run. Allowed here: {', '.join(one if '.' in one else f'{one}.KEY' for one in allowed)}",
                 wrong,
             )
+        if chosen.trains and chosen.method.has_spread and chosen.method != own.method:
+            raise InputError(
+                "the spread of the error was not calibrated under these settings of the strategy: run the experiment "
+                "with them (its training is taken over), or set strategy.uncertainty.samples=0",
+            )
         return replace(self, experiment=chosen)
 
     @property
     def request(self) -> TrainRequest:
-        """The request for scores under the state of the last round."""
-        return self.experiment.method.scoring_request(self.state)
+        """The request for scores under the state of the last round, with the temperature of the spread."""
+        return calibrated(self.experiment.method.scoring_request(self.state), self.temperature)
 
     def models(self, site: str) -> tuple[str, ...]:
         """The names of the networks that reconstruct at ``site``.

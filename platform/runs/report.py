@@ -8,10 +8,11 @@ from typing import Any
 
 from fedrecon.platform.federation.aggregate import exact_note
 from fedrecon.platform.federation.attendance import in_words
+from fedrecon.platform.federation.coverage import in_words as spread_in_words
 from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.sites.extension.bibtex import distinct
-from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
+from fedrecon.sites.score_columns import METRIC_LABELS, METRICS, NOMINAL
 from fedrecon.sites.scoring.settings import AGAINST
 
 _OUTPUTS = {
@@ -49,6 +50,15 @@ LOW_RESOLUTION = """\
   interpolation."""
 
 
+COVERAGE = tuple(f"error within {k} spread{'s' * (k > 1)} (%)" for k in range(1, len(NOMINAL) + 1))
+"""The columns of the coverage."""
+
+SPREAD = """\
+- The spread is the standard deviation that the method expects of each pixel's error. *error within* is the share of the
+  test slices' pixels inside the object whose error, against the noise-free truth where there is one, is at most that
+  large. {line}."""
+
+
 def report(
     result: Mapping[str, Any],
     experiment: Mapping[str, Any],
@@ -71,7 +81,7 @@ def report(
         _warnings(result, experiment, environment),
         f"## Test scores, {AGAINST[experiment.get('evaluation', {}).get('reference', 'measured')]}\n\n"
         + scores_table(result),
-        "## How to read them\n\n" + "\n".join([DEFINITIONS, *_task_definitions(experiment)]),
+        "## How to read them\n\n" + "\n".join([DEFINITIONS, *_task_definitions(experiment), *_spread(result)]),
         "## What ran\n\n" + _pairs("what", "how it was", _ran(result, environment)),
         "## The experiment\n\n" + _pairs("key", "value", flat(experiment)),
         _cited(citations),
@@ -81,6 +91,11 @@ def report(
 
 def _task_definitions(experiment: Mapping[str, Any]) -> list[str]:
     return [LOW_RESOLUTION] if experiment.get("task") == "super-resolution" else []
+
+
+def _spread(result: Mapping[str, Any]) -> list[str]:
+    line = spread_in_words(result.get("uncertainty", {}))
+    return [SPREAD.format(line=line)] if line else []
 
 
 def below_zero_filled(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
@@ -100,12 +115,23 @@ def below_zero_filled(result: Mapping[str, Any], experiment: Mapping[str, Any]) 
 
 
 def scores_table(result: Mapping[str, Any]) -> str:
-    """A Markdown table: one row per site and one for the mean; the three metrics of each output as columns."""
+    """A Markdown table: one row per site and one for the mean; the three metrics of each output as columns.
+
+    If the method tells a spread, two columns say how often the error lies within it.
+    """
     columns = [*words("site"), *numbers("test volumes", "test slices")]
     columns += numbers(*(f"{name}: test {METRIC_LABELS[metric]}" for name in _OUTPUTS for metric in METRICS))
-    rows = [Row(_score_row(site, scores)) for site, scores in result["sites"].items()]
-    mean = [replace(one, bold=True) for one in _score_row("mean", result["mean"])]
+    covered = "coverage" in result["mean"]
+    columns += numbers(*COVERAGE) if covered else []
+    rows = [Row(_score_row(site, scores, covered)) for site, scores in result["sites"].items()]
+    mean = [replace(one, bold=True) for one in _score_row("mean", result["mean"], covered)]
     return grid(Table("", columns, [*rows, Row(mean)]))
+
+
+def coverage_cells(scores: Mapping[str, Any]) -> list[Value]:
+    """The cells of :data:`COVERAGE`, in percent; dashes without a spread."""
+    found = scores.get("coverage", {})
+    return [number(None if not found else 100 * found[name], ".1f") for name in NOMINAL]
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -120,14 +146,14 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _score_row(name: str, scores: Mapping[str, Any]) -> list[Value]:
+def _score_row(name: str, scores: Mapping[str, Any], covered: bool) -> list[Value]:
     cells = [plain(name), plain(str(scores.get("n_volumes", ""))), plain(str(scores.get("n_slices", "")))]
     for path in _OUTPUTS.values():
         part = scores
         for key in path:
             part = part.get(key) or {}
         cells += [number(part.get(metric), shown) for metric, shown in METRICS.items()]
-    return cells
+    return cells + (coverage_cells(scores) if covered else [])
 
 
 def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.federation.coverage import calibrated
 from fedrecon.platform.runs.mlflow_record import write_models
 from fedrecon.platform.runs.report import SSIM_PAPER, report, scores_table
 from fedrecon.platform.storage import parquet
@@ -56,6 +57,9 @@ class Result:
         training_digest: digest of the training alone; None if nothing is trained.
         kept_round: the round that is tested and exported, with ``training.keep: best``; None is the last one.
         validation: the validation scores of that round, by their names in MLflow.
+        uncertainty: if the method tells the spread of its error: its ``temperature``, found on validation subjects
+            (None without any), and the ``nominal`` coverage of a normal distribution. ``sites`` and ``mean`` then have
+            a ``coverage``: see :func:`fedrecon.platform.federation.coverage.coverage`.
         environment: hardware and software of the run, and the sites whose k-space was simulated.
     """
 
@@ -78,6 +82,7 @@ class Result:
     kept_round: int | None = None
     validation: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
@@ -170,7 +175,9 @@ def _write_panels(
     experiment = finished.experiment
     note = f"test, {experiment.strategy['name'] if experiment.trains else experiment.reconstructor['name']}"
     with phase("drawing panels"):
-        answers = executor.panels(experiment.method.scoring_request(finished.state), mosaic.task("test", note))
+        request = experiment.method.scoring_request(finished.state)
+        factor = finished.result.get("uncertainty", {}).get("temperature")
+        answers = executor.panels(calibrated(request, factor), mosaic.task("test", note))
     pictures = mosaic.pictures(answers, trouble)
     for name, png in (pictures if mosaic.few else mosaic.joined("sites", pictures, note, trouble)).items():
         path = into / f"{name}.png"

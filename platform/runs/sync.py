@@ -58,7 +58,8 @@ def sync(workspace: Path, tracking_uri: str | None = None, dry_run: bool = False
             raise
         except Exception as error:
             done = len(report["sent"]) + len(report["complete"])
-            raise RunError(f"MLflow at {sender.uri} takes no more: {cause_of(error)}; {done} are complete") from error
+            why = f"{cause_of(error)}; {done} are complete, and the same command sends the rest"
+            raise RunError(f"MLflow at {sender.uri} takes no more: {why}") from error
         finally:
             sender.close()
     return report

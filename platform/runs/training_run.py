@@ -153,6 +153,7 @@ class _Run:
         self, run: Recording, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
         from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
+        from fedrecon.platform.federation.coverage import calibrated, coverage_metrics, temperature, uncertainty
         from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
         from fedrecon.platform.federation.recorder import Recorder
         from fedrecon.platform.federation.round_loop import rounds
@@ -186,14 +187,15 @@ class _Run:
             note_trained(self.folder, self.training_digest)
         request = experiment.method.scoring_request(state)
         validated = (state.round == committed and record.validated) or scorer(request, "validation").columns
-        scored = scorer(request, "test")
+        factor = temperature(validated)
+        scored = scorer(calibrated(request, factor), "test")
         self.attendance.note(TEST, dict.fromkeys(executor.dead, UNSCORED))
         if self.attendance.missed:
             tracker.set_tags({"fedrecon.missed_replies": in_words(self.attendance.missed)})
         summary = summarise(scored.columns)
         if note := exact_note(summary):
             progress.say(note)
-        timed = {"test/seconds_per_slice": scored.seconds_per_slice}
+        timed = {"test/seconds_per_slice": scored.seconds_per_slice} | coverage_metrics(summary, factor)
         tracker.metrics(state.round, mlflow_metrics(flat_metrics(summary, prefix="test/") | timed))
         tracker.flush()
         result = Result(
@@ -215,6 +217,7 @@ class _Run:
             name=experiment.name,
             training_digest=self.training_digest,
             validation=record.validation,
+            uncertainty=uncertainty(factor) if "coverage" in summary["mean"] else {},
             environment={**environment, "tuned": {m: dict(one.parameters) for m, one in tuned.items()}},
         )
         layout = self._layout()

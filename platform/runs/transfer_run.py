@@ -15,6 +15,7 @@ from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
 from fedrecon.platform.federation.attendance import MISSED, Attendance, find_training, missed_by, of_training
+from fedrecon.platform.federation.coverage import coverage_metrics, uncertainty
 from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
 from fedrecon.platform.federation.recorder import CommittedRound, out_of_patience
 from fedrecon.platform.inference.scoring import scored
@@ -52,7 +53,7 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None
         trained_rounds, source = 0, find_trained_run(context.workspace, training_digest, chosen)
-        if source is None:
+        if source is None or not calibrates(source, chosen):
             base = yield from train_steps(chosen.alone, replace(context, name=None, rerun=False))
             trained_rounds, source = base.trained_rounds, RunFolder(context.workspace, base.digest)
         return _Test(chosen, sites, folder, TrainedRun.of(source), context).go(training_digest, trained_rounds)
@@ -112,7 +113,9 @@ class _Test:
         rounds = self.trained.state.round
         attendance = Attendance(self.folder.path / MISSED, self.trained.members)
         attendance.take_over(of_training(missed_by(self.trained.folder)[1]))
-        tracker.metrics(rounds, mlflow_metrics(flat_metrics(summary, prefix="test/")))
+        factor = self.trained.temperature
+        shown = flat_metrics(summary, prefix="test/") | coverage_metrics(summary, factor)
+        tracker.metrics(rounds, mlflow_metrics(shown))
         result = Result(
             run_id=tracker.run_id,
             digest=self.folder.digest,
@@ -127,6 +130,7 @@ class _Test:
             missed=attendance.missed,
             name=experiment.name,
             training_digest=training_digest,
+            uncertainty=uncertainty(factor) if "coverage" in summary["mean"] else {},
             environment={"simulated": [name for name, one in tested.items() if one.simulated]},
         )
         finished = FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None, log, validated)
@@ -154,6 +158,15 @@ class _Test:
     def _applied(self) -> TrainedRun:
         """The trained run with this experiment's own evaluation and its settings that act only at inference."""
         return replace(self.trained, experiment=self.experiment.alone)
+
+
+def calibrates(source: RunFolder, experiment: Experiment) -> bool:
+    """Whether the spread of this experiment is that of the run, so that its temperature holds; true without a spread.
+
+    Otherwise the experiment is run without ``test``: it takes over the training and finds its own temperature.
+    """
+    own = experiment.method
+    return not own.has_spread or own == TrainedRun.of(source).experiment.method
 
 
 def find_trained_run(workspace: Path, training_digest: str, experiment: Experiment) -> RunFolder | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites import atomic
-from fedrecon.sites.score_columns import SCORES
+from fedrecon.sites.score_columns import SCORES, SPREADS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -74,17 +74,25 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def write_scores(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Writes one row for each slice and stage, atomically. The columns are those of :data:`SCORES`.
+    """Writes one row for each slice and stage, atomically.
+
+    The columns are those of :data:`SCORES`, and of :data:`SPREADS` if the method tells a spread.
 
     Raises:
         ValueError: a column is missing or unknown, or the lengths of the columns differ.
     """
-    if set(columns) != set(SCORES):
+    kinds = _kinds([columns])
+    if set(columns) != set(kinds):
         raise ValueError(
-            f"scores need the columns {sorted(SCORES)}: missing {sorted(set(SCORES) - set(columns))}, "
-            f"unknown {sorted(set(columns) - set(SCORES))}"
+            f"scores need the columns {sorted(kinds)}: missing {sorted(set(kinds) - set(columns))}, "
+            f"unknown {sorted(set(columns) - set(kinds))}"
         )
-    write_table(path, {name: list(columns[name]) for name in SCORES}, SCORES)
+    write_table(path, {name: list(columns[name]) for name in kinds}, kinds)
+
+
+def _kinds(parts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns of these parts, with their types."""
+    return {**SCORES, **SPREADS} if parts and all(not SPREADS.keys().isdisjoint(one) for one in parts) else SCORES
 
 
 def read_scores(path: Path) -> dict[str, list[Any]]:
@@ -95,13 +103,13 @@ def read_scores(path: Path) -> dict[str, list[Any]]:
 def join_scores(parts: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
     """The columns of several sites, stages or operators, joined row after row."""
     parts = list(parts)
-    return {name: [value for part in parts for value in part[name]] for name in SCORES}
+    return {name: [value for part in parts for value in part[name]] for name in _kinds(parts)}
 
 
 def split_scores(columns: Mapping[str, Sequence[Any]], split: str) -> dict[str, list[Any]]:
     """The rows of one split."""
     own = [one == split for one in columns["split"]]
-    return {name: list(compress(columns[name], own)) for name in SCORES}
+    return {name: list(compress(values, own)) for name, values in columns.items()}
 
 
 def write_table(path: Path, columns: Mapping[str, list[Any]], schema: Mapping[str, str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedrecon.platform.federation.coverage import in_words
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.reporting.terminal import print_table
-from fedrecon.platform.runs.report import below_zero_filled
+from fedrecon.platform.runs.report import COVERAGE, below_zero_filled, coverage_cells
 from fedrecon.platform.terminal.output import say
 from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.sites.scoring.settings import AGAINST
@@ -29,13 +30,16 @@ def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> No
         result: the JSON of ``fedrecon run --json``. experiment: the experiment as a mapping.
     """
     named = [*result["sites"].items(), ("mean", result["mean"])]
+    told = bool(result.get("uncertainty"))
     rows = [
-        Row([plain(name), plain(str(one["n_volumes"])), plain(str(one["n_slices"])), *_scores(one)])
+        Row([plain(name), plain(str(one["n_volumes"])), plain(str(one["n_slices"])), *_scores(one, told)])
         for name, one in named
     ]
-    columns = [*words("site"), *numbers(*TEST_COLUMNS)]
+    columns = [*words("site"), *numbers(*TEST_COLUMNS, *(COVERAGE if told else ()))]
     reference = experiment.get("evaluation", {}).get("reference", "measured")
     print_table(Table(f"{result['name']}: test subjects, {AGAINST[reference]}", columns, rows))
+    if told:
+        say(in_words(result["uncertainty"]))
     if line := below_zero_filled(result, experiment):
         _alarm(line)
 
@@ -43,6 +47,7 @@ def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> No
 def rows_table(found: Mapping[str, Any]) -> None:
     """Prints an evaluation (the JSON of ``fedrecon evaluate --json``): a row a site, and the mean over the sites."""
     columns = [*words("site", "measured by"), *numbers("R", "measured R"), *words("model")]
+    told = bool(found["uncertainty"])
     marked = [(row, False) for row in found["rows"]] + [(row, True) for row in found["means"]]
     shown = [
         Row(
@@ -54,14 +59,16 @@ def rows_table(found: Mapping[str, Any]) -> None:
                 plain(row["model"] or "(mixed)"),
                 plain(str(row["n_volumes"])),
                 plain(str(row["n_slices"])),
-                *_scores(row),
+                *_scores(row, told),
             ],
             marked=mean,
         )
         for row, mean in marked
     ]
     title = f"evaluation: test subjects, {AGAINST[found['reference']]}"
-    print_table(Table(title, [*columns, *numbers(*TEST_COLUMNS)], shown))
+    print_table(Table(title, [*columns, *numbers(*TEST_COLUMNS, *(COVERAGE if told else ()))], shown))
+    if told:
+        say(in_words(found["uncertainty"]))
 
 
 def shards_table(shards: Sequence[Mapping[str, Any]]) -> None:
@@ -133,10 +140,11 @@ def _parameters(model: Any) -> str:
     return ", ".join(name if one.is_required() else f"{name}={one.default}" for name, one in fields.items())
 
 
-def _scores(one: Mapping[str, Any]) -> list[Value]:
+def _scores(one: Mapping[str, Any], told: bool) -> list[Value]:
     own = [number(one[metric], METRICS[metric]) for metric in METRICS]
     others = [one[key]["psnr"] for key in ("with_data_consistency", "zero_filled")]
-    return [*own, *(number(value, METRICS["psnr"]) for value in others)]
+    shown = [*own, *(number(value, METRICS["psnr"]) for value in others)]
+    return shown + (coverage_cells(one) if told else [])
 
 
 def _split(one: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,13 @@ class Measurement:
     def back_projected(self) -> Tensor:
         """A^H of the samples, (b, y, x) complex64. For Cartesian k-space this is the zero-filled image."""
         return self.zero_filled if isinstance(self.operator, Cartesian) else self.operator.adjoint(self.kspace)
+
+    def repeated(self, times: int) -> Measurement:
+        """The whole batch, ``times`` times after each other, without ``held``."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        tensors = {name: one for name, one in own.items() if isinstance(one, Tensor)}
+        many = {name: one.repeat(times, *[1] * (one.ndim - 1)) for name, one in tensors.items()}
+        return replace(self, operator=self.operator.repeated(times), held=None, **many)
 
     @property
     def factor(self) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 WINDOW = 7
@@ -110,6 +109,8 @@ def _ssim_slice(reference: NDArray[np.float64], image: NDArray[np.float64], peak
     a, b, border = reference, image, WINDOW // 2
     if min(a.shape) < WINDOW:
         raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, got {a.shape}")
+    from scipy.ndimage import uniform_filter  # a site scores with torch, and its process loads no scipy
+
     mean_a, mean_b, square_a, square_b, product = (uniform_filter(x, WINDOW) for x in (a, b, a * a, b * b, a * b))
     inside = (slice(border, -border), slice(border, -border))
     similarity = _similarity(mean_a, mean_b, square_a, square_b, product, peak)

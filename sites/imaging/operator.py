@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -40,6 +40,10 @@ class LinearOperator(Protocol):
 
     def zero_filled(self, samples: Tensor) -> Tensor:
         """The magnitude image (b, y, x) of k-space with zeros for the samples that were not measured."""
+        ...
+
+    def repeated(self, times: int) -> LinearOperator:
+        """The operator of the whole batch, ``times`` times after each other."""
         ...
 
 
@@ -80,6 +84,10 @@ class Cartesian:
     def zero_filled(self, samples: Tensor) -> Tensor:
         """The root sum of squares over the coils, as in fastMRI, (b, y, x) float32."""
         return rss(ifft2c(samples))
+
+    def repeated(self, times: int) -> Cartesian:
+        """Masks and maps of the whole batch, ``times`` times after each other."""
+        return Cartesian(*(one.repeat(times, 1, 1, 1) for one in (self.mask, self.maps)))
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,10 @@ class Resampling:
     def zero_filled(self, samples: Tensor) -> Tensor:
         """The magnitude image of the coarse image's zero-padded k-space, (b, y, x) float32."""
         return zero_padded(self.low(samples), self.scale).abs()
+
+    def repeated(self, times: int) -> Resampling:
+        """The same matrices for ``times`` as many slices."""
+        return replace(self, count=times * self.count)
 
     def low(self, samples: Tensor) -> Tensor:
         """The coarse image itself, (b, y / scale, x / scale)."""

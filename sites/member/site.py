@@ -16,15 +16,17 @@ from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import open_sealed
 from fedrecon.sites.data.stamp import Stamp
 from fedrecon.sites.errors import InputError, RunError, cause_of
+from fedrecon.sites.member.network import layout, new_network
+from fedrecon.sites.member.site_plan import refuse_other
 from fedrecon.sites.member.usage import Usage
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score
-from fedrecon.sites.seeding import seed, torch_generator
+from fedrecon.sites.seeding import torch_generator
 from fedrecon.sites.training.batches import Slices
 from fedrecon.sites.training.local_loop import autocast, load_optimizer_vectors, optimizer_vectors, train
 from fedrecon.sites.training.memory import Memory
 from fedrecon.sites.training.method import LocalFit, Subject
-from fedrecon.sites.training.parameters import Parameters, initialise, to_vector
+from fedrecon.sites.training.parameters import Parameters, to_vector
 from fedrecon.sites.wire import (
     Description,
     Panels,
@@ -37,6 +39,7 @@ from fedrecon.sites.wire import (
     TrainRequest,
     TunedReconstructor,
     Vector,
+    temperature_of,
 )
 
 if TYPE_CHECKING:
@@ -44,9 +47,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.member.site_plan import SitePlan
+    from fedrecon.sites.scoring.spread import Spread
     from fedrecon.sites.training.batches import Slice
 
 PRIVATE = "parameters"
@@ -54,26 +57,6 @@ PRIVATE = "parameters"
 
 EVALUATION_BATCH = 8
 """Number of slices that are reconstructed together for scores; it is fixed, so that it never changes a score."""
-
-
-def new_network(method: Any, network: Any, images: Any, experiment_seed: int) -> nn.Module:
-    """The network with its first weights. They follow from the seed, so they are the same everywhere."""
-    return initialise(lambda: method.build(network, images), seed(experiment_seed, "weights"))
-
-
-def layout(method: Any, personalise: Any, model: nn.Module) -> Parameters:
-    """The parameters of a method's network in one vector; ``personalise`` is the method's local rounds, or None."""
-    if personalise is None:
-        return Parameters(model, lambda name: method.shares(name, model))
-    return Parameters(model, lambda name: method.shares(name, model), lambda name: personalise.takes(name, model))
-
-
-def _refuse_other(shard: Shard, planned: str) -> None:
-    if shard.content_hash != planned:
-        raise RunError(
-            f"{shard.path}: the shard changed during the run: its content hash was {planned} and is "
-            f"{shard.content_hash}. Start the run again: it gets another digest"
-        )
 
 
 class Site:
@@ -91,7 +74,7 @@ class Site:
         self._stamps = {name: Stamp.of(Path(path)) for name, path in plan.shards.items()}
         self.shards = {name: open_sealed(path) for name, path in plan.shards.items()}
         for name, shard in self.shards.items():
-            _refuse_other(shard, plan.contents.get(name, shard.content_hash))
+            refuse_other(shard, plan.contents.get(name, shard.content_hash))
         self.memory = Memory(plan.memory, plan.memory_source, plan.memory_owner)
         self._slices: dict[tuple[Any, ...], Slices] = {}
 
@@ -105,7 +88,7 @@ class Site:
             try:
                 stamp = Stamp.of(shard.path)
                 if stamp != self._stamps[name]:
-                    _refuse_other(open_sealed(shard.path), shard.content_hash)
+                    refuse_other(open_sealed(shard.path), shard.content_hash)
             except InputError as error:
                 raise RunError(f"the shard changed during the run: {error}") from None
             self._stamps[name] = stamp
@@ -204,7 +187,8 @@ class Site:
         batches = list(slices.iterate(self.scoring_batch))
         chosen = batches if task.part is None else batches[task.part : task.part + 1]
         seed_ = self.plan.evaluation.mask_seed
-        return score(slices, chosen, task.split, self.image, seed_, self._model_name, self.name)
+        spread = self._spread_of(temperature_of(request))
+        return score(slices, chosen, task.split, self.image, seed_, self._model_name, self.name, spread)
 
     @torch.no_grad()
     def samples(self, request: TrainRequest) -> Samples:
@@ -233,8 +217,10 @@ class Site:
             return Panels(self.name)
         self.load(request)
         slices = self.slices(task.split)
+        spread = self._spread_of(temperature_of(request))
+        given = self.image, self.plan.evaluation.mask_seed, task.note, spread, task.small
         try:
-            pictures = draw(slices, drawn, self.image, self.plan.evaluation.mask_seed, task.note, task.small)
+            pictures = draw(slices, drawn, *given)
         except Exception as error:  # noqa: BLE001 - what draws raises anything, and no picture is worth a run
             return Panels(self.name, problem=cause_of(error))
         return Panels(self.name, pictures)
@@ -282,6 +268,26 @@ class Site:
         """The images (b, y, x) complex64 of a measured batch, under the request's state and the private part."""
         self.load(request)
         return self._apply(batch, subject)
+
+    def spread(self, request: TrainRequest, batch: Measurement, subject: Subject) -> Tensor | None:
+        """(b, y, x) float32: the spread of the method times the request's temperature; None if it tells none."""
+        self.load(request)
+        return self._spread(batch, subject, temperature_of(request)) if self._tells_spread else None
+
+    @property
+    def _tells_spread(self) -> bool:
+        return self.plan.reconstructor is None and bool(self.plan.method.has_spread)
+
+    def _spread(self, batch: Measurement, subject: Subject, temperature: float) -> Tensor:
+        self.model.eval()
+        with torch.no_grad(), autocast(self.plan.training.precision, self.device):
+            told: Tensor = self.plan.method.spread(self.model, batch, subject)
+        return temperature * told.float()
+
+    def _spread_of(self, temperature: float) -> Spread | None:
+        """What gives the spread of a scoring batch, under the state that is loaded; None from a method without."""
+        tell: Spread = lambda batch, items: self._spread(batch, self._subject(items), temperature)  # noqa: E731
+        return tell if self._tells_spread else None
 
     def slices(self, split: str) -> Slices:
         """The slices of a split under the plan's operators; they are made once.
@@ -378,8 +384,11 @@ class Site:
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""
+        return self._apply(batch, self._subject(items))
+
+    def _subject(self, items: Sequence[Slice]) -> Subject:
         subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
-        return self._apply(batch, Subject(items[0].site, subjects, indices, self.plan.seed))
+        return Subject(items[0].site, subjects, indices, self.plan.seed)
 
     def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
         plan = self.plan

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.settings import Training
 
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.extension.plugin_file import PluginFile
 
 
@@ -70,3 +72,16 @@ class SitePlan:
 
 def _planned(_: tuple[PluginFile, ...], attributes: Mapping[str, Any]) -> SitePlan:
     return SitePlan(**attributes)
+
+
+def refuse_other(shard: Shard, planned: str) -> None:
+    """Refuses a shard whose content hash is not the planned one.
+
+    Raises:
+        RunError: the message names the shard and both hashes.
+    """
+    if shard.content_hash != planned:
+        raise RunError(
+            f"{shard.path}: the shard changed during the run: its content hash was {planned} and is "
+            f"{shard.content_hash}. Start the run again: it gets another digest"
+        )

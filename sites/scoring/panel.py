@@ -32,8 +32,9 @@ def panel(
     caption: str,
     *,
     before: str = "Zero-filled",
+    spread: NDArray[Any] | None = None,
 ) -> bytes:
-    """Reference, zero-filled, reconstruction and 5 |error| side by side, with the slice's scores, as PNG.
+    """Reference, zero-filled, reconstruction, 5 |error| and 5 spreads side by side, with the slice's scores, as PNG.
 
     All images share one grey window, which follows from the reference. No image is scaled by its own extremes. Without
     a reference the window follows from the reconstruction.
@@ -46,14 +47,27 @@ def panel(
             reconstructed volume.
         caption: one line under the images: site, subject, slice, operator, round.
         before: title of the second image.
+        spread: the standard deviation that is expected of each pixel's error, (y, x), shown as the error is; None where
+            the method tells none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     zero_filled, reconstruction = (np.abs(image).astype(np.float64) for image in (zero_filled, reconstruction))
+    reference = None if reference is None else np.abs(reference).astype(np.float64)
+    window = reconstruction if reference is None else reference
+    grey = {"cmap": "gray", "vmin": 0.0, "vmax": _white(window, maximum)}
+    hot = {"cmap": "magma", "vmin": 0.0, "vmax": 1 / ERROR_GAIN}
+    scores = ["" if reference is None else _scores(reference, one, maximum) for one in (zero_filled, reconstruction)]
+    shown = [(zero_filled, before, scores[0], grey), (reconstruction, "Reconstruction", scores[1], grey)]
+    if reference is not None:
+        error = np.abs(reference - reconstruction) / maximum
+        shown = [(reference, "Reference", "", grey), *shown, (error, f"|Error| × {ERROR_GAIN:g}", "", hot)]
+    if spread is not None:
+        shown.append((spread.astype(np.float64) / maximum, f"Spread × {ERROR_GAIN:g}", "", hot))
     height, width = reconstruction.shape
     tall = _INCH * height / width
-    n_images = 2 if reference is None else 4
+    n_images = len(shown)
     size = (_LEFT + n_images * _INCH + (n_images - 1) * _GAP + _BAR, _TOP + tall + _BOTTOM)
     figure = Figure(figsize=size, dpi=_DPI, facecolor=_BACK)
     FigureCanvasAgg(figure)
@@ -63,24 +77,13 @@ def panel(
         return figure.add_axes((left / size[0], _BOTTOM / size[1], _INCH / size[0], tall / size[1]))
 
     figure.text(_LEFT / size[0], 0.1 / size[1], caption, color=_FAINT, fontsize=8, va="bottom")
-    grey = {"cmap": "gray", "vmin": 0.0}
-    if reference is None:
-        grey["vmax"] = _white(reconstruction, maximum)
-        _show(axes(0), zero_filled, before, "", **grey)
-        _show(axes(1), reconstruction, "Reconstruction", "", **grey)
+    for column, (image, title, beside, options) in enumerate(shown):
+        drawn = _show(axes(column), image, title, beside, **options)
+    if shown[-1][-1] is not hot:
         return _compressed(figure)
-    reference = np.abs(reference).astype(np.float64)
-    grey["vmax"] = _white(reference, maximum)
-    _show(axes(0), reference, "Reference", "", **grey)
-    _show(axes(1), zero_filled, before, _scores(reference, zero_filled, maximum), **grey)
-    _show(axes(2), reconstruction, "Reconstruction", _scores(reference, reconstruction, maximum), **grey)
-    error = axes(3)
-    difference = np.abs(reference - reconstruction) / maximum
-    shown = _show(error, difference, f"|Error| × {ERROR_GAIN:g}", "", cmap="magma", vmin=0, vmax=1 / ERROR_GAIN)
-
     left = size[0] - _BAR + 0.07
     bar = figure.add_axes((left / size[0], _BOTTOM / size[1], 0.09 / size[0], tall / size[1]))
-    figure.colorbar(shown, cax=bar, ticks=[0.0, 0.1, 0.2], format=lambda value, _: f"{100 * value:.0f} %")
+    figure.colorbar(drawn, cax=bar, ticks=[0.0, 0.1, 0.2], format=lambda value, _: f"{100 * value:.0f} %")
     bar.tick_params(colors=_FAINT, labelsize=7, length=2)
     bar.spines["outline"].set_visible(False)
     return _compressed(figure)

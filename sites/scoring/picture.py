@@ -13,13 +13,20 @@ from fedrecon.sites.scoring.slice_scores import stages
 
 if TYPE_CHECKING:
     from fedrecon.sites.scoring.slice_scores import Reconstruct
+    from fedrecon.sites.scoring.spread import Spread
     from fedrecon.sites.training.batches import Slices
 
 
 def draw(
-    slices: Slices, sites: Sequence[str], reconstruct: Reconstruct, mask_seed: int, note: str, small: bool = False
+    slices: Slices,
+    sites: Sequence[str],
+    reconstruct: Reconstruct,
+    mask_seed: int,
+    note: str,
+    spread: Spread | None = None,
+    small: bool = False,
 ) -> dict[str, bytes]:
-    """PNG by site: reference, zero-filled image, reconstruction and error of one slice. The slice is always the same.
+    """PNG by site: the panel of one slice, which is always the same.
 
     Args:
         slices: the slices of one split. A site without slices gets no picture.
@@ -27,7 +34,8 @@ def draw(
         reconstruct: maps a measurement and its slices to images (b, y, x) complex64.
         mask_seed: seed of the masks and of the noise.
         note: last part of the caption, for example the round.
-        small: draws :func:`tile` in place of :func:`panel`.
+        spread: gives the spread of the error, which the panel then shows; None: the method tells none.
+        small: draws :func:`tile` in place of :func:`panel`; a tile shows no spread.
     """
     pictures = {}
     for site in sites:
@@ -38,10 +46,10 @@ def draw(
         item = first[len(first) // 2]
         with torch.no_grad():
             batch = slices.scoring([item], mask_seed)
-            images = {
-                name: central(x[0], item.volume.crop).cpu().numpy()
-                for name, x in stages(batch, reconstruct(batch, [item])).items()
-            }
+            made = stages(batch, reconstruct(batch, [item]))
+            if spread is not None and not small:
+                made["spread"] = spread(batch, [item])
+            images = {name: central(x[0], item.volume.crop).cpu().numpy() for name, x in made.items()}
         assert batch.reference is not None
         reference = central(batch.reference[0], item.volume.crop).cpu().numpy()
         if small:
@@ -50,7 +58,6 @@ def draw(
         measured = slices.scored_with([item], mask_seed)[0].label()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
         before = "Zero-padded" if batch.low is not None else "Zero-filled"
-        pictures[site] = panel(
-            reference, images["zero_filled"], images["output"], item.volume.maximum, caption, before=before
-        )
+        given = reference, images["zero_filled"], images["output"], item.volume.maximum, caption
+        pictures[site] = panel(*given, before=before, spread=images.get("spread"))
     return pictures

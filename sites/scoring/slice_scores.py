@@ -11,14 +11,19 @@ import torch
 
 from fedrecon.sites.data.volume import central
 from fedrecon.sites.imaging.metrics import squared_error, squared_norm, ssim_slices
-from fedrecon.sites.score_columns import SCORES
+from fedrecon.sites.score_columns import SCORES, SPREADS
+from fedrecon.sites.scoring.spread import compared
 from fedrecon.sites.wire import Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.scoring.spread import Spread
     from fedrecon.sites.training.batches import Slice, Slices
+
+NO_SPREAD: dict[str, Any] = {name: "" if kind == "string" else 0 for name, kind in SPREADS.items()}
+"""The values of a row whose image has no spread."""
 
 Reconstruct = Callable[["Measurement", "Sequence[Slice]"], "Tensor"]
 
@@ -31,6 +36,7 @@ def score(
     mask_seed: int,
     model: str,
     site: str,
+    spread: Spread | None = None,
 ) -> Scores:
     """Reconstructs and scores slices of one split.
 
@@ -42,11 +48,13 @@ def score(
         mask_seed: seed of the masks and of the noise.
         model: name of the network, for the table.
         site: name of the member that scores.
+        spread: gives the spread of a batch, which is compared with the error; its time does not count. None: the
+            method tells none, and the table has no such columns.
 
     Raises:
         ValueError: a volume has no reference.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in SCORES}
+    columns: dict[str, list[Any]] = {name: [] for name in (SCORES if spread is None else {**SCORES, **SPREADS})}
     seconds = 0.0
     with torch.no_grad():
         for items in batches:
@@ -56,7 +64,9 @@ def score(
             if image.is_cuda:
                 torch.cuda.synchronize()
             seconds += time.perf_counter() - start
-            _rows(columns, slices, items, split, batch, stages(batch, image), model)
+            images = stages(batch, image)
+            spreads = [] if spread is None else compared(slices, items, images["output"], spread(batch, items))
+            _rows(columns, slices, items, split, batch, images, model, spreads)
     return Scores(site, split, {name: tuple(values) for name, values in columns.items()}, seconds)
 
 
@@ -77,6 +87,7 @@ def _rows(
     batch: Measurement,
     images: dict[str, Tensor],
     model: str,
+    spreads: Sequence[dict[str, Any]],
 ) -> None:
     reference = batch.reference
     if reference is None:
@@ -111,5 +122,6 @@ def _rows(
                 "n_pixels": pixels,
                 "ssim": similarity[i],
             }
-            for name in SCORES:
-                columns[name].append(row[name])
+            row |= spreads[i] if spreads and stage == "output" else NO_SPREAD
+            for name, values in columns.items():
+                values.append(row[name])

@@ -251,6 +251,12 @@ class Slices:
         views = [self._view(item, "truth" if self.truth else "reference")[item.index] for item in batch]
         return torch.from_numpy(np.stack(views)).to(self.device)
 
+    def true_images(self, batch: Sequence[Slice]) -> Tensor | None:
+        """(b, y, x) float32 noise-free magnitudes, or None if a volume has none."""
+        if any(item.volume.truth_maximum is None for item in batch):
+            return None
+        return torch.from_numpy(np.stack([self._view(item, "truth")[item.index] for item in batch])).to(self.device)
+
     def maps(self, batch: Sequence[Slice], mask_seed: int = 0) -> Tensor:
         """(b, c, y, x) coil maps, estimated once from the noisy calibration region and kept."""
         return self._estimated(batch, self.scored_with(batch, mask_seed), mask_seed)

@@ -100,11 +100,17 @@ class Method(Protocol):
         remembers: True if the method keeps vectors in ``fit.memory`` from round to round.
         trains_on_operator: False if the training never sees the imaging operator (a generative prior).
         private_reconstructs: False if the private parameters serve training alone (a discriminator).
+        has_spread: whether the method tells the spread of its error.
     """
 
     remembers: ClassVar[bool]
     trains_on_operator: ClassVar[bool]
     private_reconstructs: ClassVar[bool]
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether :meth:`spread` can be asked."""
+        ...
 
     def build(self, network: Any, images: Images) -> nn.Module:
         """The module that a site trains."""
@@ -144,4 +150,8 @@ class Method(Protocol):
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
         """The reconstruction of one measurement, (b, y, x) complex64."""
+        ...
+
+    def spread(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
+        """The standard deviation of each pixel's magnitude, (b, y, x) float32."""
         ...

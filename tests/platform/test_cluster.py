@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from clusters import HERE, end_local_cluster, ray_warnings
 from examples import extended, write_examples
-from ray_executors import ray_executor
+from ray_executors import ray_executor, wait_for
 from tiny import NETWORKS, Federation
 
 import fedrecon
@@ -182,3 +182,23 @@ def test_nodes_that_cannot_see_a_plug_in_train_and_test_with_it(
     here, there = results
     assert (there.digest, there.trained_rounds) == (here.digest, 1)
     assert scores(tmp_path / "there", there.run_id) == scores(tmp_path / "here", here.run_id)
+
+
+def test_a_reply_of_another_node_comes_before_it_is_taken(nodes: dict[str, str]) -> None:
+    """:func:`fetch` returns at once, and Ray brings the object all the same; who only looks does not fetch it."""
+    import numpy as np
+    import ray
+    from ray.experimental import get_object_locations
+
+    from fedrecon.platform.execution.ray_cluster import fetch
+
+    def here(reference: Any) -> bool:
+        return nodes["head"] in get_object_locations([reference])[reference]["node_ids"]
+
+    task = ray.remote(num_cpus=0, label_selector={"site": "north"})(lambda: np.zeros(1 << 20, np.float32))
+    reference = task.remote()
+    assert ray.wait([reference], timeout=60, fetch_local=False)[0]
+    assert not here(reference)
+    fetch([])
+    fetch([reference])
+    wait_for(lambda: here(reference), "an object to come to this node", every=0.05)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedrecon.platform.config.resources import Resources
-from fedrecon.platform.execution import last_word, lost_ray, ray_executor
+from fedrecon.platform.execution import last_word, lost_ray, ray_cluster, ray_executor
 from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.wire_log import WireLog
@@ -119,8 +119,18 @@ def test_a_message_that_the_store_never_takes_ends_the_run(ray, monkeypatch):
     assert asked == ["a request"]
 
 
+@pytest.mark.parametrize("question", ["nodes", "free"])
+def test_a_control_store_that_is_stopped_answers_no_question(ray, monkeypatch, question):
+    monkeypatch.setattr(lost_ray, "LOOK", 0.01)
+    monkeypatch.setattr(ray_cluster.ray_state, "available_resources_per_node", dict)
+    assert len(getattr(ray_cluster, question)()) == 2
+    ray("answers")
+    with pytest.raises(RunError, match="gives no answer"):
+        getattr(ray_cluster, question)()
+
+
 def test_nothing_else_asks_ray_what_can_wait_for_ever():
-    asking = re.compile(r"\bray\.(put|kill|shutdown)\(")
+    asking = re.compile(r"\bray\.(put|kill|shutdown|nodes)\(")
     files = [path for floor in ("platform", "tune") for path in (ROOT / floor).rglob("*.py")]
     loud = {path.name for path in files if asking.search(path.read_text(encoding="utf-8"))}
     assert loud == {"lost_ray.py"}

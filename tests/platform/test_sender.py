@@ -198,7 +198,7 @@ def test_what_a_server_did_not_get_before_the_end_is_said_and_sent_by_sync(serve
     assert len(said) == 2
     assert "fedrecon sync" in said[1]
     monkeypatch.setattr(sending, "run_store", lambda uri, workspace: server)
-    with pytest.raises(RunError, match="connection refused"):
+    with pytest.raises(RunError, match="connection refused; 0 are complete, and the same command"):
         sync(tmp_path)
     server.gone = False
     name = f"runs/{RECORD.digest}"

@@ -18,7 +18,7 @@ import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.execution.lost_ray import kill, shutdown
-from fedrecon.platform.execution.ray_cluster import connect
+from fedrecon.platform.execution.ray_cluster import connect, nodes
 from fedrecon.platform.federation.attendance import find_training
 from fedrecon.platform.runs.transfer_run import find_trained_run
 from fedrecon.platform.storage.tracking.quiet import quiet
@@ -118,11 +118,11 @@ class TrialTuner:
     def _packing(self) -> Packing:
         """The packing of the trials. Refuses a planned trial that no node can hold: Ray Tune would wait for it."""
         executor = str(self._planner.base["resources"]["crew"])
-        nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+        found = nodes()
         here, seen = ray.get_runtime_context().get_node_id(), None
-        if executor == "in-process" and len(nodes) > 1:
-            seen = seeing(self._trial_table.workspace, nodes, here)
-        packing = Packing.of(executor, self._planner.settings.concurrency, nodes, here, seen)
+        if executor == "in-process" and len(found) > 1:
+            seen = seeing(self._trial_table.workspace, found, here)
+        packing = Packing.of(executor, self._planner.settings.concurrency, found, here, seen)
         wanted = {(asked(row.trial.experiment), tuple(self._members(row.trial))) for row in self._trial_table.rows}
         for each, members in wanted:
             _group(packing, each, members)

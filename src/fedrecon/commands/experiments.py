@@ -167,6 +167,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
+    from fedrecon.platform.federation.coverage import in_words
     from fedrecon.platform.inference.reconstruct import reconstruct
 
     done = reconstruct(
@@ -186,6 +187,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         rate = f"acceleration {volume['measured_acceleration']:.2f}"
         count = f"{volume['n_slices']} slice{'s' * (volume['n_slices'] != 1)}"
         say(f"{volume['name']} ({volume['split']}): {count}, {rate}, sampling {volume['sampling']}")
+    if done["uncertainty"]:
+        say(in_words(done["uncertainty"]))
     output = str(done["output"])
     say(f"dry run: {output} is not written" if arguments.dry_run else output)
     return DONE

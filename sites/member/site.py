@@ -278,13 +278,13 @@ class Site:
     def _spread(self, batch: Measurement, subject: Subject, temperature: float) -> Tensor:
         self.model.eval()
         with torch.no_grad(), autocast(self.plan.training.precision, self.device):
-            told: Tensor = self.plan.method.spread(self.model, batch, subject)
-        return temperature * told.float()
+            return temperature * self.plan.method.spread(self.model, batch, subject).float()  # type: ignore[no-any-return]
 
     def _spread_of(self, temperature: float) -> Spread | None:
         """What gives the spread of a scoring batch, under the state that is loaded; None from a method without."""
-        tell: Spread = lambda batch, items: self._spread(batch, self._subject(items), temperature)  # noqa: E731
-        return tell if self._tells_spread else None
+        if not self._tells_spread:
+            return None
+        return lambda batch, items: self._spread(batch, Subject.of(items, self.plan.seed), temperature)
 
     def slices(self, split: str) -> Slices:
         """The slices of a split under the plan's operators; they are made once.
@@ -380,11 +380,7 @@ class Site:
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""
-        return self._apply(batch, self._subject(items))
-
-    def _subject(self, items: Sequence[Slice]) -> Subject:
-        subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
-        return Subject(items[0].site, subjects, indices, self.plan.seed)
+        return self._apply(batch, Subject.of(items, self.plan.seed))
 
     def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
         plan = self.plan

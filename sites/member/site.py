@@ -216,14 +216,11 @@ class Site:
         if not drawn:
             return Panels(self.name)
         self.load(request)
-        slices = self.slices(task.split)
-        spread = self._spread_of(temperature_of(request))
-        given = self.image, self.plan.evaluation.mask_seed, task.note, spread, task.small
+        given = self.plan.evaluation.mask_seed, task.note, self._spread_of(temperature_of(request)), task.small
         try:
-            pictures = draw(slices, drawn, *given)
+            return Panels(self.name, draw(self.slices(task.split), drawn, self.image, *given))
         except Exception as error:  # noqa: BLE001 - what draws raises anything, and no picture is worth a run
             return Panels(self.name, problem=cause_of(error))
-        return Panels(self.name, pictures)
 
     def private_part(self, request: TrainRequest) -> PrivatePart:
         """The private parameters by name, after the request's state.
@@ -281,13 +278,13 @@ class Site:
     def _spread(self, batch: Measurement, subject: Subject, temperature: float) -> Tensor:
         self.model.eval()
         with torch.no_grad(), autocast(self.plan.training.precision, self.device):
-            told: Tensor = self.plan.method.spread(self.model, batch, subject)
-        return temperature * told.float()
+            return temperature * self.plan.method.spread(self.model, batch, subject).float()  # type: ignore[no-any-return]
 
     def _spread_of(self, temperature: float) -> Spread | None:
         """What gives the spread of a scoring batch, under the state that is loaded; None from a method without."""
-        tell: Spread = lambda batch, items: self._spread(batch, self._subject(items), temperature)  # noqa: E731
-        return tell if self._tells_spread else None
+        if not self._tells_spread:
+            return None
+        return lambda batch, items: self._spread(batch, Subject.of(items, self.plan.seed), temperature)
 
     def slices(self, split: str) -> Slices:
         """The slices of a split under the plan's operators; they are made once.
@@ -305,9 +302,8 @@ class Site:
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             truth = split != "train" and plan.evaluation.reference == "truth"
             own = plan.training.ssdu if split == "train" else None
-            self._slices[key] = Slices(
-                self.shards, plan.operators, split, self.device, limits, phase, truth, splitting=own
-            )
+            given = self.shards, plan.operators, split, self.device, limits, phase, truth
+            self._slices[key] = Slices(*given, splitting=own)
         return self._slices[key]
 
     @cached_property
@@ -384,11 +380,7 @@ class Site:
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""
-        return self._apply(batch, self._subject(items))
-
-    def _subject(self, items: Sequence[Slice]) -> Subject:
-        subjects, indices = tuple(i.volume.subject for i in items), tuple(i.index for i in items)
-        return Subject(items[0].site, subjects, indices, self.plan.seed)
+        return self._apply(batch, Subject.of(items, self.plan.seed))
 
     def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
         plan = self.plan

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fedrecon.sites.imaging.measurement import Images, Measurement
+    from fedrecon.sites.training.batches import Slice
     from fedrecon.sites.training.parameters import Parameters
     from fedrecon.sites.training.settings import Training
     from fedrecon.sites.wire import TrainRequest, Vector
@@ -91,6 +92,11 @@ class Subject:
     subjects: tuple[str, ...]
     slices: tuple[int, ...]
     seed: int
+
+    @classmethod
+    def of(cls, items: Sequence[Slice], seed: int) -> Subject:
+        """These slices of one site."""
+        return cls(items[0].site, tuple(i.volume.subject for i in items), tuple(i.index for i in items), seed)
 
 
 class Method(Protocol):

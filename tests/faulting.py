@@ -89,8 +89,6 @@ def drive(scene: Scene, moment: str = "", act: str = "") -> None:
     sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("LD_PRELOAD", None)
-    if scene.on_ray:
-        _patient_ray()
     argv = [*scene.argv, *(AROUND[scene.around]() if scene.around else ())]
     if moment:
         _install(moment, lambda: ACTS[act](scene), scene)
@@ -98,24 +96,6 @@ def drive(scene: Scene, moment: str = "", act: str = "") -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _patient_ray() -> None:
-    """Ray gives its raylet 30 s to start. On a busy machine it takes longer, which is no fault of a row."""
-    from ray._private import services
-
-    get_node, end = services.get_node, time.monotonic() + 300
-
-    def patient(*given: Any) -> Any:
-        while True:
-            try:
-                return get_node(*given)
-            except RuntimeError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
-
-    services.get_node = patient
 
 
 def _install(moment: str, act: Callable[[], None], scene: Scene) -> None:

@@ -299,9 +299,8 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, required=True, help="a folder that is made, and stays")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    # Beside other work Ray starts for longer than it waits for itself, and its workers, at nice 15, would get no time.
-    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ |= {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "600"}
+    # Ray starts its workers at nice 15: beside other work they would wait, and their time would say nothing.
+    os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     (asked.workspace / "data").mkdir(parents=True)
     workspace = asked.workspace.resolve() / "workspace"

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 from command_line import Called
@@ -188,3 +189,13 @@ def test_the_note_of_a_training_is_forgotten_without_reading_the_others(workspac
     (RunFolder(workspace, SOUTH).path / "run.json").unlink()  # without its own note, all are read
     forget_trained(RunFolder(workspace, SOUTH))
     assert not list((workspace / "trained").iterdir())
+
+
+def test_a_result_is_saved_without_a_look_at_the_others(workspace, monkeypatch):
+    """Each of a thousand trials would look at a thousand results."""
+    folder = RunFolder(workspace, TWICE)
+    folder.save_result({**RESULT, "digest": TWICE})
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "glob", lambda *_: pytest.fail("looked"))
+        folder.save_result({**RESULT, "digest": TWICE})
+    assert find_run(workspace, "latest").digest == TWICE

@@ -357,3 +357,17 @@ def test_a_server_that_accepts_and_never_answers_is_found_out(tmp_path):
         mute.listen()
         with pytest.raises(InputError, match="no MLflow server answers"):
             check_reachable(f"http://127.0.0.1:{mute.getsockname()[1]}", tmp_path, seconds=0.1)
+
+
+def test_of_a_run_that_has_ended_no_tracker_is_kept(server, tmp_path):
+    """A sweep of a thousand trials would keep a thousand. What comes after the end, a verdict, still arrives."""
+    journal = recorded(tmp_path)
+    sender = Sender(tmp_path, store=server, say=lambda line: None)
+    sender.deliver(journal.folder)
+    assert sender._trackers == {journal.folder: None}
+    journal.set_tags({"fedrecon.sweep.status": "FINISHED"})
+    journal.flush()
+    sender.deliver(journal.folder)
+    sender.close()
+    assert server.runs[0].info.tags["fedrecon.sweep.status"] == "FINISHED"
+    assert held(server) == WHOLE

@@ -107,7 +107,7 @@ def rounds(asked: argparse.Namespace) -> list[float]:
     from fedrecon.platform.federation.reply_gate import SHARED, ReplyGate, check_merged
     from fedrecon.strategies.fedavg import FedAvg
 
-    ray.init(address=f"{HEAD}:6379", log_to_driver=False, logging_level="ERROR", _node_ip_address=HEAD)
+    ray.init(address=asked.drive, log_to_driver=False, logging_level="ERROR", _node_ip_address=HEAD)
     wait_for(lambda: len([one for one in ray.nodes() if one["Alive"]]) == asked.sites + 1)
     names = [f"s{number}" for number in range(2, asked.sites + 2)]
     strategy, n_slices = FedAvg(), dict.fromkeys(names, 1)
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=1)
     parser.add_argument("--sources", nargs="*", help="folders of fedrecon's code to compare, one after the other")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--drive", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.drive:
         seconds = ", ".join(f"{one:.2f}" for one in rounds(asked))
@@ -144,8 +144,13 @@ def main() -> None:
     if not asked.inside:
         sys.exit(subprocess.call(["unshare", "-Urn", sys.executable, __file__, *sys.argv[1:], "--inside"]))
     with tempfile.TemporaryDirectory(prefix="nodes-") as scratch:
+        import ray
+
+        from fedrecon.platform.execution.ray_cluster import lean
+
         environment = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
         environment["RAY_raylet_start_wait_time_s"] = f"{PATIENCE:.0f}"
+        environment["RAY_agent_register_timeout_ms"] = f"{1000 * PATIENCE:.0f}"
         os.environ.update(environment)
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "br0", "type", "bridge")
@@ -153,21 +158,18 @@ def main() -> None:
         run("ip", "link", "set", "br0", "up")
         started = []
         try:
-            head = [
-                "--head",
-                "--include-dashboard=false",
-                f"--node-ip-address={HEAD}",
-                "--port=6379",
-                "--num-cpus=0",
-                f"--temp-dir={scratch}",
-            ]
-            started.append(node([*START, *head], Path(scratch, "head")))
+            with lean():
+                begun = ray.init(
+                    address="local", _node_ip_address=HEAD, num_cpus=0, include_dashboard=False, logging_level="ERROR",
+                    _temp_dir=scratch,
+                )  # fmt: skip
+            address = begun.address_info["gcs_address"]
             for number in range(2, asked.sites + 2):
                 holder = link(number, asked.megabits)
-                place = [f"--address={HEAD}:6379", f"--node-ip-address={NETWORK}.{number}", "--num-cpus=1"]
+                place = [f"--address={address}", f"--node-ip-address={NETWORK}.{number}", "--num-cpus=1"]
                 inside = ["nsenter", "-t", str(holder.pid), "-n", *START, *place, f"--labels=site=s{number}"]
                 started += [node(inside, Path(scratch, f"s{number}")), holder]
-            drive = [sys.executable, __file__, *sys.argv[1:], "--drive"]
+            drive = [sys.executable, __file__, *sys.argv[1:], "--drive", address]
             for _ in range(asked.passes):
                 for source in asked.sources or os.environ.get("PYTHONPATH", "").split(os.pathsep)[:1]:
                     print(f"{source}:", end=" ", flush=True)
@@ -175,6 +177,7 @@ def main() -> None:
         finally:
             for process in reversed(started):
                 process.terminate()
+            ray.shutdown()
             for process in started:
                 process.wait()
 

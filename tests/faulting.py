@@ -66,6 +66,11 @@ class Scene:
     server: int = 0
     seed: int = 0
 
+    @property
+    def on_ray(self) -> bool:
+        """Whether it is a run on Ray."""
+        return self.argv[0] == "run" and "--in-process" not in self.argv
+
 
 executors: list[Any] = []
 """The executors on Ray that this process made."""
@@ -84,6 +89,8 @@ def drive(scene: Scene, moment: str = "", act: str = "") -> None:
     sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("LD_PRELOAD", None)
+    if scene.on_ray:
+        _patient_ray()
     argv = [*scene.argv, *(AROUND[scene.around]() if scene.around else ())]
     if moment:
         _install(moment, lambda: ACTS[act](scene), scene)
@@ -91,6 +98,24 @@ def drive(scene: Scene, moment: str = "", act: str = "") -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _patient_ray() -> None:
+    """Ray gives its raylet 30 s to start. On a busy machine it takes longer, which is no fault of a row."""
+    from ray._private import services
+
+    get_node, end = services.get_node, time.monotonic() + 300
+
+    def patient(*given: Any) -> Any:
+        while True:
+            try:
+                return get_node(*given)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = patient
 
 
 def _install(moment: str, act: Callable[[], None], scene: Scene) -> None:
@@ -109,10 +134,10 @@ def _install(moment: str, act: Callable[[], None], scene: Scene) -> None:
     before(RayExecutor, "_prepare", lambda executor, *_: not executors.append(executor), lambda: None)
     if moment == "commit":
         before(Checkpoints, "save", lambda _, state, record: state.round == 2, once)
-    elif moment == "end" and "--in-process" in scene.argv:
-        before(RunFolder, "save_result", lambda *_: True, once)
-    elif moment == "end":  # by then Ray has ended
+    elif moment == "end" and scene.on_ray:  # before Ray has ended
         before(RayExecutor, "close", lambda *_: True, once)
+    elif moment == "end":
+        before(RunFolder, "save_result", lambda *_: True, once)
     elif moment == "sync":
         entries = itertools.count()
         before(Sender, "_apply", lambda *_: next(entries) == scene.seed % 16, once)
@@ -276,13 +301,8 @@ def _two_nodes() -> list[str]:
     from fedrecon.platform.execution import ray_executor
 
     ray_executor.RESTART_TIMEOUT = 20.0  # type: ignore[misc]
-    cluster = Cluster()
-    kept[:] = [cluster]
-    for options in ({"include_dashboard": False}, {"labels": {"site": MEMBER}}):
-        for left in reversed(range(5)):
-            with contextlib.suppress(Exception) if left else contextlib.nullcontext():  # a busy machine starts none
-                kept[1:] = [cluster.add_node(num_cpus=1, **options)]
-                break
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    kept[:] = [cluster, cluster.add_node(num_cpus=1, labels={"site": MEMBER})]
     atexit.register(cluster.shutdown)
     return ["--address", cluster.address]
 

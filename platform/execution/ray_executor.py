@@ -53,6 +53,9 @@ AHEAD = 2
 """Number of replies that other nodes send to this one while a reply is merged. Each takes its size in Ray's store here:
 the driver holds at most this many beside the one that it merges and the one that it has just merged."""
 
+PEEK = 0.25
+"""Time in seconds between two looks for answers that have come up and can be sent here."""
+
 DIED = (ActorUnavailableError, ObjectLostError)
 """The errors of a call to an actor that can come back. ObjectLostError: a node was lost together with a reply."""
 
@@ -249,10 +252,7 @@ class RayExecutor:
         delivery.close()
 
     def _fetch_ahead(self, more: int = 0) -> None:
-        """Has Ray bring the next answers to this node, as far as they are given, while this process does other work.
-
-        The order in which they are taken does not depend on it. At most so many come, because each takes memory here.
-        """
+        """Has Ray bring the next answers to this node, as far as they are given. No order depends on it."""
         fetch(list(self._open.values())[: AHEAD + more])
 
     def _call(self, name: str, method: str, arguments: tuple[Any, ...], delivery: Delivery) -> Any:
@@ -279,14 +279,17 @@ class RayExecutor:
         Args:
             skip: whether a member that was too late is left out of the round instead.
         """
+        looked = time.monotonic()
         while True:
             self._fetch_ahead(more=1)
             try:
-                process, node, result = ray.get(self._open[name], timeout=min(LOOK, self._watch.rest()))
+                process, node, result = ray.get(self._open[name], timeout=min(PEEK, self._watch.rest()))
             except RayTaskError as error:
                 raise RunError(at_site(name, round_number, cause_of(error))) from error
             except GetTimeoutError:
-                self._end_overdue()
+                if time.monotonic() - looked >= LOOK or not self._watch.rest():
+                    self._end_overdue()
+                    looked = time.monotonic()
                 continue
             except ActorDiedError as error:
                 raise _StaysDeadError(ENDED if name in self._overdue else cause_of(error)) from error

@@ -216,14 +216,11 @@ class Site:
         if not drawn:
             return Panels(self.name)
         self.load(request)
-        slices = self.slices(task.split)
-        spread = self._spread_of(temperature_of(request))
-        given = self.image, self.plan.evaluation.mask_seed, task.note, spread, task.small
+        given = self.plan.evaluation.mask_seed, task.note, self._spread_of(temperature_of(request)), task.small
         try:
-            pictures = draw(slices, drawn, *given)
+            return Panels(self.name, draw(self.slices(task.split), drawn, self.image, *given))
         except Exception as error:  # noqa: BLE001 - what draws raises anything, and no picture is worth a run
             return Panels(self.name, problem=cause_of(error))
-        return Panels(self.name, pictures)
 
     def private_part(self, request: TrainRequest) -> PrivatePart:
         """The private parameters by name, after the request's state.
@@ -305,9 +302,8 @@ class Site:
             phase = plan.reconstructor is None or getattr(plan.reconstructor, "phase", True)
             truth = split != "train" and plan.evaluation.reference == "truth"
             own = plan.training.ssdu if split == "train" else None
-            self._slices[key] = Slices(
-                self.shards, plan.operators, split, self.device, limits, phase, truth, splitting=own
-            )
+            given = self.shards, plan.operators, split, self.device, limits, phase, truth
+            self._slices[key] = Slices(*given, splitting=own)
         return self._slices[key]
 
     @cached_property

@@ -66,12 +66,19 @@ def test_what_fits_several_or_none_is_refused_with_the_nearest(workspace, refere
     assert refused.value.unknown == (reference,)
 
 
-def test_the_latest_run_is_the_last_one_though_the_clock_went_back_a_day(workspace):
-    day_on = time.time_ns() + 86_400 * 10**9
-    os.utime(workspace / "runs" / SOUTH / "result.json", ns=(day_on, day_on))
+@pytest.mark.parametrize("marked", [True, False])
+def test_the_latest_run_is_the_last_one_though_the_clock_went_back_a_day(workspace, marked):
+    """The mark of the newest result is as that run left it; a workspace of an earlier version has none."""
+    day_on, mark = time.time_ns() + 86_400 * 10**9, workspace / "runs" / ".newest"
+    mark.touch()
+    for path in (workspace / "runs" / SOUTH / "result.json", mark):
+        os.utime(path, ns=(day_on, day_on))
     assert find_run(workspace, "latest").digest == SOUTH
-    RunFolder(workspace, TWICE).save_result({**RESULT, "digest": TWICE})
-    assert find_run(workspace, "latest").digest == TWICE
+    if not marked:
+        mark.unlink()
+    for again in (TWICE, NORTH):
+        RunFolder(workspace, again).save_result({**RESULT, "digest": again})
+        assert find_run(workspace, "latest").digest == again
 
 
 def test_a_name_that_is_also_the_beginning_of_a_digest_is_refused(workspace):

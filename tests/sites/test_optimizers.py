@@ -1,4 +1,4 @@
-"""The optimisers: a process that trains does not load torch's compiler, and who compiles gets the real one."""
+"""The optimisers: a site's process loads neither torch's compiler nor scipy, and who compiles gets the real one."""
 
 import subprocess
 import sys
@@ -21,6 +21,8 @@ for name in OPTIMIZERS:
     one.load_state_dict(one.state_dict())
 loaded = [name for name in sys.modules if name.startswith("torch._dynamo")]
 assert loaded == ["torch._dynamo"] and not hasattr(sys.modules["torch._dynamo"], "__file__"), loaded
+import fedrecon.sites.member.site
+assert not [name for name in sys.modules if name.startswith("scipy")]
 from torch._dynamo.exc import TorchDynamoException
 import torch._dynamo.config
 assert sys.modules["torch._dynamo"].__file__.endswith("__init__.py")
@@ -30,7 +32,7 @@ one.step()
 """
 
 
-def test_a_training_loads_no_compiler_and_who_asks_for_it_gets_the_real_one() -> None:
+def test_a_site_loads_no_compiler_and_no_scipy_and_who_asks_for_the_compiler_gets_the_real_one() -> None:
     done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -117,7 +117,8 @@ class Soak:
         from fedrecon.platform.storage.run_lookup import find_run
         from fedrecon.platform.storage.tracking.store import run_store
 
-        sizes = [_size(path) for path in self.workspace.rglob("*")]
+        # os.walk goes on where a folder has gone since it was listed: the sweep runs meanwhile.
+        sizes = [_size(Path(folder, name)) for folder, _, names in os.walk(self.workspace) for name in names]
         databases = [_size(path) or 0 for path in self.workspace.glob("mlflow.db*")]
         drawn, store = (
             random.Random(len(done)).sample(sorted(done), min(20, len(done))),

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from fedrecon.sites.errors import at_site, cause_of
 from fedrecon.sites.wire import Panels, PanelTask
 
-PANELS, SAMPLES = "panels", "samples"
-"""The keys in the tracker: reconstructions, and images that a prior draws."""
+PANELS, SAMPLES = "panels/sites", "samples/sites"
+"""The keys in the tracker: reconstructions, and images that a prior draws.
+
+The first part is the section of MLflow's page of a run. A key without one stands below all charts, where nobody looks.
+"""
 
 FEW = 8
 """Up to so many sites, each is drawn as large as if it were alone; more are drawn small."""

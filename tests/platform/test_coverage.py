@@ -104,4 +104,5 @@ def test_a_panel_shows_the_spread_beside_the_error(finished):
     one = width(image, spread=image) - width(image)
     assert width(None, spread=image) - width(None) == pytest.approx(one, abs=1)
     assert one > 200
-    assert Image.open(pictures[0]).width == width(image, spread=image)
+    with Image.open(pictures[0]) as drawn:
+        assert drawn.width == width(image, spread=image)

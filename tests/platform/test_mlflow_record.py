@@ -165,9 +165,9 @@ def test_round_0_is_pictured_once_and_changes_no_bit(consortium, tmp_path, monke
 
     result = finish(again)
     pictures = [(key, step) for key, step, _ in store.runs[0].images]
-    assert sorted(pictures) == [("panels", 0), ("panels", 2)]
+    assert sorted(pictures) == [("panels/sites", 0), ("panels/sites", 2)]
     view = store.views["fedrecon-runs"]["compareRunCharts"]
-    assert [one["imageKeys"] for one in view if one["type"] == "IMAGE"] == [["panels"]]
+    assert [one["imageKeys"] for one in view if one["type"] == "IMAGE"] == [["panels/sites"]]
     monkeypatch.setattr(Scorer, "picture", lambda *_: {})
     store, without = course("without")
     digest = finish(without).digest

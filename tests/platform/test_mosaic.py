@@ -141,7 +141,7 @@ def test_a_site_that_cannot_draw_costs_a_run_its_pictures_and_nothing_else(conso
     store, running = course(consortium, tmp_path, said := [])
     result = finish(running)
     assert result.status == "finished"
-    assert [(key, step) for key, step, _ in store.runs[0].images] == [("panels", 0), ("panels", 1), ("panels", 2)]
+    assert [(key, step) for key, step, _ in store.runs[0].images] == [("panels/sites", step) for step in (0, 1, 2)]
     assert len(said) == 4  # three rounds and the test
     assert all("'north'" in line and "no font" in line for line in said)
     assert [path.name for path in (RunFolder(tmp_path, result.digest).path / "panels").iterdir()] == ["sites.png"]

@@ -130,9 +130,9 @@ def test_a_prior_shows_samples_and_is_scored_at_the_end():
     assert seen.numbers == {"site/a/kernel_distance": 0.25}
     assert (members.asked, members.pictured) == ([], 0)
     assert scorer.validation(STATE, last=True).scores["site"]
-    assert scorer.picture(STATE, seen.pictures) == {"samples": montage([PNG])}
+    assert scorer.picture(STATE, seen.pictures) == {"samples/sites": montage([PNG])}
     assert (members.drawn, members.pictured) == (2, 0)
-    assert scorer.picture(STATE) == {"samples": montage([PNG])}  # round 0: nothing is drawn yet
+    assert scorer.picture(STATE) == {"samples/sites": montage([PNG])}  # round 0: nothing is drawn yet
     assert members.drawn == 3
 
 
@@ -142,7 +142,7 @@ def test_the_others_show_reconstructions_and_a_site_that_cannot_draw_is_named():
     seen = scorer.validation(STATE, last=False)
     assert (seen.pictures, members.pictured) == ({}, 0)  # what is committed waits for no picture
     assert seen.scores["site"]
-    assert scorer.picture(STATE) == {"panels": montage([PNG, PNG])}
+    assert scorer.picture(STATE) == {"panels/sites": montage([PNG, PNG])}
     assert len(said) == 1
     assert "'c'" in said[0]
     assert "no font" in said[0]

@@ -68,7 +68,7 @@ class Mosaic:
         head = (
             "" if self.few else f"{len(shown)}{of_all} sites · {note}" + (f" · {OF_A_TILE}" if key != SAMPLES else "")
         )
-        columns = 4 if not self.few else 2 if len(shown) > 2 else 1
+        columns = 4 if not self.few else 2 if len(shown) > 4 else 1
         try:
             return {key: montage(shown, columns=columns, head=head)}
         except Exception as error:  # noqa: BLE001 - a library reads what a site sent, and raises anything

@@ -49,7 +49,7 @@ def test_of_very_many_sites_some_are_drawn_evenly_spread():
 
 @pytest.mark.parametrize(
     ("n", "size"),
-    [(1, (10, 10)), (2, (10, 24)), (3, (24, 24)), (4, (24, 24)), (5, (24, 38)), (8, (24, 52))],
+    [(1, (10, 10)), (2, (10, 24)), (3, (10, 38)), (4, (10, 52)), (5, (24, 38)), (8, (24, 52))],
 )
 def test_few_sites_stand_in_rows_of_one_or_two(n, size):
     """Squares of 10 pixels, 4 apart."""

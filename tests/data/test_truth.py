@@ -136,7 +136,7 @@ def test_every_table_of_a_run_says_what_its_scores_are_compared_with(reference, 
     result, experiment = {"name": "x", "sites": {"a": one}, "mean": one}, {"evaluation": {"reference": reference}}
     result_table(result, experiment)
     row = {"site": "a", "mask": "random", "acceleration": 4, "measured_acceleration": 4, "model": "global", **one}
-    rows_table({"rows": [row], "means": [], "reference": reference})
+    rows_table({"rows": [row], "means": [], "reference": reference, "uncertainty": None})
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.count(AGAINST[reference]) == 2
     text = report(result, experiment, [], {})

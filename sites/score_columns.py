@@ -29,6 +29,9 @@ SPREADS = {
 }
 """Further columns of a table of scores, where the method tells the spread of its error."""
 
+KINDS = {**SCORES, **SPREADS}
+"""All columns of scores that may cross a site's wall, with their types."""
+
 NOMINAL = {"within_1": 0.6827, "within_2": 0.9545}
 """The shares of a normal distribution within one and within two standard deviations, by the columns of counts."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import REMEDY
-from fedrecon.sites.score_columns import SCORES, SPREADS
+from fedrecon.sites.score_columns import KINDS
 from fedrecon.sites.wire import MESSAGES, Samples, Scores
 
 Message = TypeVar("Message")
@@ -109,9 +109,6 @@ PICTURES = ("Panels.pictures", "Samples.pictures")
 
 COLUMN_TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "int64": (int,), "float64": (float, int)}
 """The types of the values in a column of scores, by the column's type."""
-
-KINDS = {**SCORES, **SPREADS}
-"""The columns of scores that may cross, with their types."""
 
 NUMBERS = ("TrainReply.losses", "TrainReply.usage", "Samples.numbers")
 """The fields that hold a number for each name."""

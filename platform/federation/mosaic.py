@@ -63,7 +63,8 @@ class Mosaic:
 
         if not pictures:
             return {}
-        shown = [pictures[site] for site in pictures][:MOST]
+        # What pooled sites draw together has the name of no site.
+        shown = [png for site, png in pictures.items() if site in self.drawn] or list(pictures.values())
         of_all = f" of {len(self.sites)}" if len(shown) < len(self.sites) else ""
         head = (
             "" if self.few else f"{len(shown)}{of_all} sites · {note}" + (f" · {OF_A_TILE}" if key != SAMPLES else "")

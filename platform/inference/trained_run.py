@@ -115,7 +115,8 @@ class TrainedRun:
         members = private_members(experiment, layout_for(experiment, images), images.sites)
         digest = noted.get("training_digest") or ""
         factor = result.get("uncertainty", {}).get("temperature")
-        return cls(folder, experiment, kept[0], noted["subjects"], images, *members, {}, digest, factor)
+        given = folder, experiment, kept[0], noted["subjects"], images, *members
+        return cls(*given, training_digest=digest, temperature=factor)
 
     def changed(self, overrides: Sequence[str]) -> TrainedRun:
         """The run under changed settings, each as ``key.path=value``.

@@ -105,6 +105,11 @@ class _Run:
         return Mosaic(tuple(name for name, shard in self.shards.items() if draws(shard.origin)))
 
     @property
+    def _pictured(self) -> bool:
+        """Whether pictures of the rounds are recorded."""
+        return self.experiment.trains and bool(self._mosaic.sites)
+
+    @property
     def _parts(self) -> Path:
         """Folder for the scores of finished batches, until the result is saved."""
         return self.folder.path / "parts"
@@ -127,8 +132,7 @@ class _Run:
         before, found = self.folder.noted() or {}, self._committed(self.folder)
         if found is not None:
             warn_of_changed_code(before, f"round {found[0].round}, from which this run goes on,")
-        pictured = self.experiment.trains and bool(self._mosaic.sites)
-        with recording(self.experiment, self.folder, self.training_digest, self.context, pictured) as run:
+        with recording(self.experiment, self.folder, self.training_digest, self.context, self._pictured) as run:
             # The code of the first rounds stays noted: a result of two codes is never taken for one of today's alone.
             run.journal.datasets(datasets(self.shards))
             self._note(run.journal, source_code(self.experiment) if found is None else before.get("code"))
@@ -178,7 +182,7 @@ class _Run:
         else:
             state, resumed_from = self._begin(), 0
             self.folder.checkpoints.save(state, record.content)
-        due = experiment.trains and (not state.round or experiment.scores_due(state.round))
+        due = self._pictured and (not state.round or experiment.scores_due(state.round))
         if due and not tracker.pictured(state.round):  # of a round that was committed before a crash
             record.picture(state.round, scorer.picture(state))
         state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites import atomic
-from fedrecon.sites.score_columns import SCORES, SPREADS
+from fedrecon.sites.score_columns import KINDS, SCORES, SPREADS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -92,7 +92,7 @@ def write_scores(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 
 def _kinds(parts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The columns of these parts, with their types."""
-    return {**SCORES, **SPREADS} if parts and all(not SPREADS.keys().isdisjoint(one) for one in parts) else SCORES
+    return KINDS if parts and all(not SPREADS.keys().isdisjoint(one) for one in parts) else SCORES
 
 
 def read_scores(path: Path) -> dict[str, list[Any]]:

@@ -11,7 +11,7 @@ import torch
 
 from fedrecon.sites.data.volume import central
 from fedrecon.sites.imaging.metrics import squared_error, squared_norm, ssim_slices
-from fedrecon.sites.score_columns import SCORES, SPREADS
+from fedrecon.sites.score_columns import KINDS, SCORES, SPREADS
 from fedrecon.sites.scoring.spread import compared
 from fedrecon.sites.wire import Scores
 
@@ -54,7 +54,7 @@ def score(
     Raises:
         ValueError: a volume has no reference.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in (SCORES if spread is None else {**SCORES, **SPREADS})}
+    columns: dict[str, list[Any]] = {name: [] for name in (SCORES if spread is None else KINDS)}
     seconds = 0.0
     with torch.no_grad():
         for items in batches:

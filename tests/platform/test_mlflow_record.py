@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from memory_store import MemoryStore
 from PIL import Image
+from test_training_run import finish
 from tiny import UNET, make_volume
 
 import fedrecon
@@ -155,22 +156,14 @@ def test_round_0_is_pictured_once_and_changes_no_bit(consortium, tmp_path, monke
     next(one)
     one.close()
     store, again = course("cut")
-
-    def finish(running):
-        while True:
-            try:
-                next(running)
-            except StopIteration as end:
-                return end.value
-
-    result = finish(again)
+    _, result = finish(again)
     pictures = [(key, step) for key, step, _ in store.runs[0].images]
     assert sorted(pictures) == [("panels/sites", 0), ("panels/sites", 2)]
     view = store.views["fedrecon-runs"]["compareRunCharts"]
     assert [one["imageKeys"] for one in view if one["type"] == "IMAGE"] == [["panels/sites"]]
     monkeypatch.setattr(Scorer, "picture", lambda *_: {})
     store, without = course("without")
-    digest = finish(without).digest
+    digest = finish(without)[1].digest
     states = [RunFolder(tmp_path / name, digest).checkpoints.latest()[0] for name in ("cut", "without")]
     assert states[0].shared.tobytes() == states[1].shared.tobytes()
     assert result.digest == digest

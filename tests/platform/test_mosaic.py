@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from memory_store import MemoryStore
 from PIL import Image
+from test_training_run import finish
 from tiny import UNET
 
 from fedrecon.platform.config.experiment import Experiment
@@ -70,6 +71,15 @@ def test_many_sites_stand_in_rows_of_four_under_a_line_that_says_what_they_are()
     assert (samples[:head] != shown[:head]).any()  # no reference, no error there
 
 
+def test_of_very_many_samples_those_of_the_same_sites_are_shown():
+    """Every site of a prior sends its own; what pooled sites draw together has a name of its own."""
+    many, every = Mosaic(names(2 * MOST)), names(2 * MOST)
+    grey = {one: square(200, number) for number, one in enumerate(every)}
+    chosen = {one: grey[one] for one in every[::2]}
+    assert many.joined(SAMPLES, grey, "round 1", None) == many.joined(SAMPLES, chosen, "round 1", None)
+    assert list(many.joined(SAMPLES, {"pooled": square(10, 9)}, "round 1", None)) == [SAMPLES]
+
+
 def test_a_tile_shows_the_four_images_and_hides_no_error():
     reference = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (24, 1))
     wrong = np.where(reference > 0.5, 0, reference)
@@ -118,14 +128,6 @@ class Told(Progress):
         self.said.append(message)
 
 
-def finish(running):
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            return end.value
-
-
 def test_a_site_that_cannot_draw_costs_a_run_its_pictures_and_nothing_else(consortium, tmp_path, monkeypatch):
     import fedrecon.sites.scoring.picture as drawing
 
@@ -139,7 +141,7 @@ def test_a_site_that_cannot_draw_costs_a_run_its_pictures_and_nothing_else(conso
     monkeypatch.setattr(drawing, "tile", no_font)
     monkeypatch.setattr(mosaic, "FEW", 0)
     store, running = course(consortium, tmp_path, said := [])
-    result = finish(running)
+    _, result = finish(running)
     assert result.status == "finished"
     assert [(key, step) for key, step, _ in store.runs[0].images] == [("panels/sites", step) for step in (0, 1, 2)]
     assert len(said) == 4  # three rounds and the test
@@ -165,7 +167,7 @@ def test_a_round_is_committed_before_it_is_drawn_and_drawn_after_a_crash(consort
     state, _ = RunFolder(tmp_path, folder.name).checkpoints.latest()
     assert state.round == 1
     store, running = course(consortium, tmp_path, whole)
-    result = finish(running)
+    _, result = finish(running)
     assert (result.resumed_from, result.trained_rounds, whole) == (1, 1, [])
     steps_of = [step for run in store.runs for _, step, _ in run.images]
     assert sorted(steps_of) == [0, 1, 2]

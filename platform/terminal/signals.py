@@ -45,6 +45,7 @@ def terminable() -> Iterator[Termination]:
 
     def interrupt(_: int, frame: FrameType | None) -> None:
         if not termination.received:
+            _change_last_word()
             threading.Thread(target=_end_if_lost, args=(over,), daemon=True, name="fedrecon-termination").start()
         termination.received = True
         handler = signal.getsignal(signal.SIGINT)
@@ -79,6 +80,14 @@ def _end_if_lost(over: threading.Event, poll: float = 0.5) -> None:
     last_word.goodbye()
     tell(SAYS)
     os._exit(TERMINATED)
+
+
+def _change_last_word() -> None:
+    """If Ray ends this process before it has ended by itself, its user reads the true reason."""
+    if "ray" in sys.modules:
+        from fedrecon.platform.execution import last_word
+
+        last_word.change(SAYS)
 
 
 def _ray_has_ended() -> bool:

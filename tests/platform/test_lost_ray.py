@@ -15,6 +15,7 @@ from fedrecon.platform.execution import last_word, lost_ray, ray_cluster, ray_ex
 from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.wire_log import WireLog
+from fedrecon.platform.terminal import signals
 from fedrecon.sites.errors import RunError
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +204,7 @@ def test_a_run_whose_ray_is_lost_ends_and_counts_no_restart(ray, error, monkeypa
         ("raise SystemError", 0),
         ("last_word.goodbye(); last_word.goodbye(); os._exit(1)", 0),
         ("last_word.goodbye(); last_word.keep(); os._exit(1)", 1),
+        ("[os.kill(last_word._keeper.pid, one) for one in (1, 2, 15)]; os._exit(1)", 1),  # a service manager does
     ],
 )
 def test_who_ends_without_a_word_has_a_last_one(end, words):
@@ -210,6 +212,20 @@ def test_who_ends_without_a_word_has_a_last_one(end, words):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.returncode != 0
     assert done.stderr.splitlines().count(last_word.TEXT) == words
+
+
+def test_a_process_that_was_terminated_has_another_last_word():
+    """SIGTERM comes, and Ray's C++ part ends the process before its own code does."""
+    code = (
+        "import os, ray; from fedrecon.platform.execution import last_word\n"
+        "from fedrecon.platform.terminal.signals import terminable\n"
+        "last_word.keep()\n"
+        "with terminable():\n"
+        "    try: os.kill(os.getpid(), 15)\n"
+        "    except KeyboardInterrupt: os._exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()) == (1, [signals.SAYS])
 
 
 def test_ray_says_nothing_of_its_own_while_it_connects():

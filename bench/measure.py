@@ -92,8 +92,9 @@ def measure(command: Sequence[str], rounds: int, warm: int = WARM, memory: bool 
 
 
 def figures(ends: Sequence[float], begun: float, tree: Tree, warm: int) -> dict[str, float]:
-    """Seconds and CPU-seconds of a round (of those after the warm ones), start-up, and peak memory."""
+    """Seconds and CPU-seconds of a round (of those after the warm ones) and of the start-up, and peak memory."""
     warm = max(1, min(warm, len(ends) - 1))
     steady = statistics.median(b - a for a, b in zip(ends[warm - 1 :], ends[warm:], strict=False))
     cpu = (tree.cpu_at(ends[-1]) - tree.cpu_at(ends[warm - 1])) / (len(ends) - warm)
-    return {"seconds": steady, "cpu": cpu, "start_up": ends[0] - begun - steady, "peak": tree.peak}
+    start = {"start_up": ends[0] - begun - steady, "start_up_cpu": tree.cpu_at(ends[0]) - cpu}
+    return {"seconds": steady, "cpu": cpu, **start, "peak": tree.peak}

@@ -56,8 +56,8 @@ def test_figures_of_a_known_course(bench: dict[str, Any]) -> None:
     tree = bench["measure"].Tree(root=None, memory=False)
     tree.times, tree.cpu = [0.0, 10.0, 20.0], [0.0, 5.0, 25.0]
     figures = bench["measure"].figures([4.0, 6.0, 10.0, 15.0], begun=1.0, tree=tree, warm=2)
-    # rounds 3 and 4 took 4 s and 5 s; CPU at t=6 is 3, at t=15 it is 15
-    assert figures == {"seconds": 4.5, "cpu": 6.0, "start_up": -1.5, "peak": 0}
+    # rounds 3 and 4 took 4 s and 5 s; CPU at t=4 is 2, at t=6 3, at t=15 15
+    assert figures == {"seconds": 4.5, "cpu": 6.0, "start_up": -1.5, "start_up_cpu": -4.0, "peak": 0}
 
 
 def test_ratios_are_formed_within_a_pass(bench: dict[str, Any]) -> None:

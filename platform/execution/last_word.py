@@ -10,8 +10,8 @@ import subprocess
 
 TEXT = (
     "failed: this process ended without a word: it was killed (is memory short?), or Ray ended it because a process of "
-    "its own died (is /dev/shm full? were all of them terminated?). Give the same command again: a run goes on from its "
-    "last committed round"
+    "its own ended (is /dev/shm full? were all terminated?). Give the same command again: a run goes on from its last "
+    "committed round"
 )
 
 _SCRIPT = """while read -r line; do [ "$line" ] || exit 0; set -- "$line"; done

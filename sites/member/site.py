@@ -26,7 +26,7 @@ from fedrecon.sites.training.batches import Slices
 from fedrecon.sites.training.local_loop import autocast, load_optimizer_vectors, optimizer_vectors, train
 from fedrecon.sites.training.memory import Memory
 from fedrecon.sites.training.method import LocalFit, Subject
-from fedrecon.sites.training.parameters import Parameters, to_vector
+from fedrecon.sites.training.parameters import Parameters, Room, to_vector
 from fedrecon.sites.wire import (
     Description,
     Panels,
@@ -43,7 +43,7 @@ from fedrecon.sites.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor, nn
 
@@ -102,7 +102,10 @@ class Site:
     @cached_property
     def parameters(self) -> Parameters:
         """The network's parameters in one vector. The first access also keeps the first private values."""
-        parameters = layout(self.plan.method, self.plan.personalise, self.model)
+        return self._laid_out()
+
+    def _laid_out(self, room: Room = lambda _: None) -> Parameters:
+        parameters = layout(self.plan.method, self.plan.personalise, self.model, room)
         if self.plan.start is not None:
             parameters.load_all(self.plan.start)
         self._first_private = to_vector(parameters.private)
@@ -121,19 +124,18 @@ class Site:
             shards={name: shard.content_hash for name, shard in self.shards.items()},
         )
 
-    def train_in(self, room: Callable[[int], Vector | None]) -> None:
-        """Moves the network into memory where the driver reads its reply, if nothing else than replies ever lies in it.
+    def train_in(self, room: Room) -> None:
+        """Has the network in memory where the driver reads its reply, if nothing else than replies ever lies in it.
 
         A network with private parts, with local rounds of its own, or that is adapted to a subject, stays where it is.
 
-        Args:
-            room: gives memory for a number of values, or None.
         """
-        plan, parameters = self.plan, self.parameters
-        if len(parameters.private) or plan.personalise is not None or plan.method.network_kind != "reconstruction":
+        if self.plan.personalise is not None or self.plan.method.network_kind != "reconstruction":
             return
-        if (storage := room(len(parameters.flat))) is not None:
-            parameters.move(storage)
+        if "parameters" not in vars(self):  # laid out there at once: moved later, it needs its memory twice
+            self.parameters = self._laid_out(room)
+        elif not len(self.parameters.private) and (storage := room(len(self.parameters.flat))) is not None:
+            self.parameters.move(storage)
 
     def fit(self, request: TrainRequest) -> TrainReply:
         """One round of local training from the state in the request.

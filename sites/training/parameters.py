@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fedrecon.sites.wire import Vector
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fedrecon.sites.wire import Buffers, Vector
+    from fedrecon.sites.wire import Buffers
+
+Room = Callable[[int], Vector | None]
+"""Gives memory for a number of values, or None."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Parameters:
     The module still works: each parameter becomes a view of the vector. So a site needs one copy to load a request and
     one copy to fill a reply. The parameters whose names ``shares`` accepts come first; the rest is private to the site.
 
+    Args:
+        model: the network. shares: by name, what every site sends. personal: by name, what local rounds train alone.
+        room: gives memory for a number of values, or None; asked for a network on the CPU without private values.
+
     Attributes:
         flat: (n,) all values.
         shared: (n_shared,) the shared values, a view of ``flat``.
@@ -62,7 +71,11 @@ class Parameters:
     """
 
     def __init__(
-        self, model: nn.Module, shares: Callable[[str], bool], personal: Callable[[str], bool] = lambda _: False
+        self,
+        model: nn.Module,
+        shares: Callable[[str], bool],
+        personal: Callable[[str], bool] = lambda _: False,
+        room: Room = lambda _: None,
     ) -> None:
         trained: dict[str, Tensor] = dict(model.named_parameters())
         tensors = trained | {name: value for name, value in model.named_buffers() if value.is_floating_point()}
@@ -72,7 +85,9 @@ class Parameters:
         # The sort is stable: within each part the model's order stays.
         ordered = sorted(tensors, key=lambda name: (not shares(name), personal(name)))
         device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
-        self.flat = torch.empty(sum(tensors[name].numel() for name in ordered), device=device)
+        size = sum(tensors[name].numel() for name in ordered)
+        storage = room(size) if device.type == "cpu" and all(map(shares, ordered)) else None
+        self.flat = torch.empty(size, device=device) if storage is None else torch.from_numpy(storage)
         slots, start = [], 0
         for name in ordered:
             slot = Slot(

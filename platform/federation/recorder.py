@@ -130,6 +130,18 @@ class Recorder:
         self.checkpoints.save(state, self.content)
         return self.curve[-1]
 
+    def begin(self, state: State, validated: ValidationResult | None = None) -> None:
+        """Commits the state before the first round.
+
+        Args:
+            validated: its validation, if the weights it begins with may stay the best.
+        """
+        if validated is not None:
+            self.curve = [self._track(state.round, flat_metrics(summarise(validated.scores)))]
+            self._curve = [asdict(self.curve[0])]
+            self._choose(self.curve[0], state)
+        self.checkpoints.save(state, self.content)
+
     def replay(self) -> None:
         """Records the losses and scores of the committed rounds. The store skips those that it has."""
         for one in self.curve:

@@ -174,14 +174,15 @@ class _Run:
             resumed_from = state.round
             if run.new:  # the rounds of a run that an earlier version began
                 record.replay()
-            yield from list(record.curve)
+            yield from [one for one in record.curve if one.round]
         elif self.source is not None:
             state = self._take_over(record, scorer, tracker)
             resumed_from = state.round
             yield record.curve[-1]
         else:
             state, resumed_from = self._begin(), 0
-            self.folder.checkpoints.save(state, record.content)
+            starts = experiment.trains and experiment.training.scores_start
+            record.begin(state, scorer.validation(state, last=False) if starts else None)
         due = self._pictured and (not state.round or experiment.scores_due(state.round))
         if due and not tracker.pictured(state.round):  # of a round that was committed before a crash
             record.picture(state.round, scorer.picture(state))

@@ -41,7 +41,8 @@ class Training(Settings):
             carries the optimiser's moments from round to round as private memory. ``auto`` takes the default of the
             strategy.
         keep: the round whose state is tested, exported and applied: the ``last`` one, or the ``best`` one by the mean
-            over the sites of the validation PSNR of the method's output. The first of equals is the best.
+            over the sites of the validation PSNR of the method's output. The first of equals is the best. With
+            ``start`` the weights that the training begins with are a candidate, as round 0.
         patience: number of validations in a row without a better one after which the training ends; None trains all
             rounds.
         start: a finished run of the same network, whose weights the training begins with; its digest enters this one's.
@@ -106,13 +107,18 @@ class Training(Settings):
         """Whether validation scores decide what is trained, or which round is kept."""
         return self.keep == "best" or self.patience is not None
 
+    @property
+    def scores_start(self) -> bool:
+        """Whether the weights that the training begins with are validated, because they may stay the best."""
+        return self.start is not None and self.selects and self.rounds > 0
+
     def slices_at(self, site: str) -> int | None:
         """The value of ``max_slices`` for one site."""
         return self.max_slices.get(site) if isinstance(self.max_slices, dict) else self.max_slices
 
     def science(self) -> dict[str, Any]:
-        """The values that enter a digest."""
-        return science_of(self)
+        """The values that enter a digest. Runs of an earlier version did not score the weights they began with."""
+        return science_of(self) | ({"scores_start": True} if self.scores_start else {})
 
     def rate(self, round_number: int) -> float:
         """The learning rate of a round (1 .. rounds)."""

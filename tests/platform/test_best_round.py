@@ -20,10 +20,10 @@ def course(consortium, tmp_path, monkeypatch):
     """Runs an experiment whose validations are :data:`PSNR`; ``after`` rounds it is closed, and run again."""
     pair = {name: consortium[name] for name in ("north", "middle")}
 
-    def run(folder, strategy="fedavg", after=None, evaluation=None, **training):
+    def run(folder, strategy="fedavg", after=None, evaluation=None, psnr=PSNR, **training):
         given = experiment(pair, strategy, **{"rounds": 5, **training})
         given["evaluation"] = {**given["evaluation"], "every": 1, "panels": False, **(evaluation or {})}
-        at = iter(PSNR)
+        at = iter(psnr)
         monkeypatch.setattr(recorder, "flat_metrics", lambda _, **more: {"mean/psnr": next(at)})
         store = MemoryStore()
         if after:
@@ -64,6 +64,26 @@ def test_patience_ends_the_training(course, tmp_path):
         assert bits(tmp_path / f"cut-{after}", cut) == bits(tmp_path / "ended", ended)
     on, _ = course("on", rounds=6, patience=4)
     assert on.rounds == 6
+
+
+def test_the_weights_that_a_training_begins_with_may_stay_the_best(course, tmp_path):
+    """They are round 0: exported if no round is better, and counted by patience; an interruption changes nothing."""
+    first, _ = course("warm", rounds=1)
+    weights = bits(tmp_path / "warm", first)["shared"]
+    given = {"keep": "best", "start": first.digest, "psnr": (26.0, *PSNR)}
+    best, run_ = course("warm", **given)
+    assert (best.rounds, best.kept_round, best.validation["mean/psnr"]) == (5, 0, 26)
+    assert run_.info.tags["fedrecon.kept_round"] == "0"
+    assert best.sites == first.sites
+    assert TrainedRun.load(tmp_path / "warm", best.digest).state.shared.tobytes() == weights
+    ended, _ = course("warm", **given, patience=2)
+    assert (ended.rounds, ended.kept_round) == (2, 0)
+    better, _ = course("warm", **{**given, "psnr": (24.5, *PSNR)}, learning_rate=0.002)
+    assert better.kept_round == 2
+    again, _ = course("again", rounds=1)
+    cut, _ = course("again", after=3, **{**given, "start": again.digest})
+    assert (cut.digest, cut.kept_round, cut.sites, cut.resumed_from) == (best.digest, 0, best.sites, 3)
+    assert bits(tmp_path / "again", cut) == bits(tmp_path / "warm", best)
 
 
 def test_the_kept_round_is_taken_over(course, tmp_path):

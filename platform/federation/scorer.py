@@ -64,6 +64,7 @@ class Scorer:
     tell: Callable[[str], None] | None = None
     mosaic: Mosaic = Mosaic()  # noqa: RUF009 - it is frozen
     trouble: Callable[[str], None] | None = None
+    _asked: tuple[State, TrainRequest] | None = None
 
     def __call__(self, request: TrainRequest, split: str) -> Scored:
         """Scores one split under the state in the request."""
@@ -87,6 +88,7 @@ class Scorer:
             last: whether this is the last round. A prior is scored only then.
         """
         request = self.method.scoring_request(state)
+        self._asked = state, request
         if not self.method.is_prior:
             return ValidationResult(self(request, "validation").columns)
         drawn = self.executor.samples(request)
@@ -104,9 +106,12 @@ class Scorer:
         Args:
             drawn: the samples of a prior, by member, if they are there already (:meth:`validation`).
         """
+        asked, self._asked = self._asked, None
         if not self.mosaic.sites:
             return {}
-        request, note = self.method.scoring_request(state), f"validation, round {state.round}"
+        # One request for the scores and for the picture of a state: other nodes then get its vectors once.
+        request = asked[1] if asked is not None and asked[0] is state else self.method.scoring_request(state)
+        note = f"validation, round {state.round}"
         if self.method.is_prior:
             if drawn is None:
                 with phase("drawing samples"):

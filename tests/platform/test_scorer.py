@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import CASES
 
+from fedrecon.platform.federation import scorer as scoring
 from fedrecon.platform.federation.mosaic import Mosaic
 from fedrecon.platform.federation.scorer import Scorer, forget
 from fedrecon.sites.score_columns import SCORES as COLUMNS
@@ -149,3 +150,21 @@ def test_the_others_show_reconstructions_and_a_site_that_cannot_draw_is_named():
     assert (members.drawn, seen.numbers) == (0, {})
     assert Scorer(members, method("fedavg")).picture(STATE) == {}
     assert members.pictured == 1
+
+
+def test_the_scores_and_the_picture_of_a_state_are_one_request(monkeypatch):
+    """Across nodes its vectors travel once; another state has a request of its own."""
+    asked = []
+    monkeypatch.setattr(Members, "evaluate", lambda self, request, split, part=None: asked.append(request) or [])
+    monkeypatch.setattr(Members, "panels", lambda self, request, task: asked.append(request) or [])
+    monkeypatch.setattr(scoring, "_part", lambda scores: {"members": [], "columns": [], "seconds": 0.0})
+    scorer = Scorer(Members(), method("fedavg"), mosaic=Mosaic(("a", "b")))
+    other = State(5, np.zeros(1, np.float32))
+    scorer.validation(STATE, last=False)
+    scorer.picture(STATE)
+    scorer.picture(STATE)
+    scorer.validation(STATE, last=False)
+    scorer.picture(other)
+    assert [asked[0] is one for one in asked] == [True, True, False, False, False]
+    assert [one.round for one in asked] == [5, 5, 5, 5, 6]
+    assert scorer._asked is None  # a request holds the vectors of its state

@@ -144,7 +144,7 @@ def reconstruct(
         raise InputError(f"{output}: the folder {output.parent} does not exist")
     if not os.access(output.parent, os.W_OK) or output.is_dir():
         raise InputError(f"{output}: no file can be written there (a folder, or no permission)")
-    if atomic.same_file(source, output):
+    if any(atomic.same_file(source, one) for one in (output, *([spread_beside(output)] if to_nifti else []))):
         raise InputError(f"{output}: is the input; nothing is written onto a source")
     if is_shard(output):
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
@@ -166,9 +166,7 @@ def reconstruct(
     if to_nifti and done:
         _write_nifti(output, done[0], source, "output")
         if "uncertainty" in done[0].stages:
-            kind = "".join(output.suffixes[-2:] if output.suffix == ".gz" else output.suffixes[-1:])
-            beside = output.with_name(f"{output.name.removesuffix(kind)}-uncertainty{kind}")
-            _write_nifti(beside, done[0], source, "uncertainty")
+            _write_nifti(spread_beside(output), done[0], source, "uncertainty")
     elif done:
         write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
         write(output, done, trained.folder.digest)
@@ -223,6 +221,12 @@ def _measured_at(trained: TrainedRun, named: str | None, volume: VolumeData, low
             f"'{volume.name}' names no site of the run, and these measure differently: say with --site which: {listed}"
         )
     return sites[0], prospective
+
+
+def spread_beside(output: Path) -> Path:
+    """Where the spread of a NIfTI volume is written: ``NAME-uncertainty.nii.gz`` beside ``NAME.nii.gz``."""
+    length = next(len(kind) for kind in reversed(NIFTI) if output.name.lower().endswith(kind))
+    return output.with_name(f"{output.name[:-length]}-uncertainty{output.name[-length:]}")
 
 
 def _replaceable(output: Path) -> bool:

@@ -7,7 +7,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-from tiny import MSCAN, UNET
+from tiny import DENOISER, MSCAN, UNET
 
 import fedrecon
 from fedrecon.platform.config.experiment import Experiment
@@ -272,6 +272,30 @@ def test_an_empty_slice_is_enlarged_to_an_empty_slice(trained, workspace, tmp_pa
     made = np.asarray(nibabel.load(tmp_path / "x.nii").dataobj)
     assert made[..., 1].max() == 0
     assert made[..., 0].max() > 0
+
+
+def test_the_spread_of_an_enlarged_volume_lies_beside_it_in_the_same_space(consortium, mlflow_template, tmp_path):
+    shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
+    given = {
+        "task": "super-resolution",
+        "sites": {"north": str(consortium["north"])},
+        "degradation": {"scale": 2},
+        "strategy": {"name": "feddiff", "splitting": {"steps": 2}, "uncertainty": {"samples": 2, "steps": 2}},
+        "network": DENOISER,
+        "training": {"rounds": 1, "batch_size": 2},
+        "evaluation": {"max_slices": 1},
+    }
+    result = fedrecon.run(given, workspace=tmp_path, in_process=True)
+    source = volume(tmp_path / "scan.nii.gz")
+    done = reconstruct(result.digest, source, tmp_path / "x.NII.gz", workspace=tmp_path)
+    image, spread = (nibabel.load(tmp_path / f"x{end}.NII.gz") for end in ("", "-uncertainty"))
+    assert image.shape == spread.shape == (40, 32, 3)
+    assert np.array_equal(image.affine, spread.affine)
+    assert np.asarray(spread.dataobj).min() >= 0 < np.asarray(spread.dataobj).max()
+    assert done["uncertainty"]["temperature"] == result.uncertainty["temperature"]
+    kept = source.rename(tmp_path / "y-uncertainty.nii.gz")
+    with pytest.raises(InputError, match="nothing is written onto a source"):
+        reconstruct(result.digest, kept, tmp_path / "y.nii.gz", workspace=tmp_path)
 
 
 def volume(path, axes="LPS", shape=(20, 16, 3), zooms=(1.0, 1.5, 5.0)):

@@ -219,6 +219,7 @@ def _node_lost(back: bool) -> Callable[[Scene], None]:
 
                 utils.set_sigterm_handler = lambda *_: None  # it takes the main thread alone
                 cluster.add_node(num_cpus=1, labels={"site": MEMBER})
+                threading.Event().wait()  # the kernel ends what Ray started with the thread that started it
 
         threading.Thread(target=lose, daemon=True).start()
         time.sleep(1.0)

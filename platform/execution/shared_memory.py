@@ -106,7 +106,7 @@ class Buffer:
         self.handle = Handle(os.getpid(), descriptor, size, name)
         try:
             os.ftruncate(descriptor, size)
-            self.memory = _mapped(descriptor, size, writable)
+            self.memory = _mapped(descriptor, size, writable, at_once=writable)
         except OSError as error:
             self.close()
             raise SharedMemoryError(str(error)) from error
@@ -125,7 +125,7 @@ def opened(handle: Handle, writable: bool) -> mmap.mmap:
         descriptor = os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", flags)
         try:
             _check_name(f"/proc/self/fd/{descriptor}", handle)
-            return _mapped(descriptor, handle.size, writable)
+            return _mapped(descriptor, handle.size, writable, at_once=not writable)
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
@@ -138,10 +138,11 @@ def _check_name(link: str, handle: Handle) -> None:
         raise SharedMemoryError(f"{link} is another file")
 
 
-def _mapped(descriptor: int, size: int, writable: bool) -> mmap.mmap:
-    # MAP_POPULATE maps all pages in one call, instead of one page fault for each page.
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=protection)
+def _mapped(descriptor: int, size: int, writable: bool, at_once: bool) -> mmap.mmap:
+    # The request is written as a whole before it is read, so its pages come in one call instead of one fault for each.
+    # Those of a reply come when the site writes them: it then gives back its network's first memory piece by piece.
+    flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if at_once else 0)
+    return mmap.mmap(descriptor, size, flags=flags, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
 
 
 def bytes_needed(message: TrainRequest | TrainReply) -> int:

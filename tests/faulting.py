@@ -218,7 +218,10 @@ def _node_lost(back: bool) -> Callable[[Scene], None]:
                 from ray._private import utils
 
                 utils.set_sigterm_handler = lambda *_: None  # it takes the main thread alone
-                cluster.add_node(num_cpus=1, labels={"site": MEMBER})
+                while True:  # Ray gives a node 30 s to start, which a busy machine does not keep
+                    with contextlib.suppress(Exception):
+                        cluster.add_node(num_cpus=1, labels={"site": MEMBER})
+                        break
                 threading.Event().wait()  # the kernel ends what Ray started with the thread that started it
 
         threading.Thread(target=lose, daemon=True).start()

@@ -147,6 +147,17 @@ def test_first_weights_follow_from_the_seed_and_the_global_generator_stays():
     assert not torch.equal(one, other)
 
 
+def test_a_network_is_laid_out_in_the_memory_that_it_is_given_if_all_of_it_is_shared():
+    here = Parameters(Net(), lambda _: True)
+    asked = []
+    there = Parameters(Net(), lambda _: True, room=lambda n: asked.append(np.zeros(n, np.float32)) or asked[-1])
+    assert asked[0].tolist() == here.flat.tolist() == there.flat.tolist()
+    there.load_shared(np.arange(len(here.flat), dtype=np.float32))
+    assert asked[0].tolist() == list(range(len(here.flat)))
+    assert Parameters(Net(), lambda _: True, room=lambda _: None).flat.tolist() == here.flat.tolist()
+    Parameters(Net(), shares, room=lambda _: pytest.fail("what is private is in nobody else's memory"))
+
+
 def test_a_network_that_moves_keeps_its_values_and_trains_in_its_new_memory():
     model, same = Net(), Net()
     parameters = Parameters(model, lambda _: True, lambda name: name == "own")

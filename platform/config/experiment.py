@@ -366,6 +366,7 @@ class Experiment(Settings):
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
         networks, personal = self.registry("networks"), self.strategy.get("personalise")
         strategy |= {"personalise": personal} if personal else {}
+        start = {"start": True} if self.training.scores_start else {}
         return {
             "science_version": science_version(self.trains),
             "sites": {
@@ -376,7 +377,7 @@ class Experiment(Settings):
             "network": NetworkChoice.parse(self.network, networks).science(networks),
             "training": self.training.science(),
             "seed": self.seed,
-            **({"selection": self.evaluation.selection()} if self.trains and self.training.selects else {}),
+            **({"selection": self.evaluation.selection() | start} if self.trains and self.training.selects else {}),
         }
 
 

@@ -54,11 +54,11 @@ def change(text: str) -> None:
 def goodbye() -> None:
     """Ends the shell without a word."""
     global _keeper
-    if _keeper is None:
+    keeper, _keeper = _keeper, None  # a handler of SIGTERM may come between any two lines
+    if keeper is None:
         return
     with contextlib.suppress(OSError):  # it has ended
-        _keeper.communicate(b"\n")
-    _keeper = None
+        keeper.communicate(b"\n")
     atexit.unregister(goodbye)
 
 

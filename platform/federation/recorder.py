@@ -26,7 +26,7 @@ class CommittedRound:
     """The metrics of a committed round. A search over many experiments reads them.
 
     Attributes:
-        round: the number of the round: 1, 2, ...
+        round: the number of the round: 1, 2, ... ; 0 for the weights that a training begins with.
         metrics: losses and, if they were due, validation scores, by their names in MLflow.
     """
 
@@ -83,13 +83,15 @@ class Recorder:
         self._patience = None if training is None else training.patience
         self.kept: Mapping[str, Any] = committed.get("kept") or {}
         self._taken_over = bool(committed.get("taken_over"))
+        self._scored_start = bool(committed.get("scored_start"))
 
     @property
     def content(self) -> dict[str, Any]:
         """The record that a checkpoint keeps."""
         selection = {"kept": dict(self.kept)} if self.kept else {}
         taken_over = {"taken_over": True} if self._taken_over else {}
-        return {"rounds": self.rounds, "curve": self._curve, **selection, **taken_over}
+        start = {"scored_start": True} if self._scored_start else {}
+        return {"rounds": self.rounds, "curve": self._curve, **selection, **taken_over, **start}
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -108,6 +110,11 @@ class Recorder:
     def ended(self) -> bool:
         """Whether the training ends here: its patience is at its end, or another run has finished it."""
         return self._taken_over or out_of_patience(self.curve, self._patience)
+
+    @property
+    def reported(self) -> list[CommittedRound]:
+        """The rounds that are told to who runs the experiment."""
+        return reported(self._curve, self._scored_start)
 
     def _choose(self, committed: CommittedRound, state: State) -> None:
         """Keeps this round if it is the best so far."""
@@ -140,6 +147,7 @@ class Recorder:
             self.curve = [self._track(state.round, flat_metrics(summarise(validated.scores)))]
             self._curve = [asdict(self.curve[0])]
             self._choose(self.curve[0], state)
+            self._scored_start = True
         self.checkpoints.save(state, self.content)
 
     def replay(self) -> None:
@@ -186,6 +194,15 @@ class Recorder:
         self.tracker.metrics(step, mlflow_metrics(values))
         self.tracker.flush()
         return CommittedRound(step, {key: value for key, value in values.items() if key.startswith(("mean/", "site/"))})
+
+
+def reported(curve: Sequence[Mapping[str, Any]], scored_start: bool) -> list[CommittedRound]:
+    """The rounds of a record that are told to who runs the experiment: all but the weights that a training begins with.
+
+    Args:
+        curve, scored_start: the entries of the record.
+    """
+    return [CommittedRound(**one) for one in curve if one["round"] or not scored_start]
 
 
 def out_of_patience(curve: Sequence[CommittedRound], patience: int | None) -> bool:

@@ -88,7 +88,7 @@ class Scorer:
             last: whether this is the last round. A prior is scored only then.
         """
         request = self.method.scoring_request(state)
-        self._asked = state, request
+        self._asked = (state, request) if self.mosaic.sites else None
         if not self.method.is_prior:
             return ValidationResult(self(request, "validation").columns)
         drawn = self.executor.samples(request)

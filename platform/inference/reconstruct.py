@@ -144,13 +144,16 @@ def reconstruct(
         raise InputError(f"{output}: the folder {output.parent} does not exist")
     if not os.access(output.parent, os.W_OK) or output.is_dir():
         raise InputError(f"{output}: no file can be written there (a folder, or no permission)")
-    if any(atomic.same_file(source, one) for one in (output, *([spread_beside(output)] if to_nifti else []))):
+    if atomic.same_file(source, output):
         raise InputError(f"{output}: is the input; nothing is written onto a source")
     if is_shard(output):
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
     if output.exists() and not _replaceable(output):
         raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
     trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run).changed(overrides)
+    spread = spread_beside(output) if to_nifti and trained.experiment.method.has_spread else None
+    if spread is not None and atomic.same_file(source, spread):
+        raise InputError(f"{spread}: is the input; the spread is written beside {output.name}, never onto a source")
     named = site or _site_of(source, trained)
     model = trained.one_model(named)
     worker = trained.site(model, {}, {})
@@ -165,8 +168,8 @@ def reconstruct(
     done = [] if dry_run else [_volume(trained, worker, named, volume, low) for volume in volumes]
     if to_nifti and done:
         _write_nifti(output, done[0], source, "output")
-        if "uncertainty" in done[0].stages:
-            _write_nifti(spread_beside(output), done[0], source, "uncertainty")
+        if spread is not None:
+            _write_nifti(spread, done[0], source, "uncertainty")
     elif done:
         write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
         write(output, done, trained.folder.digest)

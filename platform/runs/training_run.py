@@ -28,7 +28,7 @@ from fedrecon.platform.federation.attendance import (
     of_training,
 )
 from fedrecon.platform.federation.mosaic import Mosaic
-from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics
+from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics, reported
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
@@ -62,7 +62,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:
             if (kept := folder.checkpoints.latest()) is not None:
-                yield from (CommittedRound(**one) for one in kept[1].get("curve", ()))
+                yield from reported(kept[1].get("curve", ()), bool(kept[1].get("scored_start")))
             publish_later(chosen, folder, context)
             found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
@@ -174,7 +174,7 @@ class _Run:
             resumed_from = state.round
             if run.new:  # the rounds of a run that an earlier version began
                 record.replay()
-            yield from [one for one in record.curve if one.round]
+            yield from record.reported
         elif self.source is not None:
             state = self._take_over(record, scorer, tracker)
             resumed_from = state.round
@@ -182,7 +182,9 @@ class _Run:
         else:
             state, resumed_from = self._begin(), 0
             starts = experiment.trains and experiment.training.scores_start
-            record.begin(state, scorer.validation(state, last=False) if starts else None)
+            first = scorer.validation(state, last=False) if starts else None
+            self.attendance.note(state.round, dict.fromkeys(executor.dead, UNSCORED))
+            record.begin(state, first)
         due = self._pictured and (not state.round or experiment.scores_due(state.round))
         if due and not tracker.pictured(state.round):  # of a round that was committed before a crash
             record.picture(state.round, scorer.picture(state))

@@ -45,9 +45,9 @@ def terminable() -> Iterator[Termination]:
 
     def interrupt(_: int, frame: FrameType | None) -> None:
         if not termination.received:
+            termination.received = True
             _change_last_word()
             threading.Thread(target=_end_if_lost, args=(over,), daemon=True, name="fedrecon-termination").start()
-        termination.received = True
         handler = signal.getsignal(signal.SIGINT)
         if not callable(handler):  # a shell starts a job in the background with SIGINT ignored
             raise KeyboardInterrupt

@@ -117,8 +117,8 @@ class Training(Settings):
         return self.max_slices.get(site) if isinstance(self.max_slices, dict) else self.max_slices
 
     def science(self) -> dict[str, Any]:
-        """The values that enter a digest. Runs of an earlier version did not score the weights they began with."""
-        return science_of(self) | ({"scores_start": True} if self.scores_start else {})
+        """The values that enter a digest."""
+        return science_of(self)
 
     def rate(self, round_number: int) -> float:
         """The learning rate of a round (1 .. rounds)."""

@@ -1,11 +1,14 @@
 """The best round: which one is kept, what is scored with it, and that an interruption changes none of it."""
 
+import contextlib
+
 import pytest
 from drivers import experiment
 from memory_store import MemoryStore
 from test_training_run import begin, bits, finish
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.federation import recorder
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import RunFolder
@@ -84,6 +87,39 @@ def test_the_weights_that_a_training_begins_with_may_stay_the_best(course, tmp_p
     cut, _ = course("again", after=3, **{**given, "start": again.digest})
     assert (cut.digest, cut.kept_round, cut.sites, cut.resumed_from) == (best.digest, 0, best.sites, 3)
     assert bits(tmp_path / "again", cut) == bits(tmp_path / "warm", best)
+    taken, _ = course("again", **{**given, "start": again.digest}, evaluation={"panels": True})
+    assert (taken.kept_round, taken.trained_rounds, taken.sites) == (0, 0, best.sites)
+
+
+def test_who_runs_an_experiment_is_told_of_its_rounds_alone(course, consortium, tmp_path, monkeypatch):
+    """Not of the weights that it begins with: a scheduler counts rounds. A run that goes on tells the same."""
+    first, _ = course("told", rounds=1)
+    pair = {name: consortium[name] for name in ("north", "middle")}
+    given = experiment(pair, "fedavg", rounds=2, keep="best", start=first.digest)
+    store = MemoryStore()
+
+    def told(*stop):
+        steps, found = begin(given, tmp_path / "told", store), []
+        with contextlib.suppress(StopIteration):
+            while len(found) not in stop:
+                found.append(next(steps).round)
+        steps.close()
+        return found
+
+    assert told(1) == [1]
+    assert told() == [1, 2]
+    assert told() == [1, 2]  # it is finished
+
+
+def test_after_a_death_before_round_1_the_weights_it_begins_with_are_not_scored_again(course, tmp_path, monkeypatch):
+    first, _ = course("dies", rounds=1)
+    given = {"keep": "best", "start": first.digest}
+    monkeypatch.setattr(InProcessExecutor, "fit", lambda *_: pytest.fail("it dies"))
+    with pytest.raises(pytest.fail.Exception, match="it dies"):
+        course("dies", **given, psnr=(26.0,))
+    monkeypatch.undo()
+    result, _ = course("dies", **given)
+    assert (result.resumed_from, result.kept_round, result.validation["mean/psnr"]) == (0, 0, 26)
 
 
 def test_the_kept_round_is_taken_over(course, tmp_path):

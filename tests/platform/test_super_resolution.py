@@ -294,7 +294,7 @@ def test_the_spread_of_an_enlarged_volume_lies_beside_it_in_the_same_space(conso
     assert np.asarray(spread.dataobj).min() >= 0 < np.asarray(spread.dataobj).max()
     assert done["uncertainty"]["temperature"] == result.uncertainty["temperature"]
     kept = source.rename(tmp_path / "y-uncertainty.nii.gz")
-    with pytest.raises(InputError, match="nothing is written onto a source"):
+    with pytest.raises(InputError, match="never onto a source"):
         reconstruct(result.digest, kept, tmp_path / "y.nii.gz", workspace=tmp_path)
 
 

@@ -142,6 +142,11 @@ class Choice:
         """The candidates that are significantly ahead of the best on the test subjects: it was chosen on others."""
         return tuple(one.candidate for one in self.others if one.test.significant and one.test.ahead)
 
+    @property
+    def undecided(self) -> tuple[Candidate, ...]:
+        """The candidates without a p-value: too few seeds, or too few subjects in common with the best."""
+        return tuple(one.candidate for one in self.others if one.test.p_holm is None)
+
 
 @dataclass(frozen=True)
 class Gap:

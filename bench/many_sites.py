@@ -1,12 +1,13 @@
 """Many sites, in one process or each as an actor: what a round, a site and a run cost as their number grows.
 
 python bench/many_sites.py --sites 16 64 256 1000 [--size 32] [--json FILE]
-python bench/many_sites.py --actors --sites 8 16 32 64 --channels 24 --pools 3 --rounds 5
+python bench/many_sites.py --actors --sites 8 16 32 64 --channels 24 --pools 3 --rounds 5 [--nodes 3]
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import itertools
 import json
 import os
@@ -122,6 +123,21 @@ def spent(processes: list[psutil.Process]) -> dict[str, float]:
     return total
 
 
+def logical_nodes(count: int, n_sites: int) -> str:
+    """The address of a Ray of so many nodes on this machine, with a CPU for each site. It ends with this process.
+
+    Messages to and from sites of another node go through Ray's store, as they would on another machine.
+    """
+    from ray.cluster_utils import Cluster
+
+    each = -(-n_sites // count)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": each, "include_dashboard": False})
+    for _ in range(count - 1):
+        cluster.add_node(num_cpus=each)
+    atexit.register(cluster.shutdown)
+    return str(cluster.address)
+
+
 def one(data: Path, workspace: Path, asked: argparse.Namespace) -> dict[str, float]:
     """One run: its rounds, and what they took."""
     import logging
@@ -144,7 +160,8 @@ def one(data: Path, workspace: Path, asked: argparse.Namespace) -> dict[str, flo
     }
     workspace.mkdir()
     cpu, wall = [spent(whole())], [begun]
-    context = RunContext(workspace, "actors" if asked.actors else "in-process")
+    address = logical_nodes(asked.nodes, len(list(data.glob("*.h5")))) if asked.nodes > 1 else None
+    context = RunContext(workspace, "actors" if asked.actors else "in-process", address=address)
     found: dict[str, float] = {}
     for _ in steps(Experiment.read(experiment), context):
         wall.append(time.perf_counter())
@@ -196,6 +213,7 @@ def main() -> None:
     parser.add_argument("--pools", type=int, default=2, help="of the U-Net")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--actors", action="store_true", help="each site as an actor; needs four rounds or more")
+    parser.add_argument("--nodes", type=int, default=1, help="Ray nodes on this machine, with --actors")
     parser.add_argument("--panels", action="store_true", help="with pictures")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     parser.add_argument("--one", type=Path, nargs=2, help=argparse.SUPPRESS)

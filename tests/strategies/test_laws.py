@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from tiny import N_TRAIN, Commits, bits, freeze, private_bits
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.member.site import Site
-from fedrecon.sites.training.parameters import Parameters
 from fedrecon.sites.wire import PanelTask, TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.strategy import Strategy
@@ -365,33 +363,6 @@ def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consorti
     together = {reply.site: reply for reply in federation("fedmri", consortium, tmp_path).executor().fit(request)}
     for plan in federation("fedmri", consortium, tmp_path / "alone").plans()[::-1]:
         assert Site(plan).fit(request).shared.tobytes() == together[plan.member].shared.tobytes()
-
-
-@every
-def test_only_what_a_reply_shares_lies_in_the_drivers_memory(name, consortium, tmp_path, monkeypatch):
-    """A network in memory that the driver reads replies as one in its own; one with private parts does not move."""
-    one = federation(name, consortium, tmp_path / "a")
-    request, plan = one.method.request(one.begin()), one.plans()[0]
-    calm, moved = Site(plan), Site(replace(plan, memory=str(tmp_path / "b")))
-    rooms, moves = [], []
-    monkeypatch.setattr(
-        Parameters, "move", lambda self, storage, move=Parameters.move: moves.append(move(self, storage))
-    )
-    moved.train_in(lambda length: rooms.append(np.zeros(length, np.float32)) or rooms[-1])
-    replies = [site.fit(request) for site in (calm, moved)]
-    assert replies[0].shared.tobytes() == replies[1].shared.tobytes()
-    assert len(rooms) == (one.method.network_kind == "reconstruction" and not len(moved.parameters.private))
-    for room in rooms:
-        assert np.shares_memory(room, replies[1].shared)
-        assert len(room) == len(replies[1].shared)
-    assert moves == []  # it would take its memory twice
-    if rooms:  # the driver made a new buffer
-        moved.train_in(lambda length: rooms.append(np.zeros(length, np.float32)) or rooms[-1])
-        assert np.shares_memory(rooms[1], moved.parameters.flat.numpy())
-        assert rooms[1].tobytes() == replies[1].shared.tobytes()
-        assert len(moves) == 1
-    rounds = replace(plan, personalise=SimpleNamespace(takes=lambda *_: True))
-    Site(rounds).train_in(lambda _: pytest.fail("what is personal stays"))
 
 
 @every

@@ -23,6 +23,8 @@ from fedrecon.tune.study.report.sections import document
 from fedrecon.tune.study.report.sentences import BELOW, in_short, p_value
 from fedrecon.tune.study.report.tables import all_tables
 
+PARTS = ("figure", "html", "markdown", "latex", "terminal")
+
 
 def markdown(findings, statistics, figures):
     return md.markdown(document(findings, statistics, figures), findings.run_url)
@@ -48,6 +50,16 @@ def tiny():
     findings = tiny_study()
     statistics = analyse(findings)
     return findings, statistics, draw(findings, statistics)
+
+
+@pytest.fixture(scope="module")
+def large_text(large):
+    return markdown(*large)
+
+
+@pytest.fixture(scope="module")
+def large_page(large):
+    return page(*large)
 
 
 def every_sentence(findings, statistics):
@@ -119,8 +131,8 @@ def test_p_values_are_written_as_papers_do(p, shown):
 # --- Markdown ---
 
 
-def test_the_report_has_all_its_chapters_in_order(large):
-    text = markdown(*large)
+def test_the_report_has_all_its_chapters_in_order(large_text):
+    text = large_text
     assert re.findall(r"^## (.*)$", text, re.M) == [
         "In short",
         "Scores",
@@ -140,8 +152,8 @@ def test_the_report_has_all_its_chapters_in_order(large):
     assert "| fedmri‡ |" in text
 
 
-def test_every_row_of_scores_refers_to_its_runs(large):
-    text = markdown(*large)
+def test_every_row_of_scores_refers_to_its_runs(large, large_text):
+    text = large_text
     known = set(re.findall(r"^\[(r\d+)\]: <http", text, re.M))
     assert set(re.findall(r"\]\[(r\d+)\]", text)) <= known
     assert len(known) == len({row.run_id for row in large[0].scores})
@@ -150,8 +162,8 @@ def test_every_row_of_scores_refers_to_its_runs(large):
     assert [line.split("|")[1].strip() for line in table[2:]][-1] == "zero-filled"
 
 
-def test_every_figure_that_is_shown_is_there(large):
-    shown = re.findall(r"\(figures/(.*?)\.png\)", markdown(*large))
+def test_every_figure_that_is_shown_is_there(large, large_text):
+    shown = re.findall(r"\(figures/(.*?)\.png\)", large_text)
     assert sorted(shown) == sorted(one.name for one in large[2])
     assert "panel-1" in shown
 
@@ -170,8 +182,8 @@ def test_every_figure_refers_to_its_runs(tiny):
     assert all(f"{run.rsplit('-', 1)[0]}" in markdown(findings, statistics, figures) for run in known["box-1"])
 
 
-def test_works_are_cited_with_what_they_are_for(large):
-    text = markdown(*large).split("## Cite what ran")[1]
+def test_works_are_cited_with_what_they_are_for(large_text):
+    text = large_text.split("## Cite what ran")[1]
     assert "| Communication-efficient learning, mcmahan2017 | fedavg-unet |" in text
     assert BIBTEX in text
     assert "| fastMRI: an open dataset, zbontar2018 | random |" in text
@@ -185,8 +197,8 @@ def test_an_operator_is_named_as_its_task_does():
     assert "R=2" not in text
 
 
-def test_a_missing_mean_is_shown_as_missing(large):
-    text = markdown(*large)
+def test_a_missing_mean_is_shown_as_missing(large_text):
+    text = large_text
     row = next(line for line in text.splitlines() if line.startswith("| fedmri‡ | 32 |"))
     assert row.split("|")[3].strip() == "missing"
 
@@ -199,9 +211,9 @@ def test_the_differences_of_few_subjects_are_listed(tiny):
 # --- the page ---
 
 
-def test_the_page_is_whole_and_loads_nothing(large):
+def test_the_page_is_whole_and_loads_nothing(large, large_page):
     seen = Seen()
-    seen.feed(page(*large))
+    seen.feed(large_page)
     assert seen.open == []
     assert len(seen.images) == len(large[2])
     shown = [base64.b64decode(re.fullmatch(r"data:image/(?:png|svg\+xml);base64,(.*)", one)[1]) for one in seen.images]
@@ -306,14 +318,14 @@ def test_a_label_that_is_cut_keeps_its_marks():
     assert shortened("short†", 10) == "short†"
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["tune.study.analysis.analyse", "tune.study.report.figures", "tune.study.report.sections", "tune.sweep.page"]
-    + [f"platform.reporting.{one}" for one in ("figure", "html", "markdown", "latex", "terminal")],
-)
-def test_importing_the_report_is_light(module):
+def test_importing_the_report_is_light():
+    """One process for all: where their union loads nothing heavy, none of them does."""
+    modules = ["tune.study.analysis.analyse", "tune.study.report.figures", "tune.study.report.sections"]
+    modules += ["tune.sweep.page", *(f"platform.reporting.{one}" for one in PARTS)]
     heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'jinja2', 'scipy'}"
-    code = f"import fedrecon.{module}, sys; print(*{heavy} & sys.modules.keys())"
+    code = "import importlib, sys\n"
+    code += f"for one in {modules}:\n    importlib.import_module(f'fedrecon.{{one}}')\n"
+    code += f"    print(*(f'{{one}} loads {{name}}' for name in {heavy} & sys.modules.keys()), end='')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
@@ -363,6 +375,6 @@ def test_a_section_without_content_is_not_shown():
     assert "Scores" in titles
 
 
-def test_every_header_has_a_scope(large):
-    text = page(*large)
+def test_every_header_has_a_scope(large_page):
+    text = large_page
     assert len(re.findall(r"<th\b", text)) == len(re.findall(r'<th scope="(?:col|row)"', text)) > 0

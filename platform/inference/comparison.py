@@ -124,8 +124,8 @@ def draw(images: Mapping[str, NDArray[Any]], crop: tuple[slice, slice], maximum:
                     axes.set_title(f"{name}\n{score}", color=TEXT, fontsize=8, pad=2)
         part.subplots_adjust(0.005, 0.01, 0.995, 0.91, 0.03, 0.03)
     file, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(file, format="png", facecolor=figure.get_facecolor())
-    Image.open(file).convert("L").quantize(COLOURS).save(small, "PNG", optimize=True)
+    figure.savefig(file, format="png", facecolor=figure.get_facecolor(), pil_kwargs={"compress_level": 0})
+    Image.open(file).convert("L").quantize(COLOURS).save(small, "PNG")
     return small.getvalue()
 
 

@@ -174,7 +174,7 @@ def _png(figure: Figure) -> bytes:
     known = Image.new("P", (1, 1))
     known.putpalette(_palette())
     flat, small = drawn.convert("RGB").quantize(palette=known, dither=Image.Dither.NONE), io.BytesIO()
-    flat.save(small, "PNG", optimize=True, dpi=(DPI, DPI))
+    flat.save(small, "PNG", dpi=(DPI, DPI))
     return small.getvalue()
 
 

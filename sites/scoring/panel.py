@@ -189,6 +189,7 @@ def _compressed(figure: Any) -> bytes:
 
 
 def _png(image: Any) -> bytes:
+    """The image as PNG. Pillow's ``optimize`` takes 3 to 6 times as long, for 1 to 4 % of the bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     return buffer.getvalue()

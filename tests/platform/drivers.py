@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -65,6 +67,21 @@ def drive(given: dict[str, Any], workspace: Path, out: Path, moment: str = "", *
         {**MOMENTS, **PRIOR_MOMENTS}[moment](workspace)
     result = fedrecon.run(given, workspace=workspace, **options)
     out.write_text(json.dumps(result.as_dict()), encoding="utf-8")
+
+
+def drive_on_ray(given: dict[str, Any], workspace: Path, out: Path, environment: dict[str, str], log: Path) -> None:
+    """A driver as a terminal starts it: a process group, an environment and a log of its own, and an end of its own."""
+    assert "ray" not in sys.modules  # Ray reads its settings from the environment when it is imported
+    os.setsid()
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        drive(given, workspace, out)
+    finally:
+        atexit._run_exitfuncs()  # a forked process leaves them out
 
 
 def _die() -> None:

@@ -41,11 +41,14 @@ def check_network(experiment: Experiment, shards: Mapping[str, Shard]) -> None:
         return
     with phase("loading torch"):
         import torch
+
+        from fedrecon.sites.training.optimizers import leave_out_compiler
     method, shapes = experiment.method, images(shards, experiment.scale)
     plugins = [one.digest for one in experiment.plugins]
     key = json.dumps([experiment.strategy, experiment.network, repr(shapes), plugins], sort_keys=True)
     if key in _ACCEPTED:  # hundreds of trials of one sweep differ only in other keys
         return
+    leave_out_compiler()
     with phase("building the network"), torch.device("meta"):
         model = method.build(network_choice(experiment), shapes)
     personal = experiment.personalise

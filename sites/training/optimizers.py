@@ -40,9 +40,17 @@ def optimizer(name: str, parameters: Any, rate: float, **options: Any) -> torch.
     """
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
+    leave_out_compiler()
+    return OPTIMIZERS[name](parameters, lr=rate, **options)  # type: ignore[call-arg]
+
+
+def leave_out_compiler() -> None:
+    """Puts a small module in the place of torch's compiler, until somebody compiles.
+
+    A driver asks for it too: on the device ``meta`` some functions are written in Python, and import the compiler.
+    """
     if COMPILER not in sys.modules:
         sys.modules[COMPILER] = torch._dynamo = _NoCompiler(COMPILER)
-    return OPTIMIZERS[name](parameters, lr=rate, **options)  # type: ignore[call-arg]
 
 
 class _NoCompiler(ModuleType):

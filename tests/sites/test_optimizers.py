@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,12 @@ from fedrecon.sites.training.optimizers import optimizer
 
 TRAIN = """
 import sys, torch
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.network import check_network
+from fedrecon.sites.data.shard import Shard
+style = {"name": "style", "latent": 8, "layers": 2, "channel_base": 128, "channel_max": 4, "skips": True}
+given = {"sites": {"north": sys.argv[1]}, "strategy": {"name": "fedgimp"}, "network": style}
+check_network(Experiment.read(given), {"north": Shard.open(sys.argv[1])})
 from fedrecon.sites.training.optimizers import OPTIMIZERS, optimizer
 for name in OPTIMIZERS:
     model = torch.nn.Linear(3, 2)
@@ -32,8 +39,11 @@ one.step()
 """
 
 
-def test_a_site_loads_no_compiler_and_no_scipy_and_who_asks_for_the_compiler_gets_the_real_one() -> None:
-    done = subprocess.run([sys.executable, "-c", TRAIN], capture_output=True, text=True)
+def test_a_site_loads_no_compiler_and_no_scipy_and_who_asks_for_the_compiler_gets_the_real_one(
+    consortium: dict[str, Path],
+) -> None:
+    """Nor does a driver, which builds the network on the device ``meta`` to check it."""
+    done = subprocess.run([sys.executable, "-c", TRAIN, str(consortium["north"])], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -33,6 +33,7 @@ def job(bench: dict[str, Any], variant: str, folder: Path) -> Any:
     return bench["jobs"].Job(variant, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["train", "comm", "mri"])
 def test_bare_and_in_process_do_the_same_work(bench: dict[str, Any], variant: str, tmp_path: Path) -> None:
     bare, ours = (

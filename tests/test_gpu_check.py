@@ -30,6 +30,7 @@ def bench(check: Any, tmp_path: Path) -> Any:
     return check.Bench("cpu", 16, tmp_path, slices=4, steps=1)
 
 
+@pytest.mark.slow
 def test_what_needs_no_ray_is_measured_on_a_cpu(check: Any, bench: Any) -> None:
     names = ["halves", "float32", "bfloat16", "channels_last", "speed", "memory", "adaptation"]
     lines: list[str] = []

@@ -287,6 +287,7 @@ BROKEN: dict[Guard, dict[str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", BROKEN, ids=lambda guard: guard.__name__)
 def test_this_tree_keeps(guard: Guard) -> None:
     assert list(guard(ROOT)) == []
@@ -344,6 +345,7 @@ def test_a_wheel_would_hold_every_module() -> None:
         assert ".".join(("fedrecon", *Path(name).parts[:-1])) in packages
 
 
+@pytest.mark.slow
 def test_a_checkout_without_its_links_is_told_before_an_empty_wheel_is_built(tmp_path: Path) -> None:
     (tmp_path / "src" / "fedrecon").mkdir(parents=True)
     (tmp_path / "src" / "fedrecon" / "platform").write_text("../../platform")
@@ -357,6 +359,7 @@ def test_a_checkout_without_its_links_is_told_before_an_empty_wheel_is_built(tmp
 LIGHT = ["fedrecon", "fedrecon.strategies", "fedrecon.cli", "fedrecon.platform.config.experiment"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", LIGHT)
 def test_import_is_light(module: str) -> None:
     code = f"import {module}, sys; print(*sorted({{'torch', 'ray', 'mlflow'}} & sys.modules.keys()))"

@@ -67,6 +67,7 @@ def test_few_bright_pixels_are_recovered_from_one_coil():
     assert (mask * kspace - kspace).norm() > 0.5 * kspace.norm()
 
 
+@pytest.mark.slow
 def test_smooth_coils_make_the_rank_low_and_are_recovered():
     """Maps of 2 x 2 harmonics: windows of 4 coils, 5 x 5, are combinations of the 6 x 6 samples of one image."""
     size = (32, 30)

@@ -87,6 +87,7 @@ def test_gives_an_image_of_the_high_resolution_from_a_low_one(name, kind, n_coil
     torch.testing.assert_close(scaled / 2.0**13, image, rtol=0, atol=1e-4 * float(image.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANY)
 @pytest.mark.parametrize(("n_coils", "size"), [(1, (16, 16)), (4, (13, 10))])
 def test_gives_an_image_of_that_size_at_the_scale_of_the_data(name, n_coils, size):
@@ -126,6 +127,7 @@ def test_the_same_bits_every_time(name):
     assert torch.equal(torch.view_as_real(first), torch.view_as_real(second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ANY if name != "zero_filled"])
 @pytest.mark.parametrize("mask", ["random", "poisson2d"])
 def test_some_candidate_gains_on_the_zero_filled_image(name, mask):
@@ -139,6 +141,7 @@ def test_some_candidate_gains_on_the_zero_filled_image(name, mask):
     assert best < 0.6 * error(measurement.zero_filled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_KSPACE)
 @pytest.mark.parametrize("n_coils", [1, 4])
 def test_measured_samples_are_kept_exactly(name, n_coils):
@@ -200,6 +203,7 @@ def test_what_is_wrong_is_refused(name, parameters, said):
         make_reconstructor(name, **parameters)
 
 
+@pytest.mark.slow
 def test_choosing_loads_no_torch():
     code = "import sys; from fedrecon.sites.classical import RECONSTRUCTORS as all; "
     code += "[one().candidates() for one in all.values()]; "

@@ -67,6 +67,7 @@ def test_divergence_is_minus_the_adjoint_of_the_gradient():
     torch.testing.assert_close((gradient(x).conj() * p).sum(), -(x.conj() * divergence(p)).sum())
 
 
+@pytest.mark.slow
 def test_the_proximal_step_is_scikit_images_denoiser():
     from skimage.restoration import denoise_tv_chambolle
 
@@ -79,6 +80,7 @@ def test_the_proximal_step_is_scikit_images_denoiser():
     assert not ours.imag.any()
 
 
+@pytest.mark.slow
 def test_with_every_sample_the_minimiser_is_the_proximal_step():
     generator = torch.Generator().manual_seed(0)
     image = phantom(32) * torch.exp(1j * torch.rand(1, 32, 32, generator=generator))
@@ -89,6 +91,7 @@ def test_with_every_sample_the_minimiser_is_the_proximal_step():
     torch.testing.assert_close(ours / unit, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_objective_is_the_stated_one_and_never_rises():
     image = torch.cat([phantom(), 100 * phantom().flip(-1)])
     measurement = undersampled(image, n_coils=4, noise=0.01)
@@ -102,6 +105,7 @@ def test_the_objective_is_the_stated_one_and_never_rises():
     assert (found.objective[-1] < 0.7 * found.objective[0]).all()
 
 
+@pytest.mark.slow
 def test_the_default_iterations_are_close_to_the_minimum():
     measurement = undersampled(phantom(), noise=0.01)
     long = minimise(measurement, Variation(0.005, 10), 300)
@@ -117,6 +121,7 @@ def test_weight_zero_leaves_the_zero_filled_image_of_one_coil():
     torch.testing.assert_close(image, measurement.zero_filled)
 
 
+@pytest.mark.slow
 def test_weight_zero_solves_least_squares_for_several_coils():
     measurement = undersampled(phantom(), n_coils=6, acceleration=2.0)
     image = make_reconstructor("tv", weight=0.0, iterations=200).reconstruct(measurement)
@@ -124,6 +129,7 @@ def test_weight_zero_solves_least_squares_for_several_coils():
     assert residual.abs().square().sum() < 1e-5 * measurement.kspace.abs().square().sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_coils", [1, 4])
 def test_a_piecewise_constant_image_gains_many_decibels(n_coils):
     measurement = undersampled(phantom(), n_coils, noise=0.002)
@@ -131,6 +137,7 @@ def test_a_piecewise_constant_image_gains_many_decibels(n_coils):
     assert psnr(phantom(), image) > psnr(phantom(), measurement.zero_filled) + 6
 
 
+@pytest.mark.slow
 def test_real_images_only_helps_where_the_image_is_real():
     measurement = undersampled(phantom(), acceleration=8.0, noise=0.02)
     free, real = (make_reconstructor("tv", real=real).reconstruct(measurement) for real in (False, True))
@@ -139,6 +146,7 @@ def test_real_images_only_helps_where_the_image_is_real():
     assert psnr(phantom(), real) > psnr(phantom(), free) + 0.5
 
 
+@pytest.mark.slow
 def test_slices_are_solved_apart_and_the_unit_does_not_matter():
     image = torch.cat([phantom(), 1e-5 * phantom().flip(-1)])
     together = make_reconstructor("tv").reconstruct(undersampled(image))

@@ -112,6 +112,7 @@ def test_with_every_sample_the_minimiser_is_the_proximal_step():
     torch.testing.assert_close(ours / unit, penalty.proximal(measurement.zero_filled / unit, None)[0])
 
 
+@pytest.mark.slow
 def test_the_minimiser_meets_the_optimality_condition():
     """For g = W A^H (y - A x) and c = W x: g = weight c / |c| where c is not 0, |g| <= weight where it is."""
     measurement = undersampled(phantom(32), n_coils=4, noise=0.01)
@@ -126,6 +127,7 @@ def test_the_minimiser_meets_the_optimality_condition():
     assert gradient.abs().max() < 1.05 * weight
 
 
+@pytest.mark.slow
 def test_the_default_iterations_are_close_to_the_minimum():
     measurement = undersampled(phantom(48), n_coils=4, noise=0.01)
     default = make_reconstructor("wavelet")

@@ -173,6 +173,7 @@ def test_inspect_needs_something_to_inspect(tmp_path):
         inspect(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_site_name_used_twice_and_a_subject_in_two_splits_are_refused(make_shard, tmp_path):
     north = make_shard("north")
     shutil.copy(north, tmp_path / "again.h5")

@@ -83,6 +83,7 @@ def test_one_folder_becomes_a_site_for_each_scanner(tmp_path, capsys):
     assert main([*command, "--site", "x"]) == 2
 
 
+@pytest.mark.slow
 def test_the_scanner_of_an_ismrmrd_file_and_of_a_format_without(tmp_path):
     kspace = make_kspace(coils=2)
     write_mrd(tmp_path / "a_1.h5", mrd_lines(kspace), (24, 20, 1), field=0.55)

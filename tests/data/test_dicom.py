@@ -111,6 +111,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_no_name_date_or_id_reaches_a_shard_a_log_or_an_error(tmp_path, caplog, capsys, recwarn):
     folder = series(tmp_path / "scan", **PERSON)
     shown = []
@@ -155,6 +156,7 @@ def test_no_name_date_or_id_reaches_a_shard_a_log_or_an_error(tmp_path, caplog, 
     assert not [word for word in SECRET if word.casefold() in text]
 
 
+@pytest.mark.slow
 def test_a_patient_is_one_subject_and_is_named_by_id_or_pseudonym(tmp_path):
     for number, person in enumerate(("P1", "P1", "P2", "P3")):
         series(tmp_path / "in" / f"scan{number}", STACK + np.uint16(number), PatientID=person)
@@ -277,6 +279,7 @@ def test_padding_is_zero_and_each_image_has_its_own_scale(tmp_path):
     assert [note.kind for note in record.notes] == ["scales-differ"]
 
 
+@pytest.mark.slow
 def test_every_file_of_pydicom_is_read_or_refused_in_one_line(recwarn):
     import pydicom.data
 

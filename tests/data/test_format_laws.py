@@ -27,6 +27,7 @@ def read(name, path, **options):
     return found, [note.kind for note in record.notes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_damaged_file_is_read_or_refused_in_one_line(name, tmp_path):
     """Values of HDF5 alone: a damaged structure can end the process in libhdf5 itself."""

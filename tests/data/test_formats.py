@@ -196,6 +196,7 @@ def test_read_input_knows_shards_fastmri_and_npy(make_shard, tmp_path):
         list(read_input(tmp_path / "nowhere.npy"))
 
 
+@pytest.mark.slow
 def test_scores_are_of_the_matrix_that_fastmri_scores(tmp_path):
     """The stored image's matrix, else the header's reconstructed one; the shard keeps and seals it."""
     kspace, header = make_kspace(coils=2), HEADER.replace("<encodingLimits>", RECON)

@@ -330,6 +330,7 @@ def patients(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_a_patient_of_fastmri_is_in_one_split(tmp_path):
     folder = patients(tmp_path / "raw")
     summary = import_data("fastmri", folder, "s", tmp_path / "out")

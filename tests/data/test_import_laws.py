@@ -39,6 +39,7 @@ def stored(values, axes: str, dtype: str, order: str, scaled: bool):
     return image.to_bytes()
 
 
+@pytest.mark.slow
 def test_one_image_has_the_same_pixels_however_it_is_stored(tmp_path):
     values = 2 + np.arange(5 * 6 * 4, dtype=np.float32).reshape(5, 6, 4)
     path, seen = tmp_path / "a.nii", set()
@@ -54,6 +55,7 @@ def test_one_image_has_the_same_pixels_however_it_is_stored(tmp_path):
     assert len(seen) == 48
 
 
+@pytest.mark.slow
 def test_the_plane_is_the_patients_however_it_is_stored(tmp_path):
     values = 2 + np.arange(5 * 6 * 4, dtype=np.float32).reshape(5, 6, 4)
     expected = {
@@ -133,6 +135,7 @@ def without_key(summary):
     return {**shown, "written": None}
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_the_same_and_writes_nothing_and_no_source_is_touched(ward, tmp_path):
     name, folder = ward
     before = state(folder)
@@ -145,6 +148,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing_and_no_source_is_touched(war
     json.dumps(done.as_dict())
 
 
+@pytest.mark.slow
 def test_the_summary_agrees_with_the_shard_and_the_shard_keeps_it_without_names(ward, tmp_path):
     name, folder = ward
     summary = import_data(name, folder, "s", tmp_path / "out")
@@ -163,6 +167,7 @@ def test_the_summary_agrees_with_the_shard_and_the_shard_keeps_it_without_names(
     assert all(len(line) < 200 for line in summary.lines())
 
 
+@pytest.mark.slow
 def test_a_shard_is_replaced_only_if_it_is_said_and_only_by_a_good_one(ward, tmp_path):
     name, folder = ward
     first = Shard.open(import_data(name, folder, "s", tmp_path / "out"))

@@ -35,6 +35,7 @@ def centred(transform, values, axes):
     return np.fft.fftshift(transform(np.fft.ifftshift(values, axes=axes), axes=axes, norm="ortho"), axes=axes)
 
 
+@pytest.mark.slow
 def test_a_full_2d_scan_has_the_samples_that_the_library_reads(tmp_path, kspace):
     path = write_mrd(tmp_path / "a.h5", mrd_lines(kspace), (X, Y, 1), field=2.89)
     (found, record), expected = load(path), np.zeros_like(kspace)
@@ -49,6 +50,7 @@ def test_a_full_2d_scan_has_the_samples_that_the_library_reads(tmp_path, kspace)
     assert (record.facts, kinds(record)) == ({"noise scan": "none"}, set())
 
 
+@pytest.mark.slow
 def test_whitening_is_the_one_computed_by_hand(tmp_path, kspace):
     """Noise of coil 0 is 2 a, of coil 1 a + b, with independent a and b of sigma 1 in each part: C = [[4, 2], [2, 2]].
 
@@ -76,6 +78,7 @@ def test_whitening_is_the_one_computed_by_hand(tmp_path, kspace):
             load(write_mrd(path, [(wrong, {"flags": NOISE}), *mrd_lines(kspace)], (X, Y, 1)))
 
 
+@pytest.mark.slow
 def test_the_noise_level_is_that_of_the_samples_after_every_step(tmp_path):
     rng = np.random.default_rng(0)
     mix = np.array([[3, 0], [1 + 1j, 0.5]])
@@ -93,6 +96,7 @@ def test_the_noise_level_is_that_of_the_samples_after_every_step(tmp_path):
     np.testing.assert_allclose(flat @ flat.conj().T / (2 * flat.shape[1]), 0.25 * np.eye(2), atol=0.02)
 
 
+@pytest.mark.slow
 def test_oversampling_is_cut_from_the_image(tmp_path, kspace):
     wide = centred(np.fft.fftn, np.pad(centred(np.fft.ifftn, kspace, (-2,)), [(0, 0), (0, 0), (12, 12), (0, 0)]), (-2,))
     (found, record) = load(write_mrd(tmp_path / "a.h5", mrd_lines(wide), (2 * X, Y, 1), keep=X))
@@ -109,6 +113,7 @@ def test_oversampling_is_cut_from_the_image(tmp_path, kspace):
     assert "partial-echo" in kinds(record)
 
 
+@pytest.mark.slow
 def test_a_3d_scan_is_decoupled_along_its_readout(tmp_path):
     rng = np.random.default_rng(1)
     volume = rng.normal(size=(2, 6, 20, 32)) * np.hanning(32) + 3  # coils, z, y, x: the outer x are oversampling
@@ -123,6 +128,7 @@ def test_a_3d_scan_is_decoupled_along_its_readout(tmp_path):
     assert record.slices == 16
 
 
+@pytest.mark.slow
 def test_calibration_lines_fill_what_the_image_lacks(tmp_path, kspace):
     image, centre = mrd_lines(kspace, range(0, Y, 2)), mrd_lines(2 * kspace, range(6, 14), flags=CALIBRATION)
     path = tmp_path / "a.h5"
@@ -139,6 +145,7 @@ def test_calibration_lines_fill_what_the_image_lacks(tmp_path, kspace):
     assert "calibration-left-out" in kinds(record)
 
 
+@pytest.mark.slow
 def test_partial_fourier_is_named_and_other_lines_are_left_out(tmp_path, kspace):
     lines = mrd_lines(kspace, range(6, Y))
     lines += [(kspace[0, :, :, 0], {"flags": [ismrmrd.ACQ_IS_NAVIGATION_DATA]})] * 3
@@ -162,6 +169,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", WRONG)
 def test_what_cannot_be_read_is_refused_by_its_name(message, tmp_path, kspace):
     header, labels = WRONG[message]
@@ -171,11 +179,13 @@ def test_what_cannot_be_read_is_refused_by_its_name(message, tmp_path, kspace):
         load(write_mrd(tmp_path / "a.h5", lines, (X, Y, 1), **header))
 
 
+@pytest.mark.slow
 def test_the_word_cartesian_is_known_in_any_case(tmp_path, kspace):
     (found, _) = load(write_mrd(tmp_path / "a.h5", mrd_lines(kspace), (X, Y, 1), trajectory="Cartesian"))
     np.testing.assert_array_equal(found.kspace, kspace)
 
 
+@pytest.mark.slow
 def test_a_file_of_the_other_h5_format_names_its_own(tmp_path, kspace):
     mine = write_mrd(tmp_path / "a.h5", mrd_lines(kspace), (X, Y, 1))
     other = write_fastmri(tmp_path / "b.h5", kspace)
@@ -186,6 +196,7 @@ def test_a_file_of_the_other_h5_format_names_its_own(tmp_path, kspace):
         np.testing.assert_array_equal(found.kspace, kspace)
 
 
+@pytest.mark.slow
 def test_the_patient_of_the_header_is_one_subject_and_no_name_is_kept(tmp_path, kspace):
     subject = "<subjectInformation><patientName>Mueller</patientName><patientID>P-77</patientID></subjectInformation>"
     for stem in ("a_1", "b_1"):

@@ -171,6 +171,7 @@ def test_refusals(tmp_path):
             import_data("nifti", [path], "s", tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif("FEDRECON_REAL_DATA" not in os.environ, reason="FEDRECON_REAL_DATA is not set")
 def test_real_volumes_become_three_sites(tmp_path):

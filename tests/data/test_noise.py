@@ -69,6 +69,7 @@ def test_it_says_that_it_cannot_tell():
     assert estimate_noise(np.zeros((1, 1, 64, 64), np.complex64)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_given_sigma_is_kept_by_every_format_and_an_unknown_one_is_none(name, tmp_path):
     (tmp_path / "in").mkdir()

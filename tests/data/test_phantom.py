@@ -74,6 +74,7 @@ ORDER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", PROTOCOLS)
 def test_tissues_in_the_image_have_the_contrasts_order(contrast):
     protocol, size = PROTOCOLS[contrast], 240
@@ -117,6 +118,7 @@ def test_coil_maps_have_unit_sum_of_squares_and_differ(n_coils):
     assert n_coils == 1 or np.abs(maps[0] - maps[1]).max() > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("contrast", "size", "n_coils"), [("t1w", 64, 1), ("t2w", 97, 4), ("flair", 128, 2)])
 def test_kspace_is_centred_noisy_as_stated_and_of_smooth_phase(contrast, size, n_coils):
     one = scan(generator(7), PROTOCOLS[contrast], size, n_coils)
@@ -139,6 +141,7 @@ def test_cropped_kspace_keeps_dc_at_the_middle(size, factor):
     assert np.argwhere(np.abs(crop(flat, size)) > 1).tolist() == [[size // 2, size // 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", PROTOCOLS)
 def test_phase_breaks_the_conjugate_symmetry(contrast):
     one = scan(generator(7), PROTOCOLS[contrast], 65, 1)
@@ -191,6 +194,7 @@ def test_split_counts(subjects, expected):
     assert tuple(counts[split] for split in ("train", "validation", "test")) == expected
 
 
+@pytest.mark.slow
 def test_two_hospitals_of_one_contrast_and_coils_for_all(tmp_path: Path):
     paths = simulate(tmp_path, sites=["north:t2w", "south:t2w"], subjects=1, size=48, coils=3)
     north, south = (Shard.open(path) for path in paths)
@@ -208,6 +212,7 @@ def people():
     return [synthetic_tissues(generator(i, "person"), 4.0, POSITION, POSITION) for i in range(20)]
 
 
+@pytest.mark.slow
 def test_synthesised_tissues_are_shares_of_heads_in_air(people):
     for tissues in people:
         total = np.sum(list(tissues.values()), axis=0)
@@ -221,6 +226,7 @@ def test_synthesised_tissues_are_shares_of_heads_in_air(people):
         assert 0 < volume["csf"] < volume["grey"] + volume["white"]
 
 
+@pytest.mark.slow
 def test_each_synthesised_subject_has_folds_and_a_size_of_its_own(people):
     """Grey matter of any two subjects overlaps less than that of any two that deform one atlas; and heads differ more.
 

@@ -84,6 +84,7 @@ TAMPERED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["noted before", "never seen"])
 @pytest.mark.parametrize("case", TAMPERED)
 def test_a_shard_that_was_changed_is_refused_until_it_is_sealed_anew(case, first, make_shard, settled):
@@ -117,6 +118,7 @@ UNHASHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["noted before", "never seen"])
 @pytest.mark.parametrize("case", UNHASHED)
 def test_an_attribute_outside_the_content_hash_is_sealed_and_enters_no_digest(case, first, make_shard, settled):
@@ -135,6 +137,7 @@ def test_an_attribute_outside_the_content_hash_is_sealed_and_enters_no_digest(ca
     assert after.attributes_hash != before.attributes_hash
 
 
+@pytest.mark.slow
 def test_a_shard_without_a_seal_of_its_attributes_is_accepted_and_gets_one(make_shard):
     path = make_shard(origin="phantom")
     whole = Shard.open(path)
@@ -178,6 +181,7 @@ def test_sealing_what_is_sealed_writes_nothing(make_shard):
     assert Stamp.of(path) == before
 
 
+@pytest.mark.slow
 def test_the_data_are_read_once_for_each_state_of_the_file(make_shard, monkeypatch, settled):
     path, read = make_shard(), []
     check = Shard.check_hash
@@ -194,6 +198,7 @@ def test_the_data_are_read_once_for_each_state_of_the_file(make_shard, monkeypat
     assert len(read) == 3
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_just_now_is_not_noted(make_shard, cache):
     path = make_shard()
     open_sealed(path)

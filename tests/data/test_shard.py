@@ -137,6 +137,7 @@ def _sum(shard: Shard) -> float:
     return float(np.abs(shard.kspace("a_1")).sum())
 
 
+@pytest.mark.slow
 def test_several_processes_read_one_shard(make_shard):
     shard = Shard.open(make_shard())
     with multiprocessing.get_context("forkserver").Pool(3) as pool:

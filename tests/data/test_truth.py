@@ -35,6 +35,7 @@ def write(folder, truth=True):
     return Shard.open(folder / "north.h5")
 
 
+@pytest.mark.slow
 def test_the_truth_is_the_phantom_without_its_noise():
     """Of one coil the noisy image is truth e^(i phase) + n: the difference of the magnitudes has the known sigma."""
     one = scan(generator(3), PROTOCOLS["flair"], 32, 1)
@@ -45,6 +46,7 @@ def test_the_truth_is_the_phantom_without_its_noise():
     assert one.reference[:, :2, :2].mean() == pytest.approx(one.noise * math.sqrt(math.pi / 2), rel=0.3)
 
 
+@pytest.mark.slow
 def test_a_shard_keeps_the_truth_and_its_seal_guards_it(tmp_path):
     shard = write(tmp_path)
     (volume,) = shard.split("test")

@@ -134,6 +134,7 @@ def test_dc_of_real_kspace_is_in_the_middle(raw, name):
     assert all(abs(int(p) - n // 2) <= 2 for p, n in zip(peak, energy.shape, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_coils_combine(raw):
     """Eight real coils, 24 x 24 calibration: the combined image keeps nearly all of the energy that RSS has.

@@ -35,6 +35,7 @@ def test_the_seed_alone_makes_the_mask(name, shape):
     assert (mask.sample(shape, 2**62 + 5) != mask.sample(shape, 5)).any() or name == "equispaced_fraction"
 
 
+@pytest.mark.slow
 @every
 @settings(max_examples=25, deadline=None)
 @given(
@@ -176,6 +177,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian2d", "poisson2d", "radial"])
 def test_the_density_falls_off(name):
     """Rings around DC: denser inside, averaged over draws; and all four quadrants alike."""
@@ -189,6 +191,7 @@ def test_the_density_falls_off(name):
     assert max(quadrants) / min(quadrants) < 1.1
 
 
+@pytest.mark.slow
 def test_the_normal_density_is_the_one_stated():
     """Few points of many: their spread is width * sqrt(N//2) = 2 * sqrt(64) = 16 pixels."""
     mask = make_mask("gaussian2d", acceleration=100, center_fraction=0.01, width=2)
@@ -237,6 +240,7 @@ def test_a_draw_is_fast(name):
     assert min(seconds) < 0.03
 
 
+@pytest.mark.slow
 def test_masks_load_no_torch():
     code = "import sys, fedrecon.sites.imaging.masks; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -28,6 +28,7 @@ single_coil = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(cases)
 def test_adjointness(given_case):

@@ -142,6 +142,7 @@ def count(name, n_channels_complex=False, scale=2, **parameters):
     return sum(p.numel() for p in network.parameters())
 
 
+@pytest.mark.slow
 def test_published_sizes():
     """EDSR-baseline x2 has 1,369,859 on three channels: 1,367,553 on one. SRCNN 9-1-5 has 8,032 weights, 97 biases."""
     assert count("edsr") == 1_369_859 - 2 * 64 * 9 - 2 * (64 * 9 + 1)

@@ -53,6 +53,7 @@ def test_what_is_wrong_is_refused_with_what_is_allowed(given, said):
         NetworkChoice.parse(given)
 
 
+@pytest.mark.slow
 def test_choosing_loads_no_torch():
     code = (
         "import sys; from fedrecon.strategies.networks.choice import NetworkChoice as C;"

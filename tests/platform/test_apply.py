@@ -56,6 +56,7 @@ def undersampled():
     return (rng.standard_normal((1, 32, 32)) + 1j * rng.standard_normal((1, 32, 32))).astype(np.complex64) * mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", RATES)
 def test_a_shard_is_measured_by_the_operator_of_the_site_that_it_names(runs, workspace, consortium, tmp_path, site):
     """The scores of the file are those of the run at that site, and of no other."""
@@ -101,6 +102,7 @@ def test_a_dry_run_writes_nothing(runs, workspace, consortium, tmp_path):
     assert sorted(workspace.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "wide"), [("north", 4), ("scan", 2)])
 def test_a_picture_is_the_panel_of_the_run(runs, workspace, consortium, tmp_path, monkeypatch, name, wide):
     """Four images a slice with a reference, two without; the caption says site, split, operator and run."""
@@ -121,6 +123,7 @@ def test_a_picture_is_the_panel_of_the_run(runs, workspace, consortium, tmp_path
         assert image.width < (wide + 1) * 2.3 * 110
 
 
+@pytest.mark.slow
 def test_the_mean_of_an_evaluation_is_the_unweighted_mean_of_its_rows(runs, workspace):
     found = fedrecon.evaluate("own", accelerations=[2, 4], workspace=workspace)
     assert [(row["mask"], row["acceleration"], row["model"]) for row in found["means"]] == [
@@ -139,6 +142,7 @@ def test_the_mean_of_an_evaluation_is_the_unweighted_mean_of_its_rows(runs, work
     assert own["means"][0]["psnr"] == pytest.approx(runs["own"].mean["psnr"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_draws_where_pictures_may_leave(runs, workspace):
     found = fedrecon.evaluate("own", ["evaluation.panels=auto"], workspace=workspace)
     names = [path.rsplit("/", 1)[1] for path in found["pictures"]]
@@ -147,6 +151,7 @@ def test_an_evaluation_draws_where_pictures_may_leave(runs, workspace):
     assert fedrecon.evaluate("own", workspace=workspace)["pictures"] == []
 
 
+@pytest.mark.slow
 def test_an_override_acts_and_one_of_the_training_is_refused(runs, workspace):
     given = fedrecon.evaluate("alike", ["operator.acceleration=2"], workspace=workspace)
     asked = fedrecon.evaluate("alike", accelerations=[2], workspace=workspace)
@@ -171,6 +176,7 @@ def test_a_changed_operator_reconstructs_and_is_noted(runs, workspace, consortiu
         fedrecon.reconstruct("alike", consortium["north"], tmp_path / "y.h5", ["name=x"], workspace=workspace)
 
 
+@pytest.mark.slow
 def test_the_table_has_units_split_and_the_paths(runs, workspace, capsys):
     called = Called(capsys, "evaluate", "--acceleration", "2", "alike", "--workspace", workspace)
     assert called.code == 0
@@ -210,6 +216,7 @@ def test_devices_shares_and_threads_are_said_of_sites_that_are_alike_in_one_line
     assert in_words({"b": members["b"]}, {}) == ["b: H200, shared by the sites of this process, 1 thread"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_run_writes_nothing_and_knows_its_digest(runs, workspace, consortium, tmp_path, capsys):
     import yaml
 

@@ -40,6 +40,7 @@ def course(consortium, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fedavg", "local", "scaffold"])
 def test_the_first_best_round_is_scored_exported_and_applied(course, tmp_path, strategy):
     """It is as if the run had ended there, and interrupted after any round it is the same."""
@@ -57,6 +58,7 @@ def test_the_first_best_round_is_scored_exported_and_applied(course, tmp_path, s
     assert bits(tmp_path / "cut", cut) == bits(tmp_path / "best", best)
 
 
+@pytest.mark.slow
 def test_patience_ends_the_training(course, tmp_path):
     """After round 2, two validations are not better: an equal one is not better."""
     ended, _ = course("ended", rounds=6, patience=2)
@@ -69,6 +71,7 @@ def test_patience_ends_the_training(course, tmp_path):
     assert on.rounds == 6
 
 
+@pytest.mark.slow
 def test_the_weights_that_a_training_begins_with_may_stay_the_best(course, tmp_path):
     """They are round 0: exported if no round is better, and counted by patience; an interruption changes nothing."""
     first, _ = course("warm", rounds=1)
@@ -91,6 +94,7 @@ def test_the_weights_that_a_training_begins_with_may_stay_the_best(course, tmp_p
     assert (taken.kept_round, taken.trained_rounds, taken.sites) == (0, 0, best.sites)
 
 
+@pytest.mark.slow
 def test_who_runs_an_experiment_is_told_of_its_rounds_alone(course, consortium, tmp_path, monkeypatch):
     """Not of the weights that it begins with: a scheduler counts rounds. A run that goes on tells the same."""
     first, _ = course("told", rounds=1)
@@ -111,6 +115,7 @@ def test_who_runs_an_experiment_is_told_of_its_rounds_alone(course, consortium, 
     assert told() == [1, 2]  # it is finished
 
 
+@pytest.mark.slow
 def test_after_a_death_before_round_1_the_weights_it_begins_with_are_not_scored_again(course, tmp_path, monkeypatch):
     first, _ = course("dies", rounds=1)
     given = {"keep": "best", "start": first.digest}
@@ -122,6 +127,7 @@ def test_after_a_death_before_round_1_the_weights_it_begins_with_are_not_scored_
     assert (result.resumed_from, result.kept_round, result.validation["mean/psnr"]) == (0, 0, 26)
 
 
+@pytest.mark.slow
 def test_the_kept_round_is_taken_over(course, tmp_path):
     """A run that differs in what is no training ends at the round that the first one kept."""
     first, _ = course("shared", "local", keep="best", patience=2)
@@ -130,6 +136,7 @@ def test_the_kept_round_is_taken_over(course, tmp_path):
     assert (taken.kept_round, taken.trained_rounds, taken.sites) == (2, 0, first.sites)
 
 
+@pytest.mark.slow
 def test_the_kept_round_can_be_lost_and_is_then_named(course, tmp_path):
     best, _ = course("lost", keep="best")
     folder = RunFolder(tmp_path / "lost", best.digest)

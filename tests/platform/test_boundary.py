@@ -137,6 +137,7 @@ def test_names_are_shown_escaped_and_markup_stays_text():
     assert stream.getvalue().count("[/red][bold]x\\x1b[2J") == 4
 
 
+@pytest.mark.slow
 def test_the_command_line_is_one_line_when_it_is_wrong(call):
     number = "9" * 5000
     for argv in (
@@ -169,6 +170,7 @@ def experiment(tmp_path):
     return tmp_path / "small.yaml"
 
 
+@pytest.mark.slow
 def test_a_plus_in_a_site_and_marks_in_the_workspace_work(call, experiment, mlflow_template, tmp_path):
     workspace = tmp_path / "w 1#y+ü"
     workspace.mkdir()
@@ -193,6 +195,7 @@ def test_a_path_that_no_address_of_a_database_can_hold_is_refused(call, experime
     assert {one.name for one in tmp_path.iterdir()} <= {"sim", "small.yaml", name}  # no database beside the workspace
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_or_written_is_one_line(experiment, tmp_path):
     """As a process without root's right to ignore permissions; others than root have no such right."""
     np.save(tmp_path / "a_1.npy", np.ones((4, 4), np.complex64))
@@ -240,6 +243,7 @@ def test_an_address_that_is_no_store_is_refused(uri, says):
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_no_mlflow_or_says_nothing_is_refused():
     import socket
     import threading
@@ -310,6 +314,7 @@ def test_overrides_may_stand_behind_options(call, experiment):
     assert "'seed'" in call("run", experiment, "--in-process", "seed").err
 
 
+@pytest.mark.slow
 def test_nothing_that_runs_code_is_ever_loaded():
     """No ``torch.load``, no pickle, no arrays of objects: a file cannot bring code with it."""
     for folder in ("platform", "sites", "strategies", "tune", "src/fedrecon"):

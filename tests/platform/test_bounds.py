@@ -59,6 +59,7 @@ def _numbers(schema, path=""):
                 yield from _numbers(inner, f"{path}/{key}")
 
 
+@pytest.mark.slow
 def test_the_classes_are_all_there():
     names = {one.rsplit(".", 1)[1] for one in KINDS}
     assert {"Training", "Resources", "Evaluation", "Experiment", "Adaptation", "Sweep", "Study", "Grappa"} <= names
@@ -171,6 +172,7 @@ def test_the_estimate_of_the_weights_is_near_their_number(name):
     assert estimate < MOST_WEIGHTS / 10
 
 
+@pytest.mark.slow
 def test_the_schema_for_editors_has_the_bounds():
     from fedrecon.platform.config.schema import json_schema
 

@@ -49,6 +49,7 @@ def request(federation):
     return federation.method.request(federation.begin())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CHANGES)
 def test_between_two_rounds(case, federation):
     executor, path, asked = federation.executor(), federation.paths["middle"], request(federation)
@@ -61,6 +62,7 @@ def test_between_two_rounds(case, federation):
         executor.evaluate(asked, "test")
 
 
+@pytest.mark.slow
 def test_while_a_site_trains(federation, monkeypatch):
     executor, path = federation.executor(), federation.paths["middle"]
     site = executor.sites["middle"]
@@ -70,6 +72,7 @@ def test_while_a_site_trains(federation, monkeypatch):
         list(executor.fit(request(federation)))
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_cut_while_a_site_trains_is_named_and_the_driver_lives(federation, monkeypatch):
     executor, path = federation.executor(), federation.paths["north"]
     list(executor.fit(request(federation)))
@@ -81,6 +84,7 @@ def test_a_shard_that_is_cut_while_a_site_trains_is_named_and_the_driver_lives(f
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [os.utime, lambda path: _copy(path).replace(path)], ids=["touched", "copied"])
 def test_a_file_with_the_same_content_goes_on(change, federation):
     executor = federation.executor()

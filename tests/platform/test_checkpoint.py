@@ -39,6 +39,7 @@ vectors = hnp.arrays(
 names = st.text(min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     shared=vectors,
@@ -381,6 +382,7 @@ def test_only_flat_float32_is_saved(tmp_path):
     assert Checkpoints(tmp_path).latest() is None
 
 
+@pytest.mark.slow
 def test_a_hundred_megabytes_are_saved_in_about_a_file_write(tmp_path):
     big = np.random.default_rng(0).standard_normal(25_000_000, dtype=np.float32)
     start = time.process_time()

@@ -65,6 +65,7 @@ def trained(consortium, workspace, tmp_path_factory):
     return path, workspace, results
 
 
+@pytest.mark.slow
 def test_run_json_has_the_promised_keys_and_finished_runs_are_not_run_again(call, trained):
     path, workspace, results = trained
     again = call("run", path, "--in-process", "--workspace", workspace, "--json")
@@ -103,6 +104,7 @@ def test_artifacts_of_a_run(trained):
     assert _artifact(workspace, results["fedavg"], "panels/north.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_local_shares_nothing_and_its_parts_are_published_when_it_is_asked_again_with_consent(trained):
     path, workspace, results = trained
     assert results["local"].bytes_up == results["local"].bytes_down == 0
@@ -128,6 +130,7 @@ def test_local_shares_nothing_and_its_parts_are_published_when_it_is_asked_again
         _artifact(workspace, results["local"], "private/middle.safetensors")
 
 
+@pytest.mark.slow
 def test_evaluate_under_the_run_s_own_operator_gives_the_run_s_own_scores(call, trained):
     _, workspace, results = trained
     found = call("evaluate", results["fedavg"].digest, "--workspace", workspace, "--json")
@@ -138,6 +141,7 @@ def test_evaluate_under_the_run_s_own_operator_gives_the_run_s_own_scores(call, 
         assert row["psnr"] == pytest.approx(results["fedavg"].sites[row["site"]]["psnr"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_evaluate_other_operators(trained):
     _, workspace, results = trained
     rows = evaluate(results["fedavg"].run_id, mask="gaussian2d", accelerations=(2, 4), workspace=workspace)["rows"]
@@ -149,6 +153,7 @@ def test_evaluate_other_operators(trained):
     assert all(a > b for a, b in zip(easy, hard, strict=True))
 
 
+@pytest.mark.slow
 def test_evaluate_says_whose_network_it_was(trained, tmp_path):
     _, workspace, results = trained
     own = evaluate(results["local"].digest, workspace=workspace)["rows"]
@@ -189,6 +194,7 @@ def test_reconstruct_a_shard(call, trained, consortium, tmp_path):
     assert nmse == pytest.approx(results["fedavg"].sites["south"]["nmse"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_reconstruct_undersampled_k_space_as_it_was_measured(call, trained, tmp_path):
     _, workspace, results = trained
     rng = np.random.default_rng(0)
@@ -282,6 +288,7 @@ def test_a_broken_shard_is_shown_beside_the_sound_ones(call, tmp_path):
     assert "NaN" in shown.err
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_given_for_data_that_changed(call, tmp_path, mlflow_template):
     paths, workspace = write_consortium(tmp_path / "sites"), tmp_path / "workspace"
     workspace.mkdir()
@@ -302,6 +309,7 @@ def test_a_finished_run_is_not_given_for_data_that_changed(call, tmp_path, mlflo
     assert again.json["digest"] != first.json["digest"]
 
 
+@pytest.mark.slow
 def test_simulate_and_inspect(call, tmp_path):
     made = call("data", "simulate", tmp_path / "demo", "--sites", "t1w", "flair", "--subjects", 3, "--size", 32)
     assert made.code == 0
@@ -335,6 +343,7 @@ def test_classical_reconstructors_train_nothing(call, consortium, workspace, tmp
     )
 
 
+@pytest.mark.slow
 def test_rerun_keeps_the_older_run(call, consortium, workspace, tmp_path):
     path = written(tmp_path, consortium, seed=7, training={"rounds": 1})
     first = call("run", path, "--in-process", "--workspace", workspace, "--json").json

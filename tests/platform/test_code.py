@@ -102,6 +102,7 @@ def edited(monkeypatch):
     return edit
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_other_code_is_returned_with_one_line_that_names_the_file(given, workspace, edited):
     first = run(given, workspace=workspace, in_process=True)
     assert run(given, workspace=workspace, in_process=True).mean == first.mean  # the same code: not a word
@@ -113,6 +114,7 @@ def test_a_finished_run_of_other_code_is_returned_with_one_line_that_names_the_f
         TrainedRun.load(workspace, first.digest)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_taken_over_says_so_too(given, workspace, edited):
     run(given, workspace=workspace, in_process=True)
     edited()
@@ -121,6 +123,7 @@ def test_a_training_that_is_taken_over_says_so_too(given, workspace, edited):
         assert run(other, workspace=workspace, in_process=True).trained_rounds == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_under_other_code_keeps_the_code_of_its_first_rounds(given, workspace, edited):
     from fedrecon.platform.storage.workspace import RunFolder
 

@@ -53,6 +53,7 @@ def test_what_is_not_there_is_said(tmp_path):
         open_sites({})
 
 
+@pytest.mark.slow
 def test_what_a_network_is_built_for(tmp_path, consortium):
     shards = open_sites({name: str(path) for name, path in consortium.items()})
     kind = images(shards)

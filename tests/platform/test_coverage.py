@@ -38,6 +38,7 @@ def finished(consortium, mlflow_template, tmp_path_factory):
     return run(given, workspace=workspace, in_process=True), workspace, given
 
 
+@pytest.mark.slow
 def test_a_run_reports_its_temperature_and_coverage(finished):
     result, workspace, _ = finished
     folder = RunFolder(workspace, result.digest)
@@ -62,6 +63,7 @@ def test_a_run_reports_its_temperature_and_coverage(finished):
     assert f"{result.uncertainty['temperature']:.2f}" in in_words(result.uncertainty)
 
 
+@pytest.mark.slow
 def test_what_comes_after_takes_the_temperature_of_the_run(finished, consortium, tmp_path):
     result, workspace, given = finished
     factor = result.uncertainty["temperature"]
@@ -88,6 +90,7 @@ def test_what_comes_after_takes_the_temperature_of_the_run(finished, consortium,
     assert tested.mean["coverage"]["n_pixels"] == result.mean["coverage"]["n_pixels"]
 
 
+@pytest.mark.slow
 def test_a_panel_shows_the_spread_beside_the_error(finished):
     from PIL import Image
 

@@ -17,6 +17,7 @@ from fedrecon.platform.storage.workspace import RunFolder
 OWNERS = {"checkpoint": (History, "extend"), "journal": (os, "fsync"), "wire": (WireLog, "_append")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OWNERS)
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     consortium, mlflow_template, tmp_path, monkeypatch, capfd, what

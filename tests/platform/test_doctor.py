@@ -35,6 +35,7 @@ def statuses(check) -> list[str]:
     return [one.status for one in check]
 
 
+@pytest.mark.slow
 def test_this_machine_is_fine_and_a_bad_folder_of_shards_is_not(call, consortium):
     found = call("doctor", "--in-process", "--json", "--sites", consortium["north"].parent)
     wrong = [one for one in found.json["findings"] if one["status"] == "wrong"]

@@ -23,6 +23,7 @@ def workspace(mlflow_template, tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_scored_again_it_has_the_run_s_own_scores(case, consortium, workspace):
     name = case.split(",")[0]

@@ -310,6 +310,7 @@ def test_scores_are_due_every_so_often_and_after_the_last_round():
     assert [number for number in range(1, 8) if one.scores_due(number)] == [3, 6, 7]
 
 
+@pytest.mark.slow
 def test_the_schema_accepts_the_files_that_are_there_and_refuses_others():
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed (Ray brings it)")
     schema = json_schema()
@@ -332,6 +333,7 @@ def test_the_schema_accepts_the_files_that_are_there_and_refuses_others():
     json.dumps(schema)
 
 
+@pytest.mark.slow
 def test_reading_an_experiment_loads_no_torch_ray_or_mlflow():
     code = (
         "import sys; from fedrecon.platform.config.experiment import Experiment\n"

@@ -104,6 +104,7 @@ def test_sites_open_their_shards_in_waves_of_the_cpus(executor: Any, monkeypatch
     assert list(one.actors) == list(SITES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [RayStoreTransport(), SharedMemoryTransport("here", 1 << 30)], ids=["store", "shared"])
 def test_a_request_is_stored_once_for_all_calls_and_only_while_it_lives(
     made: Transport, monkeypatch: pytest.MonkeyPatch

@@ -1,12 +1,15 @@
 """Bad inputs over every command: none ends in a traceback, in death or in silence (``make fuzz`` runs 20,000)."""
 
 import fuzz
+import pytest
 
 
+@pytest.mark.slow
 def test_a_thousand_bad_inputs_end_in_words(tmp_path):
     assert fuzz.fuzz(tmp_path, 1000, seed=20, run=fuzz.in_process) == []
 
 
+@pytest.mark.slow
 def test_one_of_them_as_a_process(tmp_path):
     assert fuzz.fuzz(tmp_path, 1, seed=21, run=fuzz.as_process) == []
 

@@ -39,6 +39,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_written_file_runs_as_it_is(call, folder):
     done = call("init", "--sites", folder, "--out", "my.yaml", "--json", *SMALL, "training.rounds=1", "name=mine")
     assert done.code == 0

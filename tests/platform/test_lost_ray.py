@@ -171,6 +171,7 @@ def asked(executor):
         executor._mark_dead("a", 2, str(dead))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["unavailable", "died", "silence"])
 def test_a_run_whose_ray_is_lost_ends_and_counts_no_restart(ray, error, monkeypatch):
     """Whatever Ray says of the member: that it died, that it is not available, or nothing."""
@@ -214,6 +215,7 @@ def test_who_ends_without_a_word_has_a_last_one(end, words):
     assert done.stderr.splitlines().count(last_word.TEXT) == words
 
 
+@pytest.mark.slow
 def test_a_process_that_was_terminated_has_another_last_word():
     """SIGTERM comes, and Ray's C++ part ends the process before its own code does."""
     code = (

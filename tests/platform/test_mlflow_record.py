@@ -104,6 +104,7 @@ def test_a_name_begins_with_what_differs(consortium):
     assert max(map(len, names)) <= 60
 
 
+@pytest.mark.slow
 def test_the_store_has_params_the_experiment_datasets_and_one_model(workspace, runs, consortium):
     run, client = logged(workspace, runs[0])
     assert len(run.data.params) == 8
@@ -119,6 +120,7 @@ def test_the_store_has_params_the_experiment_datasets_and_one_model(workspace, r
     assert (model.name, str(model.status)) == ("network", "READY")
 
 
+@pytest.mark.slow
 def test_sending_all_of_it_again_writes_nothing_twice(workspace, runs):
     from fedrecon.platform.storage.journal import Sent
     from fedrecon.platform.storage.tracking.sender import Sender
@@ -144,6 +146,7 @@ def test_a_wide_picture_lies_at_the_top_of_its_tile():
     assert not opaque[SMALL // 4 :].any()
 
 
+@pytest.mark.slow
 def test_round_0_is_pictured_once_and_changes_no_bit(consortium, tmp_path, monkeypatch):
     from fedrecon.platform.federation.scorer import Scorer
 
@@ -212,6 +215,7 @@ def test_pyfunc_loads_it_in_a_process_of_its_own_and_gives_the_same_pixels(works
         register(RunFolder(workspace, "0" * 16), "knee")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fedbn", "local", "fedper"])
 def test_sites_with_networks_of_their_own_have_a_model_only_by_consent(strategy, consortium, tmp_path, undersampled):
     from tiny import NETWORKS

@@ -71,6 +71,7 @@ def test_many_sites_stand_in_rows_of_four_under_a_line_that_says_what_they_are()
     assert (samples[:head] != shown[:head]).any()  # no reference, no error there
 
 
+@pytest.mark.slow
 def test_of_very_many_samples_those_of_the_same_sites_are_shown():
     """Every site of a prior sends its own; what pooled sites draw together has a name of its own."""
     many, every = Mosaic(names(2 * MOST)), names(2 * MOST)
@@ -128,6 +129,7 @@ class Told(Progress):
         self.said.append(message)
 
 
+@pytest.mark.slow
 def test_a_site_that_cannot_draw_costs_a_run_its_pictures_and_nothing_else(consortium, tmp_path, monkeypatch):
     import fedrecon.sites.scoring.picture as drawing
 
@@ -149,6 +151,7 @@ def test_a_site_that_cannot_draw_costs_a_run_its_pictures_and_nothing_else(conso
     assert [path.name for path in (RunFolder(tmp_path, result.digest).path / "panels").iterdir()] == ["sites.png"]
 
 
+@pytest.mark.slow
 def test_a_round_is_committed_before_it_is_drawn_and_drawn_after_a_crash(consortium, tmp_path, monkeypatch):
     whole, picture = [], Scorer.picture
     monkeypatch.setattr(mosaic, "FEW", 0)  # small pictures cost less

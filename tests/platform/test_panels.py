@@ -26,6 +26,7 @@ def columns(image):
     return [image[50:-40, i * width + 20 : (i + 1) * width - 10] for i in range(4)]
 
 
+@pytest.mark.slow
 def test_it_is_a_small_png_with_four_images_that_are_seen(drawn):
     reference, zero_filled, output, error = columns(pixels(drawn[2]))
     assert len(drawn[2]) < 300_000
@@ -48,12 +49,14 @@ def test_the_error_map_shows_a_wrong_reconstruction(drawn):
     assert bad[:, -30:].mean() - bad[:, :30].mean() > 100
 
 
+@pytest.mark.slow
 def test_complex_images_are_shown_by_their_magnitude(drawn):
     reference, wrong, png = drawn
     turned = (reference * 1j).astype(np.complex64)
     assert np.abs(pixels(panel(turned, wrong, turned, 1.0, "site a, slice 1")) - pixels(png)).max() <= 2
 
 
+@pytest.mark.slow
 def test_one_input_one_picture(drawn):
     reference, wrong, png = drawn
     assert panel(reference, wrong, reference, 1.0, "site a, slice 1") == png

@@ -301,6 +301,7 @@ def test_every_law_is_written_down():
     assert [law.wants for laws in LAWS.values() for law in laws if f"- {law.wants}\n" not in page] == []
 
 
+@pytest.mark.slow
 def test_the_examples_keep_every_law(tmp_path, capsys):
     for path in write_examples(tmp_path):
         called = Called(capsys, "check-plugin", path, "--json")
@@ -322,6 +323,7 @@ CHECKED = {"strategies": ["fedbn"], "networks": ["srcnn"], "masks": ["random"], 
 """Of the kinds with many, the ones that are checked here: all of them take half a minute."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAWS)
 def test_fedrecon_s_own_keep_them(kind, folder):
     own, _ = OWN[kind]

@@ -64,6 +64,7 @@ def finished(consortium, mlflow_template, tmp_path_factory):
         yield folder, result
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_plug_ins_and_is_evaluated_when_the_files_are_gone(finished, consortium, tmp_path):
     workspace, result = finished
     rows = fedrecon.evaluate(result.digest, workspace=workspace)["rows"]

@@ -28,6 +28,7 @@ def given(paths, **more):
     }
 
 
+@pytest.mark.slow
 def test_one_key_keeps_a_person_one_subject_and_two_keys_are_refused(tmp_path):
     key = tmp_path / "shared.key"
     first = Shard.open(hospital(tmp_path / "a", tmp_path / "one", key))
@@ -80,6 +81,7 @@ def test_no_k_space_tells_whether_a_name_is_right(tmp_path):
     assert np.allclose(first.reference(first.volumes[0].name), second.reference(second.volumes[0].name))
 
 
+@pytest.mark.slow
 def test_a_test_finds_another_key_and_another_hospital_under_a_known_name(tmp_path):
     key = tmp_path / "shared.key"
     ours = hospital(tmp_path / "a", tmp_path / "one", key)

@@ -13,6 +13,7 @@ from fedrecon.platform.inference import reconstruct
 from fedrecon.sites.errors import InputError, RunError
 
 
+@pytest.mark.slow
 def test_a_shard_on_another_node_is_compared_with_its_seals_there(tmp_path, monkeypatch):
     """Without Ray: the node's answer is made in this process."""
     paths = {name: str(path) for name, path in write_consortium(tmp_path).items()}

@@ -259,6 +259,7 @@ def trained(consortium, tmp_path_factory):
     return workspace, found
 
 
+@pytest.mark.slow
 def test_an_export_scores_elsewhere_as_here_and_holds_nothing_private(call, trained, consortium, tmp_path):
     workspace, found = trained
     result, _ = found["fedavg"]
@@ -278,6 +279,7 @@ def test_an_export_scores_elsewhere_as_here_and_holds_nothing_private(call, trai
     assert call("runs", "export", result.digest, "--out", out, "--workspace", workspace).code == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_was_set_aside_is_exported_under_its_digest(call, trained, consortium, tmp_path):
     workspace, found = trained
     digest = found["fedavg"][0].digest
@@ -327,6 +329,7 @@ def test_the_mean_is_of_the_rounds_that_all_sites_have():
     assert curves.mean_of({}) == ([], [])
 
 
+@pytest.mark.slow
 def test_plot_writes_a_png_and_an_svg(call, trained, tmp_path):
     workspace, _ = trained
     done = call("plot", "fedavg", "--out", tmp_path / "p", "--workspace", workspace, "--json").json

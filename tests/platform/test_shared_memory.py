@@ -159,6 +159,7 @@ def test_another_process_opens_it_and_it_goes_with_the_last() -> None:
     assert done.stdout.strip() == "[1.0, 2.0]", done.stderr
 
 
+@pytest.mark.slow
 def test_files_and_memory_stay_flat_even_if_vectors_outlive_their_buffer(tiny_messages: None) -> None:
     before, kept = files(), []
     for number in range(100):

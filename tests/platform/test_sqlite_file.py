@@ -79,6 +79,7 @@ def test_damage_is_seen_and_a_sound_or_busy_file_is_none(database, what):
     assert damage(database)
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_set_aside_and_a_new_one_gets_all(database, tmp_path, mlflow_template, monkeypatch):
     def made(path, artifacts):
         if not path.exists():

@@ -162,6 +162,7 @@ def trained(consortium, workspace):
     return {name: fedrecon.run(one, workspace=workspace, in_process=True) for name, one in made.items()}
 
 
+@pytest.mark.slow
 def test_a_run_scores_against_zero_padding(trained, workspace):
     """Rows name the degradation; ``zero_filled`` is zero-padded k-space, the same for every method."""
     mscan, bicubic = trained["mscan"], trained["bicubic"]
@@ -193,6 +194,7 @@ def test_the_self_ensemble_takes_the_training_of_the_other_and_scores_otherwise(
     assert one["zero_filled"] == other["zero_filled"]
 
 
+@pytest.mark.slow
 def test_evaluate_under_other_degradations(trained, workspace):
     rows = evaluate(trained["mscan"].digest, workspace=workspace)["rows"]
     for row in rows:
@@ -205,6 +207,7 @@ def test_evaluate_under_other_degradations(trained, workspace):
     assert all(a > b for a, b in zip(easy, hard, strict=True))
 
 
+@pytest.mark.slow
 def test_what_works_in_kspace_is_evaluated_where_there_is_some(trained, workspace):
     assert evaluate(trained["low_rank"].digest, scales=(4,), workspace=workspace)["rows"]
     with pytest.raises(InputError, match=r"'low_rank'.*'bicubic'"):
@@ -226,6 +229,7 @@ def test_evaluate_refuses_what_is_not_of_this_task(trained, workspace, options, 
         evaluate(trained["mscan"].digest, workspace=workspace, **options)
 
 
+@pytest.mark.slow
 def test_reconstruct_a_shard_with_references_degrades_it_first(trained, consortium, workspace, tmp_path):
     out = tmp_path / "images.h5"
     done = reconstruct(trained["mscan"].digest, consortium["south"], out, workspace=workspace)
@@ -238,6 +242,7 @@ def test_reconstruct_a_shard_with_references_degrades_it_first(trained, consorti
     assert nmse == pytest.approx(trained["mscan"].sites["south"]["nmse"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_k_space_of_low_resolution_is_enlarged_as_it_is(trained, workspace, consortium, tmp_path):
     kspace = np.array(Shard.open(consortium["north"]).kspace("north-test"))
     np.save(tmp_path / "scan.npy", kspace)
@@ -274,6 +279,7 @@ def test_an_empty_slice_is_enlarged_to_an_empty_slice(trained, workspace, tmp_pa
     assert made[..., 0].max() > 0
 
 
+@pytest.mark.slow
 def test_the_spread_of_an_enlarged_volume_lies_beside_it_in_the_same_space(consortium, mlflow_template, tmp_path):
     shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
     given = {
@@ -331,6 +337,7 @@ def test_enlarged_volumes_lie_where_the_small_ones_lay(axes, scale, tmp_path):
     assert sorted(np.round(large.header.get_zooms(), 4)) == pytest.approx([1 / scale, 1.5 / scale, 5], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_nifti_volume_is_enlarged_in_its_space(trained, workspace, tmp_path):
     source, out = volume(tmp_path / "scan.nii"), tmp_path / "scan-x2.nii.gz"
     done = reconstruct(trained["bicubic"].digest, source, out, workspace=workspace)

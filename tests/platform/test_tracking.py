@@ -91,6 +91,7 @@ def test_metrics_are_buffered_until_a_flush(store, name):
     assert store.find(tracker.run_id).status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_more_than_one_batch_is_written_whole(store, name):
     tracker = start(store, name, params={f"p{i}": str(i) for i in range(230)})
     tracker.set_tags({f"t{i}": "x" for i in range(130)})
@@ -349,6 +350,7 @@ def test_processes_that_open_one_digest_together_share_one_run(tmp_path):
     assert len(run_store(None, tmp_path).client.search_runs(["1"])) == 1
 
 
+@pytest.mark.slow
 def test_importing_the_contract_loads_no_mlflow():
     import subprocess
 

@@ -80,6 +80,7 @@ def scores(result):
     return {"sites": result.sites, "mean": result.mean, "validation": result.validation}
 
 
+@pytest.mark.slow
 def test_every_committed_round_is_yielded_before_the_result(pair, tmp_path):
     store = MemoryStore()
     course = begin(experiment(pair, "fedavg"), tmp_path, store)
@@ -100,6 +101,7 @@ def test_every_committed_round_is_yielded_before_the_result(pair, tmp_path):
     assert [one.info.status for one in store.runs] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_yields_its_rounds_again_and_trains_nothing(pair, tmp_path):
     store, given = MemoryStore(), experiment(pair, "fedavg")
     first, result = finish(begin(given, tmp_path, store))
@@ -109,6 +111,7 @@ def test_a_finished_run_yields_its_rounds_again_and_trains_nothing(pair, tmp_pat
     assert len(store.runs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "after"), [("fedavg", 0), ("fedavg", 1), ("local", 3), ("fedavg", ROUNDS)])
 def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path, strategy, after):
     given = experiment(pair, strategy, optimizer_state="keep")
@@ -132,6 +135,7 @@ def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path
         assert points == [(one.step, one.value) for one in calm.runs[0].points if one.key == key]
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_recorded_as_failed(pair, tmp_path, monkeypatch):
     from fedrecon.platform.federation.round_loop import rounds
 
@@ -148,6 +152,7 @@ def test_a_failing_run_is_recorded_as_failed(pair, tmp_path, monkeypatch):
     assert [one.info.status for one in store.runs] == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_damaged_after_the_end_is_not_evaluated_as_the_round_before(pair, tmp_path):
     _, result = finish(begin(experiment(pair, "fedavg"), tmp_path, MemoryStore(), keep_checkpoints=True))
     folder = RunFolder(tmp_path, result.digest)
@@ -161,6 +166,7 @@ def test_a_checkpoint_that_is_damaged_after_the_end_is_not_evaluated_as_the_roun
         TrainedRun.of(folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_round_beyond_the_last_is_no_finished_run(pair, tmp_path):
     """The run goes on from the round before, to the same bits."""
     given = experiment(pair, "fedavg")
@@ -182,6 +188,7 @@ def other(given, **evaluation):
     return {**given, "evaluation": {**given["evaluation"], **evaluation}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "training"),
     [("fedavg", {}), ("fedavg", {"optimizer_state": "keep"}), ("local", {}), ("ditto", {})],
@@ -216,6 +223,7 @@ def test_what_differs_only_in_its_evaluation_takes_the_training_over(pair, tmp_p
     assert len(psnr) == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_took_a_training_over_can_be_evaluated_by_itself(pair, tmp_path):
     """Also where each site has its own network, and after the run that trained was set aside."""
     given, store = experiment(pair, "local"), MemoryStore()
@@ -228,6 +236,7 @@ def test_a_run_that_took_a_training_over_can_be_evaluated_by_itself(pair, tmp_pa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fedavg", "local"])
 def test_a_take_over_that_was_cut_short_goes_on(pair, tmp_path, strategy):
     given, store = experiment(pair, strategy), MemoryStore()
@@ -246,6 +255,7 @@ def test_a_take_over_that_was_cut_short_goes_on(pair, tmp_path, strategy):
     assert len(store.runs) == 2
 
 
+@pytest.mark.slow
 def test_rerun_trains_again(pair, tmp_path):
     given, store = experiment(pair, "fedavg"), MemoryStore()
     finish(begin(given, tmp_path, store))
@@ -255,6 +265,7 @@ def test_rerun_trains_again(pair, tmp_path):
     assert "fedrecon.trained_by" not in store.runs[1].info.tags
 
 
+@pytest.mark.slow
 def test_a_training_that_is_not_finished_is_not_taken_over(pair, tmp_path):
     given, store = experiment(pair, "fedavg"), MemoryStore()
     course = begin(given, tmp_path, store)
@@ -264,6 +275,7 @@ def test_a_training_that_is_not_finished_is_not_taken_over(pair, tmp_path):
     assert (result.trained_rounds, result.resumed_from) == (ROUNDS, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"operator": {"mask": "random", "acceleration": 2}}, {"strategy": {"name": "fedprox"}}]
 )
@@ -274,6 +286,7 @@ def test_what_trains_otherwise_trains_itself(pair, tmp_path, change):
     assert result.trained_rounds == 1
 
 
+@pytest.mark.slow
 def test_a_classical_reconstructor_yields_no_round(pair, tmp_path):
     given, store = {**experiment(pair, "fedavg"), "reconstructor": "zero_filled"}, MemoryStore()
     seen, result = finish(begin(given, tmp_path, store))
@@ -284,6 +297,7 @@ def test_a_classical_reconstructor_yields_no_round(pair, tmp_path):
     assert (again, told.run_id) == ([], result.run_id)
 
 
+@pytest.mark.slow
 def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     """The tags stand where a sweep looks for them."""
     from fedrecon.platform.storage.tracking.store import run_store
@@ -307,6 +321,7 @@ def test_in_mlflow_too(pair, tmp_path, mlflow_template, monkeypatch):
     assert Path(client.download_artifacts(taken.run_id, "weights.safetensors")).is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_missed_a_reply_is_for_those_who_allowed_it(pair, tmp_path):
     """It goes on without whom it left out before, says so, and serves nobody who asked for every reply."""
     whole, store = experiment(pair, "fedavg"), MemoryStore()

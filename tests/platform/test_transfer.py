@@ -47,6 +47,7 @@ def run(given, workspace):
     return fedrecon.run(given, workspace=workspace, in_process=True)
 
 
+@pytest.mark.slow
 def test_it_takes_over_the_training_and_scores_as_evaluate_does(paths, workspace):
     own = run(described(paths), workspace)
     elsewhere = run(described(paths, test={"operator": {"acceleration": 2.5, "noise": 3.0}}), workspace)
@@ -63,6 +64,7 @@ def test_it_takes_over_the_training_and_scores_as_evaluate_does(paths, workspace
         assert elsewhere.sites[site]["zero_filled"]["psnr"] < one["zero_filled"]["psnr"]
 
 
+@pytest.mark.slow
 def test_evaluate_and_a_test_block_fix_one_of_a_mix(paths, workspace):
     mixed = {"mask": {"choice": ["random", "gaussian2d"]}, "acceleration": {"uniform": [2, 3]}, "center_fraction": 0.1}
     own = run(described(paths, operator=mixed), workspace)
@@ -86,6 +88,7 @@ def test_evaluate_and_a_test_block_fix_one_of_a_mix(paths, workspace):
     assert {(row["mask"], row["acceleration"]) for row in halves} == {("random/gaussian2d", 2)}
 
 
+@pytest.mark.slow
 def test_without_a_training_to_take_over_it_trains_first_as_a_run_of_its_own(paths, workspace):
     given = described(paths, seed=5, test={"operator": {"acceleration": 2.0}})
     elsewhere = run(given, workspace)
@@ -98,6 +101,7 @@ def test_without_a_training_to_take_over_it_trains_first_as_a_run_of_its_own(pat
     assert store.find(elsewhere.run_id).run_id != store.find(own.run_id).run_id
 
 
+@pytest.mark.slow
 def test_what_is_done_with_it_is_done_with_the_run_that_was_tested(paths, workspace):
     own = run(described(paths), workspace)
     elsewhere = run(described(paths, test={"operator": {"acceleration": 2.0}}), workspace)
@@ -105,6 +109,7 @@ def test_what_is_done_with_it_is_done_with_the_run_that_was_tested(paths, worksp
     assert TrainedRun.load(workspace, elsewhere.run_id).experiment.test is None
 
 
+@pytest.mark.slow
 def test_a_site_that_did_not_train_is_tested(paths, workspace):
     result = run(described(paths, leave_out=["south"], test={"sites": {"south": paths["south"]}}), workspace)
     assert list(result.sites) == ["south"]
@@ -112,6 +117,7 @@ def test_a_site_that_did_not_train_is_tested(paths, workspace):
     assert result.sites["south"]["psnr"] == pytest.approx(again[0]["psnr"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_runs_and_tests_keep_the_scores_of_the_validation_subjects_apart(paths, workspace):
     """A study chooses by them. Those of a training are its last validation; a test scores them under its operator."""
     own = run(described(paths), workspace)
@@ -134,6 +140,7 @@ def test_runs_and_tests_keep_the_scores_of_the_validation_subjects_apart(paths, 
         )
 
 
+@pytest.mark.slow
 def test_where_each_hospital_has_its_own_network_theirs_are_averaged(paths, workspace):
     test = {"sites": {"south": paths["south"]}}
     given = described(paths, "local", leave_out=["south"], publish_private="all", test=test)
@@ -147,6 +154,7 @@ def test_where_each_hospital_has_its_own_network_theirs_are_averaged(paths, work
     assert result.sites["south"]["psnr"] == pytest.approx(np.mean(list(by_model.values())), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_published_private_part_is_used_at_a_site_that_did_not_train(paths, workspace):
     shared = {"leave_out": ["south"], "publish_private": "all"}
     test = {"sites": {"south": paths["south"]}, "unseen": "average"}
@@ -208,6 +216,7 @@ def test_an_empty_test_is_none_and_older_digests_stand(paths):
     assert "test" not in one.shown()
 
 
+@pytest.mark.slow
 def test_the_digest_holds_where_and_how_it_is_tested_but_not_where_the_files_lie(paths, tmp_path):
     def digest(test, **changes):
         one = Experiment.read(described(paths, leave_out=["south"], test=test, **changes))
@@ -228,6 +237,7 @@ def test_the_digest_holds_where_and_how_it_is_tested_but_not_where_the_files_lie
     assert len({base, *others}) == 6
 
 
+@pytest.mark.slow
 def test_a_training_that_has_not_come_to_its_end_is_not_taken_over(paths, workspace):
     """As a rerun that was killed leaves it: a note of the training, and a checkpoint of its first round."""
     given = described(paths, seed=11)
@@ -242,6 +252,7 @@ def test_a_training_that_has_not_come_to_its_end_is_not_taken_over(paths, worksp
     assert again.sites == own.sites
 
 
+@pytest.mark.slow
 def test_what_is_set_aside_is_taken_over_by_nobody(paths, workspace):
     from fedrecon.platform.storage.workspace import find_trained
 
@@ -251,6 +262,7 @@ def test_what_is_set_aside_is_taken_over_by_nobody(paths, workspace):
     assert find_trained(workspace, own.training_digest) is None
 
 
+@pytest.mark.slow
 def test_who_agrees_to_publish_is_said_by_the_test_and_not_by_the_training(paths, workspace):
     """Trained without a word of it, tested with everybody's consent."""
     shared = {"leave_out": ["south"], "seed": 13}
@@ -261,6 +273,7 @@ def test_who_agrees_to_publish_is_said_by_the_test_and_not_by_the_training(paths
     assert list(result.sites) == ["south"]
 
 
+@pytest.mark.slow
 def test_a_killed_test_goes_on_and_is_tested_once(paths, workspace):
     given = described(paths, seed=9, test={"operator": {"acceleration": 2.0}})
     first = run(given, workspace)

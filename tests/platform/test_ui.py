@@ -20,6 +20,7 @@ from fedrecon.platform.terminal.own_origin import guarded
 from fedrecon.sites.errors import InputError, RunError
 
 
+@pytest.mark.slow
 def test_the_command_serves_the_workspace_with_one_worker(tmp_path):
     line = ui.command("127.0.0.1", 5001)
     assert line[1:4] == ["-m", "uvicorn", "--factory"]
@@ -93,6 +94,7 @@ def test_it_opens_on_the_saved_view_that_a_run_left(mlflow_template, tmp_path):
     assert (first["metricKey"], first["type"]) == ("validation/mean/psnr", "LINE")
 
 
+@pytest.mark.slow
 def test_it_opens_on_experiments_not_on_the_sweeps_own_runs(mlflow_template, tmp_path):
     shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
     store = run_store(None, tmp_path)

@@ -63,6 +63,7 @@ def rows(workspace, newcomer, **options):
     return evaluate(runs["fedper"], sites=newcomer(), workspace=place, **options)["rows"]
 
 
+@pytest.mark.slow
 def test_without_a_rule_nothing_is_guessed(workspace, newcomer):
     with pytest.raises(InputError, match=r"'newcomer' did not train.*average, nearest or fine-tune"):
         rows(workspace, newcomer)
@@ -101,6 +102,7 @@ def at_newcomer(workspace, newcomer, rule, published=(), epochs=None):
     return trained, RULES[rule](UnseenSite(trained, "newcomer", shard, operator, unseen))
 
 
+@pytest.mark.slow
 def test_the_average_is_the_mean_of_the_published_files(workspace, newcomer):
     trained, site = at_newcomer(workspace, newcomer, "average", ["all"])
     found = private_of(site)
@@ -111,6 +113,7 @@ def test_the_average_is_the_mean_of_the_published_files(workspace, newcomer):
     assert {row["model"] for row in rows(workspace, newcomer, unseen="average", published=["all"])} == {"average"}
 
 
+@pytest.mark.slow
 def test_the_nearest_has_the_best_validation_score_and_bears_its_name(workspace, newcomer):
     trained, site = at_newcomer(workspace, newcomer, "nearest", ["north", "south"])
     published = {}
@@ -125,6 +128,7 @@ def test_the_nearest_has_the_best_validation_score_and_bears_its_name(workspace,
     assert all(np.array_equal(got[name], own[name]) for name in own)
 
 
+@pytest.mark.slow
 def test_a_fine_tune_moves_the_private_part_alone_and_is_repeatable(workspace, newcomer):
     trained, site = at_newcomer(workspace, newcomer, "fine-tune", epochs=2)
     assert site.name == "fine-tuned 2 epochs from the first weights"

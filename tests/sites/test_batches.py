@@ -246,6 +246,7 @@ def test_volumes_are_opened_once(north, monkeypatch):
     assert len(opened) == len(set(opened)) == 2  # k-space and reference
 
 
+@pytest.mark.slow
 def test_training_and_scoring_write_nothing_back(consortium, tmp_path):
     def contents():
         return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in consortium.items()}

@@ -127,6 +127,7 @@ def test_gradient_magnitudes_by_hand():
     assert LOSSES["gradient_magnitude"](inverted, same).item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sum_of_losses_is_the_weighted_sum():
     image, given = drawn()
     weights = {"l1": 2.0, "gradient_profile": 0.5}

@@ -42,6 +42,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["north", "middle"])
 def test_a_slice_is_measured_as_under_the_fixed_operator_that_it_drew(consortium, site):
     """Mask, k-space, coil maps and image are those of a fixed operator, bit for bit, in training and in scoring."""
@@ -93,6 +94,7 @@ def test_scores_draw_from_mask_seed_subject_and_slice_alone(consortium, tmp_path
     assert torch.equal(together.operator.mask[1], here.scoring([here.items[1]], 0).operator.mask[0])
 
 
+@pytest.mark.slow
 def test_what_is_drawn_has_the_distribution_that_was_asked_for():
     drawn = [Undersampling.read(BOTH).drawn(n) for n in range(400)]
     rates = np.array([one.acceleration for one in drawn])
@@ -118,6 +120,7 @@ class Drawing(Federation):
         return Mixed(masks=(one.mask,), rates=rates, noise=one.noise, fixed_mask=one.fixed_mask)
 
 
+@pytest.mark.slow
 def test_a_mix_of_one_value_trains_to_the_bits_of_that_value(consortium):
     one = experiment({"mask": {"choice": ["random"]}, "acceleration": {"choice": [4]}})
     assert one == experiment({"mask": "random", "acceleration": 4})
@@ -126,6 +129,7 @@ def test_a_mix_of_one_value_trains_to_the_bits_of_that_value(consortium):
     assert bits(Drawing(*given, rounds=2).train()) == bits(Federation(*given, rounds=2).train())
 
 
+@pytest.mark.slow
 def test_training_over_a_mix_has_the_same_bits_from_sent_plans_and_when_it_goes_on(consortium):
     """A Ray actor starts from a pickled plan; a resumed run from a committed round, in a new process."""
     paths = {"north": consortium["north"], "middle": consortium["middle"]}

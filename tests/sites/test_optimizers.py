@@ -39,6 +39,7 @@ one.step()
 """
 
 
+@pytest.mark.slow
 def test_a_site_loads_no_compiler_and_no_scipy_and_who_asks_for_the_compiler_gets_the_real_one(
     consortium: dict[str, Path],
 ) -> None:

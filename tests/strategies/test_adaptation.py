@@ -59,6 +59,7 @@ def test_the_objective_by_hand():
     assert adaptation._variation(step).item() == pytest.approx(4 * 2 / 16)
 
 
+@pytest.mark.slow
 def test_neither_term_depends_on_the_number_of_coils():
     """Of an image under maps of unit length the data term is that of one coil, whatever their number; so one ``tv``."""
     for coils in (1, 3):
@@ -82,6 +83,7 @@ def test_the_published_objective_is_ours_times_a_constant():
     assert (Adaptation().steps, Adaptation().rate) == (1200, 0.01)
 
 
+@pytest.mark.slow
 def test_what_the_others_are_changes_no_bit_of_a_slice(prior):
     one, other = data(coils=2), data(coils=2, seed=1)
     kspace = torch.cat([one.kspace[:1], other.kspace[1:]])
@@ -98,6 +100,7 @@ def test_what_the_others_are_changes_no_bit_of_a_slice(prior):
     assert not torch.equal(first.image[1], second.image[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coils", [1, 3])
 @pytest.mark.parametrize("variables", [("z",), ("w", "weights"), ("noise",), ("weights",), ("phase",), DEFAULT])
 def test_slices_together_are_as_each_alone(prior, coils, variables, monkeypatch):
@@ -113,6 +116,7 @@ def test_slices_together_are_as_each_alone(prior, coils, variables, monkeypatch)
     assert together.loss[-1].sum() < together.loss[0].sum(), together.loss[-1] - together.loss[0]
 
 
+@pytest.mark.slow
 def test_the_prior_stays_as_it_is_and_twice_gives_the_same_bits(prior):
     before = {name: one.clone() for name, one in prior.state_dict().items()}
     first, second = (adapt(settings(), prior, *some(data(), 0, 1)) for _ in range(2))
@@ -121,6 +125,7 @@ def test_the_prior_stays_as_it_is_and_twice_gives_the_same_bits(prior):
     assert all(one.grad is None for one in prior.parameters())
 
 
+@pytest.mark.slow
 def test_the_data_s_unit_changes_nothing(prior, monkeypatch):
     monkeypatch.setattr(adaptation, "EPS", 1e-3)
     one, two = (adapt(settings(), prior, *some(data(scale=scale), 0, 1)) for scale in (1.0, 1e3))
@@ -178,6 +183,7 @@ def test_where_a_mask_measures_whole_columns_whole_columns_are_held_out(name):
     assert not adaptation._split(0, mask, subject)[1].any()
 
 
+@pytest.mark.slow
 def test_the_loss_never_sees_what_is_held_out(prior):
     """Other values in the samples held out: the same path, to the bit; only what is kept may differ."""
     measurement, subject = some(data(), 0, 1)
@@ -191,6 +197,7 @@ def test_the_loss_never_sees_what_is_held_out(prior):
     assert torch.equal(loss, other)
 
 
+@pytest.mark.slow
 def test_the_image_that_fits_the_held_out_samples_best_is_kept(prior, monkeypatch):
     measurement, subject = some(data(), 0, 1)
     judged = []
@@ -207,6 +214,7 @@ def test_the_image_that_fits_the_held_out_samples_best_is_kept(prior, monkeypatc
     assert fitted.kept.tolist() == torch.stack(judged).argmin(dim=0).tolist()
 
 
+@pytest.mark.slow
 def test_a_slice_is_done_for_itself_whoever_goes_on(prior, monkeypatch):
     """One that gets no better is not moved on by a company that does."""
     monkeypatch.setattr(adaptation, "EPS", 1e-3)
@@ -219,6 +227,7 @@ def test_a_slice_is_done_for_itself_whoever_goes_on(prior, monkeypatch):
     assert together.steps == max(one.steps for one in alone)
 
 
+@pytest.mark.slow
 def test_under_bfloat16_every_variable_still_moves_the_image(prior):
     measurement, subject = some(data(), 0, 1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -227,12 +236,14 @@ def test_under_bfloat16_every_variable_still_moves_the_image(prior):
     torch.testing.assert_close(fitted.loss[-1], exact.loss[-1], rtol=0.2, atol=0)
 
 
+@pytest.mark.slow
 def test_it_stops_when_no_slice_gets_better(prior):
     chosen = settings(rate=1e-9, steps=400, patience=20, variables=("weights",))
     assert adapt(chosen, prior, *some(data(), 0, 1)).steps < 100
     assert adapt(settings(holdout=0, steps=40, patience=20), prior, *some(data(), 0)).steps == 40
 
 
+@pytest.mark.slow
 def test_an_untrained_prior_does_not_depend_on_what_was_learned(prior):
     measurement = some(data(), 0)
     control = settings(prior="untrained", steps=3)
@@ -242,6 +253,7 @@ def test_an_untrained_prior_does_not_depend_on_what_was_learned(prior):
     assert not torch.equal(adapt(settings(steps=3), other, *measurement).image, expected)
 
 
+@pytest.mark.slow
 def test_a_smooth_phase_that_the_maps_do_not_hold_is_found():
     """Data of the prior's own image times a phase: without the variable the measured samples cannot be met."""
     torch.manual_seed(1)
@@ -288,6 +300,7 @@ def test_noise_maps_stay_standardised_and_large_ones_zero(prior):
             assert not one.any()
 
 
+@pytest.mark.slow
 def test_an_empty_slice_stays_finite(prior):
     measurement, _ = some(data(), 0)
     empty = measure(0 * measurement.kspace, measurement.operator.mask, measurement.operator.maps)

@@ -113,6 +113,7 @@ def test_with_sgd_the_variates_are_those_of_option_two(consortium):
         np.testing.assert_allclose(executor.sites[site].memory.values["c_i"], values, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_first_round_of_scaffold_is_fedavg_s_and_the_second_is_not(consortium):
     fedavg = Federation(make_strategy("fedavg", {}), consortium, training={"optimizer": "sgd"})
     ours, theirs = Commits(None), Commits(None)
@@ -131,6 +132,7 @@ def test_an_absent_site_s_variate_stays_in_c():
     assert merged.extra["c"].tolist() == [10]  # 8 + 6 / 3
 
 
+@pytest.mark.slow
 def test_scaffold_sends_twice_as_much_both_ways(consortium):
     record = Commits(None)
     scaffold(consortium).train(record=record)
@@ -176,6 +178,7 @@ def test_a_server_optimiser_averages_running_statistics_and_steps_parameters(nam
     assert set(method.begin(f32(1), np.array([False])).extra) == {"m", "v"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if issubclass(kind, FedOpt)])
 def test_the_running_statistics_of_a_trained_network_are_the_mean_of_the_sites(name, consortium):
     one = Federation(make_strategy(name, {"server_rate": 0.1}), consortium, network={**UNET, "norm": "batch"}, rounds=1)
@@ -207,6 +210,7 @@ def test_ten_rounds_of_fedadam_follow_the_recurrence_in_double_precision():
 # Ditto
 
 
+@pytest.mark.slow
 def test_ditto_s_shared_network_is_fedavg_and_its_personal_one_goes_from_local_to_it(consortium, tmp_path):
     def train(name, **parameters):
         folder = tmp_path / f"{name}{parameters.get('lam', '')}"

@@ -127,6 +127,7 @@ SERVER_STEPS = ("fedadam", "fedyogi")
 """The server does not take the mean as it is, not even of one site."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECONSTRUCTS)
 def test_one_site_alone_is_plain_training(name, consortium):
     network = NETWORKS.get(name, UNET)

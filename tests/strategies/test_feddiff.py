@@ -151,6 +151,7 @@ def error(image, expected):
     return ((image - expected).abs().square().sum() / expected.abs().square().sum()).sqrt().item()
 
 
+@pytest.mark.slow
 def test_with_a_gaussian_prior_it_tends_to_the_posterior_mean():
     one, mean = measured()
     denoise, expected = gaussian(one, mean)
@@ -161,6 +162,7 @@ def test_with_a_gaussian_prior_it_tends_to_the_posterior_mean():
     assert found[100] < 1e-3 < found[20] < found[4] < error(one.zero_filled, expected) / 2
 
 
+@pytest.mark.slow
 def test_the_noise_of_the_measurement_is_used():
     """With ten times the noise the same samples count less; without a known level the setting holds."""
     one, mean = measured()
@@ -236,6 +238,7 @@ def test_patches_need_their_position():
         make_strategy("feddiff", {"patch": 8}).build(blind, images)
 
 
+@pytest.mark.slow
 def test_one_training_serves_every_operator(consortium, mlflow_template, tmp_path):
     import shutil
 

@@ -59,6 +59,7 @@ class Batch:
         self.scale = torch.full((4,), 2.0)
 
 
+@pytest.mark.slow
 def test_one_step_is_the_published_one():
     """Non-saturating logistic losses, R1 with gamma 10 on reals, Adam(0, 0.99), no mixing: written out."""
     method, batch = gimp(mixing=0), Batch()
@@ -297,6 +298,7 @@ def finished(consortium, mlflow_template, tmp_path_factory):
     return given, run(given, workspace=place, in_process=True), place
 
 
+@pytest.mark.slow
 def test_between_rounds_a_prior_is_seen_by_what_it_draws(finished):
     from fedrecon.platform.storage.tracking.store import run_store
 
@@ -320,6 +322,7 @@ def test_between_rounds_a_prior_is_seen_by_what_it_draws(finished):
     assert "private" not in {one.path for one in client.list_artifacts(result.run_id)}
 
 
+@pytest.mark.slow
 def test_another_operator_starts_at_stage_two(finished):
     given, first, place = finished
     other = run({**given, "operator": {"mask": "gaussian2d", "acceleration": 2}}, workspace=place, in_process=True)
@@ -327,6 +330,7 @@ def test_another_operator_starts_at_stage_two(finished):
     assert other.mean["psnr"] != first.mean["psnr"]
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_at_any_operator_and_at_a_site_that_never_trained_without_a_rule(finished, tmp_path):
     _, result, place = finished
     rows = evaluate(result.digest, mask="uniform2d", accelerations=[2, 4], workspace=place)["rows"]
@@ -341,6 +345,7 @@ def test_it_is_evaluated_at_any_operator_and_at_a_site_that_never_trained_withou
         evaluate(result.digest, sites={"newcomer": str(path)}, unseen="average", workspace=place)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_discriminator(consortium):
     one = Federation(gimp(**EVERY_OPTION), consortium, None, STYLE, {"augment": False})
     executor = one.executor()

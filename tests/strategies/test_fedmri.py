@@ -130,6 +130,7 @@ def test_the_server_keeps_every_encoder_of_the_round_and_only_that():
     assert merged.extra["previous/a"].tolist() == [2, 4]
 
 
+@pytest.mark.slow
 def test_bytes_of_a_round(consortium):
     """Less than FedAvg by the decoder; the negatives cost one encoder more for each site, from round 2 on."""
 
@@ -149,6 +150,7 @@ def test_bytes_of_a_round(consortium):
     assert all(one.extra_up == one.extra_down == 0 for one in (*whole, *part))
 
 
+@pytest.mark.slow
 def test_without_the_term_it_is_partial_sharing_alone(consortium):
     from fedrecon.strategies.partial import Partial
 
@@ -157,6 +159,7 @@ def test_without_the_term_it_is_partial_sharing_alone(consortium):
     assert bits(Federation(FedMRI(), consortium).train())["shared"] != bits(plain)["shared"]
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_averaged_with_the_encoder_and_stay_out_of_the_term(consortium, monkeypatch):
     """Running means would be counted as weights if the term looked at the shared vector as a whole."""
     from fedrecon.strategies import fedmri
@@ -175,6 +178,7 @@ def test_batch_statistics_are_averaged_with_the_encoder_and_stay_out_of_the_term
     assert all(np.isfinite(values).all() for values in (state.shared, *state.extra.values()))
 
 
+@pytest.mark.slow
 def test_a_site_of_one_batch_never_feels_the_term_and_an_absent_one_is_no_negative(consortium, tmp_path):
     one = Federation(FedMRI(), consortium, tmp_path, rounds=3)
     executor = one.executor()

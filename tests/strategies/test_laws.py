@@ -67,6 +67,7 @@ def replied(consortium, tmp_path_factory):
     return get
 
 
+@pytest.mark.slow
 @every
 def test_training_moves_what_it_should(name, trained):
     one, executor, record, state, private, _ = trained(name)
@@ -107,6 +108,7 @@ def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, consortium
     assert all_scores(executor, one.method.request(resumed)) == scores
 
 
+@pytest.mark.slow
 @every
 def test_a_restarted_site_loads_its_committed_memory_alone(name, trained):
     """A new executor, from the state and the memory on disk, scores to the bit as the one that trained."""
@@ -116,6 +118,7 @@ def test_a_restarted_site_loads_its_committed_memory_alone(name, trained):
     assert all(kept == private[member] for member, kept in private_bits(executor).items() if kept)
 
 
+@pytest.mark.slow
 @every
 def test_a_fit_asked_twice_gives_the_same_reply(name, consortium, tmp_path):
     one = federation(name, consortium, tmp_path, rounds=1)
@@ -130,6 +133,7 @@ def test_a_fit_asked_twice_gives_the_same_reply(name, consortium, tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 @every
 def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be_written_to(
     name, consortium, tmp_path, trained
@@ -155,6 +159,7 @@ def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be
     assert private_bits(executor) == private
 
 
+@pytest.mark.slow
 def test_pictures_change_nothing_and_are_one_a_site(consortium, tmp_path, trained):
     one, executor, _, state, private, scores = trained("fedgimp")
     request = one.method.request(state)
@@ -167,6 +172,7 @@ def test_pictures_change_nothing_and_are_one_a_site(consortium, tmp_path, traine
     assert all_scores(executor, request) == scores
 
 
+@pytest.mark.slow
 @every
 def test_a_private_value_is_in_no_reply(name, consortium, tmp_path):
     """Private parameters and memory are set to numbers that occur nowhere else; no reply then holds one."""
@@ -222,6 +228,7 @@ def test_missing_members_leave_a_state_over_those_that_replied(name, replied):
         np.testing.assert_allclose(after.shared, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NEUTRAL)
 def test_at_its_neutral_parameters_a_strategy_is_fedavg_to_the_bit(name, consortium):
     fedavg = fedavg_like(name, consortium, rounds=2)
@@ -230,6 +237,7 @@ def test_at_its_neutral_parameters_a_strategy_is_fedavg_to_the_bit(name, consort
     assert neutral.train().shared.tobytes() == expected.shared.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NEUTRAL)
 def test_at_other_parameters_it_is_not(name, consortium, trained):
     _, _, _, state, private, _ = trained(name)
@@ -249,6 +257,7 @@ def test_a_strategy_without_neutral_parameters_says_why(name):
     assert kind.__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.kind.trains_on_operator])
 def test_a_strategy_that_says_so_trains_the_same_under_every_operator(name, consortium, trained):
     _, _, _, state, _, _ = trained(name)
@@ -257,6 +266,7 @@ def test_a_strategy_that_says_so_trains_the_same_under_every_operator(name, cons
     assert bits(other.train(executor)) == bits(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind.trains_on_operator])
 def test_the_others_do_not(name, consortium, trained):
     _, _, _, state, private, _ = trained(name)
@@ -287,6 +297,7 @@ def test_moments_that_are_kept_make_a_difference(keep, reset, consortium, traine
     assert bits(trained(keep)[3]) != bits(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fedavg", "fedavg_keep", "scaffold", "fedmri", "fedgimp"])
 def test_members_that_miss_rounds_go_on_from_their_own_memory(name, consortium, tmp_path):
     """South is away in round 2: in round 3 it takes its memory of round 1, before and after a restart."""
@@ -318,6 +329,7 @@ def _fit(executor, request, away):
             yield TrainReply(**{**reply.__dict__, "shared": reply.shared.copy()})
 
 
+@pytest.mark.slow
 def test_lost_memory_is_an_error_and_no_new_start(consortium, tmp_path):
     one = federation("local", consortium, tmp_path / "memory", rounds=1)
     state = one.train()
@@ -356,6 +368,7 @@ def test_weights_go_by_name_whatever_the_order(consortium):
     assert merge(replies=replies).shared.tobytes() == forward.tobytes()
 
 
+@pytest.mark.slow
 def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consortium, tmp_path, trained):
     """A site alone in its process replies the same bits as among others in one."""
     one = trained("fedmri")[0]

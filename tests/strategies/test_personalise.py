@@ -65,6 +65,7 @@ def pair(consortium):
     return {name: consortium[name] for name in ("north", "middle")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", SHARING)
 def test_the_last_rounds_are_local_from_the_shared_weights(pair, tmp_path, strategy):
     """What is shared stays at the last shared round; each site has its own; an interruption changes no bit."""
@@ -90,6 +91,7 @@ def test_the_last_rounds_are_local_from_the_shared_weights(pair, tmp_path, strat
     assert {r["site"]: r["psnr"] for r in rows} == pytest.approx({s: one["psnr"] for s, one in result.sites.items()})
 
 
+@pytest.mark.slow
 def test_the_rest_stays_as_it_was_shared(pair, tmp_path):
     _, run = finish(given_for(pair, "fedavg", {"rounds": 2, "parts": "head"}), tmp_path)
     assert set(own(run, "north")) < set(shared(run))
@@ -133,6 +135,7 @@ def test_no_local_rounds_are_the_method_itself(pair):
     assert Experiment.read(one.as_dict()) == one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "personalise"), [("fedavg", None), ("fedavg", {"rounds": 1}), ("pooled", None)])
 def test_an_unseen_site_fine_tunes_from_the_shared_weights(pair, consortium, tmp_path, strategy, personalise):
     result, run = finish(given_for(pair, strategy, personalise), tmp_path)
@@ -149,6 +152,7 @@ def test_an_unseen_site_fine_tunes_from_the_shared_weights(pair, consortium, tmp
             evaluate(result.digest, workspace=tmp_path, sites=everywhere, unseen="nearest")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fedavg", "fedbn", "local"])
 def test_a_warm_start_begins_with_the_weights_of_the_run(pair, tmp_path, strategy):
     """Without a round the network is that of the run; what a site keeps for itself starts there too."""
@@ -164,6 +168,7 @@ def test_a_warm_start_begins_with_the_weights_of_the_run(pair, tmp_path, strateg
     assert named.digest == again.digest
 
 
+@pytest.mark.slow
 def test_another_network_and_private_parts_are_no_start(pair, tmp_path):
     local, _ = finish(given_for(pair, "local", rounds=1), tmp_path)
     with pytest.raises(InputError, match="for themselves"):

@@ -164,6 +164,7 @@ def test_replies_whose_scores_would_not_be_finite_end_the_run(name, replied, tmp
     assert record.checkpoints.latest() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_flipped_bit_in_a_private_memory_ends_the_run(name, consortium, tmp_path):
     one = federation(name, consortium, tmp_path, rounds=1)

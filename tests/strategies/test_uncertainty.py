@@ -73,6 +73,7 @@ def repeated(one, times):
     return SimpleNamespace(**{**vars(one), **many, "operator": one.operator.repeated(times)})
 
 
+@pytest.mark.slow
 def test_the_spread_is_the_posterior_s_over_the_root_of_two():
     """With slowly falling levels, zeta 1 draws half of a Gaussian posterior's variance: the temperature is 2^0.5."""
     one, network, known = gaussian()
@@ -165,6 +166,7 @@ def test_the_spread_is_that_of_its_samples():
         make_strategy("feddiff", {"uncertainty": {"samples": 1}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["complex", "magnitude"])
 def test_an_adapted_denoiser_fits_the_samples_of_its_slice_better(content):
     one, _ = measured()

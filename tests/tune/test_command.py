@@ -89,6 +89,7 @@ def test_a_dry_run_as_json_is_one_object_with_the_promised_keys(call, written, w
     assert len({trial["digest"] for trial in found["trials"]}) == 4
 
 
+@pytest.mark.slow
 def test_overrides_reach_the_base_experiment(call, written, workspace):
     def digests(*overrides):
         done = call(written(), *overrides, "--dry-run", "--workspace", workspace, "--json")
@@ -171,6 +172,7 @@ def test_show_of_a_file_that_is_no_sweep_is_refused(call, tmp_path, workspace, c
     assert "Traceback" not in wrong.err
 
 
+@pytest.mark.slow
 def test_show_by_name_or_by_file(call, written, workspace, consortium):
     path = written()
     saved(workspace, "tiny-sweep", described(SEARCH, experiment=base(consortium)))
@@ -186,6 +188,7 @@ def test_show_by_name_or_by_file(call, written, workspace, consortium):
     assert sum("WAITING" in line for line in table.out.splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_show_counts_what_was_trained_and_names_the_best(call, workspace, consortium):
     from small_sweeps import planned
 
@@ -224,6 +227,7 @@ def test_show_counts_what_was_trained_and_names_the_best(call, workspace, consor
     assert "trial 2" in notes["3"]
 
 
+@pytest.mark.slow
 def test_the_parser_loads_none_of_the_heavy_libraries():
     program = (
         "import sys; from fedrecon.cli import _parser; _parser(); import fedrecon.tune.sweep.command; "

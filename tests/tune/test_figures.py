@@ -209,6 +209,7 @@ def test_lines_stand_for_the_strategy_and_panels_for_the_problem():
     assert "different in acceleration" in reading.mixed_problems(reading.panels(many))
 
 
+@pytest.mark.slow
 def test_importance_finds_the_key_that_matters_and_the_same_each_time():
     rows = [{"params.a": i % 5, "params.seed": i % 3, "params.mu": None if i % 2 else 0.1} for i in range(30)]
     scores = np.array([float(row["params.a"]) for row in rows])
@@ -269,6 +270,7 @@ def test_a_figure_is_drawn_as_savefig_draws_it():
     np.testing.assert_array_equal(np.asarray(ours.canvas.buffer_rgba()), np.asarray(Image.open(png)))
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_sweep_is_a_readable_png(pictures):
     assert [one.name for one in pictures] == ["acceleration", "curves", "parallel", "importance", "pareto"]
     for one in pictures:
@@ -291,6 +293,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "curves", "expected"),
     [
@@ -346,6 +349,7 @@ def test_the_page_escapes_what_trials_say():
         assert tag not in text
 
 
+@pytest.mark.slow
 def test_the_page_names_the_best_setting_and_loads_nothing(pictures):
     text = page("s", ROWS, pictures, {"metric": "mean/psnr"})
     # At acceleration 2 each setting lost a seed: 1 failed with the highest value and 2 was stopped.

@@ -237,6 +237,7 @@ def test_every_kind_is_asked_of_optuna_in_its_own_way():
     assert type(params["c"]) is int
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     hanging=st.integers(1, 3),

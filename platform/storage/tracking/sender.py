@@ -28,6 +28,9 @@ FIRST_PAUSE = 1.0
 LAST_TRIES = 10.0
 """Seconds for which a run that has ended tries on, if the store is in trouble."""
 
+LAST_WORD = 1.0
+"""How long, in seconds, a try that is under way may take at the end."""
+
 STUCK = 60.0
 """Seconds after which a run that has ended no longer waits for one call of the store."""
 
@@ -109,6 +112,7 @@ class Sender:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._thread.join(LAST_WORD)  # nothing is sent after close() by a try that was under way
         if not done:
             self.say(
                 f"MLflow at {self.uri} has not got all of this yet: the same command or fedrecon sync sends the rest"

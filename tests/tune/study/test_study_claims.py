@@ -137,6 +137,7 @@ def test_a_difference_draws_the_seeds_of_each_side_and_the_subjects_of_both():
     assert means_interval(same, ("A",) * 8, tuple(tuple(hard + 20) for _ in range(3))) == pytest.approx((10, 10))
 
 
+@pytest.mark.slow
 def test_a_lead_that_the_seeds_can_undo_is_not_significant():
     """All eight subjects agree, but one of three trainings is far behind: nothing is claimed of the method."""
     values = rows("b", BASE)
@@ -155,6 +156,7 @@ def test_a_lead_that_the_seeds_can_undo_is_not_significant():
 # --- SSIM ---
 
 
+@pytest.mark.slow
 def test_ssim_is_tested_beside_psnr_in_a_family_of_its_own():
     """In PSNR a and b differ from the reference, in SSIM only a: each family corrects its own p-values."""
     values = []

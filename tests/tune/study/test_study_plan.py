@@ -52,6 +52,7 @@ def test_by_default_everything_is_trained_and_tested_under_the_experiment_s_own_
     ]
 
 
+@pytest.mark.slow
 def test_leave_one_out_trains_each_fold_once_and_tests_the_site_that_was_left_out(paths, tmp_path):
     operators = [{"mask": "random", "acceleration": [3, 2]}]
     matrix = planned(paths, tmp_path, train={"sites": "leave-one-out"}, test={"operators": operators}, seeds=[0, 1])
@@ -69,6 +70,7 @@ def test_leave_one_out_trains_each_fold_once_and_tests_the_site_that_was_left_ou
         assert set(trial.experiment.sites) == set(cell.learned.names)
 
 
+@pytest.mark.slow
 def test_trainings_stand_before_the_tests_that_take_them_over(paths, tmp_path):
     matrix = planned(paths, tmp_path, train={"sites": "each"}, test={"operators": {"acceleration": [2, 3]}})
     kinds = [trial.experiment.test is not None for trial in matrix.trials]
@@ -103,6 +105,7 @@ def test_operators_of_training_and_of_the_test_are_a_matrix(paths, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_mix_trains_once_and_knows_every_operator_that_it_draws(paths, tmp_path):
     mixed = {"mask": {"choice": ["random", "gaussian2d"]}, "acceleration": {"uniform": [2, 3]}}
     train = {"operators": [{"mask": "random", "acceleration": [3, {"choice": [2, 3]}]}, mixed]}
@@ -223,6 +226,7 @@ def test_a_site_that_measures_in_its_own_way_does_so_where_it_did_not_train(path
     assert not without.experiment.operator.get("per_site")
 
 
+@pytest.mark.slow
 def test_named_limits_and_marks(paths, tmp_path):
     matrix = planned(
         paths,
@@ -312,6 +316,7 @@ def test_values_in_lists_stand_for_each_of_them():
     ]
 
 
+@pytest.mark.slow
 def test_the_plan_does_not_know_where_the_files_lie(paths, tmp_path):
     moved = {}
     for site, path in paths.items():

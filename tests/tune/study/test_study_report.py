@@ -91,6 +91,7 @@ class Seen(HTMLParser):
 # --- sentences ---
 
 
+@pytest.mark.slow
 def test_what_is_best_is_said_with_its_interval_lead_and_test(large):
     findings, statistics, _ = large
     text = every_sentence(findings, statistics)
@@ -104,6 +105,7 @@ def test_what_is_best_is_said_with_its_interval_lead_and_test(large):
     assert "simulated" in text
 
 
+@pytest.mark.slow
 def test_of_too_few_subjects_the_sentences_claim_nothing(tiny):
     text = every_sentence(*tiny[:2])
     assert "n = 6 subjects: no claim can be made" in text
@@ -131,6 +133,7 @@ def test_p_values_are_written_as_papers_do(p, shown):
 # --- Markdown ---
 
 
+@pytest.mark.slow
 def test_the_report_has_all_its_chapters_in_order(large_text):
     text = large_text
     assert re.findall(r"^## (.*)$", text, re.M) == [
@@ -162,12 +165,14 @@ def test_every_row_of_scores_refers_to_its_runs(large, large_text):
     assert [line.split("|")[1].strip() for line in table[2:]][-1] == "zero-filled"
 
 
+@pytest.mark.slow
 def test_every_figure_that_is_shown_is_there(large, large_text):
     shown = re.findall(r"\(figures/(.*?)\.png\)", large_text)
     assert sorted(shown) == sorted(one.name for one in large[2])
     assert "panel-1" in shown
 
 
+@pytest.mark.slow
 def test_every_figure_refers_to_its_runs(tiny):
     findings, statistics, figures = tiny
     runs = {row.run_id for row in findings.scores}
@@ -211,6 +216,7 @@ def test_the_differences_of_few_subjects_are_listed(tiny):
 # --- the page ---
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_loads_nothing(large, large_page):
     seen = Seen()
     seen.feed(large_page)
@@ -300,12 +306,14 @@ def test_the_same_findings_in_another_order_give_the_same_bytes(tiny):
     assert tables(other, again) == tables(findings, statistics)
 
 
+@pytest.mark.slow
 def test_a_study_without_training_is_reported_too():
     findings = found([untrained("tv", 30.0), untrained("zero-filled", 20.0)])
     statistics = analyse(findings)
     assert "at all hospitals, without training" in markdown(findings, statistics, draw(findings, statistics))
 
 
+@pytest.mark.slow
 def test_a_study_in_which_everything_failed_is_reported_too():
     findings = operator_study(scores=())
     statistics = analyse(findings)
@@ -318,6 +326,7 @@ def test_a_label_that_is_cut_keeps_its_marks():
     assert shortened("short†", 10) == "short†"
 
 
+@pytest.mark.slow
 def test_importing_the_report_is_light():
     """One process for all: where their union loads nothing heavy, none of them does."""
     modules = ["tune.study.analysis.analyse", "tune.study.report.figures", "tune.study.report.sections"]
@@ -375,6 +384,7 @@ def test_a_section_without_content_is_not_shown():
     assert "Scores" in titles
 
 
+@pytest.mark.slow
 def test_every_header_has_a_scope(large_page):
     text = large_page
     assert len(re.findall(r"<th\b", text)) == len(re.findall(r'<th scope="(?:col|row)"', text)) > 0

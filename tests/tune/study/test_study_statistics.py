@@ -227,6 +227,7 @@ def test_each_pair_is_tested_once():
     assert pairs == [("b", "a"), ("c", "a"), ("c", "b")]
 
 
+@pytest.mark.slow
 def test_of_too_few_subjects_nothing_is_claimed():
     statistics = analyse(tiny_study())
     tests = [one for own in (*statistics.tests.values(), *statistics.site_tests.values()) for one in own]
@@ -241,6 +242,7 @@ def test_without_references_the_best_untrained_and_the_best_of_all_are_taken():
     assert list(analyse(found(values)).references) == ["tv", "b"]
 
 
+@pytest.mark.slow
 def test_the_best_of_those_that_share_no_data(large):
     statistics = large
     assert all(choice.best.method != "pooled" for own in statistics.choices.values() for choice in own)
@@ -249,6 +251,7 @@ def test_the_best_of_those_that_share_no_data(large):
     assert "pooled" not in [one.candidate.method for one in statistics.choices[unseen][0].others]
 
 
+@pytest.mark.slow
 def test_trainings_with_other_operators_are_candidates_of_one_choice():
     """Scanned with R=4, the network trained with R=4 is better; what knows no operator is a candidate once."""
     base = np.arange(8.0)

@@ -34,6 +34,7 @@ def rows(method, values, **changes):
     ]
 
 
+@pytest.mark.slow
 def test_gains_are_over_twins_alone_and_the_report_says_who_has_none():
     """By hand: a is 1 dB over its local twin and 2 below its pooled one, b is 3 and 1 dB over its own twins.
 

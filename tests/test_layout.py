@@ -337,6 +337,7 @@ def test_the_rooms_are_links_of_the_package() -> None:
         assert link.readlink().as_posix() == f"../../{room}"
 
 
+@pytest.mark.slow
 def test_a_wheel_would_hold_every_module() -> None:
     from setuptools import find_namespace_packages
 

@@ -31,6 +31,7 @@ def scanned(contrast):
 CONTRASTS = [c if c in ("t1w", "flair") else pytest.param(c, marks=pytest.mark.slow) for c in PROTOCOLS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", CONTRASTS)
 @pytest.mark.parametrize("coils", [1, 4])
 @pytest.mark.parametrize("size", [32, 48, 64])

@@ -90,6 +90,7 @@ def test_tissues_in_the_image_have_the_contrasts_order(contrast):
         assert mean["csf"] < 0.3 * mean["white"]
 
 
+@pytest.mark.slow
 def test_tissue_shares_are_shares_and_air_surrounds_the_head():
     position = np.linspace(-120, 120, 80)
     tissues = subject_tissues(generator(0), thick_atlas(4.0), position, position)

@@ -88,6 +88,7 @@ def _artifact(workspace, result, name):
     return run_store(None, workspace).local_artifact(result.run_id, name)
 
 
+@pytest.mark.slow
 def test_artifacts_of_a_run(trained):
     _, workspace, results = trained
     rounds = read_rounds(_artifact(workspace, results["fedavg"], "rounds.parquet"))
@@ -169,6 +170,7 @@ def test_evaluate_says_whose_network_it_was(trained, tmp_path):
     assert [row["model"] for row in unseen] == ["middle", "north", "south"]
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_a_subject_that_the_run_trained_on(trained, tmp_path):
     from tiny import make_volume
 
@@ -180,6 +182,7 @@ def test_evaluate_refuses_a_subject_that_the_run_trained_on(trained, tmp_path):
         evaluate(results["fedavg"].digest, sites=str(tmp_path), workspace=workspace)
 
 
+@pytest.mark.slow
 def test_reconstruct_a_shard(call, trained, consortium, tmp_path):
     _, workspace, results = trained
     out = tmp_path / "images.h5"
@@ -249,6 +252,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WRONG)
 def test_wrong_input_is_one_message_and_exit_code_2(call, trained, consortium, tmp_path, monkeypatch, what):
     from tiny import make_volume

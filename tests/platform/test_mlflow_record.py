@@ -172,6 +172,7 @@ def test_round_0_is_pictured_once_and_changes_no_bit(consortium, tmp_path, monke
     assert result.digest == digest
 
 
+@pytest.mark.slow
 def test_sites_are_measured_while_they_train(workspace, runs):
     run, client = logged(workspace, runs[0])
     keys = {key for key in run.data.metrics if key.startswith("system/")}
@@ -189,6 +190,7 @@ numpy.save(sys.argv[4], model.predict({"kspace": kspace, "mask": (kspace != 0).a
 """
 
 
+@pytest.mark.slow
 @pytest.mark.kill
 def test_pyfunc_loads_it_in_a_process_of_its_own_and_gives_the_same_pixels(workspace, runs, undersampled, tmp_path):
     import h5py
@@ -278,6 +280,7 @@ def visible(page, count):
     return page.locator(".rc-image img")
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.timeout(200)
 def test_a_browser_shows_the_view_the_pictures_and_the_models(workspace, runs):

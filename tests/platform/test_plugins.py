@@ -77,6 +77,7 @@ def test_a_run_keeps_its_plug_ins_and_is_evaluated_when_the_files_are_gone(finis
     assert {path.name: path.read_text() for path in kept.rglob("*.py")} == EXAMPLES
 
 
+@pytest.mark.slow
 def test_the_record_of_a_run_names_the_files_and_their_hashes(finished):
     workspace, result = finished
     noted = RunFolder(workspace, result.digest).noted()
@@ -88,6 +89,7 @@ def test_the_record_of_a_run_names_the_files_and_their_hashes(finished):
     assert set(noted["code"]) >= {"strategies/fedavg.py", "sites/imaging/masks/mask.py"}
 
 
+@pytest.mark.slow
 def test_the_same_text_is_the_same_run_and_an_edit_is_another(finished, consortium, tmp_path):
     workspace, result = finished
     given = extended(consortium, write_examples(tmp_path))
@@ -373,6 +375,7 @@ def test_a_plug_in_file_is_read_once_and_named_without_its_folder(tmp_path):
 # --- on Ray ---
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_actors_train_with_plug_ins_whose_files_are_gone_to_the_same_bits(finished, consortium, tmp_path):
     from clusters import local_cluster

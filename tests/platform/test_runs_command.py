@@ -289,6 +289,7 @@ def test_a_run_that_was_set_aside_is_exported_under_its_digest(call, trained, co
     assert evaluate(digest, sites={"north": str(consortium["north"])}, workspace=tmp_path / "out")["rows"]
 
 
+@pytest.mark.slow
 def test_private_parts_are_exported_with_consent_alone(call, trained, tmp_path):
     workspace, _ = trained
     out = tmp_path / "export"
@@ -305,6 +306,7 @@ def test_an_unfinished_run_is_not_exported(call, workspace, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_curves_are_the_scores_and_losses_of_the_rounds(trained):
     workspace, found = trained
     result, curve = found["fedavg"]
@@ -315,6 +317,7 @@ def test_the_curves_are_the_scores_and_losses_of_the_rounds(trained):
     assert curves.series(rows, "losses", "loss")["north"][1] == [one.metrics["site/north/loss"] for one in curve]
 
 
+@pytest.mark.slow
 def test_the_curves_of_a_run_without_a_table_come_from_its_checkpoint(trained, monkeypatch):
     workspace, found = trained
     folder = RunFolder(workspace, found["fedavg"][0].digest)

@@ -179,6 +179,7 @@ def test_a_run_scores_against_zero_padding(trained, workspace):
     assert "10.1007/s00530-024-01415-8" in report
 
 
+@pytest.mark.slow
 def test_the_terms_of_the_loss_are_recorded(trained, workspace):
     from fedrecon.platform.storage.parquet import read_rounds
 
@@ -187,6 +188,7 @@ def test_the_terms_of_the_loss_are_recorded(trained, workspace):
         assert losses["loss"] == pytest.approx(losses["l1"] + losses["gradient_profile"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_self_ensemble_takes_the_training_of_the_other_and_scores_otherwise(trained):
     assert trained["ensemble"].trained_rounds == 0
     one, other = trained["mscan"].sites["north"], trained["ensemble"].sites["north"]
@@ -214,6 +216,7 @@ def test_what_works_in_kspace_is_evaluated_where_there_is_some(trained, workspac
         evaluate(trained["low_rank"].digest, degradation="bicubic", workspace=workspace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -267,6 +270,7 @@ def test_k_space_of_low_resolution_is_enlarged_as_it_is(trained, workspace, cons
         reconstruct(scan[0], tmp_path / "half.npy", tmp_path / "y.h5", workspace=workspace)
 
 
+@pytest.mark.slow
 def test_an_empty_slice_is_enlarged_to_an_empty_slice(trained, workspace, tmp_path):
     source = volume(tmp_path / "scan.nii")
     image = nibabel.load(source)
@@ -352,6 +356,7 @@ def test_a_nifti_volume_is_enlarged_in_its_space(trained, workspace, tmp_path):
     reconstruct(trained["mscan"].digest, source, tmp_path / "scan.png", workspace=workspace)
 
 
+@pytest.mark.slow
 def test_what_nifti_cannot_be(trained, workspace, consortium, tmp_path):
     with pytest.raises(InputError, match="only a NIfTI volume can be written as NIfTI"):
         reconstruct(trained["mscan"].digest, consortium["north"], tmp_path / "x.nii", workspace=workspace)

@@ -81,6 +81,7 @@ def test_the_address_is_the_runs_page_not_the_genai_page():
     assert address == "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning"
 
 
+@pytest.mark.slow
 def test_it_opens_on_the_saved_view_that_a_run_left(mlflow_template, tmp_path):
     shutil.copy(mlflow_template / "mlflow.db", tmp_path / "mlflow.db")
     store = run_store(None, tmp_path)

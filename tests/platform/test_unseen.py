@@ -69,6 +69,7 @@ def test_without_a_rule_nothing_is_guessed(workspace, newcomer):
         rows(workspace, newcomer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -85,6 +86,7 @@ def test_what_cannot_be_followed_is_refused(workspace, newcomer, options, messag
         rows(workspace, newcomer, **options)
 
 
+@pytest.mark.slow
 def test_a_run_that_shares_everything_needs_no_rule(workspace, newcomer):
     place, runs = workspace
     with pytest.raises(InputError, match="shares its whole network"):
@@ -143,6 +145,7 @@ def test_a_fine_tune_moves_the_private_part_alone_and_is_repeatable(workspace, n
     assert informed.name == "fine-tuned 1 epochs from the average"
 
 
+@pytest.mark.slow
 def test_a_rule_needs_the_data_that_it_uses(workspace, newcomer):
     place, runs = workspace
     for rule, split in {"nearest": "validation", "fine-tune": "train"}.items():

@@ -155,6 +155,7 @@ def test_the_report_has_all_its_chapters_in_order(large_text):
     assert "| fedmri‡ |" in text
 
 
+@pytest.mark.slow
 def test_every_row_of_scores_refers_to_its_runs(large, large_text):
     text = large_text
     known = set(re.findall(r"^\[(r\d+)\]: <http", text, re.M))
@@ -187,6 +188,7 @@ def test_every_figure_refers_to_its_runs(tiny):
     assert all(f"{run.rsplit('-', 1)[0]}" in markdown(findings, statistics, figures) for run in known["box-1"])
 
 
+@pytest.mark.slow
 def test_works_are_cited_with_what_they_are_for(large_text):
     text = large_text.split("## Cite what ran")[1]
     assert "| Communication-efficient learning, mcmahan2017 | fedavg-unet |" in text
@@ -202,12 +204,14 @@ def test_an_operator_is_named_as_its_task_does():
     assert "R=2" not in text
 
 
+@pytest.mark.slow
 def test_a_missing_mean_is_shown_as_missing(large_text):
     text = large_text
     row = next(line for line in text.splitlines() if line.startswith("| fedmri‡ | 32 |"))
     assert row.split("|")[3].strip() == "missing"
 
 
+@pytest.mark.slow
 def test_the_differences_of_few_subjects_are_listed(tiny):
     text = markdown(*tiny)
     assert "n = 6 subjects: no claim can be made. Differences: FLAIR FLAIR-00 " in text
@@ -258,6 +262,7 @@ def test_latex_is_escaped():
     assert escaped("a_b & 5 % † −1 ±2") == r"a\_b \& 5 \% \textsuperscript{\dag} $-$1 $\pm$2"
 
 
+@pytest.mark.slow
 def test_every_table_has_its_file_and_as_many_cells_as_columns(large):
     files = tables(*large[:2])
     assert {
@@ -279,6 +284,7 @@ def test_every_table_has_its_file_and_as_many_cells_as_columns(large):
 # --- pictures ---
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_where_they_make_sense(large, tiny):
     assert [one.name.rstrip("0123456789") for one in large[2]] == [
         *("map-operators", "gaps", "gains", "curve-", "curve-", "box-", "box-", "panel-")
@@ -365,6 +371,7 @@ def test_nothing_is_said_of_zero_filled_where_an_image_is_missing_or_of_itself()
     assert analyse(found(rows, methods=own, zero_filled=dict.fromkeys(keys, 40.0))).below == {}
 
 
+@pytest.mark.slow
 def test_the_coverage_of_the_tests_is_said(large, tiny):
     def said(findings, statistics):
         compared = [one for tests in statistics.tests.values() for one in tests]

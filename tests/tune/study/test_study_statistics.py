@@ -270,6 +270,7 @@ def test_trainings_with_other_operators_are_candidates_of_one_choice():
     assert others == [("a", "random R=8", -1.0), ("p", "", -3.0), ("z", "", -3.0)]
 
 
+@pytest.mark.slow
 def test_one_comparison_has_one_corrected_p_value(large):
     """The choice of the best and the tables of tests are one family, and what is the same is counted once."""
     statistics = large
@@ -327,6 +328,7 @@ def test_the_gap_of_operators_is_paired():
     assert "knows no operator" in gap["p"].reason
 
 
+@pytest.mark.slow
 def test_known_effects_are_found(large):
     statistics = large
     gaps = {(one.compared, one.method): one for one in statistics.gaps if one.what == "site"}

@@ -28,14 +28,15 @@ demo: install  ## simulate four hospitals, train them federatedly on Ray, print 
 	$(BIN)/fedrecon run experiments/quickstart.yaml
 	@echo "Browse runs, curves and picture panels in MLflow:  make ui   (or: $(BIN)/fedrecon ui)"
 
-# The order of the files is that of tests/conftest.py: what waits comes first.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# The order of the files is that of tests/conftest.py: what waits comes first. Bytecode is kept: the suite starts some
+# hundred processes, and each would compile the library anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: install  ## the whole test suite
 	$(PYTEST)
 
 test-fast: install  ## the tests that need no Ray, kill no process, start no server and are not slow
-	$(PYTEST) -m "not ray and not kill and not server and not slow"
+	$(PYTEST) --numprocesses 2 -m "not ray and not kill and not server and not slow"
 
 KILLS ?= 200
 SEED ?= 0

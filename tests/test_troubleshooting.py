@@ -68,6 +68,7 @@ def test_every_message_of_the_page_is_said_by_a_file_of_its_section(section: str
     assert [path for path, text in sources().items() if says(row, text) and home(path) == section]
 
 
+@pytest.mark.slow
 def test_every_file_that_refuses_has_a_section_and_a_message_on_the_page() -> None:
     refusing = {path: refusals(text) for path, text in sources().items() if refusals(text)}
     assert len(refusing) > 100

@@ -17,6 +17,7 @@ def dense(measurement, weight):
     return torch.linalg.solve(matrix, measurement.back_projected.flatten(1).to(torch.complex128)).view(b, y, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.01, 0.3])
 def test_it_is_the_dense_solution_of_every_slice(weight):
     image = torch.cat([phantom(12), 1e4 * phantom(12).flip(-1)])
@@ -41,6 +42,7 @@ def test_of_one_coil_it_is_the_zero_filled_image_over_one_plus_weight():
     torch.testing.assert_close(image, measurement.zero_filled / 1.25)
 
 
+@pytest.mark.slow
 def test_more_coils_than_acceleration_recover_the_image():
     measurement = undersampled(phantom(24), n_coils=6, acceleration=2.0)
     image = make_reconstructor("cg_sense", weight=0.0, iterations=200).reconstruct(measurement)
@@ -48,6 +50,7 @@ def test_more_coils_than_acceleration_recover_the_image():
     assert psnr(phantom(24), measurement.zero_filled) < 30
 
 
+@pytest.mark.slow
 def test_hundreds_of_iterations_past_the_solution_stay_there():
     measurement = undersampled(phantom(12), n_coils=3)
     at, past = (make_reconstructor("cg_sense", weight=0.1, iterations=n).reconstruct(measurement) for n in (40, 400))

@@ -53,6 +53,7 @@ def test_the_gram_matrix_and_the_averages_of_two_samples_a_window():
     )
 
 
+@pytest.mark.slow
 def test_few_bright_pixels_are_recovered_from_one_coil():
     """The k-space of r pixels is a sum of r waves, so its Hankel matrix has rank r."""
     image = torch.zeros(1, 1, 24, 21, dtype=torch.complex64)

@@ -67,6 +67,7 @@ UNDER_MASKS = [
 IN_KSPACE = [name for name, one in RECONSTRUCTORS.items() if one.needs_kspace]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECONSTRUCTORS)
 @pytest.mark.parametrize(("kind", "n_coils", "size"), IN_PAIRS)
 def test_gives_an_image_of_the_high_resolution_from_a_low_one(name, kind, n_coils, size):

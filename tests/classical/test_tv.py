@@ -155,6 +155,7 @@ def test_slices_are_solved_apart_and_the_unit_does_not_matter():
         torch.testing.assert_close(together[n] / factor, alone[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_empty_slice_stays_empty():
     image = make_reconstructor("tv").reconstruct(undersampled(torch.zeros(1, 16, 16)))
     assert not image.any()

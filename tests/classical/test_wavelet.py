@@ -158,6 +158,7 @@ def test_the_objective_is_at_least_as_low_as_sigpys():
     assert (ours.image / scale - theirs).norm() < 0.1 * theirs.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_coils", "decibels"), [(1, 2), (4, 5)])
 def test_a_piecewise_constant_image_gains_decibels(n_coils, decibels):
     measurement = undersampled(phantom(48), n_coils, noise=0.002)

@@ -145,6 +145,7 @@ def test_the_writer_refuses_a_site_name_that_is_no_metric_name(tmp_path):
         write_shard(tmp_path / "x.h5", "a b", [make_volume()], **PLAIN)
 
 
+@pytest.mark.slow
 def test_noise_alone_is_no_wrong_centre(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(20):
@@ -153,6 +154,7 @@ def test_noise_alone_is_no_wrong_centre(tmp_path):
         write_shard(tmp_path / f"{number}.h5", "x", [data], **PLAIN)
 
 
+@pytest.mark.slow
 def test_a_folder_in_order_has_no_problem_and_is_json(make_shard, tmp_path):
     make_shard("north")
     make_shard("south", make_volume("z_1", "z"))

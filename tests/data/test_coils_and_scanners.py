@@ -56,6 +56,7 @@ def test_every_format_of_measured_k_space_compresses_and_no_other(name, tmp_path
     assert record.facts["coil compression"].startswith("2 to 1 coils, ")
 
 
+@pytest.mark.slow
 def test_one_folder_becomes_a_site_for_each_scanner(tmp_path, capsys):
     kspace, folder = make_kspace(coils=2), tmp_path / "in"
     folder.mkdir()

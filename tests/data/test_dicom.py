@@ -49,6 +49,7 @@ def as_nifti(path: Path, stack, axes, step, scale=(1, 0)) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plane", "side"), [("axial", 1), ("axial", -1), ("sagittal", -1), ("coronal", 1)])
 def test_a_subject_has_the_same_pixels_as_dicom_and_as_nifti(plane, side, tmp_path):
     axes = PLANES[plane]
@@ -215,6 +216,7 @@ def refuse(folder: Path, match: str, **options) -> None:
         loaded(folder, **options)
 
 
+@pytest.mark.slow
 def test_what_is_no_stack_is_refused(tmp_path):
     missing = series(tmp_path / "missing")
     (missing / "2").unlink()  # the second of four
@@ -235,6 +237,7 @@ def test_what_is_no_stack_is_refused(tmp_path):
     refuse(broken, "broken: 0: is damaged")
 
 
+@pytest.mark.slow
 def test_several_volumes_need_the_number_of_one(tmp_path):
     folder = series(tmp_path / "a", EchoTime=10.0)
     for number, pixels in enumerate(3 * STACK):
@@ -264,6 +267,7 @@ def test_contrast_and_field_are_those_of_the_header(tmp_path):
     assert [note.kind for note in record.notes] == ["header-implausible"]
 
 
+@pytest.mark.slow
 def test_padding_is_zero_and_each_image_has_its_own_scale(tmp_path):
     padded = image() + np.uint16(9) * (image() == 0)
     data, record = loaded(write_dicom(tmp_path / "a.dcm", padded, PixelPaddingValue=9))

@@ -101,6 +101,7 @@ def test_an_odd_dataset_of_fastmri_is_read_or_refused_in_one_line(key, odd, tmp_
 # --- who was scanned ---
 
 
+@pytest.mark.slow
 def test_an_id_that_is_a_number_is_that_number(tmp_path):
     for number, patient in enumerate(
         (1234, 1490, np.int64(1234 + 2**33), np.array([7]), 12.0, np.nan, h5py.Empty("f4"))
@@ -141,6 +142,7 @@ def test_a_header_is_compared_with_itself(old, new, expected, tmp_path):
         assert ("header-contradicts-itself" in notes) is (expected is None)
 
 
+@pytest.mark.slow
 def test_a_mask_of_columns_slices_or_samples_is_compared_as_such(tmp_path):
     kspace = make_kspace(coils=2)
     slices, _, ny, nx = kspace.shape
@@ -193,6 +195,7 @@ def test_where_most_slices_go_it_is_noted(tmp_path):
     assert kept_slices(values.transpose(2, 1, 0), every=False)[1] == {END: [0, 1, 2, 3, 6, 7, 8, 9]}
 
 
+@pytest.mark.slow
 def test_labels_and_results_are_named(tmp_path):
     image = nibabel.Nifti1Image(ball().transpose(2, 1, 0), np.diag([1, 1, 4, 1.0]))
     for intent, notes in (("none", []), ("label", ["intent"]), ("z score", ["intent"])):

@@ -24,6 +24,7 @@ RECON = "<reconSpace><matrixSize><x>12</x><y>30</y><z>1</z></matrixSize></reconS
 
 @pytest.mark.parametrize("name", FORMATS)
 class TestEveryFormat:
+    @pytest.mark.slow
     def test_a_folder_becomes_a_sound_shard(self, name, tmp_path):
         folder = tmp_path / "in"
         folder.mkdir()

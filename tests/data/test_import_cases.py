@@ -232,6 +232,7 @@ def test_sampling_is_judged_slice_by_slice():
     assert sampled_share(kspace) == 1.0  # another coil has them
 
 
+@pytest.mark.slow
 def test_full_kspace_beside_a_mask_has_its_reference(tmp_path):
     mask = (np.arange(20) % 4 == 0).astype("f4")
     for name, kspace, declared, reference, notes in (
@@ -368,6 +369,7 @@ def test_names_that_give_doubt_are_warned_of(names, expected, tmp_path):
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_the_command_prints_or_gives_json_and_the_same_facts(tmp_path, capsys):
     for number in range(3):
         save(tmp_path / "in" / f"p{number}_T1.nii", head((16, 18, 3), number))

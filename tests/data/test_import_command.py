@@ -67,6 +67,7 @@ class Series(Format):
         return make_volume(label.name, label.subject, label.split, slices=record.slices)
 
 
+@pytest.mark.slow
 def test_a_new_format_brings_its_options_and_its_way_to_find_files(call, monkeypatch, tmp_path):
     monkeypatch.setitem(FORMATS, "series", Series)
     write(tmp_path / "in", "p1/1.npy", "p1/2.npy", "p2/1.npy")
@@ -102,6 +103,7 @@ def test_the_errors_of_files_keep_their_fields():
     assert (error.advice, str(error)) == ("Mend it.", "in/a.npy: is wrong.\nMend it.")
 
 
+@pytest.mark.slow
 def test_a_list_of_refused_files_is_never_cut(call, tmp_path):
     paths = write(tmp_path, "good_1.npy", *(f"{number}_1.npy" for number in range(70)))
     for path in paths[1:]:

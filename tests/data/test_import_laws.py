@@ -184,6 +184,7 @@ def test_a_shard_is_replaced_only_if_it_is_said_and_only_by_a_good_one(ward, tmp
     assert len(Shard.open(done).volumes) == 5
 
 
+@pytest.mark.slow
 def test_all_bad_files_are_named_at_once_and_left_out_on_request(ward, tmp_path):
     name, folder = ward
     files = sorted(path for path in folder.rglob("Patient*"))
@@ -221,6 +222,7 @@ def test_no_import_writes_onto_its_source_or_onto_a_foreign_file(ward, tmp_path)
     assert target.read_bytes() == b"somebody's"
 
 
+@pytest.mark.slow
 def test_one_folder_a_patient_gives_subjects_by_folder(ward, tmp_path):
     name, folder = ward
     for path in sorted(folder.rglob("Patient*")):
@@ -231,6 +233,7 @@ def test_one_folder_a_patient_gives_subjects_by_folder(ward, tmp_path):
     assert sorted(set(by_name.subjects.values())) == [f"Müller {number}" for number in range(1, 7)]
 
 
+@pytest.mark.slow
 def test_a_list_says_subjects_and_splits_and_serves_several_sites(ward, tmp_path):
     name, folder = ward
     rows = [f"Patient {n}_scan\tP{(n + 1) // 2}\t{('train', 'validation', 'test')[(n - 1) // 2]}" for n in range(1, 7)]
@@ -258,6 +261,7 @@ def test_a_list_says_subjects_and_splits_and_serves_several_sites(ward, tmp_path
         import_data(name, folder, "s", tmp_path / "out", subjects_from=table)
 
 
+@pytest.mark.slow
 def test_an_absent_test_subject_is_a_warning_only_beside_one_that_is_here(ward, tmp_path):
     name, folder = ward
     summary = import_data(name, folder, "s", tmp_path, dry_run=True, test_subjects=["Patient 6", "Patient 7"])

@@ -119,6 +119,7 @@ def test_phase_none_is_the_kspace_of_the_magnitude(tmp_path):
     assert shard.voxel_mm == (4.0, 2.0, 2.0)
 
 
+@pytest.mark.slow
 def test_smooth_phase_changes_the_kspace_and_not_the_reference(tmp_path):
     source = save(tmp_path / "a_1.nii.gz", box())
 

@@ -292,6 +292,7 @@ def test_the_last_training_subject_keeps_its_middle_slices():
     assert (cut.name, cut.noise) == (whole.name, whole.noise)
 
 
+@pytest.mark.slow
 def test_the_default_consortium_keeps_its_values():
     """No digest of its bits: the last ones depend on the instructions that the processor has."""
     one = next(volumes("t1w", "t1w", 1, 48))

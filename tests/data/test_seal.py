@@ -155,6 +155,7 @@ def test_a_pickled_shard_is_compared_with_its_content(make_shard):
         pickle.loads(sent)
 
 
+@pytest.mark.slow
 def test_a_maximum_that_is_none_is_refused_and_sealed(make_shard):
     path = make_shard()
     _label("max", 1.0)(path)
@@ -246,6 +247,7 @@ def test_a_link_stays_a_link(make_shard, tmp_path):
     open_sealed(path)
 
 
+@pytest.mark.slow
 def test_an_unchanged_shard_is_read_once_in_a_process_and_a_changed_one_again(make_shard, settled, monkeypatch):
     path, opened = make_shard(), []
     real = Shard.open.__func__

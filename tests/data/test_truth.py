@@ -110,6 +110,7 @@ def test_scores_compare_with_the_truth_where_it_is_asked_for_and_training_never_
     np.testing.assert_array_equal(batch.reference.numpy(), shard.reference("v-train"))
 
 
+@pytest.mark.slow
 def test_a_reference_that_nobody_knows_is_refused_before_anything_starts(tmp_path):
     bare, own = {"north": write(tmp_path, truth=False)}, {"evaluation": {"reference": "truth"}}
     with pytest.raises(InputError, match=r"'north' has no noise-free truth.*'validation'.*measured"):

@@ -64,6 +64,7 @@ def test_only_the_calibration_box_is_read(box):
     assert torch.equal(estimate_maps(kept, box), estimate_maps(kspace, box))
 
 
+@pytest.mark.slow
 def test_batches_are_slices_side_by_side():
     kspace = torch.stack([phantom(3, noise=0.02, seed=s)[2] * (s + 1) for s in range(2)])
     alone = torch.cat([estimate_maps(one[None], (20, 20)) for one in kspace])

@@ -69,6 +69,7 @@ def test_the_acceleration_is_exact_in_the_plane(name, shape, acceleration):
         assert measured_acceleration(mask.sample(shape, seed)) == pytest.approx(acceleration, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "spread"), [("random", 0.25), ("equispaced_fraction", 0.04)])
 @pytest.mark.parametrize("acceleration", [2, 4, 6.5])
 def test_the_acceleration_of_columns_holds_on_average(name, spread, acceleration):

@@ -38,6 +38,7 @@ def test_adjointness(given_case):
     torch.testing.assert_close(left, right)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(cases)
 def test_normal_is_the_two_in_a_row_and_no_longer_than_its_argument(given_case):
@@ -47,6 +48,7 @@ def test_normal_is_the_two_in_a_row_and_no_longer_than_its_argument(given_case):
     assert normal.norm() <= image.norm() * (1 + 1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(cases)
 def test_projecting_is_one_gradient_step_and_fixes_what_agrees(given_case):
@@ -56,6 +58,7 @@ def test_projecting_is_one_gradient_step_and_fixes_what_agrees(given_case):
     torch.testing.assert_close(operator.project(image, operator.forward(image)), image)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(single_coil)
 def test_projection_of_one_coil(given_case):

@@ -65,6 +65,7 @@ def test_refined_maps_need_kspace():
         Experiment.read({**given, "degradation": {"kind": "kspace-truncation", "scale": 2}, "test": test})
 
 
+@pytest.mark.slow
 def test_the_network_of_the_published_size_has_thirty_million_parameters():
     with torch.device("meta"):
         network = build("unrolled", cascades=12, channels=18, pools=4, sensitivity_channels=8)

@@ -65,6 +65,7 @@ def test_any_coils_and_any_size_give_an_image_of_that_size(name, complex_valued,
     assert image.imag.any() == complex_valued
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECONSTRUCT)
 @pytest.mark.parametrize(
     ("complex_valued", "factor"), [(False, 1e-3), (True, 7.0), (False, 1e5), (True, 1e-3), (True, 1e5)]
@@ -143,6 +144,7 @@ def _all(n_coils):
     return torch.ones(1, 1, 32, 32, dtype=torch.bool), torch.ones(1, n_coils, 32, 32, dtype=torch.complex64)
 
 
+@pytest.mark.slow
 def test_the_published_unet_has_the_published_parameters():
     images = Images(False, (320, 320), 1, ("a",))
     network = NetworkChoice.parse({"name": "unet", "channels": 32, "pools": 4}).build(images)
@@ -184,6 +186,7 @@ def test_shared_weights_are_one_regulariser_with_a_step_per_cascade():
     assert network(draws).isfinite().all()
 
 
+@pytest.mark.slow
 def test_both_unets_of_the_dual_domain_network_have_the_published_encoders():
     """2.1 of the method notes: 4,709,952 parameters on k-space's two channels, 4,709,664 on the magnitude image."""
     network = NetworkChoice.parse({"name": "dual_domain"}).build(Images(False, (64, 64), 1, ("a",)))

@@ -36,6 +36,7 @@ def published(size, content="magnitude", n_sites=3):
         return NetworkChoice.parse({"name": "style", "content": content}).build(images)
 
 
+@pytest.mark.slow
 def test_the_published_configuration_has_the_published_parameters():
     network = published(256)
     assert count(network.generator.mapper) == 2_364_928

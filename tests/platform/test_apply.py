@@ -73,6 +73,7 @@ def test_a_shard_is_measured_by_the_operator_of_the_site_that_it_names(runs, wor
     assert nmse == pytest.approx(runs["own"].sites[site]["zero_filled"]["nmse"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_that_names_no_site_is_refused_where_the_sites_differ_and_only_there(
     runs, workspace, consortium, tmp_path
 ):

@@ -118,6 +118,7 @@ def fields(entry) -> dict[str, str]:
     return {name.lower(): " ".join(value.split()) for name, value in entry.fields.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", WORKS)
 def test_the_plain_style_formats_it_without_a_warning(key, tmp_path):
     path = tmp_path / "works.bib"

@@ -187,6 +187,7 @@ def test_a_plus_in_a_site_and_marks_in_the_workspace_work(call, experiment, mlfl
     assert {one.name for one in tmp_path.iterdir()} == {"sim", "small.yaml", workspace.name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["w?x=1", "w100%25done", "100%"])
 def test_a_path_that_no_address_of_a_database_can_hold_is_refused(call, experiment, tmp_path, name):
     refused = call("run", experiment, "--in-process", "--workspace", tmp_path / name)
@@ -306,6 +307,7 @@ def test_scientific_notation_is_one_number_everywhere():
     assert found == [{"lr": 1e-3, "batch": 2}, {"lr": 1e-3, "batch": 4}, {"lr": 1e-4}]
 
 
+@pytest.mark.slow
 def test_overrides_may_stand_behind_options(call, experiment):
     for argv in (["--in-process", "seed=true"], ["seed=true", "--in-process"], ["--json", "seed=true", "--in-process"]):
         shown = call("run", experiment, *argv)

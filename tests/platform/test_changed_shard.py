@@ -101,6 +101,7 @@ def _copy(path: Path) -> Path:
     return other
 
 
+@pytest.mark.slow
 def test_between_the_plan_and_the_start(federation):
     plan = next(plan for plan in federation.plans() if plan.member == "middle")
     Site(plan)

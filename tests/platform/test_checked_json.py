@@ -53,6 +53,7 @@ def test_what_is_written_is_read(tmp_path):
     assert checked_json.read(tmp_path / "b.json", "") is None
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_and_no_cut_gives_another_content(tmp_path):
     path = tmp_path / "a.json"
     checked_json.write(path, CONTENT, "me")

@@ -204,6 +204,7 @@ def grown(n):
     return {"rounds": rows, "curve": [{"round": row["round"], "metrics": {"mean/loss": 0.1}} for row in rows], "k": n}
 
 
+@pytest.mark.slow
 def test_the_history_is_appended_and_no_header_grows(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     sizes, history = [], tmp_path / "history.jsonl"

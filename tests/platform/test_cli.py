@@ -282,6 +282,7 @@ def _filled(text: str, names: dict[str, object]) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_a_broken_shard_is_shown_beside_the_sound_ones(call, tmp_path):
     paths = write_consortium(tmp_path)
     with h5py.File(paths["north"], "r+") as file:

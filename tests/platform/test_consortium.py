@@ -70,6 +70,7 @@ def test_a_sound_experiment_passes(consortium):
     check_experiment(experiment("strategy.name=pooled"), shards)  # a phantom's data may be moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", [False, True])
 def test_a_subject_in_two_splits_is_refused(tmp_path, mapping):
     one = write(tmp_path, "a", *ALL, prefix="p")
@@ -78,6 +79,7 @@ def test_a_subject_in_two_splits_is_refused(tmp_path, mapping):
         open_sites({"a": str(one), "b": str(two)} if mapping else str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_site_that_cannot_train_or_be_scored_is_refused(tmp_path):
     shards = open_sites({"a": str(write(tmp_path, "a", "test", "validation"))})
     with pytest.raises(InputError, match="'a' has no training subject"):

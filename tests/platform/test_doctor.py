@@ -50,6 +50,7 @@ def test_this_machine_is_fine_and_a_bad_folder_of_shards_is_not(call, consortium
     assert "nowhere" in found.out
 
 
+@pytest.mark.slow
 def test_ray_is_asked_unless_it_is_not_used(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(service_checks, "check_ray", lambda address: asked.append(address) or [])
@@ -206,6 +207,7 @@ def test_a_damaged_run_is_named(tmp_path):
     assert "abc" in first.found
 
 
+@pytest.mark.slow
 def test_shards_below_data_are_opened_and_other_files_of_hdf5_are_passed_over(consortium):
     assert statuses(service_checks.check_shards()) == ["ok"]
     raw = Path("data/raw")

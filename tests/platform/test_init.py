@@ -51,6 +51,7 @@ def test_the_written_file_runs_as_it_is(call, folder):
     assert (run.status, run.rounds, run.name) == ("finished", 1, "mine")
 
 
+@pytest.mark.slow
 def test_a_file_that_exists_is_kept(call, folder):
     Path("my.yaml").write_text("mine")
     given = ("init", "--sites", folder, "--out", "my.yaml", *SMALL)
@@ -161,6 +162,7 @@ class Terminal:
         return self.answers.pop(0) if self.answers else ""
 
 
+@pytest.mark.slow
 def test_a_terminal_is_asked_for_what_is_not_given_and_again_for_what_is_refused(call, folder, monkeypatch):
     monkeypatch.setattr(first_experiment, "seconds_per_slice", lambda experiment, shards: 0.01)
     # file, method (refused, then right), network, mask, acceleration, rounds

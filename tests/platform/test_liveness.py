@@ -133,6 +133,7 @@ def test_auto_learns_from_the_run(executor):
     assert ray.now - begun == pytest.approx(1000 + 6, abs=4)
 
 
+@pytest.mark.slow
 def test_a_site_that_simply_takes_long_is_answered_in_the_end(executor):
     """Nothing is known about the first call; 3,000 s are neither 600 nor 1,200 nor 2,400."""
     one = executor(ray := FakeRay(a=[3000.0]))

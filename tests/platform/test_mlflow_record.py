@@ -75,6 +75,7 @@ def logged(workspace, run):
     return store.client.get_run(run.run_id), store.client
 
 
+@pytest.mark.slow
 def test_few_parameters_tell_runs_apart_and_a_sweep_adds_its_keys(consortium):
     experiment = Experiment.read(described(consortium))
     assert params(experiment) == {

@@ -37,12 +37,14 @@ def test_it_is_a_small_png_with_four_images_that_are_seen(drawn):
     assert np.median(error) < 20
 
 
+@pytest.mark.slow
 def test_a_right_reconstruction_looks_like_the_reference_and_a_wrong_one_does_not(drawn):
     reference, zero_filled, output, _ = columns(pixels(drawn[2]))
     assert np.abs(reference.mean() - output.mean()) < 1.5
     assert zero_filled.mean() - reference.mean() > 5
 
 
+@pytest.mark.slow
 def test_the_error_map_shows_a_wrong_reconstruction(drawn):
     reference, wrong, _ = drawn
     bad = columns(pixels(panel(reference, wrong, wrong, 1.0, "")))[3]

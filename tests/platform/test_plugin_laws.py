@@ -279,6 +279,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("laws")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "number"), [(kind, number) for kind, laws in LAWS.items() for number in range(len(laws))]
 )

@@ -101,6 +101,7 @@ def test_the_same_text_is_the_same_run_and_an_edit_is_another(finished, consorti
     assert edited.training_digest(shards) != result.training_digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["half.py", "tiny.py", "falling.py"])
 def test_every_plug_in_that_is_used_is_in_both_digests(part, consortium, tmp_path):
     before = Experiment.read(extended(consortium, write_examples(tmp_path)))
@@ -134,6 +135,7 @@ def test_two_experiments_of_one_process_do_not_mix(tmp_path):
         Experiment.read({"sites": "data", "operator": {"mask": "mine", "acceleration": 4}})
 
 
+@pytest.mark.slow
 def test_a_plan_brings_its_plug_ins_to_a_process_that_never_saw_them(consortium, tmp_path):
     one = Experiment.read(extended(consortium, write_examples(tmp_path)))
     shards = {name: Shard.open(path) for name, path in consortium.items()}

@@ -117,6 +117,7 @@ def test_a_workspace_that_does_not_exist_is_refused_and_an_empty_one_is_empty(ca
     assert call("runs", "list", "--json").json == {"runs": []}
 
 
+@pytest.mark.slow
 def test_only_what_differs_is_compared_and_the_difference_is_b_minus_a(call, workspace):
     A.write(workspace)
     B.write(workspace)
@@ -192,6 +193,7 @@ def test_a_run_that_came_into_use_while_a_person_was_asked_stays(workspace):
     assert RunFolder(workspace, A.digest).path.exists()
 
 
+@pytest.mark.slow
 def test_a_run_at_work_or_of_a_sweep_at_work_stays(call, workspace):
     folder = A.write(workspace)
     with exclusive_lock(folder.lock, "busy"):

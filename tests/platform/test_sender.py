@@ -225,6 +225,7 @@ def test_sync_of_an_empty_workspace_is_the_users_error(tmp_path):
         sync(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_call_that_hangs_does_not_hold_the_run(server, tmp_path, monkeypatch):
     monkeypatch.setattr(sending, "STUCK", 0.1)
     free = threading.Event()

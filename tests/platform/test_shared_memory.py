@@ -148,6 +148,7 @@ def test_without_memfd_nothing_breaks(monkeypatch: pytest.MonkeyPatch, tiny_mess
     assert buffers.reply_buffer("north", request(1)) is None
 
 
+@pytest.mark.slow
 def test_another_process_opens_it_and_it_goes_with_the_last() -> None:
     buffer = Buffer(4096, writable=True)
     np.frombuffer(buffer.memory, np.float32, 2)[:] = 1, 2

@@ -66,6 +66,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", DAMAGES)
 def test_damage_is_seen_and_a_sound_or_busy_file_is_none(database, what):
     assert damage(database) is None

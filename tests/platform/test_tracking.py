@@ -66,6 +66,7 @@ def png(value):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_new_run_has_its_params_and_tags(store, name):
     tracker = start(store, name, params={"training.rounds": "30"}, tags={"fedrecon.git_commit": "abc"})
     info = store.find(tracker.run_id)
@@ -119,6 +120,7 @@ def test_the_same_digest_continues_the_run(store, name, ended):
     assert store.find(info.digest).run_id == first.run_id
 
 
+@pytest.mark.slow
 def test_a_continued_run_skips_what_is_there(store, name):
     first = start(store, name)
     first.metrics(1, {"loss": 0.5, "psnr": 20.0})
@@ -154,6 +156,7 @@ def test_what_was_not_flushed_is_written_by_the_next(store, name):
     assert points(store, again.run_id) == [("loss", 1, 0.5)]
 
 
+@pytest.mark.slow
 def test_fresh_makes_a_new_run_and_marks_the_older(store, name):
     first = start(store, name)
     second = start(store, name, fresh=True)
@@ -181,6 +184,7 @@ def test_digests_and_experiments_are_kept_apart(store, name):
     assert start(store, name, digest="feed01").run_id == one.run_id
 
 
+@pytest.mark.slow
 def test_a_run_is_tagged_without_being_opened_and_none_is_left_running(store, name):
     tracker = start(store, name, digest="d16e57aa")
     assert store.tag("d16e57aa", {"sweep": "one"}) == tracker.run_id
@@ -214,6 +218,7 @@ def test_artifacts_are_found_again(store, name, tmp_path):
         store.local_artifact(tracker.run_id, "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_find_by_prefix_and_latest(store, name):
     start(store, name, digest=f"abcdef{name[11:]}x").finish("FINISHED")
     newest = start(store, name, digest=f"abcdef{name[11:]}y")
@@ -266,6 +271,7 @@ def test_a_run_is_deleted_once_and_its_digest_then_makes_a_new_one(store, name):
     assert start(store, name).run_id != tracker.run_id
 
 
+@pytest.mark.slow
 def test_a_deleted_run_is_not_continued(mlflow_workspace, name):
     store = run_store(None, mlflow_workspace)
     first = start(store, name)

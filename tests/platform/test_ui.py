@@ -126,6 +126,7 @@ def test_a_file_that_is_no_database_is_the_users_error(tmp_path):
         ui.newest_experiment(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_the_users_error_and_the_default_moves(tmp_path, mlflow_workspace, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -137,6 +138,7 @@ def test_a_taken_port_is_the_users_error_and_the_default_moves(tmp_path, mlflow_
         assert ui._port("127.0.0.1", None) != port
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_at_once_shows_its_log(mlflow_workspace, monkeypatch):
     started = run_store(None, mlflow_workspace).open(RunRecord("ui", "a run", "digest-ui"))
     monkeypatch.setattr(ui, "command", lambda *_: ["sh", "-c", "echo the reason; exit 3"])

@@ -34,6 +34,7 @@ def mask(batch):
     return batch.operator.mask.numpy().copy()
 
 
+@pytest.mark.slow
 def test_training_masks_are_fresh_in_every_epoch_site_slice_and_seed(consortium, north):
     both = slices({name: consortium[name] for name in ("north", "south")})
     item, other = both.items[0], both.items[1]
@@ -68,6 +69,7 @@ def test_scoring_masks_follow_from_mask_seed_subject_and_slice_alone(north, tmp_
     assert masks == [mask(elsewhere.scoring([item], 0)).tobytes() for item in elsewhere.items]
 
 
+@pytest.mark.slow
 def test_added_noise_has_the_variance_that_is_missing(consortium):
     """noise=2: the shard's own variance and three times as much again, so sqrt(3) of its deviation is added."""
     added = []
@@ -143,6 +145,7 @@ def _moves(still, moved):
     )
 
 
+@pytest.mark.slow
 def test_a_prior_trains_under_the_phase_that_a_few_calibration_samples_leave(tmp_path):
     """From a 32 x 32 box hardly any phase is left. That of a mask leaves several times more."""
     write_shard(tmp_path / "a.h5", "a", [make_volume("v", "train", 4, 2, 3)], simulated=True, phase="smooth")
@@ -208,6 +211,7 @@ def mixed(tmp_path_factory):
     return {"m": path}
 
 
+@pytest.mark.slow
 def test_matrix_sizes_and_coil_counts_batch_apart(mixed):
     one = slices(mixed)
     for order in (None, generator(0, "order")):

@@ -64,6 +64,7 @@ def test_a_slice_is_measured_as_under_the_fixed_operator_that_it_drew(consortium
         assert same(scored.scoring([item], 3), slices(consortium[site], own, "test", site).scoring([item], 3))
 
 
+@pytest.mark.slow
 def test_each_epoch_and_slice_draws_anew_and_a_fixed_mask_does_not(consortium):
     def masks(operator, seed_=0, epochs=(0, 1, 2)):
         one = slices(consortium["north"], Undersampling.read(operator))

@@ -50,6 +50,7 @@ def test_it_is_unbiased():
     assert 0.3 < np.mean(np.array(values) > 0) < 0.7
 
 
+@pytest.mark.slow
 def test_real_images_are_near_noise_is_far_and_a_copy_is_told(splits):
     train, held_out = splits
     known, fresh = sampling.images(train), sampling.images(held_out)

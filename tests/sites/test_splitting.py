@@ -99,6 +99,7 @@ def samples(path, which, seed, epoch):
     return (batch.operator.mask | batch.held.operator.mask).numpy(), batch.held.operator.mask.numpy()
 
 
+@pytest.mark.slow
 def test_splits_are_new_in_each_epoch_slice_and_seed_and_else_the_same(consortium):
     path = consortium["north"]
     (mask, first), (same_mask, same), (later_mask, later) = (samples(path, 0, 0, epoch) for epoch in (3, 3, 4))
@@ -141,6 +142,7 @@ def bare(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_site_without_references_trains(bare):
     federation = Federation(
         make_strategy("fedavg", {}),

@@ -89,6 +89,7 @@ def scaffold(consortium, **training):
     return Federation(make_strategy("scaffold", {}), consortium, training={"optimizer": "sgd", **training})
 
 
+@pytest.mark.slow
 def test_with_sgd_the_variates_are_those_of_option_two(consortium):
     """c_i - c + (x - y_i) / (K eta) over two rounds, from what crossed the wall alone."""
     one = scaffold(consortium, learning_rate=0.1)

@@ -140,6 +140,7 @@ def test_the_penalty_of_a_linear_discriminator_by_hand():
     assert gimp(r1=0)._penalty(fit_of(gimp(r1=0), network), real, label) is None
 
 
+@pytest.mark.slow
 def test_anchors_pull_their_images_to_the_slices_alone_at_first():
     method, batch = gimp(anchor=3, anchor_rounds=1, anchor_rate=2, mixing=0), Batch()
     network = built()

@@ -101,6 +101,7 @@ def test_it_is_left_out_in_the_first_round_and_on_the_first_batch_of_an_epoch(mo
     assert prepare(monkeypatch, sent=False) == 1
 
 
+@pytest.mark.slow
 def test_the_shared_part_of_the_published_unet_has_the_published_size():
     assert sum(one.numel() for one in Encoder(1, 32, 4, 0.0, "instance").parameters()) == PUBLISHED_SIZE == 4_709_664
     assert sum(one.numel() for one in Encoder(2, 32, 4, 0.0, "instance").parameters()) == 4_709_952

@@ -199,6 +199,7 @@ def test_a_private_value_is_in_no_reply(name, consortium, tmp_path):
             assert kept.tobytes() == marks[reply.site].tobytes()
 
 
+@pytest.mark.slow
 @every
 def test_a_reply_holds_flat_float32_vectors_and_numbers(name, replied):
     one, _, replies = replied(name)
@@ -277,6 +278,7 @@ def test_the_others_do_not(name, consortium, trained):
     assert bits(other.train(executor)) != bits(state) or private_bits(executor) != private
 
 
+@pytest.mark.slow
 @every
 def test_what_must_go_on_is_kept_and_nothing_else(name, trained):
     """Who has private parameters, remembers or keeps moments has a memory of the committed round on disk."""
@@ -291,6 +293,7 @@ def test_what_must_go_on_is_kept_and_nothing_else(name, trained):
         assert any(key.startswith("optimizer.") for key in private[member]) == keeps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "reset"), [("fedavg_keep", None), ("fedgimp", "fedgimp_reset")])
 def test_moments_that_are_kept_make_a_difference(keep, reset, consortium, trained):
     other = trained(reset)[3] if reset else federation("fedavg", consortium, training={"schedule": "cosine"}).train()
@@ -338,6 +341,7 @@ def test_lost_memory_is_an_error_and_no_new_start(consortium, tmp_path):
         list(one.executor().fit(one.method.request(state)))
 
 
+@pytest.mark.slow
 def test_replies_come_in_the_order_of_the_roster(consortium):
     one = federation("fedavg", consortium)
     replies = one.executor().fit(one.method.request(one.begin()))
@@ -356,6 +360,7 @@ def test_the_order_of_replies_changes_no_more_than_rounding(name, replied):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_go_by_name_whatever_the_order(consortium):
     one = federation("fedavg", consortium, rounds=1)
     state = one.begin()

@@ -10,6 +10,7 @@ from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import STRATEGIES, make_strategy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "budget", "steps"),
     [

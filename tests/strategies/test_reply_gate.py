@@ -103,6 +103,7 @@ def refusal(one, executor, record):
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_reply_that_differs_from_the_request_is_refused_before_the_merge(name, replied):
     one, replies = replied(name)
@@ -150,6 +151,7 @@ def test_a_state_that_overflows_in_the_merge_is_not_committed(name, replied, tmp
     assert record.checkpoints.latest() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_replies_whose_scores_would_not_be_finite_end_the_run(name, replied, tmp_path):
     """3e38 is finite: it may pass the gate and the mean, but no network makes an image of it."""

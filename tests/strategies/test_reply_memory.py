@@ -11,6 +11,7 @@ from fedrecon.sites.member.site import Site
 from fedrecon.sites.training.parameters import Parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_only_what_a_reply_shares_lies_in_the_drivers_memory(name, consortium, tmp_path, monkeypatch):
     """A network in memory that the driver reads replies as one in its own; one with private parts does not move."""

@@ -152,6 +152,7 @@ def test_the_samples_of_a_batch_are_those_of_one_after_the_other():
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_spread_is_that_of_its_samples():
     one, _ = measured()
     method, network = make_strategy("feddiff", {"uncertainty": {"samples": 3, "steps": 4}}), built()
@@ -191,6 +192,7 @@ def test_an_adapted_denoiser_fits_the_samples_of_its_slice_better(content):
         torch.testing.assert_close(value[0], weights[name][1], atol=5e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_adaptation_changes_the_image_and_is_off_by_default():
     one, _ = measured()
     network, splitting = built(), {"steps": 3}

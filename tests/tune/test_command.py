@@ -49,6 +49,7 @@ def saved(workspace, name, content):
     (workspace / "sweeps" / name / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--dry-run"], []])
 def test_gpus_that_no_site_can_have_are_refused_before_ray_starts(call, written, workspace, more):
     done = call(written(), "experiment.resources.gpus_per_site=1", "--in-process", *more, "--workspace", workspace)
@@ -56,6 +57,7 @@ def test_gpus_that_no_site_can_have_are_refused_before_ray_starts(call, written,
     assert "resources.gpus_per_site is 1" in done.err
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_trials_and_starts_nothing(call, written, workspace):
     done = call(written(), "--dry-run", "--workspace", workspace)
     assert done.code == 0
@@ -73,6 +75,7 @@ def test_a_dry_run_lists_the_trials_and_starts_nothing(call, written, workspace)
     assert not workspace.exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_as_json_is_one_object_with_the_promised_keys(call, written, workspace):
     done = call(written(), "samples=2", "experiment.seed=3", "--dry-run", "--workspace", workspace, "--json")
     assert done.code == 0
@@ -99,6 +102,7 @@ def test_overrides_reach_the_base_experiment(call, written, workspace):
     assert digests("experiment.seed=0") == digests("concurrency=1")
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_optuna_names_the_number_of_its_trials(call, written, workspace):
     pytest.importorskip("optuna")
     done = call(written(algorithm="optuna", samples=7), "--dry-run", "--workspace", workspace, "--json")

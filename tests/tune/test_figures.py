@@ -219,6 +219,7 @@ def test_importance_finds_the_key_that_matters_and_the_same_each_time():
     np.testing.assert_array_equal(importance(rows, list(rows[0]), scores)[0], drop)
 
 
+@pytest.mark.slow
 def test_importance_is_that_of_scikit_learn_to_the_bit():
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
@@ -250,6 +251,7 @@ def pictures():
     return draw(table(rows), ["mean/psnr", "mean/ssim"], ["max", "max"], curves)
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_as_savefig_draws_it():
     """It lays out once where ``savefig`` lays out and draws twice; not a byte and not a pixel moves."""
 
@@ -333,6 +335,7 @@ def test_many_strategies_and_problems_still_fit():
     assert drawn(table(rows), curves) == {"acceleration", "curves", "parallel", "importance"}
 
 
+@pytest.mark.slow
 def test_an_empty_table_has_no_picture_and_a_page():
     for trials in (pa.table({}), table(ROWS).slice(0, 0)):
         assert drawn(trials, {}) == set()

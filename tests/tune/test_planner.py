@@ -167,6 +167,7 @@ def test_a_condition_that_can_never_hold_is_refused(consortium, when, near):
     assert near in said
 
 
+@pytest.mark.slow
 def test_each_trial_is_checked_with_what_decides_what_it_needs(consortium, tmp_path):
     """The data of patients may be pooled where that is said, and not in the next trial, where it is not."""
     volumes = [make_volume(split, split, 1, 1, 0) for split in ("train", "validation", "test")]
@@ -177,6 +178,7 @@ def test_each_trial_is_checked_with_what_decides_what_it_needs(consortium, tmp_p
     assert "allow_pooling" in refusal(real, {"allow_pooling": {"grid": [True, False]}})
 
 
+@pytest.mark.slow
 def test_a_trial_that_trains_needs_training_subjects_though_the_one_before_did_not(tmp_path):
     volumes = [make_volume(split, split, 1, 1, 0) for split in ("validation", "test")]
     write_shard(tmp_path / "a.h5", "a", volumes, simulated=True, phase="measured", origin="phantom")
@@ -186,6 +188,7 @@ def test_a_trial_that_trains_needs_training_subjects_though_the_one_before_did_n
     assert "'a'" in refusal(experiment, {"reconstructor": {"grid": ["zero_filled", "network"]}})
 
 
+@pytest.mark.slow
 def test_only_trials_of_one_problem_compare(consortium):
     search = {
         **RATES,

@@ -34,6 +34,7 @@ def rows_of(count, running):
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("running", "height"), [(1000, 24), (300, 50), (3, 24), (40, 5)])
 def test_the_live_table_of_a_thousand_trials_is_a_screenful(monkeypatch, running, height):
     """It names the trials that fit, counts the others, and is not drawn anew for each of a thousand reports."""

@@ -254,6 +254,7 @@ def test_the_number_of_points_is_the_product_of_the_active_grids(sizes, hanging,
     assert len({tuple(sorted(point.items())) for point in made}) == len(made)
 
 
+@pytest.mark.slow
 @given(samples=st.integers(1, 4), size=st.integers(1, 3), kind=st.sampled_from(["uniform", "loguniform", "randint"]))
 def test_draws_multiply_the_grid_by_the_samples(samples, size, kind):
     assert KINDS[kind].draw is not None

@@ -49,6 +49,7 @@ def test_the_best_is_chosen_on_validation_subjects_and_tested_on_the_others():
     assert statistics.subjects == {"A": 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "validation",
     [[], rows("a", [5.0, 6.0], who="v"), rows("a", [5.0], who="v") + rows("b", [4.0], seeds=(0, 1), who="v")],
@@ -61,6 +62,7 @@ def test_without_the_validation_scores_of_every_candidate_the_report_says_so(val
     assert "too favourable" in shown
 
 
+@pytest.mark.slow
 def test_a_candidate_without_test_scores_does_not_hinder_the_choice():
     tested, validation = rows("a", BASE) + rows("b", BASE + 1), rows("a", [5.0], who="v") + rows("b", [4.0], who="v")
     lost = gone("c", "out of memory")
@@ -71,6 +73,7 @@ def test_a_candidate_without_test_scores_does_not_hinder_the_choice():
 # --- seeds ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_a_method_of_fewer_than_three_seeds_gets_no_p_value_but_words(seeds):
     assert len(seeds) < MIN_SEEDS
@@ -191,6 +194,7 @@ def test_the_report_says_what_scores_are_compared_with(reference):
     assert all(other not in shown for name, other in AGAINST.items() if name != reference)
 
 
+@pytest.mark.slow
 def test_the_report_states_updates_and_passes_of_every_method():
     from dataclasses import replace
 

@@ -125,6 +125,7 @@ def test_a_mix_trains_once_and_knows_every_operator_that_it_draws(paths, tmp_pat
     assert all(cell.trained_with == cell.operator and cell.seen_operator for cell in own.cells)
 
 
+@pytest.mark.slow
 def test_a_prior_is_trained_once_for_every_operator(paths, tmp_path):
     prior = {"strategy.name": "fedgimp", "strategy.adaptation": PARAMETERS["fedgimp"]["adaptation"]}
     matrix = planned(
@@ -172,6 +173,7 @@ def test_trainings_that_differ_in_noise_are_told_apart(paths, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_who_agreed_to_publish_is_named_among_those_that_train(paths, tmp_path):
     methods = {"fedbn": {"strategy.name": "fedbn", "network": NETWORKS["fedbn"]}}
     asked = {"methods": methods, "train": {"sites": "leave-one-out"}, "test": {"unseen": "nearest"}}
@@ -180,6 +182,7 @@ def test_who_agreed_to_publish_is_named_among_those_that_train(paths, tmp_path):
     assert found[("middle", "north")] == ("north",)
 
 
+@pytest.mark.slow
 def test_a_limit_that_leaves_test_subjects_out_is_refused(tmp_path):
     shard = tmp_path / "one.h5"
     splits = [("train", 1), ("validation", 1), ("test", 1), ("test", 1)]
@@ -217,6 +220,7 @@ def test_training_slices_are_a_dimension(paths, tmp_path):
     assert {trial.experiment.training.max_slices for trial in matrix.trials} == {1, None}
 
 
+@pytest.mark.slow
 def test_a_site_that_measures_in_its_own_way_does_so_where_it_did_not_train(paths, tmp_path):
     operator = {"mask": "random", "acceleration": 3, "per_site": {"south": {"acceleration": 2}}}
     matrix = planned(paths, tmp_path, experiment={"operator": operator}, train={"sites": "leave-one-out"})

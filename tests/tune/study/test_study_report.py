@@ -114,6 +114,7 @@ def test_of_too_few_subjects_the_sentences_claim_nothing(tiny):
         assert word not in text
 
 
+@pytest.mark.slow
 def test_a_lead_that_is_not_significant_is_no_lead():
     rows = [score("a", 30 + i % 2, f"s{i}", seed=seed) for i in range(8) for seed in range(3)]
     rows += [score("b", 30 + (i + 1) % 2, f"s{i}", seed=seed) for i in range(8) for seed in range(3)]
@@ -233,6 +234,7 @@ def test_the_page_is_whole_and_loads_nothing(large, large_page):
     assert any(link.endswith("/fedmri-all-random_R=4-0") for link in seen.links)
 
 
+@pytest.mark.slow
 def test_everything_is_escaped():
     evil = "<script>alert('x')</script>\"&$_{}|*"
     method = Method(evil, evil, True, True, True, False)

@@ -40,6 +40,7 @@ def test_holm_multiplies_the_least_by_all_and_never_falls():
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_rank_biserial_is_the_share_of_positive_less_that_of_negative_ranks():
     assert rank_biserial(np.array([1.0, 2.0, -3.0, 4.0])) == pytest.approx((7 - 3) / 10)
     assert rank_biserial(np.array([0.5, 1.0])) == 1.0
@@ -47,6 +48,7 @@ def test_rank_biserial_is_the_share_of_positive_less_that_of_negative_ranks():
     assert rank_biserial(np.zeros(3)) == 0.0
 
 
+@pytest.mark.slow
 def test_eight_subjects_that_all_agree_have_the_least_p_value():
     assert signed_rank(np.arange(1.0, 9.0)) == pytest.approx(2 / 2**8)
     assert signed_rank(np.zeros(8)) == 1.0
@@ -72,6 +74,7 @@ def test_too_few_subjects_have_no_interval(strata):
 # --- cells ---
 
 
+@pytest.mark.slow
 def test_seeds_subjects_and_sites_are_kept_apart():
     values = rows("a", [30, 32], seed=0) + rows("a", [31, 35], seed=1)
     values += rows("a", [20.0], "B", seed=0) + rows("a", [22.0], "B", seed=1)
@@ -170,6 +173,7 @@ def test_who_was_scanned_at_several_sites_counts_once():
     assert statistics.at(ALL, statistics.overall(ALL), "a").n == 4
 
 
+@pytest.mark.slow
 def test_a_difference_has_no_interval_where_sites_have_few_subjects():
     """Eight sites of one subject: drawing within a site draws nothing."""
     sites = "ABCDEFGH"
@@ -191,6 +195,7 @@ def test_methods_are_compared_over_the_subjects_of_all_sites():
     assert all(test.p is None and test.n == 4 for test in statistics.site_tests[ALL])
 
 
+@pytest.mark.slow
 def test_a_left_out_subject_is_tested_by_the_training_that_left_its_site_out():
     values = [
         *rows("a", [10.0], "A", trained_on="all but A", seen_site=False),

@@ -204,3 +204,8 @@ def test_the_report_states_updates_and_passes_of_every_method():
     table = shown[shown.index("| method | what it is") :].splitlines()
     assert table[0].split("|")[-3:-1] == [" updates ", " passes "]
     assert [line.split("|")[-3:-1] for line in table[2:4]] == [[" 540 ", " 3 to 9 "], [" – ", " – "]]
+
+
+def test_4_slices_a_site_come_before_12_and_all_come_last():
+    given = [score("fedavg", 30.0, trained_on=f"all ({limit} slices a site)", n_sites=4) for limit in ("all", 12, 4)]
+    assert [group.training.limit for group in analyse(found(given)).tables] == [4, 12, "all"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -39,6 +40,11 @@ class Kind:
     def suffix(self) -> str:
         """The limit of slices as text; empty if the study has only one limit."""
         return "" if self.limit is None else f" ({self.limit} slices a site)"
+
+    @property
+    def order(self) -> tuple[str, float]:
+        """What kinds are sorted by: 4 slices a site come before 12, and ``all`` comes last."""
+        return self.base, self.limit if isinstance(self.limit, int) else math.inf
 
     @property
     def trains(self) -> bool:

@@ -292,7 +292,8 @@ def _rank(group: Group) -> tuple[object, ...]:
     """The sort key of a group. Hospitals that did not train come first: a study asks about them."""
     kinds = {"all but one": 0, "all": 1, UNTRAINED: 9}
     own_noise = 0.0 if group.noise == 1 else math.inf
-    return (group.seen, kinds.get(group.training.scheme, 2), group.kind, own_noise, group.noise, group.trained_with)
+    kind = (kinds.get(group.training.scheme, 2), group.training.order)
+    return (group.seen, *kind, own_noise, group.noise, group.trained_with)
 
 
 def _order(cell: Cell) -> tuple[object, ...]:

@@ -6,9 +6,10 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -368,7 +369,7 @@ def open_sealed(path: Path | str) -> Shard:
     """The shard at ``path``, whose content is what its attribute says.
 
     All data are read once. The hash is then kept in the user's cache folder for as long as the file's stamp stays the
-    same: a second opening reads labels only, a third one in the same process nothing. A run opens a shard 4 to 6 times.
+    same: a second opening reads labels only, and nothing while this process holds the shard, as a run does.
 
     Raises:
         InputError: see :meth:`Shard.open` and :meth:`Shard.check_hash`, or the file changed while it was read.
@@ -376,8 +377,10 @@ def open_sealed(path: Path | str) -> Shard:
     path = Path(path).absolute()
     stamp = Stamp.of(path)
     known = noted(stamp)
-    shard = Shard.open(path) if known is None else _labels(path, stamp, known)
-    if known != shard.content_hash:
+    shard = _opened.get((path, stamp, known)) or Shard.open(path)
+    if known == shard.content_hash:
+        _opened[path, stamp, known] = shard
+    else:
         start = time.time_ns()
         shard.check_hash()
         if Stamp.of(shard.path) != stamp:
@@ -386,10 +389,8 @@ def open_sealed(path: Path | str) -> Shard:
     return shard
 
 
-@lru_cache(maxsize=64)
-def _labels(path: Path, stamp: Stamp, content_hash: str) -> Shard:
-    del stamp, content_hash  # they tell this opening from one of a changed file
-    return Shard.open(path)
+_opened = WeakValueDictionary[tuple[Path, Stamp, str | None], Shard]()
+"""The shards that somebody in this process holds, by the noted stamp and hash: a released actor holds none."""
 
 
 def _reopen(path: str, expected: str) -> Shard:

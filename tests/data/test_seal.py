@@ -248,7 +248,7 @@ def test_a_link_stays_a_link(make_shard, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_unchanged_shard_is_read_once_while_somebody_holds_it_and_a_changed_one_again(make_shard, settled, monkeypatch):
+def test_an_unchanged_shard_is_read_once_while_it_is_held_and_a_changed_one_again(make_shard, settled, monkeypatch):
     path, opened = make_shard(), []
     real = Shard.open.__func__
     monkeypatch.setattr(Shard, "open", classmethod(lambda cls, path: opened.append(path) or real(cls, path)))

@@ -112,7 +112,9 @@ def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, l
     Trainings of one kind without the tested site are compared with two others: with trainings of the same kind that
     included the tested site, and with trainings on all sites.
     """
-    kinds = sorted({group.training for group in tables if not group.seen and group.training.trains}, key=lambda one: one.order)
+    kinds = sorted(
+        {group.training for group in tables if not group.seen and group.training.trains}, key=lambda one: one.order
+    )
     for kind in kinds:
         for matched, compared_by in (
             (kind, f"{kind} trained, the tested site among them or not"),

@@ -138,22 +138,12 @@ def upper(text: str) -> str:
 
 def picture(name: str, caption: str, figure: Figure, runs: Sequence[str] = ()) -> Picture:
     """The figure as PNG and SVG, without dates and versions, so that equal figures have equal bytes."""
-    svg = _numbered(_svg(figure))
-    return Picture(name, caption, _png(figure), svg, runs)
-
-
-def _svg(figure: Figure) -> bytes:
-    """The figure as SVG, drawn once: ``savefig`` draws twice, first to lay out, and a drawing lays out itself."""
     from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    svg, agg, dpi = io.BytesIO(), figure.canvas, figure.dpi
-    vector: Any = FigureCanvasSVG(figure)
+    svg = io.BytesIO()
     with rc_context({"svg.hashsalt": "fedrecon"}):
-        vector.print_svg(svg, metadata={"Date": None, "Creator": None})
-    figure.set_canvas(agg)
-    figure.set_dpi(dpi)  # an SVG is drawn at 72 dots per inch
-    return svg.getvalue()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return Picture(name, caption, _png(figure), _numbered(svg.getvalue()), runs)
 
 
 def _numbered(svg: bytes) -> bytes:
@@ -168,12 +158,11 @@ def _png(figure: Figure) -> bytes:
     """The figure as PNG with a colour palette. It needs a third of the bytes of a PNG without one."""
     from PIL import Image
 
-    agg: Any = figure.canvas
-    agg.draw()
-    drawn = Image.fromarray(np.asarray(agg.buffer_rgba()))
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 0})
     known = Image.new("P", (1, 1))
     known.putpalette(_palette())
-    flat, small = drawn.convert("RGB").quantize(palette=known, dither=Image.Dither.NONE), io.BytesIO()
+    flat = Image.open(buffer).convert("RGB").quantize(palette=known, dither=Image.Dither.NONE)
     flat.save(small, "PNG", dpi=(DPI, DPI))
     return small.getvalue()
 

@@ -189,7 +189,7 @@ def _compressed(figure: Any) -> bytes:
 
 
 def _png(image: Any) -> bytes:
-    """The image as PNG. Pillow's ``optimize`` takes 3 to 6 times as long, for 1 to 4 % of the bytes."""
+    """The image as PNG. Pillow's ``optimize`` takes several times as long, for a few per cent of the bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

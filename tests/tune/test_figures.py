@@ -7,12 +7,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow as pa
 import pytest
-from matplotlib import rc_context
 from PIL import Image
 
 from fedrecon.platform.reporting import html
 from fedrecon.platform.reporting.document import Picture
-from fedrecon.platform.reporting.figure import COLOURS, _svg, legend, panels
 from fedrecon.tune.sweep.figures import draw, importance
 from fedrecon.tune.sweep.grouping import (
     ACCELERATION,
@@ -219,22 +217,6 @@ def test_importance_finds_the_key_that_matters_and_the_same_each_time():
     np.testing.assert_array_equal(importance(rows, list(rows[0]), scores)[0], drop)
 
 
-@pytest.mark.slow
-def test_importance_is_that_of_scikit_learn_to_the_bit():
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.inspection import permutation_importance
-
-    features = np.random.default_rng(0).uniform(size=(12, 3))
-    scores = features @ [3.0, 1.0, 0.0]
-    rows = [{f"params.{key}": value for key, value in zip("abc", row, strict=True)} for row in features.tolist()]
-    drop, error, _ = importance(rows, list(rows[0]), scores)
-    encoded = np.stack([coordinate(list(column), numeric=True)[0] for column in features.T], axis=1)
-    forest = RandomForestRegressor(200, oob_score=True, random_state=0).fit(encoded, scores)
-    expected = permutation_importance(forest, encoded, scores, n_repeats=10, random_state=0)
-    np.testing.assert_array_equal(drop, expected.importances_mean)
-    np.testing.assert_array_equal(error, expected.importances_std)
-
-
 def test_metrics_are_named_with_their_unit():
     assert label("mean/psnr") == "validation PSNR (dB)"
     assert label("test/site/a/ssim") == "test SSIM, a"
@@ -249,27 +231,6 @@ def pictures():
     """All figures of :func:`sweep`, drawn once."""
     rows, curves = sweep()
     return draw(table(rows), ["mean/psnr", "mean/ssim"], ["max", "max"], curves)
-
-
-@pytest.mark.slow
-def test_a_figure_is_drawn_as_savefig_draws_it():
-    """It lays out once where ``savefig`` lays out and draws twice; not a byte and not a pixel moves."""
-
-    def made():
-        figure, (ax,) = panels("A title", "and what it shows", ["a panel"], 1, (1.0, 2.0))
-        ax.plot([1, 2, 30], [0.5, 1e5, 2], label="x")
-        ax.set_ylabel("score")
-        legend(figure, [("one", {"color": COLOURS[0]})], "of")
-        return figure
-
-    svg, png, figure = io.BytesIO(), io.BytesIO(), made()
-    with rc_context({"svg.hashsalt": "fedrecon"}):
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(png, format="png")
-    ours = made()
-    assert _svg(ours) == svg.getvalue()
-    ours.canvas.draw()
-    np.testing.assert_array_equal(np.asarray(ours.canvas.buffer_rgba()), np.asarray(Image.open(png)))
 
 
 @pytest.mark.slow

@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 Curves = Mapping[int, Sequence[tuple[int, float]]]
 
 MIN_TRIALS = 8  # fewer say nothing about importance
-REPEATS = 10  # how often the values of a key are shuffled
 RELIABLE = 0.3  # out-of-bag R² below which an importance is called not reliable
 CAPTIONS = {
     "acceleration": "Score against acceleration, with the spread over seeds.",
@@ -290,33 +289,12 @@ def importance(
     value is lower than all values of that key.
     """
     from sklearn.ensemble import RandomForestRegressor
-    from sklearn.metrics import r2_score
+    from sklearn.inspection import permutation_importance
 
     features = np.stack([coordinate([row[key] for row in rows], is_numeric(rows, key))[0] for key in keys], axis=1)
     forest = RandomForestRegressor(200, oob_score=True, random_state=0).fit(features, scores)
-    shuffled = _shuffled(features)
-    # One call for all tables: each call costs far more than the rows of a table.
-    predicted = forest.predict(np.concatenate([features, *shuffled.reshape(-1, *features.shape)]))
-    whole, *others = (r2_score(scores, one) for one in predicted.reshape(-1, len(rows)))
-    drops = whole - np.array(others).reshape(len(keys), REPEATS)
-    return drops.mean(axis=1), drops.std(axis=1), float(forest.oob_score_)
-
-
-def _shuffled(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The features with one column shuffled, as scikit-learn's ``permutation_importance`` has them.
-
-    Returns:
-        (columns, repeats, *features.shape).
-    """
-    seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max + 1)
-    found = np.repeat(features[np.newaxis], features.shape[1] * REPEATS, axis=0)
-    found = found.reshape(features.shape[1], REPEATS, *features.shape)
-    for column, tables in enumerate(found):
-        draws, order, values = np.random.RandomState(seed), np.arange(len(features)), features[:, column]
-        for table in tables:
-            draws.shuffle(order)
-            values = table[:, column] = values[order]
-    return found
+    found = permutation_importance(forest, features, scores, n_repeats=10, random_state=0)
+    return found.importances_mean, found.importances_std, float(forest.oob_score_)
 
 
 # --- two metrics ---

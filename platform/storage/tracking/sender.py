@@ -112,7 +112,7 @@ class Sender:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(LAST_WORD)  # nothing is sent after close() by a try that was under way
+        self._thread.join(LAST_WORD)  # a try that is under way ends with close(), not after it
         if not done:
             self.say(
                 f"MLflow at {self.uri} has not got all of this yet: the same command or fedrecon sync sends the rest"

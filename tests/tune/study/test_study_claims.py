@@ -209,3 +209,9 @@ def test_the_report_states_updates_and_passes_of_every_method():
 def test_4_slices_a_site_come_before_12_and_all_come_last():
     given = [score("fedavg", 30.0, trained_on=f"all ({limit} slices a site)", n_sites=4) for limit in ("all", 12, 4)]
     assert [group.training.limit for group in analyse(found(given)).tables] == [4, 12, "all"]
+
+
+def test_r_4_comes_before_r_12():
+    given = [score("fedavg", 30.0, trained_with=f"random R={one}") for one in ("12", "4", "2-8", "2.5")]
+    found_in_order = [group.trained_with for group in analyse(found(given)).tables]
+    assert found_in_order == ["random R=2-8", "random R=2.5", "random R=4", "random R=12"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -293,7 +294,9 @@ def _rank(group: Group) -> tuple[object, ...]:
     kinds = {"all but one": 0, "all": 1, UNTRAINED: 9}
     own_noise = 0.0 if group.noise == 1 else math.inf
     kind = (kinds.get(group.training.scheme, 2), group.training.order)
-    return (group.seen, *kind, own_noise, group.noise, group.trained_with)
+    parts = re.split(r"(\d+(?:\.\d+)?)", group.trained_with)
+    operator = [float(one) if one[:1].isdigit() else one for one in parts]  # R=4 before R=12
+    return (group.seen, *kind, own_noise, group.noise, operator)
 
 
 def _order(cell: Cell) -> tuple[object, ...]:

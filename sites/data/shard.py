@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -222,11 +221,12 @@ class Shard:
         """The volume ``volume_name``, whose arrays are those of :meth:`stored`."""
         volume = self._by_name(volume_name)
         reference = self.stored(volume_name, "reference") if volume.has_reference else None
+        kspace = self.stored(volume_name)
         return VolumeData(
             volume.name,
             volume.subject,
             volume.split,
-            self.stored(volume_name),
+            kspace,
             reference,
             volume.noise,
             volume.voxel_mm,
@@ -265,19 +265,25 @@ class Shard:
                 raise InputError(f"{self.path}: {error}") from None
             about = data.about()
             maxima = {"max": about.maximum == volume.maximum, "truth_max": about.truth_maximum == volume.truth_maximum}
-            if wrong := [key for key, right in maxima.items() if not right]:
-                where = f"{self.path}: volume '{volume.name}'"
-                raise InputError(f"{where}: its attribute '{wrong[0]}' is not its maximum; {self._anew}")
+            for key, right in maxima.items():
+                if not right:
+                    raise InputError(
+                        f"{self.path}: volume '{volume.name}': its attribute '{key}' is not its maximum; {self._anew}"
+                    )
             digests[volume.name] = data.digest()
         found = content_hash(self.site, self.contrast, self.simulated, self.phase, digests)
         if found != self.content_hash:
-            was = f"the content hash differs: the attribute says {self.content_hash}, the content has {found}"
-            raise InputError(f"{self.path}: its content is not what was written ({was}); {self._anew}")
+            raise InputError(
+                f"{self.path}: its content is not what was written (the content hash differs: the attribute says "
+                f"{self.content_hash}, the content has {found}); {self._anew}"
+            )
         with reading(self.path) as file:
             found = attributes_hash(file)
         if self.attributes_hash not in ("", found):
-            was = f"their hash differs: written was {self.attributes_hash}, they have {found}"
-            raise InputError(f"{self.path}: its attributes are not what was written ({was}); {self._anew}")
+            raise InputError(
+                f"{self.path}: its attributes are not what was written (their hash differs: written was "
+                f"{self.attributes_hash}, they have {found}); {self._anew}"
+            )
 
     @property
     def _anew(self) -> str:
@@ -295,7 +301,7 @@ class Shard:
         """
         train = self.split("train")
         if not train:
-            splits = ", ".join(map(": ".join, sorted(self.subjects.items())))
+            splits = ", ".join(f"{subject}: {split}" for subject, split in sorted(self.subjects.items()))
             raise InputError(
                 f"{self.path}: site '{self.site}' has no training subject ({splits}); it is usable for "
                 f"{', '.join(usable_for(self.volumes))}. To train, import more subjects, or give --subject-pattern, "
@@ -369,28 +375,20 @@ def open_sealed(path: Path | str) -> Shard:
     """The shard at ``path``, whose content is what its attribute says.
 
     All data are read once. The hash is then kept in the user's cache folder for as long as the file's stamp stays the
-    same: a second opening reads labels only, and nothing while this process holds the shard, as a run does.
+    same, so a second opening reads labels only.
 
     Raises:
         InputError: see :meth:`Shard.open` and :meth:`Shard.check_hash`, or the file changed while it was read.
     """
-    path = Path(path).absolute()
-    stamp = Stamp.of(path)
-    known = noted(stamp)
-    shard = _opened.get((path, stamp, known)) or Shard.open(path)
-    if known == shard.content_hash:
-        _opened[path, stamp, known] = shard
-    else:
+    stamp = Stamp.of(Path(path).absolute())
+    shard = Shard.open(path)
+    if noted(stamp) != shard.content_hash:
         start = time.time_ns()
         shard.check_hash()
         if Stamp.of(shard.path) != stamp:
             raise InputError(f"{shard.path}: it was changed while it was read; try again when nobody writes to it.")
         note(stamp, shard.content_hash, start)
     return shard
-
-
-_opened = WeakValueDictionary[tuple[Path, Stamp, str | None], Shard]()
-"""The shards that somebody in this process holds, by the noted stamp and hash: a released actor holds none."""
 
 
 def _reopen(path: str, expected: str) -> Shard:

@@ -245,19 +245,3 @@ def test_a_link_stays_a_link(make_shard, tmp_path):
     seal(link)
     assert link.is_symlink()
     open_sealed(path)
-
-
-@pytest.mark.slow
-def test_an_unchanged_shard_is_read_once_while_it_is_held_and_a_changed_one_again(make_shard, settled, monkeypatch):
-    path, opened = make_shard(), []
-    real = Shard.open.__func__
-    monkeypatch.setattr(Shard, "open", classmethod(lambda cls, path: opened.append(path) or real(cls, path)))
-    open_sealed(path)  # reads all data, and notes the hash
-    first = open_sealed(path)
-    assert open_sealed(path) is first
-    assert opened == [path, path]
-    _root("vendor", "x")(path)
-    with pytest.raises(InputError, match="its attributes are not what was written"):
-        open_sealed(path)
-    seal(path)
-    assert open_sealed(path).attributes["vendor"] == "x"

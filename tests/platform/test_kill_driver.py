@@ -210,10 +210,15 @@ class OnRay:
             assert self.process.exitcode is None, self.log.read_text()
             return any("SiteActor.fit" in title(pid) for pid in self.sites)
 
+        def sites_are_there() -> bool:
+            assert self.process.exitcode is None, self.log.read_text()
+            self.family = {one.pid: title(one.pid) for one in psutil.Process(self.pid).children(recursive=True)}
+            self.sites = [pid for pid, name in self.family.items() if "SiteActor" in name]
+            return bool(self.sites)
+
         wait_for(committed, f"round {number}: {self.log}", every=0.05)
-        self.family = {one.pid: title(one.pid) for one in psutil.Process(self.pid).children(recursive=True)}
+        wait_for(sites_are_there, f"a site of this driver: {self.log}", every=0.05)  # an earlier one may have committed
         assert any("raylet" in name for name in self.family.values())
-        self.sites = [pid for pid, name in self.family.items() if "SiteActor" in name]
         wait_for(fits, f"a fit after round {number}: {self.log}", every=0.01)
 
     def left(self) -> dict[int, str]:

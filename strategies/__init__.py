@@ -21,6 +21,7 @@ from fedrecon.strategies.hyperfed import HyperFed
 from fedrecon.strategies.lg_fedavg import LGFedAvg
 from fedrecon.strategies.local import Local
 from fedrecon.strategies.pooled import Pooled
+from fedrecon.strategies.pooled_feddiff import PooledFedDiff
 from fedrecon.strategies.scaffold import Scaffold
 from fedrecon.strategies.strategy import Strategy
 
@@ -42,6 +43,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "feddiff": FedDiff,
     "local": Local,
     "pooled": Pooled,
+    "pooled_feddiff": PooledFedDiff,
 }
 
 

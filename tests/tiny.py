@@ -54,6 +54,7 @@ NETWORKS: dict[str, Mapping[str, Any]] = {
 PARAMETERS: dict[str, Mapping[str, Any]] = {
     "fedgimp": {"adaptation": {"steps": 3, "batch": 2}},
     "feddiff": {"splitting": {"steps": 2, "batch": 2}},
+    "pooled_feddiff": {"splitting": {"steps": 2, "batch": 2}},
 }
 """A strategy's own, where its defaults are a long work."""
 

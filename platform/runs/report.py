@@ -64,21 +64,22 @@ def report(
     experiment: Mapping[str, Any],
     citations: Sequence[str],
     environment: Mapping[str, Any],
+    moved_data: bool = False,
 ) -> str:
     """The report of a finished run as Markdown.
 
     Args:
         result: the JSON of ``fedrecon run --json``: run_id, digest, rounds, bytes_up, sites, mean, ...
-        experiment: the experiment as a plain dict; all of it is shown, and ``name``, ``task`` and ``strategy.name``
-            are read.
+        experiment: the experiment as a plain dict; all of it is shown, and ``name`` and ``task`` are read.
         citations: the ``paper`` of each plug-in that ran and of the scores, as BibTeX; some may be empty. A work
             that several of them cite is listed once.
         environment: hardware and software of the run, as (nested) text and numbers; all of it is shown. ``simulated``
             names the sites whose k-space was simulated.
+        moved_data: whether the strategy had the data of all sites in one place.
     """
     sections = [
         f"# {experiment.get('name', 'experiment')}",
-        _warnings(result, experiment, environment),
+        _warnings(result, experiment, environment, moved_data),
         f"## Test scores, {AGAINST[experiment.get('evaluation', {}).get('reference', 'measured')]}\n\n"
         + scores_table(result),
         "## How to read them\n\n" + "\n".join([DEFINITIONS, *_task_definitions(experiment), *_spread(result)]),
@@ -156,7 +157,9 @@ def _score_row(name: str, scores: Mapping[str, Any], covered: bool) -> list[Valu
     return cells + (coverage_cells(scores) if covered else [])
 
 
-def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+def _warnings(
+    result: Mapping[str, Any], experiment: Mapping[str, Any], environment: Mapping[str, Any], moved_data: bool
+) -> str:
     """Warnings that a reader must not overlook, each as a Markdown quotation."""
     marks = [f"> **{line}**" for line in [below_zero_filled(result, experiment), exact_note(result)] if line]
     simulated = list(environment.get("simulated", ()))
@@ -165,7 +168,7 @@ def _warnings(result: Mapping[str, Any], experiment: Mapping[str, Any], environm
             f"> **Simulated k-space** at {', '.join(simulated)}: made from magnitude images or a phantom by "
             "the FFT. Scores on measured raw data will differ."
         )
-    if experiment.get("strategy", {}).get("name") == "pooled":
+    if moved_data:
         marks.append("> **Pooled data**: all data were moved to one place for this control. It is not federated.")
     if missed := in_words(result.get("missed", {})):
         marks.append(f"> **Missed replies**: the run went on without {missed}.")

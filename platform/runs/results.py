@@ -155,7 +155,8 @@ def _write_files(into: Path, finished: FinishedRun) -> None:
     parquet.write_scores(into / "validation.parquet", finished.validation)
     parquet.write_rounds(into / "rounds.parquet", finished.rounds)
     citations = cited(finished.experiment)
-    text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"])
+    moved = finished.experiment.trains and finished.experiment.method.moves_data
+    text = report(finished.result, finished.experiment.shown(), citations, finished.result["environment"], moved)
     atomic.write_text(into / "report.md", text)
     if finished.layout is not None:
         _write_weights(into / "weights.safetensors", finished)

@@ -59,9 +59,10 @@ def test_marks_are_there_only_when_they_hold():
     assert "bibtex" not in plain
     marked = report(
         RESULT,
-        {**EXPERIMENT, "strategy": {"name": "pooled"}},
+        EXPERIMENT,
         [],
         {**ENVIRONMENT, "simulated": ["t1w", "t2w"]},
+        moved_data=True,
     )
     assert "**Simulated k-space** at t1w, t2w" in marked
     assert "**Pooled data**" in marked

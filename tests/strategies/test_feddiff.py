@@ -224,6 +224,8 @@ def test_the_noise_of_a_scored_slice_is_the_scan_s_times_the_operator_s(consorti
         ({"strategy": {"name": "feddiff"}, "network": {"name": "style"}}, "network.name=denoiser"),
         ({"strategy": {"name": "fedgimp"}, "network": {"name": "denoiser"}}, "network.name=style"),
         ({"strategy": {"name": "feddiff"}, "training": {"keep": "best"}}, "scored after its last round"),
+        ({"strategy": {"name": "pooled_feddiff", "private": ["head"]}}, "strategy.private: one member holds all data"),
+        ({"strategy": {"name": "pooled_feddiff", "mu": 1}}, "strategy.mu: one member holds all data"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_starts(change, said):
@@ -236,6 +238,18 @@ def test_patches_need_their_position():
     make_strategy("feddiff", {}).build(blind, images)
     with pytest.raises(InputError, match=r"network.position"):
         make_strategy("feddiff", {"patch": 8}).build(blind, images)
+
+
+@pytest.mark.slow
+def test_the_pooled_control_is_one_unconditional_denoiser_of_all_slices(consortium):
+    one = Federation(make_strategy("pooled_feddiff", {"budget": "passes"}), consortium, network=DENOISER, rounds=1)
+    assert one.roster == {"pooled": tuple(consortium)}
+    first = one.begin()
+    (reply,) = one.executor().fit(one.method.request(first))
+    assert (reply.n_slices, reply.steps) == (6, 4)  # batches of two, each of one site: 2 + 1 + 1
+    moved = one.layout.named(reply.shared != first.shared, shared=True)
+    assert not moved["codes"].any()
+    assert moved["last.weight"].mean() > 0.9
 
 
 @pytest.mark.slow

@@ -131,7 +131,14 @@ def evaluate(
     with phase("scoring sites", len(operators) * len(shards)) as done:
         for one in () if dry_run else operators:
             parts.append([*scored(trained, shards, one, rule, tell, wire_log=log, pictures=pictures, done=done)])
-    table, drawn = (None, []) if dry_run else _save(trained, [one for part in parts for one in part], pictures)
+    asked_for = {
+        "shards": {name: shard.content_hash for name, shard in shards.items()},
+        "operators": [{name: one.flat() for name, one in each.items()} for each in operators],
+        "experiment": trained.experiment.as_dict(),
+        "unseen": [rule.rule, rule.epochs],
+    }
+    columns = [one for part in parts for one in part]
+    table, drawn = (None, []) if dry_run else _save(trained, asked_for, columns, pictures)
     planned = [_planned(name, shards[name], one) for each in operators for name, one in each.items()] if dry_run else []
     means = [_mean_row(part) for part in parts]
     return {
@@ -182,7 +189,7 @@ def _planned(site: str, shard: Shard, operator: Acquisition) -> Row:
     """The row of a site that would be scored."""
     volumes = shard.split("test")
     counts = {"n_slices": sum(one.n_slices for one in volumes), "n_volumes": len(volumes)}
-    return {"site": site, "operator": operator.label(), **counts}
+    return {"site": site, "operator": operator.described(), **counts}
 
 
 def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence[float]]]) -> list[dict[str, Any]]:
@@ -200,6 +207,8 @@ def _asked(trained: TrainedRun, options: Mapping[str, tuple[str | None, Sequence
         if block != task.block and (family is not None or amounts):
             raise InputError(f"this is a {experiment.task} run: use {task.flags}, not {BLOCKS[block].flags}")
     family, amounts = options[task.block]
+    if twice := [f"{one:g}" for one in dict.fromkeys(amounts) if list(amounts).count(one) > 1]:
+        raise InputError(f"{task.measured} {', '.join(twice)}: given more than once; its scores would count twice")
     own = trained.images.scale
     if experiment.fixed_scale and any(scale != own for scale in amounts):
         raise InputError(f"the network '{experiment.network['name']}' of this run was built for scale {own}")
@@ -222,16 +231,21 @@ def _operator(trained: TrainedRun, site: str, changes: Mapping[str, Any]) -> Acq
     return measured
 
 
-def _save(trained: TrainedRun, parts: Sequence[Mapping[str, Any]], pictures: SitePictures) -> tuple[str, list[str]]:
-    """Writes the scores of all slices and the pictures. Returns their paths."""
+def _save(
+    trained: TrainedRun, asked_for: Mapping[str, Any], parts: Sequence[Mapping[str, Any]], pictures: SitePictures
+) -> tuple[str, list[str]]:
+    """Writes the scores of all slices and the pictures. Returns their paths.
+
+    Args:
+        asked_for: all that can change a score of this run. Two evaluations that differ in it have different files.
+    """
     import hashlib
     import json
 
     from fedrecon.platform.storage import parquet
 
     columns = parquet.join_scores(parts)
-    key = [columns[name] for name in ("site", "volume", "slice", "mask", "acceleration", "model")]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    name = hashlib.sha256(json.dumps(asked_for, sort_keys=True, default=str).encode()).hexdigest()[:12]
     path = trained.folder.path / "evaluations" / f"{name}.parquet"
     path.parent.mkdir(exist_ok=True)
     debris.sweep(path.parent)

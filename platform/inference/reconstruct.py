@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -12,12 +12,14 @@ import numpy as np
 
 from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.federation.coverage import uncertainty
+from fedrecon.platform.inference.given_volume import Batches, batches, measured_at
 from fedrecon.platform.inference.pictures import volume_picture
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.shard_file import is_shard
+from fedrecon.sites.data.volume import central
 from fedrecon.sites.errors import InputError, RunError, tell
 from fedrecon.sites.finite import first_not_finite
 from fedrecon.sites.formats.one_file import read_input
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedrecon.sites.data.volume import VolumeData
-    from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.member.site import Site
 
 SUFFIXES = (".h5", ".hdf5", ".png", ".nii", ".nii.gz")
@@ -69,7 +70,8 @@ class Images:
         sampling: a text for the user that says how the samples were made.
         site: the site whose operator and network are used; empty if none is named.
         measured: the operator that made the samples, or ``as measured``, for captions.
-        split: ``train subject``, ``validation subject`` or ``test subject`` of the run, or ``not of the run``.
+        split: ``train subject``, ``validation subject`` or ``test subject`` of the run, or ``not of the run``; for
+            a file that is no shard and has no such name ``subject unknown``.
         enlarged: whether the images are enlarged (super-resolution).
     """
 
@@ -111,7 +113,8 @@ def reconstruct(
         run: run id, digest or its beginning, name, or ``latest``.
         source: a shard, a fastMRI file or raw k-space (.npy); for super-resolution also a NIfTI volume.
         output: a file .h5 (one group per volume: ``reconstruction``, ``data_consistency``, ``zero_filled``, ``mask``,
-            ``uncertainty`` if the method tells the spread of its error, and ``reference`` if the volume has one) or
+            ``uncertainty`` if the method tells the spread of its error, and ``reference`` if the volume has one; the
+            attribute ``crop`` (y, x) is the central part that is scored, where that is not all) or
             .png (the panel that a run draws, of up to four slices of the first volume of a test subject, else of the
             first volume). A NIfTI volume can also be written as .nii or .nii.gz, in the same space; the spread is then
             written beside it, as ``NAME-uncertainty``.
@@ -150,13 +153,16 @@ def reconstruct(
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
     if output.exists() and not _replaceable(output):
         raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
-    trained = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run).changed(overrides)
+    as_run = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
+    trained = as_run.changed(overrides)
     spread = spread_beside(output) if to_nifti and trained.experiment.method.has_spread else None
     if spread is not None and atomic.same_file(source, spread):
         raise InputError(f"{spread}: is the input; the spread is written beside {output.name}, never onto a source")
-    named = site or _site_of(source, trained)
+    shard = Shard.open(source) if is_shard(source) else None
+    named = site or _site_of(shard, trained)
     model = trained.one_model(named)
     worker = trained.site(model, {}, {})
+    _use_tuned(as_run, worker, named)
     enlarges = trained.experiment.task == "super-resolution"
     if as_is and not enlarges:
         raise InputError("--as-is enlarges low-resolution images, but this is a reconstruction run")
@@ -164,8 +170,8 @@ def reconstruct(
     low = enlarges and (as_is or from_nifti)
     if dry_run:
         for volume in volumes:
-            _measured_at(trained, named, volume, low)
-    done = [] if dry_run else [_volume(trained, worker, named, volume, low) for volume in volumes]
+            measured_at(trained, named, volume, low)
+    done = [] if dry_run else [_volume(trained, worker, named, volume, low, shard) for volume in volumes]
     if to_nifti and done:
         _write_nifti(output, done[0], source, "output")
         if spread is not None:
@@ -194,36 +200,33 @@ def reconstruct(
     }
 
 
-def _site_of(source: Path, trained: TrainedRun) -> str | None:
+def _site_of(shard: Shard | None, trained: TrainedRun) -> str | None:
     """The site of the run that a shard names; None if it names another one, or for any other file."""
-    if not is_shard(source):
-        return None
-    named = Shard.open(source).site
-    return named if named in (trained.members or trained.images.sites) else None
+    return shard.site if shard and shard.site in (trained.members or trained.images.sites) else None
 
 
-def _measured_at(trained: TrainedRun, named: str | None, volume: VolumeData, low: bool) -> tuple[str, bool]:
-    """The site whose operator measures the volume, and whether its samples are used as they are.
-
-    An input that names no site of the run takes the operator that all sites have.
+def _use_tuned(trained: TrainedRun, worker: Site, named: str | None) -> None:
+    """Gives a classical reconstructor the parameters that the run chose on the site's validation subjects.
 
     Raises:
-        InputError: the sites measure differently (a guess would be another image), or samples are missing.
+        InputError: no site is named, and the sites chose differently.
     """
-    complete = bool(np.any(volume.kspace != 0, axis=1).all())
-    if trained.experiment.task == "super-resolution" and not low and volume.reference is None and not complete:
-        raise InputError(f"'{volume.name}': samples are missing: only fully sampled k-space can be degraded")
-    prospective = low or (volume.reference is None and not complete)
-    if named is not None:
-        return named, prospective
-    sites = trained.images.sites
-    labels = {site: trained.experiment.operator_at(site) for site in sites}
-    if (low or not prospective) and len({repr(one.science()) for one in labels.values()}) > 1:
-        listed = ", ".join(f"{site} ({one.label()})" for site, one in labels.items())
-        raise InputError(
-            f"'{volume.name}' names no site of the run, and these measure differently: say with --site which: {listed}"
-        )
-    return sites[0], prospective
+    from fedrecon.sites.wire import TunedReconstructor
+
+    tuned = (trained.folder.result() or {}).get("environment", {}).get("tuned", {})
+    found = {named: tuned[named]} if named in tuned else tuned
+    if trained.experiment.trains or not found:
+        return
+    name, chosen = trained.experiment.reconstructor["name"], next(iter(found.values()))
+    if any(one != chosen for one in found.values()):
+        listed = ", ".join(f"{site} ({in_words(one)})" for site, one in found.items())
+        raise InputError(f"'{name}' was tuned for each site: say with --site whose parameters to take: {listed}")
+    worker.use_reconstructor(TunedReconstructor(named or "", name, chosen))
+
+
+def in_words(parameters: Mapping[str, Any]) -> str:
+    """Parameters as text: ``weight=0.008, iterations=200``."""
+    return ", ".join(f"{key}={value}" for key, value in parameters.items())
 
 
 def spread_beside(output: Path) -> Path:
@@ -260,33 +263,32 @@ def low_volumes(source: Path) -> Iterator[VolumeData]:
     yield VolumeData(name, name, "test", kspace, None, 0.0, voxel_mm=voxel_mm)
 
 
-def _volume(trained: TrainedRun, worker: Site, named: str | None, volume: VolumeData, low: bool) -> Images:
+def _volume(
+    trained: TrainedRun, worker: Site, named: str | None, volume: VolumeData, low: bool, shard: Shard | None
+) -> Images:
     from fedrecon.sites.training.local_loop import threads
 
-    sampled = np.any(volume.kspace != 0, axis=1)
     enlarges = trained.experiment.task == "super-resolution"
-    where, prospective = _measured_at(trained, named, volume, low)
+    where, prospective = measured_at(trained, named, volume, low)
     measured = trained.experiment.operator_at(where)
-    sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}' ({measured.label()})"
+    sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}' ({measured.described()})"
     if prospective:
         sampling = f"enlarged by {measured.scale} as it is" if low else "as measured"
     if low:
         # The reference has the low resolution too: the result cannot be compared with it.
-        volume = replace(volume, reference=None)
+        volume = replace(volume, reference=None, crop=None)
     with phase(f"reconstructing {volume.name}"), threads(trained.experiment.resources.threads):
-        batches = _batches(trained, worker, where, volume, sampled if prospective else None, low)
-        parts = list(_reconstructed(trained, worker, named or "", volume, batches))
+        given = batches(trained, worker, where, volume, shard.phase if shard else "measured", prospective, low)
+        parts = list(_reconstructed(trained, worker, named or "", volume, given))
     stages = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     if found := first_not_finite(stages):
         raise RunError(f"'{volume.name}': the reconstruction holds {found} pixels; nothing was written.")
     masks = np.concatenate([part[1] for part in parts])
-    label = sampling if prospective else measured.label()
+    label = sampling if prospective else measured.described()
     split = next((own[volume.subject] for own in trained.subjects.values() if volume.subject in own), None)
-    used = f"{split} subject" if split else "not of the run"
+    # Only a shard tells the subject as the run knows it: a file may be of a patient under another name.
+    used = f"{split} subject" if split else "not of the run" if shard else "subject unknown"
     return Images(volume, stages, masks, prospective, sampling, named or "", label, used, enlarges)
-
-
-Batches = Iterator[tuple[range, "Measurement"]]
 
 
 def _reconstructed(
@@ -314,47 +316,6 @@ def _reconstructed(
         yield shown, batch.operator.mask[:, 0].cpu().numpy()
 
 
-def _batches(
-    trained: TrainedRun, worker: Site, where: str, volume: VolumeData, sampled: NDArray[np.bool_] | None, low: bool
-) -> Batches:
-    """Yields the slice numbers and the measurement of each batch.
-
-    Args:
-        sampled: the mask (slices, y, x) of undersampled k-space; None measures with the run's operator or degradation.
-        low: whether the volume already has the low resolution.
-    """
-    import torch
-
-    from fedrecon.sites.imaging.coils import combine, estimate_maps
-    from fedrecon.sites.imaging.fourier import ifft2c
-    from fedrecon.sites.imaging.measurement import as_measured
-    from fedrecon.sites.seeding import seed
-
-    experiment, size, count = trained.experiment, worker.scoring_batch, len(volume.kspace)
-    operator = experiment.operator_at(where)
-    shape = (volume.kspace.shape[-2], volume.kspace.shape[-1])
-    if sampled is None and not low:
-        operator.check(shape)
-    phase = bool(trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True))
-    for start in range(0, count, size):
-        indices = range(start, min(start + size, count))
-        kspace = torch.from_numpy(np.array(volume.kspace[start : indices.stop], dtype=np.complex64)).to(worker.device)
-        if low:
-            image = combine(ifft2c(kspace), estimate_maps(kspace, shape, phase=phase))
-            yield indices, operator.plugin.given(image)
-        elif sampled is None:
-            seeds = [seed(experiment.evaluation.mask_seed, "mask", volume.subject, index) for index in indices]
-            settings = [operator.drawn(one) for one in seeds]
-            boxes = [one.calibration(shape) for one in settings]
-            by_box = {box: estimate_maps(kspace, box, phase=phase) for box in dict.fromkeys(boxes)}
-            maps = torch.stack([by_box[box][i] for i, box in enumerate(boxes)])
-            drawn = [setting.sample(shape, one) for setting, one in zip(settings, seeds, strict=True)]
-            masks = None if drawn[0] is None else torch.from_numpy(np.stack(drawn)[:, None]).to(worker.device)
-            yield indices, operator.measure(kspace, masks, maps, None)
-        else:
-            yield indices, as_measured(kspace, sampled[start : indices.stop], phase)
-
-
 def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
     import h5py
 
@@ -369,6 +330,8 @@ def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
             for name, image in one.stages.items():
                 group.create_dataset(names.get(name, name), data=image.astype(np.float32))
             group.create_dataset("mask", data=one.mask)
+            if one.volume.crop is not None:
+                group.attrs["crop"] = one.volume.crop
             if one.volume.reference is not None:
                 group.create_dataset("reference", data=one.volume.reference)
 
@@ -392,4 +355,6 @@ def _write_png(output: Path, done: list[Images], digest: str) -> None:
     parts = (one.site, one.volume.name, "slice {slice}", one.measured, one.split, f"run {digest[:8]}")
     caption = " · ".join(filter(None, parts))
     before = "Zero-padded" if one.enlarged else "Zero-filled"
-    atomic.write_bytes(output, volume_picture(one.stages, one.volume.reference, caption, before))
+    # Of an oversampled scan the part is shown, and compared, that is scored.
+    shown = {name: central(images, one.volume.crop) for name, images in one.stages.items()}
+    atomic.write_bytes(output, volume_picture(shown, central(one.volume.reference, one.volume.crop), caption, before))

@@ -66,7 +66,7 @@ def scored(
                     columns["model"] = [model for _ in columns["model"]]
                     yield columns
                 if pictures is not None:
-                    pictures.draw(member, model, operators[name].label())
+                    pictures.draw(member, model, operators[name].described())
             done()
 
 

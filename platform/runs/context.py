@@ -262,7 +262,7 @@ def _run_name(experiment: Experiment) -> str:
     else:
         what, rounds = experiment.reconstructor["name"], []
     sites = Path(experiment.sites).name if isinstance(experiment.sites, str) else f"{len(experiment.sites)} sites"
-    operator = experiment.operator_at("").label()
+    operator = experiment.operator_at("").described()
     return " · ".join([what, operator, *rounds, sites, f"seed {experiment.seed}", experiment.name])[:_NAME].rstrip(" ·")
 
 

@@ -137,6 +137,10 @@ class Acquisition(Settings):
         """A short label for captions: ``random R=4``, ``bicubic x2``."""
         raise NotImplementedError
 
+    def described(self) -> str:
+        """The label, with the noise where it is not the scan's own: ``random R=4 noise 2``."""
+        return self.label() + (f" noise {self.noise:g}" if self.noise != 1 else "")
+
     def drawn(self, seed: int) -> Acquisition:
         """The fixed setting of the slice whose mask has this seed: this very one, unless slices draw their own."""
         del seed

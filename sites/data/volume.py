@@ -120,8 +120,8 @@ class VolumeData:
 
 
 def central(image: Any, crop: tuple[int, int] | None) -> Any:
-    """The central part (..., y, x) of images, an array or a tensor; all of it for None. The centre is at N//2."""
-    if crop is None:
+    """The central part (..., y, x) of images, an array, a tensor or None; all for no crop. The centre is at N//2."""
+    if crop is None or image is None:
         return image
     (y, x), (ny, nx) = (n // 2 - size // 2 for n, size in zip(image.shape[-2:], crop, strict=True)), crop
     return image[..., y : y + ny, x : x + nx]

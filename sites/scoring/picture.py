@@ -55,7 +55,7 @@ def draw(
         if small:
             pictures[site] = tile(reference, images["zero_filled"], images["output"], item.volume.maximum, site)
             continue
-        measured = slices.scored_with([item], mask_seed)[0].label()
+        measured = slices.scored_with([item], mask_seed)[0].described()
         caption = f"{site} · {item.volume.subject} · slice {item.index} · {measured} · {note}"
         before = "Zero-padded" if batch.low is not None else "Zero-filled"
         given = reference, images["zero_filled"], images["output"], item.volume.maximum, caption

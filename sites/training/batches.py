@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fedrecon.sites.acquisition.setting import Acquisition
-from fedrecon.sites.data.shard import Shard, Volume
+from fedrecon.sites.data.loose_volume import VolumeSource
+from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.coils import combine, estimate_maps, rephased
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
@@ -62,7 +63,7 @@ class Slices:
 
     def __init__(
         self,
-        shards: Mapping[str, Shard],
+        shards: Mapping[str, VolumeSource],
         operators: Mapping[str, Acquisition],
         split: str,
         device: torch.device,
@@ -331,7 +332,7 @@ def small_box(shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, in
     return (shape[0] if rng.random() < 0.5 else min(width, shape[0])), min(width, shape[1])
 
 
-def _used(shard: Shard, split: str) -> Sequence[Volume]:
+def _used(shard: VolumeSource, split: str) -> Sequence[Volume]:
     """The volumes of a split that are used: all of them train, and those with a reference are scored."""
     return shard.split(split) if split == "train" else shard.scorable(split)
 

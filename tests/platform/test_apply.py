@@ -118,7 +118,7 @@ def test_a_picture_is_the_panel_of_the_run(runs, workspace, consortium, tmp_path
     assert fedrecon.reconstruct("own", source, out, workspace=workspace)["output"] == str(out)
     digest = runs["own"].digest[:8]
     first = f"north · north-test · slice 0 · random R=2 · test subject · run {digest}"
-    assert said[0] == (first if name == "north" else f"scan · slice 0 · as measured · not of the run · run {digest}")
+    assert said[0] == (first if name == "north" else f"scan · slice 0 · as measured · subject unknown · run {digest}")
     with Image.open(out) as image:
         assert image.width > wide * 2.3 * 110
         assert image.width < (wide + 1) * 2.3 * 110
@@ -175,6 +175,20 @@ def test_a_changed_operator_reconstructs_and_is_noted(runs, workspace, consortiu
     assert rate == pytest.approx(2, rel=0.1)
     with pytest.raises(InputError, match="name: "):
         fedrecon.reconstruct("alike", consortium["north"], tmp_path / "y.h5", ["name=x"], workspace=workspace)
+
+
+@pytest.mark.slow
+def test_evaluations_that_differ_in_anything_have_tables_of_their_own(runs, workspace):
+    changes = ([], ["operator.noise=4"], ["operator.center_fraction=0.2"], ["evaluation.mask_seed=7"])
+    found = [fedrecon.evaluate("alike", list(one), accelerations=[2], workspace=workspace) for one in changes]
+    assert len({one["scores"] for one in found}) == len(changes)
+    assert found[1]["rows"][0]["psnr"] < found[0]["rows"][0]["psnr"]
+    again = fedrecon.evaluate("alike", accelerations=[2], workspace=workspace)
+    assert again["scores"] == found[0]["scores"]
+    planned = fedrecon.evaluate("alike", ["operator.noise=4"], workspace=workspace, dry_run=True)
+    assert planned["rows"][0]["operator"] == "random R=4 noise 4"
+    with pytest.raises(InputError, match="acceleration 4: given more than once"):
+        fedrecon.evaluate("alike", accelerations=[4, 2, 4], workspace=workspace)
 
 
 @pytest.mark.slow

@@ -148,9 +148,9 @@ class Matrix:
         named: dict[str, Block] = {}
         for operator in expanded(self.study.train.operators):
             one = self._acquisition("", operator)
-            if named.setdefault(_named(one), one.flat()) != one.flat():
+            if named.setdefault(one.described(), one.flat()) != one.flat():
                 raise InputError(
-                    f"train.operators: two operators have the name {_named(one)} in tables; use two studies"
+                    f"train.operators: two operators have the name {one.described()} in tables; use two studies"
                 )
         limit = self.whole.evaluation.slices_of("test")
         for name, shard in self.shards.items():
@@ -232,7 +232,7 @@ class Matrix:
         for (trained_on, names), changes, slices, seed in itertools.product(
             self._site_sets(), operators, train.slices, self.study.seeds_of.get(method, self.study.seeds)
         ):
-            with_what = _named(self._acquisition("", changes)) if one.method.trains_on_operator else ""
+            with_what = self._acquisition("", changes).described() if one.method.trains_on_operator else ""
             if len(train.slices) > 1:
                 trained_on = replace(trained_on, limit=slices or "all")
             yield Learned(
@@ -382,11 +382,6 @@ class Matrix:
             n_slices(self.shards[site], "train", learned.slices or limits.slices_at(site)) for site in learned.names
         ]
         return sum(counts) / len(counts)
-
-
-def _named(one: Acquisition) -> str:
-    """The label of an operator, with its noise if that is not the data's own level."""
-    return one.label() + (f" noise {one.noise:g}" if one.noise != 1 else "")
 
 
 def _same(one: Acquisition, other: Acquisition) -> bool:

@@ -1,0 +1,123 @@
+"""What ``reconstruct`` writes of a test volume has the scores that the run, or ``evaluate``, gives it."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from tiny import DENOISER, UNET, make_volume
+
+import fedrecon
+from fedrecon.platform.inference.reconstruct import Images, _use_tuned
+from fedrecon.sites.classical.tv import TotalVariation
+from fedrecon.sites.data.shard import write_shard
+from fedrecon.sites.data.volume import central
+from fedrecon.sites.errors import InputError
+
+OPERATOR = {"mask": "random", "acceleration": 3, "center_fraction": 0.1}
+TRAINING = {"rounds": 1, "batch_size": 2}
+PRIOR = {"name": "feddiff", "splitting": {"steps": 2}}
+CASES = {
+    "noise": {"reconstructor": "zero_filled", "operator": {**OPERATOR, "noise": 3}},
+    "tuned": {"reconstructor": {"name": "tv", "iterations": 5}, "operator": OPERATOR},
+    "network": {"network": UNET, "training": TRAINING, "operator": {**OPERATOR, "noise": 2}},
+    "prior": {"strategy": PRIOR, "network": DENOISER, "training": TRAINING, "operator": {**OPERATOR, "noise": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(mlflow_template, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("law")
+    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sites(consortium, tmp_path_factory):
+    """Two sites with smooth phase, and one whose images have none."""
+    path = tmp_path_factory.mktemp("plain") / "plain.h5"
+    volumes = [make_volume(f"plain-{split}", split, 2, 2, 7) for split in ("train", "validation", "test")]
+    write_shard(path, "plain", volumes, simulated=True, phase="none")
+    return {"north": str(consortium["north"]), "south": str(consortium["south"]), "plain": str(path)}
+
+
+def psnr_of(path, volume, stage="reconstruction"):
+    """10 log10(max^2 / MSE) of a written volume."""
+    with h5py.File(path) as file:
+        group = file[volume]
+        reference, image = (group[name][()].astype(np.float64) for name in ("reference", stage))
+    return 10 * np.log10(reference.max() ** 2 / np.mean((reference - image) ** 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_the_image_is_the_one_that_was_scored(name, sites, workspace, tmp_path):
+    given = {"name": name, "sites": sites, "evaluation": {"panels": False, "every": 1}, **CASES[name]}
+    result = fedrecon.run(given, workspace=workspace, in_process=True)
+    if name == "tuned":  # else the case shows nothing
+        assert {one["weight"] for one in result.environment["tuned"].values()} != {TotalVariation().weight}
+    for site, path in sites.items():
+        written = fedrecon.reconstruct(name, path, tmp_path / "x.h5", workspace=workspace)
+        assert written["site"] == site
+        own = [one["name"] for one in written["volumes"] if one["split"] == "test subject"]
+        for stage, scores in (
+            ("reconstruction", result.sites[site]),
+            ("zero_filled", result.sites[site]["zero_filled"]),
+            ("data_consistency", result.sites[site]["with_data_consistency"]),
+        ):
+            found = np.mean([psnr_of(tmp_path / "x.h5", volume, stage) for volume in own])
+            assert found == pytest.approx(scores["psnr"], abs=2e-4)
+        with h5py.File(tmp_path / "x.h5") as file:
+            times = CASES[name]["operator"].get("noise")
+            assert file[own[0]].attrs["operator"] == f"random R=3{f' noise {times}' if times else ''}"
+
+
+def test_whose_parameters_are_taken_is_said_where_sites_were_tuned_differently():
+    used = []
+    worker = SimpleNamespace(use_reconstructor=used.append)
+
+    def trained(**tuned):
+        parameters = {site: {"weight": weight, "iterations": 5} for site, weight in tuned.items()}
+        folder = SimpleNamespace(result=lambda: {"environment": {"tuned": parameters}})
+        return SimpleNamespace(folder=folder, experiment=SimpleNamespace(trains=False, reconstructor={"name": "tv"}))
+
+    with pytest.raises(InputError, match=r"--site whose .*a \(weight=0.1, iterations=5\), b \(weight=0.2, "):
+        _use_tuned(trained(a=0.1, b=0.2), worker, None)
+    _use_tuned(trained(a=0.1, b=0.2), worker, "b")
+    _use_tuned(trained(a=0.3, b=0.3), worker, None)
+    _use_tuned(trained(), worker, None)  # nothing was tuned
+    assert [one.parameters["weight"] for one in used] == [0.2, 0.3]
+
+
+@pytest.mark.slow
+def test_more_noise_than_a_scan_of_unknown_noise_is_refused(sites, workspace, tmp_path):
+    given = {"name": "louder", "sites": sites, "evaluation": {"panels": False}, **CASES["noise"]}
+    fedrecon.run(given, workspace=workspace, in_process=True)
+    kspace = make_volume("v", "test", 1, 1, 3).kspace[0, 0]
+    np.save(tmp_path / "scan.npy", kspace)
+    with pytest.raises(InputError, match=r"noise 3 is a multiple of the scan's own noise.*operator.noise=1"):
+        fedrecon.reconstruct("louder", tmp_path / "scan.npy", tmp_path / "x.h5", site="north", workspace=workspace)
+    quiet = ["operator.noise=1"]
+    out = fedrecon.reconstruct(
+        "louder", tmp_path / "scan.npy", tmp_path / "x.h5", quiet, site="north", workspace=workspace
+    )
+    assert (out["volumes"][0]["operator"], out["volumes"][0]["split"]) == ("random R=3", "subject unknown")
+
+
+def test_an_oversampled_scan_is_shown_and_compared_in_its_scored_part(tmp_path, monkeypatch):
+    """A difference outside of the crop changes nothing in the picture."""
+    from fedrecon.platform.inference import reconstruct
+
+    volume = replace(make_volume("v", "test", 1, 1, 3), crop=(16, 12))
+    other = volume.reference.copy()
+    other[:, 0] += 1
+    monkeypatch.setattr(reconstruct, "volume_picture", lambda stages, *rest: given.append((stages, *rest)) or b"")
+    given = []
+    images = Images(volume, {"output": other}, None, False, "", "", "", "", False)
+    reconstruct._write_png(tmp_path / "x.png", [images], "d" * 16)
+    ((shown, reference, *_),) = given
+    assert shown["output"].shape == reference.shape == (1, 16, 12)
+    assert np.array_equal(shown["output"], reference)
+    assert np.array_equal(reference, central(volume.reference, (16, 12)))

@@ -79,11 +79,14 @@ class Mean:
         """The mean over the members that were folded, (size,). Call it once, at the end.
 
         Raises:
-            ValueError: no member was folded.
+            ValueError: no member was folded. RunError: only such of weight 0 were, and others did not reply.
         """
         if len(self._missing) == len(self.weights):
             raise ValueError("no member replied, so there is no mean")
-        if self._missing and self._folded > 0:
+        if self._missing and not self._folded > 0:
+            heard = ", ".join(sorted(set(self.weights) - self._missing))
+            raise RunError(f"all members that replied have weight 0 ({heard}), so there is no mean")
+        if self._missing:
             self.total /= np.float32(self._folded)
         return self.total
 

@@ -42,8 +42,13 @@ def spent(members: Iterable[Budget]) -> dict[str, str]:
     return {"updates": between(updates, ",.0f"), "passes": between(passes, ".3g")}
 
 
-def budgets(experiment: Experiment, shards: Mapping[str, Shard]) -> dict[str, Budget]:
-    """The budget of each member; empty if nothing is trained. Only the labels of the shards are read."""
+def budgets(experiment: Experiment, shards: Mapping[str, Shard], rounds: int | None = None) -> dict[str, Budget]:
+    """The budget of each member; empty if nothing is trained. Only the labels of the shards are read.
+
+    Args:
+        rounds: the number of rounds that were trained, if ``training.patience`` may have ended it early; None takes
+            those of the experiment.
+    """
     if not experiment.trains:
         return {}
     import torch
@@ -57,7 +62,8 @@ def budgets(experiment: Experiment, shards: Mapping[str, Shard]) -> dict[str, Bu
         slices = Slices({site: shards[site] for site in held}, operators, "train", cpu, limits)
         per_pass = max(slices.per_pass(training.batch_size), 1)
         of_sites = slices.per_pass_of_sites(training.batch_size)
-        updates = experiment.training.rounds * experiment.method.updates(training, per_pass, of_sites)
+        rounds = training.rounds if rounds is None else rounds
+        updates = rounds * experiment.method.updates(training, per_pass, of_sites)
         passes = updates / per_pass
         found[member] = Budget(updates, passes, round(passes * len(slices)))
     return found

@@ -180,8 +180,21 @@ def check_test_sites(
     Raises:
         InputError: the message names the subjects, and the split of the first of them.
     """
-    for name, shard in shards.items():
+    for shard in shards.values():
         shard.require_references("test", truth, all_volumes)
+    check_unseen(shards, subjects)
+
+
+def check_unseen(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses a test subject that a run used for training or validation.
+
+    Args:
+        subjects: for each site of the run, the split of every subject.
+
+    Raises:
+        InputError: the message names the subjects, and the split of the first of them.
+    """
+    for name, shard in shards.items():
         tested = {volume.subject for volume in shard.split("test")}
         for site, splits in subjects.items():
             seen = sorted(s for s in tested if splits.get(s, "test") != "test")

@@ -134,6 +134,11 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {"sites": by_site, "mean": _mean(list(by_site.values()))}
 
 
+def scores_of(columns: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of one row per slice by their MLflow names; empty if nothing was scored."""
+    return flat_metrics(summarise(columns)) if columns.get("site") else {}
+
+
 def exact_note(summary: Mapping[str, Any]) -> str:
     """Says at which sites the PSNR is infinite, because a volume is reconstructed without any error; else empty."""
     found = [

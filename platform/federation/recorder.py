@@ -107,6 +107,11 @@ class Recorder:
         return dict(scored[-1].metrics) if scored else {}
 
     @property
+    def trained(self) -> int:
+        """The number of the last round that was trained, by this run or by the one from which it was taken over."""
+        return int(self.rounds[-1]["round"]) if self.rounds else 0
+
+    @property
     def ended(self) -> bool:
         """Whether the training ends here: its patience is at its end, or another run has finished it."""
         return self._taken_over or out_of_patience(self.curve, self._patience)
@@ -119,8 +124,11 @@ class Recorder:
     def _choose(self, committed: CommittedRound, state: State) -> None:
         """Keeps this round if it is the best so far."""
         psnr = committed.metrics.get(PSNR)
-        if self._keeps_best and psnr is not None and (not self.kept or psnr > self.kept["psnr"]):
+        if self._keeps_best and psnr is not None and (not self.kept or is_better(committed.metrics, self._best())):
             self.kept = {"round": committed.round, "psnr": psnr, "standing": dict(state.standing)}
+
+    def _best(self) -> Mapping[str, float]:
+        return next(one.metrics for one in self.curve if one.round == self.kept["round"])
 
     def take_over(self, state: State, losses: Mapping[str, float], validated: ValidationResult) -> CommittedRound:
         """Commits a state that another run trained, with its validation under this experiment's own evaluation.
@@ -207,8 +215,26 @@ def reported(curve: Sequence[Mapping[str, Any]], scored_start: bool) -> list[Com
 
 def out_of_patience(curve: Sequence[CommittedRound], patience: int | None) -> bool:
     """Whether the last ``patience`` validations were all without a better mean PSNR; False without patience."""
-    psnr = [one.metrics[PSNR] for one in curve if PSNR in one.metrics]
-    return patience is not None and bool(psnr) and len(psnr) - 1 - psnr.index(max(psnr)) >= patience
+    scored = [one.metrics for one in curve if PSNR in one.metrics]
+    best = 0
+    for number, metrics in enumerate(scored):
+        best = number if is_better(metrics, scored[best]) else best
+    return patience is not None and bool(scored) and len(scored) - 1 - best >= patience
+
+
+def is_better(metrics: Mapping[str, float], than: Mapping[str, float]) -> bool:
+    """Whether a round's mean PSNR is better than another's, over the sites that were scored in both.
+
+    A site that died is in no mean after it. Without it a mean may rise though no network improved.
+    """
+    sites, before = (
+        {key for key in one if key.startswith("site/") and key.endswith("/psnr") and key.count("/") == 2}
+        for one in (metrics, than)
+    )
+    if sites == before:
+        return metrics[PSNR] > than[PSNR]
+    both = sorted(sites & before)
+    return bool(both) and sum(metrics[key] - than[key] for key in both) > 0
 
 
 def with_scores(rounds: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class TrainedRun:
         folder: folder of the run.
         experiment: the experiment of the run.
         state: the state after the last round, or after the best one (``training.keep``).
-        subjects: the split of every subject of the run, by site and subject.
+        subjects: the split of every subject of the run, and of the run that it began with, by site and subject.
         images: the properties of the images for which the network was built
             (:class:`fedrecon.sites.imaging.measurement.Images`).
         members: members with private parameters that reconstruct; empty if all parameters are shared.
@@ -115,7 +116,8 @@ class TrainedRun:
         members = private_members(experiment, layout_for(experiment, images), images.sites)
         digest = noted.get("training_digest") or ""
         factor = result.get("uncertainty", {}).get("temperature")
-        given = folder, experiment, kept[0], noted["subjects"], images, *members
+        seen = {**noted["subjects"], **noted.get("start", {}).get("subjects", {})}
+        given = folder, experiment, kept[0], seen, images, *members
         return cls(*given, training_digest=digest, temperature=factor)
 
     def changed(self, overrides: Sequence[str]) -> TrainedRun:
@@ -152,6 +154,21 @@ class TrainedRun:
     def request(self) -> TrainRequest:
         """The request for scores under the state of the last round, with the temperature of the spread."""
         return calibrated(self.experiment.method.scoring_request(self.state), self.temperature)
+
+    @cached_property
+    def start_values(self) -> dict[str, Any] | None:
+        """The values of the network with which the run's training began, by name; None without ``training.start``.
+
+        Raises:
+            InputError: that run is not in the workspace any more.
+        """
+        name = self.experiment.training.start if self.experiment.trains else None
+        return None if name is None else TrainedRun.load(self.folder.workspace, name).network_values()
+
+    def network_values(self) -> dict[str, Any]:
+        """The values of the whole network, by name; all its parameters are shared."""
+        named = layout_for(self.experiment, self.images).named(self.request.shared, shared=True)
+        return {name: value.copy() for name, value in named.items()}
 
     def models(self, site: str) -> tuple[str, ...]:
         """The names of the networks that reconstruct at ``site``.
@@ -204,7 +221,7 @@ class TrainedRun:
             shards: path of the shard of each site.
             operators: the operator at each site.
             private: private parameters by name that replace the member's own. An empty mapping takes the network's
-                first values; None takes the member's own.
+                first values, those of ``training.start`` if there is one; None takes the member's own.
         """
         from fedrecon.sites.member.site import Site
 
@@ -213,6 +230,7 @@ class TrainedRun:
             private = self.private[model].parameters
         member = model if model != GLOBAL else next(iter(standing), GLOBAL)
         memory = str(self.folder.memory(model)) if model != GLOBAL and private is None else None
+        first = model != GLOBAL and not (standing.get(model, 0) if private is None else private)
         plan = site_plan(
             experiment,
             self.images,
@@ -222,6 +240,7 @@ class TrainedRun:
             memory=memory,
             memory_owner=self.training_digest,
             publish_private=publish_private,
+            start=self.start_values if first else None,
         )
         site = Site(plan)
         if private is not None:

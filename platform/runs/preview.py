@@ -11,7 +11,7 @@ from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.execution.placement import check_here
-from fedrecon.platform.runs.warm_start import with_digest
+from fedrecon.platform.runs.warm_start import check_start, with_digest
 from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
 from fedrecon.sites.data.volume import SPLITS
@@ -49,6 +49,7 @@ def preview(
     chosen = with_digest(chosen, folder)
     shards = ConsortiumShards.of(chosen, None if in_process else address)
     shards.check(chosen)
+    check_start(chosen, shards.tested, folder)
     run = RunFolder(folder, shards.digest(chosen))
     committed = 0 if rerun else max((int(path.stem.rpartition("-")[2]) for path in run.checkpoints.paths()), default=0)
     finished = not rerun and run.result() is not None

@@ -15,7 +15,6 @@ from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
-from fedrecon.platform.execution import placement
 from fedrecon.platform.execution.liveness import LIVENESS, Patience, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.attendance import (
@@ -33,7 +32,8 @@ from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept,
 from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
 from fedrecon.platform.runs.results import Result
-from fedrecon.platform.runs.warm_start import begin_with, start_values
+from fedrecon.platform.runs.run_environment import run_environment
+from fedrecon.platform.runs.warm_start import begin_with, check_start, noted_start, start_values
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
 from fedrecon.sites.errors import RunError, listed
 from fedrecon.sites.phases import phase
@@ -58,6 +58,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
     folder = RunFolder(context.workspace, chosen.digest(contents))
     context.check_tracking(folder)
     check_network(chosen, shards)
+    check_start(chosen, shards, context.workspace)
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:
@@ -156,7 +157,7 @@ class _Run:
     def _train_and_score(
         self, run: Recording, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
-        from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
+        from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, scores_of, summarise
         from fedrecon.platform.federation.coverage import calibrated, coverage_metrics, temperature, uncertainty
         from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
         from fedrecon.platform.federation.recorder import Recorder
@@ -165,7 +166,11 @@ class _Run:
         from fedrecon.platform.runs.results import FinishedRun, write_artifacts
 
         experiment, tracker = self.experiment, run.journal
-        environment = self._environment(executor, progress, found)
+        facts = {
+            "crew": "in-process" if self.in_process else "ray actors",
+            "simulated": [name for name, shard in self.shards.items() if shard.simulated],
+        }
+        environment = run_environment(executor, self.folder, facts, progress.say, resumes=found is not None)
         tuned = {} if experiment.trains else self._tuned(executor)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, experiment.training)
         scorer = Scorer(executor, experiment.method, self._parts, progress.update, self._mosaic, progress.trouble)
@@ -223,9 +228,13 @@ class _Run:
             restarts=executor.restarts + sum(row["restarts"] for row in record.rounds[:resumed_from]),
             name=experiment.name,
             training_digest=self.training_digest,
-            validation=record.validation,
+            validation=record.validation or scores_of(validated),
             uncertainty=uncertainty(factor) if "coverage" in summary["mean"] else {},
-            environment={**environment, "tuned": {m: dict(one.parameters) for m, one in tuned.items()}},
+            environment={
+                **environment,
+                "budget": {name: str(one) for name, one in budgets(experiment, self.shards, record.trained).items()},
+                "tuned": {m: dict(one.parameters) for m, one in tuned.items()},
+            },
         )
         layout = self._layout()
         finished = FinishedRun(
@@ -291,6 +300,7 @@ class _Run:
             "images": asdict(images(self.shards, experiment.scale)),
             "code": code,
             **noted_shards(self.shards),
+            "start": noted_start(experiment, self.folder.workspace),
         })  # fmt: skip
 
     def _say(self, progress: Progress, tracker: Journal, start: int) -> None:
@@ -356,39 +366,6 @@ class _Run:
     def _layout(self) -> Any:
         """The network's parameters on the driver: names, shapes and first values; None if nothing is trained."""
         return network_layout(self.experiment, self.shards)
-
-    def _environment(self, executor: Executor, progress: Progress, found: Any) -> dict[str, Any]:
-        """The hardware and software of the run.
-
-        Warns if a resumed run began with others: its last bits may then differ.
-        """
-        import sys
-
-        described = executor.describe()
-        for line in placement.in_words(described, executor.gpu_shares):
-            progress.say(line)
-        members = {name: asdict(one) for name, one in described.items()}
-        keys = ("device", "threads", "torch", "instruction_set")
-        environment = {
-            "python": sys.version.split()[0],
-            "crew": "in-process" if self.in_process else "ray actors",
-            "members": members,
-            "simulated": [name for name, shard in self.shards.items() if shard.simulated],
-            "budget": {name: str(one) for name, one in budgets(self.experiment, self.shards).items()},
-        }
-        before = self.folder.environment()
-        if before is None or found is None:
-            self.folder.save_environment(environment)
-        elif any(before["members"].get(m, {}).get(k) != one[k] for m, one in members.items() for k in keys):
-            import warnings
-
-            warnings.warn(
-                "this run began with other devices, instruction sets, library versions or thread counts. It goes on, "
-                "but its last bits may differ from those of an uninterrupted run",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return environment
 
 
 def _one_device(address: str | None) -> bool:

@@ -25,6 +25,7 @@ from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import what_leaves
 from fedrecon.platform.runs.results import FinishedRun, Result, write_tables, write_wire
 from fedrecon.platform.runs.training_run import train_steps
+from fedrecon.platform.runs.warm_start import check_start, noted_start
 from fedrecon.platform.storage.workspace import RunFolder
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
     folder = RunFolder(context.workspace, sites.digest(chosen))
     context.check_tracking(folder)
     sites.check(chosen)
+    check_start(chosen, sites.tested, context.workspace)
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:
@@ -92,6 +94,7 @@ class _Test:
             "images": asdict(self.trained.images),
             "code": source_code(self.experiment),
             **noted_shards(self.sites.trained),
+            "start": noted_start(self.experiment, self.folder.workspace),
             "trained_by": self.trained.folder.digest,
         })  # fmt: skip
 

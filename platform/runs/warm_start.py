@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.consortium.network import layout_for
+from fedrecon.platform.consortium.checks import check_unseen
 from fedrecon.platform.storage.run_lookup import find_run
+from fedrecon.sites.data.splits import key_problems
 from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
+    from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.training.parameters import Parameters
 
 
@@ -44,9 +46,46 @@ def start_values(experiment: Experiment, workspace: Path) -> dict[str, Any] | No
         raise InputError(f"{where} trained no network")
     if source.members:
         raise InputError(f"{where}: its sites keep parts of the network for themselves; start from a shared network")
-    layout = layout_for(source.experiment, source.images)
-    named = layout.named(source.request.shared, shared=True)
-    return {name: value.copy() for name, value in named.items()}
+    return source.network_values()
+
+
+def noted_start(experiment: Experiment, workspace: Path) -> dict[str, Any]:
+    """What a run notes of the run that it begins with, as ``start``: its subjects and hospitals, and those before it.
+
+    Returns:
+        ``subjects`` and ``hospitals`` of :func:`fedrecon.platform.consortium.checks.noted_shards`, each site as
+        ``SITE of run DIGEST``; empty without a warm start.
+    """
+    if not experiment.trains or experiment.training.start is None:
+        return {}
+    folder = find_run(workspace, experiment.training.start)
+    noted = folder.noted() or {}
+    own, before = f" of run {folder.digest}", noted.get("start", {})
+    return {
+        key: {**{f"{site}{own}": one for site, one in noted.get(key, {}).items()}, **before.get(key, {})}
+        for key in ("subjects", "hospitals")
+    }
+
+
+def check_start(experiment: Experiment, tested: Mapping[str, Shard], workspace: Path) -> None:
+    """Refuses to test a subject that the run of the warm start, or one before it, trained or validated on.
+
+    Args:
+        tested: the shards of the sites that are tested, by site.
+
+    Raises:
+        InputError: there is such a subject, or pseudonyms of another key would hide one.
+    """
+    before = noted_start(experiment, workspace)
+    if not before:
+        return
+    keys = [(name, one["key"]) for name, one in before["hospitals"].items()]
+    for problem in key_problems([*keys, *((name, shard.pseudonym_key) for name, shard in tested.items())]):
+        raise InputError(f"training.start: {problem}")
+    try:
+        check_unseen(tested, before["subjects"])
+    except InputError as error:
+        raise InputError(f"training.start: {error}") from None
 
 
 def begin_with(layout: Parameters, values: Mapping[str, Any] | None) -> None:

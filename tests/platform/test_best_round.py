@@ -1,6 +1,8 @@
 """The best round: which one is kept, what is scored with it, and that an interruption changes none of it."""
 
 import contextlib
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from drivers import experiment
@@ -69,6 +71,54 @@ def test_patience_ends_the_training(course, tmp_path):
         assert bits(tmp_path / f"cut-{after}", cut) == bits(tmp_path / "ended", ended)
     on, _ = course("on", rounds=6, patience=4)
     assert on.rounds == 6
+
+
+def scored(**sites):
+    """The metrics of a round with these PSNR at its sites."""
+    return {"mean/psnr": sum(sites.values()) / len(sites), **{f"site/{name}/psnr": one for name, one in sites.items()}}
+
+
+COURSE = [
+    scored(a=17.0, b=22.0, c=19.0),
+    scored(a=17.5, b=22.4, c=18.9),  # the best while all were there
+    scored(a=17.4, b=22.3, c=18.9),
+    scored(b=22.3, c=18.8),  # a is gone: the mean rises from 19.5 to 20.55, and no site is better
+    scored(b=22.4, c=18.9),
+    scored(b=22.5, c=18.9),  # better at b, level at c
+]
+
+
+def test_a_site_that_died_makes_no_round_better():
+    better = [recorder.is_better(new, old) for old, new in pairwise(COURSE)]
+    assert better == [True, False, False, True, True]
+    assert not recorder.is_better(COURSE[3], COURSE[1])
+    assert not recorder.is_better(COURSE[4], COURSE[1])
+    assert recorder.is_better(COURSE[5], COURSE[1])
+    assert not recorder.is_better(scored(d=40.0), COURSE[0])  # no site in common
+    rounds = [recorder.CommittedRound(number + 1, one) for number, one in enumerate(COURSE)]
+    assert [recorder.out_of_patience(rounds[:n], 3) for n in range(1, 7)] == [False] * 4 + [True, False]
+
+
+def test_the_kept_round_is_chosen_over_the_sites_that_both_rounds_have(tmp_path, monkeypatch):
+    tracker, saved = SimpleNamespace(metrics=lambda *_: None, flush=lambda: None), []
+    checkpoints = SimpleNamespace(save=lambda state, content: saved.append(content["kept"]["round"]))
+    training = SimpleNamespace(keep="best", patience=None)
+    record = recorder.Recorder(tracker, checkpoints, SimpleNamespace(round=lambda *_: None), {}, training)
+    at = iter(COURSE)
+    monkeypatch.setattr(recorder, "flat_metrics", lambda _, **more: next(at))
+    for number in range(1, 7):
+        finished = recorder.Round(number, ("a",), 0, 0.0, 0, 0, {})
+        record.commit(finished, SimpleNamespace(standing={}), recorder.ValidationResult())
+    assert saved == [1, 2, 2, 2, 2, 6]
+
+
+@pytest.mark.slow
+def test_the_budget_is_what_was_trained(course):
+    """North has three slices: two batches of two a pass; middle one slice: one batch. Patience ends round 4 of 40."""
+    whole, _ = course("whole", rounds=5)
+    early, _ = course("early", rounds=40, patience=2, psnr=(20.0, 25.0, 24.0, 23.0))
+    assert (whole.environment["budget"]["north"], early.rounds) == ("10 updates, 5 passes", 4)
+    assert early.environment["budget"] == {"north": "8 updates, 4 passes", "middle": "4 updates, 4 passes"}
 
 
 @pytest.mark.slow

@@ -10,12 +10,14 @@ from memory_store import MemoryStore, MemoryTracker
 from safetensors.numpy import load_file
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.federation.aggregate import site_scores, volume_scores
 from fedrecon.platform.federation.attendance import MISSED, Attendance
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext
 from fedrecon.platform.runs.run import run, steps
 from fedrecon.platform.storage.checkpoint import Checkpoints
+from fedrecon.platform.storage.parquet import read_scores
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import RunError
 
@@ -291,7 +293,12 @@ def test_a_classical_reconstructor_yields_no_round(pair, tmp_path):
     given, store = {**experiment(pair, "fedavg"), "reconstructor": "zero_filled"}, MemoryStore()
     seen, result = finish(begin(given, tmp_path, store))
     assert seen == []
-    assert (result.rounds, result.trained_rounds, result.training_digest, result.validation) == (0, 0, None, {})
+    assert (result.rounds, result.trained_rounds, result.training_digest) == (0, 0, None)
+    # A search that has networks and classical methods in it compares them on validation subjects.
+    (table,) = tmp_path.rglob("validation.parquet")
+    rows = site_scores(volume_scores(read_scores(table)))
+    own = [one["psnr"] for one in rows if one["stage"] == "output"]
+    assert (len(own), result.validation["mean/psnr"]) == (2, pytest.approx(sum(own) / 2))
     assert store.runs[0].info.status == "FINISHED"
     again, told = finish(begin(given, tmp_path, store))
     assert (again, told.run_id) == ([], result.run_id)

@@ -9,7 +9,7 @@ from tiny import NETWORKS, RECONSTRUCTS, UNET, Federation
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.seeding import generator, seed
 from fedrecon.sites.training.batches import Slices
 from fedrecon.sites.wire import State, TrainReply
@@ -50,6 +50,13 @@ def test_where_a_member_never_replied_the_mean_is_over_the_others():
 def test_where_nobody_replied_there_is_no_mean():
     with pytest.raises(ValueError, match="no member replied"):
         Mean({"a": 1.0}, 2).value()
+
+
+def test_where_those_who_replied_weigh_nothing_there_is_no_mean():
+    mean = Mean({"a": 1.0, "b": 0.0}, 2)
+    mean.fold("b", f32(6, 3))
+    with pytest.raises(RunError, match=r"weight 0 \(b\)"):
+        mean.value()
 
 
 @pytest.mark.parametrize("size", [1, 3])

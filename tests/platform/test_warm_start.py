@@ -1,0 +1,71 @@
+"""``training.start``: whom the first training saw is not tested; a network that stayed as it began is applied so."""
+
+import shutil
+
+import pytest
+from tiny import UNET, make_volume
+
+import fedrecon
+from fedrecon.sites.data.shard import write_shard
+from fedrecon.sites.errors import InputError
+
+TRAINING = {"rounds": 1, "batch_size": 2}
+BASE = {"network": UNET, "operator": {"mask": "random", "acceleration": 3}, "evaluation": {"panels": False}}
+
+
+@pytest.fixture(scope="module")
+def workspace(mlflow_template, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("warm")
+    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
+    return folder
+
+
+def shard(folder, site, seed, **splits):
+    """A shard of that name whose subjects are in these splits."""
+    volumes = [make_volume(name, split, 2, 1, seed + k) for k, (name, split) in enumerate(splits.items())]
+    write_shard(folder / f"{site}.h5", site, volumes, simulated=True, phase="smooth")
+    return {site: str(folder / f"{site}.h5")}
+
+
+def run(workspace, sites, name, start=None, rounds=1, **changes):
+    training = {**TRAINING, "rounds": rounds, "start": start}
+    return fedrecon.run(
+        {**BASE, "name": name, "sites": sites, "training": training, **changes}, workspace=workspace, in_process=True
+    )
+
+
+@pytest.mark.slow
+def test_whom_the_first_training_saw_is_not_tested(workspace, tmp_path):
+    first = run(workspace, shard(tmp_path, "a", 0, anna="train", ben="validation", carl="test"), "first")
+    other = shard(tmp_path, "b", 10, dora="train", emil="validation", fred="test")
+    second = run(workspace, other, "second", first.digest)
+    leaking = shard(tmp_path, "c", 0, anna="test", gina="train", hugo="validation")
+    for start in (first.digest, second.digest):  # the second one knows what the first one saw
+        said = r"training.start: .*tests anna, who was in the split 'train' at site 'a of run"
+        with pytest.raises(InputError, match=said):
+            run(workspace, leaking, "third", start, rounds=0)
+        given = {**BASE, "name": "third", "sites": leaking, "training": {**TRAINING, "start": start}}
+        from fedrecon.platform.runs.preview import preview
+
+        with pytest.raises(InputError, match=said):
+            preview(given, workspace=workspace, in_process=True)
+        with pytest.raises(InputError, match="tests anna, who was in the split 'train' at site 'a"):
+            fedrecon.evaluate(start, sites=leaking, workspace=workspace)
+    kept = shard(tmp_path, "d", 20, carl="test", ida="train", jan="validation")  # tested there too
+    assert run(workspace, kept, "fourth", second.digest, rounds=0).status == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["local", "fedper"])
+def test_a_network_that_stayed_as_it_began_is_applied_as_it_began(strategy, consortium, workspace, tmp_path):
+    sites = {name: str(path) for name, path in consortium.items()}
+    first = run(workspace, sites, "shared")
+    asked = {"strategy": {"name": strategy}}
+    began = run(workspace, sites, f"began-{strategy}", first.digest, rounds=0, **asked)
+    for site, scores in first.sites.items():  # nothing was trained: it is the network of the first run
+        assert began.sites[site]["psnr"] == pytest.approx(scores["psnr"], abs=1e-6)
+    found = fedrecon.evaluate(began.digest, workspace=workspace)
+    for row in found["rows"]:
+        assert row["psnr"] == pytest.approx(began.sites[row["site"]]["psnr"], abs=1e-6)
+    untrained = run(workspace, sites, f"random-{strategy}", rounds=0, **asked)
+    assert untrained.sites["north"]["psnr"] != pytest.approx(began.sites["north"]["psnr"], abs=1e-3)

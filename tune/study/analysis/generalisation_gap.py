@@ -209,13 +209,18 @@ def _pooled_group(tables: Tables, group: Group, pooled: str) -> Group | None:
 def _local_group(tables: Tables, group: Group, alone: str) -> Group | None:
     """The group with the scores of the local networks at their own sites; None if there is no such group.
 
-    The group has the same training operator and noise. The same kind of training is preferred, then one on all sites.
+    The group has the same training operator, noise and limit of training slices: only the sites that trained may
+    differ, because a local network has the slices of its own site alone. The same kind of training is preferred, then
+    one on all sites.
     """
+
+    def condition(one: Group) -> tuple[object, ...]:
+        return one.trained_with, one.noise, one.training.limit
+
     candidates = [
         other
         for other in tables
-        if other.seen and (other.trained_with, other.noise) == (group.trained_with, group.noise)
-        if alone in next(iter(tables[other].values()))
+        if other.seen and condition(other) == condition(group) and alone in next(iter(tables[other].values()))
     ]
     candidates.sort(key=lambda other: (other.training != group.training, other.training.scheme != "all", other.kind))
     return candidates[0] if candidates else None

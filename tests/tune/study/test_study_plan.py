@@ -21,7 +21,7 @@ def paths(consortium):
     return {site: str(path) for site, path in consortium.items()}
 
 
-def planned(paths, tmp_path, **changes):
+def planned_campaign(paths, tmp_path, **changes):
     given = {
         "name": "one",
         "experiment": {
@@ -33,7 +33,11 @@ def planned(paths, tmp_path, **changes):
         "methods": {"unet": UNET_METHOD},
         **changes,
     }
-    return StudyCampaign(*Study.read(given), tmp_path, None, None, rerun=False).matrix
+    return StudyCampaign(*Study.read(given), tmp_path, None, None, rerun=False)
+
+
+def planned(paths, tmp_path, **changes):
+    return planned_campaign(paths, tmp_path, **changes).matrix
 
 
 def elsewhere(matrix):

@@ -99,6 +99,8 @@ def settings_table(rows: Sequence[TrialRow], keys: Sequence[str], metrics: Seque
         marked = top is not None and one.params == top.params
         found.append(Row([*cells, *_means(one, metrics)], marked=marked))
     note = "Mean ± standard deviation over the seeds that have finished; a setting wins only with all its seeds."
+    if len({row.trial.digest for row in rows}) < len(rows):
+        note += " An experiment that was drawn several times counts once."
     return Table("Settings, over seeds", columns, found, note)
 
 

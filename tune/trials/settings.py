@@ -22,6 +22,7 @@ class Setting:
     Attributes:
         params: the searched keys with their values, without the seed.
         rows: its finished trials that have a value of the metric, by number. planned: the number of all its trials.
+            An experiment that was drawn several times is one trial, the one of the lowest number: it is one seed.
     """
 
     params: Mapping[str, Any]
@@ -49,12 +50,13 @@ class Setting:
 
 def settings(rows: Iterable[TrialRow], metric: str) -> list[Setting]:
     """The settings of some trials, in the order of their first trial."""
-    groups: dict[str, list[TrialRow]] = {}
+    groups: dict[str, dict[str, TrialRow]] = {}
     for row in sorted(rows, key=lambda row: row.trial.number):
-        groups.setdefault(json.dumps(_without_seed(row), sort_keys=True, default=str), []).append(row)
+        own = groups.setdefault(json.dumps(_without_seed(row), sort_keys=True, default=str), {})
+        own.setdefault(row.trial.digest, row)
     return [
-        Setting(_without_seed(own[0]), tuple(row for row in own if _scored(row, metric)), len(own))
-        for own in groups.values()
+        Setting(_without_seed(one[0]), tuple(row for row in one if _scored(row, metric)), len(one))
+        for one in (list(own.values()) for own in groups.values())
     ]
 
 

@@ -225,6 +225,28 @@ def test_training_slices_are_a_dimension(paths, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train", "unet", "pooled"),
+    [({}, "2 to 6", "12"), ({"slices": [1, None]}, "2 to 6", "6 to 12"), ({"slices": [1]}, "2", "6"),
+     ({"sites": "leave-one-out"}, "2 to 6", "6 to 10"), ({"sites": [["middle", "south"]]}, "2 to 4", "6")],
+)  # fmt: skip
+def test_updates_and_passes_are_those_of_the_planned_trainings(train, unet, pooled, paths, tmp_path):
+    """By hand: 2 rounds of one pass in batches of one, at sites of 3 (north), 1 and 2 slices."""
+    matrix = planned(
+        paths,
+        tmp_path,
+        experiment={"training": {"rounds": 2, "batch_size": 1}},
+        methods={"unet": UNET_METHOD, "pooled": {"strategy.name": "pooled", "network": UNET}},
+        train=train,
+        seeds=[0, 1],
+    )
+    n_trials = len(matrix.trials)
+    found = {one.name: (one.updates, one.passes) for one in matrix.methods}
+    assert found == {"unet": (unet, "2"), "pooled": (pooled, "2")}
+    assert len(matrix.trials) == n_trials
+
+
+@pytest.mark.slow
 def test_a_site_that_measures_in_its_own_way_does_so_where_it_did_not_train(paths, tmp_path):
     operator = {"mask": "random", "acceleration": 3, "per_site": {"south": {"acceleration": 2}}}
     matrix = planned(paths, tmp_path, experiment={"operator": operator}, train={"sites": "leave-one-out"})

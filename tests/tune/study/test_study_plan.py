@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 from tiny import NETWORKS, PARAMETERS, UNET, make_volume
 
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
+from fedrecon.tune.study import panels
 from fedrecon.tune.study.analysis.inputs import UNTRAINED
 from fedrecon.tune.study.campaign import StudyCampaign
 from fedrecon.tune.study.config import Study, expanded
@@ -355,3 +357,23 @@ def test_the_plan_does_not_know_where_the_files_lie(paths, tmp_path):
     asked = {"train": {"sites": "leave-one-out"}, "test": {"operators": [{"acceleration": [2, 3]}]}}
     here, there = planned(paths, tmp_path, **asked), planned(moved, tmp_path, **asked)
     assert [trial.digest for trial in here.trials] == [trial.digest for trial in there.trials]
+
+
+@pytest.mark.slow
+def test_a_picture_is_drawn_once_for_each_run_of_a_trial(paths, tmp_path, monkeypatch):
+    """A rerun has the same digest and another network: the picture of the first run is not its own."""
+    campaign = planned_campaign(paths, tmp_path)
+    cell = campaign.matrix.cells[0]
+    drawn = iter([b"first", b"second"])
+    monkeypatch.setattr(panels, "_shown", lambda campaign, cell: cell)
+    monkeypatch.setattr("fedrecon.platform.inference.comparison.side_by_side", lambda *given: next(drawn))
+    folder = RunFolder(campaign.workspace, cell.digest)
+    folder.path.mkdir(parents=True)
+
+    def picture():
+        return panels._drawn(campaign, cell.tested_on, {"unet": cell})
+
+    folder.save_result({"run_id": "1"})
+    assert (picture(), picture()) == (b"first", b"first")
+    folder.save_result({"run_id": "2"})
+    assert (picture(), picture()) == (b"second", b"second")

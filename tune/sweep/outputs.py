@@ -49,7 +49,11 @@ def conclude(
 
 
 def view(sweep: Sweep) -> dict[str, Any]:
-    """The view of a sweep on MLflow's page of runs: its runs, best first, with the searched keys and the scores."""
+    """The view of a sweep on MLflow's page of runs: its runs, with the searched keys and the scores.
+
+    They are sorted by the last validation score. MLflow has no validation score of a kept round (``training.keep``)
+    apart from it, and a score of test subjects must not say which trial is best.
+    """
     shown = [mlflow_key(key) for key in _scores(sweep)]
     searched = dict.fromkeys(leaf for key, block in sweep.search.items() for leaf in _leaves(key, block))
     columns = [f"params.`{key}`" for key in searched] + [f"metrics.`{key}`" for key in shown]

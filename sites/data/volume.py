@@ -19,6 +19,8 @@ Real = NDArray[np.float32]
 
 SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+MEAN = "mean"
+"""What scores call the mean over the sites. A site of this name would stand in its place in every table."""
 MAX_TEXT = 200
 SMALLEST = 7
 """Shortest side in pixels of a part that is scored: the window of SSIM."""
@@ -162,13 +164,16 @@ def check_name(kind: str, name: str) -> None:
     """Refuse a name that cannot be a file name, an HDF5 group and a part of a metric's name.
 
     Raises:
-        InputError: the message begins with ``kind`` and says which characters a name may hold.
+        InputError: the message begins with ``kind`` and says which characters a name may hold, or that a site is named
+            :data:`MEAN`.
     """
     if not NAME.fullmatch(name):
         raise InputError(
             f"{kind} '{name}': a name is made of letters, digits, '_', '-', '+' and '.', "
             "and starts with a letter or digit."
         )
+    if (kind, name) == ("site", MEAN):
+        raise InputError(f"site '{name}': a site may not have the name of the mean over all sites.")
 
 
 def check_text(kind: str, text: str) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from small_volumes import make_kspace, make_volume
 
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.sites.data.self_contained import MAX_RATIO
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.importing import import_data
+from fedrecon.sites.phantom.consortium import simulate
 
 REFERENCE = "holds object or region references"
 
@@ -190,6 +192,23 @@ def test_names_of_a_shard_on_another_node_are_checked(make_shard):
     shard = Shard.open(make_shard("north", make_volume()))
     with pytest.raises(InputError, match=r"site '\.\./x'"):
         dataclasses.replace(shard, site="../x")
+
+
+def test_no_site_has_the_name_of_the_mean_over_sites(make_shard, tmp_path):
+    """In a table of scores by site its row would be that of the mean. Other things may have this name."""
+    said = r"site 'mean': a site may not have the name of the mean over all sites\."
+    with pytest.raises(InputError, match=said):
+        make_shard("mean")
+    with pytest.raises(InputError, match=said):
+        simulate(tmp_path / "out", sites=["mean:t1w"])
+    with pytest.raises(InputError, match=said):
+        Experiment.read({"sites": {"mean": "x.h5", "north": "y.h5"}, "reconstructor": "zero_filled"})
+    path = make_shard("north", make_volume("mean", "mean", "test"))
+    assert [(one.name, one.subject) for one in Shard.open(path).volumes] == [("mean", "mean")]
+    with h5py.File(path, "r+") as file:
+        file.attrs["site"] = "mean"
+    with pytest.raises(InputError, match=f"north.h5: {said}"):
+        Shard.open(path)
 
 
 @pytest.mark.parametrize("contrast", ["T2 FLAIR", "Überlagert (T1)", "t1w"])

@@ -187,6 +187,23 @@ def test_a_setting_is_shown_with_mean_and_deviation_over_its_seeds_and_its_round
     assert [row.marked for row in shown.rows] == [True, False]
 
 
+def test_an_experiment_that_was_drawn_twice_counts_once():
+    """By hand: seeds 0, 0, 1 of one setting have the mean 31, not 30.67; of the other one of two seeds has a score."""
+    rows = [trial(0, 4, 0, 30.0), trial(1, 4, 0, 30.0), trial(2, 4, 1, 32.0)]
+    rows += [trial(3, 2, 0, 35.0), trial(4, 2, 0, 35.0), trial(5, 2, 1, None, status="FAILED")]
+    for again in (1, 4):
+        rows[again]["digest"] = rows[again - 1]["digest"]
+    shown = settings_table(trial_rows(rows), [KEYS[0], KEYS[2]], ["mean/psnr"], "max")
+    assert [[value.text for value in row.values][:5] for row in shown.rows] == [
+        ["4", "0, 2", "2", "3", "31.00 ± 1.41"],
+        ["2", "3", "1 of 2", "3", "35.00"],
+    ]
+    assert [row.marked for row in shown.rows] == [True, False]
+    assert "counts once" in shown.note
+    assert "counts once" not in settings_table(trial_rows(rows[1:4]), KEYS[:1], ["mean/psnr"], "max").note
+    assert [row["number"] for row in read(table(rows))] == [0, 2, 3, 5]
+
+
 def test_a_trial_below_zero_filled_is_red():
     rows = [trial(0, 4, 0, 30.0, 19.0, **{"test/mean/zero_filled/psnr": 20.0}), trial(1, 4, 1, 30.0, 21.0)]
     shown = trials_table(trial_rows(rows), KEYS, ["mean/psnr"], "max")

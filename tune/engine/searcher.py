@@ -19,6 +19,7 @@ from fedrecon.sites.seeding import seed
 from fedrecon.tune.engine.trainable import ROUND, TRAINED
 from fedrecon.tune.search.space import suggest
 from fedrecon.tune.trials.planner import Planner
+from fedrecon.tune.trials.settings import among
 from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 
@@ -94,14 +95,15 @@ class Optuna:
     def trial_ended(self, row: TrialRow) -> None:
         """See :class:`Source`. Optuna gets the scores of a finished or stopped trial, or the state FAIL.
 
-        FAIL is for a failed trial, and for a trial without a value of every metric.
+        FAIL is for a failed trial, and for a trial without a value of every metric: one that lost a site has no means.
         """
         from optuna.trial import TrialState
 
         asked = self._asked.pop(row.trial.number, None)
         if asked is None:
             return
-        values = [row.metrics[metric] for metric in self._metrics if metric in row.metrics]
+        known = among(row, self._trial_table.rows).metrics
+        values = [known[metric] for metric in self._metrics if metric in known]
         if row.status in ("FINISHED", "STOPPED") and len(values) == len(self._metrics):
             self._study.tell(asked, values)
         else:

@@ -98,7 +98,7 @@ class StudyCampaign(Campaign):
         }
 
     def missing(self) -> list[Missing]:
-        """The cells whose trial has no result."""
+        """The cells whose trial has no result. :func:`fedrecon.tune.study.scores.missing` adds what a result lacks."""
         reasons = self.reasons()
         return [
             Missing(**cell.part(Condition), reason=reasons[cell.digest])

@@ -12,7 +12,7 @@ from typing import Any
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.overrides import apply_values
 from fedrecon.platform.config.tasks import Task
-from fedrecon.platform.consortium.budget import budgets, spent
+from fedrecon.platform.consortium.budget import Budget, budgets, spent
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical.zero_filled import ZeroFilled
@@ -180,8 +180,16 @@ class Matrix:
             like=twin_digest(one, self.shards, self.study.searched),
             about=described(one.method if one.trains else one.classical),
             zero_filled=isinstance(one.classical, ZeroFilled),
-            **spent(budgets(one, self.shards).values()),
+            **spent(self._budgets(name)),
         )
+
+    def _budgets(self, method: str) -> Iterator[Budget]:
+        """The budgets of all members in all planned trainings of a method; a seed does not change them."""
+        all_of = filter(self._tested, self._learned(method))
+        planned = {(one.names, one.slices, json.dumps(one.changes)): one for one in all_of}
+        for one in planned.values():
+            training = Experiment.read(apply_values(self.base, self._params(one, one.names, one.changes)))
+            yield from budgets(training, self.planner.shards(training)).values()
 
     def private(self, method: str) -> tuple[bool, bool]:
         """Whether each site has a private part of the network, and whether the whole network is private."""
@@ -197,8 +205,7 @@ class Matrix:
         if isinstance(self.study.test.sites, list):
             yield from self.study.test.sites
         if isinstance(self.study.train.sites, list):
-            for one in self.study.train.sites:
-                yield from () if one == "all" else one
+            yield from (name for one in self.study.train.sites if one != "all" for name in one)
 
     def _site_sets(self) -> list[tuple[TrainingSites, tuple[str, ...]]]:
         """The sets of training sites, each with the names of all its sites."""
@@ -377,10 +384,8 @@ class Matrix:
         return False
 
     def _slices(self, learned: Learned) -> float:
-        limits = self.experiment(learned.method).training
-        counts = [
-            n_slices(self.shards[site], "train", learned.slices or limits.slices_at(site)) for site in learned.names
-        ]
+        own = self.experiment(learned.method).training
+        counts = [n_slices(self.shards[one], "train", learned.slices or own.slices_at(one)) for one in learned.names]
         return sum(counts) / len(counts)
 
 

@@ -23,7 +23,7 @@ from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.study.analysis.inputs import Findings, Score
 from fedrecon.tune.study.citations import citations
 from fedrecon.tune.study.panels import panels
-from fedrecon.tune.study.scores import by_stage
+from fedrecon.tune.study.scores import by_stage, lost_replies, missing
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
@@ -90,13 +90,13 @@ def findings(
         status=campaign.status(),
         methods=matrix.methods,
         scores=[replace(one, run_id=one.digest) for one in found],  # digests keep their order in every workspace
-        missing=campaign.missing(),
+        missing=missing(campaign, found),
         facts=facts(campaign),
         citations=citations(matrix),
         panels=panels(campaign),
         run_url=lambda digest: host + (f"#/experiments/{experiment_id}/runs/{runs[digest]}" if experiment_id else ""),
         references=study.references,
-        notes=list(notes(matrix)),
+        notes=[*notes(matrix), *filter(None, [lost_replies(campaign)])],
         synthetic=len(simulated) == len(matrix.shards),
         zero_filled={
             (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr for one in zero_filled

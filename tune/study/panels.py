@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.consortium.shards import is_here
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
 from fedrecon.tune.study.analysis.inputs import Panel
 from fedrecon.tune.study.matrix import Cell
@@ -64,19 +65,27 @@ def panels(campaign: StudyCampaign) -> list[Panel]:
 
 
 def _drawn(campaign: StudyCampaign, site: str, chosen: Mapping[str, Cell]) -> bytes:
-    """The picture as PNG. It is drawn once and kept in a file, because some methods need a long time for a slice."""
+    """The picture as PNG. It is drawn once and kept in a file, because some methods need a long time for a slice.
+
+    It is drawn anew after a rerun: that has the same digest, and it may have another network.
+    """
     from fedrecon.platform.inference.comparison import WIDE, side_by_side
 
     labels = {name: campaign.matrix.method(name).label for name in chosen}
-    key = repr(
-        [WIDE, site, campaign.chosen.test.stage, *((labels[name], cell.digest) for name, cell in chosen.items())]
-    )
+    made_by = [(labels[name], cell.digest, _result(campaign, cell)) for name, cell in chosen.items()]
+    key = repr([WIDE, site, campaign.chosen.test.stage, *made_by])
     path = campaign.trial_table.folder / "panels" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.png"
     if not path.is_file():
         before = "zero-filled" if campaign.matrix.whole.task == "reconstruction" else "zero-padded"
         shown = {labels[name]: _shown(campaign, cell) for name, cell in chosen.items()}
         atomic.write_bytes(path, side_by_side(shown, site, before))
     return path.read_bytes()
+
+
+def _result(campaign: StudyCampaign, cell: Cell) -> str:
+    """The hash of the result that fills a cell. It holds the id of the run, so no two runs have the same."""
+    content = (RunFolder(campaign.workspace, cell.digest).path / "result.json").read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _chosen(cells: Sequence[Cell]) -> dict[str, Cell]:

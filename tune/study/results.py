@@ -10,7 +10,7 @@ from typing import Any
 
 from fedrecon.tune.study.analysis.condition import Condition, Score
 from fedrecon.tune.study.campaign import StudyCampaign
-from fedrecon.tune.study.scores import scores
+from fedrecon.tune.study.scores import missing, scores
 from fedrecon.tune.trials.planner import Shape
 
 
@@ -58,11 +58,12 @@ def study_result(campaign: StudyCampaign, status: str) -> StudyResult:
     """The result of a study in its current state."""
     shape = Shape.of(campaign.matrix.trials)
     several = len({cell.trained_with for cell in campaign.matrix.cells if cell.trained_with}) > 1
-    cells = means(scores(campaign), several)
-    missing = [{**one.columns(), "reason": one.reason, "trained_on": _on(one, several)} for one in campaign.missing()]
+    found = scores(campaign)
+    cells, lacking = means(found, several), missing(campaign, found)
+    lost = [{**one.columns(), "reason": one.reason, "trained_on": _on(one, several)} for one in lacking]
     evaluations = len(campaign.matrix.trials) - shape.trainings
     return StudyResult(
-        campaign.chosen.name, status, shape.trainings, evaluations, missing, cells, campaign.report, campaign.url,
+        campaign.chosen.name, status, shape.trainings, evaluations, lost, cells, campaign.report, campaign.url,
         [(row.trial.name, row.status) for row in campaign.trial_table.rows],
         {one.name: one.marks for one in campaign.matrix.methods},
         {(cell.mask, cell.acceleration): cell.operator for cell in campaign.matrix.cells},

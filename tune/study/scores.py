@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrecon.platform.federation.aggregate import volume_scores
+from fedrecon.platform.federation.attendance import TEST, in_words, missed_by
 from fedrecon.platform.storage import parquet
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import RunError, listed
 from fedrecon.sites.score_columns import SCORES
-from fedrecon.tune.study.analysis.condition import Condition, Score
+from fedrecon.tune.study.analysis.condition import Condition, Missing, Score
 from fedrecon.tune.study.matrix import Cell
 
 if TYPE_CHECKING:
@@ -172,3 +173,36 @@ def by_stage(
     for path in set(folder.glob("*/*.parquet")) - planned if keep else ():
         path.unlink()
     return found
+
+
+DIED = "died and was not scored"
+"""The reason of a missing cell whose run went on without the tested site."""
+
+
+def missing(campaign: StudyCampaign, found: Iterable[Score]) -> list[Missing]:
+    """The cells without scores: their trial has no result, or it ended without scores of their site.
+
+    A run with ``resources.min_sites`` ends without a site that died. A mean over the sites that are left is another
+    one, so it must not stand where the mean over all of them is asked.
+
+    Args:
+        campaign: the call of the study. found: the scores of the stage that the study scores.
+    """
+    scored, unrun = {Condition(**one.part(Condition)) for one in found}, campaign.reasons()
+    lost = []
+    for cell in campaign.matrix.cells:
+        if cell.digest not in unrun and (one := Condition(**cell.part(Condition))) not in scored:
+            missed = missed_by(RunFolder(campaign.workspace, cell.digest))[1]
+            died = any(cell.tested_on in each for each in missed.values())
+            lost.append(Missing(**one.part(Condition), reason=DIED if died else "not scored by its run"))
+    return [*campaign.missing(), *lost]
+
+
+def lost_replies(campaign: StudyCampaign) -> str:
+    """The finished trainings that went on without replies of sites, in words; empty without one."""
+    texts = []
+    for row in campaign.trial_table.rows:
+        missed = missed_by(RunFolder(campaign.workspace, row.trial.digest))[1] if row.status == "FINISHED" else {}
+        if missed and (row.trial.experiment.test is None or TEST in missed):  # a test repeats what its training missed
+            texts.append(f"{row.trial.name} without {in_words(missed)}")
+    return f"Runs that went on without replies of sites: {listed(texts, 6)}." if texts else ""

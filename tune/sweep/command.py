@@ -8,7 +8,7 @@ from fedrecon.tune.engine.campaign_command import CampaignCommand
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.page import settings_table, trials_table
 from fedrecon.tune.sweep.run import SweepResult, load_sweep, sweep
-from fedrecon.tune.trials.settings import SEED
+from fedrecon.tune.trials.settings import SEED, left_out
 
 
 def _show(result: SweepResult) -> None:
@@ -17,6 +17,8 @@ def _show(result: SweepResult) -> None:
         print_table(settings_table(rows, *searched))
     if rows:
         print_table(trials_table(rows, *searched), title=False)
+    if lost := left_out(rows):
+        say(lost)
     say(f"{result.sweep}: {result.status}")
 
 

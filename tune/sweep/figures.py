@@ -75,7 +75,8 @@ def draw(
     A figure is left out if the trials have too few values for it.
 
     Args:
-        trials: one row per trial: ``number, status, params.KEY ..., METRIC ..., test/METRIC ...``; values may be null.
+        trials: one row per trial: ``number, status, digest, params.KEY ..., METRIC ..., test/METRIC ...``; values may
+            be null.
         metrics: the validation metrics; the first one decides, and the first two make a front.
         modes: ``max`` or ``min``, one for each metric.
         curves: for each trial number, a list of (round, value of the first metric).

@@ -33,9 +33,15 @@ MAX_PANELS = 8
 
 
 def read(trials: pyarrow.Table) -> list[Row]:
-    """The rows, sorted by trial number. A float that is not finite becomes None."""
+    """The rows, sorted by trial number. A float that is not finite becomes None.
+
+    An experiment that was drawn several times is one row, the one of the lowest number: a figure would count it twice.
+    """
     rows: list[Row] = [{key: _finite(value) for key, value in row.items()} for row in trials.to_pylist()]
-    return sorted(rows, key=lambda row: row["number"])
+    found: dict[tuple[str, ...], Row] = {}
+    for row in sorted(rows, key=lambda row: row["number"]):
+        found.setdefault((text(row.get("digest", row["number"])), *(text(row[key]) for key in searched([row]))), row)
+    return list(found.values())
 
 
 def searched(rows: Sequence[Row]) -> list[str]:

@@ -17,7 +17,7 @@ from fedrecon.sites import atomic
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.table import arrow
-from fedrecon.tune.trials.settings import Setting, best_setting
+from fedrecon.tune.trials.settings import Setting, best_setting, comparable, lost_sites
 from fedrecon.tune.trials.trial_table import TrialTable
 
 
@@ -49,7 +49,11 @@ def conclude(
 
 
 def view(sweep: Sweep) -> dict[str, Any]:
-    """The view of a sweep on MLflow's page of runs: its runs, best first, with the searched keys and the scores."""
+    """The view of a sweep on MLflow's page of runs: its runs, with the searched keys and the scores.
+
+    They are sorted by the last validation score. MLflow has no validation score of a kept round (``training.keep``)
+    apart from it, and a score of test subjects must not say which trial is best.
+    """
     shown = [mlflow_key(key) for key in _scores(sweep)]
     searched = dict.fromkeys(leaf for key, block in sweep.search.items() for leaf in _leaves(key, block))
     columns = [f"params.`{key}`" for key in searched] + [f"metrics.`{key}`" for key in shown]
@@ -104,22 +108,24 @@ def _files(sweep: Sweep, trial_table: TrialTable) -> list[tuple[Path, str]]:
     from fedrecon.tune.sweep.figures import draw
     from fedrecon.tune.sweep.page import document
 
-    folder, table = trial_table.folder, arrow(trial_table.rows, list(sweep.search))
+    rows, keys = comparable(trial_table.rows), list(sweep.search)
+    folder, table = trial_table.folder, arrow(rows, keys)
     with atomic.replacing(folder / "trials.parquet") as temporary:
         pq.write_table(table, temporary)
     written = [(folder / "trials.parquet", "")]
-    best = best_setting(trial_table.rows, sweep.metrics[0], sweep.modes[0])
+    best = best_setting(rows, sweep.metrics[0], sweep.modes[0])
     if best is not None:
         atomic.write_text(folder / "best.yaml", _best_experiment(sweep, best))
         written.append((folder / "best.yaml", ""))
-    figures = draw(table, sweep.metrics, sweep.modes, curves(trial_table, sweep.metrics[0]))
+    known = curves(trial_table, sweep.metrics[0])
+    drawn = {row.trial.number: known.get(row.trial.number, []) for row in rows if not lost_sites(row)}
+    figures = draw(table, sweep.metrics, sweep.modes, drawn)
     (folder / "figures").mkdir(exist_ok=True)
     for one in figures:
         for suffix, content in (("png", one.png), ("svg", one.svg)):
             path = folder / "figures" / f"{one.name}.{suffix}"
             atomic.write_bytes(path, content)
             written.append((path, "figures"))
-    rows, keys = trial_table.rows, list(sweep.search)
     against = dict.fromkeys(row.trial.experiment.evaluation.against for row in rows)
     facts = {**_params(sweep), "scores": ", ".join(against)}
     html = page(document(sweep.name, rows, keys, sweep.metrics, sweep.modes, figures, facts))

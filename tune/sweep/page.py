@@ -8,7 +8,7 @@ from dataclasses import replace
 from fedrecon.platform.reporting.document import Document, Part, Picture, Section, Text
 from fedrecon.platform.reporting.table import Column, Row, Table, Tone, Value, numbers, plain, words
 from fedrecon.tune.sweep.grouping import is_problem, label, names, text
-from fedrecon.tune.trials.settings import SEED, Setting, best_setting, settings
+from fedrecon.tune.trials.settings import SEED, Setting, best_setting, left_out, settings
 from fedrecon.tune.trials.trial_table import TrialRow
 
 FIRST_TESTS = ("test/mean/psnr", "test/mean/ssim", "test/mean/nmse", "test/mean/zero_filled/psnr")
@@ -45,6 +45,8 @@ def document(
 
 
 def _best(rows: Sequence[TrialRow], keys: Sequence[str], metrics: Sequence[str], mode: str) -> Iterable[Part]:
+    if lost := left_out(rows):
+        yield Text(lost, tone="bad")
     top = best_setting(rows, metrics[0], mode)
     if top is None:
         yield Text("No finished trial has a score yet.")
@@ -99,6 +101,8 @@ def settings_table(rows: Sequence[TrialRow], keys: Sequence[str], metrics: Seque
         marked = top is not None and one.params == top.params
         found.append(Row([*cells, *_means(one, metrics)], marked=marked))
     note = "Mean ± standard deviation over the seeds that have finished; a setting wins only with all its seeds."
+    if len({row.trial.digest for row in rows}) < len(rows):
+        note += " An experiment that was drawn several times counts once."
     return Table("Settings, over seeds", columns, found, note)
 
 

@@ -13,7 +13,7 @@ from fedrecon.sites.phases import phase
 from fedrecon.tune.engine.campaign import Campaign, Rerun, saved_file
 from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.trials.planner import Planner, Shape, absolute
-from fedrecon.tune.trials.settings import Setting, best_setting
+from fedrecon.tune.trials.settings import Setting, best_setting, comparable
 from fedrecon.tune.trials.trial_table import TrialRow
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class SweepResult:
         sweep: the sweep's name.
         status: ``finished``, ``interrupted`` (the same command resumes the sweep), ``budget`` (the budget is used up),
             ``planned`` (a dry run), or ``running`` (another process runs the sweep).
-        trials: the rows of the trials, in the plan's order.
+        trials: the rows of the trials, in the plan's order. A finished trial that lost a site has no means, and its
+            ``error`` says so: a mean over the sites that are left compares with none over all.
         best: the first trial of the best setting; None if no finished trial has a score. A setting is the searched
             values without the seed, and its score is the mean over its seeds.
         folder: the folder with trials.parquet, best.yaml, the figures and the page.
@@ -178,8 +179,8 @@ class _Sweep(Campaign):
 
     def result(self, status: str) -> SweepResult:
         """The result of the sweep, from its trial table."""
-        best = best_setting(self.trial_table.rows, self.chosen.metrics[0], self.chosen.modes[0])
-        rows, keys = list(self.trial_table.rows), list(self.chosen.search)
+        rows, keys = comparable(self.trial_table.rows), list(self.chosen.search)
+        best = best_setting(rows, self.chosen.metrics[0], self.chosen.modes[0])
         return SweepResult(
             self.chosen.name, status, rows, best.rows[0] if best else None, self.trial_table.folder, self.url,
             self.chosen.metrics, self.chosen.modes, keys,

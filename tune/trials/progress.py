@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from fedrecon.sites.errors import listed, tell, visible
 from fedrecon.tune.search.config import CampaignSettings, Sweep
-from fedrecon.tune.trials.settings import best_setting
+from fedrecon.tune.trials.settings import among, best_setting
 from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 INTERVAL = 15.0
@@ -84,7 +84,9 @@ class SweepProgress:
         """The line about a trial that has ended."""
         done = self._trial_table.count(*ENDED)
         head = f"trial {row.trial.number} {row.status.lower()} ({done}/{max(self._total, len(self._trial_table.rows))})"
-        score = f"  {self._shown} {_score(row, self._shown)}" if row.status != "FAILED" else f"  {row.error}"
+        row = among(row, self._trial_table.rows)
+        lost = f" ({row.error})" if row.status == "FINISHED" and row.error else ""
+        score = f"  {self._shown} {_score(row, self._shown)}{lost}" if row.status != "FAILED" else f"  {row.error}"
         return f"{head}  {row.trial.name}{score}  {row.seconds:.1f} s{self._left()}"
 
     def _left(self) -> str:

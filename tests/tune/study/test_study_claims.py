@@ -215,3 +215,50 @@ def test_r_4_comes_before_r_12():
     given = [score("fedavg", 30.0, trained_with=f"random R={one}") for one in ("12", "4", "2-8", "2.5")]
     found_in_order = [group.trained_with for group in analyse(found(given)).tables]
     assert found_in_order == ["random R=2-8", "random R=2.5", "random R=4", "random R=12"]
+
+
+def test_each_noise_and_training_operator_has_a_gap_of_its_own():
+    """By hand: 1, 3, 5 and 7 dB are lost at a hospital that did not train. Their mean, 4, is the loss of none."""
+    lost = {("random R=4", 1.0): 1.0, ("random R=8", 1.0): 3.0, ("random R=4", 4.0): 5.0, ("random R=8", 4.0): 7.0}
+    rows = []
+    for (trained_with, noise), by in lost.items():
+        given = {"trained_with": trained_with, "noise": noise}
+        for site in "AB":
+            rows.append(score("fedavg", 30.0, f"{site}0", tested_on=site, **given))
+            away = {"tested_on": site, "trained_on": f"all but {site}", "n_sites": 1, "seen_site": False}
+            rows.append(score("fedavg", 30.0 - by, f"{site}0", **away, **given))
+    found_gaps = {one.compared: one.overall.mean for one in analyse(found(rows)).gaps if one.what == "site"}
+    assert found_gaps == {
+        "all trained with random R=4, or all but one": 1.0,
+        "all trained with random R=8, or all but one": 3.0,
+        "all trained with random R=4, or all but one, noise 4 times the data's own": 5.0,
+        "all trained with random R=8, or all but one, noise 4 times the data's own": 7.0,
+    }
+    one_of_each = [row for row in rows if (row.trained_with, row.noise) == ("random R=4", 1.0)]
+    assert [one.compared for one in analyse(found(one_of_each)).gaps][:1] == ["all trained, or all but one"]
+
+
+def test_an_operator_that_no_training_had_costs_what_it_costs_at_each_noise():
+    """By hand: trained with the tested operator or another, 2 dB apart at the data's own noise and 6 dB at 4 times."""
+    rows = []
+    for noise, by in ((1.0, 2.0), (4.0, 6.0)):
+        rows.append(score("a", 30.0, noise=noise))
+        rows.append(score("a", 30.0 - by, noise=noise, trained_with="random R=8", seen_operator=False))
+    found_gaps = {one.compared: one.overall.mean for one in analyse(found(rows)).gaps if one.what == "operator"}
+    same = "all sites trained, with the tested operator or another; at hospitals that trained"
+    assert found_gaps == {same: 2.0, f"{same}, noise 4 times the data's own": 6.0}
+
+
+def test_a_gap_is_between_trainings_of_as_many_slices():
+    rows = []
+    for limit, by in ((4, 1.0), (12, 3.0)):
+        words = f"({limit} slices a site)"
+        for site in "AB":
+            rows.append(score("a", 30.0, f"{site}0", tested_on=site, trained_on=f"all {words}"))
+            away = {"tested_on": site, "trained_on": f"all but {site} {words}", "n_sites": 1, "seen_site": False}
+            rows.append(score("a", 30.0 - by, f"{site}0", **away))
+    found_gaps = {one.compared: one.overall.mean for one in analyse(found(rows)).gaps if one.what == "site"}
+    assert found_gaps == {
+        "all trained, or all but one (4 slices a site)": 1.0,
+        "all trained, or all but one (12 slices a site)": 3.0,
+    }

@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 from tiny import NETWORKS, PARAMETERS, UNET, make_volume
 
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
+from fedrecon.tune.study import panels
 from fedrecon.tune.study.analysis.inputs import UNTRAINED
 from fedrecon.tune.study.campaign import StudyCampaign
 from fedrecon.tune.study.config import Study, expanded
@@ -21,7 +23,7 @@ def paths(consortium):
     return {site: str(path) for site, path in consortium.items()}
 
 
-def planned(paths, tmp_path, **changes):
+def planned_campaign(paths, tmp_path, **changes):
     given = {
         "name": "one",
         "experiment": {
@@ -33,7 +35,11 @@ def planned(paths, tmp_path, **changes):
         "methods": {"unet": UNET_METHOD},
         **changes,
     }
-    return StudyCampaign(*Study.read(given), tmp_path, None, None, rerun=False).matrix
+    return StudyCampaign(*Study.read(given), tmp_path, None, None, rerun=False)
+
+
+def planned(paths, tmp_path, **changes):
+    return planned_campaign(paths, tmp_path, **changes).matrix
 
 
 def elsewhere(matrix):
@@ -221,6 +227,28 @@ def test_training_slices_are_a_dimension(paths, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train", "unet", "pooled"),
+    [({}, "2 to 6", "12"), ({"slices": [1, None]}, "2 to 6", "6 to 12"), ({"slices": [1]}, "2", "6"),
+     ({"sites": "leave-one-out"}, "2 to 6", "6 to 10"), ({"sites": [["middle", "south"]]}, "2 to 4", "6")],
+)  # fmt: skip
+def test_updates_and_passes_are_those_of_the_planned_trainings(train, unet, pooled, paths, tmp_path):
+    """By hand: 2 rounds of one pass in batches of one, at sites of 3 (north), 1 and 2 slices."""
+    matrix = planned(
+        paths,
+        tmp_path,
+        experiment={"training": {"rounds": 2, "batch_size": 1}},
+        methods={"unet": UNET_METHOD, "pooled": {"strategy.name": "pooled", "network": UNET}},
+        train=train,
+        seeds=[0, 1],
+    )
+    n_trials = len(matrix.trials)
+    found = {one.name: (one.updates, one.passes) for one in matrix.methods}
+    assert found == {"unet": (unet, "2"), "pooled": (pooled, "2")}
+    assert len(matrix.trials) == n_trials
+
+
+@pytest.mark.slow
 def test_a_site_that_measures_in_its_own_way_does_so_where_it_did_not_train(paths, tmp_path):
     operator = {"mask": "random", "acceleration": 3, "per_site": {"south": {"acceleration": 2}}}
     matrix = planned(paths, tmp_path, experiment={"operator": operator}, train={"sites": "leave-one-out"})
@@ -329,3 +357,23 @@ def test_the_plan_does_not_know_where_the_files_lie(paths, tmp_path):
     asked = {"train": {"sites": "leave-one-out"}, "test": {"operators": [{"acceleration": [2, 3]}]}}
     here, there = planned(paths, tmp_path, **asked), planned(moved, tmp_path, **asked)
     assert [trial.digest for trial in here.trials] == [trial.digest for trial in there.trials]
+
+
+@pytest.mark.slow
+def test_a_picture_is_drawn_once_for_each_run_of_a_trial(paths, tmp_path, monkeypatch):
+    """A rerun has the same digest and another network: the picture of the first run is not its own."""
+    campaign = planned_campaign(paths, tmp_path)
+    cell = campaign.matrix.cells[0]
+    drawn = iter([b"first", b"second"])
+    monkeypatch.setattr(panels, "_shown", lambda campaign, cell: cell)
+    monkeypatch.setattr("fedrecon.platform.inference.comparison.side_by_side", lambda *given: next(drawn))
+    folder = RunFolder(campaign.workspace, cell.digest)
+    folder.path.mkdir(parents=True)
+
+    def picture():
+        return panels._drawn(campaign, cell.tested_on, {"unet": cell})
+
+    folder.save_result({"run_id": "1"})
+    assert (picture(), picture()) == (b"first", b"first")
+    folder.save_result({"run_id": "2"})
+    assert (picture(), picture()) == (b"second", b"second")

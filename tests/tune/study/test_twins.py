@@ -73,6 +73,27 @@ def test_gains_are_over_twins_alone_and_the_report_says_who_has_none():
     ]
 
 
+@pytest.mark.slow
+def test_a_gain_is_over_the_local_network_of_as_many_slices():
+    """By hand: with 4 slices a site 23 - 20, with 12 slices 25 - 24. Local training ran at all sites alone."""
+    values = []
+    for limit, federated, local in ((4, 23.0, 20.0), (12, 25.0, 24.0)):
+        words = f"({limit} slices a site)"
+        away = {"trained_on": f"A and B {words}", "seen_site": False, "slices_per_site": float(limit)}
+        values += rows("fedavg", [federated] * 2, tested_on="C", **away)
+        values += rows("local", [local] * 2, tested_on="C", trained_on=f"all {words}", n_sites=3)
+    methods = [
+        Method("fedavg", "", True, False, False, False, network="unet"),
+        Method("local", "", True, False, False, True, alone=True, network="unet"),
+    ]
+    paid = analyse(found(values, methods=methods)).over("local")
+    assert {one.group.training.limit: one.mean[R4].mean for one in paid} == {4: 3.0, 12: 1.0}
+    # Without the local network of 12 slices there is no gain of 12 slices.
+    left = [one for one in values if one.method != "local" or one.sites.limit == 4]
+    paid = analyse(found(left, methods=methods)).over("local")
+    assert {one.group.training.limit: one.mean[R4].mean for one in paid} == {4: 3.0}
+
+
 def test_a_twin_without_scores_is_named_apart():
     values = [*rows("local", [20.0] * 2), *rows("a", [21.0] * 2), *rows("b", [22.0] * 2, trained_with="random R=8")]
     findings = found(values)

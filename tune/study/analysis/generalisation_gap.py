@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedrecon.tune.study.analysis.condition import Kind
-from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator
+from fedrecon.tune.study.analysis.grid import Grid, Group, TestOperator, noise_text
 from fedrecon.tune.study.analysis.inputs import Findings, Method
 from fedrecon.tune.study.analysis.results import Comparison, Gap, Payoff, Table, compared, corrected
 from fedrecon.tune.study.analysis.samples import Estimate, Sample, averaged, difference, estimate, over_seeds
@@ -110,48 +111,53 @@ def _site_sides(tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, l
     """Yields the comparisons of sites: the kind of gap, the comparison as text, and the sides by operator.
 
     Trainings of one kind without the tested site are compared with two others: with trainings of the same kind that
-    included the tested site, and with trainings on all sites.
+    included the tested site, and with trainings on all sites, both of the same limit of slices. Each training operator
+    and each noise of the test has comparisons of its own: a mean over them would hide that a method holds under one
+    and breaks under another.
     """
     kinds = sorted(
         {group.training for group in tables if not group.seen and group.training.trains}, key=lambda one: one.order
     )
-    for kind in kinds:
+    conditions = dict.fromkeys((group.trained_with, group.noise) for group in tables)
+    several = len({trained_with for trained_with, _ in conditions}) > 1
+    for kind, (trained_with, noise) in itertools.product(kinds, conditions):
+        unseen = Group(kind, trained_with, noise, seen=False)
+        with_what = f" with {trained_with}" if several and trained_with else ""
         for matched, compared_by in (
-            (kind, f"{kind} trained, the tested site among them or not"),
-            (Kind("all"), f"all trained, or {kind}"),
+            (kind, f"{kind} trained{with_what}, the tested site among them or not"),
+            (Kind("all", limit=kind.limit), f"all trained{with_what}, or {kind}"),
         ):
-            pairs = defaultdict[TestOperator, list[Sides]](list)
-            for group in tables:
-                if group.training == kind and not group.seen:
-                    twin = replace(group, training=matched, seen=True)
-                    for operator in tables.get(twin, {}):
-                        if operator is not None and operator in tables[group]:
-                            pairs[operator].append(Sides((twin,), (group,)))
-            if pairs:
-                yield "site", compared_by, dict(sorted(pairs.items()))
+            twin = replace(unseen, training=matched, seen=True)
+            shared = [one for one in tables.get(unseen, {}) if one is not None and one in tables.get(twin, {})]
+            if shared:
+                pairs = {operator: [Sides((twin,), (unseen,))] for operator in sorted(shared)}
+                yield "site", compared_by + noise_text(noise), pairs
 
 
 def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict[TestOperator, list[Sides]]]]:
     """Yields the comparisons of operators, in the form of :func:`_site_sides`.
 
-    Trainings with the tested operator are compared with trainings of the same kind with other operators.
+    Trainings with the tested operator are compared with trainings of the same kind with other operators. Each noise of
+    the test has a comparison of its own.
     """
     own = {
         (cell.trained_with, cell.operator, cell.noise, cell.tested_on)
         for cell in grid.cells
         if cell.trained_with and grid.seen_operator(cell)
     }
-    for kind, seen in sorted(
+    noises = dict.fromkeys(group.noise for group in tables)
+    kinds = sorted(
         {(group.training, group.seen) for group in tables if group.trained_with},
         key=lambda one: str((str(one[0]), one[1])),
-    ):
+    )
+    for (kind, seen), noise in itertools.product(kinds, noises):
         pairs = defaultdict[TestOperator, list[Sides]](list)
-        alike = defaultdict[tuple[TestOperator, float], list[Group]](list)
+        alike = defaultdict[TestOperator, list[Group]](list)
         for group, table in tables.items():
-            if (group.training, group.seen) == (kind, seen):
+            if (group.training, group.seen, group.noise) == (kind, seen, noise):
                 for operator in filter(None, table):
-                    alike[operator, group.noise].append(group)
-        for (operator, noise), groups in alike.items():
+                    alike[operator].append(group)
+        for operator, groups in alike.items():
             sites_of: dict[tuple[Group, ...], set[str]] = {}  # the sites at which exactly these groups are matched
             for site in grid.sites:
                 matched = tuple(group for group in groups if (group.trained_with, operator, noise, site) in own)
@@ -165,7 +171,7 @@ def _operator_sides(grid: Grid, tables: Tables) -> Iterable[tuple[str, str, dict
             compared_by = (
                 f"{'all sites' if kind == Kind('all') else kind} trained, with the tested operator or another; {where}"
             )
-            yield "operator", compared_by, dict(sorted(pairs.items()))
+            yield "operator", compared_by + noise_text(noise), dict(sorted(pairs.items()))
 
 
 def payoffs(findings: Findings, grid: Grid, tables: Tables) -> list[Payoff]:
@@ -209,13 +215,18 @@ def _pooled_group(tables: Tables, group: Group, pooled: str) -> Group | None:
 def _local_group(tables: Tables, group: Group, alone: str) -> Group | None:
     """The group with the scores of the local networks at their own sites; None if there is no such group.
 
-    The group has the same training operator and noise. The same kind of training is preferred, then one on all sites.
+    The group has the same training operator, noise and limit of training slices: only the sites that trained may
+    differ, because a local network has the slices of its own site alone. The same kind of training is preferred, then
+    one on all sites.
     """
+
+    def condition(one: Group) -> tuple[object, ...]:
+        return one.trained_with, one.noise, one.training.limit
+
     candidates = [
         other
         for other in tables
-        if other.seen and (other.trained_with, other.noise) == (group.trained_with, group.noise)
-        if alone in next(iter(tables[other].values()))
+        if other.seen and condition(other) == condition(group) and alone in next(iter(tables[other].values()))
     ]
     candidates.sort(key=lambda other: (other.training != group.training, other.training.scheme != "all", other.kind))
     return candidates[0] if candidates else None

@@ -80,7 +80,7 @@ class Group:
     @property
     def how(self) -> str:
         """The training, as text for the report."""
-        return self.trained + ("" if self.noise == 1 else f", noise {self.noise:g} times the data's own")
+        return self.trained + noise_text(self.noise)
 
     @property
     def trained(self) -> str:
@@ -90,6 +90,11 @@ class Group:
 
     def __str__(self) -> str:
         return f"{self.where} ({self.how})"
+
+
+def noise_text(noise: float) -> str:
+    """The noise of a test behind other words; empty for the data's own level."""
+    return "" if noise == 1 else f", noise {noise:g} times the data's own"
 
 
 @dataclass(frozen=True, kw_only=True)

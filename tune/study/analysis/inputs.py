@@ -36,8 +36,9 @@ class Method:
             and of all other settings but the strategy. Methods that are equal in both are twins: only these are
             compared with local and with pooled training.
         zero_filled: whether the method is the zero-filled image, which is never called worse than itself.
-        updates: the optimiser steps of each of its networks in the whole training, as text. passes: how often a network
-            sees each of its training slices, as text; both empty without training.
+        updates: the optimiser steps of each of its networks in one training, as text. passes: how often a network sees
+            each of its training slices, as text. Each is a range where networks or trainings differ; both are empty
+            without training.
     """
 
     name: str

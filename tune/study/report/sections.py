@@ -121,8 +121,8 @@ def _ran(findings: Findings) -> Iterable[Part]:
         rows.append(Row([plain(text) for text in (*texts, *budget)]))
     columns = words("method", "what it is", "settings", "trains", "network", "updates", "passes")
     note = (
-        "Updates: optimiser steps of one site (of the one network where data were moved) in a training at all sites. "
-        "Passes: how often each of its training slices is seen."
+        "Updates: optimiser steps of one site (of the one network where data were moved) in one training. Passes: how "
+        "often each of its training slices is seen. A range: of the sites of all trainings, with all limits of slices."
     )
     yield Table("Methods", columns, rows, note)
     if findings.facts:

@@ -62,7 +62,7 @@ def trial_rows(rows):
     for row in rows:
         params = {key.removeprefix("params."): value for key, value in row.items() if key.startswith("params.")}
         metrics = {key: row[key] for key in row if "/" in key and row[key] is not None}
-        experiment = SimpleNamespace(reconstructor={"name": "network"})
+        experiment = SimpleNamespace(reconstructor={"name": "network"}, resources=SimpleNamespace(min_sites=1))
         planned = Trial(row["number"], params, experiment, row.get("digest", str(row["number"])), None)
         known = {"status": row["status"], "run_id": row.get("run_id"), "error": row.get("error")}
         found.append(TrialRow(planned, metrics=metrics, round=row.get("trained_rounds", 0), **known))

@@ -73,6 +73,8 @@ def comparable(rows: Iterable[TrialRow]) -> list[TrialRow]:
 
 def among(row: TrialRow, rows: Iterable[TrialRow]) -> TrialRow:
     """A row as :func:`comparable` leaves it among all rows."""
+    if row.trial.experiment.resources.min_sites is None:  # a run that lost a site has stopped
+        return row
     return next((one for one in comparable(rows) if one.trial.number == row.trial.number), row)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrecon.sites.data.fitting import check_fit
 from fedrecon.sites.errors import InputError
 
 Complex = NDArray[np.complex64]
@@ -191,12 +192,13 @@ def check_volume(data: VolumeData, shown: str | None = None) -> None:
         data: the volume.
         shown: the name for the message, where the volume has a pseudonym.
 
-    The checks run in this order: names and split, shapes and dtypes, k-space, noise level, reference.
+    The checks run in this order: names and split, shapes and dtypes, k-space, noise level, reference, and whether the
+    reference is the image of the k-space (:func:`fedrecon.sites.data.fitting.check_fit`).
 
     Raises:
         InputError: a name, split, rank, dtype or axis order is wrong, there are no slices, there is NaN or infinity, a
-            slice is all zero, DC is at the corner, the noise level is negative, or the reference does not fit or holds
-            negative values.
+            slice is all zero, DC is at the corner, the noise level is negative, or the reference does not fit, holds
+            negative values or is another image than that of the k-space.
     """
     where = f"volume '{shown or data.name}'"
     check_name("volume", data.name)
@@ -212,6 +214,7 @@ def check_volume(data: VolumeData, shown: str | None = None) -> None:
         _check_reference(where, data.reference)
         if not data.about().maximum > 0:
             raise InputError(f"{where}: the part of {data.crop} that is scored is an all-zero image.")
+        check_fit(where, data.kspace, data.reference)
     if data.truth is not None:
         if data.reference is None:
             raise InputError(f"{where}: it has a truth and no reference.")

@@ -110,6 +110,19 @@ def root_sum_of_squares(kspace: Complex) -> Real:
     return image
 
 
+def peakedness(kspace: Complex, axis: int) -> float:
+    """How many times more energy the window in the middle of an axis holds than if all its samples held the same.
+
+    Along an axis of k-space it is several, along slices and coils about 1. The window is that of
+    :func:`fedrecon.sites.data.centring.check_centred`.
+    """
+    energy = (np.abs(kspace).astype(np.float64) ** 2).sum(axis=tuple({*range(kspace.ndim)} - {axis % kspace.ndim}))
+    n = len(energy)
+    width = max(2, n // 64)
+    inside = energy[max(0, n // 2 - width) : n // 2 + width + 1]
+    return float(inside.mean() / energy.mean()) if energy.any() else 1.0
+
+
 def sampled_share(kspace: Complex) -> float:
     """The smallest share of samples that a slice has within the measured box; a sample of any coil counts.
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrecon.sites.data.centring import check_centred
+from fedrecon.sites.data.fitting import check_fit
 from fedrecon.sites.errors import InputError
 
 Complex = NDArray[np.complex64]
@@ -196,12 +198,13 @@ def check_volume(data: VolumeData, shown: str | None = None) -> None:
         data: the volume.
         shown: the name for the message, where the volume has a pseudonym.
 
-    The checks run in this order: names and split, shapes and dtypes, k-space, noise level, reference.
+    The checks run in this order: names and split, shapes and dtypes, k-space, noise level, reference, and whether the
+    reference is the image of the k-space (:func:`fedrecon.sites.data.fitting.check_fit`).
 
     Raises:
         InputError: a name, split, rank, dtype or axis order is wrong, there are no slices, there is NaN or infinity, a
-            slice is all zero, DC is at the corner, the noise level is negative, or the reference does not fit or holds
-            negative values.
+            slice is all zero, an axis is not centred or is that of an image, the noise level is negative, or the
+            reference does not fit, holds negative values or is another image than that of the k-space.
     """
     where = f"volume '{shown or data.name}'"
     check_name("volume", data.name)
@@ -217,6 +220,7 @@ def check_volume(data: VolumeData, shown: str | None = None) -> None:
         _check_reference(where, data.reference)
         if not data.about().maximum > 0:
             raise InputError(f"{where}: the part of {data.crop} that is scored is an all-zero image.")
+        check_fit(where, data.kspace, data.reference)
     if data.truth is not None:
         if data.reference is None:
             raise InputError(f"{where}: it has a truth and no reference.")
@@ -280,19 +284,7 @@ def _check_kspace(where: str, kspace: Complex) -> None:
         if not values.any():
             raise InputError(f"{where}: slice {number} of the k-space is all zero.")
         power += values.sum(axis=0)
-    centre, corner = _power_near_dc(power), _power_near_dc(np.fft.fftshift(power))
-    if centre and corner > 4 * centre:  # noise alone gives 1, anatomy less than 0.01
-        raise InputError(
-            f"{where}: the energy of the k-space lies at the corner of the matrix, not at N//2: "
-            "it is not centred (apply numpy.fft.fftshift to its last two axes)."
-        )
-
-
-def _power_near_dc(power: NDArray[np.float64]) -> float:
-    """Mean power of the measured samples around N//2; 0 if no sample was measured there."""
-    (y, x), (ry, rx) = (n // 2 for n in power.shape), (max(1, n // 16) for n in power.shape)
-    near = power[max(0, y - ry) : y + ry + 1, max(0, x - rx) : x + rx + 1]
-    return float(near.sum() / max(1, np.count_nonzero(near)))
+    check_centred(where, kspace, power)
 
 
 def _check_reference(where: str, reference: Real) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from pydantic import PrivateAttr
 
 from fedrecon.sites.data.volume import VolumeData
 from fedrecon.sites.errors import FileError
-from fedrecon.sites.formats.dicom_image import DicomImage, elements, images_of, pixels_of, quiet
+from fedrecon.sites.formats.dicom_image import SETTINGS, DicomImage, elements, images_of, pixels_of, quiet
 from fedrecon.sites.formats.format import Label
 from fedrecon.sites.formats.nifti import NIfTI
 from fedrecon.sites.formats.nifti_file import NiftiVolume, oriented
@@ -167,9 +168,23 @@ def _stack(source: Path, images: list[DicomImage], volume: int | None, record: F
     if counts[0] > 1:
         record.note("one-of-several", f"volume {volume} of {counts[0]}")
     stack = [sorted(place, key=lambda one: one.order)[volume or 0] for place in places]
-    if len({one.order[2:5] for one in stack}) > 1:
-        raise FileError(source, "the images of this volume differ in echo time or b-value: some are missing.")
+    if len({one.order[:SETTINGS] for one in stack}) > 1 or _acquisitions_differ(places):
+        raise FileError(
+            source, "the images of this volume differ in time, echo time, b-value or acquisition: some are missing."
+        )
     return stack
+
+
+def _acquisitions_differ(places: list[list[DicomImage]]) -> bool:
+    """Whether the volumes of a series are told apart by AcquisitionNumber alone, and one number lacks some positions.
+
+    The parts of an interleaved acquisition may have a number each: two positions then have none in common.
+    """
+    numbers = [{one.order[SETTINGS] for one in place} for place in places]
+    apart = all(len({one.order[:SETTINGS] for one in place}) == 1 for place in places)
+    ordered = apart and all(len(mine) == len(place) for mine, place in zip(numbers, places, strict=True))
+    different = {frozenset(one) for one in numbers}
+    return ordered and any(one & other for one, other in combinations(different, 2))
 
 
 def _volume(
@@ -211,15 +226,15 @@ def _values(stack: list[DicomImage], record: FileRecord) -> NDArray[Any]:
         record.note("scales-differ", f"the images have {len(scales)} scales: each is taken by its own")
     if any(one.lossy for one in stack):
         record.note("lossy", "the images were compressed with loss")
-    stored: dict[Path, NDArray[Any]] = {}
+    stored: dict[Path, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
     values, padding = [], 0
     for one in stack:
         if one.path not in stored:
-            array, padded = pixels_of(one.path)
-            stored = {one.path: array}
-            padding += padded
-        frame = stored[one.path][one.frame]
-        values.append(frame if one.scale == (1, 0) else frame * np.float64(one.scale[0]) + one.scale[1])
+            stored = {one.path: pixels_of(one.path)}
+        frame, nothing = (array[one.frame] for array in stored[one.path])
+        frame = frame if one.scale == (1, 0) else frame * np.float64(one.scale[0]) + one.scale[1]
+        padding += int(np.count_nonzero(frame[nothing]))
+        values.append(np.where(nothing, 0, frame) if nothing.any() else frame)
     if padding:
         record.replaced["padding"] = padding
     return np.stack(values).transpose(2, 1, 0)

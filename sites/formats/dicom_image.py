@@ -46,6 +46,9 @@ _ORDER = (
 )
 """What orders the images of one position: the number of ``--volume``. No one of them is a text."""
 
+SETTINGS = 5
+"""How many of them are the same for all images of a volume."""
+
 _GE = (0x0043, 0x102F)
 """The kind of an image in files of GE: magnitude, phase, real, imaginary."""
 
@@ -74,6 +77,8 @@ _TAGS = (
     "SliceThickness",
     *_ORDER,
 )
+_PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+"""The value that stands for no pixel; with the second one, all values between them (DICOM PS3.3, C.7.5.1.1.2)."""
 _PIXELS = (
     "BitsAllocated",
     "BitsStored",
@@ -86,7 +91,7 @@ _PIXELS = (
     "NumberOfFrames",
     "PhotometricInterpretation",
     "PixelData",
-    "PixelPaddingValue",
+    *_PADDING,
     "PixelRepresentation",
     "Rows",
     "SamplesPerPixel",
@@ -134,7 +139,8 @@ class DicomImage:
         thickness: of the slice in mm, or 0.
         scale: slope and intercept.
         kind: None for a magnitude.
-        order: numbers that order the images of a position; the third to fifth are echo times and b-value.
+        order: numbers that order the images of a position, see ``_ORDER``. The first :data:`SETTINGS` of them, times,
+            echo times and b-value, are one for a whole volume; the next is the acquisition's.
         shape: rows and columns.
         uid: of the file, with the frame: two images of one uid are one image. It is compared and never shown.
         tesla: the field strength as it is stated, or 0.
@@ -303,8 +309,8 @@ def _kind(said: dict[str, Any]) -> str | None:
     return found[0] if found else "computed maps" if any(word.endswith((" MAP", "_MAP")) for word in words) else None
 
 
-def pixels_of(path: Path) -> tuple[NDArray[Any], int]:
-    """The stored values (frames, rows, columns), and how many of them were padding and are zero now.
+def pixels_of(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The stored values (frames, rows, columns), not scaled, and which of them the file names as padding.
 
     Raises:
         FileError: the pixels are damaged, or nothing is installed that decodes them.
@@ -312,7 +318,7 @@ def pixels_of(path: Path) -> tuple[NDArray[Any], int]:
     return guarded(path, lambda: _pixels(path))
 
 
-def _pixels(path: Path) -> tuple[NDArray[Any], int]:
+def _pixels(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     from pydicom.pixels.decoders.base import get_decoder
 
     data = _read(path, _PIXELS, pixels=True)
@@ -321,9 +327,18 @@ def _pixels(path: Path) -> tuple[NDArray[Any], int]:
         raise FileError(path, f"is compressed ({syntax.name}); pydicom needs a package that decodes it (pylibjpeg).")
     array: NDArray[Any] = np.asarray(data.pixel_array)
     array = array if array.ndim == 3 else array[None]
-    pad = data.get("PixelPaddingValue")
-    padded = np.zeros(array.shape, bool) if not pad else array == pad
-    return np.where(padded, 0, array) if padded.any() else array, int(padded.sum())
+    first, last = (data.get(name) for name in _PADDING)
+    padding = np.zeros(array.shape, bool)
+    if array.dtype.kind in "iu" and first not in (None, ""):
+        ends = [_stored(one, array.dtype) for one in (first, last) if one not in (None, "")]
+        padding = (array >= min(ends)) & (array <= max(ends))
+    return array, padding
+
+
+def _stored(value: Any, dtype: np.dtype[Any]) -> int:
+    """A value of the header as the pixels store it: some writers give a signed one as unsigned, or the reverse."""
+    lowest = int(np.iinfo(dtype).min)
+    return (int(value) - lowest) % (1 << 8 * dtype.itemsize) + lowest
 
 
 def _contrast(said: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from fedrecon.sites.errors import FileError
 from fedrecon.sites.formats.fastmri_header import Header, read_header, scanner_of
 from fedrecon.sites.formats.format import Label, text_of
 from fedrecon.sites.formats.hdf5_file import opened
-from fedrecon.sites.formats.kspace import COMPLETE, Measured, as_complex, reference_of
+from fedrecon.sites.formats.kspace import COMPLETE, Measured, as_complex, peakedness, reference_of
 from fedrecon.sites.formats.magnitude import centre
 from fedrecon.sites.formats.record import FileRecord
 
@@ -62,7 +62,7 @@ class FastMRI(Measured):
 
 
 def _volume(source: Path, file: h5py.File, label: Label, record: FileRecord, reader: FastMRI) -> VolumeData:
-    kspace = reader.compressed(_kspace(source, file), record)
+    kspace = reader.compressed(_kspace(source, file, record), record)
     ny, nx = kspace.shape[-2:]
     record.slices = len(kspace)
     header = Header.parse(source, file, (ny, nx), record)
@@ -118,15 +118,19 @@ def _scored(
     return None if found in (None, shape) else found
 
 
-def _kspace(source: Path, file: h5py.File) -> Complex:
+def _kspace(source: Path, file: h5py.File, record: FileRecord) -> Complex:
     dataset = file["kspace"]
     if not isinstance(dataset, h5py.Dataset):
         raise FileError(source, "'kspace' is not a dataset.")
     kspace = as_complex(np.asarray(dataset[()]), "'kspace'")
+    if "MATLAB_class" in dataset.attrs and kspace.ndim in (3, 4):
+        kspace = _in_order(source, kspace, record)
     if kspace.ndim not in (3, 4):
         raise FileError(
             source, f"'kspace' has the shape {dataset.shape}; expected (slices, coils, y, x) or (slices, y, x)."
         )
+    if kspace.ndim == 3 and "reconstruction_esc" not in file:  # that image says that there is one coil
+        record.note("three-axes", f"the shape {kspace.shape} is read as (slices, y, x): one coil")
     kspace = kspace if kspace.ndim == 4 else kspace[:, None]
     check_layout("its 'kspace'", kspace, None)
     for key in _REFERENCES:
@@ -138,6 +142,31 @@ def _kspace(source: Path, file: h5py.File) -> Complex:
         if stored.ndim != 3 or stored.shape[0] != len(kspace):
             raise FileError(source, f"'{key}' of shape {stored.shape} does not fit the k-space of {kspace.shape}.")
     return kspace
+
+
+def _in_order(source: Path, kspace: Complex, record: FileRecord) -> Complex:
+    """K-space that MATLAB stored, as (slices, ..., y, x).
+
+    MATLAB stores its axes in reverse, so a file may hold (x, y, ..., slices) or what a person wrote down in the order
+    of Python. The samples say which: the energy of k-space lies in the middle of its own axes, and that of slices is
+    spread.
+
+    Raises:
+        FileError: the samples do not say.
+    """
+    ends = [peakedness(kspace, axis) for axis in (0, -1)]
+    if max(ends) < 2 * min(ends):
+        raise FileError(
+            source,
+            f"MATLAB stored 'kspace' of the shape {kspace.shape}, and its samples do not say which of its ends are the "
+            "slices: save it with h5py, or as .npy, as (slices, coils, y, x).",
+        )
+    if ends[0] < ends[1]:
+        record.note("matlab-axes", f"MATLAB's axes {kspace.shape[::-1]} are read in reverse: {kspace.shape}")
+        return kspace
+    turned = np.ascontiguousarray(kspace.transpose())
+    record.note("matlab-axes", f"MATLAB's axes {turned.shape} are read as they stand")
+    return turned
 
 
 def _compare_mask(mask: Any, kspace: Complex, record: FileRecord) -> None:

@@ -22,6 +22,7 @@ from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats.fastmri_header import read_header, scanner_of
 from fedrecon.sites.formats.format import Label
 from fedrecon.sites.formats.hdf5_file import opened
+from fedrecon.sites.formats.ismrmrd_header import Header
 from fedrecon.sites.formats.kspace import Measured, reference_of
 from fedrecon.sites.formats.record import FileRecord
 
@@ -42,6 +43,7 @@ ONE_IMAGE = ("contrast", "phase", "repetition", "set")
 """Counters that may have one value in a file: each of their values is an image by itself."""
 APART = ("separate", "external")
 """Calibration modes whose lines another scan measured."""
+_TURNED = 0.01  # directions are unit vectors: 0.6 degrees
 _INDEPENDENT = 1e-6  # smallest eigenvalue of the coils' noise correlation
 _BLOCK = 512  # lines that are read at once
 _MOST = 2**33  # samples of the encoded matrix over all coils and slices: 64 GiB
@@ -56,7 +58,7 @@ class ISMRMRD(Measured):
     def person(self, source: Path) -> str | None:
         """The patient's id of the header."""
         with opened(source, "ismrmrd") as file:
-            return _Header(source, file).text("subjectInformation/patientID")
+            return Header(source, file).text("subjectInformation/patientID")
 
     def scanner(self, source: Path) -> str | None:
         """The scanner of the header."""
@@ -71,7 +73,7 @@ class ISMRMRD(Measured):
                 module reads; or lines and header contradict each other.
         """
         with opened(source, "ismrmrd") as file:
-            header = _Header(source, file)
+            header = Header(source, file)
             lines = _Lines(source, file, header, record)
             whitening, sigma = lines.whitening(header, record)
             kspace = lines.kspace(header)
@@ -88,58 +90,10 @@ class ISMRMRD(Measured):
         reference = reference_of(kspace, record)
         noise = self.noise(kspace) if whitening is None else sigma
         field = header.number("acquisitionSystemInformation/systemFieldStrength_T")
+        crop = header.scored((kspace.shape[2], kspace.shape[3]), record)
         return VolumeData(
-            label.name, label.subject, label.split, kspace, reference, noise, voxel, field_strength_t=field
+            label.name, label.subject, label.split, kspace, reference, noise, voxel, field_strength_t=field, crop=crop
         )
-
-
-class _Header:
-    """The XML header.
-
-    Attributes:
-        encoded, wanted: matrix (x, y, z) of the encoded and of the reconstructed space; x is the readout.
-        encoded_mm, wanted_mm: their fields of view in mm.
-    """
-
-    def __init__(self, source: Path, file: h5py.File) -> None:
-        self._source = source
-        self._root = read_header(source, "dataset/xml", file)
-        kind = self.text("encoding/trajectory")
-        if kind is None or kind.lower() != "cartesian":  # MRIReco.jl writes 'Cartesian'
-            raise FileError(source, f"its trajectory is '{kind}'; only 'cartesian' can be imported.")
-        self.encoded = tuple(int(self._positive(f"encoding/encodedSpace/matrixSize/{axis}")) for axis in "xyz")
-        self.wanted = tuple(int(self._positive(f"encoding/reconSpace/matrixSize/{axis}")) for axis in "xyz")
-        self.encoded_mm = tuple(self._positive(f"encoding/encodedSpace/fieldOfView_mm/{axis}") for axis in "xyz")
-        self.wanted_mm = tuple(self._positive(f"encoding/reconSpace/fieldOfView_mm/{axis}") for axis in "xyz")
-
-    def text(self, path: str) -> str | None:
-        """The text of an element, or None."""
-        found = self._root.find("/".join(f"{{*}}{part}" for part in path.split("/")))
-        return None if found is None or not found.text else found.text.strip()
-
-    def number(self, path: str) -> float | None:
-        """The number of an element, or None."""
-        found = self.text(path)
-        try:
-            return None if found is None else float(found)
-        except ValueError:
-            raise FileError(self._source, f"its header has {path} '{found}', which is no number.") from None
-
-    def _positive(self, path: str) -> float:
-        found = self.number(path)
-        if found is None or not 0 < found < 1e5:
-            raise FileError(self._source, f"its header has {path} {found}; expected a number above 0.")
-        return found
-
-    def centre(self, axis: int) -> int:
-        """The number of the encoding step at DC: as the header says, else the middle."""
-        found = self.number(f"encoding/encodingLimits/kspace_encoding_step_{axis}/center")
-        return self.encoded[axis] // 2 if found is None else int(found)
-
-    @property
-    def readout(self) -> int:
-        """Samples of the readout without its oversampling."""
-        return min(self.encoded[0], round(self.encoded[0] * self.wanted_mm[0] / self.encoded_mm[0]))
 
 
 class _Lines:
@@ -149,7 +103,7 @@ class _Lines:
         readout: first measured sample of the encoded readout, and one past the last.
     """
 
-    def __init__(self, source: Path, file: h5py.File, header: _Header, record: FileRecord) -> None:
+    def __init__(self, source: Path, file: h5py.File, header: Header, record: FileRecord) -> None:
         if "dataset/data" not in file or not len(file["dataset/data"]):
             raise FileError(source, "the dataset 'dataset/data' is missing or empty: it holds no line.")
         self._source, self._stored = source, file["dataset/data"]
@@ -219,6 +173,11 @@ class _Lines:
             if len(values) > 1 or (name == "encoding_space_ref" and values[0]):
                 shown = ", ".join(f"{value:g}" for value in values[:5])
                 raise FileError(self._source, f"the lines of its image have the {name} {shown}; expected one value.")
+        for name in ("read_dir", "phase_dir", "slice_dir"):
+            if (np.ptp(head[name], axis=0) > _TURNED).any():
+                raise FileError(
+                    self._source, f"its lines differ in {name}: several planes (a localiser?), not one volume."
+                )
         if head["trajectory_dimensions"].any():
             raise FileError(self._source, "its lines have trajectories: it is not Cartesian.")
 
@@ -263,23 +222,24 @@ class _Lines:
                     f"of {size} steps {name}, {steps[0]} to {steps[-1]} were measured: the others stay zero",
                 )
 
-    def _readout(self, header: _Header, record: FileRecord) -> tuple[int, int]:
+    def _readout(self, header: Header, record: FileRecord) -> tuple[int, int]:
         head, size = self._head[self._used[0]], header.encoded[0]
         before = int(head["discard_pre"])
         count = int(head["number_of_samples"]) - before - int(head["discard_post"])
         if not 0 < count <= size:
             raise FileError(self._source, f"a line has {count} samples, and the encoded readout {size}.")
-        start = 0 if count == size else size // 2 - (int(head["center_sample"]) - before)
+        centre = int(head["center_sample"])
+        # Of a full line some writers leave the centre out (0), or count the samples before it from 1.
+        full = count == size and (centre == 0 or abs(centre - before - size // 2) <= 1)
+        start = 0 if full else size // 2 - (centre - before)
         if start < 0 or start + count > size:
-            raise FileError(
-                self._source, f"{count} samples with the centre {head['center_sample']} leave the readout of {size}."
-            )
+            raise FileError(self._source, f"{count} samples with the centre {centre} leave the readout of {size}.")
         if count < size:
             record.note("partial-echo", f"of {size} samples of the readout {count} were measured: the others are zero")
         self._before = before
         return start, start + count
 
-    def whitening(self, header: _Header, record: FileRecord) -> tuple[NDArray[np.complex64] | None, float | None]:
+    def whitening(self, header: Header, record: FileRecord) -> tuple[NDArray[np.complex64] | None, float | None]:
         """The matrix (coils, coils) that makes the noise of the coils white with sigma 1, and the noise of the image.
 
         It is the inverse of the Cholesky factor of the coils' noise covariance (Pruessmann et al., Magn Reson Med
@@ -322,7 +282,7 @@ class _Lines:
         known = timed and len(averages) == 1
         return whitening, float(1 / np.sqrt(averages[0])) if known else None
 
-    def kspace(self, header: _Header) -> Complex:
+    def kspace(self, header: Header) -> Complex:
         """The mean of the averages: (slices, coils, z, y, x), x the encoded readout, DC at N//2, zero elsewhere."""
         coils = int(self._head["active_channels"][self._used[0]])
         slices, depth, height = self.count.shape
@@ -358,7 +318,7 @@ class _Lines:
 
 
 def _in_slices(
-    kspace: Complex, header: _Header, measured: tuple[int, int], record: FileRecord
+    kspace: Complex, header: Header, measured: tuple[int, int], record: FileRecord
 ) -> tuple[Complex, tuple[float, float, float]]:
     """K-space (slices, coils, y, x) without the readout's oversampling, and its voxel size (slice, y, x) in mm.
 

@@ -60,6 +60,10 @@ COMPLETE = 0.99
 """A slice is fully sampled if it has at least this share of the samples within the measured box."""
 
 
+_PARTIAL = {"partial-fourier", "partial-echo"}
+"""Notes that say already which samples are zero."""
+
+
 def as_complex(values: NDArray[Any], what: str) -> Complex:
     """Values as complex64, in the byte order of this machine.
 
@@ -106,6 +110,19 @@ def root_sum_of_squares(kspace: Complex) -> Real:
     return image
 
 
+def peakedness(kspace: Complex, axis: int) -> float:
+    """How many times more energy the window in the middle of an axis holds than if all its samples held the same.
+
+    Along an axis of k-space it is several, along slices and coils about 1. The window is that of
+    :func:`fedrecon.sites.data.centring.check_centred`.
+    """
+    energy = (np.abs(kspace).astype(np.float64) ** 2).sum(axis=tuple({*range(kspace.ndim)} - {axis % kspace.ndim}))
+    n = len(energy)
+    width = max(2, n // 64)
+    inside = energy[max(0, n // 2 - width) : n // 2 + width + 1]
+    return float(inside.mean() / energy.mean()) if energy.any() else 1.0
+
+
 def sampled_share(kspace: Complex) -> float:
     """The smallest share of samples that a slice has within the measured box; a sample of any coil counts.
 
@@ -116,18 +133,30 @@ def sampled_share(kspace: Complex) -> float:
     than none.
     """
     measured: NDArray[np.bool_] = np.any(kspace != 0, axis=1)
-    anywhere: NDArray[np.bool_] = np.any(measured, axis=0)
-    rows, columns = np.flatnonzero(anywhere.any(axis=1)), np.flatnonzero(anywhere.any(axis=0))
-    if not rows.size:
-        return 0.0
-    box = measured[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return float(box.mean(axis=(1, 2)).min())
+    rows, columns = measured_box(measured)
+    return float(measured[:, rows, columns].mean(axis=(1, 2)).min()) if measured.any() else 0.0
+
+
+def measured_box(measured: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The rows and the columns of the smallest box around the measured samples (slices, y, x); empty if there is none.
+
+    Args:
+        measured: True where a slice has a sample.
+    """
+    anywhere = np.asarray(measured.any(axis=0))
+    lines = [np.flatnonzero(anywhere.any(axis=axis)) for axis in (1, 0)]
+    rows, columns = (slice(int(one[0]), int(one[-1]) + 1) if one.size else slice(0) for one in lines)
+    return rows, columns
 
 
 def reference_of(kspace: Complex, record: FileRecord) -> Real | None:
     """The root sum of squares of fully sampled k-space, or None. The record says what was found."""
     record.sampled = sampled_share(kspace)
     if record.sampled >= COMPLETE:
+        measured: NDArray[np.bool_] = np.any(kspace != 0, axis=1)
+        (y, x), (ny, nx) = (one.stop - one.start for one in measured_box(measured)), kspace.shape[-2:]
+        if (y, x) != (ny, nx) and not _PARTIAL.intersection(note.kind for note in record.notes):
+            record.note("zero-padded", f"measured {y} x {x} of {ny} x {nx} (y, x); the others stay zero, without noise")
         return root_sum_of_squares(kspace)
     record.note(
         "no-reference",

@@ -18,7 +18,7 @@ from pydantic import Field
 from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.formats.format import Format, Label
 from fedrecon.sites.formats.magnitude import EMPTY, interpolated, kept_slices, low_pass, smooth_phase
-from fedrecon.sites.formats.nifti_file import NiftiVolume, open_nifti, plausible
+from fedrecon.sites.formats.nifti_file import NiftiVolume, forms, open_nifti, plausible
 from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.plugin import Seed
 
@@ -123,9 +123,10 @@ def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
 
 
 def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
-    """Writes enlarged images as NIfTI, in the space of the file ``source``.
+    """Writes enlarged images as NIfTI, in the voxel axes and the spaces of the file ``source``.
 
-    Voxels are ``scale`` times smaller within the slices; scale x scale new voxels exactly cover one old voxel.
+    Voxels are ``scale`` times smaller within the slices; scale x scale new voxels exactly cover one old voxel. The two
+    forms of the header may lead to two spaces: each is that of the source, under its code, and so are the voxel sizes.
 
     Args:
         path: the file to write.
@@ -137,13 +138,22 @@ def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
 
     found = open_nifti(source, FileRecord())
     first, second = (axis for axis in range(3) if axis != found.across)
-    values = images[:, ::-1, ::-1].transpose(np.argsort((found.across, second, first)))
-    step = np.ones(4)
-    step[[first, second]] = 1 / scale
-    affine = found.affine @ np.diag(step)
-    affine[:3, 3] += found.affine[:3, [first, second]].sum(axis=1) * (1 / scale - 1) / 2
-    made: Any = nibabel.Nifti1Image(np.ascontiguousarray(values), affine)  # type: ignore[no-untyped-call]
-    made.header.set_xyzt_units(*found.header.get_xyzt_units())
-    made.set_sform(affine, int(found.header["sform_code"]) or 1)
-    made.set_qform(affine, int(found.header["qform_code"]))
+    turned = images[:, ::-1, ::-1].transpose(np.argsort((found.across, second, first)))
+    own = np.abs(found.turn[:3, :3]).argmax(axis=1)  # the turned axis of each axis of the file
+    backwards = tuple(axis for axis in range(3) if found.turn[axis, own[axis]] < 0)
+    values = np.flip(turned.transpose(own), backwards)
+    shrink = np.where(own == found.across, 1, 1 / scale)
+
+    header: Any = nibabel.Nifti1Header()  # type: ignore[no-untyped-call]
+    header.set_xyzt_units(*found.header.get_xyzt_units())
+    for name, matrix, code in forms(found.header):
+        if matrix is not None:
+            matrix = matrix @ np.diag([*shrink, 1])
+            matrix[:3, 3] += matrix[:3, :3] @ (1 - 1 / shrink) / 2  # the corner of the first voxel stays
+        getattr(header, f"set_{name}")(matrix, code)
+    lengths = np.array(found.voxel)[own]
+    stated = found.header["pixdim"][1:4]
+    header["pixdim"][1:4] = shrink * np.where(np.isfinite(stated) & (stated > 0), stated, lengths)
+    made: Any = nibabel.Nifti1Image(np.ascontiguousarray(values), None, header)  # type: ignore[no-untyped-call]
+    made.set_data_dtype(np.float32)
     nibabel.save(made, path)

@@ -45,6 +45,7 @@ class NiftiVolume:
         affine: from these axes to the space of the file, in the file's unit.
         voxel: voxel sizes (x, y, z) in mm.
         across: the axis across the slices.
+        turn: from these axes to the voxel axes of the file, (4, 4): a permutation, with -1 where an axis was reversed.
     """
 
     header: Any
@@ -52,6 +53,7 @@ class NiftiVolume:
     affine: NDArray[np.float64]
     voxel: tuple[float, float, float]
     across: int
+    turn: NDArray[np.float64]
 
     def slices(self) -> tuple[Real, tuple[float, float, float]]:
         """The images (slices, y, x), and the voxel size (slice, y, x) in mm."""
@@ -121,14 +123,14 @@ def oriented(
     letters = "".join(orientations.aff2axcodes(affine))
     record.orientation = letters + _oblique(affine, to)
     turned = orientations.apply_orientation(_magnitude(path, values, zero, record), turn)
-    turned_affine = affine @ orientations.inv_ornt_aff(turn, values.shape)
+    back: NDArray[np.float64] = orientations.inv_ornt_aff(turn, values.shape)
     voxel = [0.0] * 3
     for axis, size in zip(to, sizes_mm, strict=True):
         voxel[axis] = size
     across, record.rule = _slice_axis(path, turned.shape, voxel, plane, to, stated)
     record.plane = PLANES[across]
     kept = (voxel[0], voxel[1], voxel[2])
-    return NiftiVolume(header, turned.astype(np.float32), turned_affine, kept, across)
+    return NiftiVolume(header, turned.astype(np.float32), affine @ back, kept, across, back)
 
 
 def plausible(voxel: tuple[float, float, float], record: FileRecord) -> tuple[float, float, float] | None:
@@ -244,6 +246,17 @@ def _compare(path: Path, sound: list[tuple[str, NDArray[np.float64]]], plane: st
         raise FileError(path, f"{said}: one of them is wrong, and they give other slices (--plane AXIS says which).")
     if len(set(letters)) > 1:
         record.note("orientations-differ", f"{said}; the sform is taken")
+
+
+def forms(header: Any) -> Iterator[tuple[str, NDArray[np.float64] | None, int]]:
+    """``sform`` and ``qform`` of a header with their codes; None and 0 where the header has none that can be used."""
+    for name in ("sform", "qform"):
+        try:
+            matrix, code = getattr(header, f"get_{name}")(coded=True)
+        except (ValueError, np.linalg.LinAlgError):
+            matrix, code = None, 0
+        usable = code and _sound(np.asarray(matrix, np.float64))
+        yield name, (np.asarray(matrix, np.float64) if usable else None), int(code) if usable else 0
 
 
 def _sound(affine: NDArray[np.float64]) -> bool:

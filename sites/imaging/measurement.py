@@ -126,6 +126,11 @@ def measure(
     )
 
 
+def samples_of(kspace: Tensor) -> Tensor:
+    """Which samples of k-space (b, c, y, x) are not zero in some coil: (b, y, x) bool."""
+    return (kspace != 0).any(dim=1)
+
+
 def as_measured(kspace: Tensor, sampled: NDArray[np.bool_], phase: bool) -> Measurement:
     """The measurement of undersampled k-space as it is. The coil maps come from the lines that all slices have.
 

@@ -92,12 +92,16 @@ def _rows(
     reference = batch.reference
     if reference is None:
         raise ValueError("a volume without a reference cannot be scored")
-    measured_of = int(np.prod(reference.shape[1:]))
+    mask = batch.operator.mask[:, 0]
+    cartesian = mask.shape == reference.shape
+    # A sample that the scan has not is measured by no mask.
+    scanned = slices.scanned(items) if cartesian else torch.ones_like(reference, dtype=torch.bool)
+    measured = (mask & scanned if cartesian else mask).flatten(1).sum(dim=1).tolist()
+    measured_of = scanned.flatten(1).sum(dim=1).tolist()
     crop = items[0].volume.crop  # a batch has one
     reference = central(reference, crop)
     maximum = torch.tensor([item.volume.maximum for item in items], device=reference.device)
     norm = squared_norm(reference).tolist()
-    measured = batch.operator.mask.flatten(1).sum(dim=1).cpu().numpy()
     pixels = int(np.prod(reference.shape[1:]))
     for stage, whole in images.items():
         image = central(whole, crop)
@@ -115,7 +119,7 @@ def _rows(
                 "volume_maximum": item.volume.maximum,
                 "mask": operator.family,
                 "acceleration": operator.acceleration,
-                "measured_acceleration": measured_of / max(int(measured[i]), 1),
+                "measured_acceleration": measured_of[i] / max(measured[i], 1),
                 "model": model,
                 "squared_error": error[i],
                 "squared_norm": norm[i],

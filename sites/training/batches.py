@@ -18,9 +18,9 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.coils import combine, estimate_maps, rephased
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
 from fedrecon.sites.imaging.masks.mask import calibration_box
-from fedrecon.sites.imaging.measurement import Measurement
+from fedrecon.sites.imaging.measurement import Measurement, samples_of
 from fedrecon.sites.seeding import generator, seed
-from fedrecon.sites.training.moves import moved
+from fedrecon.sites.training.moves import moved, moved_samples
 from fedrecon.sites.training.splitting import Splitting, measured_by, split
 
 
@@ -159,14 +159,16 @@ class Slices:
         reference = self.reference(batch)
         if self.small_boxes:
             maps = self._rephased(batch, kspace, maps, seed_, epoch)
+        scanned = samples_of(kspace)
         if augment:
-            draws = [generator(seed_, "augment", epoch, one.site, one.volume.name, one.index) for one in batch]
+            names = [("augment", epoch, one.site, one.volume.name, one.index) for one in batch]
             turns = [self.operators[one.site].turns for one in batch]
+            draws, again = ([generator(seed_, *name) for name in names] for _ in range(2))
             images, maps, reference = moved(ifft2c(kspace), maps, reference, draws, turns)
-            kspace = fft2c(images)
+            kspace, scanned = fft2c(images), moved_samples(scanned, again, turns)
         target = combine(ifft2c(kspace), maps)
         noise = [seed(seed_, "noise", item.site, *item.seeds, epoch) for item in batch]
-        measured = self._measured(batch, self._noisy(kspace, batch, noise), settings, seeds, maps, reference)
+        measured = self._measured(batch, self._noisy(kspace, batch, noise, scanned), settings, seeds, maps, reference)
         measured = replace(measured, target=target)
         if patch is None:
             return measured
@@ -299,10 +301,20 @@ class Slices:
             self._views[key] = self.shards[item.site].stored(item.volume.name, what)
         return self._views[key]
 
-    def _noisy(self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int]) -> Tensor:
+    def scanned(self, batch: Sequence[Slice]) -> Tensor:
+        """Which samples of each slice the scan has, (b, y, x) bool: a zero-padded scan has none around its own."""
+        return samples_of(self._kspace(batch))
+
+    def _noisy(
+        self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int], scanned: Tensor | None = None
+    ) -> Tensor:
         """K-space with noise added, so that its level is ``noise`` times the shard's own level (variances add).
 
-        The checks of an experiment refuse more noise where the shard's own level is unknown.
+        A sample that the scan has not is zero without noise. The checks of an experiment refuse more noise where the
+        shard's own level is unknown.
+
+        Args:
+            scanned: which samples the scan has, (b, y, x) bool; None takes those that are not zero.
         """
         levels = [(item.volume.noise or 0.0) * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
         if not any(levels):
@@ -311,7 +323,8 @@ class Slices:
             torch.randn((*kspace.shape[1:], 2), generator=torch.Generator().manual_seed(s)) * level
             for s, level in zip(seeds, levels, strict=True)
         ]
-        return kspace + torch.view_as_complex(torch.stack(draws)).to(kspace.device)
+        noisy = kspace + torch.view_as_complex(torch.stack(draws)).to(kspace.device)
+        return torch.where((samples_of(kspace) if scanned is None else scanned)[:, None], noisy, kspace)
 
     def iterate(self, size: int) -> Iterator[list[Slice]]:
         """The batches of :meth:`batches` without shuffling."""

@@ -30,6 +30,18 @@ def moved(
     return each(images), each(maps), None if reference is None else each(reference)
 
 
+def moved_samples(sampled: Tensor, draws: Sequence[np.random.Generator], turns: Sequence[bool]) -> Tensor:
+    """Where the k-space of moved images has samples, if that of the images has them at ``sampled``, (b, y, x) bool.
+
+    A flip of the image mirrors its k-space at DC, and a shift changes its phase alone.
+
+    Args:
+        draws, turns: as those of :func:`moved`, and at the same state.
+    """
+    moves = [_Move.drawn(rng, sampled.shape[-2:], turn) for rng, turn in zip(draws, turns, strict=True)]
+    return torch.stack([move.mirrored(one) for move, one in zip(moves, sampled, strict=True)])
+
+
 @dataclass(frozen=True)
 class _Move:
     """One flip, shift and transposition of the last two axes."""
@@ -47,3 +59,9 @@ class _Move:
     def __call__(self, image: Tensor) -> Tensor:
         moved = torch.roll(torch.flip(image, self.flips), self.shifts, (-2, -1))
         return moved.mT if self.transposed else moved
+
+    def mirrored(self, sampled: Tensor) -> Tensor:
+        """The samples (y, x) of the moved image. DC is at N//2: along an even axis sample 0 is its own mirror image."""
+        even = [1 - sampled.shape[axis] % 2 for axis in self.flips]
+        found = torch.roll(torch.flip(sampled, self.flips), even, self.flips) if self.flips else sampled
+        return found.mT if self.transposed else found

@@ -179,7 +179,7 @@ def test_inspect_needs_something_to_inspect(tmp_path):
 def test_a_site_name_used_twice_and_a_subject_in_two_splits_are_refused(make_shard, tmp_path):
     north = make_shard("north")
     shutil.copy(north, tmp_path / "again.h5")
-    south = make_shard("south", make_volume("a_9", "a", "test"), make_volume("b_9", "b", "validation"))
+    south = make_shard("south", make_volume("a_9", "a", "test"), make_volume("b_9", "b", "validation", seed=3))
     shards = [Shard.open(path) for path in (north, tmp_path / "again.h5", south)]
     check_consortium(shards[:1])
     with pytest.raises(InputError, match="site name 'north' is used twice"):
@@ -190,3 +190,19 @@ def test_a_site_name_used_twice_and_a_subject_in_two_splits_are_refused(make_sha
     problems = [problem["message"] for problem in inspect(tmp_path)["problems"]]
     assert len(problems) == 2
     assert len(inspect(tmp_path)["shards"]) == 3
+
+
+def test_one_scan_under_two_names_that_trains_and_tests_is_a_problem(make_shard, tmp_path):
+    """The same image at two sites: of two subjects and two splits it is named, of one split it is not."""
+    folder = tmp_path / "sites"
+    folder.mkdir()
+    ours = [make_volume("a_1", "a", "train", coils=2), make_volume("b_1", "b", "test", coils=2, seed=1)]
+    theirs = [make_volume("y_1", "y", "test", coils=2), make_volume("x_1", "x", "test", coils=2, seed=1)]
+    shutil.move(make_shard("north", *ours), folder)
+    shutil.move(make_shard("south", *theirs), folder)
+    found = inspect(folder)
+    assert len(found["shards"]) == 2
+    ((path, message),) = ((problem["path"], problem["message"]) for problem in found["problems"])
+    assert path == str(folder)
+    assert "'a_1' (site 'north', split 'train') and 'y_1' (site 'south', split 'test') hold the same image" in message
+    assert "\n" not in message

@@ -13,6 +13,7 @@ from small_volumes import Imported
 from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats import Label
 from fedrecon.sites.formats.dicom import DICOM
+from fedrecon.sites.formats.dicom_image import _stored
 from fedrecon.sites.formats.importing import import_data
 
 STACK = np.stack([(number + 2) * image() for number in range(4)])  # (slice, row, column)
@@ -281,6 +282,72 @@ def test_padding_is_zero_and_each_image_has_its_own_scale(tmp_path):
     scaled, record = loaded(folder)
     np.testing.assert_array_equal(scaled.reference, loaded(series(tmp_path / "c"))[0].reference)
     assert [note.kind for note in record.notes] == ["scales-differ"]
+
+
+def test_padding_is_zero_after_the_scale_also_where_it_is_zero_and_up_to_its_limit(tmp_path):
+    """Slope 2 and intercept 100: the picture is 2 p + 100 inside, and 0 in its padding, whatever that is stored as."""
+    inside = image() > 0
+    expected = np.where(inside, 2.0 * image() + 100, 0)
+    scale = {"RescaleSlope": 2, "RescaleIntercept": 100}
+    many = (2000 + np.arange(16) % 5 * np.ones((20, 1))).astype(np.uint16)
+    for outside, elements in (
+        (np.uint16(2000), {"PixelPaddingValue": 2000}),
+        (np.uint16(0), {"PixelPaddingValue": 0}),
+        (many, {"PixelPaddingValue": 2000, "PixelPaddingRangeLimit": 2004}),
+        (many, {"PixelPaddingValue": 2004, "PixelPaddingRangeLimit": 2000}),
+    ):
+        path = write_dicom(tmp_path / "a.dcm", np.where(inside, image(), outside), **scale, **elements)
+        data, record = loaded(path, slices="all")
+        np.testing.assert_allclose(np.unique(data.reference), np.unique(expected))
+        assert record.replaced == {"padding": int((~inside).sum())}
+    signed = np.where(inside, image(), -2000).astype(np.int16)
+    _, record = loaded(write_dicom(tmp_path / "a.dcm", signed, PixelRepresentation=1, PixelPaddingValue=-2000))
+    assert record.replaced == {"padding": int((~inside).sum())}
+    assert [_stored(63536, np.dtype(one)) for one in ("i2", "u2", "i4")] == [-2000, 63536, 63536]
+    assert [_stored(-2000, np.dtype(one)) for one in ("i2", "u2")] == [-2000, 63536]
+    _, record = loaded(write_dicom(tmp_path / "a.dcm", image(), PixelPaddingValue=0))
+    assert record.replaced == {}  # without an intercept they are zero already
+
+
+def test_bits_above_those_that_are_stored_are_no_values(tmp_path):
+    plain, _ = loaded(write_dicom(tmp_path / "a.dcm", image()))
+    overlaid = image() | np.uint16(1 << 14) * (np.arange(16) < 6).astype(np.uint16)
+    data, record = loaded(write_dicom(tmp_path / "b.dcm", overlaid, BitsStored=12, HighBit=11))
+    np.testing.assert_array_equal(data.reference, plain.reference)
+    assert not record.notes
+
+
+def dynamic(folder: Path, lost=(), times=(1, 2, 3), **elements) -> Path:
+    """Four positions at each time; the images of a time are so many times as bright. ``lost``: (time, position)."""
+    folder.mkdir()
+    for at, time in enumerate(times):
+        for number in range(4):
+            if (time, number) not in lost:
+                named = {key: value[at] for key, value in elements.items()}
+                write_dicom(folder / f"{at}_{number}", time * image(), folder, (0, 0, 5.0 * number), **named)
+    return folder
+
+
+def test_a_lost_image_at_each_position_mixes_no_times(tmp_path):
+    lost = {(1, 0), (3, 1), (1, 2), (1, 3)}  # two images are left at each position: 2 and 3, or 1 and 2
+    for number, key in enumerate(("TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime")):
+        whole = dynamic(tmp_path / f"w{number}", **{key: (1, 2, 3)})
+        assert loaded(whole, volume=2, slices="all")[0].reference.max(axis=(1, 2)).tolist() == [3 * 198.0] * 4
+        refuse(dynamic(tmp_path / f"l{number}", lost, **{key: (1, 2, 3)}), "some are missing", volume=0)
+    one = dynamic(tmp_path / "one", {(1, 0), (2, 1), (1, 2), (1, 3)}, (1, 2), TemporalPositionIdentifier=(1, 2))
+    refuse(one, "differ in time")
+
+
+def test_parts_of_an_interleaved_acquisition_may_have_their_own_numbers(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for repetition, number in ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)):
+        acquisition = 2 * repetition + number % 2  # even slices are the acquisitions 0 and 2, odd ones 1 and 3
+        pixels = (repetition + 1) * image()
+        write_dicom(
+            folder / f"{repetition}{number}", pixels, folder, (0, 0, 5.0 * number), AcquisitionNumber=acquisition
+        )
+    assert len(set(loaded(folder, volume=1, slices="all")[0].reference.max(axis=(1, 2)).tolist())) == 1
 
 
 @pytest.mark.slow

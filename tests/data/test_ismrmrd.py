@@ -1,11 +1,13 @@
 """ISMRMRD: against an independent reading with the library, and by hand."""
 
+import h5py
 import ismrmrd
 import numpy as np
 import pytest
 from small_files import mrd_lines, rss, write_fastmri, write_mrd
 from small_volumes import make_kspace
 
+from fedrecon.sites.data.volume import central
 from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats import FORMATS, Label
 from fedrecon.sites.formats.importing import import_data
@@ -205,3 +207,75 @@ def test_the_patient_of_the_header_is_one_subject_and_no_name_is_kept(tmp_path, 
     assert set(done.subjects.values()) == {"P-77"}
     raw = done.path.read_bytes()
     assert not [word for word in ("Mueller", "P-77") if word.encode() in raw]
+
+
+def oversampled(kspace, extra, axis):
+    """The k-space of the same image in a view that is wider by ``extra`` pixels on each side along ``axis``."""
+    wide = [(0, 0)] * kspace.ndim
+    wide[axis] = (extra, extra)
+    return centred(np.fft.fftn, np.pad(centred(np.fft.ifftn, kspace, (axis,)), wide), (axis,))
+
+
+def wanted(path, axis, size, encoded):
+    """The file, whose reconstructed field of view is ``size`` mm along ``axis``, and twice as fine."""
+    with h5py.File(path, "r+") as file:
+        text = file["dataset/xml"][0].decode()
+        before, after = text.split("<reconSpace>")
+        matrix, view = after.split("<fieldOfView_mm>", 1)
+        matrix = matrix.replace(f"<{axis}>{encoded}</{axis}>", f"<{axis}>{2 * size}</{axis}>", 1)
+        view = view.replace(f"<{axis}>{encoded}</{axis}>", f"<{axis}>{size}</{axis}>", 1)
+        del file["dataset/xml"]
+        text = f"{before}<reconSpace>{matrix}<fieldOfView_mm>{view}"
+        file["dataset/xml"] = np.array([text], h5py.string_dtype())
+    return path
+
+
+@pytest.mark.slow
+def test_oversampling_of_a_phase_encoding_is_not_scored(tmp_path, kspace):
+    wide = oversampled(kspace, 6, -1)
+    path = wanted(write_mrd(tmp_path / "a.h5", mrd_lines(wide), (X, Y + 12, 1)), "y", Y, Y + 12)
+    (found, record) = load(path)
+    assert found.kspace.shape[-2:] == (X, Y + 12)
+    assert (found.crop, kinds(record)) == ((X, Y), set())
+    np.testing.assert_allclose(central(found.reference, found.crop), rss(kspace), atol=1e-4)
+    small = wanted(write_mrd(tmp_path / "b.h5", mrd_lines(wide), (X, Y + 12, 1)), "y", 5, Y + 12)
+    (found, record) = load(small)
+    assert (found.crop, kinds(record)) == (None, {"header-implausible"})
+
+
+@pytest.mark.slow
+def test_oversampling_of_the_slices_of_a_slab_is_not_scored(tmp_path):
+    volume = make_kspace(slices=1, coils=2, ny=8, nx=16)[0][..., None] * centred(
+        np.fft.fftn, np.ones(10) + 0j, (0,)
+    )  # coils, z, y, x
+    wide = oversampled(volume, 3, 1)
+    lines = [
+        (wide[:, z, y], {"kspace_encode_step_1": y, "kspace_encode_step_2": z}) for z in range(14) for y in range(16)
+    ]
+    (found, _) = load(wanted(write_mrd(tmp_path / "a.h5", lines, (10, 16, 14)), "z", 8, 14))
+    assert (found.kspace.shape, found.crop) == ((10, 2, 14, 16), (8, 16))
+    assert not central(found.reference, (8, 16)).max() < found.reference.max()
+
+
+@pytest.mark.slow
+def test_a_full_readout_whose_centre_is_elsewhere_is_refused(tmp_path, kspace):
+    for centre in (0, X // 2 - 1, X // 2, X // 2 + 1):  # 0: the writer did not say
+        (found, _) = load(write_mrd(tmp_path / "a.h5", mrd_lines(kspace, center_sample=centre), (X, Y, 1)))
+        np.testing.assert_array_equal(found.kspace, kspace)
+    for centre in (7, 18):
+        path = write_mrd(tmp_path / "a.h5", mrd_lines(kspace, center_sample=centre), (X, Y, 1))
+        with pytest.raises(FileError, match=f"24 samples with the centre {centre} leave the readout of 24"):
+            load(path)
+
+
+@pytest.mark.slow
+def test_slices_of_several_planes_are_no_volume(tmp_path, kspace):
+    axial = {"read_dir": (1, 0, 0), "phase_dir": (0, 1, 0), "slice_dir": (0, 0, 1)}
+    sagittal = {"read_dir": (0, 0, 1), "phase_dir": (0, 1, 0), "slice_dir": (1, 0, 0)}
+    lines = mrd_lines(kspace, **axial)
+    (found, _) = load(write_mrd(tmp_path / "a.h5", lines, (X, Y, 1)))
+    np.testing.assert_array_equal(found.kspace, kspace)
+    for _, own in lines:
+        own.update(sagittal if own["slice"] == 1 else axial)
+    with pytest.raises(FileError, match="differ in read_dir: several planes"):
+        load(write_mrd(tmp_path / "a.h5", lines, (X, Y, 1)))

@@ -25,7 +25,7 @@ def federation(tmp_path):
 
 def edit(path: Path, site: str = "middle") -> None:
     with h5py.File(path, "r+") as file:
-        file[f"{site}-train/kspace"][0] *= 2
+        file[f"{site}-train/kspace"][0] *= 1.01
 
 
 def edit_and_seal(path: Path, site: str = "middle") -> None:

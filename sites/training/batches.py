@@ -21,6 +21,7 @@ from fedrecon.sites.imaging.masks.mask import calibration_box
 from fedrecon.sites.imaging.measurement import Measurement, samples_of
 from fedrecon.sites.seeding import generator, seed
 from fedrecon.sites.training.moves import moved, moved_samples
+from fedrecon.sites.training.patch import cut
 from fedrecon.sites.training.splitting import Splitting, measured_by, split
 
 
@@ -83,6 +84,7 @@ class Slices:
         self._maps: dict[tuple[Slice, tuple[int, int]], Tensor] = {}
         self._own_boxes: dict[Slice, tuple[int, int]] = {}
         self._views: dict[tuple[str, str, str], Any] = {}
+        self._scanned: dict[Slice, Tensor | None] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
         if device.type != "cpu":
             for item in self.items:
@@ -159,13 +161,15 @@ class Slices:
         reference = self.reference(batch)
         if self.small_boxes:
             maps = self._rephased(batch, kspace, maps, seed_, epoch)
-        scanned = samples_of(kspace)
+        # Where nothing is added nobody asks which samples the scan has: finding them costs a pass over the k-space.
+        scanned = samples_of(kspace) if any(self._added(batch)) else None
         if augment:
             names = [("augment", epoch, one.site, one.volume.name, one.index) for one in batch]
             turns = [self.operators[one.site].turns for one in batch]
             draws, again = ([generator(seed_, *name) for name in names] for _ in range(2))
             images, maps, reference = moved(ifft2c(kspace), maps, reference, draws, turns)
-            kspace, scanned = fft2c(images), moved_samples(scanned, again, turns)
+            kspace = fft2c(images)
+            scanned = None if scanned is None else moved_samples(scanned, again, turns)
         target = combine(ifft2c(kspace), maps)
         noise = [seed(seed_, "noise", item.site, *item.seeds, epoch) for item in batch]
         measured = self._measured(batch, self._noisy(kspace, batch, noise, scanned), settings, seeds, maps, reference)
@@ -302,8 +306,21 @@ class Slices:
         return self._views[key]
 
     def scanned(self, batch: Sequence[Slice]) -> Tensor:
-        """Which samples of each slice the scan has, (b, y, x) bool: a zero-padded scan has none around its own."""
-        return samples_of(self._kspace(batch))
+        """Which samples of each slice the scan has, (b, y, x) bool: a zero-padded scan has none around its own.
+
+        They are found once for each slice: that reads its k-space.
+        """
+        missing = [item for item in batch if item not in self._scanned]
+        if missing:
+            found = samples_of(self._kspace(missing))
+            self._scanned |= {item: None if bool(one.all()) else one for item, one in zip(missing, found, strict=True)}
+        whole = torch.ones(batch[0].volume.shape, dtype=torch.bool, device=self.device)
+        known = (self._scanned[item] for item in batch)
+        return torch.stack([whole if one is None else one for one in known])
+
+    def _added(self, batch: Sequence[Slice]) -> list[float]:
+        """The noise that is added to each slice: its standard deviation, beside that of the scan."""
+        return [(item.volume.noise or 0.0) * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
 
     def _noisy(
         self, kspace: Tensor, batch: Sequence[Slice], seeds: Sequence[int], scanned: Tensor | None = None
@@ -316,7 +333,7 @@ class Slices:
         Args:
             scanned: which samples the scan has, (b, y, x) bool; None takes those that are not zero.
         """
-        levels = [(item.volume.noise or 0.0) * (self.operators[item.site].noise ** 2 - 1) ** 0.5 for item in batch]
+        levels = self._added(batch)
         if not any(levels):
             return kspace
         draws = [
@@ -358,37 +375,3 @@ def _slices(site: str, volumes: Sequence[Volume], limit: int | None, truth: bool
         return items
     picks = np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))
     return [items[i] for i in picks]
-
-
-def cut(measured: Measurement, side: int, rng: np.random.Generator) -> Measurement:
-    """A random square patch from each slice of a measurement. Its corners lie on whole low-resolution pixels.
-
-    The whole slice was measured before the patch is cut. So the pixels at the patch's edges have the values that they
-    have within the slice. A patch has no k-space: only networks that work on the low-resolution image can train on it.
-
-    Args:
-        measured: a measurement with a low-resolution image.
-        side: side of the patch in high-resolution pixels.
-        rng: draws the position of each patch.
-    """
-    assert measured.low is not None
-    scale, (y, x) = measured.factor, measured.low.shape[-2:]
-    small = side // scale
-    corners = [(int(rng.integers(y - small + 1)), int(rng.integers(x - small + 1))) for _ in measured.low]
-
-    def squares(images: Tensor | None, unit: int) -> Tensor | None:
-        if images is None:
-            return None
-        picks = [(slice(unit * i, unit * (i + small)), slice(unit * j, unit * (j + small))) for i, j in corners]
-        return torch.stack([image[pick] for image, pick in zip(images, picks, strict=True)])
-
-    padded = squares(measured.zero_filled, scale)
-    assert padded is not None
-    return replace(
-        measured,
-        kspace=measured.kspace[..., :0, :0],
-        zero_filled=padded,
-        target=squares(measured.target, scale),
-        reference=squares(measured.reference, scale),
-        low=squares(measured.low, 1),
-    )

@@ -11,7 +11,7 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.measurement import Images
 from fedrecon.sites.scoring.ensemble import self_ensemble
-from fedrecon.sites.training.batches import cut
+from fedrecon.sites.training.patch import cut
 from fedrecon.strategies import make_strategy
 from fedrecon.strategies.networks import NETWORKS
 from fedrecon.strategies.networks.choice import NetworkChoice

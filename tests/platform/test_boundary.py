@@ -157,10 +157,8 @@ def experiment(tmp_path):
     """An experiment of three sites, one of them ``t1+gd``, that trains nothing."""
     paths = write_consortium(tmp_path / "sim")
     (tmp_path / "sim" / "middle.h5").unlink()
-    write_shard(
-        tmp_path / "sim" / "t1+gd.h5", "t1+gd", [make_volume(s, s, 2, 1, 5) for s in ("train", "validation", "test")],
-        simulated=True, phase="smooth",
-    )  # fmt: skip
+    volumes = [make_volume(one, one, 2, 1, 5 + k) for k, one in enumerate(("train", "validation", "test"))]
+    write_shard(tmp_path / "sim" / "t1+gd.h5", "t1+gd", volumes, simulated=True, phase="smooth")
     del paths["middle"]
     content = {
         "name": "small", "sites": str(tmp_path / "sim"), "operator": {"mask": "random", "acceleration": 2},

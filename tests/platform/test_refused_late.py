@@ -37,11 +37,11 @@ def test_an_image_that_is_not_finite_is_not_written(value, monkeypatch):
     image = np.ones((2, 32, 32), np.float32)
     image[1, 3, 4] = value
     images = {"output": image, "zero_filled": np.ones_like(image)}
-    monkeypatch.setattr(reconstruct, "_batches", lambda *_: iter(()))
+    monkeypatch.setattr(reconstruct, "batches", lambda *_: iter(()))
     monkeypatch.setattr(reconstruct, "_reconstructed", lambda *_: iter([(images, image > 0)]))
-    experiment = SimpleNamespace(
-        task="reconstruction", resources=SimpleNamespace(threads=1), operator_at=lambda _: SimpleNamespace(label=str)
-    )
-    trained = SimpleNamespace(experiment=experiment)
+    operator = SimpleNamespace(described=str, noise=1)
+    resources = SimpleNamespace(threads=1)
+    experiment = SimpleNamespace(task="reconstruction", resources=resources, operator_at=lambda _: operator)
+    trained = SimpleNamespace(experiment=experiment, images=SimpleNamespace(sites=("north",)))
     with pytest.raises(RunError, match="'x': the reconstruction holds NaN or infinity in 1 of 2048 output"):
-        reconstruct._volume(trained, None, "north", make_volume("x", "test", 2, 1, 0), False)
+        reconstruct._volume(trained, None, "north", make_volume("x", "test", 2, 1, 0), False, None)

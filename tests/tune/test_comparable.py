@@ -1,5 +1,7 @@
 """Trials of a sweep that lost a site: their mean is over fewer sites, and is not compared with the others' means."""
 
+from dataclasses import replace
+
 import pytest
 from test_figures import KEYS, trial, trial_rows
 
@@ -25,6 +27,13 @@ def rows():
     for number, (sites, row) in enumerate(given):
         row |= {"params.training.learning_rate": 0.1 * (1 + number), "params.sites": sites}
     return trial_rows([row for _, row in given])
+
+
+def test_the_loss_of_a_member_is_no_score_of_a_site():
+    """Pooled data are trained by one member, whose name is that of no site."""
+    row = rows()[0]
+    row = replace(row, metrics={**row.metrics, "site/pooled/loss": 0.5})
+    assert comparable([rows()[0], row]) == [rows()[0], row]
 
 
 def test_a_trial_that_lost_a_site_has_no_mean_and_does_not_win():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedrecon.sites.errors import listed
+from fedrecon.sites.score_columns import METRICS
 from fedrecon.tune.trials.trial_table import TrialRow
 
 SEED = "seed"
@@ -123,9 +124,10 @@ def _asked(row: TrialRow) -> str:
 
 
 def _sites(row: TrialRow, subjects: str) -> set[str]:
-    """The sites whose validation or test subjects a finished trial scored."""
+    """The sites whose validation or test subjects a finished trial scored. Losses are of members, not of sites."""
     head = f"{subjects}site/"
-    return {key.split("/")[head.count("/")] for key in row.metrics if key.startswith(head)} if _ended(row) else set()
+    named = (key.removeprefix(head).split("/") for key in row.metrics if key.startswith(head))
+    return {site for site, *metric in named if metric[-1:] and metric[-1] in METRICS} if _ended(row) else set()
 
 
 def _without_means(row: TrialRow, own: Mapping[str, set[str]], every: Mapping[str, set[str]]) -> TrialRow:

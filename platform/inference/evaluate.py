@@ -117,7 +117,7 @@ def evaluate(
     given = trained.experiment.sites if sites is None else (str(sites) if isinstance(sites, Path) else sites)
     opened = open_sites(given, key="--sites")
     shards = scored_sites(trained.experiment, opened) if sites is None else opened
-    check_same_hospitals(shards, (trained.folder.noted() or {}).get("hospitals", {}))
+    check_same_hospitals(shards, trained.hospitals)
     truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised
     check_test_sites(shards, trained.subjects, truth, all_volumes)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})

@@ -73,9 +73,10 @@ def batches(
 
     operator.check((volume.kspace.shape[-2], volume.kspace.shape[-1]))
     source = {where: LooseVolume(volume, origin)}
-    slices = Slices(source, {where: operator}, volume.split, worker.device, phase=phase)
+    slices = Slices(source, {where: operator}, volume.split, worker.device, phase=phase, resident=False)
     for start, batch in zip(range(0, count, size), slices.iterate(size), strict=True):
         yield range(start, start + len(batch)), slices.scoring(batch, experiment.evaluation.mask_seed)
+        slices.forget()
 
 
 def _as_it_is(operator: Acquisition, worker: Site, volume: VolumeData, size: int, phase: bool, low: bool) -> Batches:

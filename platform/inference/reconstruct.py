@@ -162,7 +162,7 @@ def reconstruct(
     named = site or _site_of(shard, trained)
     model = trained.one_model(named)
     worker = trained.site(model, {}, {})
-    _use_tuned(as_run, worker, named)
+    _use_tuned(as_run, worker, named, bool(overrides))
     enlarges = trained.experiment.task == "super-resolution"
     if as_is and not enlarges:
         raise InputError("--as-is enlarges low-resolution images, but this is a reconstruction run")
@@ -205,8 +205,12 @@ def _site_of(shard: Shard | None, trained: TrainedRun) -> str | None:
     return shard.site if shard and shard.site in (trained.members or trained.images.sites) else None
 
 
-def _use_tuned(trained: TrainedRun, worker: Site, named: str | None) -> None:
+def _use_tuned(trained: TrainedRun, worker: Site, named: str | None, changed: bool = False) -> None:
     """Gives a classical reconstructor the parameters that the run chose on the site's validation subjects.
+
+    Args:
+        changed: whether the run's settings were changed since: ``evaluate`` tunes anew then, and a file has no
+            validation subjects to tune on.
 
     Raises:
         InputError: no site is named, and the sites chose differently.
@@ -222,6 +226,10 @@ def _use_tuned(trained: TrainedRun, worker: Site, named: str | None) -> None:
         listed = ", ".join(f"{site} ({in_words(one)})" for site, one in found.items())
         raise InputError(f"'{name}' was tuned for each site: say with --site whose parameters to take: {listed}")
     worker.use_reconstructor(TunedReconstructor(named or "", name, chosen))
+    if changed:
+        tell(
+            f"note: '{name}' keeps the parameters of the run ({in_words(chosen)}), which were tuned at its own operator"
+        )
 
 
 def in_words(parameters: Mapping[str, Any]) -> str:

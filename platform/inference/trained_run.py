@@ -13,6 +13,7 @@ from fedrecon.platform.config.names import flatten
 from fedrecon.platform.consortium.code import warn_of_changed_code
 from fedrecon.platform.consortium.network import layout_for, private_members, site_plan
 from fedrecon.platform.federation.coverage import calibrated
+from fedrecon.platform.inference.began_with import start_of
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.storage.run_lookup import find_run, named
 from fedrecon.platform.storage.workspace import RunFolder
@@ -53,6 +54,7 @@ class TrainedRun:
             older version.
         temperature: the factor on the spread of the method's error, which the run found on its validation subjects;
             None if it found none.
+        hospitals: name in the shard and key of the pseudonyms, by site, of the run and of the run that it began with.
     """
 
     folder: RunFolder
@@ -65,6 +67,7 @@ class TrainedRun:
     private: Mapping[str, PrivatePart] = field(default_factory=dict)
     training_digest: str = ""
     temperature: float | None = None
+    hospitals: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, workspace: Path, reference: str) -> TrainedRun:
@@ -116,9 +119,11 @@ class TrainedRun:
         members = private_members(experiment, layout_for(experiment, images), images.sites)
         digest = noted.get("training_digest") or ""
         factor = result.get("uncertainty", {}).get("temperature")
-        seen = {**noted["subjects"], **noted.get("start", {}).get("subjects", {})}
+        before = start_of(noted, folder.workspace)
+        seen = {**noted["subjects"], **before.get("subjects", {})}
         given = folder, experiment, kept[0], seen, images, *members
-        return cls(*given, training_digest=digest, temperature=factor)
+        hospitals = {**noted.get("hospitals", {}), **before.get("hospitals", {})}
+        return cls(*given, training_digest=digest, temperature=factor, hospitals=hospitals)
 
     def changed(self, overrides: Sequence[str]) -> TrainedRun:
         """The run under changed settings, each as ``key.path=value``.

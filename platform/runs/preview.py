@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.consortium.checks import ConsortiumShards, scored_sites
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.execution.placement import check_here
 from fedrecon.platform.runs.warm_start import check_start, with_digest
@@ -49,7 +49,7 @@ def preview(
     chosen = with_digest(chosen, folder)
     shards = ConsortiumShards.of(chosen, None if in_process else address)
     shards.check(chosen)
-    check_start(chosen, shards.tested, folder)
+    check_start(chosen, scored_sites(chosen, shards.tested), folder)
     run = RunFolder(folder, shards.digest(chosen))
     committed = 0 if rerun else max((int(path.stem.rpartition("-")[2]) for path in run.checkpoints.paths()), default=0)
     finished = not rerun and run.result() is not None

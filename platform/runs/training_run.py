@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.config.resources import UNSCORED
 from fedrecon.platform.config.science import science_version
 from fedrecon.platform.consortium.budget import budgets
-from fedrecon.platform.consortium.checks import check_experiment, noted_shards
+from fedrecon.platform.consortium.checks import check_experiment, noted_shards, scored_sites
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
@@ -58,7 +58,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
     folder = RunFolder(context.workspace, chosen.digest(contents))
     context.check_tracking(folder)
     check_network(chosen, shards)
-    check_start(chosen, shards, context.workspace)
+    check_start(chosen, scored_sites(chosen, shards), context.workspace)
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import check_unseen
+from fedrecon.platform.inference.began_with import began_with
 from fedrecon.platform.storage.run_lookup import find_run
 from fedrecon.sites.data.splits import key_problems
 from fedrecon.sites.errors import InputError
@@ -52,19 +53,10 @@ def start_values(experiment: Experiment, workspace: Path) -> dict[str, Any] | No
 def noted_start(experiment: Experiment, workspace: Path) -> dict[str, Any]:
     """What a run notes of the run that it begins with, as ``start``: its subjects and hospitals, and those before it.
 
-    Returns:
-        ``subjects`` and ``hospitals`` of :func:`fedrecon.platform.consortium.checks.noted_shards`, each site as
-        ``SITE of run DIGEST``; empty without a warm start.
+    Raises:
+        InputError: that run, or one before it, is not in the workspace, so nobody knows whom it saw.
     """
-    if not experiment.trains or experiment.training.start is None:
-        return {}
-    folder = find_run(workspace, experiment.training.start)
-    noted = folder.noted() or {}
-    own, before = f" of run {folder.digest}", noted.get("start", {})
-    return {
-        key: {**{f"{site}{own}": one for site, one in noted.get(key, {}).items()}, **before.get(key, {})}
-        for key in ("subjects", "hospitals")
-    }
+    return began_with(experiment.as_dict(), workspace) if experiment.trains else {}
 
 
 def check_start(experiment: Experiment, tested: Mapping[str, Shard], workspace: Path) -> None:

@@ -188,8 +188,17 @@ class Acquisition(Settings):
 
     def science(self) -> dict[str, Any]:
         """The values that enter a digest."""
+        return {self.key: self.family, **science_of(self.plugin), **self.own_science, **source_of(type(self.plugin))}
+
+    @property
+    def own_science(self) -> dict[str, Any]:
+        """The part of :meth:`science` that belongs to no plug-in.
+
+        Added noise once filled the samples that a zero-padded scan has not. So settings with added noise, and no
+        others, have digests of their own since then: no result of the two is mixed.
+        """
         own = {key: value for key, value in science_of(self).items() if key in self.own}
-        return {self.key: self.family, **science_of(self.plugin), **own, **source_of(type(self.plugin))}
+        return own | ({"noise_in": "measured samples"} if self.noise != 1 else {})
 
     def flat(self) -> dict[str, Any]:
         """The block as it would be written in YAML, with every default."""

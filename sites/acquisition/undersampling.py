@@ -187,10 +187,13 @@ class Mixed(Sampling):
 
     def science(self) -> dict[str, Any]:
         """See the base class."""
-        own = {key: value for key, value in science_of(self).items() if key in self.own}
         named = zip(self.families, self.masks, strict=True)
         outside = {name: source for name, mask in named if (source := source_of(type(mask)))}
-        return {**self._block(science_of(self.masks[0])), **own, **({"plug-in sources": outside} if outside else {})}
+        return {
+            **self._block(science_of(self.masks[0])),
+            **self.own_science,
+            **({"plug-in sources": outside} if outside else {}),
+        }
 
     def flat(self) -> dict[str, Any]:
         """See the base class."""

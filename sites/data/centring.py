@@ -14,7 +14,7 @@ LOOKED_AT = 8
 """Most slices that are transformed to see whether they are k-space, evenly spaced."""
 STRONGER = 2.0
 """An axis is refused if a window elsewhere holds more than this times the energy of the window around N//2. Scans and
-phantoms have at most 1.01, k-space that is off by one more sample than is allowed 2.8 and more."""
+phantoms have at most 1.01."""
 NARROWER = 2.0
 """An axis is that of an image if its transform has this times the share of its energy in a window around N//2. K-space
 of scans and phantoms has at most 0.4, images 3 and more."""
@@ -26,8 +26,9 @@ def check_centred(where: str, kspace: Any, power: NDArray[np.float64]) -> None:
     """Refuse k-space that is not centred along one of its axes, or is no k-space along it.
 
     Each axis is judged by its energy, summed over all else, so by the strongest lines and not by one sample. Where DC
-    lies exactly nobody knows: the receive phase moves the maximum by a sample or two. So a window of two samples (1/64
-    of the matrix if that is more) on each side of N//2 is compared with a window as wide elsewhere. A partial
+    lies exactly nobody knows: the receive phase, and an echo that comes early or late, move the maximum by some
+    samples. So a window of 1/16 of the matrix (two samples, if that is more) on each side of N//2 is compared with a
+    window as wide elsewhere. A partial
     acquisition and zeros on one side do not move the energy. If no line of the window was measured, it is widened to
     the nearest one that was.
 
@@ -76,7 +77,7 @@ def _centre(lines: NDArray[np.float64]) -> int | None:
 def _width(lines: NDArray[np.float64]) -> int:
     """How many samples on each side of N//2 the window has."""
     n = len(lines)
-    return max(2, n // 64, int(np.abs(np.flatnonzero(lines) - n // 2).min()))
+    return max(2, n // 16, int(np.abs(np.flatnonzero(lines) - n // 2).min()))
 
 
 def _window(lines: NDArray[np.float64], width: int) -> NDArray[np.float64]:

@@ -69,7 +69,8 @@ class Header:
         part = list(shape)
         for at, axis in ((1, 1), (0, 2)) if self.encoded[2] > 1 else ((1, 1),):
             part[at] = min(shape[at], round(shape[at] * self.wanted_mm[axis] / self.encoded_mm[axis]))
-        if min(part) < SMALLEST <= min(shape):
-            record.note("header-implausible", f"the reconstructed part {part[0]} x {part[1]} is too small to score")
+        if min(part) < SMALLEST:
+            if tuple(part) != shape:
+                record.note("header-implausible", f"the reconstructed part {part[0]} x {part[1]} is too small to score")
             return None
         return None if tuple(part) == shape else (part[0], part[1])

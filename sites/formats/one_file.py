@@ -43,7 +43,7 @@ def read_input(path: Path | str) -> Iterator[VolumeData]:
     shard = open_sealed(path)
     for volume in shard.volumes:
         data = shard.data(volume.name)
-        check_volume(data)
+        check_volume(data, sealed=True)
         yield data
 
 

@@ -60,6 +60,7 @@ class Slices:
         splitting: how the measured samples of a training slice are split for the loss ``ssdu``; None does not split.
             Every slice is then measured once: its mask and its noise are the same in each epoch, and a volume without
             reference has the mask of its own samples.
+        resident: whether a GPU keeps the k-space of all slices; else each batch goes there when it is made.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Slices:
         truth: bool = False,
         small_boxes: bool = False,
         splitting: Splitting | None = None,
+        resident: bool = True,
     ) -> None:
         self.shards, self.operators, self.device, self.phase, self.truth = shards, operators, device, phase, truth
         self.small_boxes, self.splitting = small_boxes, splitting
@@ -86,7 +88,7 @@ class Slices:
         self._views: dict[tuple[str, str, str], Any] = {}
         self._scanned: dict[Slice, Tensor | None] = {}
         self._resident: dict[tuple[str, str], Tensor] = {}
-        if device.type != "cpu":
+        if device.type != "cpu" and resident:
             for item in self.items:
                 key = (item.site, item.volume.name)
                 if key not in self._resident:
@@ -296,7 +298,7 @@ class Slices:
         if self._resident:
             return torch.stack([self._resident[item.site, item.volume.name][item.index] for item in batch])
         views = [self._view(item)[item.index] for item in batch]
-        return torch.from_numpy(np.stack(views))  # np.stack copies: what a shard gives is read-only
+        return torch.from_numpy(np.stack(views)).to(self.device)  # np.stack copies: what a shard gives is read-only
 
     def _view(self, item: Slice, what: Literal["kspace", "reference", "truth"] = "kspace") -> Any:
         """A volume's array, by slice. It is looked up once, because opening HDF5 takes as long as measuring a slice."""
@@ -342,6 +344,11 @@ class Slices:
         ]
         noisy = kspace + torch.view_as_complex(torch.stack(draws)).to(kspace.device)
         return torch.where((samples_of(kspace) if scanned is None else scanned)[:, None], noisy, kspace)
+
+    def forget(self) -> None:
+        """Drops the coil maps and samples that were found: a volume that is reconstructed once needs none again."""
+        self._maps.clear()
+        self._scanned.clear()
 
     def iterate(self, size: int) -> Iterator[list[Slice]]:
         """The batches of :meth:`batches` without shuffling."""

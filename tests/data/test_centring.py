@@ -42,6 +42,22 @@ def scans():
 SCANS = list(scans())
 
 
+def test_an_echo_that_comes_early_or_late_is_taken():
+    for samples in (-3, 3):  # of 48
+        assert refused(np.roll(SCANS[3], samples, -2)) == ""
+
+
+def test_what_an_earlier_version_let_into_a_shard_is_read():
+    one = make_volume()
+    for data in (
+        replace(one, reference=(2 * one.reference).astype(np.float32)),
+        replace(one, kspace=np.fft.ifftshift(one.kspace, axes=-1), reference=one.reference[..., ::-1].copy()),
+    ):
+        check_volume(data, sealed=True)
+        with pytest.raises(InputError, match=r"not the image|not centred"):
+            check_volume(data)
+
+
 @pytest.mark.parametrize("scan", range(len(SCANS)))
 def test_each_axis_that_is_not_centred_is_named_with_its_centre(scan):
     kspace = SCANS[scan]
@@ -114,5 +130,5 @@ def test_real_scans_are_taken_and_refused_once_they_are_moved():
         stored = np.load(Path(str(REAL)) / "raw-kspace" / f"{name}.npy")
         kspace = stored.reshape(*leading, *stored.shape)
         assert refused(kspace) == ""
-        assert "it is not centred" in refused(np.roll(kspace, 8, -1))
+        assert "it is not centred" in refused(np.roll(kspace, kspace.shape[-1] // 8, -1))
         assert "along y the values are those of an image" in refused(image_along(kspace, -2))

@@ -1,5 +1,7 @@
 """ISMRMRD: against an independent reading with the library, and by hand."""
 
+from types import SimpleNamespace
+
 import h5py
 import ismrmrd
 import numpy as np
@@ -11,6 +13,7 @@ from fedrecon.sites.data.volume import central
 from fedrecon.sites.errors import FileError, InputError
 from fedrecon.sites.formats import FORMATS, Label
 from fedrecon.sites.formats.importing import import_data
+from fedrecon.sites.formats.ismrmrd_header import Header
 from fedrecon.sites.formats.one_file import read_input
 from fedrecon.sites.formats.record import FileRecord
 
@@ -255,6 +258,13 @@ def test_oversampling_of_the_slices_of_a_slab_is_not_scored(tmp_path):
     (found, _) = load(wanted(write_mrd(tmp_path / "a.h5", lines, (10, 16, 14)), "z", 8, 14))
     assert (found.kspace.shape, found.crop) == ((10, 2, 14, 16), (8, 16))
     assert not central(found.reference, (8, 16)).max() < found.reference.max()
+
+
+def test_a_slab_of_few_partitions_is_scored_whole():
+    """The window of SSIM has seven pixels: no part of 6 x 128 can be scored, so there is none."""
+    header = SimpleNamespace(encoded=(256, 128, 6), encoded_mm=(256.0, 256.0, 60.0), wanted_mm=(256.0, 200.0, 60.0))
+    record = FileRecord()
+    assert (Header.scored(header, (6, 128), record), kinds(record)) == (None, {"header-implausible"})
 
 
 @pytest.mark.slow

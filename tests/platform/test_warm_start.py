@@ -1,11 +1,13 @@
 """``training.start``: whom the first training saw is not tested; a network that stayed as it began is applied so."""
 
+import json
 import shutil
 
 import pytest
 from tiny import UNET, make_volume
 
 import fedrecon
+from fedrecon.platform.storage.checked_json import KEY
 from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
 
@@ -40,7 +42,12 @@ def test_whom_the_first_training_saw_is_not_tested(workspace, tmp_path):
     other = shard(tmp_path, "b", 10, dora="train", emil="validation", fred="test")
     second = run(workspace, other, "second", first.digest)
     leaking = shard(tmp_path, "c", 0, anna="test", gina="train", hugo="validation")
-    for start in (first.digest, second.digest):  # the second one knows what the first one saw
+    note = workspace / "runs" / second.digest / "run.json"
+    known = json.loads(note.read_text())
+    assert list(known["start"]["subjects"]) == [f"a of run {first.digest}"]
+    for start, forgets in ((first.digest, False), (second.digest, False), (second.digest, True)):
+        if forgets:  # as earlier versions noted a run: the one that it began with is asked
+            note.write_text(json.dumps({key: value for key, value in known.items() if key not in ("start", KEY)}))
         said = r"training.start: .*tests anna, who was in the split 'train' at site 'a of run"
         with pytest.raises(InputError, match=said):
             run(workspace, leaking, "third", start, rounds=0)

@@ -25,8 +25,8 @@ from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.shard_writer import write_shard
 from fedrecon.sites.data.volume import VolumeData
-from fedrecon.sites.imaging.fourier import fft2c_numpy
 from fedrecon.sites.imaging.measurement import Images
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
 from fedrecon.sites.member.network import new_network
 from fedrecon.sites.member.site_plan import SitePlan
 from fedrecon.sites.scoring.settings import Evaluation

@@ -64,7 +64,7 @@ def write_shards(folder: Path, n_sites: int, size: int, n_train: int = 2, n_vali
 
     from fedrecon.sites.data.shard_writer import write_shard
     from fedrecon.sites.data.volume import VolumeData
-    from fedrecon.sites.imaging.fourier import fft2c_numpy
+    from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
 
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     for number in range(n_sites):

@@ -109,6 +109,14 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield workspace
 
 
+@pytest.fixture(scope="module")
+def workspace(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace for the tests of one file. Its empty store is a copy."""
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def mlflow_workspace(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a store that tests write into, each under names of its own."""

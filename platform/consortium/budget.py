@@ -56,14 +56,16 @@ def budgets(experiment: Experiment, shards: Mapping[str, Shard], rounds: int | N
     from fedrecon.sites.training.batches import Slices
 
     training, cpu, found = experiment.training, torch.device("cpu"), {}
+    rounds = training.rounds if rounds is None else rounds
     limits = {site: training.slices_at(site) for site in shards}
     for member, held in experiment.method.roster(list(shards)).items():
         operators = {site: experiment.operator_at(site) for site in held}
         slices = Slices({site: shards[site] for site in held}, operators, "train", cpu, limits)
         per_pass = max(slices.per_pass(training.batch_size), 1)
         of_sites = slices.per_pass_of_sites(training.batch_size)
-        rounds = training.rounds if rounds is None else rounds
-        updates = rounds * experiment.method.updates(training, per_pass, of_sites)
+        updates = (training.rounds if rounds is None else rounds) * experiment.method.updates(
+            training, per_pass, of_sites
+        )
         passes = updates / per_pass
         found[member] = Budget(updates, passes, round(passes * len(slices)))
     return found

@@ -23,6 +23,7 @@ from fedrecon.sites.data.volume import central
 from fedrecon.sites.errors import InputError, RunError, tell
 from fedrecon.sites.finite import first_not_finite
 from fedrecon.sites.formats.one_file import read_input
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
 from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ class Images:
 
     @property
     def factor(self) -> float:
-        """Number of image pixels over number of samples."""
-        return float(self.stages["output"].size / max(int(self.mask.sum()), 1))
+        """Number of samples of the scan over those that are measured; of pixels, if the samples are used as given."""
+        scanned = np.any(self.volume.kspace != 0, axis=1)
+        if self.prospective or scanned.shape != self.mask.shape:
+            return float(self.stages["output"].size / max(int(self.mask.sum()), 1))
+        return float(scanned.sum() / max(int((scanned & self.mask).sum()), 1))
 
 
 def reconstruct(
@@ -162,7 +166,7 @@ def reconstruct(
     named = site or _site_of(shard, trained)
     model = trained.one_model(named)
     worker = trained.site(model, {}, {})
-    _use_tuned(as_run, worker, named, bool(overrides))
+    _use_tuned(as_run, worker, named, as_run.experiment.measured != trained.experiment.measured)
     enlarges = trained.experiment.task == "super-resolution"
     if as_is and not enlarges:
         raise InputError("--as-is enlarges low-resolution images, but this is a reconstruction run")
@@ -209,8 +213,8 @@ def _use_tuned(trained: TrainedRun, worker: Site, named: str | None, changed: bo
     """Gives a classical reconstructor the parameters that the run chose on the site's validation subjects.
 
     Args:
-        changed: whether the run's settings were changed since: ``evaluate`` tunes anew then, and a file has no
-            validation subjects to tune on.
+        changed: whether another operator measures: ``evaluate`` tunes anew then, and a file has no validation
+            subjects to tune on.
 
     Raises:
         InputError: no site is named, and the sites chose differently.
@@ -223,16 +227,14 @@ def _use_tuned(trained: TrainedRun, worker: Site, named: str | None, changed: bo
         return
     name, chosen = trained.experiment.reconstructor["name"], next(iter(found.values()))
     if any(one != chosen for one in found.values()):
-        listed = ", ".join(f"{site} ({in_words(one)})" for site, one in found.items())
+        listed = ", ".join(f"{site} ({_in_words(one)})" for site, one in found.items())
         raise InputError(f"'{name}' was tuned for each site: say with --site whose parameters to take: {listed}")
     worker.use_reconstructor(TunedReconstructor(named or "", name, chosen))
     if changed:
-        tell(
-            f"note: '{name}' keeps the parameters of the run ({in_words(chosen)}), which were tuned at its own operator"
-        )
+        tell(f"note: '{name}' keeps the parameters of the run ({_in_words(chosen)}), tuned at the run's own operator")
 
 
-def in_words(parameters: Mapping[str, Any]) -> str:
+def _in_words(parameters: Mapping[str, Any]) -> str:
     """Parameters as text: ``weight=0.008, iterations=200``."""
     return ", ".join(f"{key}={value}" for key, value in parameters.items())
 
@@ -261,7 +263,6 @@ def low_volumes(source: Path) -> Iterator[VolumeData]:
     """
     from fedrecon.sites.data.volume import VolumeData
     from fedrecon.sites.formats.nifti import load_magnitude
-    from fedrecon.sites.imaging.fourier import fft2c_numpy
 
     if not source.is_file():
         raise InputError(f"{source}: there is no such file.")

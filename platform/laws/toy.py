@@ -15,7 +15,7 @@ from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.federation.reply_gate import ReplyGate, check_merged
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, VolumeData, write_shard
-from fedrecon.sites.imaging.fourier import fft2c_numpy
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
 from fedrecon.sites.member.network import new_network
 from fedrecon.sites.member.site_plan import SitePlan
 from fedrecon.sites.scoring.settings import Evaluation

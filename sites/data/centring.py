@@ -28,9 +28,8 @@ def check_centred(where: str, kspace: Any, power: NDArray[np.float64]) -> None:
     Each axis is judged by its energy, summed over all else, so by the strongest lines and not by one sample. Where DC
     lies exactly nobody knows: the receive phase, and an echo that comes early or late, move the maximum by some
     samples. So a window of 1/16 of the matrix (two samples, if that is more) on each side of N//2 is compared with a
-    window as wide elsewhere. A partial
-    acquisition and zeros on one side do not move the energy. If no line of the window was measured, it is widened to
-    the nearest one that was.
+    window as wide elsewhere. A partial acquisition and zeros on one side do not move the energy. If no line of the
+    window was measured, it is widened to the nearest one that was.
 
     Args:
         where: the volume, for the message.

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from fedrecon.sites.data.volume import Complex, Volume, VolumeData
+from fedrecon.sites.imaging.numpy_fourier import root_sum_of_squares
 
 
 class VolumeSource(Protocol):
@@ -46,12 +45,9 @@ class LooseVolume:
     @cached_property
     def complete(self) -> VolumeData:
         """The volume with a reference."""
-        from fedrecon.sites.imaging.fourier import ifft2c_numpy
-
         if self.data.reference is not None:
             return self.data
-        images = ifft2c_numpy(self.data.kspace)
-        return replace(self.data, reference=np.sqrt((np.abs(images) ** 2).sum(axis=1)).astype(np.float32))
+        return replace(self.data, reference=root_sum_of_squares(self.data.kspace))
 
     def split(self, name: str) -> tuple[Volume, ...]:
         """The volume, if it is of that split."""

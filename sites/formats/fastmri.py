@@ -16,12 +16,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrecon.sites.data.fitting import COMPLETE
 from fedrecon.sites.data.volume import SMALLEST, Complex, Real, VolumeData, check_layout
 from fedrecon.sites.errors import FileError
 from fedrecon.sites.formats.fastmri_header import Header, read_header, scanner_of
 from fedrecon.sites.formats.format import Label, text_of
 from fedrecon.sites.formats.hdf5_file import opened
-from fedrecon.sites.formats.kspace import COMPLETE, Measured, as_complex, peakedness, reference_of
+from fedrecon.sites.formats.kspace import Measured, as_complex, peakedness, reference_of
 from fedrecon.sites.formats.magnitude import centre
 from fedrecon.sites.formats.record import FileRecord
 

@@ -17,6 +17,7 @@ from fedrecon.sites.extension.origin import origin_of
 from fedrecon.sites.extension.text_modules import place_in_plugin
 from fedrecon.sites.formats.finding import find_files
 from fedrecon.sites.formats.record import FileRecord
+from fedrecon.sites.imaging.noise import estimate_noise
 from fedrecon.sites.phases import counted
 from fedrecon.sites.plugin import Plugin
 
@@ -104,8 +105,6 @@ class Format(Plugin):
 
     def noise(self, kspace: Complex) -> float | None:
         """The noise level of k-space (slices, coils, y, x): the given one, else an estimate; None if it cannot tell."""
-        from fedrecon.sites.imaging.noise import estimate_noise  # it loads torch; listing formats must not
-
         return estimate_noise(kspace) if self.noise_sigma is None else self.noise_sigma
 
     def fits(self, path: Path) -> bool:

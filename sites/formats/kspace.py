@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedrecon.sites.data.fitting import COMPLETE, measured_box, sampled_share
 from fedrecon.sites.data.volume import Complex, Real
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.format import Format
 from fedrecon.sites.formats.record import FileRecord
+from fedrecon.sites.imaging.numpy_fourier import root_sum_of_squares
 
 
 class Measured(Format):
@@ -56,10 +58,6 @@ class Measured(Format):
         return found
 
 
-COMPLETE = 0.99
-"""A slice is fully sampled if it has at least this share of the samples within the measured box."""
-
-
 _PARTIAL = {"partial-fourier", "partial-echo"}
 """Notes that say already which samples are zero."""
 
@@ -99,17 +97,6 @@ def as_complex(values: NDArray[Any], what: str) -> Complex:
     return found
 
 
-def root_sum_of_squares(kspace: Complex) -> Real:
-    """Root sum of squares (slices, y, x) of the coil images of k-space (slices, coils, y, x); modulus for one coil."""
-    from fedrecon.sites.imaging.fourier import ifft2c_numpy  # it loads torch; listing formats must not
-
-    image = np.empty((len(kspace), *kspace.shape[-2:]), np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are named by check_volume
-        for number, one in enumerate(kspace):
-            image[number] = np.sqrt((np.abs(ifft2c_numpy(one)) ** 2).sum(axis=0))
-    return image
-
-
 def peakedness(kspace: Complex, axis: int) -> float:
     """How many times more energy the window in the middle of an axis holds than if all its samples held the same.
 
@@ -121,32 +108,6 @@ def peakedness(kspace: Complex, axis: int) -> float:
     width = max(2, n // 64)
     inside = energy[max(0, n // 2 - width) : n // 2 + width + 1]
     return float(inside.mean() / energy.mean()) if energy.any() else 1.0
-
-
-def sampled_share(kspace: Complex) -> float:
-    """The smallest share of samples that a slice has within the measured box; a sample of any coil counts.
-
-    The measured box is the smallest box around all samples of the volume that are not zero. Zeros around it come from
-    an acquisition of lower resolution or from a partial acquisition, and count as part of the truth. Each slice is
-    judged by itself: the union of slices that were undersampled in different ways would look complete. An elliptical
-    acquisition has zeros in the corners of the box. It counts as undersampled, because a doubtful reference is worse
-    than none.
-    """
-    measured: NDArray[np.bool_] = np.any(kspace != 0, axis=1)
-    rows, columns = measured_box(measured)
-    return float(measured[:, rows, columns].mean(axis=(1, 2)).min()) if measured.any() else 0.0
-
-
-def measured_box(measured: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The rows and the columns of the smallest box around the measured samples (slices, y, x); empty if there is none.
-
-    Args:
-        measured: True where a slice has a sample.
-    """
-    anywhere = np.asarray(measured.any(axis=0))
-    lines = [np.flatnonzero(anywhere.any(axis=axis)) for axis in (1, 0)]
-    rows, columns = (slice(int(one[0]), int(one[-1]) + 1) if one.size else slice(0) for one in lines)
-    return rows, columns
 
 
 def reference_of(kspace: Complex, record: FileRecord) -> Real | None:

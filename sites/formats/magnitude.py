@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedrecon.sites import seeding
 from fedrecon.sites.data.volume import Complex, Real
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy, ifft2c_numpy
 
 FOREGROUND = 0.1  # a voxel is anatomy if it is above this part of the volume's 99th percentile
 SPIKE = 3.0  # a slice is a spike if it is more than this times as bright as nine tenths of the slices
@@ -64,8 +65,6 @@ def low_pass(
     Raises:
         InputError: ``size`` is larger than the native matrix.
     """
-    from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
-
     thickness, dy, dx = voxel_mm
     ny, nx = magnitude.shape[1:]
     field = max(ny * dy, nx * dx)

@@ -20,6 +20,7 @@ from fedrecon.sites.formats.format import Format, Label
 from fedrecon.sites.formats.magnitude import EMPTY, interpolated, kept_slices, low_pass, smooth_phase
 from fedrecon.sites.formats.nifti_file import NiftiVolume, forms, open_nifti, plausible
 from fedrecon.sites.formats.record import FileRecord
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
 from fedrecon.sites.plugin import Seed
 
 
@@ -72,8 +73,6 @@ class NIfTI(Format):
         Raises:
             InputError: see :func:`low_pass`.
         """
-        from fedrecon.sites.imaging.fourier import fft2c_numpy
-
         # The phase follows from the pseudonym: a seed from the file's name would let anyone test a name on the k-space.
         magnitude, voxel_mm = found.slices()
         record.slices = len(magnitude)

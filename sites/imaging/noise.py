@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrecon.sites.imaging.fourier import ifft2c_numpy
+from fedrecon.sites.imaging.numpy_fourier import ifft2c_numpy
 
 BLOCK = 8
 """Side of a block in pixels. One coil has 128 real numbers in it, so its mean square says sigma within 6 %."""

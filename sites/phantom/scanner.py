@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy, root_sum_of_squares
 from fedrecon.sites.phantom.anatomy import N_SLICES, subject_tissues, thick_atlas
 from fedrecon.sites.phantom.contrast import TISSUES
 from fedrecon.sites.phantom.fields import smooth_field
@@ -52,9 +53,6 @@ def scan(
     random: np.random.Generator, protocol: Protocol, size: int, n_coils: int, anatomy: Anatomy = _from_atlas
 ) -> Scan:
     """Scans one new subject, with a matrix of ``size`` x ``size``."""
-    # Imported here: it loads torch, which the names and limits of the consortium do not need.
-    from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
-
     # A real head has no pixels. So the head is drawn on a grid of about 1 mm, and its k-space is cut to the
     # matrix: small matrices then show partial volume and truncation, as with a real scanner.
     n_fine = size * -(-_FINE_PIXELS // size)
@@ -67,9 +65,7 @@ def scan(
     coils = received[:, None] * coil_maps(random, n_coils, position)
     kspace = crop(fft2c_numpy(coils), size) * np.float32(size / n_fine)
     noisy = kspace + noise * _complex_normal(random, kspace.shape)
-    truth, reference = (
-        np.sqrt((np.abs(ifft2c_numpy(one)) ** 2).sum(axis=1)).astype(np.float32) for one in (kspace, noisy)
-    )
+    truth, reference = map(root_sum_of_squares, (kspace, noisy))
     return Scan(noisy.astype(np.complex64, copy=False), reference, truth, noise)
 
 

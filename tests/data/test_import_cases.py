@@ -13,9 +13,9 @@ from small_files import HEADER, write_fastmri
 from small_volumes import Imported, make_kspace
 
 from fedrecon.cli import main
+from fedrecon.sites.data.fitting import sampled_share
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.importing import import_data
-from fedrecon.sites.formats.kspace import sampled_share
 from fedrecon.sites.formats.nifti_file import open_nifti
 from fedrecon.sites.formats.record import FileRecord
 

@@ -12,7 +12,7 @@ import pytest
 
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.imaging.fourier import fft2c_numpy, ifft2c_numpy
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy, ifft2c_numpy
 from fedrecon.sites.phantom import DEFAULT_SITES, PROTOCOLS, Population, simulate, split_of, volumes
 from fedrecon.sites.phantom.anatomy import subject_tissues, thick_atlas
 from fedrecon.sites.phantom.consortium import members

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedrecon.sites.imaging.fourier import fft2c, fft2c_numpy, ifft2c, ifft2c_numpy
+from fedrecon.sites.imaging.fourier import fft2c, ifft2c
+from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy, ifft2c_numpy
 
 SIZES = [(8, 8), (7, 5), (6, 9), (1, 4)]
 

@@ -24,15 +24,6 @@ RATES = {"middle": 4, "north": 2, "south": 3}
 
 
 @pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    import shutil
-
-    folder = tmp_path_factory.mktemp("applied")
-    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def runs(consortium, workspace):
     """Two runs of a method without training: each site has its own acceleration, or all have the same."""
     base = {

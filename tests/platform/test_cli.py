@@ -44,14 +44,6 @@ def call(capsys):
 
 
 @pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    """A workspace of this file's own; its empty store is a copy, because making one takes seconds."""
-    folder = tmp_path_factory.mktemp("workspace")
-    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(consortium, workspace, tmp_path_factory):
     """Two finished runs in the workspace with a store: fedavg, which draws pictures, and local."""
     import fedrecon

@@ -1,7 +1,5 @@
 """A finished run of every strategy, scored again from what it left: the same scores, by each site's own network."""
 
-import shutil
-
 import pytest
 from safetensors.numpy import load_file
 from tiny import NETWORKS, PARAMETERS, UNET
@@ -14,13 +12,6 @@ from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.strategies import STRATEGIES
 
 CASES = {**{name: {} for name in STRATEGIES}, "fedavg, moments kept": {"optimizer_state": "keep"}}
-
-
-@pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    place = tmp_path_factory.mktemp("evaluate")
-    shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
-    return place
 
 
 @pytest.mark.slow

@@ -45,13 +45,6 @@ def described(consortium, **changes):
 
 
 @pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    place = tmp_path_factory.mktemp("recorded")
-    shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
-    return place
-
-
-@pytest.fixture(scope="module")
 def runs(workspace, consortium):
     """Two runs that differ in their seed."""
     return [fedrecon.run(described(consortium, seed=one), workspace=workspace, in_process=True) for one in (0, 1)]

@@ -1,6 +1,5 @@
 """What ``reconstruct`` writes of a test volume has the scores that the run, or ``evaluate``, gives it."""
 
-import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -25,13 +24,6 @@ CASES = {
     "network": {"network": UNET, "training": TRAINING, "operator": {**OPERATOR, "noise": 2}},
     "prior": {"strategy": PRIOR, "network": DENOISER, "training": TRAINING, "operator": {**OPERATOR, "noise": 2}},
 }
-
-
-@pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("law")
-    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +113,18 @@ def test_an_oversampled_scan_is_shown_and_compared_in_its_scored_part(tmp_path, 
     assert shown["output"].shape == reference.shape == (1, 16, 12)
     assert np.array_equal(shown["output"], reference)
     assert np.array_equal(reference, central(volume.reference, (16, 12)))
+
+
+def test_samples_that_a_scan_has_not_are_measured_by_no_mask():
+    """8 x 8 of 16 x 16 were scanned, and every second column is measured: 2. Of pixels it would be 16 / 7."""
+    volume = make_volume("v", "test", 1, 1, 3, (16, 16))
+    kspace = np.zeros_like(volume.kspace)
+    kspace[..., 4:12, 4:12] = volume.kspace[..., 4:12, 4:12]
+    mask = np.zeros((1, 16, 16), bool)
+    mask[..., ::2] = True
+    mask[..., 0] = False  # outside of the scan: it changes nothing
+    stages = {"output": np.ones((1, 16, 16), np.float32)}
+    images = Images(replace(volume, kspace=kspace), stages, mask, False, "", "", "", "", False)
+    assert images.factor == 2
+    given = replace(images, volume=volume, prospective=True)
+    assert given.factor == 16 / 7

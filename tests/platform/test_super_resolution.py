@@ -136,13 +136,6 @@ def test_one_prior_serves_both_tasks():
 
 
 @pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    place = tmp_path_factory.mktemp("super-resolution")
-    shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
-    return place
-
-
-@pytest.fixture(scope="module")
 def trained(consortium, workspace):
     """A federated MSCAN, U-Net, and the bicubic baseline."""
     base = {

@@ -21,13 +21,6 @@ FEDBN = {"strategy": {"name": "fedbn"}, "network": NETWORKS["fedbn"]}
 
 
 @pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    place = tmp_path_factory.mktemp("transfer")
-    shutil.copy(mlflow_template / "mlflow.db", place / "mlflow.db")
-    return place
-
-
-@pytest.fixture(scope="module")
 def paths(consortium):
     return {site: str(path) for site, path in consortium.items()}
 

@@ -50,13 +50,6 @@ def given(paths, name="fedavg", **more):
     }
 
 
-@pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    place = tmp_path_factory.mktemp("wall")
-    (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
-    return place
-
-
 def crossed(workspace, result):
     """The rows of a run's ``wire.parquet``."""
     columns = read_table(run_store(None, workspace).local_artifact(result.run_id, "wire.parquet"))

@@ -1,7 +1,6 @@
 """``training.start``: whom the first training saw is not tested; a network that stayed as it began is applied so."""
 
 import json
-import shutil
 
 import pytest
 from tiny import UNET, make_volume
@@ -13,13 +12,6 @@ from fedrecon.sites.errors import InputError
 
 TRAINING = {"rounds": 1, "batch_size": 2}
 BASE = {"network": UNET, "operator": {"mask": "random", "acceleration": 3}, "evaluation": {"panels": False}}
-
-
-@pytest.fixture(scope="module")
-def workspace(mlflow_template, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("warm")
-    shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
-    return folder
 
 
 def shard(folder, site, seed, **splits):

@@ -337,9 +337,9 @@ class Matrix:
                 raise InputError(f"methods.{learned.method}: {error.reason}") from None
             tested = list((trial.experiment.test and trial.experiment.test.sites) or ())
             where = f" at {', '.join(tested)}" if tested else ""
-            shown = trial.experiment.tested_at(tested[0] if tested else "").label() if condition or tested else ""
-            noise = f" noise {condition['noise']:g}" if condition.get("noise", 1) != 1 else ""
-            label = f"{learned.label}{' · ' + shown if shown else ''}{noise}{where}"
+            measured = trial.experiment.tested_at(tested[0] if tested else "")
+            shown = f" · {measured.described()}" if condition or tested else ""
+            label = f"{learned.label}{shown}{where}"
             self._known[key] = replace(trial, label=label)
             self.trials.append(self._known[key])
         return self._known[key]

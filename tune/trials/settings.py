@@ -63,6 +63,8 @@ def comparable(rows: Iterable[TrialRow]) -> list[TrialRow]:
     sites that are left is higher and says nothing. Such a row has no means, and its ``error`` says why.
     """
     rows = list(rows)
+    if all(row.trial.experiment.resources.min_sites is None for row in rows):  # a run that lost a site has stopped
+        return rows
     asked = [_asked(row) for row in rows]
     scored = [{subjects: _sites(row, subjects) for subjects in (VALIDATION, TEST)} for row in rows]
     known: dict[str, dict[str, set[str]]] = {one: {VALIDATION: set(), TEST: set()} for one in asked}
@@ -74,8 +76,6 @@ def comparable(rows: Iterable[TrialRow]) -> list[TrialRow]:
 
 def among(row: TrialRow, rows: Iterable[TrialRow]) -> TrialRow:
     """A row as :func:`comparable` leaves it among all rows."""
-    if row.trial.experiment.resources.min_sites is None:  # a run that lost a site has stopped
-        return row
     return next((one for one in comparable(rows) if one.trial.number == row.trial.number), row)
 
 

@@ -24,7 +24,8 @@ def rows_of(count, running):
     def one(number):
         trial = SimpleNamespace(
             number=number, name=f"a long name of trial {number} " * 20, params={"seed": number}, training=str(number),
-            experiment=SimpleNamespace(rounds=9), digest=str(number),
+            digest=str(number),
+            experiment=SimpleNamespace(rounds=9, resources=SimpleNamespace(min_sites=None)),
         )  # fmt: skip
         status = "RUNNING" if number < running else "FINISHED"
         return TrialRow(trial, status, round=3, metrics={"mean/psnr": 20.0 + number % 7})

@@ -48,6 +48,11 @@ def test_whom_the_first_training_saw_is_not_tested(workspace, tmp_path):
 
         with pytest.raises(InputError, match=said):
             preview(given, workspace=workspace, in_process=True)
+        with pytest.raises(InputError, match="trial 0 .*" + said):  # before Ray starts, in a plan and in a call
+            fedrecon.sweep(given, {"training.learning_rate": {"grid": [0.01]}}, workspace=workspace)
+        study = {"name": "s", "experiment": given, "methods": {"fedavg": {}}, "test": {"sites": "trained"}}
+        with pytest.raises(InputError, match="trial 0 .*" + said):
+            fedrecon.study(study, workspace=workspace, dry_run=True)
         with pytest.raises(InputError, match="tests anna, who was in the split 'train' at site 'a"):
             fedrecon.evaluate(start, sites=leaking, workspace=workspace)
     kept = shard(tmp_path, "d", 20, carl="test", ida="train", jan="validation")  # tested there too

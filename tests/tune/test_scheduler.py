@@ -108,3 +108,29 @@ def test_a_round_that_was_not_scored_stops_nothing(name: str) -> None:
     trial = Trial(trial_id="a", config={"problem": EASY, "rounds": 6}, status="RUNNING")
     scheduler.on_trial_add(Controller(), trial)
     assert scheduler.on_trial_result(Controller(), trial, {"round": 1}) == "CONTINUE"
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1.0), ("min", -1.0)])
+def test_a_trial_that_lost_its_easy_site_is_compared_with_its_like_alone(name: str, mode: str, sign: float) -> None:
+    """Each trial is worse than the one before, so any of one kind stops. The site b that dies is the easy one."""
+    chosen = Scheduler(name=name, grace_rounds=2, reduction_factor=2, min_trials=1)  # type: ignore[arg-type]
+    scheduler = PerProblemScheduler(chosen, "mean/psnr", mode, 6)
+    controller, stopped = Controller(), {}
+    for label, a, lost_after in (("whole", 30.0, 9), ("lost", 29.0, 1), ("whole too", 28.0, 9), ("lost too", 27.0, 1)):
+        trial = Trial(trial_id=label, config={"problem": EASY, "rounds": 6}, status="RUNNING")
+        controller.trials.append(trial)
+        scheduler.on_trial_add(controller, trial)
+        result: dict[str, Any] = {}
+        for number in range(1, 6):
+            sites = {"a": sign * a, **({"b": sign * (a + 10)} if number <= lost_after else {})}
+            scores = {f"site/{site}/psnr": value for site, value in sites.items()}
+            scores["site/b/loss"] = 0.1  # a member's, and no site's score
+            mean = sum(sites.values()) / len(sites)
+            result = {"round": number, "mean/psnr": mean, "training_iteration": number, **scores}
+            if scheduler.on_trial_result(controller, trial, result) == "STOP":
+                stopped[label] = number
+                break
+        scheduler.on_trial_complete(controller, trial, result)
+    # "lost" is 6 below "whole" for its lost site, and would have been stopped. The first of each kind has no company.
+    assert stopped == {"whole too": 2, "lost too": 2}

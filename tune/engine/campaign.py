@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.consortium.checks import scored_sites
 from fedrecon.platform.execution.placement import check_here
+from fedrecon.platform.runs.warm_start import check_start
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
 from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
 from fedrecon.sites import debris
-from fedrecon.sites.errors import unknown
+from fedrecon.sites.errors import InputError, unknown
 from fedrecon.sites.sizes import duration
-from fedrecon.tune.trials.planner import Planner
-from fedrecon.tune.trials.trial_table import TrialRow, TrialTable
+from fedrecon.tune.trials.planner import Planner, RefusedTrialError
+from fedrecon.tune.trials.trial_table import ENDED, TrialRow, TrialTable
 
 if TYPE_CHECKING:
     from fedrecon.tune.engine.records import CampaignRecords
@@ -120,7 +122,7 @@ class Campaign(ABC):
         self.announce()
         if dry_run:
             check_cluster(self.address)
-            self._check_start()
+            self._check_before_ray()
             return False
         self.trial_table.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
@@ -129,7 +131,7 @@ class Campaign(ABC):
             self.trial_table.forget([row for row in self.trial_table.rows if self._again(row)])
             self._warn_of_changed_code()
             if self.trial_table.count("WAITING") or self._asks_more():
-                self._check_start()
+                self._check_before_ray()
                 with self._records() as records:
                     self._run(records)
             else:  # no trial is left to run, so no cluster is needed
@@ -230,10 +232,24 @@ class Campaign(ABC):
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         atomic.write_text(self.trial_table.folder / name, str(text))
 
-    def _check_start(self) -> None:
-        """Refuses GPUs that no site can have and a store that does not answer, before Ray starts."""
+    def _check_before_ray(self) -> None:
+        """Refuses GPUs that no site can have, a store that does not answer, and a warm start that saw a test subject.
+
+        A warm start is looked up in the workspace, which a planner does not know.
+        """
         check_here(Resources(**self.planner.base["resources"]), False, self.address)
         check_reachable(self.tracking_uri, self.workspace)
+        checked = list[tuple[Any, ...]]()
+        for row in self.trial_table.rows:
+            trial, asked = row.trial, row.trial.experiment
+            key = asked.training.start, asked.trains, asked.sites, asked.test and asked.test.sites, asked.training.loss
+            if row.status in ENDED or asked.training.start is None or key in checked:
+                continue
+            checked.append(key)
+            try:
+                check_start(asked, scored_sites(asked, self.planner.sites(asked).tested), self.workspace)
+            except InputError as error:
+                raise RefusedTrialError(trial.number, trial.params, error) from None
 
     def _lock(self) -> AbstractContextManager[None]:
         kind = self.trial_table.folder.parent.name.removesuffix("s").replace("studie", "study")

@@ -66,7 +66,10 @@ def comparable(rows: Iterable[TrialRow]) -> list[TrialRow]:
     if all(row.trial.experiment.resources.min_sites is None for row in rows):  # a run that lost a site has stopped
         return rows
     asked = [_asked(row) for row in rows]
-    scored = [{subjects: _sites(row, subjects) for subjects in (VALIDATION, TEST)} for row in rows]
+    scored = [
+        {subjects: sites_of(row.metrics if _ended(row) else (), subjects) for subjects in (VALIDATION, TEST)}
+        for row in rows
+    ]
     known: dict[str, dict[str, set[str]]] = {one: {VALIDATION: set(), TEST: set()} for one in asked}
     for sites, own in zip(asked, scored, strict=True):
         for subjects, names in own.items():
@@ -123,11 +126,15 @@ def _asked(row: TrialRow) -> str:
     return json.dumps(own, sort_keys=True, default=str)
 
 
-def _sites(row: TrialRow, subjects: str) -> set[str]:
-    """The sites whose validation or test subjects a finished trial scored. Losses are of members, not of sites."""
+def sites_of(metrics: Iterable[str], subjects: str) -> set[str]:
+    """The sites whose validation or test subjects these metrics score. Losses are of members, not of sites.
+
+    Args:
+        metrics: names of metrics. subjects: :data:`VALIDATION` or :data:`TEST`.
+    """
     head = f"{subjects}site/"
-    named = (key.removeprefix(head).split("/") for key in row.metrics if key.startswith(head))
-    return {site for site, *metric in named if metric[-1:] and metric[-1] in METRICS} if _ended(row) else set()
+    named = (key.removeprefix(head).split("/") for key in metrics if key.startswith(head))
+    return {site for site, *metric in named if metric[-1:] and metric[-1] in METRICS}
 
 
 def _without_means(row: TrialRow, own: Mapping[str, set[str]], every: Mapping[str, set[str]]) -> TrialRow:

@@ -10,6 +10,7 @@ from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, check_tunable
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
+from fedrecon.sites.data.same_scan import scans_in_two_splits
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import key_problems
 from fedrecon.sites.errors import InputError, tell, unknown
@@ -72,7 +73,7 @@ class ConsortiumShards:
     def check(self, experiment: Experiment) -> None:
         """Refuses an experiment whose sites cannot be trained, measured or scored.
 
-        It also refuses a site of ``test.sites`` that tests a subject which the training or the validation uses.
+        It also refuses a site of ``test.sites`` that tests a subject or a scan of the training or the validation.
 
         Raises:
             InputError: the message names the site, and an allowed value where there is one.
@@ -90,6 +91,8 @@ class ConsortiumShards:
         subjects = {name: shard.subjects for name, shard in self.trained.items()}
         truth = experiment.evaluation.reference == "truth"
         check_test_sites(self.tested, subjects, truth, not experiment.self_supervised)
+        for problem in scans_in_two_splits([*self.trained.items(), *self.tested.items()]):
+            raise InputError(f"test.sites: {problem}")
         check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
         _check_rule(experiment, self)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from fedrecon.sites.data.same_scan import unlabelled_scans_in_two_splits
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import consortium_problems
 from fedrecon.sites.errors import InputError
@@ -55,27 +52,6 @@ def inspect(path: Path | str) -> dict[str, Any]:
             sound.append(shard)
         except InputError as error:
             problems.append({"path": str(file), "message": str(error)})
-    together = [*consortium_problems(opened), *_one_image_in_two_splits(sound)]
+    together = [*consortium_problems(opened), *unlabelled_scans_in_two_splits((one.site, one) for one in sound)]
     problems += [{"path": str(path), "message": message} for message in together]
     return {"path": str(path), "shards": [shard.summary() for shard in sound], "problems": problems}
-
-
-def _one_image_in_two_splits(shards: Iterable[Shard]) -> Iterator[str]:
-    """Volumes of two splits whose images are the same, bit by bit: one scan under two names, which trains and tests.
-
-    A subject of one id in two splits is found by its labels; a person with two ids has nothing but the image.
-    """
-    known: dict[str, tuple[str, str, str, str]] = {}
-    for shard in shards:
-        for volume in shard.volumes:
-            found = hashlib.sha256()
-            for one in shard.stored(volume.name, "reference" if volume.has_reference else "kspace"):
-                found.update(np.ascontiguousarray(one).data)
-            own = (volume.subject, volume.split, volume.name, shard.site)
-            subject, split, name, site = known.setdefault(found.hexdigest(), own)
-            if split != volume.split and subject != volume.subject:
-                yield (
-                    f"the volumes '{name}' (site '{site}', split '{split}') and '{volume.name}' (site '{shard.site}', "
-                    f"split '{volume.split}') hold the same image, and are of two subjects: one scan under two names. "
-                    "Import it once, or both with one subject (--subjects-from)."
-                )

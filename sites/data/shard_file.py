@@ -122,6 +122,7 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
         read_voxel(dict(label)),
         None if truth is None else float(label["truth_max"]),
         _crop(where, label, kspace.shape),
+        float(label.get("norm", 0.0)),
     )
 
 

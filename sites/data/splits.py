@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fedrecon.sites.data.same_scan import scans_in_two_splits
 from fedrecon.sites.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def key_problems(keys: Iterable[tuple[str, str | None]]) -> Iterator[str]:
 
 
 def subject_problems(shards: Iterable[tuple[str, Shard]]) -> Iterator[str]:
-    """What makes subjects unfit for one experiment: different keys, or a subject in different splits at two sites.
+    """What makes subjects unfit for one experiment: different keys, or one subject or one scan in different splits.
 
     Args:
         shards: names of sites, each with its shard.
@@ -112,6 +113,7 @@ def subject_problems(shards: Iterable[tuple[str, Shard]]) -> Iterator[str]:
                     f"'{split}' at site '{name}': a subject is in one split at all sites "
                     "(--validation-subjects, --test-subjects)."
                 )
+    yield from scans_in_two_splits(shards)
 
 
 def consortium_problems(shards: Collection[Shard]) -> list[str]:

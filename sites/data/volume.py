@@ -46,6 +46,7 @@ class Volume:
         voxel_mm: voxel size (slice, y, x) in mm, or None where unknown.
         truth_maximum: maximum of the noise-free truth; None if there is no truth, as in every scan of a person.
         crop: the central part (y, x) of the images that is scored; None scores all of it. The maxima are of this part.
+        norm: Euclidean norm of the reference, as the file says; 0 if it does not, or there is no reference.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Volume:
     voxel_mm: tuple[float, float, float] | None = None
     truth_maximum: float | None = None
     crop: tuple[int, int] | None = None
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import h5py
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from small_volumes import make_volume
 
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.sites.data.inspect import inspect
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.data.splits import check_consortium
@@ -197,6 +201,7 @@ def test_one_scan_under_two_names_that_trains_and_tests_is_a_problem(make_shard,
     folder = tmp_path / "sites"
     folder.mkdir()
     ours = [make_volume("a_1", "a", "train", coils=2), make_volume("b_1", "b", "test", coils=2, seed=1)]
+    ours += [make_volume("c_1", "c", "validation", coils=2, seed=2)]
     theirs = [make_volume("y_1", "y", "test", coils=2), make_volume("x_1", "x", "test", coils=2, seed=1)]
     shutil.move(make_shard("north", *ours), folder)
     shutil.move(make_shard("south", *theirs), folder)
@@ -206,3 +211,21 @@ def test_one_scan_under_two_names_that_trains_and_tests_is_a_problem(make_shard,
     assert path == str(folder)
     assert "'a_1' (site 'north', split 'train') and 'y_1' (site 'south', split 'test') hold the same image" in message
     assert "\n" not in message
+    with pytest.raises(InputError, match=re.escape(message)):  # a run says the same, and reads no image
+        open_sites(str(folder))
+    moved = {name: str(folder / f"{name}.h5") for name in ("north", "south")}
+    with pytest.raises(InputError, match=re.escape(message)):
+        open_sites(moved)
+    elsewhere = Experiment.read({"sites": {"north": moved["north"]}, "test": {"sites": {"south": moved["south"]}}})
+    with pytest.raises(InputError, match=re.escape(f"test.sites: {message}")):
+        ConsortiumShards.of(elsewhere).check(elsewhere)
+
+
+def test_one_scan_without_an_image_is_found_by_its_samples(make_shard, tmp_path):
+    """k-space without a reference has no norm: inspecting reads it, a run does not know."""
+    for site, subject, split in (("north", "a", "train"), ("south", "y", "test")):
+        scan = make_volume(f"{subject}_1", subject, split, coils=2)
+        make_shard(site, dataclasses.replace(scan, reference=None))
+    (problem,) = inspect(tmp_path)["problems"]
+    said = "'a_1' (site 'north', split 'train') and 'y_1' (site 'south', split 'test') hold the same image"
+    assert said in problem["message"]

@@ -253,7 +253,7 @@ def test_wrong_input_is_one_message_and_exit_code_2(call, trained, consortium, t
 
     path, workspace, results = trained
     monkeypatch.chdir(tmp_path)
-    volumes = [make_volume(split, split, 1, 1, 0) for split in ("train", "validation", "test")]
+    volumes = [make_volume(split, split, 1, 1, k) for k, split in enumerate(("train", "validation", "test"))]
     write_shard(tmp_path / "real" / "a.h5", "a", volumes, simulated=False, phase="measured")
     names = {
         "x": path, "w": workspace, "t": tmp_path, "s": consortium["south"], "real": tmp_path / "real",

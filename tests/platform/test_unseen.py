@@ -39,8 +39,8 @@ def newcomer(tmp_path):
 
     def write(without=()):
         volumes = [
-            make_volume(f"new-{split}", split, n, 1, 70 + n)
-            for split, n in {"train": 3, "validation": 2, "test": 2}.items()
+            make_volume(f"new-{split}", split, n, 1, seed)
+            for split, n, seed in (("train", 3, 73), ("validation", 2, 71), ("test", 2, 72))
             if split not in without
         ]
         path = tmp_path / "newcomer.h5"

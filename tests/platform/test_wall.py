@@ -230,8 +230,9 @@ def test_auto_draws_phantoms_alone_and_the_digest_does_not_move():
 def test_pictures_of_patients_leave_only_where_the_key_says_so(panels, drawn, tmp_path, mlflow_template, capsys):
     (tmp_path / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
     paths = {}
-    for site, origin in (("patients", {}), ("phantom", {"origin": "phantom"})):
-        volumes = [make_volume(f"{site}-{split}", split, 2, 1, 7) for split in ("train", "validation", "test")]
+    for seed, (site, origin) in enumerate((("patients", {}), ("phantom", {"origin": "phantom"}))):
+        splits = ("train", "validation", "test")
+        volumes = [make_volume(f"{site}-{split}", split, 2, 1, 3 * seed + k) for k, split in enumerate(splits)]
         paths[site] = tmp_path / f"{site}.h5"
         write_shard(paths[site], site, volumes, simulated=True, phase="smooth", **origin)
     result = fedrecon.run(given(paths, evaluation={"every": 2, "panels": panels}), workspace=tmp_path, in_process=True)

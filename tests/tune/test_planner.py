@@ -170,7 +170,7 @@ def test_a_condition_that_can_never_hold_is_refused(consortium, when, near):
 @pytest.mark.slow
 def test_each_trial_is_checked_with_what_decides_what_it_needs(consortium, tmp_path):
     """The data of patients may be pooled where that is said, and not in the next trial, where it is not."""
-    volumes = [make_volume(split, split, 1, 1, 0) for split in ("train", "validation", "test")]
+    volumes = [make_volume(split, split, 1, 1, k) for k, split in enumerate(("train", "validation", "test"))]
     write_shard(tmp_path / "a.h5", "a", volumes, simulated=False, phase="measured")
     real = base({"a": tmp_path / "a.h5"}, strategy={"name": "pooled"})
     assert len(planned(real, {"allow_pooling": {"grid": [True]}})) == 1
@@ -180,7 +180,7 @@ def test_each_trial_is_checked_with_what_decides_what_it_needs(consortium, tmp_p
 
 @pytest.mark.slow
 def test_a_trial_that_trains_needs_training_subjects_though_the_one_before_did_not(tmp_path):
-    volumes = [make_volume(split, split, 1, 1, 0) for split in ("validation", "test")]
+    volumes = [make_volume(split, split, 1, 1, k) for k, split in enumerate(("validation", "test"))]
     write_shard(tmp_path / "a.h5", "a", volumes, simulated=True, phase="measured", origin="phantom")
     experiment = base({"a": tmp_path / "a.h5"})
     assert len(planned(experiment, {"reconstructor": {"grid": ["zero_filled"]}})) == 1

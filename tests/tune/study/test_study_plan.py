@@ -328,7 +328,7 @@ def test_a_private_part_that_would_come_from_nowhere_is_refused(paths, tmp_path)
 
 def test_a_test_subject_that_trained_anything_is_refused(paths, tmp_path):
     other = tmp_path / "other.h5"
-    splits = [make_volume(f"o-{split}", split, 1, 1, 5) for split in ("train", "validation")]
+    splits = [make_volume(f"o-{split}", split, 1, 1, 5 + k) for k, split in enumerate(("train", "validation"))]
     write_shard(
         other, "other", [*splits, make_volume("north-train", "test", 1, 1, 0)],
         simulated=True, phase="smooth", origin="phantom",

@@ -42,12 +42,14 @@ def spent(members: Iterable[Budget]) -> dict[str, str]:
     return {"updates": between(updates, ",.0f"), "passes": between(passes, ".3g")}
 
 
-def budgets(experiment: Experiment, shards: Mapping[str, Shard], rounds: int | None = None) -> dict[str, Budget]:
+def budgets(
+    experiment: Experiment, shards: Mapping[str, Shard], rounds: Mapping[str, int] | None = None
+) -> dict[str, Budget]:
     """The budget of each member; empty if nothing is trained. Only the labels of the shards are read.
 
     Args:
-        rounds: the number of rounds that were trained, if ``training.patience`` may have ended it early; None takes
-            those of the experiment.
+        rounds: the number of rounds to which each member replied: a member may miss some, and ``training.patience`` may
+            end the training early. None takes the rounds of the experiment.
     """
     if not experiment.trains:
         return {}
@@ -56,16 +58,14 @@ def budgets(experiment: Experiment, shards: Mapping[str, Shard], rounds: int | N
     from fedrecon.sites.training.batches import Slices
 
     training, cpu, found = experiment.training, torch.device("cpu"), {}
-    rounds = training.rounds if rounds is None else rounds
     limits = {site: training.slices_at(site) for site in shards}
     for member, held in experiment.method.roster(list(shards)).items():
         operators = {site: experiment.operator_at(site) for site in held}
         slices = Slices({site: shards[site] for site in held}, operators, "train", cpu, limits)
         per_pass = max(slices.per_pass(training.batch_size), 1)
         of_sites = slices.per_pass_of_sites(training.batch_size)
-        updates = (training.rounds if rounds is None else rounds) * experiment.method.updates(
-            training, per_pass, of_sites
-        )
+        replied = training.rounds if rounds is None else rounds.get(member, 0)
+        updates = replied * experiment.method.updates(training, per_pass, of_sites)
         passes = updates / per_pass
         found[member] = Budget(updates, passes, round(passes * len(slices)))
     return found

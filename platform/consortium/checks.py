@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,8 @@ from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, check_tunable
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
-from fedrecon.sites.data.same_scan import scans_in_two_splits
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import key_problems
+from fedrecon.sites.data.splits import key_problems, scans_in_two_splits
 from fedrecon.sites.errors import InputError, tell, unknown
 from fedrecon.sites.scoring.settings import PHANTOM
 
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 Shards = Mapping[str, "Shard"]
 
 
-def _one_shard(shards: Shards) -> Iterator[tuple[str, str]]:
-    """The sites that have the same shard as one before them, each with that one in front."""
+def warn_of_one_shard(shards: Shards) -> None:
+    """Warns in one line of each site that has the same shard as one before it."""
     first: dict[str, str] = {}
     for name, shard in shards.items():
         if (one := first.setdefault(shard.content_hash, name)) != name:
-            yield one, name
+            tell(f"warning: the sites '{one}' and '{name}' are one shard, {shard.path}: it counts twice")
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ class ConsortiumShards:
             RunError: see :func:`open_sites`.
         """
         trained = open_sites(experiment.sites, address)
-        for one, other in _one_shard(trained):
-            tell(f"warning: the sites '{one}' and '{other}' are one shard, {trained[other].path}: it counts twice")
+        warn_of_one_shard(trained)
         test_sites = experiment.test.sites if experiment.test else None
         if test_sites is None:
             return cls(trained, scored_sites(experiment, trained))

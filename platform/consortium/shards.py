@@ -61,8 +61,8 @@ def is_here(shard: Shard) -> bool:
 
 
 def n_slices(shard: Shard, split: str, limit: int | None = None) -> int:
-    """The number of slices in one split, at most ``limit``."""
-    total = sum(volume.n_slices for volume in shard.split(split))
+    """The number of slices of one split that are used, at most ``limit``. Only those with a reference are scored."""
+    total = sum(volume.n_slices for volume in (shard.split(split) if split == "train" else shard.scorable(split)))
     return total if limit is None else min(total, limit)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -106,10 +107,18 @@ class Recorder:
             scored = [one for one in scored if one.round <= self.kept["round"]]
         return dict(scored[-1].metrics) if scored else {}
 
+    def trained(self, committed: int) -> int:
+        """The number of the last trained round. A training that was taken over may have gone on after the kept one.
+
+        Args:
+            committed: the number of the last committed round.
+        """
+        return int(self.rounds[-1]["round"]) if self._taken_over and self.rounds else committed
+
     @property
-    def trained(self) -> int:
-        """The number of the last round that was trained, by this run or by the one from which it was taken over."""
-        return int(self.rounds[-1]["round"]) if self.rounds else 0
+    def replies(self) -> Counter[str]:
+        """The number of trained rounds to which each member replied."""
+        return Counter(member for row in self.rounds for member in row["replied"])
 
     @property
     def ended(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.inference.tuned_by_run import use_tuned
 
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition.setting import Acquisition
@@ -142,6 +143,8 @@ def _reconstructed(hospital: Site, trained: TrainedRun, site: str) -> tuple[dict
         hospital.load(trained.request)  # loads the weights
     elif slices.shards[site].split("validation"):
         hospital.tune_reconstructor()
+    else:
+        use_tuned(trained, hospital, site, f"site '{site}' is none of the run")
     with torch.no_grad():
         batch = slices.scoring([item], trained.experiment.evaluation.mask_seed)
         made = stages(batch, hospital.image(batch, [item]))

@@ -21,6 +21,7 @@ from fedrecon.platform.inference.trained_run import GLOBAL, TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import debris
 from fedrecon.sites.acquisition.setting import Acquisition
+from fedrecon.sites.data.volume import used_slices
 from fedrecon.sites.errors import InputError, tell
 from fedrecon.sites.phases import phase
 from fedrecon.sites.score_columns import METRICS
@@ -118,6 +119,8 @@ def evaluate(
     opened = open_sites(given, key="--sites")
     shards = scored_sites(trained.experiment, opened) if sites is None else opened
     check_same_hospitals(shards, trained.hospitals)
+    if sites is None:
+        _check_same_data(trained, shards)
     truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised
     check_test_sites(shards, trained.subjects, truth, all_volumes)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
@@ -135,11 +138,12 @@ def evaluate(
         "shards": {name: shard.content_hash for name, shard in shards.items()},
         "operators": [{name: one.flat() for name, one in each.items()} for each in operators],
         "experiment": trained.experiment.as_dict(),
-        "unseen": [rule.rule, rule.epochs],
+        "unseen": [rule.rule, rule.epochs, *sorted(published)],
     }
     columns = [one for part in parts for one in part]
     table, drawn = (None, []) if dry_run else _save(trained, asked_for, columns, pictures)
-    planned = [_planned(name, shards[name], one) for each in operators for name, one in each.items()] if dry_run else []
+    limit, each = trained.experiment.evaluation.slices_of("test"), operators if dry_run else []
+    planned = [_planned(name, shards[name], operator, limit) for one in each for name, operator in one.items()]
     means = [_mean_row(part) for part in parts]
     return {
         "run_id": (trained.folder.noted() or {}).get("run_id"),
@@ -153,6 +157,22 @@ def evaluate(
         "science_version": science_version(trained.experiment.trains),
         "run_science_version": (trained.folder.noted() or {}).get("science_version"),
     }
+
+
+def _check_same_data(trained: TrainedRun, shards: Mapping[str, Shard]) -> None:
+    """Refuses a shard of the run that was written anew since, at the path that the experiment names.
+
+    Raises:
+        InputError: the message names the site and both content hashes.
+    """
+    members = (trained.folder.environment() or {}).get("members", {})
+    known = {site: one for member in members.values() for site, one in (member.get("shards") or {}).items()}
+    for name, shard in shards.items():
+        if (was := known.get(name, shard.content_hash)) != shard.content_hash:
+            raise InputError(
+                f"site '{name}': {shard.path} is not the shard of run {trained.folder.digest} (its content hash is "
+                f"{shard.content_hash[:12]}, the run's was {was[:12]}). If other data are meant, name them by --sites."
+            )
 
 
 def rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
@@ -185,10 +205,10 @@ def _mean_row(parts: Sequence[Mapping[str, Any]]) -> Row:
     return {**row, "measured_acceleration": measured, **summarise(join_scores(parts))["mean"]}
 
 
-def _planned(site: str, shard: Shard, operator: Acquisition) -> Row:
-    """The row of a site that would be scored."""
-    volumes = shard.split("test")
-    counts = {"n_slices": sum(one.n_slices for one in volumes), "n_volumes": len(volumes)}
+def _planned(site: str, shard: Shard, operator: Acquisition, limit: int | None) -> Row:
+    """The row of a site of which at most ``limit`` slices would be scored."""
+    used = used_slices(shard.scorable("test"), limit)
+    counts = {"n_slices": len(used), "n_volumes": len({volume.name for volume, _ in used})}
     return {"site": site, "operator": operator.described(), **counts}
 
 

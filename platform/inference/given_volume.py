@@ -64,7 +64,8 @@ def batches(
     """
     experiment, size, count = trained.experiment, worker.scoring_batch, len(volume.kspace)
     operator = experiment.operator_at(where)
-    phase = bool(trained.images.complex_valued if experiment.trains else getattr(experiment.classical, "phase", True))
+    # A network of images without phase estimates that of a scan which has one, as it does when it is scored.
+    phase = True if experiment.trains else bool(getattr(experiment.classical, "phase", True))
     if prospective:
         yield from _as_it_is(operator, worker, volume, size, phase and origin != "none", low)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -15,6 +15,7 @@ from fedrecon.platform.federation.coverage import uncertainty
 from fedrecon.platform.inference.given_volume import Batches, batches, measured_at
 from fedrecon.platform.inference.pictures import volume_picture
 from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.inference.tuned_by_run import use_tuned
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
 from fedrecon.sites.data.shard import Shard
@@ -166,7 +167,10 @@ def reconstruct(
     named = site or _site_of(shard, trained)
     model = trained.one_model(named)
     worker = trained.site(model, {}, {})
-    _use_tuned(as_run, worker, named, as_run.experiment.measured != trained.experiment.measured)
+    chosen = use_tuned(as_run, worker, named, "say with --site whose parameters to take")
+    if chosen and as_run.experiment.measured != trained.experiment.measured:  # a file has no subjects to tune on
+        name = trained.experiment.reconstructor["name"]
+        tell(f"note: '{name}' keeps the parameters of the run ({chosen}), tuned at the run's own operator")
     enlarges = trained.experiment.task == "super-resolution"
     if as_is and not enlarges:
         raise InputError("--as-is enlarges low-resolution images, but this is a reconstruction run")
@@ -207,36 +211,6 @@ def reconstruct(
 def _site_of(shard: Shard | None, trained: TrainedRun) -> str | None:
     """The site of the run that a shard names; None if it names another one, or for any other file."""
     return shard.site if shard and shard.site in (trained.members or trained.images.sites) else None
-
-
-def _use_tuned(trained: TrainedRun, worker: Site, named: str | None, changed: bool = False) -> None:
-    """Gives a classical reconstructor the parameters that the run chose on the site's validation subjects.
-
-    Args:
-        changed: whether another operator measures: ``evaluate`` tunes anew then, and a file has no validation
-            subjects to tune on.
-
-    Raises:
-        InputError: no site is named, and the sites chose differently.
-    """
-    from fedrecon.sites.wire import TunedReconstructor
-
-    tuned = (trained.folder.result() or {}).get("environment", {}).get("tuned", {})
-    found = {named: tuned[named]} if named in tuned else tuned
-    if trained.experiment.trains or not found:
-        return
-    name, chosen = trained.experiment.reconstructor["name"], next(iter(found.values()))
-    if any(one != chosen for one in found.values()):
-        listed = ", ".join(f"{site} ({_in_words(one)})" for site, one in found.items())
-        raise InputError(f"'{name}' was tuned for each site: say with --site whose parameters to take: {listed}")
-    worker.use_reconstructor(TunedReconstructor(named or "", name, chosen))
-    if changed:
-        tell(f"note: '{name}' keeps the parameters of the run ({_in_words(chosen)}), tuned at the run's own operator")
-
-
-def _in_words(parameters: Mapping[str, Any]) -> str:
-    """Parameters as text: ``weight=0.008, iterations=200``."""
-    return ", ".join(f"{key}={value}" for key, value in parameters.items())
 
 
 def spread_beside(output: Path) -> Path:

@@ -11,6 +11,7 @@ from fedrecon.platform.federation.scorer import Scorer
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.inference.pictures import SitePictures
 from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.inference.tuned_by_run import use_tuned
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.errors import InputError
@@ -57,8 +58,8 @@ def scored(
         for name, shard in shards.items():
             for site, model in networks_at(trained, name, shard, operators[name], unseen, wire_log):
                 member = OneSite(site, wire_log)
-                if trained.experiment.classical is not None and shard.split("validation"):
-                    member.call("tune_reconstructor")
+                if trained.experiment.classical is not None:
+                    _tune(trained, site, member, name, shard, tell)
                 kept = None if parts is None else parts / f"{name}-{model}"
                 scorer = Scorer(member, trained.experiment.method, kept, tell)
                 for split in ("test", *["validation"] * (validation and _can_validate(trained, shard))):
@@ -68,6 +69,19 @@ def scored(
                 if pictures is not None:
                     pictures.draw(member, model, operators[name].described())
             done()
+
+
+def _tune(
+    trained: TrainedRun, site: Site, member: OneSite, name: str, shard: Shard, tell: Callable[[str], None]
+) -> None:
+    """Tunes a classical reconstructor on the site's validation subjects. Without them it keeps the run's parameters."""
+    if shard.split("validation"):
+        member.call("tune_reconstructor")
+        return
+    advice = f"site '{name}' has no validation subjects to tune it on, and the sites of the run chose differently"
+    if chosen := use_tuned(trained, site, name, advice):
+        method = trained.experiment.reconstructor["name"]
+        tell(f"note: site '{name}' has no validation subjects: '{method}' keeps the parameters of the run ({chosen})")
 
 
 def _can_validate(trained: TrainedRun, shard: Shard) -> bool:

@@ -105,7 +105,7 @@ class TrainedRun:
             raise RunError(f"run '{folder.digest}': its checkpoint in {folder.path} is lost")
         result = folder.result() or {}
         finished = result.get("rounds", found[0].round)
-        if found[0].round != finished:
+        if found[0].round != finished and not found[1].get("taken_over"):  # which has its kept round alone
             raise RunError(
                 f"run '{folder.digest}': its result is of round {finished}, and the last checkpoint that can be read "
                 f"is of round {found[0].round} (in {folder.path}). Train again with --rerun."

@@ -35,7 +35,8 @@ def preview(
 
     Returns:
         ``name``, ``digest``, ``rounds``, ``status`` (``planned``), ``begins`` (``anew``, ``after round N``,
-        ``finished already``), ``committed_rounds`` and ``slices``: the number of slices by site and split.
+        ``finished already``), ``committed_rounds`` and ``slices``: the number of slices that are used, by site and
+        split.
 
     Raises:
         InputError: the experiment, its data, its resources or the address of MLflow is wrong.
@@ -61,7 +62,12 @@ def preview(
         "committed_rounds": committed,
         "rounds": chosen.rounds,
         "slices": {
-            name: {split: n_slices(shard, split) for split in SPLITS}
+            name: {split: n_slices(shard, split, _limit(chosen, name, split)) for split in SPLITS}
             for name, shard in {**shards.trained, **shards.tested}.items()
         },
     }
+
+
+def _limit(experiment: Experiment, site: str, split: str) -> int | None:
+    """The largest number of slices of a split that the experiment uses; None has no limit."""
+    return experiment.training.slices_at(site) if split == "train" else experiment.evaluation.slices_of(split)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.config.resources import UNSCORED
 from fedrecon.platform.config.science import science_version
 from fedrecon.platform.consortium.budget import budgets
-from fedrecon.platform.consortium.checks import check_experiment, noted_shards, scored_sites
+from fedrecon.platform.consortium.checks import check_experiment, noted_shards, scored_sites, warn_of_one_shard
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedRound, None, Result]:
     """The rounds of an experiment that is tested at its own sites; see :func:`fedrecon.platform.runs.run.steps`."""
     shards = open_sites(chosen.sites, None if context.executor == "in-process" else context.address)
+    warn_of_one_shard(shards)
     check_experiment(chosen, shards)
     contents = {name: shard.content_hash for name, shard in shards.items()}
     folder = RunFolder(context.workspace, chosen.digest(contents))
@@ -195,6 +196,7 @@ class _Run:
             record.picture(state.round, scorer.picture(state))
         state = yield from rounds(experiment, scorer, record, state, self.n_slices, self.attendance)
         committed, state = state.round, self._kept(record, state)
+        n_rounds, n_trained = record.trained(committed), committed - resumed_from
         if self.training_digest is not None and self.source is None and self._is_better_source():
             note_trained(self.folder, self.training_digest)
         request = experiment.method.scoring_request(state)
@@ -214,9 +216,9 @@ class _Run:
             run_id=tracker.run_id,
             digest=self.folder.digest,
             status="finished",
-            rounds=committed,
-            resumed_from=resumed_from,
-            trained_rounds=committed - resumed_from,
+            rounds=n_rounds,
+            resumed_from=n_rounds - n_trained,
+            trained_rounds=n_trained,
             kept_round=state.round if record.kept else None,
             bytes_up=sum(row["bytes_up"] for row in record.rounds),
             bytes_down=sum(row["bytes_down"] for row in record.rounds),
@@ -225,14 +227,14 @@ class _Run:
             seconds_per_slice=scored.seconds_per_slice,
             missing_sites=tuple(executor.dead),
             missed=self.attendance.missed,
-            restarts=executor.restarts + sum(row["restarts"] for row in record.rounds[:resumed_from]),
+            restarts=executor.restarts + sum(row["restarts"] for row in record.rounds[: n_rounds - n_trained]),
             name=experiment.name,
             training_digest=self.training_digest,
             validation=record.validation or scores_of(validated),
             uncertainty=uncertainty(factor) if "coverage" in summary["mean"] else {},
             environment={
                 **environment,
-                "budget": {name: str(one) for name, one in budgets(experiment, self.shards, record.trained).items()},
+                "budget": {name: str(one) for name, one in budgets(experiment, self.shards, record.replies).items()},
                 "tuned": {m: dict(one.parameters) for m, one in tuned.items()},
             },
         )

@@ -113,12 +113,13 @@ class _Test:
         summary = summarise(columns)
         if note := exact_note(summary):
             progress.say(note)
-        rounds = self.trained.state.round
+        kept, trained = self.trained.state.round, self.trained.folder.result() or {}
+        rounds = trained.get("rounds", kept)
         attendance = Attendance(self.folder.path / MISSED, self.trained.members)
         attendance.take_over(of_training(missed_by(self.trained.folder)[1]))
         factor = self.trained.temperature
         shown = flat_metrics(summary, prefix="test/") | coverage_metrics(summary, factor)
-        tracker.metrics(rounds, mlflow_metrics(shown))
+        tracker.metrics(kept, mlflow_metrics(shown))
         result = Result(
             run_id=tracker.run_id,
             digest=self.folder.digest,
@@ -126,6 +127,7 @@ class _Test:
             rounds=rounds,
             resumed_from=rounds - trained_rounds,
             trained_rounds=trained_rounds,
+            kept_round=trained.get("kept_round"),
             bytes_up=0,
             bytes_down=0,
             sites=summary["sites"],

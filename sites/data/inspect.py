@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedrecon.sites.data.same_scan import unlabelled_scans_in_two_splits
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import consortium_problems
+from fedrecon.sites.data.splits import consortium_problems, unlabelled_scans_in_two_splits
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.phases import counted
 

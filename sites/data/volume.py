@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,19 @@ class Volume:
     truth_maximum: float | None = None
     crop: tuple[int, int] | None = None
     norm: float = 0.0
+
+
+def used_slices(volumes: Sequence[Volume], limit: int | None) -> list[tuple[Volume, int]]:
+    """The slices of some volumes that are used, each as its volume and its index.
+
+    Args:
+        limit: the largest number of slices, evenly spaced over all of them; None takes all.
+    """
+    found = [(volume, index) for volume in volumes for index in range(volume.n_slices)]
+    if limit is None or len(found) <= limit:
+        return found
+    picks = np.unique(np.linspace(0, len(found) - 1, limit).round().astype(int))
+    return [found[i] for i in picks]
 
 
 @dataclass(frozen=True, eq=False)

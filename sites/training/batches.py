@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.loose_volume import VolumeSource
-from fedrecon.sites.data.volume import Volume
+from fedrecon.sites.data.volume import Volume, used_slices
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.coils import combine, estimate_maps, rephased
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
@@ -377,8 +377,4 @@ def _used(shard: VolumeSource, split: str) -> Sequence[Volume]:
 def _slices(site: str, volumes: Sequence[Volume], limit: int | None, truth: bool) -> list[Slice]:
     if truth:
         volumes = [replace(one, maximum=one.truth_maximum or 0.0) for one in volumes]
-    items = [Slice(site, volume, index) for volume in volumes for index in range(volume.n_slices)]
-    if limit is None or len(items) <= limit:
-        return items
-    picks = np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))
-    return [items[i] for i in picks]
+    return [Slice(site, volume, index) for volume, index in used_slices(volumes, limit)]

@@ -17,7 +17,8 @@ from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical.zero_filled import ZeroFilled
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.data.volume import used_slices
+from fedrecon.sites.errors import InputError, listed, unknown
 from fedrecon.sites.phases import counted
 from fedrecon.tune.study.analysis.condition import Condition, Training, TrainingSites
 from fedrecon.tune.study.analysis.inputs import Method, described
@@ -154,11 +155,12 @@ class Matrix:
                 )
         limit = self.whole.evaluation.slices_of("test")
         for name, shard in self.shards.items():
-            n_subjects = len({volume.subject for volume in shard.split("test")})
-            if limit is not None and limit < n_subjects:
+            subjects = {volume.subject for volume in shard.scorable("test")}
+            if left_out := subjects - {volume.subject for volume, _ in used_slices(shard.scorable("test"), limit)}:
                 raise InputError(
-                    f"experiment.evaluation.max_slices: {limit} test slices leave out some of the {n_subjects} "
-                    f"test subjects of site '{name}'; a study needs all subjects"
+                    f"experiment.evaluation.max_slices: {limit} evenly spaced test slices leave out "
+                    f"{listed(sorted(left_out))} of the {len(subjects)} test subjects of site '{name}'; a study needs "
+                    "all subjects"
                 )
 
     def _method(self, name: str, patch: Mapping[str, Any]) -> Method:

@@ -195,8 +195,12 @@ def test_a_limit_that_leaves_test_subjects_out_is_refused(tmp_path):
     volumes = [make_volume(f"p{k}", split, n, 1, k) for k, (split, n) in enumerate(splits)]
     write_shard(shard, "one", volumes, simulated=True, phase="smooth", origin="phantom")
     planned({"one": str(shard)}, tmp_path, experiment={"evaluation": {"max_slices": 2}})
-    with pytest.raises(InputError, match=r"leave out some of the 2 test subjects of site 'one'"):
+    with pytest.raises(InputError, match=r"leave out p3 of the 2 test subjects of site 'one'"):
         planned({"one": str(shard)}, tmp_path, experiment={"evaluation": {"max_slices": 1}})
+    uneven = [*volumes[:2], *(make_volume(f"q{k}", "test", n, 1, 9 + k) for k, n in enumerate((12, 2, 2)))]
+    write_shard(shard, "one", uneven, simulated=True, phase="smooth", origin="phantom")
+    with pytest.raises(InputError, match=r"leave out q1 of the 3 test subjects"):  # slices 0, 8 and 15 of 16
+        planned({"one": str(shard)}, tmp_path, experiment={"evaluation": {"max_slices": 3}})
 
 
 def test_noise_is_a_condition_of_its_own(paths, tmp_path):

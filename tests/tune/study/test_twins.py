@@ -163,6 +163,16 @@ def test_twins_differ_in_nothing_but_the_strategy(paths):
     assert twin_digest(Experiment.read({**base, "reconstructor": "zero_filled"}), paths) == ""
 
 
+def test_a_network_that_averages_over_turns_is_no_twin_of_one_that_does_not(paths):
+    base = {"sites": paths, "task": "super-resolution", "network": {"name": "srcnn"}}
+    base |= {"degradation": {"kind": "kspace-truncation", "scale": 2}}
+    turned, plain, local = (
+        twin_digest(Experiment.read({**base, **one}), paths)
+        for one in ({"evaluation": {"self_ensemble": True}}, {}, {"strategy": {"name": "local"}})
+    )
+    assert plain == local != turned
+
+
 def test_twins_differ_in_a_searched_key_alone(paths):
     def like(searched, **training):
         one = {"sites": paths, "network": UNET, "training": {"rounds": 2, **training}}

@@ -16,14 +16,15 @@ from tiny import Commits, Federation, bits
 
 from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.execution.ray_executor import RayExecutor
+from fedrecon.platform.execution.site_actor import ActorPool
 
 PATIENCE = 150.0
 """Seconds for a thing that takes one on a machine that is not busy."""
 
 
 @contextmanager
-def ray_executor(federation: Federation, **resources: Any) -> Iterator[RayExecutor]:
-    executor = RayExecutor(federation.plans(), Resources(**resources))
+def ray_executor(federation: Federation, pool: ActorPool | None = None, **resources: Any) -> Iterator[RayExecutor]:
+    executor = RayExecutor(federation.plans(), Resources(**resources), pool=pool)
     try:
         yield executor
     finally:

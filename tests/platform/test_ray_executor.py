@@ -22,6 +22,7 @@ from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.site_actor import ActorPool, SiteActor, Tenancy, Vacant
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.fedper import FedPer
@@ -36,17 +37,42 @@ def cluster() -> Iterator[None]:
         yield
 
 
+SHARE = {"cpus_per_site": 0.25, "gpus_per_site": 0.5}
+"""What each of the four sites gets of the four CPUs and the two GPUs."""
+
+ALONE = {"cpus_per_site": 0.5, "gpus_per_site": 0.5}
+"""Another share, for one site: two tests lend each other its actor."""
+
+
 @pytest.fixture(scope="module")
 def four(consortium: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    """Four sites with private memory; starting as many processes takes seconds, so the executor is started once."""
+    """Four sites with private memory; as many processes take seconds to start, so their executor is started once."""
     paths = {**consortium, "west": consortium["north"]}
     return Federation(FedAvg(), paths, tmp_path_factory.mktemp("memory"), training={"optimizer_state": "keep"})
 
 
 @pytest.fixture(scope="module")
-def executor(four: Federation) -> Iterator[RayExecutor]:
-    with ray_executor(four, cpus_per_site=0.25) as started:
+def pool(cluster: None) -> Iterator[ActorPool]:
+    pool = ActorPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def executor(four: Federation, pool: ActorPool) -> Iterator[RayExecutor]:
+    with ray_executor(four, pool, cpus_per_site=0.25) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def lent(executor: RayExecutor, pool: ActorPool) -> ActorPool:
+    """The actors of the four sites, for the tests at the end of this file: none of them asks for ``executor``.
+
+    Each takes those of its own sites with :data:`SHARE`, and the others end. A process that imports torch is four
+    CPU-seconds.
+    """
+    executor.close()
+    return pool
 
 
 def test_four_sites_share_two_gpus(executor: RayExecutor) -> None:
@@ -68,32 +94,6 @@ def test_the_same_bits_as_in_this_process(four: Federation, executor: RayExecuto
     assert found == expected
     same = ("round", "replied", "restarts", "bytes_up", "bytes_down", "losses")
     assert [[row[k] for k in same] for row in rows_on_ray] == [[row[k] for k in same] for row in rows]
-
-
-def test_a_prior_draws_and_adapts_the_same_bits_and_so_does_a_site_that_comes_back(
-    consortium: dict[str, Path], tmp_path: Path
-) -> None:
-    case = CASES["fedgimp_full"]
-    pair = {name: consortium[name] for name in ("north", "middle")}
-    there, here = (
-        Federation(case.kind(**case.parameters), pair, tmp_path / name, case.network, case.training, rounds=2)
-        for name in ("there", "here")
-    )
-    rows, expected = outcome(here, inside := here.executor())
-    with ray_executor(there, cpus_per_site=0.5, gpus_per_site=0) as executor:
-        rows_on_ray, found = outcome(there, executor)
-        assert found == expected
-        assert [row["losses"] for row in rows_on_ray] == [row["losses"] for row in rows]
-        request = there.method.scoring_request(there.train(executor))
-        drawn = executor.samples(request)
-        assert drawn == inside.samples(request)
-        assert [one.site for one in drawn] == list(pair)
-        assert all(one.pictures[one.site].startswith(b"\x89PNG") for one in drawn)
-        os.kill(executor.describe()["middle"].pid, signal.SIGKILL)
-        wait_for(lambda: executor.describe() and executor.restarts, "a restart")
-        for part in (0, 1):
-            again = [one.columns for one in executor.evaluate(request, "test", part)]
-            assert again == [one.columns for one in inside.evaluate(request, "test", part)]
 
 
 def replies_alive() -> int:
@@ -134,43 +134,6 @@ def test_what_ray_shares_is_read_only_and_stays_as_it_was(four: Federation, exec
     assert stored.shared.tobytes() == before
 
 
-def test_actors_of_a_pool_serve_the_next_executor_with_the_bits_of_new_ones(
-    consortium: dict[str, Path], tmp_path: Path
-) -> None:
-    pair = {name: consortium[name] for name in ("north", "middle")}
-    feds = [
-        Federation(FedAvg(), pair, tmp_path / "first", rounds=1),
-        Federation(FedPer(), pair, tmp_path / "second", training={"learning_rate": 0.01}, rounds=2),
-    ]
-    pool, pids = ActorPool(), []
-    for fed in feds:
-        here = replace(fed, memory=tmp_path / f"here-{fed.memory.name}")
-        executor = RayExecutor(fed.plans(), Resources(cpus_per_site=0.5, gpus_per_site=0), pool=pool)
-        pids.append({name: one.pid for name, one in executor.describe().items()})
-        assert outcome(fed, executor)[1] == outcome(here, here.executor())[1]
-        assert executor.restarts == 0
-        executor.close()
-    assert pids[0] == pids[1]
-
-    # Another share of the processors: other actors, and the idle ones are ended.
-    os.kill(pids[0]["north"], signal.SIGKILL)
-    executor = RayExecutor(feds[0].plans(), Resources(cpus_per_site=0.25, gpus_per_site=0), pool=pool)
-    assert not {one.pid for one in executor.describe().values()} & {*pids[0].values()}
-    wait_for(lambda: not title(pids[0]["middle"]), "the end of an actor that nobody can use")
-
-    # One that died while a call of its executor was open is not used again; neither is a process that died idle.
-    os.kill(executor.describe()["north"].pid, signal.SIGKILL)
-    wait_for(lambda: executor.describe() and executor.restarts, "a restart")
-    third = {name: one.pid for name, one in executor.describe().items()}
-    executor.close()
-    executor = RayExecutor(feds[0].plans(), Resources(cpus_per_site=0.25, gpus_per_site=0), pool=pool)
-    fourth = {name: one.pid for name, one in executor.describe().items()}
-    assert fourth["middle"] == third["middle"]
-    assert fourth["north"] != third["north"]
-    executor.close()
-    pool.close()
-
-
 def test_a_released_actor_holds_nothing(four: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
@@ -190,31 +153,6 @@ def test_a_released_actor_holds_nothing(four: Federation, monkeypatch: pytest.Mo
     assert vars(actor).keys() == vars(SiteActor()).keys()
 
 
-def test_a_tuned_site_that_comes_back_is_tuned(consortium: dict[str, Path], tmp_path: Path) -> None:
-    from fedrecon.sites.classical import RECONSTRUCTORS
-
-    fed = Federation(FedAvg(), consortium, tmp_path)
-    plans = [replace(plan, network=None, reconstructor=RECONSTRUCTORS["tv"]()) for plan in fed.plans()][1:2]
-    request, here, executor = (
-        fed.method.request(fed.begin()),
-        InProcessExecutor(plans),
-        RayExecutor(plans, Resources(cpus_per_site=1, gpus_per_site=0)),
-    )
-    try:
-        assert {n: one.parameters for n, one in here.tune_reconstructors().items()} == {
-            n: one.parameters for n, one in executor.tune_reconstructors().items()
-        }
-        os.kill(executor.describe()["middle"].pid, signal.SIGKILL)
-        wait_for(lambda: executor.describe() and executor.restarts, "a restart")
-        expected = [one.columns["ssim"] for one in here.evaluate(request, "test")]
-        assert [one.columns["ssim"] for one in executor.evaluate(request, "test")] == expected
-        untuned = InProcessExecutor(plans).evaluate(request, "test")
-        assert [one.columns["ssim"] for one in untuned] != expected
-        assert executor.restarts == 1
-    finally:
-        executor.close()
-
-
 @pytest.mark.parametrize(
     ("resources", "says"),
     [
@@ -229,7 +167,8 @@ def test_what_cannot_be_had_is_refused_at_once(four: Federation, resources: dict
     assert time.monotonic() - start < 5
 
 
-def test_a_cluster_that_others_fill_is_named_in_time(four: Federation) -> None:
+def test_a_cluster_that_others_fill_is_named_in_time(four: Federation, executor: RayExecutor) -> None:
+    """The four sites have one CPU of the four."""
     import ray
 
     class Other:
@@ -245,13 +184,6 @@ def test_a_cluster_that_others_fill_is_named_in_time(four: Federation) -> None:
         assert 4 <= time.monotonic() - start < 25
     finally:
         ray.kill(other)
-
-
-def test_a_shard_that_is_not_there_on_the_node_is_named(four: Federation, tmp_path: Path) -> None:
-    plans = [replace(four.plans()[1], shards={"middle": str(tmp_path / "nowhere" / "middle.h5")})]
-    with pytest.raises(RunError, match=r"site 'middle': .*nowhere/middle\.h5") as error:
-        RayExecutor(plans, Resources(cpus_per_site=1, gpus_per_site=0))
-    assert "Traceback" not in str(error.value)
 
 
 def test_an_address_where_nothing_answers_is_refused_in_time() -> None:
@@ -298,3 +230,105 @@ def test_ray_and_its_exporters_listen_on_the_loopback_alone(executor: RayExecuto
                 found[one.laddr.port] = (one.laddr.ip.removeprefix("::ffff:"), process.name())
     assert len(found) >= 6  # the control store, the raylet, its agents and exporters, the sites
     assert {address for address, _ in found.values()} <= {"127.0.0.1", "::1"}, found
+
+
+def test_a_prior_draws_and_adapts_the_same_bits_and_so_does_a_site_that_comes_back(
+    consortium: dict[str, Path], tmp_path: Path, lent: ActorPool
+) -> None:
+    case = CASES["fedgimp_full"]
+    pair = {name: consortium[name] for name in ("north", "middle")}
+    there, here = (
+        Federation(case.kind(**case.parameters), pair, tmp_path / name, case.network, case.training, rounds=2)
+        for name in ("there", "here")
+    )
+    rows, expected = outcome(here, inside := here.executor())
+    with ray_executor(there, lent, **SHARE) as executor:
+        rows_on_ray, found = outcome(there, executor)
+        assert found == expected
+        assert [row["losses"] for row in rows_on_ray] == [row["losses"] for row in rows]
+        request = there.method.scoring_request(there.train(executor))
+        drawn = executor.samples(request)
+        assert drawn == inside.samples(request)
+        assert [one.site for one in drawn] == list(pair)
+        assert all(one.pictures[one.site].startswith(b"\x89PNG") for one in drawn)
+        os.kill(executor.describe()["middle"].pid, signal.SIGKILL)
+        wait_for(lambda: executor.describe() and executor.restarts, "a restart")
+        for part in (0, 1):
+            again = [one.columns for one in executor.evaluate(request, "test", part)]
+            assert again == [one.columns for one in inside.evaluate(request, "test", part)]
+
+
+def test_actors_of_a_pool_serve_the_next_executor_with_the_bits_of_new_ones(
+    consortium: dict[str, Path], tmp_path: Path, lent: ActorPool
+) -> None:
+    pair = {name: consortium[name] for name in ("north", "middle")}
+    feds = [
+        Federation(FedAvg(), pair, tmp_path / "first", rounds=1),
+        Federation(FedPer(), pair, tmp_path / "second", training={"learning_rate": 0.01}, rounds=2),
+    ]
+    pids = []
+
+    def started(fed: Federation, share: dict[str, Any]) -> tuple[RayExecutor, dict[str, int]]:
+        executor = RayExecutor(fed.plans(), Resources(**share), pool=lent)
+        return executor, {name: one.pid for name, one in executor.describe().items()}
+
+    for fed in feds:
+        here = replace(fed, memory=tmp_path / f"here-{fed.memory.name}")
+        executor, found = started(fed, SHARE)
+        pids.append(found)
+        assert outcome(fed, executor)[1] == outcome(here, here.executor())[1]
+        assert executor.restarts == 0
+        executor.close()
+    assert pids[0] == pids[1]
+
+    # One that died while a call of its executor was open is not used again.
+    executor, third = started(feds[0], SHARE)
+    assert third == pids[0]
+    os.kill(third["north"], signal.SIGKILL)
+    wait_for(lambda: executor.describe() and executor.restarts, "a restart")
+    third = {name: one.pid for name, one in executor.describe().items()}
+    executor.close()
+    executor, fourth = started(feds[0], SHARE)
+    assert fourth["middle"] == third["middle"]
+    assert fourth["north"] != third["north"]
+    executor.close()
+
+    # Another share of the processors: another actor, and the idle ones are ended, also one that died idle.
+    os.kill(fourth["north"], signal.SIGKILL)
+    executor, fifth = started(replace(feds[0], paths={"north": consortium["north"]}), ALONE)
+    assert fifth["north"] not in {*pids[0].values(), *third.values(), *fourth.values()}
+    wait_for(lambda: not title(fourth["middle"]), "the end of an actor that nobody can use")
+    executor.close()
+
+
+def test_a_tuned_site_that_comes_back_is_tuned(consortium: dict[str, Path], tmp_path: Path, lent: ActorPool) -> None:
+    from fedrecon.sites.classical import RECONSTRUCTORS
+
+    fed = Federation(FedAvg(), consortium, tmp_path)
+    classical = {"network": None, "reconstructor": RECONSTRUCTORS["tv"](), "evaluation": Evaluation(max_slices=1)}
+    plans = [replace(plan, **classical) for plan in fed.plans()][:1]
+    request, here, executor = (
+        fed.method.request(fed.begin()),
+        InProcessExecutor(plans),
+        RayExecutor(plans, Resources(**ALONE), pool=lent),
+    )
+    try:
+        assert {n: one.parameters for n, one in here.tune_reconstructors().items()} == {
+            n: one.parameters for n, one in executor.tune_reconstructors().items()
+        }
+        os.kill(executor.describe()["north"].pid, signal.SIGKILL)
+        wait_for(lambda: executor.describe() and executor.restarts, "a restart")
+        expected = [one.columns["ssim"] for one in here.evaluate(request, "test")]
+        assert [one.columns["ssim"] for one in executor.evaluate(request, "test")] == expected
+        untuned = InProcessExecutor(plans).evaluate(request, "test")
+        assert [one.columns["ssim"] for one in untuned] != expected
+        assert executor.restarts == 1
+    finally:
+        executor.close()
+
+
+def test_a_shard_that_is_not_there_on_the_node_is_named(four: Federation, tmp_path: Path) -> None:
+    plans = [replace(four.plans()[1], shards={"middle": str(tmp_path / "nowhere" / "middle.h5")})]
+    with pytest.raises(RunError, match=r"site 'middle': .*nowhere/middle\.h5") as error:
+        RayExecutor(plans, Resources(cpus_per_site=1, gpus_per_site=0))
+    assert "Traceback" not in str(error.value)

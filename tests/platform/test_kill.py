@@ -1,10 +1,12 @@
-"""A site's process dies with kill -9: it comes back and the bits stay; or it stays dead, and nobody hides it."""
+"""A site's process dies with kill -9: it comes back and the bits stay; or it stays dead, and nobody hides it.
+
+A process that imports torch is four CPU-seconds: one that outlived a test serves the next that can use it.
+"""
 
 import json
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,15 +17,17 @@ import pytest
 from clusters import local_cluster
 from drivers import ROUNDS, experiment, fair
 from memory_store import MemoryStore
-from ray_executors import killed_in_fit, memory_bits, outcome, ray_executor, title, wait_for
+from ray_executors import killed_in_fit, memory_bits, outcome, ray_executor
 from test_training_run import bits as run_bits
 from test_training_run import finish
 from tiny import Commits, Federation, bits
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.execution.liveness import Patience
+from fedrecon.platform.execution.site_actor import ActorPool
 from fedrecon.platform.runs.context import RunContext
-from fedrecon.platform.runs.run import run, steps
+from fedrecon.platform.runs.run import steps
+from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.errors import RunError
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.fedavg import FedAvg
@@ -38,6 +42,14 @@ def cluster() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def pool(cluster: None) -> Iterator[ActorPool]:
+    """The actors of sites that did not die, for the next test that asks for the same ones."""
+    pool = ActorPool()
+    yield pool
+    pool.close()
+
+
 class Impatient(Patience):
     def limit(self, tries: int) -> float:
         return 60.0 if tries else 4.0
@@ -45,7 +57,7 @@ class Impatient(Patience):
 
 @pytest.mark.kill
 def test_a_site_that_dies_or_is_stopped_comes_back_with_the_same_bits(
-    consortium: dict[str, Path], tmp_path: Path
+    consortium: dict[str, Path], tmp_path: Path, pool: ActorPool
 ) -> None:
     """Killed in a fit of the second round, and again between two rounds; then SIGSTOP in a fit of the fourth.
 
@@ -61,7 +73,7 @@ def test_a_site_that_dies_or_is_stopped_comes_back_with_the_same_bits(
     )
     _, expected = outcome(here, here.executor())
     record, lines = Commits(None), list[str]()
-    with ray_executor(there, cpus_per_site="auto") as executor:
+    with ray_executor(there, pool, cpus_per_site="auto") as executor:
         executor._watch.say = lines.append
         state = there.begin()
         for number in (1, 2, 3, 4):
@@ -87,63 +99,10 @@ def test_a_site_that_dies_or_is_stopped_comes_back_with_the_same_bits(
     ]
 
 
-def test_a_site_that_stays_dead_stops_the_run_by_name(consortium: dict[str, Path], tmp_path: Path) -> None:
-    fed = Federation(FedAvg(), {"middle": consortium["middle"]}, tmp_path, training={"local_epochs": 20})
-    record = Commits(None)
-    with ray_executor(fed, max_restarts=0) as executor:
-        process = executor.describe()["middle"].pid
-        with (
-            killed_in_fit(process),
-            pytest.raises(
-                RunError, match=r"site 'middle', round 1: stays dead.*resources\.min_sites is not set"
-            ) as error,
-        ):
-            fed.train(executor, record)
-    assert record.rounds == []
-    assert len(str(error.value)) < 600
-
-
-def test_with_min_sites_the_run_goes_on_and_says_who_replied(
-    consortium: dict[str, Path], tmp_path: Path, mlflow_template: Path
-) -> None:
-    """And the mean is over those that did, with their weights scaled to one."""
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    shutil.copy(mlflow_template / "mlflow.db", workspace / "mlflow.db")
-    given = experiment(consortium, "fedavg", local_epochs=20)
-    given["resources"] = {"max_restarts": 0, "min_sites": 2}
-    noted = lambda: next(workspace.glob("runs/*/environment.json"), None)  # noqa: E731
-
-    def kill() -> None:
-        wait_for(lambda: any(workspace.glob("runs/*/checkpoints/round-000001.safetensors")), "round 1")
-        path = noted()
-        assert path is not None
-        process = json.loads(path.read_text())["members"]["middle"]["pid"]
-        wait_for(lambda: "SiteActor.fit" in title(process), "a fit")
-        os.kill(process, signal.SIGKILL)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    result = run(given, workspace=workspace)
-    thread.join()
-    assert result.missing_sites == ("middle",)
-    assert set(result.sites) == {"north", "south"}
-    assert result.rounds == ROUNDS
-    from fedrecon.platform.storage.checkpoint import Checkpoints
-
-    found = Checkpoints(next(workspace.glob("runs/*/checkpoints"))).latest()
-    assert found is not None
-    replied = [row["replied"] for row in found[1]["rounds"]]
-    gone = next(i for i, row in enumerate(replied) if "middle" not in row)
-    assert 1 <= gone < ROUNDS
-    assert replied == [["middle", "north", "south"]] * gone + [["north", "south"]] * (ROUNDS - gone)
-    assert found[0].standing == {"middle": gone, "north": ROUNDS, "south": ROUNDS}
-
-
 @pytest.mark.kill
 @pytest.mark.parametrize(("name", "members"), [("personal", ("north", "middle")), ("patient", ("north",))])
 def test_the_keys_of_fair_comparisons_leave_the_same_bits_on_ray_and_after_deaths(
-    consortium: dict[str, Path], tmp_path: Path, name: str, members: tuple[str, ...]
+    consortium: dict[str, Path], tmp_path: Path, pool: ActorPool, name: str, members: tuple[str, ...]
 ) -> None:
     """A run on Ray is left after the third round, and ends in this process; with two sites one dies before that round.
 
@@ -152,14 +111,14 @@ def test_the_keys_of_fair_comparisons_leave_the_same_bits_on_ray_and_after_death
     sites, start = {one: consortium[one] for one in members}, {}
 
     def course(folder: str, given: dict[str, Any], executor: str = "in-process") -> Any:
-        context = RunContext(workspace=tmp_path / folder, executor=executor, store=MemoryStore())
+        context = RunContext(workspace=tmp_path / folder, executor=executor, store=MemoryStore(), pool=pool)
         return steps(Experiment.read(given), context)
 
     (tmp_path / "calm").mkdir()
     if name == "personal":
         start["start"] = finish(course("calm", experiment(sites, "fedavg", rounds=1)))[1].digest
     shutil.copytree(tmp_path / "calm", tmp_path / "stormy")
-    given = fair(sites, name, **start)
+    given = {**fair(sites, name, **start), "resources": {"cpus_per_site": 1}}
     rounds, calm = finish(course("calm", given))
     there = course("stormy", given, "actors")
     assert [next(there) for _ in range(2)] == rounds[:2]
@@ -176,3 +135,46 @@ def test_the_keys_of_fair_comparisons_leave_the_same_bits_on_ray_and_after_death
     assert run_bits(left, result) == run_bits(here, calm)
     memories = [memory_bits(one / "runs" / calm.digest / "private", 4) for one in (here, left)]
     assert memories[0] == memories[1] != {}
+
+
+LOST_FOR_GOOD = {"max_restarts": 0, "cpus_per_site": 0.5}
+
+
+def test_with_min_sites_the_run_goes_on_and_says_who_replied(
+    consortium: dict[str, Path], tmp_path: Path, pool: ActorPool
+) -> None:
+    """And the mean is over those that did, with their weights scaled to one."""
+    given = experiment(consortium, "fedavg", local_epochs=20)
+    given["resources"] = {**LOST_FOR_GOOD, "min_sites": 2}
+    course = steps(Experiment.read(given), RunContext(workspace=tmp_path, store=MemoryStore(), pool=pool))
+    next(course)
+    (noted,) = tmp_path.glob("runs/*/environment.json")
+    with killed_in_fit(json.loads(noted.read_text())["members"]["middle"]["pid"]):
+        next(course)
+    _, result = finish(course)
+    assert result.missing_sites == ("middle",)
+    assert set(result.sites) == {"north", "south"}
+    assert result.rounds == ROUNDS
+    found = Checkpoints(next(tmp_path.glob("runs/*/checkpoints"))).latest()
+    assert found is not None
+    replied = [row["replied"] for row in found[1]["rounds"]]
+    assert replied == [["middle", "north", "south"]] + [["north", "south"]] * (ROUNDS - 1)
+    assert found[0].standing == {"middle": 1, "north": ROUNDS, "south": ROUNDS}
+
+
+def test_a_site_that_stays_dead_stops_the_run_by_name(
+    consortium: dict[str, Path], tmp_path: Path, pool: ActorPool
+) -> None:
+    fed = Federation(FedAvg(), {"north": consortium["north"]}, tmp_path, training={"local_epochs": 20})
+    record = Commits(None)
+    with ray_executor(fed, pool, **LOST_FOR_GOOD) as executor:
+        process = executor.describe()["north"].pid
+        with (
+            killed_in_fit(process),
+            pytest.raises(
+                RunError, match=r"site 'north', round 1: stays dead.*resources\.min_sites is not set"
+            ) as error,
+        ):
+            fed.train(executor, record)
+    assert record.rounds == []
+    assert len(str(error.value)) < 600

@@ -1,5 +1,6 @@
 """The course of one experiment: its steps, its interruption, and a training that another run did already."""
 
+import copy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,31 @@ def finish(course):
             return committed, end.value
 
 
+@pytest.fixture(scope="module")
+def made():
+    """What :func:`trained` has trained."""
+    return {}
+
+
+@pytest.fixture
+def trained(made, pair, tmp_path_factory):
+    """Gives a folder a finished training of the pair: its store, its rounds and its result.
+
+    The same one is trained once, and each test changes a copy of its own.
+    """
+
+    def give(folder, strategy="fedavg", **training):
+        key = strategy, *training.items()
+        if key not in made:
+            place, store = tmp_path_factory.mktemp("trained"), MemoryStore()
+            made[key] = place, store, *finish(begin(experiment(pair, strategy, **training), place, store))
+        place, store, rounds, result = made[key]
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+        return copy.deepcopy(store), rounds, result
+
+    return give
+
+
 def bits(workspace, result):
     """The last state, by name, and the private memory of that round."""
     folder = RunFolder(workspace, result.digest)
@@ -104,10 +130,9 @@ def test_every_committed_round_is_yielded_before_the_result(pair, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_run_yields_its_rounds_again_and_trains_nothing(pair, tmp_path):
-    store, given = MemoryStore(), experiment(pair, "fedavg")
-    first, result = finish(begin(given, tmp_path, store))
-    again, told = finish(begin(given, tmp_path, store))
+def test_a_finished_run_yields_its_rounds_again_and_trains_nothing(pair, tmp_path, trained):
+    store, first, result = trained(tmp_path)
+    again, told = finish(begin(experiment(pair, "fedavg"), tmp_path, store))
     assert again == first
     assert (told.trained_rounds, told.resumed_from, told.run_id) == (0, ROUNDS, result.run_id)
     assert len(store.runs) == 1
@@ -115,10 +140,10 @@ def test_a_finished_run_yields_its_rounds_again_and_trains_nothing(pair, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "after"), [("fedavg", 0), ("fedavg", 1), ("local", 3), ("fedavg", ROUNDS)])
-def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path, strategy, after):
+def test_a_closed_training_is_killed_and_goes_on_to_the_same_bits(pair, tmp_path, trained, strategy, after):
     given = experiment(pair, strategy, optimizer_state="keep")
-    calm, stormy = MemoryStore(), MemoryStore()
-    committed, expected = finish(begin(given, tmp_path / "calm", calm))
+    calm, committed, expected = trained(tmp_path / "calm", strategy, optimizer_state="keep")
+    stormy = MemoryStore()
     course = begin(given, tmp_path / "stormy", stormy)
     for _ in range(after):
         next(course)
@@ -169,10 +194,10 @@ def test_a_checkpoint_that_is_damaged_after_the_end_is_not_evaluated_as_the_roun
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_a_round_beyond_the_last_is_no_finished_run(pair, tmp_path):
+def test_a_checkpoint_of_a_round_beyond_the_last_is_no_finished_run(pair, tmp_path, trained):
     """The run goes on from the round before, to the same bits."""
     given = experiment(pair, "fedavg")
-    _, expected = finish(begin(given, tmp_path / "calm", MemoryStore()))
+    _, _, expected = trained(tmp_path / "calm")
     course = begin(given, tmp_path / "cut", MemoryStore())
     next(course)
     course.close()
@@ -192,14 +217,19 @@ def other(given, **evaluation):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategy", "training"),
-    [("fedavg", {}), ("fedavg", {"optimizer_state": "keep"}), ("local", {}), ("ditto", {})],
+    ("strategy", "training", "compared"),
+    [("fedavg", {}, {5, 6}), ("fedavg", {"optimizer_state": "keep"}, {6}), ("local", {}, {6}), ("ditto", {}, {6})],
     ids=["fedavg", "fedavg-keep", "local", "several losses"],
 )
-def test_what_differs_only_in_its_evaluation_takes_the_training_over(pair, tmp_path, strategy, training):
-    """A chain of three: the third one takes over from whoever there is; each as if it had run alone."""
-    given, store = experiment(pair, strategy, **training), MemoryStore()
-    _, first = finish(begin(given, tmp_path / "shared", store))
+def test_what_differs_only_in_its_evaluation_takes_the_training_over(
+    pair, tmp_path, trained, strategy, training, compared
+):
+    """A chain of three: the third one takes over from whoever there is; each as if it had run alone.
+
+    The second one of a chain is compared where the strategy is FedAvg.
+    """
+    given = experiment(pair, strategy, **training)
+    store, _, first = trained(tmp_path / "shared", strategy, **training)
     psnr = {first.validation["mean/psnr"]}
     for number, seed in enumerate((5, 6), start=1):
         one = other(given, mask_seed=seed)
@@ -213,7 +243,9 @@ def test_what_differs_only_in_its_evaluation_takes_the_training_over(pair, tmp_p
         assert tags["fedrecon.training_digest"] == first.training_digest
         assert same(weights(store.runs[number]), weights(store.runs[0]))
         assert (taken.bytes_up, taken.bytes_down) == (first.bytes_up, first.bytes_down)
-
+        psnr.add(taken.validation["mean/psnr"])
+        if seed not in compared:
+            continue
         alone = MemoryStore()
         _, expected = finish(begin(one, tmp_path / f"alone-{seed}", alone))
         assert expected.trained_rounds == ROUNDS
@@ -221,16 +253,14 @@ def test_what_differs_only_in_its_evaluation_takes_the_training_over(pair, tmp_p
         assert bits(tmp_path / "shared", taken) == bits(tmp_path / f"alone-{seed}", expected)
         assert taken.validation == expected.validation
         assert (taken.sites, taken.mean) == (expected.sites, expected.mean)
-        psnr.add(taken.validation["mean/psnr"])
     assert len(psnr) == 3
 
 
 @pytest.mark.slow
-def test_a_run_that_took_a_training_over_can_be_evaluated_by_itself(pair, tmp_path):
+def test_a_run_that_took_a_training_over_can_be_evaluated_by_itself(pair, tmp_path, trained):
     """Also where each site has its own network, and after the run that trained was set aside."""
-    given, store = experiment(pair, "local"), MemoryStore()
-    _, first = finish(begin(given, tmp_path, store))
-    _, taken = finish(begin(other(given, mask_seed=5), tmp_path, store))
+    store, _, first = trained(tmp_path, "local")
+    _, taken = finish(begin(other(experiment(pair, "local"), mask_seed=5), tmp_path, store))
     RunFolder(tmp_path, first.digest).set_aside()
     rows = evaluate(taken.digest, workspace=tmp_path)["rows"]
     assert {row["site"]: row["psnr"] for row in rows} == pytest.approx(
@@ -240,10 +270,9 @@ def test_a_run_that_took_a_training_over_can_be_evaluated_by_itself(pair, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fedavg", "local"])
-def test_a_take_over_that_was_cut_short_goes_on(pair, tmp_path, strategy):
-    given, store = experiment(pair, strategy), MemoryStore()
-    _, first = finish(begin(given, tmp_path, store))
-    one = other(given, mask_seed=5)
+def test_a_take_over_that_was_cut_short_goes_on(pair, tmp_path, trained, strategy):
+    store, _, first = trained(tmp_path, strategy)
+    one = other(experiment(pair, strategy), mask_seed=5)
     course = begin(one, tmp_path, store)
     step = next(course)
     course.close()
@@ -258,10 +287,9 @@ def test_a_take_over_that_was_cut_short_goes_on(pair, tmp_path, strategy):
 
 
 @pytest.mark.slow
-def test_rerun_trains_again(pair, tmp_path):
-    given, store = experiment(pair, "fedavg"), MemoryStore()
-    finish(begin(given, tmp_path, store))
-    seen, result = finish(begin(other(given, mask_seed=5), tmp_path, store, rerun=True))
+def test_rerun_trains_again(pair, tmp_path, trained):
+    store, _, _ = trained(tmp_path)
+    seen, result = finish(begin(other(experiment(pair, "fedavg"), mask_seed=5), tmp_path, store, rerun=True))
     assert [one.round for one in seen] == [1, 2, 3, 4]
     assert (result.trained_rounds, result.resumed_from) == (ROUNDS, 0)
     assert "fedrecon.trained_by" not in store.runs[1].info.tags
@@ -281,10 +309,9 @@ def test_a_training_that_is_not_finished_is_not_taken_over(pair, tmp_path):
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"operator": {"mask": "random", "acceleration": 2}}, {"strategy": {"name": "fedprox"}}]
 )
-def test_what_trains_otherwise_trains_itself(pair, tmp_path, change):
-    given, store = experiment(pair, "fedavg", rounds=1), MemoryStore()
-    finish(begin(given, tmp_path, store))
-    _, result = finish(begin({**given, **change}, tmp_path, store))
+def test_what_trains_otherwise_trains_itself(pair, tmp_path, trained, change):
+    store, _, _ = trained(tmp_path, rounds=1)
+    _, result = finish(begin({**experiment(pair, "fedavg", rounds=1), **change}, tmp_path, store))
     assert result.trained_rounds == 1
 
 

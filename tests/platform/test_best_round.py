@@ -27,7 +27,13 @@ def course(consortium, tmp_path, monkeypatch):
 
     def run(folder, strategy="fedavg", after=None, evaluation=None, psnr=PSNR, **training):
         given = experiment(pair, strategy, **{"rounds": 5, **training})
-        given["evaluation"] = {**given["evaluation"], "every": 1, "panels": False, **(evaluation or {})}
+        given["evaluation"] = {
+            **given["evaluation"],
+            "every": 1,
+            "panels": False,
+            "max_slices": 1,
+            **(evaluation or {}),
+        }
         at = iter(psnr)
         monkeypatch.setattr(recorder, "flat_metrics", lambda _, **more: {"mean/psnr": next(at)})
         store = MemoryStore()

@@ -50,17 +50,21 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 
 WAITING = ("ray", "kill", "server")
-"""The marks of tests that wait more than they compute."""
+"""The marks of tests that wait more than they compute, in the order in which their files come."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for Ray, processes or servers come first, then those with the most tests.
+    """Files that wait for Ray, for processes or for servers come first, in this order; then those with the most tests.
 
-    So no worker is left alone with a long file at the end, and the files that share a Ray follow each other.
+    So no worker is left alone with a long file at the end, and the files that share a Ray follow each other: a file
+    without Ray between them would end it.
     """
     counts = Counter(item.path for item in items)
-    waiting = {item.path for item in items if any(item.get_closest_marker(mark) for mark in WAITING)}
-    items.sort(key=lambda item: (0, 0) if item.path in waiting else (1, -counts[item.path]))
+    ranks = dict.fromkeys(counts, len(WAITING))
+    for item in items:
+        found = [rank for rank, mark in enumerate(WAITING) if item.get_closest_marker(mark)]
+        ranks[item.path] = min([ranks[item.path], *found])
+    items.sort(key=lambda item: (one := ranks[item.path], -counts[item.path] if one == len(WAITING) else 0))
 
 
 @pytest.fixture(scope="session", autouse=True)

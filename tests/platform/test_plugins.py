@@ -50,13 +50,19 @@ def test_the_examples_are_short():
 
 
 @pytest.fixture(scope="module")
-def finished(consortium, mlflow_template, tmp_path_factory):
+def pair(consortium):
+    """The sites of what is trained here: each is a process of its own on Ray."""
+    return {name: consortium[name] for name in ("north", "middle")}
+
+
+@pytest.fixture(scope="module")
+def finished(pair, mlflow_template, tmp_path_factory):
     """A run of the three examples, from an experiment's file; all files are gone when it has finished."""
     folder = tmp_path_factory.mktemp("extended")
     shutil.copy(mlflow_template / "mlflow.db", folder / "mlflow.db")
     (source := folder / "source").mkdir()
     write_examples(source)
-    (source / "experiment.yaml").write_text(yaml.safe_dump(extended(consortium, list(EXAMPLES))))
+    (source / "experiment.yaml").write_text(yaml.safe_dump(extended(pair, list(EXAMPLES))))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         result = fedrecon.run(source / "experiment.yaml", workspace=folder, in_process=True)
@@ -90,9 +96,9 @@ def test_the_record_of_a_run_names_the_files_and_their_hashes(finished):
 
 
 @pytest.mark.slow
-def test_the_same_text_is_the_same_run_and_an_edit_is_another(finished, consortium, tmp_path):
+def test_the_same_text_is_the_same_run_and_an_edit_is_another(finished, pair, tmp_path):
     workspace, result = finished
-    given = extended(consortium, write_examples(tmp_path))
+    given = extended(pair, write_examples(tmp_path))
     assert fedrecon.run(given, workspace=workspace, in_process=True).run_id == result.run_id
     (tmp_path / "half.py").write_text(EXAMPLES["half.py"] + "# edited\n")
     shards = {name: shard.content_hash for name, shard in open_sites(given["sites"]).items()}
@@ -379,13 +385,11 @@ def test_a_plug_in_file_is_read_once_and_named_without_its_folder(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_actors_train_with_plug_ins_whose_files_are_gone_to_the_same_bits(finished, consortium, tmp_path):
+def test_actors_train_with_plug_ins_whose_files_are_gone_to_the_same_bits(finished, pair, tmp_path):
     from clusters import local_cluster
 
     workspace, result = finished
-    one = Experiment.read(
-        extended(consortium, write_examples(tmp_path), resources={"crew": "actors", "cpus_per_site": 0.5})
-    )
+    one = Experiment.read(extended(pair, write_examples(tmp_path), resources={"crew": "actors", "cpus_per_site": 0.5}))
     for name in EXAMPLES:
         (tmp_path / name).unlink()
     shutil.copy(workspace / "mlflow.db", tmp_path / "mlflow.db")

@@ -10,6 +10,7 @@ import pytest
 from clusters import local_cluster
 from hospitals import PERSON, hospital
 from safetensors.numpy import load_file
+from test_training_run import finish
 from tiny import NETWORKS, PARAMETERS, UNET, make_volume
 
 import fedrecon
@@ -18,25 +19,21 @@ from fedrecon.platform.execution import wire_log
 from fedrecon.platform.execution.wire_log import WireLog, described
 from fedrecon.platform.inference.evaluate import evaluate
 from fedrecon.platform.inference.reconstruct import reconstruct
-from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.runs.context import RunContext
+from fedrecon.platform.runs.run import steps
 from fedrecon.platform.storage.parquet import read_table
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
-from fedrecon.sites import wire, wire_check
 from fedrecon.sites.data.pseudonyms import KEY_FILE, Pseudonyms
 from fedrecon.sites.data.shard import Shard, write_shard
-from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.wire import TrainReply, TrainRequest
-from fedrecon.strategies import STRATEGIES
 
 pytestmark = pytest.mark.slow
 
-PICTURES = ("fedavg", "fedgimp")
-"""Drawing takes longer than all else in these runs: of a network that reconstructs and of a prior it is seen here."""
-
-
 UNDRAWN = {"every": 2, "panels": False}
+"""Drawing takes longer than all else in these runs."""
 
 
 def given(paths, name="fedavg", **more):
@@ -45,7 +42,7 @@ def given(paths, name="fedavg", **more):
         "strategy": {"name": name, **PARAMETERS.get(name, {})},
         "network": NETWORKS.get(name, UNET),
         "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01},
-        "evaluation": {"every": 1, "panels": name in PICTURES},
+        "evaluation": UNDRAWN,
         **more,
     }
 
@@ -54,53 +51,6 @@ def crossed(workspace, result):
     """The rows of a run's ``wire.parquet``."""
     columns = read_table(run_store(None, workspace).local_artifact(result.run_id, "wire.parquet"))
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-class Watched:
-    """Every object that goes through the gate, in either direction, of any executor in this process."""
-
-    def __init__(self, monkeypatch):
-        self.seen = []
-        from fedrecon.sites.member import gate
-
-        real = gate.call
-
-        def call(site, method, arguments):
-            answer = real(site, method, arguments)
-            self.seen += [*arguments, *([] if answer is None else [answer])]
-            return answer
-
-        monkeypatch.setattr(gate, "call", call)
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_all_that_crosses_is_of_the_list_and_in_the_record(name, consortium, workspace, monkeypatch):
-    """Every strategy, from the start of a run to its artifacts, then ``evaluate``."""
-    watched = Watched(monkeypatch)
-    result = fedrecon.run(given(consortium, name), workspace=workspace, in_process=True)
-    lines = RunFolder(workspace, result.digest).path / "wire.jsonl"
-    trained = len(WireLog(lines).rows)
-    evaluate(result.digest, workspace=workspace)
-    assert {"TrainRequest", "ScoreTask", "Scores"} <= {row["type"] for row in WireLog(lines).rows[trained:]}
-    assert watched.seen
-    for message in watched.seen:
-        assert wire_check.check_message(message) is message
-    assert not any(isinstance(one, wire.PrivatePart) for one in watched.seen)
-
-    rows = crossed(workspace, result)
-    assert {row["type"] for row in rows} <= {one.__name__ for one in wire.MESSAGES}
-    replies = [row for row in rows if row["type"] == "TrainReply"]
-    members = STRATEGIES[name](**PARAMETERS.get(name, {})).roster(sorted(consortium))
-    assert [(row["round"], row["site"]) for row in replies] == [(n, m) for n in (1, 2) for m in members]
-    assert all(row["direction"] == "up" for row in replies)
-    requests = [row for row in rows if row["type"] == "TrainRequest" and row["round"] == 1]
-    assert len({row["hash"] for row in requests}) == 1  # all sites get the same
-    assert result.bytes_up == sum(
-        4 * np.prod([int(n) for n in shape.split("x")])
-        for row in replies
-        for part, shape in zip(row["names"], row["shapes"], strict=True)
-        if shape and (part == "shared" or part.startswith("extra/"))
-    )
 
 
 def test_what_a_message_holds_and_its_hash_by_hand():
@@ -129,19 +79,34 @@ def test_the_record_keeps_every_message_at_once_and_survives_a_torn_line(tmp_pat
     assert WireLog(path).rows == again.rows
 
 
-@pytest.mark.ray
-def test_on_ray_the_record_is_the_same(consortium, mlflow_template, tmp_path):
-    found = {}
-    pair = {site: consortium[site] for site in ("north", "middle")}
+@pytest.fixture(scope="module")
+def pool():
+    """The actors of the first test on Ray, for the next one: a process that imports torch is four CPU-seconds."""
+    from fedrecon.platform.execution.site_actor import ActorPool
+
     with local_cluster(num_cpus=2):
-        for where in ("in-process", "actors"):
-            place = tmp_path / where
-            place.mkdir()
-            (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
-            alike = {"resources": {"crew": where}, "publish_private": "all"}
-            drawn = {"every": 2, "panels": True}
-            result = fedrecon.run(given(pair, "fedper", evaluation=drawn, **alike), workspace=place)
-            found[where] = list(crossed(place, result))
+        pool = ActorPool()
+        yield pool
+        pool.close()
+
+
+def run_in(workspace, described_as, executor, pool):
+    """As ``fedrecon.run`` does it, with the actors of a pool."""
+    context = RunContext(workspace, executor, pool=pool)
+    return finish(steps(Experiment.read({**described_as, "resources": {"cpus_per_site": 0.5}}), context))[1]
+
+
+@pytest.mark.ray
+def test_on_ray_the_record_is_the_same(consortium, mlflow_template, tmp_path, pool):
+    found = {}
+    pair = {"ward": consortium["north"], "middle": consortium["middle"]}
+    for where in ("in-process", "actors"):
+        place = tmp_path / where
+        place.mkdir()
+        (place / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
+        told = given(pair, "fedper", evaluation={"every": 2, "panels": True}, publish_private="all")
+        result = run_in(place, told, where, pool)
+        found[where] = list(crossed(place, result))
     keys = ("round", "site", "direction", "type", "names", "shapes", "hash")
 
     def exact(rows):  # seconds and process ids differ
@@ -188,17 +153,6 @@ def private_files(workspace, result):
     return sorted(path.name for path in root.rglob("private/*"))
 
 
-@pytest.mark.parametrize("name", ["fedper", "local", "ditto"])
-def test_without_consent_no_private_part_reaches_driver_or_tracker(name, consortium, workspace):
-    result = fedrecon.run(given(consortium, name, seed=1), workspace=workspace, in_process=True)
-    assert private_files(workspace, result) == []
-    assert "PrivatePart" not in {row["type"] for row in crossed(workspace, result)}
-    assert evaluate(result.digest, workspace=workspace)["rows"]  # used where they lie
-    trained = TrainedRun.load(workspace, result.digest)
-    with pytest.raises(InputError, match="did not agree"):
-        trained.private_part("north", ())
-
-
 def test_consent_publishes_those_who_gave_it_and_asking_again_adds_others(consortium, workspace):
     def asked(consent):
         described_as = given(consortium, "fedper", seed=2, publish_private=consent)
@@ -206,12 +160,15 @@ def test_consent_publishes_those_who_gave_it_and_asking_again_adds_others(consor
 
     one = asked(["north"])
     assert private_files(workspace, one) == ["north.safetensors"]
+    lines = RunFolder(workspace, one.digest).path / "wire.jsonl"
     parts = [row["site"] for row in crossed(workspace, one) if row["type"] == "PrivatePart"]
     assert parts == ["north"]
     again = asked("all")
     assert (again.run_id, again.trained_rounds) == (one.run_id, 0)
     assert private_files(workspace, one) == [f"{site}.safetensors" for site in ("middle", "north", "south")]
     assert RunFolder(workspace, one.digest).published() == ["middle", "north", "south"]
+    later = [row["site"] for row in WireLog(lines).rows if row["type"] == "PrivatePart"][1:]
+    assert {"middle", "south"} <= {*later}  # what is published later is in the record
 
 
 # --- pictures ---
@@ -235,7 +192,8 @@ def test_pictures_of_patients_leave_only_where_the_key_says_so(panels, drawn, tm
         volumes = [make_volume(f"{site}-{split}", split, 2, 1, 3 * seed + k) for k, split in enumerate(splits)]
         paths[site] = tmp_path / f"{site}.h5"
         write_shard(paths[site], site, volumes, simulated=True, phase="smooth", **origin)
-    result = fedrecon.run(given(paths, evaluation={"every": 2, "panels": panels}), workspace=tmp_path, in_process=True)
+    alone = {"evaluation": {"every": 1, "panels": panels}, "training": {"rounds": 1}}
+    result = fedrecon.run(given(paths, **alone), workspace=tmp_path, in_process=True)
     said = capsys.readouterr().err
     assert f"(evaluation.panels: {str(panels).lower()})" in said
     assert (f"pictures of {', '.join(drawn)} leave" in said) if drawn else ("no picture leaves" in said)
@@ -258,7 +216,7 @@ def everything_written(*folders):
 
 
 @pytest.mark.ray
-def test_neither_a_name_of_a_file_nor_a_private_part_is_found_anywhere(tmp_path, mlflow_template, capfd):
+def test_neither_a_name_of_a_file_nor_a_private_part_is_found_anywhere(tmp_path, mlflow_template, capfd, pool):
     """After a run, an evaluation, a reconstruction, a sweep and a study: workspace, MLflow, logs, Ray's session.
 
     The site's own folder holds its private memory, and the folder of the shards holds the key: nothing else does.
@@ -273,7 +231,8 @@ def test_neither_a_name_of_a_file_nor_a_private_part_is_found_anywhere(tmp_path,
         import ray
 
         session = Path(ray._private.worker._global_node.get_session_dir_path())
-        run = fedrecon.run(base, workspace=place)
+        run = run_in(place, base, "actors", pool)
+        pool.close()  # an idle actor would hold what the trial needs
         evaluate(run.digest, accelerations=[2], workspace=place)
         reconstruct(run.digest, path, tmp_path / "images.h5", site="ward", workspace=place)
         zero = {**base, "reconstructor": "zero_filled"}
@@ -300,28 +259,17 @@ def test_neither_a_name_of_a_file_nor_a_private_part_is_found_anywhere(tmp_path,
     assert set(scores["subject"]) == {pseudonym}
 
 
-def test_what_is_published_later_is_in_the_record(consortium, workspace):
-    base = given(consortium, "fedper", seed=17)
-    done = fedrecon.run(base, workspace=workspace, in_process=True)
-    fedrecon.run({**base, "publish_private": ["north"]}, workspace=workspace, in_process=True)
-    rows = WireLog(RunFolder(workspace, done.digest).path / "wire.jsonl").rows
-    assert [(row["site"], row["direction"]) for row in rows if row["type"] == "PrivatePart"] == [("north", "up")]
-
-
 def test_shards_without_a_key_are_named_at_the_start(consortium, workspace, capsys):
-    fedrecon.run(given(consortium, seed=3, evaluation=UNDRAWN), workspace=workspace, in_process=True)
+    fedrecon.run(given(consortium, seed=3), workspace=workspace, in_process=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if "subjects" in line]
     assert any(set(consortium) <= set(re.findall(r"\w+", line)) for line in lines)
 
 
-def test_no_name_of_another_site_goes_to_a_site(consortium, workspace):
-    """What goes down holds no subject at all: neither plans nor requests."""
+def test_no_name_of_another_site_goes_to_a_site(consortium):
+    """What goes down holds no subject at all."""
     plan = _plan(consortium)
     subjects = {subject for path in consortium.values() for subject in Shard.open(path).subjects}
     assert not any(subject in repr(plan) for subject in subjects)
-    result = fedrecon.run(given(consortium, seed=4, evaluation=UNDRAWN), workspace=workspace, in_process=True)
-    lines = (RunFolder(workspace, result.digest).path / "wire.jsonl").read_text().splitlines()
-    assert {json.loads(line)["direction"] for line in lines} == {"up", "down"}
 
 
 def test_a_request_to_many_sites_is_hashed_once_and_noted_for_each(monkeypatch):

@@ -327,7 +327,10 @@ def test_list_names_the_whole_registry(call, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tv", "zero_filled"])
 def test_classical_reconstructors_train_nothing(call, consortium, workspace, tmp_path, name):
-    path = written(tmp_path, {site: consortium[site] for site in ("middle", "south")}, reconstructor=name)
+    scored = {"max_slices": 1, "panels": False}  # a search over many parameters for each slice
+    path = written(
+        tmp_path, {site: consortium[site] for site in ("middle", "south")}, reconstructor=name, evaluation=scored
+    )
     found = call("run", path, "--in-process", "--workspace", workspace, "--json")
     assert found.code == 0
     assert (found.json["rounds"], found.json["bytes_up"]) == (0, 0)

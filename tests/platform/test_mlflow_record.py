@@ -218,6 +218,7 @@ def test_sites_with_networks_of_their_own_have_a_model_only_by_consent(strategy,
 
     source, kspace, mask = undersampled
     one = {"strategy": {"name": strategy}, "network": NETWORKS.get(strategy, UNET), "publish_private": ["north"]}
+    one["evaluation"] = {"every": 2, "panels": False}  # drawing takes longer than the rest
     store = MemoryStore()
     context = RunContext(workspace=tmp_path, executor="in-process", store=store)
     running = steps(Experiment.read(described(consortium, **one)), context)

@@ -241,6 +241,9 @@ class Journal:
         return found if found.is_file() else None
 
     def _keep(self, path: Path, name: Path) -> None:
+        kept = self.folder / name
+        if kept.exists() and kept.samefile(path):  # a link to it would stay beside it: no link replaces its own file
+            return
         with atomic.replacing(self.folder / name) as temporary:
             try:
                 os.link(path, temporary)

@@ -343,6 +343,12 @@ def test_an_artifact_costs_no_second_copy(tmp_path):
     kept = journal.artifact_path("private/weights.safetensors")
     assert kept.stat().st_ino == path.stat().st_ino
     assert journal.artifact_path("weights.safetensors") is None
+    journal.artifact(path, "private")  # the same file once more, as a finished study records its scores
+    assert [one.name for one in kept.parent.iterdir()] == ["weights.safetensors"]
+    atomic.write_bytes(path, b"others")
+    journal.artifact(path, "private")
+    assert kept.read_bytes() == b"others"
+    assert [one.name for one in kept.parent.iterdir()] == ["weights.safetensors"]
 
 
 def test_a_uri_is_noted_without_its_password(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from tiny import DENOISER, UNET, make_volume
 
 import fedrecon
-from fedrecon.platform.inference.reconstruct import Images, _use_tuned
+from fedrecon.platform.inference.reconstruct import Images
+from fedrecon.platform.inference.tuned_by_run import use_tuned
 from fedrecon.sites.classical.tv import TotalVariation
 from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.data.volume import central
@@ -77,11 +78,11 @@ def test_whose_parameters_are_taken_is_said_where_sites_were_tuned_differently()
         folder = SimpleNamespace(result=lambda: {"environment": {"tuned": parameters}})
         return SimpleNamespace(folder=folder, experiment=SimpleNamespace(trains=False, reconstructor={"name": "tv"}))
 
-    with pytest.raises(InputError, match=r"--site whose .*a \(weight=0.1, iterations=5\), b \(weight=0.2, "):
-        _use_tuned(trained(a=0.1, b=0.2), worker, None)
-    _use_tuned(trained(a=0.1, b=0.2), worker, "b")
-    _use_tuned(trained(a=0.3, b=0.3), worker, None)
-    _use_tuned(trained(), worker, None)  # nothing was tuned
+    with pytest.raises(InputError, match=r"say which: a \(weight=0.1, iterations=5\), b \(weight=0.2, "):
+        use_tuned(trained(a=0.1, b=0.2), worker, None, "say which")
+    use_tuned(trained(a=0.1, b=0.2), worker, "b", "say which")
+    use_tuned(trained(a=0.3, b=0.3), worker, None, "say which")
+    use_tuned(trained(), worker, None, "say which")  # nothing was tuned
     assert [one.parameters["weight"] for one in used] == [0.2, 0.3]
 
 

@@ -310,10 +310,11 @@ class Site:
 
     @cached_property
     def _real(self) -> tuple[Tensor, Tensor]:
-        """Images of the training slices and of the validation slices, for the comparison with drawn images."""
+        """Images of the training slices and of the validation slices of their matrix size, to compare drawn ones."""
         from fedrecon.sites.scoring.prior_distance import images
 
-        return images(self._full("train")), images(self._full("validation"))
+        known = images(self._full("train"))
+        return known, images(self._full("validation"), (known.shape[1], known.shape[2]))
 
     def _full(self, split: str) -> Slices:
         """The fully sampled slices of a split, for a method whose training does not know the operator."""

@@ -9,6 +9,7 @@ one site, but not between sites.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -52,9 +53,10 @@ def compare(draw: Draw, known: Tensor, fresh: Tensor, seed: int, site: str) -> d
         ``nearest``: the median distance from a drawn image to its nearest training slice (pixel by pixel after
         pooling), divided by the median distance from a validation slice to its nearest training slice. A value far
         below 1 means that the prior copies training slices.
-        The result is empty with fewer than 3 training slices or fewer than 2 validation slices.
+        The result is empty with fewer than 3 training slices or fewer than 2 validation slices, and if these differ in
+        matrix size: pooling would compare two fields of view.
     """
-    if len(known) < 3 or len(fresh) < 2:
+    if len(known) < 3 or len(fresh) < 2 or known.shape[1:] != fresh.shape[1:]:
         return {}
     generator = torch_generator(seed, "compare", site)
     drawn = torch.cat([draw(BATCH, generator) for _ in range(COUNT // BATCH)])
@@ -86,15 +88,21 @@ def grid(draw: Draw, known: Tensor, seed: int, site: str) -> bytes:
     return buffer.getvalue()
 
 
-def images(slices: Slices) -> Tensor:
-    """(n, y, x) magnitude of every slice of the most common matrix size, divided by its peak."""
+def images(slices: Slices, shape: tuple[int, int] | None = None) -> Tensor:
+    """(n, y, x) magnitude of every slice of one matrix size, divided by its peak.
+
+    Args:
+        slices: the slices of a split.
+        shape: the matrix size (y, x); None takes the one that most slices have.
+    """
     batches = [slices.scoring(items, 0) for items in slices.iterate(BATCH)]
     parts = [one.zero_filled.abs() / one.scale[:, None, None] for one in batches]
-    if not parts:
-        return torch.zeros(0, 1, 1)
-    shapes = [tuple(one.shape[1:]) for one in parts]
-    common = max(dict.fromkeys(shapes), key=shapes.count)
-    return torch.cat([one for one in parts if tuple(one.shape[1:]) == common])
+    sizes: Counter[tuple[int, ...]] = Counter()
+    for one in parts:
+        sizes[tuple(one.shape[1:])] += len(one)
+    wanted = shape or (sizes.most_common(1)[0][0] if sizes else (1, 1))
+    fitting = [one for one in parts if tuple(one.shape[1:]) == wanted]
+    return torch.cat(fitting) if fitting else torch.zeros(0, *wanted)
 
 
 def pooled(values: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Distances of drawn images to real ones: the kernel by hand, a perfect prior, a copying one, a poor one."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny import make_volume
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, write_shard
+from fedrecon.sites.member.site import Site
 from fedrecon.sites.scoring import prior_distance as sampling
 from fedrecon.sites.scoring.prior_distance import compare, grid, kernel_distance
 from fedrecon.sites.training.batches import Slices
@@ -91,6 +93,37 @@ def test_a_prior_s_frame_around_smaller_slices_is_no_distance(tmp_path):
     known, frame = sampling.images(train), torch.zeros(9, 32, 32)
     frame[:, 6:26, 2:30] = known  # the centre (10, 14) falls on (16, 16)
     assert compare(picks(frame), known, sampling.images(held_out), 0, "a")["nearest"] < 0.02
+
+
+def slices_of(path, given, split):
+    """The fully sampled slices of a split; ``given`` holds the split, the number of slices, coils and shape of each."""
+    volumes = [make_volume(f"v{k}", one, n, coils, k, shape) for k, (one, n, coils, shape) in enumerate(given)]
+    write_shard(path, "a", volumes, simulated=True, phase="smooth", origin="phantom")
+    full = Undersampling.read({"mask": "random", "acceleration": 1})
+    return Slices({"a": Shard.open(path)}, {"a": full}, split, torch.device("cpu"))
+
+
+def test_the_matrix_of_most_slices_counts_slices(tmp_path):
+    """16 slices are one batch; two slices of other coil counts are two."""
+    given = [("train", 16, 1, (32, 32)), ("train", 1, 1, (24, 24)), ("train", 1, 2, (24, 24))]
+    train = slices_of(tmp_path / "a.h5", given, "train")
+    assert sampling.images(train).shape == (16, 32, 32)
+    assert sampling.images(train, (24, 24)).shape == (2, 24, 24)
+    assert sampling.images(train, (8, 8)).shape == (0, 8, 8)
+
+
+def test_two_fields_of_view_have_no_distance(tmp_path, splits):
+    """A prior that copies would look as honest as any: the validation slices of another field are far from all."""
+    known = sampling.images(splits[0])
+    assert compare(picks(known), known, torch.rand(8, 48, 48), 0, "a") == {}
+
+
+def test_a_site_compares_validation_slices_of_the_training_slices_matrix(tmp_path):
+    given = [("train", 4, 1, (32, 32)), ("validation", 6, 1, (48, 48)), ("validation", 3, 1, (32, 32))]
+    train = slices_of(tmp_path / "a.h5", given, "train")
+    held_out = slices_of(tmp_path / "a.h5", given, "validation")
+    site = SimpleNamespace(_full={"train": train, "validation": held_out}.get)
+    assert [one.shape for one in Site._real.func(site)] == [(4, 32, 32), (3, 32, 32)]
 
 
 def test_the_grid_shows_drawn_images_above_real_ones(splits):

@@ -162,14 +162,18 @@ class FedDiff(MovingAverage, FedProx, Denoising):
         if training.loss != type(training).model_fields["loss"].default:
             raise ValueError(f"loss: feddiff has its own (of EDM); '{training.loss}' would change nothing")
 
-    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
-        """(count, y, x) magnitude images of that site with a peak of about 1: Euler's steps of the probability flow."""
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator, size: tuple[int, int]) -> Tensor:
+        """(count, y, x) magnitude images of that site with a peak of about 1: Euler's steps of the probability flow.
+
+        They have the matrix ``size``, because training shows positions from -1 to 1 over a slice's own matrix. In the
+        frame of a larger one, its pixels would be told other positions.
+        """
         import torch
 
         model: Any = network
         device, label = model.codes.device, model.label(site, count)
         levels = torch.linspace(HIGHEST, LOWEST, DRAW_STEPS).exp().tolist()
-        planes = levels[0] * torch.randn(count, model.n_planes, *model.size, generator=draws).to(device)
+        planes = levels[0] * torch.randn(count, model.n_planes, *size, generator=draws).to(device)
         for sigma, after in zip(levels, [*levels[1:], 0.0], strict=True):
             cleaned = model(planes, torch.full((count,), sigma, device=device), label)
             planes = cleaned + after / sigma * (planes - cleaned)

@@ -264,8 +264,11 @@ class FedGIMP(MovingAverage):
         moved = self._probability(fit) + sign * len(logits) / self.augmentation_images
         fit.memory[PROBABILITY] = np.array([min(max(moved, 0.0), LARGEST)], np.float32)
 
-    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
-        """(count, y, x) magnitude images of that site with a peak of about 1; w is truncated as in a reconstruction."""
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator, size: tuple[int, int]) -> Tensor:
+        """(count, y, x) magnitude images of that site with a peak of about 1; w is truncated as in a reconstruction.
+
+        They have the generator's one size, whatever ``size`` says: a smaller matrix lies in its centre, as in training.
+        """
         import torch
 
         model: Any = network

@@ -324,7 +324,7 @@ class Strategy(Plugin):
 
     # At scoring and at inference
 
-    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator, size: tuple[int, int]) -> Tensor:
         """Draws images from a prior. Called at scoring, for strategies that train a prior.
 
         Args:
@@ -332,9 +332,11 @@ class Strategy(Plugin):
             site: the name of the member for which it draws.
             count: the number of images.
             draws: a CPU generator; every random number comes from it.
+            size: the matrix (y, x) of the site's slices that the images are compared with.
 
         Returns:
-            (count, y, x) magnitude images with a peak of about 1.
+            (count, y, x) magnitude images with a peak of about 1, of that matrix; or of a larger one with the image of
+            the site in its centre, if the network has one size for all sites.
 
         Raises:
             NotImplementedError: the strategy trains no prior.

@@ -197,10 +197,11 @@ class Site:
         """Compares images that the prior draws for this site with its own slices; adds pictures if they are allowed."""
         from fedrecon.sites.scoring.prior_distance import compare, grid
 
-        plan = self.plan
+        plan, (known, fresh) = self.plan, self._real
         self.load(request)
         self.model.eval()
-        draw, (known, fresh) = partial(plan.method.draw, self.model, self.name), self._real
+        size = (known.shape[1], known.shape[2]) if len(known) else plan.images.size
+        draw = partial(plan.method.draw, self.model, self.name, size=size)
         allowed = set(self.pictured) == set(self.shards)
         pictures = {self.name: grid(draw, known, plan.seed, self.name)} if allowed else {}
         return Samples(self.name, request.round, compare(draw, known, fresh, plan.seed, self.name), pictures)

@@ -146,8 +146,8 @@ class Method(Protocol):
         """The vectors that go up beside the shared parameters, by name."""
         ...
 
-    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator) -> Tensor:
-        """(count, y, x) magnitude images that a prior draws for a site."""
+    def draw(self, network: nn.Module, site: str, count: int, draws: torch.Generator, size: tuple[int, int]) -> Tensor:
+        """(count, y, x) magnitude images that a prior draws for a site whose slices have the matrix ``size``."""
         ...
 
     def scoring_batch(self, usual: int) -> int:

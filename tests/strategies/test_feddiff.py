@@ -1,6 +1,7 @@
 """FedDiff: its loss by hand, its reconstruction against the posterior of a Gaussian prior, what is refused."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
 from fedrecon.sites.imaging.measurement import Images, measure
+from fedrecon.sites.member.site import Site
 from fedrecon.sites.seeding import torch_generator
 from fedrecon.sites.training.local_loop import train
 from fedrecon.sites.training.method import LocalFit, Subject
@@ -22,6 +24,7 @@ from fedrecon.strategies import make_strategy
 from fedrecon.strategies.feddiff import BANDS
 from fedrecon.strategies.half_quadratic import HalfQuadratic, draws_of, restored, split
 from fedrecon.strategies.networks.choice import NetworkChoice
+from fedrecon.strategies.networks.denoiser import positions
 
 SIZE = 16
 
@@ -37,6 +40,35 @@ class Batch:
 
     target = torch.full((8, SIZE, SIZE), 2 + 4j)
     scale = torch.full((8,), 2.0)
+
+
+def test_an_image_is_drawn_at_the_positions_that_its_site_trained_with(monkeypatch):
+    """At a site of a smaller matrix than the network's: -1 to 1 over its own matrix, and no frame around it."""
+    seen, network = [], built(position=True)
+    raw = network._raw
+    monkeypatch.setattr(network, "_raw", lambda inputs, code: seen.append(inputs[:, -2:]) or raw(inputs, code))
+    with torch.no_grad():
+        made = make_strategy("feddiff", {}).draw(network, "north", 2, torch.Generator().manual_seed(0), (12, 10))
+    assert made.shape == (2, 12, 10)
+    assert all(torch.equal(one, positions(12, 10, made.device).expand(2, -1, -1, -1)) for one in seen)
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, (12, 10)), (0, (SIZE, SIZE))])
+def test_a_site_draws_at_the_matrix_of_its_slices(count, size):
+    asked = []
+
+    def draw(network, site, count, draws, size):
+        asked.append(size)
+        return torch.rand(count, *size, generator=draws)
+
+    real = torch.rand(count, *size), torch.rand(count, *size)
+    plan = SimpleNamespace(method=SimpleNamespace(draw=draw), seed=0, images=Images(True, (SIZE, SIZE), 1, ("a",)))
+    here = {"shards": {"a": None}, "pictured": ("a",), "load": lambda request: None}
+    site = SimpleNamespace(plan=plan, model=torch.nn.Identity(), name="a", _real=real, **here)
+    made = Site.samples(site, SimpleNamespace(round=1))
+    assert set(asked) == {size}
+    assert made.pictures["a"]
+    assert bool(made.numbers) == (count > 0)
 
 
 def fit_of(method, network):

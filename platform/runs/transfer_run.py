@@ -166,12 +166,30 @@ class _Test:
 
 
 def calibrates(source: RunFolder, experiment: Experiment) -> bool:
-    """Whether the spread of this experiment is that of the run, so that its temperature holds; true without a spread.
+    """Whether the run found the temperature that this experiment without ``test`` would find; true without a spread.
 
-    Otherwise the experiment is run without ``test``: it takes over the training and finds its own temperature.
+    A prior's training knows no operator, so the run of another operator can have this training. Otherwise the
+    experiment is run without ``test``: it takes over the training and finds its own temperature.
     """
     own = experiment.method
-    return not own.has_spread or own == TrainedRun.of(source).experiment.method
+    if not own.has_spread:
+        return True
+    trained = TrainedRun.of(source)
+    sites, other = trained.images.sites, trained.experiment
+    return own == other.method and calibration(experiment, sites) == calibration(other, sites)
+
+
+def calibration(experiment: Experiment, sites: Iterable[str]) -> dict[str, Any]:
+    """What decides the temperature beside the network and the method: how validation subjects are measured and scored.
+
+    Pictures, the rounds of validation and the number of test slices do not.
+    """
+    own = experiment.evaluation
+    scoring = {key: value for key, value in own.selection().items() if key not in ("every", "max_slices")}
+    return {
+        "operators": {site: experiment.operator_at(site).science() for site in sites},
+        "evaluation": {**scoring, "slices": own.slices_of("validation")},
+    }
 
 
 def find_trained_run(workspace: Path, training_digest: str, experiment: Experiment) -> RunFolder | None:

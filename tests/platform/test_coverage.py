@@ -9,11 +9,13 @@ import pytest
 from tiny import DENOISER
 
 import fedrecon
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.federation.coverage import coverage, coverage_metrics, in_words, temperature
 from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.report import scores_table
 from fedrecon.platform.runs.run import run
+from fedrecon.platform.runs.transfer_run import calibration
 from fedrecon.platform.storage import parquet
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError
@@ -88,6 +90,39 @@ def test_what_comes_after_takes_the_temperature_of_the_run(finished, consortium,
     tested = run(with_test, workspace=workspace, in_process=True)
     assert (tested.trained_rounds, tested.uncertainty["temperature"]) == (0, factor)
     assert tested.mean["coverage"]["n_pixels"] == result.mean["coverage"]["n_pixels"]
+
+
+@pytest.mark.slow
+def test_a_transfer_test_has_the_temperature_of_its_own_operator(finished):
+    """A prior sees no operator, so any run has its training: in a used workspace T is that of a fresh one."""
+    result, workspace, given = finished
+    asked = {**given, "operator": {"mask": "random", "acceleration": 8}}
+    tested = run({**asked, "test": {"operator": {"acceleration": 2}}}, workspace=workspace, in_process=True)
+    alone = run(asked, workspace=workspace, in_process=True)
+    assert alone.training_digest == result.training_digest
+    assert (tested.trained_rounds, alone.trained_rounds) == (0, 0)
+    assert tested.uncertainty == alone.uncertainty != result.uncertainty
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ("operator.acceleration=3", False),
+        ("operator.per_site.b.acceleration=3", False),
+        ("operator.per_site.elsewhere.acceleration=3", True),
+        ("evaluation.mask_seed=1", False),
+        ("evaluation.reference=truth", False),
+        ("evaluation.max_slices=2", False),
+        ("evaluation.max_slices={validation: 2}", False),
+        ("evaluation.max_slices={test: 2}", True),
+        ("evaluation.every=2", True),
+        ("evaluation.panels=false", True),
+    ],
+)
+def test_what_decides_the_temperature(change, same):
+    raw = {"sites": "data", "strategy": "feddiff", "operator": {"mask": "random", "acceleration": 4}}
+    one, other = Experiment.read(raw), Experiment.read(raw, [change])
+    assert (calibration(one, ("a", "b")) == calibration(other, ("a", "b"))) is same
 
 
 @pytest.mark.slow

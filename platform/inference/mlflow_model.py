@@ -96,7 +96,8 @@ class LoggedNetwork:
         from fedrecon.sites.imaging.measurement import as_measured
         from fedrecon.sites.training.method import Subject
 
-        device, phase = self.worker.device, bool(self.worker.plan.images.complex_valued)
+        # Measured k-space has phase, whatever the training images had: without it in the maps, another image is scored.
+        device, phase = self.worker.device, True
         given = torch.from_numpy(kspace[indices.start : indices.stop].copy()).to(device)
         if mask is None:
             image = combine(ifft2c(given), estimate_maps(given, tuple(kspace.shape[-2:]), phase=phase))

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from memory_store import MemoryStore
 from PIL import Image
 from test_training_run import finish
@@ -18,7 +20,7 @@ from tiny import UNET, make_volume
 import fedrecon
 from fedrecon.platform.catalogue.registry import register
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.inference.mlflow_model import _load_pyfunc
+from fedrecon.platform.inference.mlflow_model import LoggedNetwork, _load_pyfunc
 from fedrecon.platform.runs.context import RunContext, _run_name
 from fedrecon.platform.runs.mlflow_record import params
 from fedrecon.platform.runs.run import steps
@@ -27,6 +29,7 @@ from fedrecon.platform.storage.tracking.runs_view import runs_view
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.measurement import as_measured
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -240,6 +243,24 @@ def test_sites_with_networks_of_their_own_have_a_model_only_by_consent(strategy,
         assert np.array_equal(model.predict({"kspace": kspace, "mask": mask}), file["raw/reconstruction"][()])
     with pytest.raises(InputError, match=r"\(3, 1, 32, 32\) and \(2, 32, 32\)"):
         model.predict({"kspace": kspace, "mask": mask[:2]})
+
+
+class Kept:
+    """A site without images' phase that keeps the measurement and the subject that it is given."""
+
+    device, scoring_batch = torch.device("cpu"), 8
+    plan = SimpleNamespace(images=SimpleNamespace(complex_valued=False))
+
+    def reconstruct(self, request, measurement, subject):
+        self.given = measurement
+        return measurement.zero_filled
+
+
+def test_a_model_takes_the_phase_of_measured_kspace_whatever_its_training_images_had(undersampled):
+    _, kspace, mask = undersampled
+    site = Kept()
+    LoggedNetwork(Experiment.read({"sites": "d"}), "", (), site, None).predict({"kspace": kspace, "mask": mask})
+    assert torch.equal(site.given.zero_filled, as_measured(torch.from_numpy(kspace), mask, True).zero_filled)
 
 
 @contextmanager

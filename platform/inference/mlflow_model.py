@@ -6,8 +6,9 @@ It reads the weights (safetensors) and the settings (JSON) beside them, needs no
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,20 +56,25 @@ class LoggedNetwork:
             model_input: ``kspace``, complex64 (slice, coil, y, x), centred, unitary; and ``mask``, bool (slice, y, x),
                 True where a sample was measured. A network of super-resolution takes the low-resolution ``kspace``
                 alone.
-            params: for a prior only: ``site`` for which it draws (empty takes the mean of all sites), and ``subject``,
-                from which the seed of its adaptation follows.
+            params: for a prior only: ``site`` for which it draws (empty takes the mean of all sites), ``subject``, from
+                which the seed of its adaptation follows, and ``noise``, the standard deviation of the noise in the real
+                and in the imaginary part of a sample, in the units of the k-space; 0 says that nobody knows it.
 
         Returns:
             float32 (slice, y, x).
 
         Raises:
-            InputError: a wrong shape, or an unknown site. RunError: a pixel is NaN or infinite.
+            InputError: a wrong shape, an unknown site, or a noise that is no such number. RunError: a pixel is NaN or
+                infinite.
         """
         from fedrecon.sites.training.local_loop import threads
 
         code, subject = (str((params or {}).get(key) or "") for key in ("site", "subject"))
         if code and code not in self.sites:
             raise unknown("site", code, self.sites)
+        noise = float((params or {}).get("noise") or 0.0)
+        if not 0 <= noise < math.inf:
+            raise InputError(f"noise = {noise}: a standard deviation is needed; 0 says that nobody knows it")
         kspace = np.asarray(model_input["kspace"], np.complex64)
         enlarges = self.experiment.task == "super-resolution"
         mask = None if enlarges else np.asarray(model_input["mask"], bool)
@@ -80,7 +86,7 @@ class LoggedNetwork:
         size = self.worker.scoring_batch
         with threads(self.experiment.resources.threads):
             parts = [
-                self._batch(range(start, min(start + size, len(kspace))), kspace, mask, code, subject)
+                self._batch(range(start, min(start + size, len(kspace))), kspace, mask, code, subject, noise)
                 for start in range(0, len(kspace), size)
             ]
         image = np.concatenate(parts) if parts else np.zeros((0, *kspace.shape[-2:]), np.float32)
@@ -88,7 +94,9 @@ class LoggedNetwork:
             raise RunError(f"the reconstruction holds {found} pixels")
         return image
 
-    def _batch(self, indices: range, kspace: Any, mask: Any, code: str, subject: str) -> NDArray[np.float32]:
+    def _batch(
+        self, indices: range, kspace: Any, mask: Any, code: str, subject: str, noise: float
+    ) -> NDArray[np.float32]:
         import torch
 
         from fedrecon.sites.imaging.coils import combine, estimate_maps
@@ -103,7 +111,8 @@ class LoggedNetwork:
             image = combine(ifft2c(given), estimate_maps(given, tuple(kspace.shape[-2:]), phase=phase))
             batch = self.experiment.operator_at(self.site).plugin.given(image)
         else:
-            batch = as_measured(given, mask[indices.start : indices.stop], phase)
+            known = torch.full((len(indices),), noise, device=device) if noise else None
+            batch = replace(as_measured(given, mask[indices.start : indices.stop], phase), noise=known)
         drawn = Subject(code, (subject,) * len(indices), tuple(indices), self.experiment.seed)
         made = self.worker.reconstruct(self.request, batch, drawn)
         return np.asarray(made.abs().float().cpu().numpy(), np.float32)

@@ -261,6 +261,20 @@ def test_a_model_takes_the_phase_of_measured_kspace_whatever_its_training_images
     site = Kept()
     LoggedNetwork(Experiment.read({"sites": "d"}), "", (), site, None).predict({"kspace": kspace, "mask": mask})
     assert torch.equal(site.given.zero_filled, as_measured(torch.from_numpy(kspace), mask, True).zero_filled)
+    assert site.given.noise is None
+
+
+def test_a_model_is_told_the_noise_of_the_samples(undersampled):
+    _, kspace, mask = undersampled
+    site = Kept()
+    model = LoggedNetwork(Experiment.read({"sites": "d"}), "", (), site, None)
+    model.predict({"kspace": kspace, "mask": mask}, {"site": "", "subject": "", "noise": 0.25})
+    assert site.given.noise.tolist() == [0.25] * 3
+    model.predict({"kspace": kspace, "mask": mask}, {"noise": 0.0})
+    assert site.given.noise is None
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"noise = .*a standard deviation is needed"):
+            model.predict({"kspace": kspace, "mask": mask}, {"noise": wrong})
 
 
 @contextmanager

@@ -155,5 +155,6 @@ def _signature(described: Mapping[str, Any]) -> dict[str, str]:
     inputs = [tensor(one["type"], one["axes"], name=name) for name, one in described["inputs"].items()]
     defaults = {"site": described["site"], "subject": ""}
     params = [{"name": name, "type": "string", "default": one, "shape": None} for name, one in defaults.items()]
+    params.append({"name": "noise", "type": "double", "default": 0.0, "shape": None})
     whole = {"inputs": inputs, "outputs": [tensor("float32", 3)], "params": params}
     return {name: json.dumps(value) for name, value in whole.items()}

@@ -138,8 +138,8 @@ def test_some_candidate_gains_on_the_zero_filled_image(name, mask):
     def error(image):
         return (image - measurement.target).norm() / measurement.target.norm()
 
-    best = min(error(one.reconstruct(measurement)) for one in make_reconstructor(name).candidates())
-    assert best < 0.6 * error(measurement.zero_filled)
+    enough = 0.6 * error(measurement.zero_filled)
+    assert any(error(one.reconstruct(measurement)) < enough for one in make_reconstructor(name).candidates())
 
 
 @pytest.mark.slow

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tiny import DENOISER, MSCAN, NETWORKS, PARAMETERS, STYLE, UNET, Federation
+from tiny import DENOISER, MSCAN, NETWORKS, PARAMETERS, STYLE, UNET, Federation, private_bits
 
+from fedrecon.platform.execution.executor import InProcessExecutor
+from fedrecon.sites.member.site_plan import SitePlan
+from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES, Strategy
 
 EVERY_OPTION = {
@@ -92,3 +95,35 @@ def fedavg_like(name: str, paths: Mapping[str, Path], **changes: Any) -> Federat
     """FedAvg with the network, and on the images, of another case."""
     case = CASES[name]
     return Federation(STRATEGIES["fedavg"](), paths, network=case.network, degradation=case.degradation, **changes)
+
+
+def all_scores(executor: InProcessExecutor, request: TrainRequest) -> list[Any]:
+    return [one.columns for one in executor.evaluate(request, "validation")]
+
+
+def vectors(reply: TrainReply) -> dict[str, bytes]:
+    """All vectors of a reply, by name. They are views of the site's network."""
+    return {"shared": reply.shared.tobytes(), **{name: vector.tobytes() for name, vector in reply.extra.items()}}
+
+
+class Recorded(InProcessExecutor):
+    """Keeps, of each fit, copies of the replies and the private memory that it left.
+
+    Copies: the vectors of a reply are views of the site's network.
+    """
+
+    def __init__(self, plans: Sequence[SitePlan]) -> None:
+        super().__init__(plans)
+        self.replies, self.memories = list[list[TrainReply]](), list[dict[str, dict[str, bytes]]]()
+
+    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
+        self.replies.append([])
+        for reply in super().fit(request, without):
+            extra = {name: vector.copy() for name, vector in reply.extra.items()}
+            self.replies[-1].append(replace(reply, shared=reply.shared.copy(), extra=extra))
+            yield reply
+        self.memories.append(private_bits(self))
+
+    def left(self, number: int) -> tuple[dict[str, dict[str, bytes]], dict[str, dict[str, bytes]]]:
+        """What the round left: the vectors of the replies by member, and the private memory."""
+        return {reply.site: vectors(reply) for reply in self.replies[number - 1]}, self.memories[number - 1]

@@ -73,10 +73,15 @@ def ray_ends_with_the_session() -> Iterator[None]:
     end_local_cluster()
 
 
+@pytest.fixture(scope="session")
+def files_with_ray(request: pytest.FixtureRequest) -> set[Path]:
+    return {item.path for item in request.session.items if item.get_closest_marker("ray")}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def ray_is_for_those_who_ask(request: pytest.FixtureRequest) -> None:
+def ray_is_for_those_who_ask(request: pytest.FixtureRequest, files_with_ray: set[Path]) -> None:
     """A Ray that an earlier file left running ends before a file without a test that is marked ``ray``."""
-    if not any(item.path == request.path and item.get_closest_marker("ray") for item in request.session.items):
+    if request.path not in files_with_ray:
         end_local_cluster()
 
 
@@ -90,6 +95,17 @@ def seals_are_noted_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
 def consortium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The shards of three tiny sites (see ``tiny.py``), written once; nobody may change them."""
     return write_consortium(tmp_path_factory.mktemp("consortium"))
+
+
+@pytest.fixture(scope="module")
+def few_drawn() -> Iterator[None]:
+    """Of a prior 16 images are drawn and compared, not 128: they take most of the time of a training that is scored.
+
+    For the files that ask for it. Sites in processes of their own draw all.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedrecon.sites.scoring.prior_distance.COUNT", 16)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.score_columns import NOMINAL, SCORES, SPREADS
 from fedrecon.sites.scoring.panel import panel
 
+pytestmark = pytest.mark.usefixtures("few_drawn")
 SAMPLES = {"samples": 3, "steps": 2}
 
 

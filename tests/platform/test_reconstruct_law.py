@@ -16,6 +16,7 @@ from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.data.volume import central
 from fedrecon.sites.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("few_drawn")
 OPERATOR = {"mask": "random", "acceleration": 3, "center_fraction": 0.1}
 TRAINING = {"rounds": 1, "batch_size": 2}
 PRIOR = {"name": "feddiff", "splitting": {"steps": 2}}

@@ -26,6 +26,7 @@ from fedrecon.strategies.half_quadratic import HalfQuadratic, draws_of, restored
 from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.networks.denoiser import positions
 
+pytestmark = pytest.mark.usefixtures("few_drawn")
 SIZE = 16
 
 

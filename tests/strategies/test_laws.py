@@ -1,12 +1,14 @@
 """What must hold of every strategy of the registry, some of them in several ways."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 
+import cases
 import numpy as np
 import pytest
 import torch
-from cases import CASES, fedavg_like, federation
+from cases import CASES, Recorded, all_scores, vectors
 from tiny import N_TRAIN, Commits, bits, freeze, private_bits
 
 from fedrecon.platform.storage.checkpoint import Checkpoints
@@ -16,29 +18,32 @@ from fedrecon.sites.wire import PanelTask, TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES
 from fedrecon.strategies.strategy import Strategy
 
+pytestmark = pytest.mark.usefixtures("few_drawn")
+
 every = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in STRATEGIES else pytest.mark.slow) for name in CASES]
 )
 """Every strategy once; those that come a second time, under other options, are slow."""
 
 
+ROUNDS = 2
+"""Of a training: what its last round begins with is what another round left."""
+
+federation = partial(cases.federation, rounds=ROUNDS)
+
 WITH_NEUTRAL = [name for name, case in CASES.items() if case.kind.neutral]
-
-
-def all_scores(executor, request):
-    return [one.columns for one in executor.evaluate(request, "validation")]
 
 
 @pytest.fixture(scope="module")
 def trained(consortium, tmp_path_factory):
-    """Three rounds of a case that nobody interrupts: its federation, executor, commits and last state; made once."""
+    """A training of a case that nobody interrupts: its federation, executor, commits and last state; made once."""
     done = {}
 
     def get(name):
         if name not in done:
             folder = tmp_path_factory.mktemp(name)
             one = federation(name, consortium, folder / "memory")
-            executor, record = one.executor(), Commits(folder / "commits")
+            executor, record = Recorded(one.plans()), Commits(folder / "commits")
             state = one.train(executor, record)
             scores = all_scores(executor, one.method.request(state))
             done[name] = (one, executor, record, state, private_bits(executor), scores)
@@ -48,21 +53,26 @@ def trained(consortium, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def replied(consortium, tmp_path_factory):
-    """A case, its first state and copies of its members' first replies; made once."""
+def replied(trained):
+    """A case, its first state and its members' first replies."""
+
+    def get(name):
+        one, executor = trained(name)[:2]
+        return one, one.begin(), executor.replies[0]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def plain(consortium):
+    """The shared vector of FedAvg with the network, and on the images, of a case; trained once for each of these."""
     done = {}
 
     def get(name):
-        if name not in done:
-            one = federation(name, consortium, tmp_path_factory.mktemp(name), rounds=1)
-            state = one.begin()
-            # Copies: the vectors of a reply are views of the site's network.
-            copies = [
-                replace(reply, shared=reply.shared.copy(), extra={key: v.copy() for key, v in reply.extra.items()})
-                for reply in one.executor().fit(one.method.request(state))
-            ]
-            done[name] = one, state, copies
-        return done[name]
+        setting = repr((CASES[name].network, CASES[name].degradation))
+        if setting not in done:
+            done[setting] = cases.fedavg_like(name, consortium, rounds=ROUNDS).train().shared
+        return done[setting]
 
     return get
 
@@ -71,8 +81,8 @@ def replied(consortium, tmp_path_factory):
 @every
 def test_training_moves_what_it_should(name, trained):
     one, executor, record, state, private, _ = trained(name)
-    assert state.round == 3
-    assert state.standing == dict.fromkeys(one.roster, 3)
+    assert state.round == ROUNDS
+    assert state.standing == dict.fromkeys(one.roster, ROUNDS)
     first = one.begin()
     assert first.shared.size == state.shared.size
     assert state.shared.size == 0 or (first.shared != state.shared).mean() > 0.5
@@ -81,7 +91,7 @@ def test_training_moves_what_it_should(name, trained):
         if len(site.parameters.private):
             start = site._first_private.tobytes()
             assert private[member]["parameters"] != start
-    assert [one.replied for one in record.rounds] == [tuple(one.roster)] * 3
+    assert [one.replied for one in record.rounds] == [tuple(one.roster)] * ROUNDS
 
 
 @pytest.mark.slow
@@ -91,14 +101,14 @@ def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, consortium
     _, _, _, state, private, scores = trained(name)
     one, commits = federation(name, consortium, tmp_path / "memory", scored=True), tmp_path / "commits"
     Checkpoints(commits).save(one.begin(), {})
-    for number in (1, 2, 3, 4):
+    for number in (1, 2, 3):
         found, _ = Checkpoints(commits).latest()
         assert found.round == max(number - 2, 0)
         executor = one.executor()
         if number == 3:  # one round is committed, and there is a memory of it
             next(executor.fit(one.method.request(found)))
             executor = one.executor()
-        if number < 4:
+        if number <= ROUNDS:
             with pytest.raises(KeyboardInterrupt):
                 one.train(executor, Commits(commits, dies_at=number), found)
     resumed = one.train(executor, Commits(commits), found)
@@ -120,17 +130,12 @@ def test_a_restarted_site_loads_its_committed_memory_alone(name, trained):
 
 @pytest.mark.slow
 @every
-def test_a_fit_asked_twice_gives_the_same_reply(name, consortium, tmp_path):
-    one = federation(name, consortium, tmp_path, rounds=1)
-    executor = one.executor()
-    state = one.train(executor)
-    request = one.method.request(state)
-    # The bytes: the vectors of a reply are views of the site's network.
-    first, second = (
-        [(r.shared.tobytes(), r.losses, {n: v.tobytes() for n, v in r.extra.items()}) for r in executor.fit(request)]
-        for _ in range(2)
-    )
-    assert first == second
+def test_a_fit_asked_twice_gives_the_same_reply(name, trained):
+    """The last fit of the training, asked of the same sites once more."""
+    one, executor, record, _, private, _ = trained(name)
+    first = [(reply.losses, vectors(reply)) for reply in executor.replies[-1]]
+    assert [(r.losses, vectors(r)) for r in executor.fit(one.method.request(record.states[-2]))] == first
+    assert private_bits(executor) == private
 
 
 @pytest.mark.slow
@@ -153,7 +158,8 @@ def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be
         freeze(now.shared, *now.extra.values())
         request = one.method.request(now)
         freeze(request.shared, *request.extra.values())
-        executor.evaluate(request, "validation")
+        if now.round:  # between the rounds
+            executor.evaluate(request, "validation")
         now = one.method.merge(now, frozen(executor.fit(request)), one.n_slices)
     assert bits(now) == bits(state)
     assert private_bits(executor) == private
@@ -174,18 +180,18 @@ def test_pictures_change_nothing_and_are_one_a_site(consortium, tmp_path, traine
 
 @pytest.mark.slow
 @every
-def test_a_private_value_is_in_no_reply(name, consortium, tmp_path):
+def test_a_private_value_is_in_no_reply(name, consortium, tmp_path, trained):
     """Private parameters and memory are set to numbers that occur nowhere else; no reply then holds one."""
+    _, before, _, state, _, _ = trained(name)
     still = {"learning_rate": 1e-30, "optimizer_state": "reset"}
-    one = federation(name, consortium, tmp_path, rounds=1, training=still)
+    one = federation(name, consortium, tmp_path, rounds=ROUNDS + 1, training=still)
     executor = one.executor()
-    state = one.train(executor)
     marks = {}
     for k, (member, site) in enumerate(executor.sites.items()):
         n = len(site.parameters.private)
         marks[member] = (np.float32(0.4242) + np.float32(1e-6) * np.arange(k * n, (k + 1) * n)).astype(np.float32)
-        if n:
-            site.memory.save(1, {**site.memory.values, "parameters": marks[member]})
+        if values := before.sites[member].memory.values:
+            site.memory.save(ROUNDS, {**values, **({"parameters": marks[member]} if n else {})})
     secret = np.concatenate([np.zeros(0, np.float32), *marks.values()])
     for reply in executor.fit(one.method.request(state)):
         site = executor.sites[reply.site]
@@ -231,20 +237,17 @@ def test_missing_members_leave_a_state_over_those_that_replied(name, replied):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NEUTRAL)
-def test_at_its_neutral_parameters_a_strategy_is_fedavg_to_the_bit(name, consortium):
-    fedavg = fedavg_like(name, consortium, rounds=2)
-    neutral = federation(name, consortium, more=CASES[name].kind.neutral, rounds=2)
-    expected = fedavg.train()
-    assert neutral.train().shared.tobytes() == expected.shared.tobytes()
+def test_at_its_neutral_parameters_a_strategy_is_fedavg_to_the_bit(name, consortium, plain):
+    neutral = federation(name, consortium, more=CASES[name].kind.neutral)
+    assert neutral.train().shared.tobytes() == plain(name).tobytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_NEUTRAL)
-def test_at_other_parameters_it_is_not(name, consortium, trained):
+def test_at_other_parameters_it_is_not(name, plain, trained):
     _, _, _, state, private, _ = trained(name)
-    shared = fedavg_like(name, consortium).train().shared
-    if len(state.shared) == len(shared):
-        assert state.shared.tobytes() != shared.tobytes()
+    if len(state.shared) == len(plain(name)):
+        assert state.shared.tobytes() != plain(name).tobytes()
     else:
         assert all("parameters" in kept for kept in private.values())
 
@@ -261,21 +264,24 @@ def test_a_strategy_without_neutral_parameters_says_why(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.kind.trains_on_operator])
 def test_a_strategy_that_says_so_trains_the_same_under_every_operator(name, consortium, trained):
-    _, _, _, state, _, _ = trained(name)
-    other = federation(name, consortium, operator={"mask": "gaussian2d", "acceleration": 5, "noise": 3})
-    executor = other.executor()
-    assert bits(other.train(executor)) == bits(state)
+    other = _first_round(name, consortium, operator={"mask": "gaussian2d", "acceleration": 5, "noise": 3})
+    assert other.left(1) == trained(name)[1].left(1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind.trains_on_operator])
 def test_the_others_do_not(name, consortium, trained):
-    _, _, _, state, private, _ = trained(name)
-    noisier = {**(CASES[name].degradation or {}), "noise": 3}
-    changed = {"degradation": noisier} if CASES[name].degradation else {}
-    other = federation(name, consortium, operator={"mask": "random", "acceleration": 5}, **changed)
-    executor = other.executor()
-    assert bits(other.train(executor)) != bits(state) or private_bits(executor) != private
+    changed = {"degradation": {**degraded, "noise": 3}} if (degraded := CASES[name].degradation) else {}
+    other = _first_round(name, consortium, operator={"mask": "random", "acceleration": 5}, **changed)
+    assert other.left(1) != trained(name)[1].left(1)
+
+
+def _first_round(name, paths, **changes):
+    """The executor that trained the first round of a case under other settings."""
+    one = federation(name, paths, **changes)
+    executor = Recorded(one.plans())
+    assert len(list(executor.fit(one.method.request(one.begin())))) == len(one.roster)
+    return executor
 
 
 @pytest.mark.slow
@@ -288,8 +294,8 @@ def test_what_must_go_on_is_kept_and_nothing_else(name, trained):
         needs = len(site.parameters.private) > 0 or one.method.remembers or keeps
         files = sorted(path.name for path in (one.memory / member).glob("*"))
         assert bool(files) == needs == bool(private[member])
-        if needs:  # the round before stays until the next order says that round 3 was committed
-            assert files[-2:] == ["round-000002.safetensors", "round-000003.safetensors"]
+        if needs:  # the round before stays until the next order says that the last one was committed
+            assert files == ["round-000001.safetensors", "round-000002.safetensors"]
         assert any(key.startswith("optimizer.") for key in private[member]) == keeps
 
 
@@ -304,7 +310,8 @@ def test_moments_that_are_kept_make_a_difference(keep, reset, consortium, traine
 @pytest.mark.parametrize("name", ["fedavg", "fedavg_keep", "scaffold", "fedmri", "fedgimp"])
 def test_members_that_miss_rounds_go_on_from_their_own_memory(name, consortium, tmp_path):
     """South is away in round 2: in round 3 it takes its memory of round 1, before and after a restart."""
-    one = federation(name, consortium, tmp_path / "memory")
+    one = federation(name, consortium, tmp_path / "memory", rounds=3)
+    one.memory.mkdir()
 
     def rounds(executor, now, until, away=()):
         while now.round < until:
@@ -315,12 +322,11 @@ def test_members_that_miss_rounds_go_on_from_their_own_memory(name, consortium, 
     executor = one.executor()
     second = rounds(executor, rounds(executor, one.begin(), 1), 2, away=("south",))
     assert second.standing == {"north": 2, "middle": 2, "south": 1}
-    executor_after = one.executor()  # everything restarts; what is in memory is on disk
+    shutil.copytree(one.memory, tmp_path / "restarted")
+    expected = rounds(executor, second, 3)
+    executor_after = replace(one, memory=tmp_path / "restarted").executor()  # what is in memory is on disk
     third = rounds(executor_after, second, 3)
     assert third.standing == {"north": 3, "middle": 3, "south": 3}
-    again = federation(name, consortium, tmp_path / "again")
-    executor = again.executor()
-    expected = rounds(executor, rounds(executor, rounds(executor, again.begin(), 1), 2, away=("south",)), 3)
     assert bits(third) == bits(expected)
     assert private_bits(executor_after) == private_bits(executor)
 
@@ -342,10 +348,8 @@ def test_lost_memory_is_an_error_and_no_new_start(consortium, tmp_path):
 
 
 @pytest.mark.slow
-def test_replies_come_in_the_order_of_the_roster(consortium):
-    one = federation("fedavg", consortium)
-    replies = one.executor().fit(one.method.request(one.begin()))
-    assert [reply.site for reply in replies] == list(N_TRAIN)
+def test_replies_come_in_the_order_of_the_roster(replied):
+    assert [reply.site for reply in replied("fedavg")[2]] == list(N_TRAIN)
 
 
 @every
@@ -361,10 +365,8 @@ def test_the_order_of_replies_changes_no_more_than_rounding(name, replied):
 
 
 @pytest.mark.slow
-def test_weights_go_by_name_whatever_the_order(consortium):
-    one = federation("fedavg", consortium, rounds=1)
-    state = one.begin()
-    replies = list(one.executor().fit(one.method.request(state)))
+def test_weights_go_by_name_whatever_the_order(replied):
+    one, state, replies = replied("fedavg")
     merge = partial(one.method.merge, state, n_slices=one.n_slices)
     forward, backward = merge(replies=replies).shared, merge(replies=replies[::-1]).shared
     np.testing.assert_allclose(forward, backward, rtol=1e-5, atol=1e-7)
@@ -374,11 +376,10 @@ def test_weights_go_by_name_whatever_the_order(consortium):
 
 
 @pytest.mark.slow
-def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consortium, tmp_path, trained):
+def test_sites_reply_the_same_whoever_else_is_in_the_federation_process(consortium, tmp_path, replied):
     """A site alone in its process replies the same bits as among others in one."""
-    one = trained("fedmri")[0]
-    request = one.method.request(one.begin())
-    together = {reply.site: reply for reply in federation("fedmri", consortium, tmp_path).executor().fit(request)}
+    one, state, replies = replied("fedmri")
+    request, together = one.method.request(state), {reply.site: reply for reply in replies}
     for plan in federation("fedmri", consortium, tmp_path / "alone").plans()[::-1]:
         assert Site(plan).fit(request).shared.tobytes() == together[plan.member].shared.tobytes()
 

@@ -95,10 +95,11 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
     where = f"{path}: volume '{name}'"
     if not isinstance(group, h5py.Group) or "kspace" not in group:
         raise InputError(f"{where}: the dataset 'kspace' is missing.")
+    label = dict(group.attrs)  # each is read once: HDF5 takes long to read one
     for key in _LABELS:
-        if key not in group.attrs:
+        if key not in label:
             raise InputError(f"{where}: the attribute '{key}' is missing.")
-    kspace, label = _Layout.of(group["kspace"]), group.attrs
+    kspace = _Layout.of(group["kspace"])
     n_coils = kspace.shape[1] if len(kspace.shape) == 4 else 1
     reference = group.get(reference_key(n_coils))
     check_layout(where, kspace, reference)
@@ -119,7 +120,7 @@ def _volume(path: Path, name: str, group: h5py.Group) -> Volume:
         None if np.isnan(noise) else noise,
         float(label["max"]),
         reference is not None,
-        read_voxel(dict(label)),
+        read_voxel(label),
         None if truth is None else float(label["truth_max"]),
         _crop(where, label, kspace.shape),
         float(label.get("norm", 0.0)),

@@ -46,10 +46,16 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def said(tree: ast.Module) -> list[ast.Import | ast.ImportFrom | ast.Constant]:
+    """All imports and constants of a file: to walk its tree takes the longest, and several guards need them."""
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Constant)]
+
+
 def imports(name: str, tree: ast.Module) -> Iterator[str]:
     """Full dotted names of all that a file imports, at any depth; ``from a import b`` gives ``a.b``."""
     package = ["fedrecon", *Path(name).with_suffix("").parts[:-1]]
-    for node in ast.walk(tree):
+    for node in said(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +89,7 @@ def upward_imports(root: Path) -> Iterator[str]:
 
 def module_strings(root: Path, tree: ast.Module) -> Iterator[str]:
     """Strings that name a module or package of the library: an import could hide in one."""
-    for node in ast.walk(tree):
+    for node in said(tree):
         text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
         if re.fullmatch(r"fedrecon(\.\w+)+", text):
             below = Path(*text.split(".")[1:])

@@ -107,7 +107,7 @@ def test_slices_together_are_as_each_alone(prior, coils, variables, monkeypatch)
     """Where Adam does not blow rounding up: a gradient that is zero but for it makes a step of full length."""
     monkeypatch.setattr(adaptation, "EPS", 1e-3)
     whole = data(coils=coils)
-    chosen = settings(variables=variables)
+    chosen = settings(variables=variables, steps=6)
     together = adapt(chosen, prior, *some(whole, 0, 1, 2))
     for k in range(3):
         alone = adapt(chosen, prior, *some(whole, k))
@@ -219,7 +219,7 @@ def test_a_slice_is_done_for_itself_whoever_goes_on(prior, monkeypatch):
     """One that gets no better is not moved on by a company that does."""
     monkeypatch.setattr(adaptation, "EPS", 1e-3)
     whole = data()
-    chosen = settings(steps=80, patience=10, rate=0.05, holdout=0.2)
+    chosen = settings(steps=40, patience=5, rate=0.05, holdout=0.2)
     together = adapt(chosen, prior, *some(whole, 0, 1, 2))
     alone = [adapt(chosen, prior, *some(whole, k)) for k in range(3)]
     assert len(set(together.kept.tolist())) > 1
@@ -238,9 +238,9 @@ def test_under_bfloat16_every_variable_still_moves_the_image(prior):
 
 @pytest.mark.slow
 def test_it_stops_when_no_slice_gets_better(prior):
-    chosen = settings(rate=1e-9, steps=400, patience=20, variables=("weights",))
-    assert adapt(chosen, prior, *some(data(), 0, 1)).steps < 100
-    assert adapt(settings(holdout=0, steps=40, patience=20), prior, *some(data(), 0)).steps == 40
+    chosen = settings(rate=1e-9, steps=200, patience=5, variables=("weights",))
+    assert adapt(chosen, prior, *some(data(), 0, 1)).steps < 50
+    assert adapt(settings(holdout=0, steps=20, patience=5), prior, *some(data(), 0)).steps == 20
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_a_smooth_phase_that_the_maps_do_not_hold_is_found():
     image = image * torch.polar(torch.ones(SIZE, SIZE), bend[:, None] * bend**2)
     whole = torch.ones(2, 1, SIZE, SIZE)
     measurement = measure(fft2c(image.unsqueeze(1)), whole.bool(), whole.to(torch.complex64))
-    chosen = {"steps": 150, "rate": 0.02, "tv": 0, "phase_size": 5}
+    chosen = {"steps": 60, "rate": 0.05, "tv": 0, "phase_size": 5}
     off, on = (
         adapt(settings(**chosen, variables=variables), prior, measurement, subject)
         for variables in (("z",), ("phase",))

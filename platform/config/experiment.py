@@ -6,7 +6,7 @@ Reading and validating an experiment loads neither torch, Ray nor MLflow.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,11 @@ from fedrecon.platform.config.fitting import (
     check_selection,
     check_self_supervision,
     enlarges,
+    name_and_parameters,
     network_of,
     personalise_of,
     personalised,
+    raised,
     settings_of,
     strategy_of,
     task_of,
@@ -37,7 +39,7 @@ from fedrecon.platform.config.transfer import TransferTest
 from fedrecon.platform.config.yaml_text import read_yaml_file
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.classical import Reconstructor
-from fedrecon.sites.errors import InputError, RefusedValueError, unknown
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.extension.registry import Registry
 from fedrecon.sites.plugin import Seed, Settings, choose, parse, science_of
@@ -102,7 +104,7 @@ class Experiment(Settings):
         """The plug-in files come first: without one of them, every name that it adds would be refused as well."""
         if not isinstance(given, Mapping) or not given.get("plugins"):
             return given
-        return {**given, "plugins": _raised(lambda: read_plugins(given["plugins"]))}
+        return {**given, "plugins": raised(lambda: read_plugins(given["plugins"]))}
 
     @field_validator("strategy", "network", "reconstructor", mode="before")
     @classmethod
@@ -117,7 +119,7 @@ class Experiment(Settings):
             return block
         task = task_of(info.data)
         if info.field_name == task.block:
-            completed: Block = _raised(lambda: task.completed(block))
+            completed: Block = raised(lambda: task.completed(block))
             return completed
         if block:
             wanted = next(name for name, one in TASKS.items() if one.block == info.field_name)
@@ -131,10 +133,10 @@ class Experiment(Settings):
     @classmethod
     def _strategy(cls, block: Block, info: ValidationInfo) -> Block:
         strategies = registry("strategies", info.data.get("plugins", ()))
-        name, parameters = _split(block, "strategy", strategies)
+        name, parameters = name_and_parameters(block, "strategy", strategies)
         given = parameters.pop("personalise", None)
-        strategy: Strategy = _raised(lambda: choose("strategy", strategies, name, parameters))
-        personal = _raised(lambda: personalised(name, strategy, given))
+        strategy: Strategy = raised(lambda: choose("strategy", strategies, name, parameters))
+        personal = raised(lambda: personalised(name, strategy, given))
         return {"name": name, **strategy.model_dump(), **personal}
 
     @field_validator("network")
@@ -143,7 +145,7 @@ class Experiment(Settings):
         networks = registry("networks", info.data.get("plugins", ()))
         task = info.data.get("task", "reconstruction")
         kinds, default = TASKS[task].networks[strategy_of(info.data).network_kind]
-        choice: NetworkChoice = _raised(lambda: NetworkChoice.parse(block or {"name": default}, networks))
+        choice: NetworkChoice = raised(lambda: NetworkChoice.parse(block or {"name": default}, networks))
         entry = networks[choice.name]
         if "strategy" in info.data and entry.kind not in kinds:
             fitting = [name for name, one in networks.items() if one.kind in kinds]
@@ -166,9 +168,7 @@ class Experiment(Settings):
         check_selection(training, strategy)
         check_local_rounds(training, info.data)
         check_self_supervision(training, strategy, info.data)
-        if training.optimizer_state != "auto":
-            return training
-        return training.model_copy(update={"optimizer_state": strategy.optimizer_state})
+        return training
 
     @field_validator("evaluation")
     @classmethod
@@ -183,12 +183,12 @@ class Experiment(Settings):
     @classmethod
     def _reconstructor(cls, block: Block, info: ValidationInfo) -> Block:
         known = registry("reconstructors", info.data.get("plugins", ()))
-        name, parameters = _split(block, "reconstructor", ["network", *known])
+        name, parameters = name_and_parameters(block, "reconstructor", ["network", *known])
         if name == "network":
             if parameters:
                 raise ValueError("'network' takes no parameters here; put them into the block 'network'")
             return {"name": name}
-        chosen = _raised(lambda: choose("reconstructor", known, name, parameters))
+        chosen = raised(lambda: choose("reconstructor", known, name, parameters))
         if chosen.needs_low and info.data.get("task") == "reconstruction":
             raise ValueError(f"'{name}' enlarges a low-resolution image; that needs task=super-resolution")
         if chosen.needs_kspace:
@@ -206,9 +206,9 @@ class Experiment(Settings):
             raise ValueError(f"a classical reconstructor learns nothing; set 'sites' and '{block}' instead of 'test'")
         if known and TASKS[info.data["task"]].block in info.data:
             task = task_of(info.data)
-            _raised(lambda: test.check(task))
+            raised(lambda: test.check(task))
             sites = ("", *info.data[task.block].get("per_site", {}))
-            tested = [_raised(lambda site=site: test.at(task, info.data[task.block], site)) for site in sites]
+            tested = [raised(lambda site=site: test.at(task, info.data[task.block], site)) for site in sites]
             own = [*tested, *task.all(info.data[task.block])] if enlarges(info.data) else tested
             check_degradations(*network_of(info.data), own)
         return test
@@ -237,11 +237,15 @@ class Experiment(Settings):
         plain: dict[str, Any] = json.loads(self.model_dump_json())
         return plain
 
+    def as_run(self) -> dict[str, Any]:
+        """:meth:`as_dict` with what the strategy chose for ``optimizer_state: auto``: the note of a run."""
+        return {**self.as_dict(), "training": self.fitting.model_dump(mode="json")}
+
     def shown(self) -> dict[str, Any]:
-        """:meth:`as_dict` without the keys that have no effect, and with the hash of a plug-in file for its text."""
+        """:meth:`as_run` without the keys that have no effect, and with the hash of a plug-in file for its text."""
         idle = [] if self.trains else ["strategy", "network", "training", "allow_pooling", "publish_private"]
         idle += [key for key in ("test", "plugins") if not getattr(self, key)]
-        shown = {**self.as_dict(), "plugins": [f"{one.file} ({one.digest[:16]})" for one in self.plugins]}
+        shown = {**self.as_run(), "plugins": [f"{one.file} ({one.digest[:16]})" for one in self.plugins]}
         return {key: value for key, value in shown.items() if key not in idle}
 
     def flat(self) -> dict[str, str]:
@@ -268,6 +272,11 @@ class Experiment(Settings):
     def registry(self, kind: str) -> Registry[Any]:
         """The plug-ins that this experiment can name; see :func:`fedrecon.platform.config.plugins.registry`."""
         return registry(kind, self.plugins)
+
+    @property
+    def fitting(self) -> Training:
+        """``training`` as the sites do it: ``optimizer_state: auto`` is what the strategy says."""
+        return self.training.of(self.method.optimizer_state)
 
     @property
     def trains(self) -> bool:
@@ -375,25 +384,7 @@ class Experiment(Settings):
             },
             "strategy": {"name": self.strategy["name"], **strategy, **source_of(type(self.method))},
             "network": NetworkChoice.parse(self.network, networks).science(networks),
-            "training": self.training.science(),
+            "training": self.fitting.science(),
             "seed": self.seed,
             **({"selection": self.evaluation.selection() | start} if self.trains and self.training.selects else {}),
         }
-
-
-def _split(block: Block, kind: str, known: Collection[str]) -> tuple[str, Block]:
-    parameters = dict(block)
-    name = parameters.pop("name", None)
-    if not isinstance(name, str):
-        raise ValueError(f"'name' is missing. Allowed: {', '.join(known)}")
-    if name not in known:
-        raise RefusedValueError(unknown(kind, name, known))
-    return name, parameters
-
-
-def _raised(make: Any) -> Any:
-    """Makes an InputError a ValueError with the same text, because pydantic collects only ValueErrors."""
-    try:
-        return make()
-    except InputError as error:
-        raise RefusedValueError(error) from None

@@ -6,7 +6,7 @@ are there; a field that was refused has its own message.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from fedrecon.platform.config.plugins import registry
 from fedrecon.platform.config.tasks import TASKS, Task, check_kspace
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.acquisition.undersampling import Sampling
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, RefusedValueError, unknown
 from fedrecon.sites.plugin import choose, parse
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import Strategy
@@ -141,3 +141,22 @@ def check_patch(patch: int | None, fields: Fields) -> None:
     scale = task_of(fields).at(fields["degradation"], "").scale
     if patch % scale:
         raise ValueError(f"patch: a multiple of the scale {scale} is needed, such as {patch - patch % scale + scale}")
+
+
+def name_and_parameters(block: dict[str, Any], kind: str, known: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """The name of a plug-in, which must be known, and its parameters."""
+    parameters = dict(block)
+    name = parameters.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"'name' is missing. Allowed: {', '.join(known)}")
+    if name not in known:
+        raise RefusedValueError(unknown(kind, name, known))
+    return name, parameters
+
+
+def raised(make: Any) -> Any:
+    """Makes an InputError a ValueError with the same text, because pydantic collects only ValueErrors."""
+    try:
+        return make()
+    except InputError as error:
+        raise RefusedValueError(error) from None

@@ -125,7 +125,7 @@ def site_plan(
         "method": experiment.method,
         "personalise": experiment.personalise,
         "network": network_choice(experiment),
-        "training": experiment.training,
+        "training": experiment.fitting,
         "evaluation": experiment.evaluation,
         "seed": experiment.seed,
         "reconstructor": experiment.classical,

@@ -296,7 +296,7 @@ class _Run:
         experiment = self.experiment
         self.folder.note_run({
             "run_id": tracker.run_id,
-            "experiment": experiment.as_dict(),
+            "experiment": experiment.as_run(),
             "science_version": science_version(self.experiment.trains),
             "training_digest": self.training_digest,
             "images": asdict(images(self.shards, experiment.scale)),

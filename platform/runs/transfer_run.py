@@ -88,7 +88,7 @@ class _Test:
     def _note(self, run_id: str, training_digest: str) -> None:
         self.folder.note_run({
             "run_id": run_id,
-            "experiment": self.experiment.as_dict(),
+            "experiment": self.experiment.as_run(),
             "science_version": science_version(self.experiment.trains),
             "training_digest": training_digest,
             "images": asdict(self.trained.images),

@@ -116,6 +116,10 @@ class Training(Settings):
         """The value of ``max_slices`` for one site."""
         return self.max_slices.get(site) if isinstance(self.max_slices, dict) else self.max_slices
 
+    def of(self, default: str) -> Training:
+        """These settings for a strategy whose ``auto`` of ``optimizer_state`` is ``default``."""
+        return self.model_copy(update={"optimizer_state": default}) if self.optimizer_state == "auto" else self
+
     def science(self) -> dict[str, Any]:
         """The values that enter a digest."""
         return science_of(self)

@@ -12,6 +12,7 @@ import yaml
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.schema import json_schema
 from fedrecon.sites.errors import InputError
+from fedrecon.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENTS = {"a": "0123", "b": "4567"}
@@ -254,7 +255,9 @@ def test_where_nothing_is_trained_only_what_counts_counts():
 def test_defaults_written_out_are_the_same_experiment():
     one = read()
     full = one.as_dict()
-    assert full["training"]["optimizer_state"] == "reset"
+    assert full["training"]["optimizer_state"] == "auto"
+    assert one.as_run()["training"]["optimizer_state"] == one.flat()["training.optimizer_state"] == "reset"
+    assert Experiment.read(one.as_run()).digest(CONTENTS) == one.digest(CONTENTS)
     assert full["operator"]["per_site"]["b"] == {
         "mask": "random",
         "acceleration": 2.0,
@@ -266,6 +269,15 @@ def test_defaults_written_out_are_the_same_experiment():
         assert again == one
         assert again.digest(CONTENTS) == one.digest(CONTENTS)
     assert Experiment.read(json.loads(json.dumps(full))) == one
+
+
+@pytest.mark.parametrize(("first", "then"), [("feddiff", "fedavg"), ("fedavg", "feddiff"), ("fedgimp", "local")])
+def test_a_strategy_that_is_changed_in_a_written_out_experiment_has_its_own_defaults(first, then):
+    base = Experiment.read({"sites": "data", "strategy": first}).as_dict()
+    plain = Experiment.read({"sites": "data", "strategy": then})
+    changed = Experiment.read(base | {"strategy": then, "network": plain.network})
+    assert changed.fitting.optimizer_state == STRATEGIES[then].optimizer_state
+    assert changed.digest(CONTENTS) == plain.digest(CONTENTS)
 
 
 def test_a_file_round_trip(tmp_path):

@@ -264,11 +264,11 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(change, said):
 def test_defaults_follow_the_strategy():
     experiment = Experiment.read({"sites": "data", "strategy": {"name": "fedgimp"}})
     assert experiment.network["name"] == "style"
-    assert experiment.training.optimizer_state == "keep"
+    assert experiment.fitting.optimizer_state == "keep"
     plain = Experiment.read({"sites": "data"})
-    assert (plain.network["name"], plain.training.optimizer_state) == ("unet", "reset")
+    assert (plain.network["name"], plain.fitting.optimizer_state) == ("unet", "reset")
     asked = Experiment.read({"sites": "d", "strategy": {"name": "fedgimp"}, "training": {"optimizer_state": "reset"}})
-    assert asked.training.optimizer_state == "reset"
+    assert asked.fitting.optimizer_state == "reset"
 
 
 def test_one_training_serves_every_operator_and_adaptation():

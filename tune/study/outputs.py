@@ -229,7 +229,7 @@ def _record(campaign: StudyCampaign) -> RunRecord:
 
 
 def _training(campaign: StudyCampaign) -> str:
-    science = campaign.matrix.whole.training.science()
+    science = campaign.matrix.whole.fitting.science()
     if science.get("local_steps") is not None:
         science.pop("local_epochs", None)
     return ", ".join(f"{key} {value}" for key, value in science.items())

@@ -105,14 +105,14 @@ class LoggedNetwork:
         from fedrecon.sites.training.method import Subject
 
         # Measured k-space has phase, whatever the training images had: without it in the maps, another image is scored.
-        device, phase = self.worker.device, True
+        device = self.worker.device
         given = torch.from_numpy(kspace[indices.start : indices.stop].copy()).to(device)
         if mask is None:
-            image = combine(ifft2c(given), estimate_maps(given, tuple(kspace.shape[-2:]), phase=phase))
+            image = combine(ifft2c(given), estimate_maps(given, tuple(kspace.shape[-2:]), phase=True))
             batch = self.experiment.operator_at(self.site).plugin.given(image)
         else:
             known = torch.full((len(indices),), noise, device=device) if noise else None
-            batch = replace(as_measured(given, mask[indices.start : indices.stop], phase), noise=known)
+            batch = replace(as_measured(given, mask[indices.start : indices.stop], True), noise=known)
         drawn = Subject(code, (subject,) * len(indices), tuple(indices), self.experiment.seed)
         made = self.worker.reconstruct(self.request, batch, drawn)
         return np.asarray(made.abs().float().cpu().numpy(), np.float32)

@@ -244,7 +244,7 @@ class Journal:
         kept = self.folder / name
         if kept.exists() and kept.samefile(path):  # a link to it would stay beside it: no link replaces its own file
             return
-        with atomic.replacing(self.folder / name) as temporary:
+        with atomic.replacing(kept) as temporary:
             try:
                 os.link(path, temporary)
             except OSError:

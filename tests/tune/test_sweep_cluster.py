@@ -107,6 +107,7 @@ def test_a_study_of_a_shard_that_its_own_node_alone_sees(
         "methods": {"unet": {}, "zero-filled": {"reconstructor": "zero_filled"}},
         "train": {"sites": [["south"]]},
         "max_failures": 0,
+        "concurrency": 1,
     }
     result = study(described, workspace=spaces["there"], address="auto")
     assert (result.status, result.missing) == ("finished", [])

@@ -79,6 +79,7 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
         "search": {"strategy.name": {"grid": ["fedavg", "local"]}, "seed": {"grid": SEEDS}},
         "metric": "mean/psnr",
         "mode": "max",
+        "concurrency": 1,
     }
     file, stormy = tmp_path / "storm.yaml", spaces["stormy"]
     file.write_text(yaml.safe_dump(given))
@@ -89,7 +90,7 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
     first.wait()
     assert finished(stormy) < len(TRIALS)
 
-    second, log = start(file, stormy, tmp_path / "second.json", "concurrency=1"), tmp_path / "second.log"
+    second, log = start(file, stormy, tmp_path / "second.json"), tmp_path / "second.log"
     # a trial that ends in this driver's time, for the first one's workers live on for a moment
     wait_for(lambda: "trial " in log.read_text() and under_way(stormy), second, log)
     os.killpg(second.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
@@ -100,7 +101,7 @@ def test_a_sweep_that_is_killed_and_interrupted_comes_to_the_same_table(
         assert json.loads((tmp_path / "second.json").read_text())["status"] == "interrupted"
 
     with local_cluster(num_cpus=2):
-        result = sweep(file=file, overrides=["concurrency=1"], workspace=stormy).as_dict()
+        result = sweep(file=file, workspace=stormy).as_dict()
     assert result["status"] == "finished"
 
     chosen, base = Sweep.read(file)

@@ -11,7 +11,7 @@ from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, 
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import key_problems, scans_in_two_splits
+from fedrecon.sites.data.splits import key_problems, scan_of, scans_in_two_splits
 from fedrecon.sites.errors import InputError, tell, unknown
 from fedrecon.sites.scoring.settings import PHANTOM
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 Shards = Mapping[str, "Shard"]
+Splits = Mapping[str, Mapping[str, str]]
 
 
 def warn_of_one_shard(shards: Shards) -> None:
@@ -88,7 +89,7 @@ class ConsortiumShards:
         check_same_hospitals(self.tested, noted_shards(self.trained)["hospitals"])
         subjects = {name: shard.subjects for name, shard in self.trained.items()}
         truth = experiment.evaluation.reference == "truth"
-        check_test_sites(self.tested, subjects, truth, not experiment.self_supervised)
+        check_test_sites(self.tested, subjects, {}, truth, not experiment.self_supervised)
         for problem in scans_in_two_splits([*self.trained.items(), *self.tested.items()]):
             raise InputError(f"test.sites: {problem}")
         check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
@@ -135,11 +136,13 @@ def noted_shards(shards: Mapping[str, Shard]) -> dict[str, Any]:
 
     Returns:
         ``subjects``: by site, the split of every subject. ``hospitals``: by site, ``site``, the name in the shard,
-        and ``key``, the fingerprint of its pseudonyms' key.
+        and ``key``, the fingerprint of its pseudonyms' key. ``scans``: by site, the split of every scan that is not a
+        test, by :func:`fedrecon.sites.data.splits.scan_of`.
     """
     return {
         "subjects": {name: dict(shard.subjects) for name, shard in shards.items()},
         "hospitals": {name: {"site": shard.site, "key": shard.pseudonym_key} for name, shard in shards.items()},
+        "scans": {name: _scans(shard) for name, shard in shards.items()},
     }
 
 
@@ -168,14 +171,15 @@ def check_same_hospitals(shards: Mapping[str, Shard], trained: Mapping[str, Mapp
 
 def check_test_sites(
     shards: Mapping[str, Shard],
-    subjects: Mapping[str, Mapping[str, str]],
+    subjects: Splits,
+    scans: Splits,
     truth: bool = False,
     all_volumes: bool = True,
 ) -> None:
     """Refuses a site that cannot be scored, or with a test subject that the run used for training or validation.
 
     Args:
-        subjects: for each site of the run, the split of every subject.
+        subjects, scans: see :func:`check_unseen`.
         truth, all_volumes: see :meth:`Shard.require_references`.
 
     Raises:
@@ -183,17 +187,18 @@ def check_test_sites(
     """
     for shard in shards.values():
         shard.require_references("test", truth, all_volumes)
-    check_unseen(shards, subjects)
+    check_unseen(shards, subjects, scans)
 
 
-def check_unseen(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuses a test subject that a run used for training or validation.
+def check_unseen(shards: Shards, subjects: Splits, scans: Splits) -> None:
+    """Refuses a test subject that a run used for training or validation, and a scan of it under another name.
 
     Args:
-        subjects: for each site of the run, the split of every subject.
+        subjects, scans: for each site of the run, the split of every subject and of every scan; of
+            :func:`noted_shards`. Runs of older versions have no scans.
 
     Raises:
-        InputError: the message names the subjects, and the split of the first of them.
+        InputError: the message names the subjects or the volume, and the split of the first of them.
     """
     for name, shard in shards.items():
         tested = {volume.subject for volume in shard.split("test")}
@@ -204,6 +209,19 @@ def check_unseen(shards: Mapping[str, Shard], subjects: Mapping[str, Mapping[str
                     f"site '{name}' tests {', '.join(seen)}, who was in the split '{splits[seen[0]]}' at site '{site}' "
                     "of this run. A score on a subject that the run has used says nothing about new patients."
                 )
+        for site, known in scans.items():
+            for volume in shard.split("test"):
+                if split := known.get(scan_of(volume) or ""):
+                    raise InputError(
+                        f"site '{name}' tests the volume '{volume.name}', and the split '{split}' at site '{site}' of "
+                        "this run has the same image: one scan under two names. A score on it says nothing about new "
+                        "patients."
+                    )
+
+
+def _scans(shard: Shard) -> dict[str, str]:
+    labelled = {scan_of(volume): volume.split for volume in shard.volumes if volume.split != "test"}
+    return {scan: split for scan, split in labelled.items() if scan}
 
 
 def _contents(shards: Shards) -> dict[str, str]:

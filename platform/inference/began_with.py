@@ -10,14 +10,14 @@ from fedrecon.platform.storage.run_lookup import find_run
 
 
 def began_with(experiment: Mapping[str, Any], workspace: Path) -> dict[str, Any]:
-    """The subjects and hospitals of the run that an experiment begins with, and of those before that one.
+    """The subjects, scans and hospitals of the run that an experiment begins with, and of those before that one.
 
     Args:
         experiment: the experiment as a plain dict.
 
     Returns:
-        ``subjects`` and ``hospitals`` of :func:`fedrecon.platform.consortium.checks.noted_shards`, each site as
-        ``SITE of run DIGEST``; empty without ``training.start``.
+        ``subjects``, ``scans`` and ``hospitals`` of :func:`fedrecon.platform.consortium.checks.noted_shards`, each site
+        as ``SITE of run DIGEST``; empty without ``training.start``.
 
     Raises:
         InputError: one of these runs is not in the workspace.
@@ -30,7 +30,7 @@ def began_with(experiment: Mapping[str, Any], workspace: Path) -> dict[str, Any]
     before = start_of(noted, workspace)
     return {
         key: {**{f"{site}{own}": one for site, one in noted.get(key, {}).items()}, **before.get(key, {})}
-        for key in ("subjects", "hospitals")
+        for key in ("subjects", "scans", "hospitals")
     }
 
 

@@ -122,7 +122,7 @@ def evaluate(
     if sites is None:
         _check_same_data(trained, shards)
     truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised
-    check_test_sites(shards, trained.subjects, truth, all_volumes)
+    check_test_sites(shards, trained.subjects, trained.scans, truth, all_volumes)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:

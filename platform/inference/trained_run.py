@@ -54,6 +54,7 @@ class TrainedRun:
             older version.
         temperature: the factor on the spread of the method's error, which the run found on its validation subjects;
             None if it found none.
+        scans: the split of every scan for training and validation, as ``subjects``.
         hospitals: name in the shard and key of the pseudonyms, by site, of the run and of the run that it began with.
     """
 
@@ -67,6 +68,7 @@ class TrainedRun:
     private: Mapping[str, PrivatePart] = field(default_factory=dict)
     training_digest: str = ""
     temperature: float | None = None
+    scans: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hospitals: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -121,9 +123,9 @@ class TrainedRun:
         factor = result.get("uncertainty", {}).get("temperature")
         before = start_of(noted, folder.workspace)
         seen = {**noted["subjects"], **before.get("subjects", {})}
+        scans, hospitals = ({**noted.get(key, {}), **before.get(key, {})} for key in ("scans", "hospitals"))
         given = folder, experiment, kept[0], seen, images, *members
-        hospitals = {**noted.get("hospitals", {}), **before.get("hospitals", {})}
-        return cls(*given, training_digest=digest, temperature=factor, hospitals=hospitals)
+        return cls(*given, training_digest=digest, temperature=factor, scans=scans, hospitals=hospitals)
 
     def changed(self, overrides: Sequence[str]) -> TrainedRun:
         """The run under changed settings, each as ``key.path=value``.

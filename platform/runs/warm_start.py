@@ -51,7 +51,7 @@ def start_values(experiment: Experiment, workspace: Path) -> dict[str, Any] | No
 
 
 def noted_start(experiment: Experiment, workspace: Path) -> dict[str, Any]:
-    """What a run notes of the run that it begins with, as ``start``: its subjects and hospitals, and those before it.
+    """What a run notes of the run that it begins with, as ``start``: its shards, and those before it.
 
     Raises:
         InputError: that run, or one before it, is not in the workspace, so nobody knows whom it saw.
@@ -75,7 +75,7 @@ def check_start(experiment: Experiment, tested: Mapping[str, Shard], workspace: 
     for problem in key_problems([*keys, *((name, shard.pseudonym_key) for name, shard in tested.items())]):
         raise InputError(f"training.start: {problem}")
     try:
-        check_unseen(tested, before["subjects"])
+        check_unseen(tested, before["subjects"], before.get("scans", {}))
     except InputError as error:
         raise InputError(f"training.start: {error}") from None
 

@@ -129,8 +129,13 @@ def scans_in_two_splits(shards: Iterable[tuple[str, Shard]]) -> Iterator[str]:
     Args:
         shards: names of sites, each with its shard.
     """
-    labelled = ((site, volume) for site, shard in shards for volume in shard.volumes if volume.norm)
-    return _problems((site, one, (one.norm, one.maximum, one.n_slices, one.shape)) for site, one in labelled)
+    labelled = ((site, volume, scan_of(volume)) for site, shard in shards for volume in shard.volumes)
+    return _problems((site, volume, scan) for site, volume, scan in labelled if scan)
+
+
+def scan_of(volume: Volume) -> str | None:
+    """What is equal for equal images, by the labels of a volume; None if it has no norm."""
+    return f"{volume.norm!r} {volume.maximum!r} {volume.n_slices} {volume.shape}" if volume.norm else None
 
 
 def unlabelled_scans_in_two_splits(shards: Iterable[tuple[str, Shard]]) -> Iterator[str]:

@@ -116,7 +116,7 @@ def test_a_reference_that_nobody_knows_is_refused_before_anything_starts(tmp_pat
     with pytest.raises(InputError, match=r"'north' has no noise-free truth.*'validation'.*measured"):
         check_experiment(Experiment.read({"sites": "d", **own}), bare)
     with pytest.raises(InputError, match=r"'north' has no noise-free truth.*'test'"):
-        check_test_sites(bare, {}, truth=True)
+        check_test_sites(bare, {}, {}, truth=True)
     check_experiment(Experiment.read({"sites": "d", **own}), {"north": write(tmp_path)})
     with pytest.raises(InputError, match=r"evaluation\.reference.*'measured' or 'truth'"):
         Experiment.read({"sites": "d", "evaluation": {"reference": "true"}})

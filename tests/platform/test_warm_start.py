@@ -34,6 +34,7 @@ def test_whom_the_first_training_saw_is_not_tested(workspace, tmp_path):
     other = shard(tmp_path, "b", 10, dora="train", emil="validation", fred="test")
     second = run(workspace, other, "second", first.digest)
     leaking = shard(tmp_path, "c", 0, anna="test", gina="train", hugo="validation")
+    renamed = shard(tmp_path, "e", 0, zoe="test", gina="train", hugo="validation")  # anna's scan under another name
     note = workspace / "runs" / second.digest / "run.json"
     known = json.loads(note.read_text())
     assert list(known["start"]["subjects"]) == [f"a of run {first.digest}"]
@@ -55,6 +56,11 @@ def test_whom_the_first_training_saw_is_not_tested(workspace, tmp_path):
             fedrecon.study(study, workspace=workspace, dry_run=True)
         with pytest.raises(InputError, match="tests anna, who was in the split 'train' at site 'a"):
             fedrecon.evaluate(start, sites=leaking, workspace=workspace)
+        same = "tests the volume 'zoe.*', and the split 'train' at site 'a.*same image: one scan under two names"
+        with pytest.raises(InputError, match=r"training.start: .*" + same):
+            run(workspace, renamed, "third", start, rounds=0)
+        with pytest.raises(InputError, match=same):
+            fedrecon.evaluate(start, sites=renamed, workspace=workspace)
     kept = shard(tmp_path, "d", 20, carl="test", ida="train", jan="validation")  # tested there too
     assert run(workspace, kept, "fourth", second.digest, rounds=0).status == "finished"
 

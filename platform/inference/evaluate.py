@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from fedrecon.platform.config.fitting import check_degradations, network_of
@@ -201,7 +202,10 @@ def _mean_row(parts: Sequence[Mapping[str, Any]]) -> Row:
     for key in ("mask", "acceleration", "model"):
         values = {one[key] for one in found}
         row[key] = values.pop() if len(values) == 1 else None
-    measured = sum(one["measured_acceleration"] for one in found) / len(found)
+    of_sites: dict[str, list[float]] = {}  # a site counts once, whatever the number of its networks
+    for one in found:
+        of_sites.setdefault(one["site"], []).append(one["measured_acceleration"])
+    measured = fmean(fmean(own) for own in of_sites.values())
     return {**row, "measured_acceleration": measured, **summarise(join_scores(parts))["mean"]}
 
 

@@ -44,7 +44,8 @@ class SitePictures:
         what = experiment.strategy["name"] if experiment.trains else experiment.reconstructor["name"]
         answer = member.call("panels", self.trained.request, PanelTask("test", f"test, {what}"))
         for site, png in answer.pictures.items():
-            own = [] if len(self.trained.models(site) if self.trained.members else ()) < 2 else [model]
+            # Several networks reconstruct where the members' own ones do, which share nothing.
+            own = [model] if self.trained.all_private and site not in self.trained.members else []
             self.by_name["-".join(_safe(part) for part in (site, operator, *own))] = png
 
     def write(self, folder: Path) -> list[str]:

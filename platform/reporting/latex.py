@@ -16,6 +16,7 @@ _ESCAPED = {
     "–": "--",
     "×": r"$\times$",
     "σ": r"$\sigma$",
+    "↓": r"$\downarrow$",
     "<": "$<$",
     ">": "$>$",
     "*": r"\textsuperscript{*}",

@@ -284,7 +284,7 @@ class _Run:
         warn_of_changed_code(self.source.noted(), "the training that is taken over")
         state, kept = found
         record.rounds = list(kept["rounds"])
-        losses = loss_metrics(record.rounds[-1]["losses"]) if record.rounds else {}
+        losses = next((loss_metrics(one["losses"]) for one in record.rounds if one["round"] == state.round), {})
         self.attendance.take_over(of_training(missed_by(self.source)[1]))
         tracker.set_tags({"fedrecon.trained_by": self.source.digest})
         validated = scorer.validation(state, last=True)

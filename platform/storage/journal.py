@@ -159,6 +159,22 @@ class Journal:
         """The parameters of the run."""
         return self._texts("params", "log_params")
 
+    @property
+    def values(self) -> dict[str, tuple[int, float]]:
+        """The last step of each metric, and its value there."""
+        found: dict[str, tuple[int, float]] = {}
+        for _, entry in self.entries():
+            if entry.method == "metrics":
+                step, values = entry.arguments
+                found |= {key: (step, value) for key, value in values.items() if step >= found.get(key, (step, 0.0))[0]}
+        return found
+
+    @property
+    def artifacts(self) -> list[str]:
+        """The paths of the artifacts that are kept."""
+        folder = self.folder / "artifacts"
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
     def _texts(self, kind: str, method: str) -> dict[str, str]:
         found: dict[str, str] = {}
         for _, entry in self.entries():

@@ -172,6 +172,7 @@ def test_a_training_that_is_taken_over_has_the_rounds_that_were_trained(workspac
     for one in (taken, tested):
         assert (one.rounds, one.trained_rounds, one.resumed_from, one.kept_round) == (3, 0, 3, first.kept_round)
         assert one.mean["psnr"] == pytest.approx(first.mean["psnr"], abs=1e-9)
+    assert taken.validation["mean/loss"] == first.validation["mean/loss"]  # of the kept round, not of the last one
     assert taken.environment["budget"] == first.environment["budget"]
     rows = fedrecon.evaluate(taken.digest, workspace=workspace)["means"]
     assert rows[0]["psnr"] == pytest.approx(first.mean["psnr"], abs=1e-9)

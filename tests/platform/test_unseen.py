@@ -9,7 +9,7 @@ from tiny import UNET, make_volume
 import fedrecon
 from fedrecon.platform.consortium.consent import UnseenPolicy
 from fedrecon.platform.federation.aggregate import summarise
-from fedrecon.platform.inference.evaluate import evaluate
+from fedrecon.platform.inference.evaluate import _mean_row, evaluate
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
 from fedrecon.sites.data.shard import Shard, write_shard
@@ -84,6 +84,14 @@ def test_without_a_rule_nothing_is_guessed(workspace, newcomer):
 def test_what_cannot_be_followed_is_refused(workspace, newcomer, options, message):
     with pytest.raises(InputError, match=message):
         rows(workspace, newcomer, **options)
+
+
+@pytest.mark.slow
+def test_under_a_rule_a_new_site_is_pictured_where_pictures_are_allowed(workspace, newcomer):
+    place, runs = workspace
+    given = {"sites": newcomer(), "unseen": "average", "published": ["all"], "workspace": place}
+    (picture,) = evaluate(runs["fedper"], ["evaluation.panels=true"], **given)["pictures"]
+    assert "newcomer" in picture
 
 
 @pytest.mark.slow
@@ -166,3 +174,19 @@ def test_the_experiment_can_say_who_publishes(consortium):
     assert plain.digest(contents) == open_handed.digest(contents)
     with pytest.raises(InputError, match="Did you mean 'north'"):
         check_experiment(Experiment.read({"sites": paths, "publish_private": ["nroth"]}), shards)
+
+
+def test_the_measured_acceleration_of_a_mean_counts_a_site_once():
+    """One network at a site of R = 3, three at a site of R = 4: 3.5, as the scores beside it."""
+    numbers = {"volume_maximum": 1.0, "squared_norm": 1.0, "n_pixels": 100, "ssim": 0.9}
+    names = {"split": "test", "subject": "s", "volume": "v", "slice": 0, "mask": "random", "acceleration": 4.0}
+
+    def columns(site, model, measured, error):
+        own = {"site": site, "model": model, "measured_acceleration": measured, "squared_error": error}
+        stages = ("output", "data_consistency", "zero_filled")
+        return {**{key: [value] * 3 for key, value in {**names, **numbers, **own}.items()}, "stage": [*stages]}
+
+    seen, unseen = columns("seen", "seen", 3.0, 1e-3), [columns("new", one, 4.0, 1e-2) for one in ("seen", "b", "c")]
+    mean = _mean_row([seen, *unseen])
+    assert mean["measured_acceleration"] == 3.5
+    assert mean["psnr"] == pytest.approx((50 + 40) / 2)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fedrecon.platform.reporting import html
 from fedrecon.platform.reporting.document import Picture
-from fedrecon.tune.sweep.figures import draw, importance
+from fedrecon.tune.sweep.figures import _acceleration, _pareto, draw, importance
 from fedrecon.tune.sweep.grouping import (
     ACCELERATION,
     GroupedTrials,
@@ -28,6 +28,7 @@ from fedrecon.tune.sweep.page import document, settings_table, trials_table
 from fedrecon.tune.trials.planner import Trial
 from fedrecon.tune.trials.trial_table import TrialRow
 
+FLOOR = "test/mean/zero_filled/psnr"
 LEARNING_RATE, STRATEGY = "params.training.learning_rate", "params.strategy.name"
 
 
@@ -152,6 +153,50 @@ def test_coordinates_are_logarithmic_over_more_than_two_decades_only():
     assert heights.tolist() == [0.25, 0.75, 0.25]
     assert ticks == {"a": 0.25, "b": 0.75}
     assert coordinate([3.0, 3.0], numeric=True)[0].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[31.52, 31.53, 31.55, 31.56, 31.57, 31.58, 31.54, 31.59], [30.12, 30.14, 30.16, 30.18], [0.91521, 0.91563]],
+)
+def test_a_tick_says_the_value_of_its_height(values):
+    _, ticks = coordinate(values, numeric=True)
+    low, high = min(values), max(values)
+    assert len(ticks) >= 2
+    for said, height in ticks.items():
+        assert float(said) == pytest.approx(low + height * (high - low), abs=0.01 * (high - low))
+
+
+def masks():
+    """One strategy, two masks: 28, 26, 22 dB and 18, 16, 12 dB are their zero-filled images at R = 2, 4, 8."""
+    floors = {"random": 30, "equispaced": 20}
+    keys = [(at, mask) for mask in floors for at in (2, 4, 8)]
+    return [
+        trial(n, at, 0, 26.0 - at, 26.0 - at, **{"params.operator.mask": mask, FLOOR: floors[mask] - at})
+        for n, (at, mask) in enumerate(keys)
+    ]
+
+
+def test_each_mask_has_its_own_floor_where_masks_are_lines():
+    figure = _acceleration(GroupedTrials.of(read(table(masks())), ["mean/psnr"], ["max"]))
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[28, 26, 22], [18, 16, 12]]
+    assert len({line.get_color() for line in dashed}) == 2
+
+
+def test_each_mask_has_its_own_front_where_masks_are_colours():
+    rows = [
+        {"number": n, "status": "FINISHED", "params.operator.mask": mask, LEARNING_RATE: rate, "mean/psnr": psnr}
+        | {"mean/ssim": ssim}
+        for n, (mask, rate, psnr, ssim) in enumerate([("a", 1, 34, 0.8), ("a", 2, 35, 0.7), ("b", 1, 28, 0.6)])
+    ]
+    figure = _pareto(GroupedTrials.of(rows, ["mean/psnr", "mean/ssim"], ["max", "max"]))
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["0", "1", "2"]
+
+
+def test_a_loss_is_that_of_the_training():
+    assert label("mean/loss") == "training loss"
+    assert label("mean/psnr").startswith("validation ")
 
 
 def test_the_best_is_finished_before_stopped_and_never_failed():

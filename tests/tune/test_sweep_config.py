@@ -80,7 +80,7 @@ def test_a_test_metric_never_steers(metric):
 def test_an_unknown_metric_is_refused_with_those_that_there_are(metric):
     said = refusal(metric=metric)
     assert f"'{metric}' is no validation metric" in said
-    assert "mean/psnr, mean/ssim, mean/nmse, mean/loss" in said
+    assert "mean/psnr, mean/ssim, mean/nmse, mean/with_data_consistency/psnr" in said
 
 
 @pytest.mark.parametrize(
@@ -216,3 +216,14 @@ def test_the_saved_view_shows_the_keys_that_mlflow_has():
         "params.`training.loss`",
         "params.`training.learning_rate`",
     ]
+
+
+@pytest.mark.parametrize("key", ["training.loss", "strategy.name", "strategy"])
+def test_a_loss_that_is_searched_is_no_measure(key):
+    search = {key: {"grid": ["a", "b"]}}
+    with pytest.raises(InputError, match=f"{key} makes another measure of it; choose mean/psnr"):
+        Sweep.read(described(search, metric="mean/loss", mode="min", experiment={"sites": "data"}))
+    two = {"metric": ["mean/psnr", "site/a/loss"], "mode": ["max", "min"], "algorithm": "optuna"}
+    with pytest.raises(InputError, match="makes another measure"):
+        Sweep.read(described(search, **two, experiment={"sites": "data"}))
+    Sweep.read(described({"training.learning_rate": {"grid": [1, 2]}}, metric="mean/loss", mode="min", experiment={}))

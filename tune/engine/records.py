@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,10 @@ class CampaignRecords:
         hidden = [key for key in metrics if not mlflow_metrics({key: 0.0})]
         for row in self._trial_table.rows:
             if row.status in ENDED:
-                journal, error = self._journal(row.trial.digest), {"fedrecon.error": row.error} if row.error else {}
-                verdict = {**tags(row.trial.number), f"fedrecon.{kind}.status": row.status, **error}
+                journal = self._journal(row.trial.digest)
+                verdict = {**tags(row.trial.number), f"fedrecon.{kind}.status": row.status}
+                if row.error or journal.tags.get("fedrecon.error"):  # of an earlier try
+                    verdict["fedrecon.error"] = row.error or ""
                 if not verdict.items() <= journal.tags.items():
                     journal.set_tags(verdict)
                     last = {mlflow_key(key): row.metrics[key] for key in hidden if key in row.metrics}
@@ -68,27 +71,48 @@ class CampaignRecords:
         for row in self._trial_table.rows:
             row.run_id = self._journal(row.trial.digest).run_id or row.run_id
 
-    def begin(self, record: RunRecord, key: str, view: Mapping[str, Any]) -> str | None:
-        """Begins the sweep's or study's own run, and saves its view of the trials' runs.
+    def view(self, key: str, view: Mapping[str, Any]) -> str | None:
+        """Saves the view of the trials' runs.
 
         Returns:
             the id of the MLflow experiment of the trials; None if MLflow has not got the view.
         """
-        self.own.open(record)
         self.own.view(TRACKING_EXPERIMENT, key, view)
         self.own.flush()
         self._sender.drain()
         return self.own.sent.experiment_id or None
 
-    def end(self, values: Mapping[str, float], files: Iterable[tuple[Path, str]]) -> None:
-        """Records the numbers and files of the sweep or study, and ends its run."""
-        table = self._trial_table
+    def conclude(self, record: RunRecord, values: Mapping[str, float], files: Iterable[tuple[Path, str]]) -> None:
+        """Records the numbers and files of the sweep or study in its own run, and ends it.
+
+        MLflow keeps a parameter and a file for good. A call that does not have all of the last one's begins a new run
+        in its place. Numbers get a later step, so that MLflow shows this call's.
+        """
+        table, files = self._trial_table, list(files)
         counts = {f"trials/{status.lower()}": float(table.count(status)) for status in (*ENDED, "WAITING")}
-        self.own.metrics(table.count(*ENDED), {**values, **counts})
+        values = {**values, **counts}
+        params, known = self.own.params, self.own.values
+        gone = {
+            one for one in self.own.artifacts if one not in {str(Path(folder, path.name)) for path, folder in files}
+        }
+        other = params and params != dict(record.params)
+        self._open(record, bool(other or gone or known.keys() - values.keys()))
+        last = {key: value for key, (_, value) in self.own.values.items()}
+        step = max((step + (last != values) for step, _ in self.own.values.values()), default=0)
+        self.own.metrics(max(step, table.count(*ENDED)), values)
         for path, folder in files:
             self.own.artifact(path, folder)
         self.own.finish("KILLED" if table.count("WAITING", "RUNNING") else "FINISHED")
         self._sender.drain()
+
+    def _open(self, record: RunRecord, anew: bool) -> None:
+        """Opens the own run. ``anew``: a new one; a crash before its first line is made good by the next call."""
+        aside = self.own.folder.with_name("record.old")
+        anew = anew or aside.exists()
+        if anew and not aside.exists():
+            self.own.folder.rename(aside)
+        self.own.open(record, fresh=anew)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def address(self, experiment_id: str | None, key: str) -> str | None:
         """The address of the MLflow page with a saved view; None if MLflow has not got it."""

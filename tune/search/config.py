@@ -18,6 +18,8 @@ from fedrecon.sites.plugin import Count, Seed, Settings, parse
 _METRIC = re.compile(
     r"(mean|site/[^/]+)/((with_data_consistency|zero_filled)/)?(psnr|ssim|nmse)|(mean|site/[^/]+)/loss"
 )
+_OTHER_LOSS = ("training.loss", "strategy", "strategy.name")
+"""Searched keys whose values train on losses that cannot be compared."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_TRIALS = 100_000
 """The largest number of trials of a sweep, and of cells of a study. More are refused before they are made."""
@@ -82,6 +84,7 @@ class Sweep(CampaignSettings):
     Attributes:
         search: the searched keys, each with its values, see :mod:`fedrecon.tune.search.space`.
         metric: the metric of the VALIDATION subjects, by its name in MLflow; several need ``algorithm: optuna``.
+            ``mean/loss`` is that of the training.
         mode: ``max`` or ``min``, one for each metric.
         samples: the number of draws for every point of the grid; with ``optuna`` the number of trials.
         algorithm: ``grid`` allows only grids; ``random`` allows grids and draws the other values; ``optuna`` suggests
@@ -121,8 +124,8 @@ class Sweep(CampaignSettings):
                 raise ValueError(f"'{name}': test subjects are scored once, at the end, and never steer a sweep")
             if not _METRIC.fullmatch(name):
                 raise ValueError(
-                    f"'{name}' is no validation metric: mean/psnr, mean/ssim, mean/nmse, mean/loss, "
-                    "mean/with_data_consistency/psnr, or site/NAME/ instead of mean/"
+                    f"'{name}' is no validation metric: mean/psnr, mean/ssim, mean/nmse, "
+                    "mean/with_data_consistency/psnr, or site/NAME/ instead of mean/ (and mean/loss, of the training)"
                 )
         if not given:
             raise ValueError("at least one metric is needed")
@@ -136,6 +139,12 @@ class Sweep(CampaignSettings):
             raise ValueError(f"several metrics are for algorithm: optuna, not '{self.algorithm}'")
         if len(self.metrics) > 1 and self.scheduler is not None:
             raise ValueError("a scheduler compares one metric, but several are given")
+        other = [key for key in self.search if key in _OTHER_LOSS]
+        if other and any(metric.endswith("/loss") for metric in self.metrics):
+            raise ValueError(
+                f"metric: a loss is that of each trial's own training, and {', '.join(other)} makes another measure of "
+                "it; choose mean/psnr, mean/ssim or mean/nmse"
+            )
         return self
 
     @property

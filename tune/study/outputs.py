@@ -54,14 +54,16 @@ def write_outputs(campaign: StudyCampaign, records: CampaignRecords) -> str | No
     """
     name, key = campaign.chosen.name, f"fedrecon-study-{campaign.chosen.name}"
     records.verdicts("study", campaign.tags)
-    experiment = records.begin(_record(campaign), key, view(name))
+    experiment = records.view(key, view(name))
     stage = campaign.chosen.test.stage
     scores = by_stage(campaign, [stage, "zero_filled"], keep=True)
     validation = by_stage(campaign, [stage], keep=True, data="validation")[stage]
     found = findings(campaign, scores[stage], experiment, scores["zero_filled"], validation) if scores[stage] else None
     files = _report(campaign, found) if found else []
+    if not found:  # that of an earlier call is of other scores
+        shutil.rmtree(campaign.report, ignore_errors=True)
     kept = sorted((campaign.trial_table.folder / "scores").glob("*/*.parquet"))
-    records.end({}, [*((path, f"scores/{path.parent.name}") for path in kept), *files])
+    records.conclude(_record(campaign), {}, [*((path, f"scores/{path.parent.name}") for path in kept), *files])
     return records.address(experiment, key)
 
 
@@ -254,7 +256,7 @@ def _slices(campaign: StudyCampaign) -> str:
     limit = campaign.matrix.whole.evaluation.slices_of("test")
     texts = []
     for name, shard in campaign.matrix.shards.items():
-        n_subjects = len({volume.subject for volume in shard.split("test")})
+        n_subjects = len({volume.subject for volume in shard.scorable("test")})
         texts.append(
             f"{name}: {n_slices(shard, 'test', limit)} slices of {n_subjects} subject{'s' * (n_subjects != 1)}"
         )

@@ -39,6 +39,7 @@ from fedrecon.tune.sweep.grouping import (
     front,
     hardness,
     is_numeric,
+    is_problem,
     label,
     means,
     number,
@@ -119,8 +120,10 @@ def _acceleration(sweep: GroupedTrials) -> Figure | None:
             # Shift the points a little, so that error bars do not cover each other.
             aside = (i - (len(lines) - 1) / 2) * min(0.014, 0.08 / len(lines)) * (xs[-1] - xs[0])
             _line(ax, spread(own, hard, score, sweep.metric, sweep.mode), _style(sweep, group), aside)
-        if lowest := means(panel, hard, floor):
-            ax.plot(*zip(*lowest, strict=True), "--", color=FAINT, lw=1.4, zorder=1)
+        for same, alike in sweep.problems(panel):
+            if lowest := means(alike, hard, floor):
+                colour = FAINT if same is None else _style(sweep, same)["color"]
+                ax.plot(*zip(*lowest, strict=True), "--", color=colour, lw=1.4, zorder=1)
         ax.set_xticks(xs if len(xs) <= 10 else xs[:: len(xs) // 8], [])
         ax.xaxis.set_major_formatter("{x:g}")
         ax.set_xlabel("nominal acceleration" if hard == ACCELERATION else "scale")
@@ -311,6 +314,7 @@ def _pareto(sweep: GroupedTrials) -> Figure | None:
         return None
     shown = sweep.panels(rows)
     subtitle = "The line joins the trials that no other one beats in both, each with its number; of finished trials."
+    subtitle += " Each mask or degradation has its own." if sweep.line and is_problem(sweep.line) else ""
     figure, axes = _sheet(
         f"{upper(label(second))} against {label(first)}", subtitle + sweep.mixed_problems(shown), list(shown)
     )
@@ -318,13 +322,14 @@ def _pareto(sweep: GroupedTrials) -> Figure | None:
         for group, own in sweep.lines(panel).items():
             x, y = [row[first] for row in own], [row[second] for row in own]
             ax.plot(x, y, ls="", alpha=0.75, ms=6, **_style(sweep, group))
-        points = [(row[first], row[second]) for row in panel]
-        best = front(points, sweep.modes[:2])
-        ax.plot(*zip(*(points[i] for i in best), strict=True), "-", color=TEXT, lw=1.2, alpha=0.7, zorder=1)
-        for i in best[:12]:
-            ax.annotate(
-                str(panel[i]["number"]), points[i], (5, 5), textcoords="offset points", fontsize=8.5, color=TEXT
-            )
+        for same, alike in sweep.problems(panel):
+            points = [(row[first], row[second]) for row in alike]
+            best = front(points, sweep.modes[:2])
+            colour = TEXT if same is None else _style(sweep, same)["color"]
+            ax.plot(*zip(*(points[i] for i in best), strict=True), "-", color=colour, lw=1.2, alpha=0.7, zorder=1)
+            for i in best[:12]:
+                text = str(alike[i]["number"])
+                ax.annotate(text, points[i], (5, 5), textcoords="offset points", fontsize=8.5, color=TEXT)
         ax.set_xlabel(label(first))
         ax.margins(0.08)
     axes[0].set_ylabel(label(second))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -181,10 +181,17 @@ def coordinate(values: Sequence[Any], numeric: bool) -> tuple[NDArray[np.float64
 
     marks = found if len(found) <= 6 else [found[0], *_round_marks(found[0], found[-1], logarithmic), found[-1]]
     ticks: dict[str, float] = {}
+    digits = _digits(marks, height)
     for n in sorted(marks, key=lambda n: n not in (found[0], found[-1])):
         if all(abs(height(n) - other) > 0.045 for other in ticks.values()):
-            ticks[f"{n:.3g}" if n % 1 else show(int(n))] = height(n)
+            ticks[f"{n:.{digits}g}" if n % 1 else show(int(n))] = height(n)
     return np.array([-0.1 if (n := number(value)) is None else height(n) for value in values]), ticks | below
+
+
+def _digits(marks: Sequence[float], height: Callable[[float], float]) -> int:
+    """The digits with which each mark's label is where the mark stands, to a hundredth of the axis; three at least."""
+    exact = (all(abs(height(float(f"{n:.{d}g}")) - height(n)) < 0.01 for n in marks) for d in range(3, 17))
+    return next((d for d, one in enumerate(exact, 3) if one), 17)
 
 
 def _round_marks(low: float, high: float, logarithmic: bool) -> list[float]:
@@ -215,7 +222,8 @@ def label(metric: str) -> str:
     """A metric in words, with its unit: ``test/mean/psnr`` is ``test PSNR (dB)``."""
     *path, name = metric.split("/")
     test = path[:1] == ["test"]
-    parts = [f"{'test' if test else 'validation'} {METRIC_LABELS.get(name, name)}"]
+    split = "test" if test else "training" if name == "loss" else "validation"  # the loss is that of the members' fits
+    parts = [f"{split} {METRIC_LABELS.get(name, name)}"]
     path = path[1:] if test else path
     if path[:1] == ["site"]:
         parts.append(path[1])
@@ -280,6 +288,13 @@ class GroupedTrials:
         """The rows of each group, in the order of the groups. Groups without rows are left out."""
         found = {group: [row for row in rows if self.group(row) == group] for group in self.groups}
         return {group: own for group, own in found.items() if own}
+
+    def problems(self, panel: Sequence[Row]) -> list[tuple[str | None, Sequence[Row]]]:
+        """The rows of a panel that may be compared, with their group; None stands for all.
+
+        Each group stands apart if groups differ in the mask or the degradation.
+        """
+        return [*self.lines(panel).items()] if self.line and is_problem(self.line) else [(None, panel)]
 
     def panels(self, rows: Sequence[Row], but: Sequence[str] = ()) -> dict[str, list[Row]]:
         """The rows of each problem, because each problem gets its own axes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,12 @@ def conclude(
     files = _files(sweep, trial_table)
     record = RunRecord(SUMMARIES, sweep.name, f"sweep-{sweep.name}", _params(sweep), {"fedrecon.sweep": sweep.name})
     key = f"fedrecon-{sweep.name}"
-    experiment = records.begin(record, key, view(sweep))
+    experiment = records.view(key, view(sweep))
     best = best_setting(trial_table.rows, sweep.metrics[0], sweep.modes[0])
     keys = [key for key in (best.rows[0].metrics if best else {}) if "site/" not in key]
     means = {key: best.over_seeds(key)[0] for key in keys} if best else {}
-    records.end({f"best/{name}": mean for name, mean in means.items() if mean is not None}, files)
+    values = {f"best/{name}": mean for name, mean in means.items() if mean is not None}
+    records.conclude(record, values, files)
     return records.address(experiment, key)
 
 
@@ -114,13 +116,16 @@ def _files(sweep: Sweep, trial_table: TrialTable) -> list[tuple[Path, str]]:
         pq.write_table(table, temporary)
     written = [(folder / "trials.parquet", "")]
     best = best_setting(rows, sweep.metrics[0], sweep.modes[0])
-    if best is not None:
+    if best is None:
+        (folder / "best.yaml").unlink(missing_ok=True)
+    else:
         atomic.write_text(folder / "best.yaml", _best_experiment(sweep, best))
         written.append((folder / "best.yaml", ""))
     known = curves(trial_table, sweep.metrics[0])
     drawn = {row.trial.number: known.get(row.trial.number, []) for row in rows if not lost_sites(row)}
     figures = draw(table, sweep.metrics, sweep.modes, drawn)
-    (folder / "figures").mkdir(exist_ok=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    (folder / "figures").mkdir()
     for one in figures:
         for suffix, content in (("png", one.png), ("svg", one.svg)):
             path = folder / "figures" / f"{one.name}.{suffix}"

@@ -141,10 +141,7 @@ def trials_table(rows: Sequence[TrialRow], keys: Sequence[str], metrics: Sequenc
 def _in_words(top: Setting, keys: Sequence[str], metric: str) -> str:
     setting = _values(top.params, [key for key in keys if key != SEED], keys) or "the base experiment"
     seeds = f" over {len(top.rows)} seeds" if len(top.rows) > 1 else ""
-    scores = [
-        f"{label(one)} {value.text}"
-        for one, value in zip((metric, f"test/{metric}"), _means(top, [metric]), strict=True)
-    ]
+    scores = [f"{label(one)} {value.text}" for one, value in zip(_both([metric]), _means(top, [metric]), strict=True)]
     numbers_ = ", ".join(str(row.trial.number) for row in top.rows)
     return f"{setting}: {', '.join(scores)}{seeds} (trial{'s' * (len(top.rows) > 1)} {numbers_})."
 
@@ -155,13 +152,18 @@ def _values(params: Mapping[str, object], shown: Iterable[str], keys: Sequence[s
 
 
 def _scored(metrics: Sequence[str]) -> list[str]:
-    return [label(one) for metric in metrics for one in (metric, f"test/{metric}")]
+    return [label(one) for one in _both(metrics)]
+
+
+def _both(metrics: Sequence[str]) -> list[str]:
+    """Each metric and its twin of the test subjects; a loss, which is that of the training, has none."""
+    return [one for name in metrics for one in ([name] if name.endswith("/loss") else [name, f"test/{name}"])]
 
 
 def _means(setting: Setting, metrics: Sequence[str]) -> list[Value]:
     """Validation and test scores of a setting, as mean ± standard deviation over its seeds."""
     found = []
-    for one in (name for metric in metrics for name in (metric, f"test/{metric}")):
+    for one in _both(metrics):
         mean, deviation = setting.over_seeds(one)
         spread = "" if deviation is None else f" ± {_number(deviation, mean)}"
         found.append(Value("–") if mean is None else Value(_number(mean, mean) + spread, key=str(mean)))

@@ -18,6 +18,7 @@ from fedrecon.platform.reporting.document import Picture
 from fedrecon.platform.reporting.latex import escaped, latex
 from fedrecon.tune.study.analysis.analyse import analyse
 from fedrecon.tune.study.analysis.inputs import Method, shortened
+from fedrecon.tune.study.analysis.results import pair_of
 from fedrecon.tune.study.report.figures import draw
 from fedrecon.tune.study.report.sections import document
 from fedrecon.tune.study.report.sentences import BELOW, in_short, p_value
@@ -378,6 +379,7 @@ def test_the_coverage_of_the_tests_is_said(large, tiny):
     def said(findings, statistics):
         compared = [one for tests in statistics.tests.values() for one in tests]
         compared += [rival.test for own in statistics.choices.values() for one in own for rival in one.others]
+        compared = list({pair_of(one): one for one in compared}.values())
         return len(compared), sum(one.p is not None for one in compared)
 
     for findings, statistics, _ in (large, tiny):
@@ -387,8 +389,7 @@ def test_the_coverage_of_the_tests_is_said(large, tiny):
 
 def test_a_section_without_content_is_not_shown():
     findings = found([untrained("tv", 30.0), untrained("zero-filled", 20.0)])
-    statistics = analyse(findings)
-    titles = [section.title for section in document(findings, statistics, []).shown]
+    titles = [section.title for section in document(findings, analyse(findings), []).shown]
     assert not {"Missing cells", "Does federation pay?", "What is lost outside of the training"} & set(titles)
     assert "Scores" in titles
 

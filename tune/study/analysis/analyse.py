@@ -73,7 +73,7 @@ def analyse(findings: Findings) -> Statistics:
 
 
 def _validation(findings: Findings, tested: Mapping[Group, Table]) -> dict[str, dict[TableEntry, Estimate]]:
-    """The estimates of the validation subjects in the tested metrics, of the same seeds; empty without their scores."""
+    """The estimates of the validation subjects in the tested metrics, of equal seeds and sites; empty without any."""
     if not findings.validation:
         return {}
     groups = Grid(replace(findings, scores=findings.validation)).groups()
@@ -81,7 +81,9 @@ def _validation(findings: Findings, tested: Mapping[Group, Table]) -> dict[str, 
 
     def alike(group: Group, operator: TestOperator | None, method: str) -> bool:
         other = tested.get(group, {}).get(operator, {}).get(method)
-        return other is not None and other.n_seeds == tables[group][operator][method].n_seeds
+        own = tables[group][operator][method]
+        # Of the hospitals that are tested, all: what is best at some of them is not best at the others.
+        return other is not None and (other.n_seeds, other.sites) == (own.n_seeds, own.sites)
 
     found = {metric: _estimates(tables, metric) for metric in TESTED}
     return {metric: {key: one for key, one in own if alike(*key[:3])} for metric, own in found.items()}

@@ -274,6 +274,12 @@ class Statistics:
         sites = {frozenset(site for one in table.values() for site in (*one.sites, *one.missing)) for table in tables}
         return len(sites) > 1
 
+    def n_operators(self, group: Group) -> int:
+        """The number of test operators in a mean over operators; the most of a site, if sites have their own."""
+        tables = [table for operator, table in self.tables[group].items() if operator is not None]
+        sites = [{site for one in table.values() for site in (*one.sites, *one.missing)} for table in tables]
+        return max(sum(site in own for own in sites) for site in set().union(*sites))
+
     def runs_of(self, method: str) -> list[str]:
         """All runs of a method."""
         return sorted({run for cell, one in self.grid.cells.items() if cell.method == method for run in one.runs})
@@ -340,12 +346,14 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
     Two comparisons with the same differences count as one, also if all signs are opposite. The reasons: a prior is in
     the tables of several trainings, and the best method can be compared with a reference twice.
     """
-    raw = {_pair(one): one.p for one in family if one.p is not None}
+    raw = {pair_of(one): one.p for one in family if one.p is not None}
     adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
-    return [one if one.p is None else replace(one, p_holm=adjusted[_pair(one)], family=len(raw)) for one in family]
+    return [one if one.p is None else replace(one, p_holm=adjusted[pair_of(one)], family=len(raw)) for one in family]
 
 
-def _pair(one: Comparison) -> tuple[object, ...]:
+def pair_of(one: Comparison) -> tuple[object, ...]:
     """The key of a comparison. It is the same if method and reference change sides."""
+    if not one.differences:
+        return one.operator, one.site, one.group, frozenset((one.method, one.reference))
     opposite = tuple((who, -by) for who, by in one.differences)
     return one.operator, one.site, frozenset((one.differences, opposite))

@@ -91,6 +91,8 @@ def _axis(statistics: Statistics, groups: Sequence[Group]) -> str:
 def _curve(findings: Findings, statistics: Statistics, groups: Sequence[Group]) -> Figure | None:
     shown: dict[str, tuple[Group, list[TestOperator]]] = {}
     for group in groups:
+        if statistics.own_operators(group):  # a curve would join other hospitals, not other accelerations
+            continue
         for mask in dict.fromkeys(operator.mask for operator in statistics.operators(group)):
             own = [operator for operator in statistics.operators(group) if operator.mask == mask]
             if len(own) > 1:

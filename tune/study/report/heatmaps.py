@@ -56,7 +56,7 @@ def sites(findings: Findings, statistics: Statistics) -> Figure | None:
     ]
     if untrained := {method.label: (method.name, UNTRAINED) for method in findings.methods if not method.trains}:
         maps.append(Map("without training", list(untrained), grid.sites, _tiles(grid, untrained)))
-    n = len({(cell.operator, cell.noise) for cell in grid.cells})
+    n = max(len({(cell.operator, cell.noise) for cell in grid.cells if cell.tested_on == site}) for site in grid.sites)
     levels = len({cell.noise for cell in grid.cells}) > 1
     over = f"the mean over {n} test operators{' and noise levels' * levels}" if n > 1 else "one test operator"
     subtitle = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from fedrecon.platform.reporting.figure import upper
 from fedrecon.platform.reporting.table import signed
 from fedrecon.tune.study.analysis.generalisation_gap import controls
 from fedrecon.tune.study.analysis.grid import Group, TestOperator
 from fedrecon.tune.study.analysis.inputs import Findings
-from fedrecon.tune.study.analysis.results import Candidate, Choice, Comparison, Gap, Payoff, Rival, Statistics
+from fedrecon.tune.study.analysis.results import Candidate, Choice, Comparison, Gap, Payoff, Rival, Statistics, pair_of
 from fedrecon.tune.study.analysis.samples import Estimate
 from fedrecon.tune.study.analysis.significance import ALPHA, MIN_SEEDS, MIN_SUBJECTS
 
@@ -41,8 +42,9 @@ def under(operator: TestOperator | None, statistics: Statistics, group: Group) -
     """A test operator as text; None is the mean over the operators of the group, or each site's own operator."""
     if operator is not None:
         return str(operator)
-    own = statistics.own_operators(group)
-    return "each site's own" if own else f"mean of {len(statistics.operators(group))} operators"
+    own, n = statistics.own_operators(group), statistics.n_operators(group)
+    mean = f"mean of {n} operators"
+    return (f"{mean}, each site's own" if n > 1 else "each site's own") if own else mean
 
 
 def candidate(findings: Findings, one: Candidate, beside: str = "") -> str:
@@ -192,8 +194,11 @@ def _gaps(findings: Findings, statistics: Statistics) -> Iterable[str]:
 
 def _lost(findings: Findings, gap: Gap) -> str:
     one = gap.overall
-    verb = "loses" if (one.mean or 0.0) >= 0 else "gains"
-    return f"{findings.label(gap.method)} {verb} {abs(one.mean or 0.0):.2f} dB ({interval(one) or subjects(one.n)})"
+    mean, verb = one.mean or 0.0, "loses"
+    if mean < 0:
+        low, high = (None if end is None else -end for end in (one.high, one.low))
+        mean, verb, one = -mean, "gains", replace(one, low=low, high=high)
+    return f"{findings.label(gap.method)} {verb} {mean:.2f} dB ({interval(one) or subjects(one.n)})"
 
 
 def _pays(findings: Findings, statistics: Statistics) -> Iterable[str]:
@@ -267,8 +272,9 @@ def _missing(findings: Findings) -> Iterable[str]:
 
 def _coverage(statistics: Statistics) -> Iterable[str]:
     """Yields how many of the comparisons were tested (PSNR and SSIM alike), and what the tested ones leave out."""
-    own = [one for tests in statistics.tests.values() for one in tests]
-    own += [rival.test for chosen in statistics.choices.values() for one in chosen for rival in one.others]
+    every = [one for tests in statistics.tests.values() for one in tests]
+    every += [rival.test for chosen in statistics.choices.values() for one in chosen for rival in one.others]
+    own = list({pair_of(one): one for one in every}.values())  # a pair may be a test and a choice
     if not own:
         return
     tested = [one for one in own if one.p is not None]
@@ -282,7 +288,7 @@ def _coverage(statistics: Statistics) -> Iterable[str]:
         text += f"; {n} are of networks of fewer than {MIN_SEEDS} seeds"
     if partly:
         sites = sorted({site for one in partly for site in one.left_out})
-        text += f"; {len(partly)} of these leave out {', '.join(sites)}"
+        text += f"; {len(partly)} of the tested ones leave out {', '.join(sites)}"
     yield text + "."
 
 

@@ -19,13 +19,15 @@ SIGNED = {"psnr": "+.2f", "ssim": "+.4f"}
 """The number format of a difference, by metric."""
 
 
-def of_scores(findings: Findings) -> str:
-    """What the tables of scores show."""
+def of_scores(findings: Findings, metric: str = "") -> str:
+    """What the tables of scores show; without a metric, all of them."""
+    best = {"nmse": "lowest", "": "best"}.get(metric, "highest")
+    below = "; ↓ and red: below zero-filled" if metric in ("", "psnr") else ""
     return (
         f"Scores are {AGAINST[findings.reference]}. Mean ± standard deviation over seeds, where there are several. "
         f"Below it the 95 % interval, from {MIN_SUBJECTS} subjects on: over seeds and subjects from {MIN_SEEDS} seeds "
-        "on, else over subjects, of these very networks. σ is the standard deviation over subjects. Bold: the highest "
-        "mean of the methods that moved no data. Red: below zero-filled."
+        f"on, else over subjects, of these very networks. σ is the standard deviation over subjects. Bold: the {best} "
+        f"mean of the methods that moved no data{below}."
     )
 
 
@@ -133,6 +135,7 @@ def _score(one: Estimate, metric: str, bold: bool = False, low: bool = False) ->
     text = format(one.mean, shown) + ("" if one.seeds is None else f" ± {one.seeds:{shown}}")
     below = [f"[{interval(one, shown)}]"] if one.low is not None else []
     below += [f"σ {one.subjects:{shown}}"] if one.subjects is not None else []
+    text += " ↓" if low else ""  # a pasted table has no colour
     return Value(text, tuple(below), f"{one.mean:.9g}", subjects(one.n), bold, "bad" if low else "")
 
 
@@ -217,7 +220,7 @@ def _tested(one: Comparison) -> list[Value]:
     shown = SIGNED[one.metric]
     verdict = ("ahead" if one.ahead else "behind") if one.significant else "not significant"
     verdict += " for most subjects, not in the mean" if one.significant and one.split else ""
-    verdict += ": the interval over seeds holds 0" if one.p_holm is not None and one.may_be_zero else ""
+    verdict += ": the interval holds 0" if one.p_holm is not None and one.may_be_zero else ""
     if one.p is None and one.few_seeds and one.n >= MIN_SUBJECTS:
         verdict = networks(one)
     elif one.p is None:
@@ -296,8 +299,8 @@ def payoffs(findings: Findings, statistics: Statistics, over: str = "local") -> 
     operators = [*([None] if several else []), *sorted({one for pay in paid for one in pay.mean if one is not None})]
     columns = [*words("method", "minus", "tested", "trained"), *numbers("sites", "slices a site")]
     rows = [Row(_payoff(findings, pay, operators), _runs(statistics, pay.group, pay.method)) for pay in paid]
-    n = sum(test.p is not None for pay in paid for test in pay.tests.values())
-    note = f"* significant after Holm's correction over the {n} comparisons of this table."
+    n = max((test.family for pay in paid for test in pay.tests.values() if test.p is not None), default=0)
+    note = f"* significant after Holm's correction over the {n} different comparisons of this table."
     none = f"No claim can be made about a method with fewer than {MIN_SUBJECTS} subjects or {MIN_SEEDS} seeds."
     note = note if n else none
     note += {
@@ -342,7 +345,7 @@ def all_tables(findings: Findings, statistics: Statistics) -> list[Table]:
     for at, group in enumerate(statistics.tables, 1):
         for metric in METRICS:
             table = scores(findings, statistics, group, metric, f"{metric}-{at}")
-            found.append(replace(table, note=f"{of_scores(findings)} {table.note}".strip()))
+            found.append(replace(table, note=f"{of_scores(findings, metric)} {table.note}".strip()))
         found.append(by_site(findings, statistics, group, "psnr", f"psnr-by-site-{at}"))
         found.append(tests(findings, statistics, group, f"tests-{at}", "psnr"))
         found.append(tests(findings, statistics, group, f"tests-ssim-{at}", "ssim"))

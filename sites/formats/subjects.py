@@ -38,8 +38,10 @@ _ANYBODY = {
     "mr",
     "anat",
     "nii",
+    "mprage",
 }
 _VISIT = re.compile(r"[-. ]?(ses|session|visit|study|scan|run|v)[-. ]?\d+$")
+_DATE = re.compile(r"(19|20)\d\d([-.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])")
 
 
 class Subjects:
@@ -165,25 +167,11 @@ def doubts(names: Mapping[Path, str], subjects: Subjects, reader: Format, given:
     """
     paths, stems = list(names), list(names.values())
     known = sorted(set(subjects.of.values()))
-    if not given and len(paths) > 1 and not any("_" in stem for stem in stems):
-        summary.note(
-            "each-file-a-subject",
-            f"no name has a '_', so each of {len(paths)} files is a subject by itself, as '{known[0]}'; if a "
-            "person has several files, here or at another site, give --subject-pattern or --subjects-from",
-        )
     if not given:
-        places = places_of(reader.stem, paths)
-        folders = defaultdict(set)
-        for path in paths:
-            folders[subjects.of[path]].add(places[path].split("/", 1)[0] if "/" in places[path] else "")
-        wide = sorted(subject for subject, several in folders.items() if len(several) > 1)
-        common = [one for one in known if one.casefold() in _ANYBODY or _CONTRASTS.fullmatch(one.casefold())]
-        for subject in [*wide, *(one for one in common if one not in wide)]:
-            summary.note(
-                "people-as-one",
-                f"the subject '{subject}' may be several persons ({list(subjects.of.values()).count(subject)} files); "
-                "give --subject-pattern or --subjects-from",
-            )
+        _each_file(names, subjects.of, reader, summary)
+        _several_persons(paths, subjects.of, reader, summary)
+        if any(name != _nfc(reader.stem(path)) for path, name in names.items()):
+            _in_two_folders(paths, subjects.of, reader, summary)
     alike = defaultdict(list)
     for one in known:
         alike[_plain(one)].append(one)
@@ -198,6 +186,75 @@ def doubts(names: Mapping[Path, str], subjects: Subjects, reader: Format, given:
     for split in ("train", "test"):
         if not counts[split]:
             summary.note(f"no-{split}-subject", f"no subject is in the split '{split}'")
+
+
+def _each_file(names: Mapping[Path, str], of: Mapping[Path, str], reader: Format, summary: ImportSummary) -> None:
+    """Notes that files or dates are subjects: a person with several files would be several subjects."""
+    ask = "if a person has several files, here or at another site, give --subject-pattern or --subjects-from"
+    known, wide = sorted(set(of.values())), _folders_of_several(list(names), of, reader)
+    if len(names) < 2:
+        return
+    if not any("_" in name for name in names.values()):
+        summary.note(
+            "each-file-a-subject",
+            f"no name has a '_', so each of {len(names)} files is a subject by itself, as '{known[0]}'; {ask}",
+        )
+    elif dates := [one for one in known if _DATE.fullmatch(one)]:
+        within = f", and folders hold several of them: {_some(wide)}" if wide else ""
+        summary.note("each-file-a-subject", f"subjects have the names of dates: {_some(dates)}{within}; {ask}")
+    elif wide and len(known) == len(names):
+        summary.note(
+            "each-file-a-subject",
+            f"each of {len(names)} files is a subject by itself, and folders hold several: {_some(wide)}; {ask}",
+        )
+
+
+def _folders_of_several(paths: Sequence[Path], of: Mapping[Path, str], reader: Format) -> list[str]:
+    """Folders of several subjects, but for folders of BIDS subjects, and for folders around others of the list."""
+    within = defaultdict(set)
+    for path, place in places_of(reader.stem, paths).items():
+        for folder in Path(place).parents[:-1]:
+            within[folder].add(of[path])
+    wide = [one for one, several in within.items() if sum(not name.startswith("sub-") for name in several) > 1]
+    return sorted(one.as_posix() for one in wide if not any(one in other.parents for other in wide))
+
+
+def _several_persons(paths: Sequence[Path], of: Mapping[Path, str], reader: Format, summary: ImportSummary) -> None:
+    """Notes subjects that lie in several folders, or have the name of a contrast or of anything."""
+    places = places_of(reader.stem, paths)
+    folders = defaultdict(set)
+    for path in paths:
+        folders[of[path]].add(places[path].split("/", 1)[0] if "/" in places[path] else "")
+    wide = sorted(subject for subject, several in folders.items() if len(several) > 1)
+    common = [one for one in sorted(folders) if one.casefold() in _ANYBODY or _CONTRASTS.fullmatch(one.casefold())]
+    for subject in [*wide, *(one for one in common if one not in wide)]:
+        summary.note(
+            "people-as-one",
+            f"the subject '{subject}' may be several persons ({list(of.values()).count(subject)} files); "
+            "give --subject-pattern or --subjects-from",
+        )
+
+
+def _in_two_folders(paths: Sequence[Path], of: Mapping[Path, str], reader: Format, summary: ImportSummary) -> None:
+    """Notes names of persons that several subjects hold: of files, or of folders that have a number in their name.
+
+    For volumes that are named by their folders, because names repeat: folders of visits or scanners
+    (``baseline/p01``, ``followup/p01``) become subjects then. A file ``T1`` or a folder ``ses-1`` names nobody.
+    """
+    holders = defaultdict(set)
+    for path, place in places_of(reader.stem, paths).items():
+        *folders, stem = place.split("/")
+        for own in {subject_of(stem), *(one for one in folders[1:] if re.search(r"\d", one))}:
+            if own.casefold() not in _ANYBODY and _plain(own) and not _DATE.fullmatch(own):
+                holders[own].add(of[path])
+    twice = sorted(own for own, several in holders.items() if len(several) > 1)
+    if twice:
+        several = _some(sorted(set.union(*(holders[own] for own in twice))))
+        summary.note(
+            "one-as-people",
+            f"the subjects {several} are named by their folders, and {_some(twice)} lies in several of them: if "
+            "that is one person, it trains and is tested; give --subject-pattern, which finds it, or --subjects-from",
+        )
 
 
 def _named(paths: Sequence[Path], names: Mapping[Path, str], reader: Format, pattern: str | None) -> dict[Path, str]:

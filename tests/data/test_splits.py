@@ -1,9 +1,12 @@
 """Subjects come from file names, and are split as a whole."""
 
+import numpy as np
 import pytest
+from small_volumes import make_kspace
 
 from fedrecon.sites.data.splits import assign_splits, subject_of
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.formats.importing import import_data
 
 
 def test_subject_is_the_name_up_to_its_first_underscore():
@@ -46,3 +49,46 @@ def test_wrong_names_are_refused():
         assign_splits(["patient04", "patient09"], test=["pat04"])
     with pytest.raises(InputError, match="for validation and for test: a"):
         assign_splits("ab", ["a"], ["a"])
+
+
+TREES = {
+    "baseline": ["baseline/p01", "baseline/p02", "followup/p01", "followup/p02"],
+    "scanners": ["scannerA/p01_T1", "scannerA/p02_T1", "scannerB/p01_T1b", "scannerB/p02_T1"],
+    "folders of persons in folders of time points": ["pre/p01/T1", "pre/p02/T1", "post/p01/T1", "post/p02/T1"],
+    "dates": ["patient1/20200110_T1", "patient1/20230401_T1", "patient2/20200305_T1", "patient2/20230612_T1"],
+    "dates of one person": ["2020-01-10_T1", "2023-04-01_T1"],
+    "words": ["anna/before_T1", "anna/after_T1", "ben/early_T1", "ben/late_T1"],
+    "deeper words": ["a/p1/before_T1", "a/p1/after_T1", "b/p2/early_T1", "b/p2/late_T1"],
+    "a folder a person": ["p01/T1", "p02/T1"],
+    "a folder a person and visit": ["p01/ses-1/anat/T1", "p01/ses-2/anat/T1", "p02/ses-1/anat/T1"],
+    "a folder a person and date": ["p01/20200110/img_1", "p02/20200110/img_1"],
+    "a file a person": ["p01_T1", "p02_T1"],
+    "BIDS": ["one/sub-01/anat/sub-01_T1w", "one/sub-02/anat/sub-02_T1w", "two/sub-03/anat/sub-03_T1w"],
+}
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ("baseline", "'baseline', 'followup' are named by their folders, and 'p01', 'p02' lies in several of them"),
+        ("scanners", "'scannerA', 'scannerB' are named by their folders, and 'p01', 'p02' lies in several of them"),
+        ("folders of persons in folders of time points", "and 'p01', 'p02' lies in several of them"),
+        ("dates", "'20230612', and folders hold several of them: 'patient1', 'patient2'; if a person"),
+        ("dates of one person", "subjects have the names of dates: '2020-01-10', '2023-04-01'; if a person"),
+        ("words", "each of 4 files is a subject by itself, and folders hold several: 'anna', 'ben'; if a person"),
+        ("deeper words", "each of 4 files is a subject by itself, and folders hold several: 'a/p1', 'b/p2'; if"),
+        ("a folder a person", None),
+        ("a folder a person and visit", None),
+        ("a folder a person and date", None),
+        ("a file a person", None),
+        ("BIDS", None),
+    ],
+)
+def test_visits_that_would_be_subjects_are_warned_of(tree, expected, tmp_path):
+    for number, name in enumerate(TREES[tree]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / name, make_kspace(1, seed=number))
+    summary = import_data("npy", tmp_path, "s", tmp_path / "out", dry_run=True)
+    texts = [note.text for note in summary.notes if note.kind in ("each-file-a-subject", "one-as-people")]
+    assert len(texts) == (expected is not None)
+    assert expected is None or expected in texts[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,8 @@ from fedrecon.sites.formats.record import FileRecord
 
 _TOLERANCE = 0.02  # of the distance of two slices, and of a pixel
 _TESLA = 25.0
+_LOST = 1.75
+"""Two steps of trigger times that differ by this factor: between them an image is lost."""
 
 
 class DICOM(NIfTI):
@@ -167,11 +169,22 @@ def _stack(source: Path, images: list[DicomImage], volume: int | None, record: F
         raise FileError(source, f"--volume {volume}: has {counts[0]} at each position, counted from 0.")
     if counts[0] > 1:
         record.note("one-of-several", f"volume {volume} of {counts[0]}")
-    stack = [sorted(place, key=lambda one: one.order)[volume or 0] for place in places]
+    places = [sorted(place, key=lambda one: one.order) for place in places]
+    if any(one.order == other.order for place in places for one, other in pairwise(place)):
+        raise FileError(
+            source,
+            f"has {counts[0]} images at each position, and nothing in their headers orders them: no time, echo "
+            "time, b-value, inversion time, flip angle or number is another.",
+        )
+    stack = [place[volume or 0] for place in places]
     if len({one.order[:SETTINGS] for one in stack}) > 1 or _acquisitions_differ(places):
         raise FileError(
-            source, "the images of this volume differ in time, echo time, b-value or acquisition: some are missing."
+            source,
+            "the images of this volume differ in time, echo time, b-value, inversion time, flip angle or acquisition: "
+            "some are missing.",
         )
+    if _triggers_differ(places):
+        raise FileError(source, "the trigger times of one volume differ by those of another volume: some are missing.")
     return stack
 
 
@@ -185,6 +198,21 @@ def _acquisitions_differ(places: list[list[DicomImage]]) -> bool:
     ordered = apart and all(len(mine) == len(place) for mine, place in zip(numbers, places, strict=True))
     different = {frozenset(one) for one in numbers}
     return ordered and any(one & other for one, other in combinations(different, 2))
+
+
+def _triggers_differ(places: list[list[DicomImage]]) -> bool:
+    """Whether the volumes of a series are told apart by their trigger times alone, and positions lack different ones.
+
+    Each position may have its own times, by its heart beats or its place in the repetition. They begin within one step
+    of each other then, and no step is nearly twice as long as at another position.
+    """
+    if len(places[0]) == 1 or any(len({one.order[: SETTINGS + 1] for one in place}) > 1 for place in places):
+        return False
+    times = np.array([[one.order[SETTINGS + 2] for one in place] for place in places])
+    steps, first = np.diff(times, axis=1), times[:, 0]
+    if steps.min() <= 0:
+        return False
+    return bool((steps.max(0) > _LOST * steps.min(0)).any() or np.ptp(first) > (1 - 1e-6) * steps.min())
 
 
 def _volume(

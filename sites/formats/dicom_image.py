@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 from fedrecon.sites.errors import FileError, InputError
 
 _GROUPS = (
+    "CardiacSynchronizationSequence",
     "FrameContentSequence",
     "MRDiffusionSequence",
     "MREchoSequence",
     "MRFOVGeometrySequence",
     "MRImageFrameTypeSequence",
+    "MRModifierSequence",
+    "MRTimingAndRelatedParametersSequence",
     "PixelMeasuresSequence",
     "PixelValueTransformationSequence",
     "PlaneOrientationSequence",
@@ -41,13 +44,19 @@ _ORDER = (
     "EffectiveEchoTime",
     "EchoTime",
     "DiffusionBValue",
+    "InversionTime",
+    "FlipAngle",
     "AcquisitionNumber",
     "InstanceNumber",
+    "TriggerTime",
 )
 """What orders the images of one position: the number of ``--volume``. No one of them is a text."""
 
-SETTINGS = 5
-"""How many of them are the same for all images of a volume."""
+SETTINGS = 7
+"""How many of them are the same for all images of a volume. A trigger time may be another for each position."""
+
+_ENHANCED = {"InversionTime": "InversionTimes", "TriggerTime": "NominalCardiacTriggerDelayTime"}
+"""The names that a file of several frames has for elements of files of one."""
 
 _GE = (0x0043, 0x102F)
 """The kind of an image in files of GE: magnitude, phase, real, imaginary."""
@@ -76,6 +85,7 @@ _TAGS = (
     "SeriesDescription",
     "SliceThickness",
     *_ORDER,
+    *_ENHANCED.values(),
 )
 _PADDING = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 """The value that stands for no pixel; with the second one, all values between them (DICOM PS3.3, C.7.5.1.1.2)."""
@@ -139,8 +149,8 @@ class DicomImage:
         thickness: of the slice in mm, or 0.
         scale: slope and intercept.
         kind: None for a magnitude.
-        order: numbers that order the images of a position, see ``_ORDER``. The first :data:`SETTINGS` of them, times,
-            echo times and b-value, are one for a whole volume; the next is the acquisition's.
+        order: numbers that order the images of a position, see ``_ORDER``, and last the frame. The first
+            :data:`SETTINGS` of them, from time to flip angle, are one for a whole volume; then the acquisition's.
         shape: rows and columns.
         uid: of the file, with the frame: two images of one uid are one image. It is compared and never shown.
         tesla: the field strength as it is stated, or 0.
@@ -264,7 +274,7 @@ def _image(path: Path, frame: int, said: dict[str, Any], groups: list[Any]) -> D
     scale = float(own.get("RescaleSlope", 1)), float(own.get("RescaleIntercept", 0))
     if not np.isfinite(scale).all() or scale[0] == 0:
         raise FileError(path, f"RescaleSlope and RescaleIntercept are {scale[0]:g} and {scale[1]:g}.")
-    order = (*(float(own.get(name) or 0) for name in _ORDER), frame)
+    order = (*(_first(own.get(name) or own.get(_ENHANCED.get(name, name))) for name in _ORDER), frame)
     thickness = float(own.get("SliceThickness") or 0)
     thickness = thickness if 0 < thickness < np.inf else 0.0
     return DicomImage(
@@ -292,6 +302,11 @@ def _numbers(path: Path, said: dict[str, Any], name: str, count: int) -> NDArray
     if len(values) != count or not np.isfinite(values).all():
         raise FileError(path, f"{name} is missing, or is not {count} numbers: the place of the image is not known.")
     return values
+
+
+def _first(given: Any) -> float:
+    """A number, or the first of several; 0 if there is none."""
+    return float(np.ravel(given)[0]) if given not in (None, "") and np.size(given) else 0.0
 
 
 def _words(listed: Any) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from small_dicom import STACK, loaded, refuse, series
 from small_files import image, write_dicom
 from small_volumes import Imported
 
@@ -16,27 +17,7 @@ from fedrecon.sites.formats.dicom import DICOM
 from fedrecon.sites.formats.dicom_image import _stored
 from fedrecon.sites.formats.importing import import_data
 
-STACK = np.stack([(number + 2) * image() for number in range(4)])  # (slice, row, column)
 PLANES = {"axial": [1, 0, 0, 0, 1, 0], "sagittal": [0, 1, 0, 0, 0, -1], "coronal": [1, 0, 0, 0, 0, -1]}
-
-
-def loaded(source: Path, **options):
-    """The volume of one path, and its record; a refusal is raised."""
-    reader = DICOM(**options)
-    (path,), _ = reader.find([source])
-    ((_, found, record),) = reader.read([path], lambda _: Label("v", "s", "train"))
-    if isinstance(found, FileError):
-        raise found
-    return found, record
-
-
-def series(folder: Path, stack=STACK, step=(0.0, 0.0, 5.0), **elements) -> Path:
-    """A stack with one file an image; the names do not follow the positions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, pixels in enumerate(stack):
-        place = tuple(10 + number * part for part in step)
-        write_dicom(folder / f"{7 * number % 5}", pixels, folder, place, **elements)
-    return folder
 
 
 def as_nifti(path: Path, stack, axes, step, scale=(1, 0)) -> Path:
@@ -212,11 +193,6 @@ def test_only_magnitudes_are_read(kind, tmp_path):
     np.testing.assert_array_equal(data.reference, loaded(series(tmp_path / "b"))[0].reference)
 
 
-def refuse(folder: Path, match: str, **options) -> None:
-    with pytest.raises(FileError, match=match):
-        loaded(folder, **options)
-
-
 @pytest.mark.slow
 def test_what_is_no_stack_is_refused(tmp_path):
     missing = series(tmp_path / "missing")
@@ -236,19 +212,6 @@ def test_what_is_no_stack_is_refused(tmp_path):
     broken = series(tmp_path / "broken")
     (broken / "0").write_bytes((broken / "0").read_bytes()[:-100])
     refuse(broken, "broken: 0: is damaged")
-
-
-@pytest.mark.slow
-def test_several_volumes_need_the_number_of_one(tmp_path):
-    folder = series(tmp_path / "a", EchoTime=10.0)
-    for number, pixels in enumerate(3 * STACK):
-        write_dicom(folder / f"e{number}", pixels, folder, (10, 10, 10 + 5 * number), EchoTime=5.0)
-    refuse(folder, "2 images at each position: --volume")
-    refuse(folder, "counted from 0", volume=2)
-    early, late = (loaded(folder, volume=number)[0].reference for number in (0, 1))
-    np.testing.assert_allclose(early, 3 * late, rtol=1e-6)  # the shorter echo time comes first
-    (folder / "e3").unlink()
-    refuse(folder, "1 images at some positions and 2 at others", volume=0)
 
 
 def test_contrast_and_field_are_those_of_the_header(tmp_path):
@@ -315,39 +278,6 @@ def test_bits_above_those_that_are_stored_are_no_values(tmp_path):
     data, record = loaded(write_dicom(tmp_path / "b.dcm", overlaid, BitsStored=12, HighBit=11))
     np.testing.assert_array_equal(data.reference, plain.reference)
     assert not record.notes
-
-
-def dynamic(folder: Path, lost=(), times=(1, 2, 3), **elements) -> Path:
-    """Four positions at each time; the images of a time are so many times as bright. ``lost``: (time, position)."""
-    folder.mkdir()
-    for at, time in enumerate(times):
-        for number in range(4):
-            if (time, number) not in lost:
-                named = {key: value[at] for key, value in elements.items()}
-                write_dicom(folder / f"{at}_{number}", time * image(), folder, (0, 0, 5.0 * number), **named)
-    return folder
-
-
-def test_a_lost_image_at_each_position_mixes_no_times(tmp_path):
-    lost = {(1, 0), (3, 1), (1, 2), (1, 3)}  # two images are left at each position: 2 and 3, or 1 and 2
-    for number, key in enumerate(("TemporalPositionIdentifier", "AcquisitionNumber", "EchoTime")):
-        whole = dynamic(tmp_path / f"w{number}", **{key: (1, 2, 3)})
-        assert loaded(whole, volume=2, slices="all")[0].reference.max(axis=(1, 2)).tolist() == [3 * 198.0] * 4
-        refuse(dynamic(tmp_path / f"l{number}", lost, **{key: (1, 2, 3)}), "some are missing", volume=0)
-    one = dynamic(tmp_path / "one", {(1, 0), (2, 1), (1, 2), (1, 3)}, (1, 2), TemporalPositionIdentifier=(1, 2))
-    refuse(one, "differ in time")
-
-
-def test_parts_of_an_interleaved_acquisition_may_have_their_own_numbers(tmp_path):
-    folder = tmp_path / "a"
-    folder.mkdir()
-    for repetition, number in ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)):
-        acquisition = 2 * repetition + number % 2  # even slices are the acquisitions 0 and 2, odd ones 1 and 3
-        pixels = (repetition + 1) * image()
-        write_dicom(
-            folder / f"{repetition}{number}", pixels, folder, (0, 0, 5.0 * number), AcquisitionNumber=acquisition
-        )
-    assert len(set(loaded(folder, volume=1, slices="all")[0].reference.max(axis=(1, 2)).tolist())) == 1
 
 
 @pytest.mark.slow

@@ -37,8 +37,8 @@ class Format(Plugin):
     """A file format. Its fields are the options of its import.
 
     Attributes:
-        noise_sigma: the known noise level of the shard's k-space (:attr:`fedrecon.sites.data.volume.Volume.noise`);
-            None estimates it.
+        noise_sigma: the known noise level, in the units of the file, of one sample of k-space or of the image. It is
+            scaled as the import scales the samples. None estimates the level.
 
     Class attributes:
         suffixes: endings of the file names.
@@ -103,9 +103,14 @@ class Format(Plugin):
         fitting = [suffix for suffix in self.suffixes if path.name.lower().endswith(suffix)]
         return path.name[: -max(map(len, fitting))] if fitting else path.stem
 
-    def noise(self, kspace: Complex) -> float | None:
-        """The noise level of k-space (slices, coils, y, x): the given one, else an estimate; None if it cannot tell."""
-        return estimate_noise(kspace) if self.noise_sigma is None else self.noise_sigma
+    def noise(self, kspace: Complex, gain: float = 1.0) -> float | None:
+        """The noise level of k-space (slices, coils, y, x): the given one, else an estimate; None if it cannot tell.
+
+        Args:
+            kspace: as the shard keeps it.
+            gain: by what the import multiplied the noise of the file's samples.
+        """
+        return estimate_noise(kspace) if self.noise_sigma is None else self.noise_sigma * gain
 
     def fits(self, path: Path) -> bool:
         """Whether the file's name is one of this format. Hidden files are none."""

@@ -43,6 +43,7 @@ ONE_IMAGE = ("contrast", "phase", "repetition", "set")
 """Counters that may have one value in a file: each of their values is an image by itself."""
 APART = ("separate", "external")
 """Calibration modes whose lines another scan measured."""
+_UNEQUAL = "lines were averaged in different numbers: there is no one noise level"
 _TURNED = 0.01  # directions are unit vectors: 0.6 degrees
 _INDEPENDENT = 1e-6  # smallest eigenvalue of the coils' noise correlation
 _BLOCK = 512  # lines that are read at once
@@ -88,11 +89,15 @@ class ISMRMRD(Measured):
         record.slices = len(kspace)
         record.field_of_view_mm = (kspace.shape[2] * voxel[1], kspace.shape[3] * voxel[2])
         reference = reference_of(kspace, record)
-        noise = self.noise(kspace) if whitening is None else sigma
+        if whitening is None:
+            sigma = self.noise(kspace, lines.gain or 1.0)
+            if self.noise_sigma is not None and lines.gain is None:
+                record.note("noise-level-unknown", _UNEQUAL)
+                sigma = None
         field = header.number("acquisitionSystemInformation/systemFieldStrength_T")
         crop = header.scored((kspace.shape[2], kspace.shape[3]), record)
         return VolumeData(
-            label.name, label.subject, label.split, kspace, reference, noise, voxel, field_strength_t=field, crop=crop
+            label.name, label.subject, label.split, kspace, reference, sigma, voxel, field_strength_t=field, crop=crop
         )
 
 
@@ -101,6 +106,8 @@ class _Lines:
 
     Attributes:
         readout: first measured sample of the encoded readout, and one past the last.
+        gain: by what the noise of a line's samples is multiplied, in the mean of its averages and, of a 3-D scan, in
+            the transform along the readout, of which a part may be zero; None if lines have different averages.
     """
 
     def __init__(self, source: Path, file: h5py.File, header: Header, record: FileRecord) -> None:
@@ -147,6 +154,9 @@ class _Lines:
                 )
         self._place(image, calibrates, index["average"], spots, sizes, record)
         self.readout = self._readout(header, record)
+        averages = np.unique(self.count[self.count > 0])
+        share = (self.readout[1] - self.readout[0]) / header.encoded[0] if header.encoded[2] > 1 else 1.0
+        self.gain = float(np.sqrt(share / averages[0])) if len(averages) == 1 else None
 
     def _refuse(self, flags: NDArray[Any], index: NDArray[Any], image: NDArray[np.bool_]) -> None:
         head = self._head[image]
@@ -274,13 +284,11 @@ class _Lines:
             raise FileError(self._source, "its noise scan cannot whiten: a coil's noise is that of other coils.")
         whitening = np.linalg.inv(np.linalg.cholesky(covariance)).astype(np.complex64)
         record.facts["noise scan"] = f"whitens {coils} coils, {samples} samples"
-        averages = np.unique(self.count[self.count > 0])
         if not timed:
             record.note("noise-level-unknown", "the sample time of the noise scan or of the image is missing")
-        elif len(averages) > 1:
-            record.note("noise-level-unknown", "lines were averaged in different numbers: there is no one noise level")
-        known = timed and len(averages) == 1
-        return whitening, float(1 / np.sqrt(averages[0])) if known else None
+        elif self.gain is None:
+            record.note("noise-level-unknown", _UNEQUAL)
+        return whitening, self.gain if timed else None
 
     def kspace(self, header: Header) -> Complex:
         """The mean of the averages: (slices, coils, z, y, x), x the encoded readout, DC at N//2, zero elsewhere."""

@@ -65,18 +65,35 @@ def low_pass(
     Raises:
         InputError: ``size`` is larger than the native matrix.
     """
-    thickness, dy, dx = voxel_mm
     ny, nx = magnitude.shape[1:]
-    field = max(ny * dy, nx * dx)
-    square = max(ny, round(field / dy)), max(nx, round(field / dx))
+    square = _square((ny, nx), voxel_mm)
     padded = centre(magnitude, square)
     if size is None:
         return padded, voxel_mm
     if size > min(square):
         raise InputError(f"--size {size} is more than the {min(square)} pixels of the image's shorter side.")
     image = ifft2c_numpy(centre(fft2c_numpy(padded), (size, size)))
-    scale = np.float32(size / np.sqrt(square[0] * square[1]))  # two FFT sizes, both orthonormal: keeps intensities
-    return np.abs(image) * scale, (thickness, field / size, field / size)
+    field = max(ny * voxel_mm[1], nx * voxel_mm[2])
+    gain = np.float32(noise_gain((ny, nx), voxel_mm, size))  # two FFT sizes, both orthonormal: keeps intensities
+    return np.abs(image) * gain, (voxel_mm[0], field / size, field / size)
+
+
+def noise_gain(shape: tuple[int, int], voxel_mm: tuple[float, float, float], size: int | None) -> float:
+    """By what :func:`low_pass` multiplies white noise: it keeps intensities, and takes a part of the samples.
+
+    Args:
+        shape: of the images (y, x).
+        voxel_mm, size: see :func:`low_pass`.
+    """
+    ny, nx = _square(shape, voxel_mm)
+    return 1.0 if size is None else float(size / np.sqrt(ny * nx))
+
+
+def _square(shape: tuple[int, int], voxel_mm: tuple[float, float, float]) -> tuple[int, int]:
+    """The matrix (y, x) of the square field of view."""
+    (ny, nx), (_, dy, dx) = shape, voxel_mm
+    field = max(ny * dy, nx * dx)
+    return max(ny, round(field / dy)), max(nx, round(field / dx))
 
 
 def centre(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:

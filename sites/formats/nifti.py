@@ -17,7 +17,7 @@ from pydantic import Field
 
 from fedrecon.sites.data.volume import Complex, Real, VolumeData
 from fedrecon.sites.formats.format import Format, Label
-from fedrecon.sites.formats.magnitude import EMPTY, interpolated, kept_slices, low_pass, smooth_phase
+from fedrecon.sites.formats.magnitude import EMPTY, interpolated, kept_slices, low_pass, noise_gain, smooth_phase
 from fedrecon.sites.formats.nifti_file import NiftiVolume, forms, open_nifti, plausible
 from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
@@ -54,10 +54,9 @@ class NIfTI(Format):
         """The option ``phase``."""
         return self.phase
 
-    def noise(self, kspace: Complex) -> float | None:
+    def noise(self, kspace: Complex, gain: float = 1.0) -> float | None:
         """The given level, else None: the noise of a magnitude image is not complex, and masked air holds none."""
-        del kspace
-        return self.noise_sigma
+        return None if self.noise_sigma is None else super().noise(kspace, gain)
 
     def load(self, source: Path, label: Label, record: FileRecord) -> VolumeData:
         """The volume in one file, without its end slices.
@@ -92,6 +91,7 @@ class NIfTI(Format):
                 "scores would be too good; --size N takes a smaller matrix",
             )
         native = magnitude.shape[1:]
+        gain = noise_gain((native[0], native[1]), voxel_mm, self.size)
         reference, voxel_mm = low_pass(magnitude, voxel_mm, self.size)
         ny, nx = reference.shape[1:]
         record.crop = ((native[0], native[1]), (ny, nx))
@@ -107,7 +107,7 @@ class NIfTI(Format):
             label.split,
             kspace,
             reference,
-            self.noise(kspace),
+            self.noise(kspace, gain),
             voxel_mm=size_mm,
         )
 

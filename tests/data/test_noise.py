@@ -4,9 +4,11 @@ from dataclasses import replace
 from functools import cache
 
 import h5py
+import ismrmrd
+import nibabel
 import numpy as np
 import pytest
-from small_files import write_any
+from small_files import write_any, write_mrd
 from small_volumes import centred_fft, make_volume
 
 from fedrecon.platform.config.experiment import Experiment
@@ -14,9 +16,10 @@ from fedrecon.platform.consortium.checks import check_experiment, check_masks
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.formats import FORMATS
+from fedrecon.sites.formats import FORMATS, Label
 from fedrecon.sites.formats.importing import import_data
 from fedrecon.sites.formats.one_file import read_input
+from fedrecon.sites.formats.record import FileRecord
 from fedrecon.sites.imaging.noise import estimate_noise
 from fedrecon.sites.phantom import PROTOCOLS
 from fedrecon.sites.phantom.scanner import crop, scan
@@ -88,6 +91,59 @@ def test_a_given_sigma_is_kept_by_every_format_and_an_unknown_one_is_none(name, 
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="noise_sigma"):
             import_data(name, tmp_path / "in", "east", tmp_path, noise_sigma=wrong)
+
+
+def read(name, path, **options):
+    record = FileRecord()
+    found = FORMATS[name](**options).load(path, Label("v", "s", "train"), record)
+    return found.noise, {note.kind for note in record.notes}
+
+
+def test_a_given_sigma_is_scaled_as_the_import_scales_the_samples(tmp_path):
+    """Of a matrix of 40 x 20 (view 40 x 40 mm) 16 x 16 samples make an image of the same intensity: 16 / sqrt(800)."""
+    values = np.random.default_rng(0).normal(1000, 8, (20, 40, 2)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 1.0, 5.0, 1.0])), tmp_path / "a.nii")
+    assert read("nifti", tmp_path / "a.nii", noise_sigma=8.0)[0] == 8.0
+    assert read("nifti", tmp_path / "a.nii", noise_sigma=8.0, size=16)[0] == pytest.approx(8 * 16 / np.sqrt(800))
+    reference = (
+        FORMATS["nifti"](size=16, slices="all")
+        .load(tmp_path / "a.nii", Label("v", "s", "train"), FileRecord())
+        .reference
+    )
+    assert reference.std() == pytest.approx(8 * 16 / np.sqrt(800), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("averages", "samples", "depth", "expected"),
+    [(1, 32, 1, 3.0), (4, 32, 1, 1.5), (1, 24, 1, 3.0), (1, 24, 4, 3 * 0.75**0.5), (4, 24, 4, 1.5 * 0.75**0.5)],
+)
+def test_a_given_sigma_of_lines_is_that_of_their_mean_and_of_decoupled_slices(
+    averages, samples, depth, expected, tmp_path
+):
+    rng = np.random.default_rng(0)
+    lines = [
+        (
+            rng.normal(scale=3, size=(2, samples, 2)) @ (1, 1j),
+            {"kspace_encode_step_1": y, "kspace_encode_step_2": z, "average": n, "center_sample": samples - 16},
+        )
+        for y in range(24)
+        for z in range(depth)
+        for n in range(averages)
+    ]
+    path = write_mrd(tmp_path / "a.h5", lines, (32, 24, depth))
+    found = FORMATS["ismrmrd"](noise_sigma=3.0).load(path, Label("v", "s", "train"), FileRecord())
+    measured = found.kspace[found.kspace != 0]
+    assert found.noise == pytest.approx(expected)
+    assert np.sqrt((np.abs(measured) ** 2).mean() / 2) == pytest.approx(expected, rel=0.06)
+    scan = (rng.normal(scale=3, size=(2, 20000, 2)) @ (1, 1j), {"flags": [ismrmrd.ACQ_IS_NOISE_MEASUREMENT]})
+    whitened, _ = read("ismrmrd", write_mrd(path, [scan, *lines], (32, 24, depth)))
+    assert whitened == pytest.approx(expected / 3)
+    if averages > 1:
+        write_mrd(path, lines[:-1], (32, 24, depth))
+        assert read("ismrmrd", path, noise_sigma=3.0) == (
+            None,
+            {"noise-level-unknown", *["partial-echo"][: samples < 32]},
+        )
 
 
 def test_a_file_to_reconstruct_has_an_estimate_too(tmp_path):

@@ -11,7 +11,7 @@ from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, 
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.data.splits import key_problems, scan_of, scans_in_two_splits
+from fedrecon.sites.data.splits import Scans, key_problems, scan_of, scans_in_two_splits
 from fedrecon.sites.errors import InputError, tell, unknown
 from fedrecon.sites.scoring.settings import PHANTOM
 
@@ -209,9 +209,10 @@ def check_unseen(shards: Shards, subjects: Splits, scans: Splits) -> None:
                     f"site '{name}' tests {', '.join(seen)}, who was in the split '{splits[seen[0]]}' at site '{site}' "
                     "of this run. A score on a subject that the run has used says nothing about new patients."
                 )
-        for site, known in scans.items():
+        for site, noted in scans.items():
+            known = Scans(noted.items())
             for volume in shard.split("test"):
-                if split := known.get(scan_of(volume) or ""):
+                if (scan := scan_of(volume)) and (split := known.get(scan)):
                     raise InputError(
                         f"site '{name}' tests the volume '{volume.name}', and the split '{split}' at site '{site}' of "
                         "this run has the same image: one scan under two names. A score on it says nothing about new "

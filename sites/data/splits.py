@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from math import floor, inf, isclose, log
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from fedrecon.sites.errors import InputError, unknown
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.data.volume import Volume
+
+T = TypeVar("T")
+NORM, MAXIMUM = 2e-7, 1e-6
+"""Up to which part of them two norms, and two maxima, are those of one image."""
 
 
 def subject_of(stem: str, pattern: str | None = None) -> str:
@@ -123,19 +128,55 @@ def scans_in_two_splits(shards: Iterable[tuple[str, Shard]]) -> Iterator[str]:
     """One scan under two names: volumes with one image, of two subjects in two splits. It would train and be tested.
 
     A subject of one id in two splits is found by its id. A person with two ids has nothing but the image. This finds it
-    from the labels alone: no image is read, and none leaves its site. Two images of one size whose maximum and
-    norm are equal to the last bit are taken for the same one.
+    from the labels alone: no image is read, and none leaves its site. See :class:`Scans` for which images are one.
 
     Args:
         shards: names of sites, each with its shard.
     """
     labelled = ((site, volume, scan_of(volume)) for site, shard in shards for volume in shard.volumes)
-    return _problems((site, volume, scan) for site, volume, scan in labelled if scan)
+    yield from _problems(((site, volume, scan) for site, volume, scan in labelled if scan), Scans())
 
 
 def scan_of(volume: Volume) -> str | None:
-    """What is equal for equal images, by the labels of a volume; None if it has no norm."""
-    return f"{volume.norm!r} {volume.maximum!r} {volume.n_slices} {volume.shape}" if volume.norm else None
+    """The labels of a volume that nearly agree for equal images, see :class:`Scans`; None if it has no norm."""
+    known = 0 < volume.norm < inf
+    return f"{volume.norm!r} {volume.maximum!r} {volume.n_slices} {volume.shape}" if known else None
+
+
+class Scans(Generic[T]):
+    """What belongs to scans, by the labels of :func:`scan_of`.
+
+    Images of one size are one image if their norms agree within 2e-7 and their maxima within 1e-6, as parts of the
+    larger one. The last bits of both follow from the processor and the libraries of the import: one file gave norms
+    that differ by up to 6e-8, and maxima that differ by up to 2e-7. Nothing is rounded, so no border parts equal scans.
+    """
+
+    def __init__(self, known: Iterable[tuple[str, T]] = ()) -> None:
+        self._near: dict[tuple[str, int], list[tuple[float, float, T]]] = {}
+        for scan, value in known:
+            self.setdefault(scan, value)
+
+    def get(self, scan: str) -> T | None:
+        """What belongs to this scan; None if it is not here."""
+        norm, maximum, size, cell = self._parts(scan)
+        for near in (cell, cell - 1, cell + 1):
+            for known, highest, value in self._near.get((size, near), ()):
+                if isclose(norm, known, rel_tol=NORM) and isclose(maximum, highest, rel_tol=MAXIMUM):
+                    return value
+        return None
+
+    def setdefault(self, scan: str, value: T) -> T:
+        """What belongs to this scan; ``value`` from now on if nothing does."""
+        found = self.get(scan)
+        if found is None:
+            norm, maximum, size, cell = self._parts(scan)
+            self._near.setdefault((size, cell), []).append((norm, maximum, value))
+        return value if found is None else found
+
+    def _parts(self, scan: str) -> tuple[float, float, str, int]:
+        """Norm, maximum and size, and the number of the cell of norms that are near: two cells hold equal scans."""
+        norm, maximum, size = scan.split(" ", 2)
+        return float(norm), float(maximum), size, floor(log(float(norm)) / (2 * NORM))
 
 
 def unlabelled_scans_in_two_splits(shards: Iterable[tuple[str, Shard]]) -> Iterator[str]:
@@ -151,13 +192,14 @@ def unlabelled_scans_in_two_splits(shards: Iterable[tuple[str, Shard]]) -> Itera
             found.update(np.ascontiguousarray(one).data)
         return found.hexdigest()
 
-    unlabelled = ((site, shard, volume) for site, shard in shards for volume in shard.volumes if not volume.norm)
-    return _problems((site, volume, content(shard, volume)) for site, shard, volume in unlabelled)
+    unlabelled = ((site, shard, volume) for site, shard in shards for volume in shard.volumes if not scan_of(volume))
+    return _problems(((site, volume, content(shard, volume)) for site, shard, volume in unlabelled), {})
 
 
-def _problems(images: Iterable[tuple[str, Volume, Any]]) -> Iterator[str]:
-    """What is wrong with these volumes, each with its site and what is equal for equal images."""
-    known: dict[Any, tuple[str, Volume]] = {}
+def _problems(
+    images: Iterable[tuple[str, Volume, str]], known: Scans[tuple[str, Volume]] | dict[str, tuple[str, Volume]]
+) -> Iterator[str]:
+    """What is wrong with these volumes, each with its site and what says which image it is."""
     for site, volume, image in images:
         where, other = known.setdefault(image, (site, volume))
         if other.split != volume.split and other.subject != volume.subject:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_volumes import make_kspace
 
-from fedrecon.sites.data.splits import assign_splits, subject_of
+from fedrecon.sites.data.splits import Scans, assign_splits, subject_of
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.importing import import_data
 
@@ -49,6 +49,36 @@ def test_wrong_names_are_refused():
         assign_splits(["patient04", "patient09"], test=["pat04"])
     with pytest.raises(InputError, match="for validation and for test: a"):
         assign_splits("ab", ["a"], ["a"])
+
+
+def test_a_scan_is_known_by_labels_of_another_processor():
+    """Of one file: as it was imported, by another BLAS, without AVX2, and by a NumPy that transforms in doubles."""
+    known = Scans([("260.2066567506271 2.689652681350708 6 (160, 160)", "train")])
+    for labels in (
+        "260.20665675062816 2.689652681350708",
+        "260.20665686827215 2.689652681350708",
+        "260.20669 2.6896533",
+    ):
+        assert known.get(f"{labels} 6 (160, 160)") == "train"
+    for labels in ("260.2066567506271 2.689652681350708 6 (160, 162)", "260.2067 2.68966 6 (160, 160)"):
+        assert known.get(labels) is None
+    assert known.get("260.2068 2.689652681350708 6 (160, 160)") is None
+
+
+def test_equal_scans_are_found_wherever_their_norm_lies():
+    """The oracle compares all pairs. Cells have borders, and no pair is lost at one."""
+    random = np.random.default_rng(0)
+    scans = [
+        (norm * (1 + shift), 1.0 + tilt)
+        for norm in np.exp(random.uniform(-9, 9, 200))
+        for shift, tilt in ((0, 0), (1.9e-7, 0), (-1.9e-7, 9e-7), (2.1e-7, 0), (0, 1.1e-6))
+    ]
+    for at in range(0, len(scans), 5):
+        first, *others = [f"{float(norm)!r} {maximum!r} 1 (2, 2)" for norm, maximum in scans[at : at + 5]]
+        known = Scans([(first, at)])
+        assert [known.get(other) for other in others] == [at, at, None, None]
+        assert known.setdefault(others[0], -1) == at
+        assert known.setdefault(others[2], -1) == -1
 
 
 TREES = {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from math import isclose
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from fedrecon.sites import atomic
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.shard_file import reading
-from fedrecon.sites.data.shard_writer import attributes_hash, content_hash
+from fedrecon.sites.data.shard_writer import attributes_hash, content_hash, norm_of
+from fedrecon.sites.data.splits import NORM
 from fedrecon.sites.data.volume import check_volume
 from fedrecon.sites.errors import InputError
 
@@ -40,12 +41,14 @@ def seal(path: Path | str, dry_run: bool = False) -> tuple[str, str]:
             raise InputError(f"{shard.path}: {error}") from None
         digests[volume.name] = data.digest()
         about = data.about()
-        maximum = about.maximum
+        labels = {}
         if about.truth_maximum != volume.truth_maximum:
-            changed[volume.name] = {"truth_max": about.truth_maximum}
-        if maximum != volume.maximum:
-            norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference[:].astype(np.float64)))
-            changed[volume.name] = {**changed.get(volume.name, {}), "max": maximum, "norm": norm}
+            labels["truth_max"] = about.truth_maximum
+        if about.maximum != volume.maximum:
+            labels["max"] = about.maximum
+        if not isclose(norm := norm_of(data), volume.norm, rel_tol=NORM):  # another processor has other last bits
+            labels["norm"] = norm
+        changed.update({volume.name: labels} if labels else {})
     found = content_hash(shard.site, shard.contrast, shard.simulated, shard.phase, digests)
     with reading(shard.path) as file:
         stale = attributes_hash(file) != shard.attributes_hash

@@ -159,14 +159,18 @@ def _write_volume(group: h5py.Group, data: VolumeData, compression: str | None) 
     if data.truth is not None:
         group.create_dataset(TRUTH, data=data.truth, compression=compression)
         group.attrs["truth_max"] = about.truth_maximum
-    norm = 0.0 if data.reference is None else float(np.linalg.norm(data.reference.astype(np.float64)))
-    group.attrs.update({"max": about.maximum, "norm": norm, "acquisition": data.acquisition})
+    group.attrs.update({"max": about.maximum, "norm": norm_of(data), "acquisition": data.acquisition})
     group.attrs.update({"patient_id": data.subject, "split": data.split})
     group.attrs["noise"] = np.nan if about.noise is None else about.noise
     if data.crop is not None:
         group.attrs["crop"] = data.crop
     if data.voxel_mm is not None:
         group.attrs["voxel_mm"] = data.voxel_mm
+
+
+def norm_of(data: VolumeData) -> float:
+    """The Euclidean norm of the reference; 0 if there is none."""
+    return 0.0 if data.reference is None else float(np.linalg.norm(data.reference[:].astype(np.float64)))
 
 
 def reference_key(n_coils: int) -> str:

@@ -11,6 +11,7 @@ from fedrecon.sites.errors import InputError, brief
 from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.imaging.masks import MASKS
 from fedrecon.sites.imaging.masks.mask import Mask
+from fedrecon.sites.imaging.masks.poisson2d import Poisson2d
 from fedrecon.sites.plugin import science_of
 from fedrecon.sites.seeding import generator
 
@@ -49,6 +50,12 @@ class Sampling(Acquisition):
     def accelerations(self) -> Mix:
         """The accelerations that a slice can have."""
         raise NotImplementedError
+
+    @property
+    def own_science(self) -> dict[str, Any]:
+        """See the base class. Some draws of Poisson discs once had a few samples less: their settings are marked."""
+        exact = any(isinstance(mask, Poisson2d) for mask in self.plugins)
+        return super().own_science | ({"poisson_samples": "exact"} if exact else {})
 
     def measure(self, kspace: Tensor, masks: Tensor | None, maps: Tensor, reference: Tensor | None) -> Measurement:
         """The undersampled k-space; see the base class. Masks are required."""

@@ -121,8 +121,12 @@ class Training(Settings):
         return self.model_copy(update={"optimizer_state": default}) if self.optimizer_state == "auto" else self
 
     def science(self) -> dict[str, Any]:
-        """The values that enter a digest."""
-        return science_of(self)
+        """The values that enter a digest.
+
+        Scans that were undersampled in the plane once had calibration boxes with samples that were not measured. Only
+        ``loss: ssdu`` trains on them, so its digests, and no others, are marked.
+        """
+        return science_of(self) | ({"own_boxes": "sampled"} if self.ssdu else {})
 
     def rate(self, round_number: int) -> float:
         """The learning rate of a round (1 .. rounds)."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.masks import MASKS, centred, make_mask, measured_acceleration
-from fedrecon.sites.imaging.masks.mask import EllipseMask
+from fedrecon.sites.imaging.masks.mask import EllipseMask, calibration_box
 from fedrecon.sites.imaging.masks.poisson2d import _slope
 
 SHAPES = [(64, 64), (63, 48), (45, 71)]
@@ -67,6 +67,43 @@ def test_the_acceleration_is_exact_in_the_plane(name, shape, acceleration):
     mask = make_mask(name, acceleration=acceleration)
     for seed in range(3):
         assert measured_acceleration(mask.sample(shape, seed)) == pytest.approx(acceleration, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("shape", "acceleration", "fraction"),
+    [((32, 32), 2, 0.04), ((32, 32), 8, 0.04), ((40, 64), 12, 0.2), ((48, 32), 12, 0.04), ((65, 63), 6, 0.2)],
+)
+def test_poisson_discs_that_leave_too_few_samples_are_filled(shape, acceleration, fraction):
+    """Each of these had draws with up to 34 samples less."""
+    mask = make_mask("poisson2d", acceleration=acceleration, center_fraction=fraction)
+    counts = {int(mask.sample(shape, seed).sum()) for seed in range(6)}
+    assert counts == {round(shape[0] * shape[1] / acceleration)}
+
+
+def complete(sampled, size):
+    return sampled[tuple(centred(n, side) for n, side in zip(sampled.shape, size, strict=True))].all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(shape=st.tuples(st.integers(1, 12), st.integers(1, 12)), share=st.floats(0.5, 1), seed=st.integers(0, 999))
+def test_the_box_of_a_mask_is_sampled_and_no_side_can_grow(shape, share, seed):
+    sampled = np.random.default_rng(seed).random(shape) < share
+    sampled[shape[0] // 2, shape[1] // 2] = True
+    y, x = calibration_box(sampled)
+    assert complete(sampled, (y, x))
+    for larger in ((y + 1, x), (y, x + 1)):
+        assert larger[0] > shape[0] or larger[1] > shape[1] or not complete(sampled, larger)
+
+
+def test_the_box_by_hand():
+    cross = np.zeros((16, 16), bool)
+    cross[8], cross[:, 8] = True, True
+    assert calibration_box(cross) == (16, 1)  # it was 2 x 2, with a corner that was not sampled
+    inner = np.zeros((9, 9), bool)
+    inner[2:7, 3:6] = True
+    assert calibration_box(inner) == (5, 3)
+    with pytest.raises(InputError, match="DC at N//2"):
+        calibration_box(np.zeros((4, 4), bool))
 
 
 @pytest.mark.slow

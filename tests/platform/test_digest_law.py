@@ -22,7 +22,8 @@ from fedrecon.strategies.networks import NETWORKS
 CONTENTS = {"a": "content-a", "b": "content-b"}
 WRITTEN = json.loads(Path(__file__).with_name("digests.json").read_text())
 """Digest and training digest of each of :func:`experiments`. Science version 2 moved all that train, and no other.
-Noise in measured samples alone moved those that add noise (the last one), and no other."""
+Noise in measured samples alone moved those that add noise (the last one), and no other. The number of samples of
+``poisson2d`` and the boxes of ``ssdu`` moved theirs."""
 
 
 def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -42,6 +43,8 @@ def experiments() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, kind in RECONSTRUCTORS.items():
         task = {"task": "super-resolution"} if kind.needs_low else {}
         yield f"reconstructor {name}", {**base, **task, "reconstructor": name}
+    ssdu = {"training": {"loss": "ssdu", "augment": False}, "operator": {"acceleration": 4, "fixed_mask": True}}
+    yield "loss ssdu", {**base, **ssdu}
     test = {"operator": {"acceleration": 6}, "unseen": "average", "sites": {"c": "c.h5"}}
     yield "test", {**base, "test": test, "strategy": {"name": "fedper"}}
     per_site = {"a": {"acceleration": 6, "noise": 2}}

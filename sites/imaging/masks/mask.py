@@ -32,7 +32,9 @@ def measured_acceleration(mask: NDArray[np.bool_]) -> float:
 
 
 def calibration_box(sampled: Samples) -> Shape:
-    """Size (y, x) of the largest centred box in the mask (y, x) that is fully sampled. It grows one side at a time.
+    """Size (y, x) of a centred box in the mask (y, x) that is fully sampled, and none of whose sides can grow.
+
+    It grows from DC by one row and one column in turn, where all samples are there.
 
     Raises:
         InputError: the centre of k-space (DC) was not measured.
@@ -48,9 +50,10 @@ def calibration_box(sampled: Samples) -> Shape:
     grown = True
     while grown:
         grown = False
-        for larger in ((size[0] + 1, size[1]), (size[0], size[1] + 1)):
+        for step in ((1, 0), (0, 1)):
+            larger = (size[0] + step[0], size[1] + step[1])
             if larger[0] <= sampled.shape[0] and larger[1] <= sampled.shape[1] and full(larger):
-                size, grown = (max(size[0], larger[0]), max(size[1], larger[1])), True
+                size, grown = larger, True
     return size
 
 

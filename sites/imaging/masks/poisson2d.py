@@ -20,7 +20,8 @@ class Poisson2d(EllipseMask):
     Grid points are visited in random order. A point that is still free is sampled, and its neighbours closer than
     slope * d + u are blocked. d is its distance from the centre's edge over the largest such distance. u is
     uniform in [0, 1), so that the density changes smoothly on a grid, and slope 0 samples everything. Bisection
-    finds the slope, once per shape and parameters.
+    finds the slope, once per shape and parameters. The number of samples is exact: a few points are then removed at
+    random, or, mostly on small matrices, added at random within the distance.
     """
 
     paper: ClassVar[str] = """
@@ -45,13 +46,15 @@ class Poisson2d(EllipseMask):
     """
 
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
-        """The points at the slope that fits. A few are removed at random, so that their number is exact."""
+        """The points at the slope that fits. A few are removed or added at random, so that their number is exact."""
         centre, allowed = self.ellipse(shape), self.n_samples(shape)
         mask = _discs(centre, _outside(self, shape), _slope(self, shape), random)
         drawn = np.flatnonzero(mask & ~centre)
         surplus = len(drawn) + int(centre.sum()) - allowed
         if surplus > 0:
             mask.flat[random.permutation(drawn)[:surplus]] = False
+        elif surplus < 0:
+            mask.flat[random.permutation(np.flatnonzero(~mask))[:-surplus]] = True
         return mask
 
 

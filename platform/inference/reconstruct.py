@@ -18,6 +18,7 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.tuned_by_run import use_tuned
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
+from fedrecon.sites.data.fitting import measured_box
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.shard_file import is_shard
 from fedrecon.sites.data.volume import central
@@ -89,10 +90,16 @@ class Images:
 
     @property
     def factor(self) -> float:
-        """Number of samples of the scan over those that are measured; of pixels, if the samples are used as given."""
+        """Number of samples of the scan over those that are measured; of an image that is enlarged, of its pixels.
+
+        A scan that was undersampled does not say which samples it left out: those within the box around its samples.
+        """
         scanned = np.any(self.volume.kspace != 0, axis=1)
-        if self.prospective or scanned.shape != self.mask.shape:
+        if scanned.shape != self.mask.shape or (self.prospective and self.enlarged):
             return float(self.stages["output"].size / max(int(self.mask.sum()), 1))
+        if self.prospective:
+            scanned = np.zeros_like(self.mask)
+            scanned[:, *measured_box(self.mask)] = True
         return float(scanned.sum() / max(int((scanned & self.mask).sum()), 1))
 
 

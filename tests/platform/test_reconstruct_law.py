@@ -131,4 +131,10 @@ def test_samples_that_a_scan_has_not_are_measured_by_no_mask():
     images = Images(replace(volume, kspace=kspace), stages, mask, False, "", "", "", "", False)
     assert images.factor == 2
     given = replace(images, volume=volume, prospective=True)
-    assert given.factor == 16 / 7
+    assert given.factor == 13 / 7  # columns 2 to 14: what lies around them was padded, or left out
+    sampled = mask.copy()
+    sampled[..., :4, :] = sampled[..., 12:, :] = False
+    sampled[..., 2] = sampled[..., 14] = False
+    assert replace(given, mask=sampled).factor == 9 / 5  # rows 4 to 11, columns 4 to 12
+    enlarged = replace(given, stages={"output": np.ones((1, 32, 32), np.float32)}, mask=mask | True, enlarged=True)
+    assert enlarged.factor == 4

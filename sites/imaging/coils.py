@@ -13,6 +13,8 @@ _LARGEST_CALIBRATION = 32
 _LARGEST_KERNEL = 4
 _THRESHOLD = 0.03
 """Singular values of the calibration matrix below this fraction of the largest value count as noise."""
+_RANGE = (1e-12, 1e15)
+"""Largest samples of a calibration box whose products, summed and a thousandth of them, are numbers of float32."""
 _BAND = 2**22
 """Largest number of complex numbers of the operator (c, c, rows, x) in memory at a time: 32 MiB."""
 _ITERATIONS = 5
@@ -112,12 +114,21 @@ def _power(operator: Tensor, start: Tensor) -> Tensor:
 
 def _projector(box: Tensor, kernel: int) -> Tensor:
     """The projection on the space of k-space patches: calibration data (c, y, x) to (c, k, k, c, k, k)."""
-    patches = box.unfold(-2, kernel, 1).unfold(-2, kernel, 1).permute(1, 2, 0, 3, 4)
+    patches = _in_range(box).unfold(-2, kernel, 1).unfold(-2, kernel, 1).permute(1, 2, 0, 3, 4)
     matrix = patches.flatten(2).flatten(0, 1)
     values, vectors = torch.linalg.eigh(matrix.mT @ matrix.conj())
     kept = vectors * (values > _THRESHOLD**2 * values[-1])
     projector: Tensor = kept @ kept.mH
     return projector.view(2 * (len(box), kernel, kernel))
+
+
+def _in_range(box: Tensor) -> Tensor:
+    """Samples whose products float32 can hold: a projection has no scale. Usual samples keep their bits."""
+    peak = box.abs().amax()
+    lowest, highest = _RANGE
+    extreme = ((peak < lowest) | (peak > highest)) & (peak > 0)
+    scale = torch.where(extreme, torch.exp2(-torch.log2(peak).round().clamp(-126, 126)), torch.ones_like(peak))
+    return torch.view_as_complex((torch.view_as_real(box) * scale).contiguous())
 
 
 def _lags(projector: Tensor) -> Tensor:

@@ -55,6 +55,22 @@ def test_the_scale_of_the_data_changes_nothing(scale):
     )
 
 
+@pytest.mark.parametrize("power", [-100, -60, 58, 61, 100])
+def test_samples_whose_products_no_float32_holds_have_the_same_maps(power):
+    """A power of two is exact. At 2^60 the calibration matrix overflowed, without a word."""
+    kspace = phantom(3, (24, 20), noise=0.01)[2][None]
+    expected = estimate_maps(kspace, (12, 12))
+    torch.testing.assert_close(estimate_maps(kspace * 2.0**power, (12, 12)), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 3e11])
+def test_usual_samples_keep_their_bits(scale, monkeypatch):
+    kspace = phantom(3, (24, 20), noise=0.01)[2][None] * scale
+    found = estimate_maps(kspace, (12, 12))
+    monkeypatch.setattr(coils, "_in_range", lambda box: box)
+    assert torch.equal(estimate_maps(kspace, (12, 12)), found)
+
+
 @pytest.mark.parametrize("box", [(96, 9), (12, 9), (9, 80)])
 def test_only_the_calibration_box_is_read(box):
     kspace = phantom(3, noise=0.01)[2][None]

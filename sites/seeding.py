@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,3 +33,20 @@ def torch_generator(*parts: int | str) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(seed(*parts))
+
+
+@contextmanager
+def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
+    """Runs the body with torch's own generators, of the CPU and of ``device``, at the seed of the parts.
+
+    A layer such as dropout draws from these alone. They are put back at the end, so nobody else sees the draws.
+    """
+    import torch
+
+    number, devices = seed(*parts), [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(number)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield

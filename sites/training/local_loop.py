@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedrecon.sites.seeding import generator
+from fedrecon.sites.seeding import generator, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int, dict[str, float]]:
     """Trains ``fit.model`` for the local epochs or the local steps of one round.
 
+    Layers that draw from torch's own generators (dropout) draw by (seed, round, site).
+
     Returns:
         The number of optimiser steps, and each loss by name: its mean over the steps whose ``step`` returned it.
     """
@@ -28,15 +30,16 @@ def train(method: Method, fit: LocalFit, slices: Slices, seed: int) -> tuple[int
     fit.model.train()
     positions = {item: index for index, item in enumerate(slices.items)}
     steps, sums, counts = 0, {}, Counter()  # type: int, dict[str, Tensor], Counter[str]
-    for epoch, items in _steps(method, fit, slices, seed):
-        batch = slices.training(items, seed, epoch, training.augment, training.patch)
-        fit.indices = tuple(positions[item] for item in items)
-        with autocast(training.precision, slices.device):
-            losses = method.step(fit, batch)
-        for name, value in losses.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
-        counts.update(losses.keys())
-        steps += 1
+    with seeded(slices.device, seed, "dropout", fit.round, fit.site):
+        for epoch, items in _steps(method, fit, slices, seed):
+            batch = slices.training(items, seed, epoch, training.augment, training.patch)
+            fit.indices = tuple(positions[item] for item in items)
+            with autocast(training.precision, slices.device):
+                losses = method.step(fit, batch)
+            for name, value in losses.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+            counts.update(losses.keys())
+            steps += 1
     return steps, {name: float(value) / counts[name] for name, value in sums.items()}
 
 

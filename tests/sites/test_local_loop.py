@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny import N_TRAIN, UNET, Federation
 from torch import nn
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import parse
 from fedrecon.sites.scoring.settings import Evaluation
+from fedrecon.sites.seeding import seed
+from fedrecon.sites.training.fine_tuning import fine_tune
 from fedrecon.sites.training.local_loop import (
     autocast,
     load_optimizer_vectors,
@@ -21,6 +24,7 @@ from fedrecon.sites.training.method import LocalFit
 from fedrecon.sites.training.optimizers import OPTIMIZERS, optimizer
 from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import TrainRequest
+from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.local import Local
 
 
@@ -215,6 +219,68 @@ def test_a_site_with_few_slices_passes_over_them_as_often_as_it_takes():
     requests = [[i for one in few if one[3] == k for i in one[4]] for k in range(4)]
     assert all(sorted(one) == list(range(7)) for one in requests)
     assert len({tuple(one) for one in requests}) == 4
+
+
+class Drawing(Noting):
+    """A method that draws from the global generator, as a layer does."""
+
+    def step(self, fit, batch):
+        self.seen.append(torch.rand(2))
+        return {"loss": torch.tensor(1.0)}
+
+
+def test_what_a_layer_draws_follows_from_seed_round_and_site_and_leaves_the_global_generator_alone():
+    method = Drawing()
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    for number, site in ((1, "a"), (2, "a"), (1, "b"), (1, "a")):
+        request = TrainRequest(number, np.zeros(0, np.float32))
+        training = Training(batch_size=7, local_steps=1)
+        fit = LocalFit(site, request, network(), None, training, 0.1, torch.Generator(), {}, ("a", "b"))
+        torch.set_rng_state(before)
+        train(method, fit, Counted(), seed=5)
+        assert torch.equal(torch.get_rng_state(), before)
+        wanted = torch.Generator().manual_seed(seed(5, "dropout", number, site))
+        assert torch.equal(method.seen[-1], torch.rand(2, generator=wanted))
+    assert len({tuple(one.tolist()) for one in method.seen}) == 3
+
+
+WITH_DROPOUT = {
+    "unet": UNET,
+    "dual_domain": {"channels": 2, "pools": 1},
+    "unrolled": {"cascades": 1, "channels": 2, "pools": 1, "sensitivity_channels": 2},
+    "film": {"cascades": 1, "channels": 2, "pools": 1, "hidden": 4},
+}
+
+
+@pytest.mark.parametrize("name", WITH_DROPOUT)
+def test_dropout_is_the_same_whatever_the_global_generator_holds(name, consortium):
+    def replies(held, rate):
+        chosen = {**WITH_DROPOUT[name], "name": name, "dropout": rate}
+        one = Federation(FedAvg(), consortium, network=chosen, rounds=1)
+        executor, request = one.executor(), one.method.request(one.begin())
+        for number in held:  # asked so often for one round; a reply is a view of its site's network
+            torch.manual_seed(number)
+            found = [reply.shared.tobytes() for reply in executor.fit(request)]
+        return found
+
+    first = replies([1], 0.3)
+    assert len(first) == len(N_TRAIN)
+    assert replies([2, 3], 0.3) == first
+    assert replies([1], 0.0) != first
+
+
+def test_a_fine_tune_draws_dropout_by_seed_and_site(consortium):
+    def tuned(held, number, site="north"):
+        one = Federation(FedAvg(), consortium, network={**UNET, "dropout": 0.3}, rounds=1)
+        member = one.executor().sites["north"]
+        torch.manual_seed(held)
+        names, slices = member.parameters.names(shared=True), member.slices("train")
+        fine_tune(member.model, names, slices, member.plan.training, number, site, 1)
+        return member.parameters.flat.detach().numpy().tobytes()
+
+    assert tuned(1, 0) == tuned(2, 0)
+    assert len({tuned(1, 0), tuned(1, 1), tuned(1, 0, "other")}) == 3
 
 
 def test_keys_that_came_later_leave_older_digests_alone():

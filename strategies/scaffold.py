@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fedrecon.sites.wire import State
 from fedrecon.strategies.fedavg import FedAvg
-from fedrecon.strategies.mean import Mean
+from fedrecon.strategies.mean import Mean, checked
 
 if TYPE_CHECKING:
     from fedrecon.sites.training.method import LocalFit
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 class Scaffold(FedAvg):
     """Moves every gradient at site i by c - c_i (Karimireddy et al., ICML 2020, algorithm 1, all sites every round).
 
-    c_i estimates the site's own gradient and stays at the site; c is the mean of all c_i. c goes down with the
-    parameters, and the change of c_i goes up. So each direction takes twice FedAvg's bytes.
+    c_i estimates the site's own gradient and stays at the site; c is the mean of all c_i, with the weights of the mean
+    of the parameters: with others, the sites would drift to the minimum of another objective. (The paper weighs all
+    sites alike, ``weighting: uniform``.) c goes down with the parameters, and the change of c_i goes up. So each
+    direction takes twice FedAvg's bytes.
 
     Our reading of the paper: the new c_i is the mean of the uncorrected gradients of the local steps. With plain SGD
     this IS option II of the paper, c_i - c + (x - y_i) / (K eta), up to rounding, because the K steps add up to
@@ -46,6 +48,11 @@ class Scaffold(FedAvg):
     replies: ClassVar[tuple[str, ...]] = ("change",)
     remembers: ClassVar[bool] = True
 
+    @property
+    def own_science(self) -> dict[str, Any]:
+        """c once weighed all sites alike: under other weights it has digests of its own since then."""
+        return {"c": "weighted"} if self.weighting != "uniform" else {}
+
     # On the server
 
     def begin(self, weights: Vector, buffers: Buffers | None = None) -> State:
@@ -53,8 +60,8 @@ class Scaffold(FedAvg):
         return replace(super().begin(weights, buffers), extra={"c": np.zeros_like(weights)})
 
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
-        """The mean of the parameters, and c + (1 / N) sum_i (change of c_i) over all N sites; an absent site adds 0."""
-        change = Mean({member: 1 / len(n_slices) for member in n_slices}, len(state.shared))
+        """The mean of the parameters, and c + sum_i weight_i (change of c_i) over all sites; an absent site adds 0."""
+        change = Mean(checked(type(self), self.weights(n_slices), n_slices), len(state.shared))
 
         def folded() -> Iterator[TrainReply]:
             for reply in replies:

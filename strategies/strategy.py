@@ -95,6 +95,11 @@ class Strategy(Plugin):
         return self.network_kind in PRIORS
 
     @property
+    def own_science(self) -> dict[str, Any]:
+        """What enters digests beside the parameters: the mark of a fix that changed the method's results."""
+        return {}
+
+    @property
     def has_spread(self) -> bool:
         """Whether the method tells the spread of its error (:meth:`spread`); it may depend on the parameters."""
         return False

@@ -374,7 +374,7 @@ class Experiment(Settings):
         """Everything that influences the training on data of these hashes, by site; with the operators, or without."""
         strategy = {key: value for key, value in science_of(self.method).items() if key != "allow_pooling"}
         networks, personal = self.registry("networks"), self.strategy.get("personalise")
-        strategy |= {"personalise": personal} if personal else {}
+        strategy |= self.method.own_science | ({"personalise": personal} if personal else {})
         start = {"start": True} if self.training.scores_start else {}
         return {
             "science_version": science_version(self.trains),

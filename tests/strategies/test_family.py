@@ -1,5 +1,7 @@
 """FedMRI's comparison family: what is private, SCAFFOLD, the server optimisers, Ditto; by hand and by oracle."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,8 @@ def test_with_sgd_the_variates_are_those_of_option_two(consortium):
             np.testing.assert_allclose(reply.extra["change"], change, rtol=0, atol=2e-4 * scale)
             own[reply.site] = own[reply.site] + reply.extra["change"]
         state = one.method.merge(state, replies, one.n_slices)
-        mean = np.mean(list(own.values()), axis=0)
+        weights = one.method.weights(one.n_slices)
+        mean = sum(weights[site] * values for site, values in own.items())
         np.testing.assert_allclose(state.extra["c"], mean, rtol=0, atol=1e-5 * np.abs(mean).max())
     for site, values in own.items():
         np.testing.assert_allclose(executor.sites[site].memory.values["c_i"], values, rtol=0, atol=1e-9)
@@ -130,7 +133,41 @@ def test_an_absent_site_s_variate_stays_in_c():
     reply = TrainReply("a", 2, 1, f32(4), {"change": f32(6)})
     merged = method.merge(state, [reply], {"a": 1, "b": 1, "c": 2})
     assert merged.shared.tolist() == [4]
+    assert merged.extra["c"].tolist() == [9.5]  # 8 + 6 / 4
+    merged = make_strategy("scaffold", {"weighting": "uniform"}).merge(state, [reply], {"a": 1, "b": 1, "c": 2})
     assert merged.extra["c"].tolist() == [10]  # 8 + 6 / 3
+
+
+@pytest.mark.parametrize(("weighting", "minimum"), [("slices", 0.75), ("uniform", 0.5)])
+def test_scaffold_ends_at_the_minimum_of_the_objective_that_its_weights_name(weighting, minimum):
+    """(w - 0)^2 / 2 at a site of one slice and (w - 1)^2 / 2 at one of three, five exact steps of SGD a round."""
+    targets, n_slices = {"small": 0.0, "large": 1.0}, {"small": 1, "large": 3}
+    method = make_strategy("scaffold", {"weighting": weighting})
+    state, memory = method.begin(f32(0.2)), {site: {} for site in targets}
+    for _ in range(100):
+        request, replies = method.request(state), []
+        for site, target in targets.items():
+            w = torch.nn.Parameter(torch.from_numpy(request.shared.copy()))
+            flat = SimpleNamespace(flat=w)
+            fit = SimpleNamespace(request=request, memory=memory[site], parameters=flat, scratch={})
+            fit.shared, fit.cut = lambda w=w: [w], lambda values: [values]
+            method.receive(fit)
+            for _ in range(5):
+                w.grad = (w - target).detach()
+                method.gradients(fit)
+                w.data -= 0.05 * w.grad
+            extra = method.reply(fit, 5)
+            replies.append(TrainReply(site, request.round, n_slices[site], w.detach().numpy().copy(), extra))
+        state = method.merge(state, replies, n_slices)
+    assert state.shared[0] == pytest.approx(minimum, abs=1e-4)
+
+
+def test_scaffold_with_weighted_variates_has_digests_of_its_own():
+    def marks(**parameters):
+        return make_strategy("scaffold", parameters).own_science
+
+    assert marks() == marks(weighting="slices") == {"c": "weighted"}
+    assert marks(weighting="uniform") == make_strategy("fedavg", {}).own_science == {}
 
 
 @pytest.mark.slow

@@ -55,12 +55,14 @@ def budgets(
         return {}
     import torch
 
+    from fedrecon.sites.acquisition.undersampling import Undersampling
     from fedrecon.sites.training.batches import Slices
 
     training, cpu, found = experiment.training, torch.device("cpu"), {}
     limits = {site: training.slices_at(site) for site in shards}
     for member, held in experiment.method.roster(list(shards)).items():
-        operators = {site: experiment.operator_at(site) for site in held}
+        known = experiment.method.trains_on_operator
+        operators = {site: experiment.operator_at(site) if known else Undersampling.whole() for site in held}
         slices = Slices({site: shards[site] for site in held}, operators, "train", cpu, limits)
         per_pass = max(slices.per_pass(training.batch_size), 1)
         of_sites = slices.per_pass_of_sites(training.batch_size)

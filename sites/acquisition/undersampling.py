@@ -118,6 +118,11 @@ class Undersampling(Sampling):
         kept = tuple(masks[at].model_copy(update={"acceleration": found.values[0]}) for at in order)
         return Mixed(masks=kept, rates=found, noise=first.noise, fixed_mask=first.fixed_mask)
 
+    @classmethod
+    def whole(cls) -> Sampling:
+        """Every sample is measured: with this setting trains a method whose training does not know the operator."""
+        return cls.read({"mask": "random", "acceleration": 1})
+
     @property
     def accelerations(self) -> Mix:
         """The one acceleration."""

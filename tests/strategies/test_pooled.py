@@ -1,11 +1,15 @@
 """The budget of the pooled control: equal updates or equal passes, and both are stated."""
 
 import pytest
-from tiny import N_TRAIN, Federation
+from tiny import DENOISER, N_TRAIN, Federation
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.budget import Budget, budgets, spent
+from fedrecon.platform.consortium.network import images, site_plan
+from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.member.site import Site
+from fedrecon.sites.training.parameters import to_vector
 from fedrecon.sites.training.settings import Training
 from fedrecon.strategies import STRATEGIES, make_strategy
 
@@ -64,6 +68,25 @@ def test_both_numbers_are_stated(consortium):
     assert str(Budget(1200, 2.345, 9)) == "1,200 updates, 2.35 passes"
     assert budgets(Experiment.read({"sites": "d", "reconstructor": "tv"}), shards) == {}
     assert spent([]) == {"updates": "", "passes": ""}
+
+
+@pytest.mark.parametrize(
+    "degradation", [{"kind": "kspace-truncation", "scale": 2, "per_site": {"north": {"noise": 2}}}, None]
+)
+def test_a_prior_states_the_updates_of_its_fully_sampled_slices(consortium, degradation):
+    """A site that measures otherwise trains on the same slices, in the same batches."""
+    task = {"task": "super-resolution", "degradation": degradation} if degradation else {}
+    strategy, sites = {"name": "pooled_feddiff"}, {name: str(path) for name, path in consortium.items()}
+    training = {"rounds": 3, "batch_size": 5}
+    given = {"sites": sites, **task, "strategy": strategy, "network": DENOISER, "training": training}
+    experiment = Experiment.read(given)
+    shards = open_sites(experiment.sites)
+    (budget,) = budgets(experiment, shards).values()
+    paths, operators = ({site: call(site) for site in shards} for call in (sites.get, experiment.operator_at))
+    site = Site(site_plan(experiment, images(shards, experiment.scale), "pooled", paths, operators))
+    steps = site.fit(experiment.method.request(experiment.method.begin(to_vector(site.parameters.shared)))).steps
+    assert steps == 2  # one coil: 3 of north and 2 of south in a batch of 5; two coils: 1 of middle
+    assert budget.updates == 3 * steps
 
 
 def test_a_budget_keeps_the_digest_of_the_default_and_other_names_are_refused():

@@ -97,8 +97,9 @@ def _psnr(unseen_site: UnseenSite, site: Site) -> float:
 def fine_tune(unseen_site: UnseenSite) -> Site:
     """Trains the private part for a few epochs on this site's own training subjects. The shared part stays fixed.
 
-    It starts from the average if every member published its private part, else from the network's first weights. What
-    became private in local rounds starts from the shared weights, and so does a network that is shared as a whole.
+    What was always private starts from the average if every member published its private part, else from the network's
+    first weights. What became private in local rounds starts from the shared weights, and so does a network that is
+    shared as a whole.
 
     Raises:
         InputError: the site has no training subjects, or its slices are smaller than ``training.patch``.
@@ -106,14 +107,25 @@ def fine_tune(unseen_site: UnseenSite) -> Site:
     check_tunable(unseen_site.trained.experiment)
     unseen_site.shard.require_training(not unseen_site.trained.experiment.self_supervised)
     check_patch(unseen_site.trained.experiment, unseen_site.name, unseen_site.shard)
-    trained = unseen_site.trained
-    shared = not trained.members or trained.experiment.personalise is not None
-    everyone = not shared and set(unseen_site.unseen.published) == set(trained.members)
-    start = _mean(list(unseen_site.parts().values())) if everyone else None
-    source = "the shared weights" if shared else "the average" if everyone else "the first weights"
-    site = unseen_site.site(f"fine-tuned {unseen_site.unseen.epochs} epochs from {source}", start)
+    sources, start = _start(unseen_site)
+    site = unseen_site.site(f"fine-tuned {unseen_site.unseen.epochs} epochs from {' and '.join(sources)}", start)
     site.fine_tune(unseen_site.trained.request, unseen_site.unseen.epochs)
     return site
+
+
+def _start(unseen_site: UnseenSite) -> tuple[list[str], Private | None]:
+    """Where a fine-tune starts, in words, and the values of what was always private; None takes the first ones."""
+    from fedrecon.platform.consortium.network import layout_for
+
+    trained = unseen_site.trained
+    sources = [] if trained.members and trained.experiment.personalise is None else ["the shared weights"]
+    always = layout_for(trained.experiment, trained.images).names(shared=False) if trained.members else ()
+    if not always:
+        return sources, None
+    if set(unseen_site.unseen.published) != set(trained.members):
+        return [*sources, "the first weights"], None
+    mean = _mean(list(unseen_site.parts().values()))
+    return [*sources, "the average"], {name: mean[name] for name in always}
 
 
 RULES: dict[str, Callable[[UnseenSite], Site]] = {"average": average, "nearest": nearest, "fine-tune": fine_tune}

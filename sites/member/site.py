@@ -256,12 +256,12 @@ class Site:
         """
         from fedrecon.sites.training.fine_tuning import fine_tune
 
-        plan = self.plan
+        plan, (site,) = self.plan, self.shards  # a rule's label is the member's name, and not the site's
         self.load(request)
         names = self.parameters.local_names
         own = self.parameters.local if names else self.parameters.flat
         names = names or self.parameters.names(shared=True)
-        fine_tune(self.model, names, self.slices("train"), plan.training, plan.seed, self.name, epochs)
+        fine_tune(self.model, names, self.slices("train"), plan.training, plan.seed, site, epochs)
         self._first_private = to_vector(own)
 
     def reconstruct(self, request: TrainRequest, batch: Measurement, subject: Subject) -> Tensor:

@@ -7,14 +7,18 @@ import pytest
 from tiny import UNET, make_volume
 
 import fedrecon
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.consortium.network import images, layout_for, private_members
+from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.platform.federation.aggregate import summarise
 from fedrecon.platform.inference.evaluate import _mean_row, evaluate
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import RULES, UnseenSite
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
-from fedrecon.sites.wire import ScoreTask, TrainRequest
+from fedrecon.sites.wire import PrivatePart, ScoreTask, State, TrainRequest
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,74 @@ def test_a_fine_tune_moves_the_private_part_alone_and_is_repeatable(workspace, n
     assert any(not np.array_equal(first[name], other[name]) for name in first)
     _, informed = at_newcomer(workspace, newcomer, "fine-tune", ["all"], 1)
     assert informed.name == "fine-tuned 1 epochs from the average"
+
+
+FIRST, SHARED, PUBLISHED = "the first weights", "the shared weights", "the average"
+
+
+def tuned_at_south(consortium, strategy, published, tmp_path, epochs=1):
+    """A fine-tune that moves nothing, of a run whose shared weights are 0.5 and whose private parts are 0 and 0.5."""
+    paths = {name: str(path) for name, path in consortium.items()}
+    sites, training = {name: paths[name] for name in ("north", "middle")}, {"rounds": 2, "learning_rate": 1e-12}
+    experiment = Experiment.read({"sites": sites, "strategy": strategy, "network": UNET, "training": training})
+    shapes = images(open_sites(experiment.sites))
+    layout = layout_for(experiment, shapes)
+    members, _ = private_members(experiment, layout, shapes.sites)
+    values = {slot.name: np.ones(slot.shape, np.float32) for slot in layout.slots if slot.local}
+    parts = {
+        member: PrivatePart(member, 2, {name: one * np.float32(k / 2) for name, one in values.items()})
+        for k, member in enumerate(members)
+    }
+    state = State(2, np.full(layout.n_shared, 0.5, np.float32), {}, dict.fromkeys(members, 2))
+    trained = TrainedRun(RunFolder(tmp_path, "x"), experiment, state, {}, shapes, members, False, private=parts)
+    shard, policy = open_sites({"south": paths["south"]})["south"], UnseenPolicy("fine-tune", published, epochs)
+    site = RULES["fine-tune"](UnseenSite(trained, "south", shard, experiment.operator_at("south"), policy))
+    found = {slot.name: site.parameters.flat[slot.start : slot.stop].numpy() for slot in site.parameters.slots}
+    first = {slot.name: layout.flat[slot.start : slot.stop].numpy() for slot in layout.slots}
+    return site.name, found, first
+
+
+@pytest.mark.parametrize(
+    ("strategy", "published", "sources"),
+    [
+        ({"name": "fedper"}, (), [FIRST]),
+        ({"name": "fedper"}, ("north", "middle"), [PUBLISHED]),
+        ({"name": "fedper", "personalise": {"rounds": 1}}, (), [SHARED, FIRST]),
+        ({"name": "fedper", "personalise": {"rounds": 1}}, ("north",), [SHARED, FIRST]),
+        ({"name": "fedper", "personalise": {"rounds": 1}}, ("north", "middle"), [SHARED, PUBLISHED]),
+        ({"name": "fedavg", "personalise": {"rounds": 1, "parts": "head"}}, ("north", "middle"), [SHARED]),
+        ({"name": "fedavg"}, (), [SHARED]),
+    ],
+)
+def test_a_fine_tune_starts_where_its_label_says(consortium, tmp_path, strategy, published, sources):
+    label, found, first = tuned_at_south(consortium, strategy, published, tmp_path)
+    assert label == f"fine-tuned 1 epochs from {' and '.join(sources)}"
+    head, rest = ({k: v for k, v in found.items() if ("head" in k) is own} for own in (True, False))
+    assert all(np.allclose(values, 0.5, atol=1e-6) for values in rest.values())
+    for name, values in head.items():
+        start = first[name] if FIRST in sources else 0.25 if PUBLISHED in sources else 0.5
+        np.testing.assert_allclose(values, np.broadcast_to(start, values.shape), atol=1e-6)
+
+
+def test_the_order_of_a_fine_tune_follows_from_seed_site_and_epoch_alone(consortium, tmp_path, monkeypatch):
+    from fedrecon.sites.training import fine_tuning
+
+    asked, real = [], fine_tuning.generator
+    monkeypatch.setattr(fine_tuning, "generator", lambda *parts: (asked.append(parts), real(*parts))[1])
+    labels = {
+        tuned_at_south(consortium, {"name": "fedper"}, published, tmp_path, epochs)[0]
+        for published, epochs in (((), 1), (("north", "middle"), 1), ((), 2))
+    }
+    assert len(labels) == 3
+    assert asked == [(0, "fine-tune", "south", epoch) for epoch in (0, 0, 0, 1)]
+
+
+def test_fine_tunes_have_digests_of_their_own_since_then():
+    def digest(**unseen):
+        return Experiment.read({"sites": "d", "strategy": "fedper", "test": unseen}).digest({"a": "x"})
+
+    assert digest(unseen="average") == "3bd05730ea026e11"
+    assert digest(unseen="fine-tune") != "797bb898e12d727e"
 
 
 @pytest.mark.slow

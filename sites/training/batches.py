@@ -83,7 +83,7 @@ class Slices:
             for site, shard in shards.items()
             for item in _slices(site, _used(shard, split), (limits or {}).get(site), truth)
         )
-        self._maps: dict[tuple[Slice, tuple[int, int]], Tensor] = {}
+        self._maps: dict[tuple[Slice, tuple[int, int], int], Tensor] = {}
         self._own_boxes: dict[Slice, tuple[int, int]] = {}
         self._views: dict[tuple[str, str, str], Any] = {}
         self._scanned: dict[Slice, Tensor | None] = {}
@@ -138,7 +138,9 @@ class Slices:
         """A training batch, augmented and then measured under masks seeded by (seed, site, subject, slice, epoch).
 
         With ``fixed_mask`` the masks do not depend on the epoch. A mixed operator draws its values from the same seeds.
-        With ``splitting`` the samples are split by (seed, site, subject, slice, epoch); the batch has no reference.
+        With ``splitting`` the samples are split by (seed, site, subject, slice, epoch); the batch has no reference. Its
+        maps come from the measured samples. Without ``splitting`` added noise is new in each epoch, and the maps, which
+        are estimated once, have noise of their own.
 
         Args:
             batch: the slices.
@@ -152,15 +154,15 @@ class Slices:
         for item in batch:
             when = 0 if self.operators[item.site].fixed_mask else epoch
             seeds.append(seed(seed_, "mask", item.site, *item.seeds, when))
-        settings = self._drawn(batch, seeds)
-        kspace, maps = self._kspace(batch), self._estimated(batch, settings)
+        settings, kspace = self._drawn(batch, seeds), self._kspace(batch)
         if self.splitting is not None:
-            noisy = self._noisy(kspace, batch, [seed(seed_, "noise", item.site, *item.seeds, 0) for item in batch])
+            noise = [seed(seed_, "noise", item.site, *item.seeds, 0) for item in batch]
+            noisy, maps = self._noisy(kspace, batch, noise), self._estimated(batch, settings, noise)
             masks = self._masks(batch, settings, seeds)
             return split(
                 noisy, self._stacked(masks), self._stacked(self._held(batch, settings, masks, seed_, epoch)), maps
             )
-        reference = self.reference(batch)
+        maps, reference = self._estimated(batch, settings, _noise_seeds(batch, 0)), self.reference(batch)
         if self.small_boxes:
             maps = self._rephased(batch, kspace, maps, seed_, epoch)
         # Where nothing is added nobody asks which samples the scan has: finding them costs a pass over the k-space.
@@ -183,8 +185,9 @@ class Slices:
 
     def scoring(self, batch: Sequence[Slice], mask_seed: int) -> Measurement:
         """A batch for scoring: operators, masks and noise follow from (mask_seed, subject, slice) alone."""
-        kspace, settings = self._scored_kspace(batch, mask_seed), self.scored_with(batch, mask_seed)
-        maps, seeds = self._estimated(batch, settings, mask_seed), _mask_seeds(batch, mask_seed)
+        settings, noise = self.scored_with(batch, mask_seed), _noise_seeds(batch, mask_seed)
+        kspace, maps = self._noisy(self._kspace(batch), batch, noise), self._estimated(batch, settings, noise)
+        seeds = _mask_seeds(batch, mask_seed)
         measured = self._measured(batch, kspace, settings, seeds, maps, self.reference(batch))
         return replace(measured, noise=self._levels(batch)) if settings[0].in_kspace else measured
 
@@ -227,13 +230,17 @@ class Slices:
     def _held(
         self, batch: Sequence[Slice], settings: Sequence[Acquisition], masks: Sequence[Any], seed_: int, epoch: int
     ) -> list[Any]:
-        """The samples (y, x) of each slice that the loss compares."""
+        """The samples (y, x) of each slice that the loss compares: none that a zero-padded scan has not.
+
+        An empty slice, of zeros alone, is split by its mask.
+        """
         assert self.splitting is not None
-        held = []
-        for item, one, mask in zip(batch, settings, masks, strict=True):
+        held, scans = [], self.scanned(batch).cpu().numpy()
+        for item, one, mask, scanned in zip(batch, settings, masks, scans, strict=True):
             rng = generator(seed_, "ssdu", item.site, *item.seeds, epoch)
+            real = mask & scanned if scanned.any() else mask
             try:
-                held.append(self.splitting.held(mask, self._box(item, one), rng))
+                held.append(self.splitting.held(real, self._box(item, one), rng))
             except InputError as error:
                 raise InputError(f"volume '{item.volume.name}', slice {item.index}: {error}") from None
         return held
@@ -268,16 +275,20 @@ class Slices:
 
     def maps(self, batch: Sequence[Slice], mask_seed: int = 0) -> Tensor:
         """(b, c, y, x) coil maps, estimated once from the noisy calibration region and kept."""
-        return self._estimated(batch, self.scored_with(batch, mask_seed), mask_seed)
+        return self._estimated(batch, self.scored_with(batch, mask_seed), _noise_seeds(batch, mask_seed))
 
-    def _estimated(self, batch: Sequence[Slice], settings: Sequence[Acquisition], mask_seed: int = 0) -> Tensor:
-        keys = [(item, self._box(item, one)) for item, one in zip(batch, settings, strict=True)]
+    def _estimated(self, batch: Sequence[Slice], settings: Sequence[Acquisition], noise: Sequence[int]) -> Tensor:
+        """The coil maps of each slice with the added noise of these seeds."""
+        drawn = [seed_ if level else 0 for seed_, level in zip(noise, self._added(batch), strict=True)]
+        boxes = [self._box(item, one) for item, one in zip(batch, settings, strict=True)]
+        keys = list(zip(batch, boxes, drawn, strict=True))
         missing = [key for key in dict.fromkeys(keys) if key not in self._maps]
         if missing:
-            kspace = self._scored_kspace([item for item, _ in missing], mask_seed)
-            for (item, box), one in zip(missing, kspace, strict=True):
-                phase = self.phase and self.shards[item.site].phase != "none"
-                self._maps[item, box] = estimate_maps(one[None], box, phase=phase)[0]
+            items = [item for item, *_ in missing]
+            kspace = self._noisy(self._kspace(items), items, [seed_ for *_, seed_ in missing])
+            for key, one in zip(missing, kspace, strict=True):
+                phase = self.phase and self.shards[key[0].site].phase != "none"
+                self._maps[key] = estimate_maps(one[None], key[1], phase=phase)[0]
         return torch.stack([self._maps[key] for key in keys])
 
     def _rephased(self, batch: Sequence[Slice], kspace: Tensor, maps: Tensor, seed_: int, epoch: int) -> Tensor:
@@ -289,10 +300,6 @@ class Slices:
                 own = rephased(one[None], own[None], small_box(item.volume.shape, rng))[0]
             found.append(own)
         return torch.stack(found)
-
-    def _scored_kspace(self, batch: Sequence[Slice], mask_seed: int) -> Tensor:
-        seeds = [seed(mask_seed, "noise", *item.seeds) for item in batch]
-        return self._noisy(self._kspace(batch), batch, seeds)
 
     def _kspace(self, batch: Sequence[Slice]) -> Tensor:
         if self._resident:
@@ -358,6 +365,11 @@ class Slices:
 def _mask_seeds(batch: Sequence[Slice], mask_seed: int) -> list[int]:
     """The seeds of the masks of slices that are scored."""
     return [seed(mask_seed, "mask", *item.seeds) for item in batch]
+
+
+def _noise_seeds(batch: Sequence[Slice], mask_seed: int) -> list[int]:
+    """The seeds of the added noise of slices that are scored."""
+    return [seed(mask_seed, "noise", *item.seeds) for item in batch]
 
 
 def small_box(shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:

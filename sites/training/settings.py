@@ -123,10 +123,11 @@ class Training(Settings):
     def science(self) -> dict[str, Any]:
         """The values that enter a digest.
 
-        Scans that were undersampled in the plane once had calibration boxes with samples that were not measured. Only
-        ``loss: ssdu`` trains on them, so its digests, and no others, are marked.
+        ``ssdu`` once compared samples that a zero-padded scan has not, its coil maps had another noise than the
+        measured samples, and its calibration boxes could hold samples that were not measured. So this loss, and no
+        other, has digests of its own since then.
         """
-        return science_of(self) | ({"own_boxes": "sampled"} if self.ssdu else {})
+        return science_of(self) | ({"ssdu_samples": "measured"} if self.ssdu is not None else {})
 
     def rate(self, round_number: int) -> float:
         """The learning rate of a round (1 .. rounds)."""

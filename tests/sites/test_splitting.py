@@ -12,10 +12,12 @@ from fedrecon.platform.consortium.checks import check_experiment
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.coils import estimate_maps
 from fedrecon.sites.imaging.measurement import Held, Measurement
 from fedrecon.sites.imaging.operator import Cartesian
 from fedrecon.sites.training.batches import Slices
 from fedrecon.sites.training.losses import LOSSES
+from fedrecon.sites.training.settings import Training
 from fedrecon.sites.training.splitting import Splitting, split
 from fedrecon.strategies import make_strategy
 
@@ -108,6 +110,37 @@ def test_splits_are_new_in_each_epoch_slice_and_seed_and_else_the_same(consortiu
     assert np.array_equal(mask, later_mask)
     drawn = [first, later, samples(path, 1, 0, 3)[1], samples(path, 0, 1, 3)[1]]
     assert len({one.tobytes() for one in drawn}) == 4
+
+
+def test_the_maps_come_from_the_samples_that_are_measured(consortium):
+    """With much noise added: the box of the measured samples gives the maps, in each epoch and for each seed."""
+    setting = Undersampling.read({**OPERATOR, "noise": 60.0})
+    shards = {"middle": Shard.open(consortium["middle"])}
+    given = Slices(shards, {"middle": setting}, "train", torch.device("cpu"), splitting=Splitting())
+    items, found = list(given.items), []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        one = given.training(items, seed, epoch, False)
+        own = estimate_maps(one.kspace + one.held.kspace, setting.calibration((32, 32)))
+        assert torch.equal(one.operator.maps, own)
+        found.append(own)
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], atol=1e-3)
+
+
+@pytest.mark.parametrize("mask_seed", [0, 1])
+def test_the_maps_of_a_score_are_those_of_its_own_noise(consortium, mask_seed):
+    setting = Undersampling.read({**OPERATOR, "noise": 60.0})
+    shards = {"middle": Shard.open(consortium["middle"])}
+    given = Slices(shards, {"middle": setting}, "test", torch.device("cpu"))
+    given.scoring(given.items, 7)  # under another seed before
+    one = given.scoring(given.items, mask_seed)
+    assert torch.equal(one.operator.maps, estimate_maps(one.kspace, setting.calibration((32, 32))))
+    assert torch.equal(one.operator.maps, given.maps(given.items, mask_seed))
+
+
+def test_the_loss_has_digests_of_its_own_since_it_compares_measured_samples():
+    assert Training(**TRAINING).science()["ssdu_samples"] == "measured"
+    assert "ssdu_samples" not in Training().science()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from fedrecon.sites.acquisition.degraded import Degraded
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.formats.importing import import_data
+from fedrecon.sites.imaging.masks.mask import centred
 from fedrecon.sites.scoring.slice_scores import score
 from fedrecon.sites.seeding import seed
 from fedrecon.sites.training.batches import Slices
+from fedrecon.sites.training.splitting import Splitting
 
 CPU = torch.device("cpu")
 ROWS, COLUMNS = slice(5, 32), slice(8, 24)
@@ -112,3 +114,22 @@ def test_an_import_says_what_was_measured(tmp_path):
         notes = {note.kind: note.text for note in record.notes}
         assert notes.keys() == ({"zero-padded"} if name == "p" else set())
         assert all("measured 27 x 16 of 32 x 32" in text for text in notes.values())
+
+
+@pytest.mark.parametrize("selection", ["gaussian", "uniform"])
+def test_self_supervision_compares_its_share_of_the_samples_that_the_scan_has(site, selection):
+    """And no others; a whole scan, and an empty slice, are split by their masks."""
+    setting = Undersampling.read({"mask": "random", "acceleration": 2, "fixed_mask": True})
+    given = Slices({"s": site}, {"s": setting}, "train", CPU, splitting=Splitting(ratio=0.25, selection=selection))
+    inside, box = torch.zeros(2, 32, 32, dtype=torch.bool)
+    inside[ROWS, COLUMNS] = True
+    box[tuple(centred(32, size) for size in setting.calibration((32, 32)))] = True
+    for item, real in zip(given.items, 2 * [inside] + 2 * [inside | True], strict=True):
+        one = given.training([item], 0, 0, False)
+        held = one.held.operator.mask[0, 0]
+        mask = one.operator.mask[0, 0] | held
+        assert not (held & ~(real & ~box)).any()
+        assert int(held.sum()) == round(0.25 * int((mask & real & ~box).sum()))
+    empty = given.items[0]
+    given._scanned[empty] = torch.zeros(32, 32, dtype=torch.bool)
+    assert given.training([empty], 0, 0, False).held.operator.mask.any()

@@ -18,6 +18,7 @@ from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import STUDIES
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
+from fedrecon.sites.plugin import science_of
 from fedrecon.tune.engine.mlflow_view import address
 from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.study.analysis.inputs import Findings, Score
@@ -231,7 +232,7 @@ def _record(campaign: StudyCampaign) -> RunRecord:
 
 
 def _training(campaign: StudyCampaign) -> str:
-    science = campaign.matrix.whole.fitting.science()
+    science = science_of(campaign.matrix.whole.fitting)
     if science.get("local_steps") is not None:
         science.pop("local_epochs", None)
     return ", ".join(f"{key} {value}" for key, value in science.items())

@@ -358,8 +358,7 @@ class Experiment(Settings):
                     self.test.unseen,
                     self.test.fine_tune_epochs,
                     self.publish_private if self.test.unseen else (),
-                    # Its order once followed from its label, and what was always private had another start.
-                    *(["in the site's order"] if self.test.unseen == "fine-tune" else []),
+                    *self.test.own_science(self.strategy),
                 ],
             }
         return hashed(science)

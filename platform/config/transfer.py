@@ -51,6 +51,16 @@ class TransferTest(Settings):
         if "per_site" in getattr(self, task.block):
             raise InputError(f"test.{task.block} holds for all sites; per_site belongs to the block '{task.block}'")
 
+    def own_science(self, strategy: Mapping[str, Any]) -> list[str]:
+        """What enters the digest beside the keys: the marks of fixes that changed the scores of a rule.
+
+        The order of a fine-tune once followed from its label, and what was always private had another start. Private
+        codes of a diffusion prior once did nothing at a site that did not train.
+        """
+        if self.unseen == "fine-tune":
+            return ["in the site's order"]
+        return ["with codes"] if self.unseen and {"sites", "codes"} & {*strategy.get("private", ())} else []
+
     def at(self, task: Task, measured: Mapping[str, Any], site: str) -> Acquisition:
         """The setting with which a site measures in the test.
 

@@ -103,6 +103,19 @@ def private_members(experiment: Experiment, layout: Any, sites: Sequence[str]) -
     return members, bool(members) and layout.n_fixed == 0
 
 
+def private_codes(experiment: Experiment, images: Images) -> tuple[str, ...]:
+    """Names of the private parameters that hold a code for each site, a row for each of ``images.sites``."""
+    import torch
+
+    method = experiment.method
+    with torch.device("meta"):
+        model = method.build(network_choice(experiment), images)
+    codes: tuple[str, ...] = getattr(model, "parts", {}).get("sites", ())
+    return tuple(
+        name for name, _ in model.named_parameters() if name.startswith(codes) and not method.shares(name, model)
+    )
+
+
 def site_plan(
     experiment: Experiment,
     images: Images,

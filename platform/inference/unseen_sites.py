@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.checks import check_patch
@@ -51,15 +52,33 @@ class UnseenSite:
         """This site with the run's network and the given private part; ``label`` names the network in the result.
 
         Args:
-            private: private parameters by name; None takes the network's first values.
+            private: private parameters by name; None takes the network's first values. With private codes the network
+                knows this site in place of the run's first one: all rows of :meth:`parts` are the code that it takes.
         """
-        shards = {self.name: str(self.shard.path.resolve())}
-        return self.trained.site(label, shards, {self.name: self.operator}, {} if private is None else private)
+        shards, trained = {self.name: str(self.shard.path.resolve())}, self.trained
+        if private is not None and self.codes:
+            known = replace(trained.images, sites=(self.name, *trained.images.sites[1:]))
+            trained = replace(trained, images=known)
+        return trained.site(label, shards, {self.name: self.operator}, {} if private is None else private)
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        """Names of the private parameters that hold a code for each site of the run."""
+        from fedrecon.platform.consortium.network import private_codes
+
+        return private_codes(self.trained.experiment, self.trained.images) if self.trained.experiment.trains else ()
 
     def parts(self) -> dict[str, Private]:
-        """The private parts that were published, by member."""
-        published = self.unseen.published
-        return {one: self.trained.private_part(one, published, self.wire_log).parameters for one in published}
+        """The private parts that were published, by member. All rows of its codes are its own, the trained one."""
+        import numpy as np
+
+        found, published, sites = {}, self.unseen.published, self.trained.images.sites
+        for member in published:
+            private = dict(self.trained.private_part(member, published, self.wire_log).parameters)
+            for name in self.codes:
+                private[name] = np.broadcast_to(private[name][sites.index(member)], private[name].shape)
+            found[member] = private
+        return found
 
 
 def average(unseen_site: UnseenSite) -> Site:

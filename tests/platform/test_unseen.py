@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import UNET, make_volume
+import torch
+from tiny import DENOISER, UNET, make_volume
 
 import fedrecon
 from fedrecon.platform.config.experiment import Experiment
@@ -217,12 +218,53 @@ def test_the_order_of_a_fine_tune_follows_from_seed_site_and_epoch_alone(consort
     assert asked == [(0, "fine-tune", "south", epoch) for epoch in (0, 0, 0, 1)]
 
 
-def test_fine_tunes_have_digests_of_their_own_since_then():
-    def digest(**unseen):
-        return Experiment.read({"sites": "d", "strategy": "fedper", "test": unseen}).digest({"a": "x"})
+def test_rules_whose_scores_changed_have_digests_of_their_own():
+    def digest(unseen, strategy="fedper"):
+        network = "unet" if strategy == "fedper" else "denoiser"
+        given = {"sites": "d", "strategy": strategy, "network": network, "test": {"unseen": unseen}}
+        return Experiment.read(given).digest({"a": "x"})
 
-    assert digest(unseen="average") == "3bd05730ea026e11"
-    assert digest(unseen="fine-tune") != "797bb898e12d727e"
+    codes = {"name": "feddiff", "private": ["sites"]}
+    assert digest("average", strategy=codes) != "92acc27fe3277c94"
+    assert digest("average") == "3bd05730ea026e11"
+    assert digest("fine-tune") != "797bb898e12d727e"
+
+
+def test_private_codes_are_those_of_the_rule(consortium, tmp_path):
+    """Rule nearest gives the image of the member itself, and average that of a member with the mean code."""
+    paths = {name: str(path) for name, path in consortium.items()}
+    sites = {name: paths[name] for name in ("middle", "north")}
+    strategy = {"name": "feddiff", "private": ["sites"], "splitting": {"steps": 2}}
+    experiment = Experiment.read({"sites": sites, "strategy": strategy, "network": DENOISER})
+    shapes = images(open_sites(experiment.sites))
+    layout = layout_for(experiment, shapes)
+    members, _ = private_members(experiment, layout, shapes.sites)
+    draws = np.random.default_rng(0)
+    state = State(2, draws.normal(0, 0.1, layout.n_shared).astype(np.float32), {}, dict.fromkeys(members, 2))
+    shard, operator = open_sites({"south": paths["south"]})["south"], experiment.operator_at("south")
+
+    def image(label, codes, rule=None, published=()):
+        """Each member trained its own row; the other one holds what it began with."""
+        rows = {member: np.full((2, DENOISER["hidden"]), 7.0, np.float32) for member in members}
+        for k, member in enumerate(members):
+            rows[member][k] = codes[member]
+        parts = {member: PrivatePart(member, 2, {"codes": values}) for member, values in rows.items()}
+        trained = TrainedRun(RunFolder(tmp_path, "x"), experiment, state, {}, shapes, members, False, private=parts)
+        if rule is None:
+            site = trained.site(label, {label: paths["south"]}, {label: operator})
+        else:
+            policy = UnseenPolicy(rule, published)
+            site = RULES[rule](UnseenSite(trained, "south", shard, operator, policy))
+            assert site.name == label
+        site.load(trained.request)
+        test = site.slices("test")
+        return site.image(test.scoring(test.items, 0), test.items)
+
+    own = image("north", {"north": 2, "middle": -4})
+    assert torch.equal(image("nearest: north", {"north": 2, "middle": -4}, "nearest", ("north",)), own)
+    assert not torch.allclose(image("nearest: middle", {"north": 2, "middle": -4}, "nearest", ("middle",)), own)
+    mean = image("average", {"north": 3, "middle": 1}, "average", members)
+    torch.testing.assert_close(mean, own)
 
 
 @pytest.mark.slow

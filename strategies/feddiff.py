@@ -50,6 +50,15 @@ class Denoising(Partial):
     brightness: float = Field(0.2, ge=0, le=3)
     patch: int = Field(0, ge=0, le=4096)
 
+    @property
+    def trains_codes(self) -> bool:
+        """Whether a site has a code. Without one, the codes of the run that this one started from take no part."""
+        return self.without_site < 1
+
+    def _coded(self, site: str) -> str:
+        """The site whose code the denoiser takes; empty takes none."""
+        return site if self.trains_codes else ""
+
     def build(self, network: Any, images: Images) -> nn.Module:
         """The denoiser.
 
@@ -73,7 +82,7 @@ class Denoising(Partial):
         draws = torch.rand(count, 4, generator=fit.generator)
         real = model.encoded(batch.target / batch.scale[:, None, None])
         real = real * ((2 * draws[:, 0] - 1) * self.brightness).exp().to(device)[:, None, None, None]
-        label = model.label(fit.site, count) * (draws[:, 1] >= self.without_site).to(device)[:, None]
+        label = model.label(self._coded(fit.site), count) * (draws[:, 1] >= self.without_site).to(device)[:, None]
         where = positions(real.shape[-2], real.shape[-1], device).expand(count, -1, -1, -1)
         if self.patch:
             real, where = (self._patches(one, draws[:, 2:]) for one in (real, where))
@@ -171,7 +180,7 @@ class FedDiff(MovingAverage, FedProx, Denoising):
         import torch
 
         model: Any = network
-        device, label = model.codes.device, model.label(site, count)
+        device, label = model.codes.device, model.label(self._coded(site), count)
         levels = torch.linspace(HIGHEST, LOWEST, DRAW_STEPS).exp().tolist()
         planes = levels[0] * torch.randn(count, model.n_planes, *size, generator=draws).to(device)
         for sigma, after in zip(levels, [*levels[1:], 0.0], strict=True):
@@ -192,9 +201,9 @@ class FedDiff(MovingAverage, FedProx, Denoising):
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:
         """(b, y, x) complex64: the mean of the samples, with the adapted denoiser if there is an adaptation."""
-        given = network, measurement, subject
-        weights = adapted(self.adaptation, self.splitting, *given) if self.adaptation.steps else None
-        return restored(self.splitting, *given, weights).mean(dim=0)
+        given, coded = (network, measurement, subject), self.trains_codes
+        weights = adapted(self.adaptation, self.splitting, *given, coded) if self.adaptation.steps else None
+        return restored(self.splitting, *given, weights, coded).mean(dim=0)
 
     @property
     def has_spread(self) -> bool:
@@ -205,4 +214,4 @@ class FedDiff(MovingAverage, FedProx, Denoising):
         """(b, y, x) float32: the standard deviation over the samples, with the weights that were trained."""
         drawn = self.uncertainty
         settings = self.splitting.model_copy(update={"zeta": 1.0, "samples": drawn.samples, "steps": drawn.steps})
-        return restored(settings, network, measurement, subject).abs().std(dim=0)
+        return restored(settings, network, measurement, subject, coded=self.trains_codes).abs().std(dim=0)

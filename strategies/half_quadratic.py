@@ -97,12 +97,18 @@ Weights = Mapping[str, "Tensor"]
 
 
 def restored(
-    settings: HalfQuadratic, network: Any, measurement: Measurement, subject: Subject, weights: Weights | None = None
+    settings: HalfQuadratic,
+    network: Any,
+    measurement: Measurement,
+    subject: Subject,
+    weights: Weights | None = None,
+    coded: bool = True,
 ) -> Tensor:
     """The samples of each slice, (samples, b, y, x) complex64 at the scale of the data; one if deterministic.
 
     Args:
         weights: each slice's own weights of the denoiser; None takes those of ``network``.
+        coded: whether the denoiser takes the code of the site.
     """
     import torch
 
@@ -112,7 +118,7 @@ def restored(
         numbers = range(first, min(first + together, settings.samples))
         times = len(numbers)
         own = weights and {name: one.repeat(times, *[1] * (one.ndim - 1)) for name, one in weights.items()}
-        denoise = denoiser(network, network.label(subject.site, count * times), own)
+        denoise = denoiser(network, network.label(subject.site if coded else "", count * times), own)
         draws = [one for number in numbers for one in draws_of(subject, number)]
         many = measurement.repeated(times) if times > 1 else measurement
         parts.append(split(settings, denoise, many, draws).view(times, count, *measurement.zero_filled.shape[1:]))

@@ -23,6 +23,11 @@ class PooledFedDiff(FedDiff, Pooled):
 
     not_personal: ClassVar[str] = Pooled.not_personal
 
+    @property
+    def trains_codes(self) -> bool:
+        """No site is a member, so none has a code."""
+        return False
+
     def check(self, training: Training) -> None:
         """Refuses what only a federation has.
 

@@ -53,8 +53,9 @@ def adapted(
     network: Any,
     measurement: Measurement,
     subject: Subject,
+    coded: bool = True,
 ) -> Weights:
-    """The adapted weights of each slice, by name. ``network`` keeps its own."""
+    """The adapted weights of each slice, by name. ``network`` keeps its own; ``coded``: it takes the site's code."""
     import torch
 
     from fedrecon.sites.training.optimizers import optimizer
@@ -63,8 +64,9 @@ def adapted(
     count, unit = len(measurement.scale), measurement.scale[:, None, None]
     weights = {name: one.detach().repeat(count, *[1] * one.ndim) for name, one in network.named_parameters()}
     with torch.no_grad():
-        image = restored(splitting, network, measurement, subject).mean(dim=0) / unit
-    denoise, levels = denoiser(network, network.label(subject.site, count), weights), splitting.levels()
+        image = restored(splitting, network, measurement, subject, coded=coded).mean(dim=0) / unit
+    label, levels = network.label(subject.site if coded else "", count), splitting.levels()
+    denoise = denoiser(network, label, weights)
     for one in weights.values():
         one.requires_grad_()
     adam = optimizer("adam", list(weights.values()), settings.rate)

@@ -348,6 +348,8 @@ class Experiment(Settings):
             },
             "task": self.task,
         }
+        if self.trains and self.training.start and not getattr(self.method, "trains_codes", True):
+            science["codes"] = "none"  # once the codes of the start took part in reconstructions
         if not self.trains:
             science |= {"strategy": None, "network": None, "training": None}
         if self.test is not None:

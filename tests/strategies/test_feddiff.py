@@ -303,3 +303,39 @@ def test_one_training_serves_every_operator(consortium, mlflow_template, tmp_pat
     other = run({**given, "operator": operator, "strategy": strategy}, workspace=tmp_path, in_process=True)
     assert (first.trained_rounds, other.trained_rounds) == (1, 0)
     assert other.mean["psnr"] != first.mean["psnr"]
+
+
+CODELESS = {"name": "feddiff", "without_site": 1}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "takes"), [({"name": "feddiff"}, True), (CODELESS, False), ({"name": "pooled_feddiff"}, False)]
+)
+def test_codes_that_nothing_trains_take_no_part(strategy, takes):
+    """Those of a warm start: the image, the adapted image, the spread and a drawn image are the same without them."""
+    keys = {"splitting": {"steps": 2}, "uncertainty": {"samples": 2, "steps": 2}, "adaptation": {"steps": 1}}
+    given = {key: value for key, value in strategy.items() if key != "name"}
+    plain, method = (make_strategy(strategy["name"], {**given, **some}) for some in ({"splitting": {"steps": 2}}, keys))
+    one, _ = measured()
+    subject, found = Subject("north", ("s", "s"), (0, 1), 0), []
+    for code in (0.0, 3.0):
+        network = built().eval()
+        with torch.no_grad():
+            network.codes.fill_(code)
+            network.last.weight.mul_(10)
+            draws = torch.Generator().manual_seed(0)
+            found.append((
+                plain.reconstruct(network, one, subject), method.reconstruct(network, one, subject),
+                method.spread(network, one, subject), method.draw(network, "north", 1, draws, (SIZE, SIZE)),
+            ))  # fmt: skip
+    assert [not torch.equal(a, b) for a, b in zip(*found, strict=True)] == [takes] * 4
+
+
+def test_a_warm_start_without_codes_has_digests_of_its_own():
+    def digest(strategy, **training):
+        given = {"sites": "d", "strategy": strategy, "network": DENOISER, "training": training}
+        return Experiment.read(given).digest({"a": "x"})
+
+    assert digest(CODELESS) == "59dbbe874ba45eee"
+    assert digest(CODELESS, start="r") != "1ad6b7566a060a31"
+    assert digest("feddiff", start="r") == "7c2f6b2279de18df"

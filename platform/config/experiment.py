@@ -370,8 +370,10 @@ class Experiment(Settings):
         if not self.trains:
             return None
         part = self.training_part(contents, operators=self.method.trains_on_operator)
-        left_out = self.method.at_inference
-        return hashed({**part, "strategy": {k: v for k, v in part["strategy"].items() if k not in left_out}})
+        strategy = {key: value for key, value in part["strategy"].items() if key not in self.method.at_inference}
+        networks = self.registry("networks")
+        network = NetworkChoice.parse(self.network, networks).science(networks, trains=True)
+        return hashed({**part, "strategy": strategy, "network": network})
 
     def training_part(self, contents: Mapping[str, str], operators: bool) -> dict[str, Any]:
         """Everything that influences the training on data of these hashes, by site; with the operators, or without."""

@@ -125,9 +125,11 @@ class Training(Settings):
 
         ``ssdu`` once compared samples that a zero-padded scan has not, its coil maps had another noise than the
         measured samples, and its calibration boxes could hold samples that were not measured. So this loss, and no
-        other, has digests of its own since then.
+        other, has digests of its own since then. ``local_epochs`` means nothing beside ``local_steps``, and enters with
+        its default.
         """
-        return science_of(self) | ({"ssdu_samples": "measured"} if self.ssdu is not None else {})
+        acting = self.model_copy(update={"local_epochs": 1}) if self.local_steps is not None else self
+        return science_of(acting) | ({"ssdu_samples": "measured"} if self.ssdu is not None else {})
 
     def rate(self, round_number: int) -> float:
         """The learning rate of a round (1 .. rounds)."""

@@ -102,6 +102,7 @@ NETWORKS: dict[str, NetworkEntry] = {
         "style",
         lambda p: p.layers * p.latent**2 + 9.0 * p.channel_max**2 * 20 + 20.0 * p.channel_max * p.latent,
         kind="prior",
+        at_inference=("truncation", "truncated"),
         latent=_many(512),
         layers=_many(8),
         channel_base=Field(16384, ge=64, le=10**6),

@@ -63,10 +63,12 @@ class NetworkChoice:
         """``{"name": ..., **parameters}`` with every default written out; :meth:`parse` reads it back."""
         return {"name": self.name, **dict(self.parameters)}
 
-    def science(self, networks: Mapping[str, NetworkEntry] = NETWORKS) -> dict[str, Any]:
-        """The part of the choice that enters a digest."""
+    def science(self, networks: Mapping[str, NetworkEntry] = NETWORKS, trains: bool = False) -> dict[str, Any]:
+        """The part of the choice that enters a digest: of a run, or with ``trains`` of its training."""
         chosen = networks[self.name]
-        return {"name": self.name, **science_of(chosen.parameters(**dict(self.parameters))), **source_of(chosen)}
+        left_out = chosen.at_inference if trains else ()
+        given = {key: value for key, value in self.parameters if key not in left_out}
+        return {"name": self.name, **science_of(chosen.parameters(**given)), **source_of(chosen)}
 
     def build(self, images: Images) -> nn.Module:
         """A new network for these images, with weights drawn from torch's global generator. It imports torch."""

@@ -52,6 +52,8 @@ class NetworkEntry:
         kind: the kind of the network, :data:`Kind`.
         in_kspace: whether the network works on k-space. If so, it needs measurements that are Cartesian k-space.
         in_kspace_with: the parameter with which it works on k-space, unless that is 0 or False; empty: there is none.
+        at_inference: the names of parameters that do not influence training. In the digest of the training they have
+            their defaults; the digest of the run holds them.
     """
 
     module: str
@@ -60,6 +62,7 @@ class NetworkEntry:
     kind: Kind = "reconstruction"
     in_kspace: bool = False
     in_kspace_with: str = ""
+    at_inference: tuple[str, ...] = ()
 
     def chosen(self, parameters: Mapping[str, Any]) -> NetworkEntry:
         """This entry under these parameters: :attr:`in_kspace` says what holds with them."""
@@ -84,6 +87,7 @@ def entry(
     kind: Kind = "reconstruction",
     in_kspace: bool = False,
     in_kspace_with: str = "",
+    at_inference: tuple[str, ...] = (),
     **fields: Any,
 ) -> NetworkEntry:
     """An entry of the registry.
@@ -106,7 +110,7 @@ def entry(
             raise InputError(f"entry({given}, {name}={brief(field)}): a pydantic Field is needed, {form}")
     typed = {name: (_type(field), field) for name, field in fields.items()}
     model: type[Plugin] = create_model(f"{module}_parameters", __base__=Plugin, **typed)  # type: ignore[call-overload]
-    return NetworkEntry(module, model, weights, kind, in_kspace, in_kspace_with)
+    return NetworkEntry(module, model, weights, kind, in_kspace, in_kspace_with, at_inference)
 
 
 def one_of(default: str | int, *others: str | int) -> FieldInfo:

@@ -136,3 +136,20 @@ def test_a_later_key_inside_a_nested_block_follows_the_law_too():
 
     assert science_of(Outer()) == {"inner": {"first": 1}}
     assert science_of(Outer(inner=Inner(invented=4))) == {"inner": {"first": 1, "invented": 4}}
+
+
+def test_passes_beside_steps_mean_nothing():
+    def found(**training):
+        return digests({"sites": "data", "training": training})
+
+    assert found(local_steps=3, local_epochs=5) == found(local_steps=3) != found(local_epochs=5)
+    assert Training(local_epochs=5).science()["local_epochs"] == 5
+
+
+@pytest.mark.parametrize("key", ["truncation", "truncated"])
+def test_what_a_network_does_at_inference_alone_leaves_the_digest_of_its_training(key):
+    raw = {"sites": "data", "strategy": {"name": "fedgimp"}, "network": {"name": "style", key: 1}}
+    (run, training), written = digests(raw), WRITTEN["network style"]
+    assert run != written[0]
+    assert training == written[1]
+    assert digests({**raw, "network": {"name": "style", "latent": 8}})[1] != training

@@ -196,7 +196,8 @@ class FedDiff(MovingAverage, FedProx, Denoising):
     def scoring_cost(self) -> float:
         """A step of the reconstruction costs about a third of a training step; a step of the adaptation a whole one."""
         own, drawn = self.splitting, self.uncertainty
-        passes = own.steps * (own.samples + bool(self.adaptation.steps)) + drawn.steps * drawn.samples
+        times = 1 + bool(self.adaptation.steps)  # with the trained weights, and again with the adapted ones
+        passes = own.steps * own.samples * times + drawn.steps * drawn.samples
         return super().scoring_cost() + passes / 3 + self.adaptation.steps
 
     def reconstruct(self, network: nn.Module, measurement: Measurement, subject: Subject) -> Tensor:

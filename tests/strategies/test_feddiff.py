@@ -20,7 +20,7 @@ from fedrecon.sites.training.method import LocalFit, Subject
 from fedrecon.sites.training.parameters import Parameters
 from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import TrainRequest
-from fedrecon.strategies import make_strategy
+from fedrecon.strategies import half_quadratic, make_strategy
 from fedrecon.strategies.feddiff import BANDS
 from fedrecon.strategies.half_quadratic import HalfQuadratic, draws_of, restored, split
 from fedrecon.strategies.networks.choice import NetworkChoice
@@ -339,3 +339,23 @@ def test_a_warm_start_without_codes_has_digests_of_its_own():
     assert digest(CODELESS) == "59dbbe874ba45eee"
     assert digest(CODELESS, start="r") != "1ad6b7566a060a31"
     assert digest("feddiff", start="r") == "7c2f6b2279de18df"
+
+
+@pytest.mark.parametrize(("samples", "steps", "drawn"), [(1, 0, 0), (3, 0, 2), (1, 2, 0), (3, 2, 2)])
+def test_the_cost_of_a_score_counts_the_passes_of_the_denoiser(samples, steps, drawn, monkeypatch):
+    """A third of a training step for each pass of the reconstructions, a whole one for each step of the adaptation."""
+    splitting, uncertainty = {"steps": 2, "zeta": 1, "samples": samples}, {"samples": drawn, "steps": 3}
+    given = {"splitting": splitting, "uncertainty": uncertainty, "adaptation": {"steps": steps}}
+    method, seen, real = make_strategy("feddiff", given), [], half_quadratic.denoiser
+
+    def counted(*given):
+        denoise = real(*given)
+        return lambda noisy, *more: seen.append(len(noisy)) or denoise(noisy, *more)
+
+    monkeypatch.setattr(half_quadratic, "denoiser", counted)
+    subject = Subject("north", ("s",), (0,), 0)
+    with torch.no_grad():
+        method.reconstruct(built(), measured(count=1)[0], subject)
+        if drawn:
+            method.spread(built(), measured(count=1)[0], subject)
+    assert method.scoring_cost() == pytest.approx(0.4 + sum(seen) / 3 + steps)

@@ -27,7 +27,7 @@ def mse(image: Tensor, batch: Measurement) -> Tensor:
 
 
 def complex_l1(image: Tensor, batch: Measurement) -> Tensor:
-    """Mean absolute error over real and imaginary parts against the combined fully sampled image."""
+    """The mean over pixels of |real part| + |imaginary part| of the error against the combined fully sampled image."""
     import torch
 
     if batch.target is None:

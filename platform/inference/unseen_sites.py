@@ -72,7 +72,8 @@ class UnseenSite:
         """The private parts that were published, by member. All rows of its codes are its own, the trained one."""
         import numpy as np
 
-        found, published, sites = {}, self.unseen.published, self.trained.images.sites
+        found: dict[str, Private] = {}
+        published, sites = self.unseen.published, self.trained.images.sites
         for member in published:
             private = dict(self.trained.private_part(member, published, self.wire_log).parameters)
             for name in self.codes:

@@ -13,7 +13,8 @@ TRAINED = 2
 2: augmentation is drawn for each slice; server optimisers average buffers; priors train under the phase of small
 calibration boxes, and hold out whole columns (docs/decisions/017-figures-that-are-right.md); volumes whose shard has a
 crop are scored within it, as fastMRI is (docs/data.md). A fix that concerns few settings marks their digests alone: see
-:attr:`fedrecon.sites.acquisition.setting.Acquisition.own_science` and :attr:`fedrecon.strategies.Strategy.own_science`.
+:attr:`fedrecon.sites.acquisition.setting.Acquisition.own_science`, :attr:`fedrecon.strategies.Strategy.own_science`,
+``own_science`` of the block ``test`` and ``science`` of the block ``training``.
 """
 CLASSICAL = 1
 """The same for the methods that train nothing."""

@@ -40,7 +40,7 @@ class Network(nn.Module):
     many channels corrects the map of each coil, and N divides by the root sum of squares over the coils. It is trained
     with the cascades, as the sensitivity map estimation of Sriram et al. Ours: S_0 are the maps of the measurement
     (ESPIRiT from the calibration region); theirs are the coil images of that region. The data step and the image use S.
-    Before training S is near S_0 and not S_0: with 8 channels and coils the sine of the angle between them is about 0.1.
+    Before training S is only near S_0: with 8 channels and 8 coils the sine of the angle between them is about 0.1.
     """
 
     paper: ClassVar[str] = """

@@ -99,3 +99,33 @@ def test_parts_of_an_interleaved_acquisition_may_have_their_own_numbers(tmp_path
             folder / f"{repetition}{number}", pixels, folder, (0, 0, 5.0 * number), AcquisitionNumber=acquisition
         )
     assert len(set(loaded(folder, volume=1, slices="all")[0].reference.max(axis=(1, 2)).tolist())) == 1
+
+
+def enhanced(path: Path, group: str, element: str, values) -> Path:
+    """Two positions at each value in one file, the last value first; its images are so many times as bright."""
+    from pydicom.dataset import Dataset
+
+    frames, pixels = [], []
+    for at, value in reversed(list(enumerate(values))):
+        for number in range(2):
+            frame, place, own = Dataset(), Dataset(), Dataset()
+            place.ImagePositionPatient = [0, 0, 5.0 * number]
+            setattr(own, element, value)
+            frame.PlanePositionSequence = [place]
+            setattr(frame, group, [own])
+            frames.append(frame)
+            pixels.append((at + 1) * image())
+    return write_dicom(path, np.stack(pixels), PerFrameFunctionalGroupsSequence=frames)
+
+
+@pytest.mark.parametrize(
+    ("group", "element", "values"),
+    [
+        ("MRModifierSequence", "InversionTimes", ([100.0, 7.0], [1600.0, 5.0])),
+        ("MRTimingAndRelatedParametersSequence", "FlipAngle", (2.0, 20.0)),
+        ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", (0.0, 40.0)),
+    ],
+)
+def test_frames_of_one_file_have_the_same_order_as_files(group, element, values, tmp_path):
+    source = enhanced(tmp_path / "a.dcm", group, element, values)
+    assert [phases(source, volume) for volume in (0, 1)] == [[1, 1], [2, 2]]

@@ -42,6 +42,7 @@ class Denoising(Partial):
             only knows the peak of the zero-filled image.
         patch: side of the random squares of the images to train on, in pixels; 0 takes whole images. The position of
             its pixels tells the denoiser where a patch lies.
+        clip: the largest norm of the gradient of a step, a larger one is scaled down to it; 0 clips none.
     """
 
     noise_mean: float = Field(-2.5, ge=-20, le=20)
@@ -49,6 +50,7 @@ class Denoising(Partial):
     without_site: float = Field(0.2, ge=0, le=1)
     brightness: float = Field(0.2, ge=0, le=3)
     patch: int = Field(0, ge=0, le=4096)
+    clip: Annotated[float, ADDED_LATER] = Field(0.0, ge=0, le=1e6)
 
     @property
     def trains_codes(self) -> bool:
@@ -100,6 +102,14 @@ class Denoising(Partial):
         )
         mean: Tensor = losses.mean()
         return mean
+
+    def gradients(self, fit: LocalFit) -> None:
+        """Clips the gradient: a step that is too large can end the training of a denoiser for good."""
+        super().gradients(fit)
+        if self.clip:
+            import torch
+
+            torch.nn.utils.clip_grad_norm_(fit.model.parameters(), self.clip)
 
     def _patches(self, planes: Tensor, draws: Tensor) -> Tensor:
         """A square of each image (b, c, y, x); ``draws`` (b, 2) say where. A smaller side of the image stays whole."""

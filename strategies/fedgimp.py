@@ -83,6 +83,7 @@ class FedGIMP(MovingAverage):
     trains_on_operator: ClassVar[bool] = False
     network_kind: ClassVar[str] = "prior"
     optimizer_state: ClassVar[str] = "keep"
+    loss_falls: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     private_reconstructs: ClassVar[bool] = False
     at_inference: ClassVar[tuple[str, ...]] = ("adaptation",)

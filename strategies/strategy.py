@@ -59,6 +59,7 @@ class Strategy(Plugin):
             ``reconstruction``, ``prior`` or ``denoiser``. With ``reconstruction`` it also trains ``super-resolution``
             networks, if that is the task. The others are priors: see :attr:`is_prior`.
         optimizer_state: the meaning of ``training.optimizer_state: auto`` for this method, ``reset`` or ``keep``.
+        loss_falls: whether a training whose loss rises again has failed; not so of an adversarial one.
         private_reconstructs: whether the private parameters take part in a reconstruction. False means that they serve
             training only (a discriminator). Then all sites reconstruct with the same network, and a site that did not
             train needs no rule for its private part.
@@ -79,6 +80,7 @@ class Strategy(Plugin):
     trains_on_operator: ClassVar[bool] = True
     network_kind: ClassVar[str] = "reconstruction"
     optimizer_state: ClassVar[str] = "reset"
+    loss_falls: ClassVar[bool] = True
     private_reconstructs: ClassVar[bool] = True
     at_inference: ClassVar[tuple[str, ...]] = ()
     remembers: ClassVar[bool] = False
@@ -272,9 +274,7 @@ class Strategy(Plugin):
         return [optimizer(fit.training.optimizer, fit.model.parameters(), fit.rate)]
 
     def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
-        """The loss of one batch. By default the experiment's loss between reconstruction and reference.
-
-        Called by the default :meth:`step`, once a batch.
+        """The loss of one batch, for the default :meth:`step`: the experiment's, between reconstruction and reference.
 
         Returns:
             a scalar with a gradient. Further losses to record are written to ``fit.noted`` by name, detached.
@@ -302,8 +302,7 @@ class Strategy(Plugin):
             batch: the measured slices of the batch, with ``target`` and ``reference``.
 
         Returns:
-            the losses to record by name, as detached scalars, ``loss`` first. The site sends their means over the
-            steps.
+            the losses to record by name, as detached scalars, ``loss`` first. The site sends their means.
         """
         (optimizer,) = fit.optimizers
         optimizer.zero_grad(set_to_none=True)

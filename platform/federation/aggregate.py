@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,8 @@ def _named(row: Row) -> str:
     return at_site(row["site"], None, f"volume '{row['volume']}', stage {row['stage']}")
 
 
+DIVERGED = 2.0
+"""A mean loss at the end of a training that is so many times the lowest one is of a training that failed."""
 STAGE_KEYS = {"output": "", "data_consistency": "with_data_consistency", "zero_filled": "zero_filled"}
 """The JSON key of each stage. The method's own output has no key: its scores stand at the top level."""
 
@@ -137,6 +140,32 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
 def scores_of(columns: Mapping[str, Any]) -> dict[str, float]:
     """The scores of one row per slice by their MLflow names; empty if nothing was scored."""
     return flat_metrics(summarise(columns)) if columns.get("site") else {}
+
+
+def diverged(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Says that the loss at the end of a training is far above what it had been; empty if it is not.
+
+    Means over a tenth of the rounds are compared, of the members' mean loss: the last one with the lowest one. Fewer
+    than ten rounds say nothing.
+
+    Args:
+        rounds: rows of ``rounds.parquet``.
+    """
+    means = [
+        fmean(own) for one in rounds if (own := [each["loss"] for each in one["losses"].values() if "loss" in each])
+    ]
+    if len(means) < 10 or len(means) < len(rounds):
+        return ""
+    width = len(means) // 10
+    parts = [fmean(means[at : at + width]) for at in range(len(means) - width + 1)]
+    lowest, last = min(parts), parts[-1]
+    if not 0 < lowest < last / DIVERGED:
+        return ""
+    at = int(rounds[parts.index(lowest)]["round"])
+    return (
+        f"The training diverged: its mean loss of the last {width} round{'s' * (width > 1)} is {last:.3g}, and it was "
+        f"{lowest:.3g} from round {at}. A lower training.learning_rate or training.keep: best may help"
+    )
 
 
 def exact_note(summary: Mapping[str, Any]) -> str:

@@ -161,7 +161,11 @@ def _warnings(
     result: Mapping[str, Any], experiment: Mapping[str, Any], environment: Mapping[str, Any], moved_data: bool
 ) -> str:
     """Warnings that a reader must not overlook, each as a Markdown quotation."""
-    marks = [f"> **{line}**" for line in [below_zero_filled(result, experiment), exact_note(result)] if line]
+    marks = [
+        f"> **{line}**"
+        for line in [below_zero_filled(result, experiment), exact_note(result), environment.get("diverged")]
+        if line
+    ]
     simulated = list(environment.get("simulated", ()))
     if simulated:
         marks.append(

@@ -158,7 +158,7 @@ class _Run:
     def _train_and_score(
         self, run: Recording, executor: Executor, progress: Progress, found: Any
     ) -> Generator[CommittedRound, None, Result]:
-        from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, scores_of, summarise
+        from fedrecon.platform.federation.aggregate import diverged, exact_note, flat_metrics, scores_of, summarise
         from fedrecon.platform.federation.coverage import calibrated, coverage_metrics, temperature, uncertainty
         from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
         from fedrecon.platform.federation.recorder import Recorder
@@ -209,6 +209,9 @@ class _Run:
         summary = summarise(scored.columns)
         if note := exact_note(summary):
             progress.say(note)
+        lost = diverged(record.rounds) if experiment.method.loss_falls and not record.kept else ""
+        if lost:
+            tracker.set_tags({"fedrecon.diverged": lost})
         timed = {"test/seconds_per_slice": scored.seconds_per_slice} | coverage_metrics(summary, factor)
         tracker.metrics(state.round, mlflow_metrics(flat_metrics(summary, prefix="test/") | timed))
         tracker.flush()
@@ -236,6 +239,7 @@ class _Run:
                 **environment,
                 "budget": {name: str(one) for name, one in budgets(experiment, self.shards, record.replies).items()},
                 "tuned": {m: dict(one.parameters) for m, one in tuned.items()},
+                **({"diverged": lost} if lost else {}),
             },
         )
         layout = self._layout()

@@ -40,8 +40,9 @@ def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> No
     print_table(Table(f"{result['name']}: test subjects, {AGAINST[reference]}", columns, rows))
     if told:
         say(in_words(result["uncertainty"]))
-    if line := below_zero_filled(result, experiment):
-        _alarm(line)
+    for line in (below_zero_filled(result, experiment), result.get("environment", {}).get("diverged")):
+        if line:
+            _alarm(line)
 
 
 def rows_table(found: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from memory_store import MemoryStore
 
-from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
+from fedrecon.platform.federation.aggregate import diverged, exact_note, flat_metrics, summarise
 from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
 from fedrecon.platform.federation.progress import Progress
 from fedrecon.platform.federation.recorder import Recorder, Round, ValidationResult, loss_metrics
@@ -15,6 +15,7 @@ from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.platform.storage.journal import RunRecord
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import State
+from fedrecon.strategies import STRATEGIES
 
 LOSSES = {"a": {"loss": 0.25, "prior": 2.0}, "b": {"loss": 0.75}}
 
@@ -185,3 +186,26 @@ def test_mlflow_shows_at_most_40_metrics_of_four_sites_and_names_their_split():
     assert {"validation/mean/psnr", "test/mean/psnr", "train/mean/loss", "test/site/a/psnr"} <= shown.keys()
     assert not [key for key in shown if key.startswith(("mean/", "site/"))]
     assert not [key for key in shown if "prior" in key]
+
+
+def losses(*means):
+    """Rows of rounds whose two members have these losses in the mean."""
+    return [
+        {"round": k, "losses": {"a": {"loss": mean - 0.1}, "b": {"loss": mean + 0.1}}}
+        for k, mean in enumerate(means, 1)
+    ]
+
+
+def test_a_training_whose_loss_rises_again_far_above_its_lowest_diverged():
+    """Twenty rounds, so means over two: 0.3 in the rounds 9 and 10, 0.9 in the last two."""
+    falling = [2.0 - 0.2 * k for k in range(8)] + [0.3, 0.3]
+    said = diverged(losses(*falling, *[0.9] * 10))
+    assert "mean loss of the last 2 rounds is 0.9, and it was 0.3 from round 9" in said
+    assert not diverged(losses(*falling, *[0.5] * 10))  # less than twice the lowest
+    assert not diverged(losses(*falling))
+    assert not diverged(losses(0.3, *[0.9] * 8))  # nine rounds
+    assert not diverged([{"round": k, "losses": {}} for k in range(20)])
+
+
+def test_an_adversarial_loss_may_rise():
+    assert [name for name, one in STRATEGIES.items() if not one.loss_falls] == ["fedgimp"]

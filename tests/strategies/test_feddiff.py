@@ -113,6 +113,20 @@ def test_the_loss_is_the_squared_error_over_the_square_of_c_out(planes, error):
         assert fit.noted[name].item() == pytest.approx((error * weight)[third == k].mean().item(), rel=1e-4, abs=1e-12)
 
 
+@pytest.mark.parametrize(("clip", "norm"), [(0.0, 13.0), (2.6, 2.6), (100.0, 13.0)])
+def test_a_gradient_above_the_clip_is_scaled_down_to_it(clip, norm):
+    method = make_strategy("feddiff", {"clip": clip})
+    fit = fit_of(method, built())
+    for parameter in fit.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    first, *_, last = fit.model.parameters()
+    first.grad.view(-1)[0], last.grad.view(-1)[0] = 5.0, 12.0
+    method.gradients(fit)
+    found = torch.stack([one.grad.norm() for one in fit.model.parameters()]).norm()
+    assert found.item() == pytest.approx(norm, rel=1e-5)
+    assert last.grad.view(-1)[0].item() == pytest.approx(12 / 13 * norm, rel=1e-5)
+
+
 def test_codes_are_dropped_and_patches_know_where_they_lie():
     method = make_strategy("feddiff", {"without_site": 1, "patch": 6, "brightness": 0})
     fit = fit_of(method, network := built())

@@ -24,7 +24,7 @@ from fedrecon.tune.engine.records import CampaignRecords
 from fedrecon.tune.study.analysis.inputs import Findings, Score
 from fedrecon.tune.study.citations import citations
 from fedrecon.tune.study.panels import panels
-from fedrecon.tune.study.scores import by_stage, lost_replies, missing
+from fedrecon.tune.study.scores import by_stage, diverged, lost_replies, missing
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
@@ -99,7 +99,7 @@ def findings(
         panels=panels(campaign),
         run_url=lambda digest: host + (f"#/experiments/{experiment_id}/runs/{runs[digest]}" if experiment_id else ""),
         references=study.references,
-        notes=[*notes(matrix), *filter(None, [lost_replies(campaign)])],
+        notes=[*notes(matrix), *filter(None, [lost_replies(campaign), diverged(campaign)])],
         synthetic=len(simulated) == len(matrix.shards),
         zero_filled={
             (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr for one in zero_filled

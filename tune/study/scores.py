@@ -198,6 +198,16 @@ def missing(campaign: StudyCampaign, found: Iterable[Score]) -> list[Missing]:
     return [*campaign.missing(), *lost]
 
 
+def diverged(campaign: StudyCampaign) -> str:
+    """The finished trainings that diverged, in words; empty without one."""
+    texts = []
+    for row in campaign.trial_table.rows:
+        result = RunFolder(campaign.workspace, row.trial.digest).result() if row.status == "FINISHED" else None
+        if result and result.get("environment", {}).get("diverged"):
+            texts.append(row.trial.name)
+    return f"Trainings that diverged, so that their scores say little: {listed(texts, 6)}." if texts else ""
+
+
 def lost_replies(campaign: StudyCampaign) -> str:
     """The finished trainings that went on without replies of sites, in words; empty without one."""
     texts = []

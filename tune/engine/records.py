@@ -108,10 +108,10 @@ class CampaignRecords:
     def _open(self, record: RunRecord, anew: bool) -> None:
         """Opens the own run. ``anew``: a new one; a crash before its first line is made good by the next call."""
         aside = self.own.folder.with_name("record.old")
-        anew = anew or aside.exists()
-        if anew and not aside.exists():
+        if anew:
+            shutil.rmtree(aside, ignore_errors=True)
             self.own.folder.rename(aside)
-        self.own.open(record, fresh=anew)
+        self.own.open(record, fresh=aside.exists())
         shutil.rmtree(aside, ignore_errors=True)
 
     def address(self, experiment_id: str | None, key: str) -> str | None:

@@ -11,7 +11,6 @@ from fedrecon.sites.errors import InputError, brief
 from fedrecon.sites.extension.origin import source_of
 from fedrecon.sites.imaging.masks import MASKS
 from fedrecon.sites.imaging.masks.mask import Mask
-from fedrecon.sites.imaging.masks.poisson2d import Poisson2d
 from fedrecon.sites.plugin import science_of
 from fedrecon.sites.seeding import generator
 
@@ -53,9 +52,8 @@ class Sampling(Acquisition):
 
     @property
     def own_science(self) -> dict[str, Any]:
-        """See the base class. Some draws of Poisson discs once had a few samples less: their settings are marked."""
-        exact = any(isinstance(mask, Poisson2d) for mask in self.plugins)
-        return super().own_science | ({"poisson_samples": "exact"} if exact else {})
+        """See the base class; with the marks of the masks' own fixes."""
+        return super().own_science | {key: mark for mask in self.plugins for key, mark in mask.own_science.items()}
 
     def measure(self, kspace: Tensor, masks: Tensor | None, maps: Tensor, reference: Tensor | None) -> Measurement:
         """The undersampled k-space; see the base class. Masks are required."""

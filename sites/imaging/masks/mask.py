@@ -7,6 +7,7 @@ the same seed gives the same mask on every machine.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -64,9 +65,11 @@ class Mask(Plugin):
         paper: the works to cite for the family, as BibTeX entries.
         acceleration: grid points over samples, the fully sampled centre included; 1 samples everything.
         center_fraction: size of the fully sampled centre, as the family defines it.
+        own_science: what enters digests beside the parameters: the mark of a fix that changed the family's masks.
     """
 
     paper: ClassVar[str] = ""
+    own_science: ClassVar[Mapping[str, str]] = {}
 
     acceleration: float = Field(ge=1, le=10**4)
     center_fraction: float = Field(0.08, gt=0, le=1)

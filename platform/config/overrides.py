@@ -25,7 +25,7 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         InputError: an override has no '=' or its value is not valid YAML, or a path goes through a value without keys.
     """
-    return _applied(raw, [_parse(text) for text in overrides])
+    return _applied(raw, [(key.split("."), value) for key, value in map(parse_override, overrides)])
 
 
 def apply_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,12 +48,17 @@ def _is_mask(path: list[str]) -> bool:
     return path[0] in BLOCKS and path[-1] == BLOCKS[path[0]].acquisition.key
 
 
-def _parse(text: str) -> tuple[list[str], Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """The dotted key and the value of ``key.path=value``.
+
+    Raises:
+        InputError: the text has no '=', a part of the key is empty, or the value is not valid YAML.
+    """
     key, equals, value = text.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
+    key = key.strip()
+    if not equals or not all(key.split(".")):
         raise InputError(f"{brief(text)} is no override: key.path=value is needed, such as training.rounds=20")
-    return path, read_yaml(value, brief(text))
+    return key, read_yaml(value, brief(text))
 
 
 def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:

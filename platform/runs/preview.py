@@ -8,6 +8,7 @@ from typing import Any
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.replaced import read_patched
 from fedrecon.platform.consortium.checks import ConsortiumShards, scored_sites
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.execution.placement import check_here
@@ -42,7 +43,7 @@ def preview(
         InputError: the experiment, its data, its resources or the address of MLflow is wrong.
         RunError: no Ray cluster answers at the address.
     """
-    chosen = Experiment.read(experiment, overrides)
+    chosen = read_patched(experiment, overrides)
     check_here(chosen.resources, in_process, address)
     folder = Path(workspace) if workspace else default_workspace()
     check_cluster(None if in_process else address)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.config.replaced import read_patched
 from fedrecon.platform.execution.placement import check_here
 from fedrecon.platform.federation.recorder import CommittedRound
 from fedrecon.platform.runs.context import RunContext
@@ -56,7 +57,7 @@ def run(
         >>> result.mean["psnr"] > 10  # dB
         True
     """
-    chosen = Experiment.read(experiment, overrides)
+    chosen = read_patched(experiment, overrides)
     check_here(chosen.resources, in_process, address)
     workspace_folder = Path(workspace) if workspace else default_workspace()
     executor = "in-process" if in_process else chosen.resources.crew

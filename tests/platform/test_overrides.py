@@ -4,7 +4,9 @@ import copy
 
 import pytest
 
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.overrides import apply_overrides
+from fedrecon.platform.config.replaced import read_patched, replaced
 from fedrecon.sites.errors import InputError
 
 RAW = {
@@ -102,3 +104,47 @@ def test_a_block_that_is_none_is_refused_by_name(given):
         apply("operator.acceleration=8", raw={"operator": given})
     with pytest.raises(InputError, match="per_site"):
         apply("operator.acceleration=8", raw={"operator": {"per_site": given}})
+
+
+BASE = {
+    "sites": {"a": "a.h5"},
+    "strategy": {"name": "fedprox", "mu": 0.5},
+    "training": {"rounds": 3, "schedule": "cosine", "local_steps": 4, "loss": "l1"},
+}
+
+
+def test_a_block_that_takes_a_setting_of_the_base_away_says_which():
+    (line,) = replaced(BASE, {"training": {"rounds": 60, "local_steps": 4}})
+    assert line.startswith("training ")
+    assert "schedule='cosine'" in line
+    assert "rounds" not in line  # the new block has it
+    assert "loss" not in line  # l1 is the default: nothing is lost
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"training.rounds": 60},  # one key
+        {"training": {"rounds": 60, "schedule": "cosine", "local_steps": 4}},  # all that the base says
+        {"training": {"rounds": 60, "local_steps": 4}, "training.schedule": "cosine"},
+        {"strategy": {"name": "fedavg"}},  # another plug-in has other keys
+        {"sites": {"b": "b.h5"}},
+    ],
+)
+def test_nothing_is_said_where_nothing_is_lost(patch):
+    assert list(replaced(BASE, patch)) == []
+
+
+def test_the_same_plug_in_without_a_parameter_of_the_base_says_it():
+    (line,) = replaced(BASE, {"strategy": {"name": "fedprox"}})
+    assert "mu=0.5" in line
+
+
+def test_a_command_says_it_too(capsys):
+    whole = read_patched(BASE, ["training={rounds: 60}"])
+    assert whole == Experiment.read(BASE, ["training={rounds: 60}"])
+    said = capsys.readouterr().err
+    assert "schedule='cosine'" in said
+    assert "local_steps=4" in said
+    read_patched({"training": {"rounds": 3}}, ["sites={a: a.h5}", "training.rounds=60"])
+    assert capsys.readouterr().err == ""

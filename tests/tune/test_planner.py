@@ -33,6 +33,14 @@ def refusal(experiment, search, **changes):
     return str(error.value)
 
 
+def test_a_searched_block_that_takes_a_setting_of_the_base_away_is_named(consortium):
+    given = base(consortium, training={"schedule": "cosine"})
+    blocks = [{"rounds": 2, "batch_size": 2}, {"rounds": 2, "batch_size": 2, "schedule": "cosine"}]
+    (line,) = planner(given, {"training": {"grid": blocks}}).replaced()
+    assert "schedule='cosine'" in line
+    assert list(planner(given, RATES).replaced()) == []
+
+
 def test_trials_by_hand(consortium):
     trials = planned(base(consortium), {**RATES, "seed": {"grid": [0, 1]}})
     assert [trial.number for trial in trials] == [0, 1, 2, 3, 4, 5]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.config.replaced import replaced
 from fedrecon.sites.errors import tell
 from fedrecon.sites.phases import phase
 from fedrecon.tune.engine.campaign import Campaign, Rerun
@@ -73,6 +74,8 @@ class StudyCampaign(Campaign):
         if done and self.rerun is not True:
             parts.append(f"{done} of these {len(trials)} done already")
         tell(f"{self.chosen.name}: {', '.join(parts)}{self.duration()}")
+        for line in self.replaced():
+            tell(line)
 
     def content(self) -> tuple[str, dict[str, Any]]:
         """The name and content of the study's own file in its folder."""
@@ -87,6 +90,11 @@ class StudyCampaign(Campaign):
         assert self._write_outputs is not None
         with phase("writing the scores and the report"):
             self.url = self._write_outputs(self, records)
+
+    def replaced(self) -> Iterator[str]:
+        """Yields what each method takes away from the base with a block of its own."""
+        for name, patch in self.chosen.methods.items():
+            yield from (f"methods.{name}: {line}" for line in replaced(self.planner.base, patch))
 
     def reasons(self) -> dict[str, str]:
         """The reason why a trial has no scores, by the trial's digest. Finished trials are left out."""

@@ -99,7 +99,11 @@ def findings(
         panels=panels(campaign),
         run_url=lambda digest: host + (f"#/experiments/{experiment_id}/runs/{runs[digest]}" if experiment_id else ""),
         references=study.references,
-        notes=[*notes(matrix), *filter(None, [lost_replies(campaign), diverged(campaign)])],
+        notes=[
+            *notes(matrix),
+            *(f"{line}." for line in campaign.replaced()),
+            *filter(None, [lost_replies(campaign), diverged(campaign)]),
+        ],
         synthetic=len(simulated) == len(matrix.shards),
         zero_filled={
             (one.tested_on, one.mask, one.acceleration, one.noise, one.subject): one.psnr for one in zero_filled

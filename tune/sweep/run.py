@@ -188,6 +188,8 @@ class _Sweep(Campaign):
 
     def announce(self) -> None:
         """Prints the plan and a rough estimate of its duration."""
+        for line in dict.fromkeys(self.planner.replaced()):
+            tell(line)
         sweep, waiting = self.chosen, self.trial_table.count("WAITING")
         if sweep.algorithm == "optuna":
             tell(

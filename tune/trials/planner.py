@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.overrides import apply_values
+from fedrecon.platform.config.replaced import replaced
 from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.consortium.shards import check_subjects, n_slices, open_sites
 from fedrecon.sites.acquisition.mix import is_mix, mix_text
@@ -204,6 +205,12 @@ class Planner:
             return []
         found = points(self.space, sweep.samples, sweep.seed, base.get, MAX_TRIALS)
         return [self.trial(number, params) for number, params in enumerate(counted("planning trials", found))]
+
+    def replaced(self) -> Iterator[str]:
+        """Yields what each searched block takes away from the base."""
+        for one in self.space:
+            for value in one.values:
+                yield from replaced(self.base, {one.key: value})
 
     def slices(self, trial: Trial, split: str) -> int:
         """The number of slices of one split that are scored, at all sites together.

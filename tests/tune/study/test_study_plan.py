@@ -50,6 +50,17 @@ def trainings(matrix):
     return {trial.training_digest for trial in matrix.trials if trial.training_digest}
 
 
+def test_a_method_that_takes_a_setting_of_the_base_away_is_named(paths, tmp_path, capsys):
+    methods = {"unet": UNET_METHOD, "long": {**UNET_METHOD, "training": {"rounds": 2}}}
+    experiment = {"training": {"rounds": 1, "schedule": "cosine"}}
+    campaign = planned_campaign(paths, tmp_path, methods=methods, experiment=experiment)
+    (line,) = campaign.replaced()
+    assert line.startswith("methods.long: training ")
+    assert "schedule='cosine'" in line
+    campaign.go(dry_run=True)
+    assert line in capsys.readouterr().err
+
+
 def test_by_default_everything_is_trained_and_tested_under_the_experiment_s_own_operator(paths, tmp_path):
     matrix = planned(paths, tmp_path)
     assert [len(matrix.trials), len(trainings(matrix)), len(elsewhere(matrix))] == [1, 1, 0]

@@ -64,7 +64,7 @@ class HalfQuadratic(Settings):
     """
 
     prior: Literal["trained", "untrained"] = "trained"
-    steps: int = Field(15, ge=1, le=10**4)
+    steps: int = Field(25, ge=1, le=10**4)
     sigma_max: float = Field(0.3, gt=0, le=100)
     sigma_min: float = Field(0.01, gt=0, le=100)
     weight: float = Field(1.0, gt=0, le=1e6)

@@ -1,7 +1,8 @@
 """Reads the YAML of experiments, sweeps, studies and overrides: plain values only, each key once, within bounds.
 
-It is YAML 1.1 as PyYAML reads it, with four differences. A key that stands twice is refused, and so is a key that is no
-text. ``1e-3`` is a number, as in YAML 1.2. A date is text. Tags of other types are refused.
+It is YAML 1.1 as PyYAML reads it, with five differences. A key that stands twice is refused, and so is a key that is no
+text. ``1e-3`` is a number, as in YAML 1.2. A date is text. Tags of other types are refused. Numbers that YAML 1.1
+counts in base 8 or 60 (``010``, ``1:30``) are refused, and so are ``08`` and ``09``, which would be text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MOST_VALUES = 100_000
 
 MOST_BITS = 1024
 _BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MOST_DEPTH + 1}}}")
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+(\.[0-9_]*)?|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")
 
 
@@ -46,6 +48,11 @@ class _Loader(yaml.SafeLoader):
             raise self._wrong(f"'*{event.anchor}' stands inside of itself", event.start_mark)
         if isinstance(node, yaml.ScalarNode) and any("\ud800" <= one <= "\udfff" for one in node.value):
             raise self._wrong("half of a character (a surrogate)", event.start_mark)
+        if isinstance(node, yaml.ScalarNode) and not node.style and _OTHER_BASE.fullmatch(node.value):
+            raise self._wrong(
+                f"'{node.value}' is no clear number: write it without leading zeros and colons, or as text in quotes",
+                event.start_mark,
+            )
         parts = [] if isinstance(node, yaml.ScalarNode) else node.value
         flat = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
         self.sizes[id(node)] = 1 + sum(self.sizes[id(one)] for one in flat)

@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +34,8 @@ class RunRecord:
         tags: tags, such as the git commit and the sweep or study that the run belongs to.
         owner: the workspace that the run belongs to. Another workspace never continues it.
         run_id: the id under which the workspace knows the run, if it has one.
+        journal: the id of the journal that holds the record; empty in one of an earlier version. A journal of the same
+            digest with another id never continues the run: it may hold other numbers.
     """
 
     experiment_name: str
@@ -42,6 +45,7 @@ class RunRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     owner: str = ""
     run_id: str = ""
+    journal: str = ""
 
 
 class DatasetRecord(NamedTuple):
@@ -184,8 +188,10 @@ class Journal:
         return found
 
     def open(self, record: RunRecord, fresh: bool = False) -> None:
-        """The run begins or goes on; see :meth:`RunStore.open`."""
-        self._note("open", asdict(record), fresh)
+        """The run begins or goes on; see :meth:`RunStore.open`. The first call gives the journal its id."""
+        opened = (entry.arguments[0] for _, entry in self.entries() if entry.method == "open")
+        known = next((str(given.get("journal", "")) for given in opened), None)
+        self._note("open", asdict(replace(record, journal=uuid.uuid4().hex if known is None else known)), fresh)
         self.flush()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

@@ -179,3 +179,15 @@ def test_the_schema_for_editors_has_the_bounds():
     text = json.dumps(json_schema())
     assert text.count('"maximum"') > 40
     assert sys.getsizeof(text) < 10**6
+
+
+@pytest.mark.parametrize("text", ["010", "08", "-0123", "0_7", "007.5", "1:30", "0:30.5", "[4, 010]", "{a: 09}"])
+def test_a_number_that_yaml_counts_in_another_base_is_refused(text):
+    """Else seed 010 is the run of seed 8, and 1:30 is 90."""
+    with pytest.raises(InputError, match="no clear number"):
+        read_yaml(text, "seed")
+
+
+def test_clear_numbers_and_text_are_read_as_before():
+    text = "[0, 0.5, -0.25, 10, 1_000, 0x1f, '010', \"1:30\", 0abc, a:1, s3://b:1]"
+    assert read_yaml(text, "f") == [0, 0.5, -0.25, 10, 1000, 31, "010", "1:30", "0abc", "a:1", "s3://b:1"]

@@ -299,6 +299,27 @@ def test_a_copy_of_a_workspace_owns_its_runs_and_a_moved_one_keeps_them(server, 
     assert len(server.runs) == 2
 
 
+def test_a_run_whose_folder_was_deleted_is_not_continued_by_the_next_one_of_its_digest(server, tmp_path):
+    """Its numbers can be others, such as those of a run that lost a site. No step would be written twice."""
+    deliver(server, tmp_path, recorded(tmp_path))
+    shutil.rmtree(tmp_path / "runs" / RECORD.digest)
+    journal = Journal(tmp_path / "runs" / RECORD.digest / "record")
+    journal.open(RECORD)
+    journal.metrics(1, {"mean/loss": 7.0})
+    journal.flush()
+    new = deliver(server, tmp_path, journal).run_id
+    assert [point.value for point in server.runs[1].points if point.key == "mean/loss"] == [7.0]
+    assert server.runs[0].info.tags["fedrecon.superseded_by"] == new == "memory-1"
+
+
+def test_a_journal_that_goes_on_or_is_sent_again_is_the_same_run(server, tmp_path):
+    journal = recorded(tmp_path)
+    for again in (lambda: journal.open(RECORD), (journal.folder / "sent.json").unlink, lambda: None):
+        deliver(server, tmp_path, journal)
+        again()
+    assert len(server.runs) == 1
+
+
 def test_a_run_without_an_owner_is_continued_under_its_own_id_alone(server, tmp_path):
     server._create("study", "run", {"fedrecon.digest": RECORD.digest})
     journal = Journal(tmp_path / "runs" / RECORD.digest / "record")

@@ -20,6 +20,7 @@ from fedrecon.platform.storage.journal import DatasetRecord, Ended, RunRecord
 from fedrecon.platform.storage.tracking.entities import TAG_DIGEST, Logged, Point, RunInfo
 from fedrecon.sites.errors import InputError
 
+TAG_JOURNAL = "fedrecon.journal"
 TAG_OWNER = "fedrecon.owner"
 TAG_SUPERSEDED = "fedrecon.superseded_by"
 LATEST = "latest"
@@ -193,22 +194,24 @@ class RunStore(ABC):
         """Opens the run with the digest of the record, and gives it the tags. If there is no such run, makes one.
 
         A run of another owner is left alone. A run that names no owner (an earlier version made it) is continued only
-        under its own id.
+        under its own id. A run of another journal is not continued: its numbers are those of a run that was deleted.
 
         A continued run has the status RUNNING again. ``fresh`` makes a new run in any case. Older runs of the same
         digest get a tag that they are superseded. If one of them has the status RUNNING, it ends as KILLED.
         """
-        tags = {**record.tags, TAG_DIGEST: record.digest, **({TAG_OWNER: record.owner} if record.owner else {})}
+        own = {TAG_OWNER: record.owner, TAG_JOURNAL: record.journal}
+        tags = {**record.tags, TAG_DIGEST: record.digest, **{tag: value for tag, value in own.items() if value}}
         with self._exclusive():
             found = self._runs(record.digest, record.experiment_name)
             same = [run for run in found if run.digest == record.digest and _owned(run, record)]
             older = [run for run in same if TAG_SUPERSEDED not in run.tags]
-            if fresh or not older:
+            mine = [run for run in older if _of_journal(run, record)]
+            if fresh or not mine:
                 tracker = self._create(record.experiment_name, record.run_name, tags)
             else:
-                run = older.pop(0)
-                self._restart(run)
-                tracker = self._tracker(run)
+                older.remove(mine[0])
+                self._restart(mine[0])
+                tracker = self._tracker(mine[0])
                 tracker.set_tags(tags)
             for run in older:
                 self._supersede(run, tracker.run_id)
@@ -356,6 +359,13 @@ def _owned(run: RunInfo, record: RunRecord) -> bool:
         if TAG_OWNER not in run.tags and record.owner
         else (run.tags.get(TAG_OWNER, "") == record.owner)
     )
+
+
+def _of_journal(run: RunInfo, record: RunRecord) -> bool:
+    """Whether the run holds what this journal sent before. Earlier versions told journals by the run's id alone."""
+    if TAG_JOURNAL in run.tags:
+        return run.tags[TAG_JOURNAL] == record.journal
+    return not record.journal or run.run_id == record.run_id
 
 
 def _few(digests: Iterable[str], limit: int = 5) -> str:

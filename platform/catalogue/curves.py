@@ -11,6 +11,7 @@ from fedrecon.platform.catalogue.overview import method_of, operator_of
 from fedrecon.platform.federation.recorder import with_scores
 from fedrecon.platform.reporting.figure import Entry, legend, panels, picture, style, upper
 from fedrecon.platform.storage.parquet import read_rounds
+from fedrecon.platform.storage.run_lookup import network_of
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import InputError
@@ -43,10 +44,8 @@ def plot(folder: RunFolder, out: Path | None = None, dry_run: bool = False) -> d
     Raises:
         InputError: the run has no rounds yet, or it trains nothing. RunError: a file of the run is damaged.
     """
+    folder = network_of(folder)
     noted = folder.noted() or {}
-    if tested := noted.get("trained_by"):
-        folder = RunFolder(folder.workspace, str(tested))
-        noted = folder.noted() or {}
     experiment = noted.get("experiment", {})
     if experiment.get("reconstructor", {}).get("name", "network") != "network":
         raise InputError(f"run {folder.digest} reconstructs with {method_of(experiment)}, which has no rounds to plot")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedrecon.platform.storage.run_lookup import ASIDE
+from fedrecon.platform.storage.run_lookup import ASIDE, network_of
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import atomic, debris
 from fedrecon.sites.errors import InputError, RunError
@@ -54,8 +54,7 @@ def export(folder: RunFolder, out: Path, private: bool = False, dry_run: bool = 
         raise InputError(f"run {folder.digest} is not finished; the same command fedrecon run continues it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder: --out names a new one")
-    tested = noted.get("trained_by")
-    trained = RunFolder(folder.workspace, tested) if tested else folder
+    trained = network_of(folder)
     published = trained.published() if private else []
     if private and not published:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedrecon.platform.runs.sync import store_of
+from fedrecon.platform.storage.run_lookup import network_of
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError
 
@@ -31,8 +32,7 @@ def register(
         raise InputError("--name and --alias are not empty")
     if folder.result() is None:
         raise InputError(f"run {folder.digest} is not finished; the same command fedrecon run continues it")
-    tested = (folder.noted() or {}).get("trained_by")
-    trained = RunFolder(folder.workspace, tested) if tested else folder
+    trained = network_of(folder)
     journal = trained.journal()
     if not journal.run_id:
         raise InputError(f"MLflow has not got run {trained.digest} yet: fedrecon sync sends it")

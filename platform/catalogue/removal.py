@@ -11,7 +11,7 @@ from typing import Any
 from fedrecon.platform.catalogue.overview import Overview, overview
 from fedrecon.platform.runs.sync import store_of
 from fedrecon.platform.storage.locks import exclusive_lock, is_locked
-from fedrecon.platform.storage.run_lookup import DAMAGE, run_folders
+from fedrecon.platform.storage.run_lookup import ASIDE, DAMAGE, run_folders
 from fedrecon.platform.storage.tracking.address import DATABASE, SQLITE, check_reachable, public
 from fedrecon.platform.storage.workspace import RunFolder, forget_trained, owner_of
 from fedrecon.sites import debris
@@ -104,28 +104,29 @@ def _at_work(folder: RunFolder) -> Iterator[RunError]:
 
 
 def _users(folder: RunFolder, removed: Sequence[RunFolder]) -> Iterator[InputError]:
-    """Runs that build on this one and stay. A run that a rerun set aside serves nobody."""
-    if "." in folder.digest:
-        return
+    """Runs that build on this one and stay."""
     gone = {one.path for one in removed}
     users = {}
     for other in run_folders(folder.workspace):
-        if other.path != folder.path and other.path not in gone and (why := _use(other, folder.digest)):
+        if other.path != folder.path and other.path not in gone and (why := _use(other, folder)):
             users[other.digest] = why
     if users:
         listed = ", ".join(f"{digest} {why}" for digest, why in users.items())
         yield InputError(f"run {folder.digest} is in use: {listed}. Remove them too, in the same command, or keep it")
 
 
-def _use(other: RunFolder, digest: str) -> str:
+def _use(other: RunFolder, folder: RunFolder) -> str:
     """What the other run needs this one for; empty if for nothing. A note that is damaged names no run."""
     try:
         noted, tags = other.noted() or {}, other.journal().tags
         start = (noted.get("experiment", {}).get("training") or {}).get("start")
     except (RunError, *DAMAGE):
         return ""
-    if noted.get("trained_by") == digest:
-        return "tests its network"
+    digest = folder.digest
+    if noted.get("trained_by") == digest.split(ASIDE)[0]:
+        journal = noted.get("trained_journal")  # tells a run from those of its digest that reruns set aside
+        if journal == folder.journal().id if journal else ASIDE not in digest:
+            return "tests its network"
     if start == digest:
         return "began with its network"
     return "took over its training" if tags.get("fedrecon.trained_by") == digest else ""

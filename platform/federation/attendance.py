@@ -24,6 +24,9 @@ MISSED = "missed.json"
 TEST = "test"
 """The key of the scores after the last round, in place of a round."""
 
+START = "start"
+"""The key of what the run missed with whose network the training began (``training.start``)."""
+
 
 class Attendance:
     """The missed replies of a run.
@@ -44,7 +47,7 @@ class Attendance:
         return tuple(one for one, why in self.missed.get(str(number), {}).items() if why != UNSCORED)
 
     def note(self, when: int | str, missed: Mapping[str, str]) -> None:
-        """Notes the members that missed a reply in a round (or in the test, :data:`TEST`), and why."""
+        """Notes the members that missed a reply in a round (or in :data:`TEST` or :data:`START`), and why."""
         if not missed or self.missed.get(str(when)) == missed:
             return
         self.missed[str(when)] = dict(missed)
@@ -90,6 +93,11 @@ def find_training(workspace: Path, training_digest: str, resources: Resources) -
     return source if resources.allows(of_training(missed), n_members) else None
 
 
+def of_start(source: RunFolder) -> dict[str, str]:
+    """The members that missed training in a run with whose network another one begins, each with the last reason."""
+    return {member: why for one in of_training(missed_by(source)[1]).values() for member, why in one.items()}
+
+
 def of_training(missed: Missed) -> dict[str, dict[str, str]]:
     """The part of the missed replies that changed the training: without those of scoring."""
     trained = {when: {m: why for m, why in one.items() if why != UNSCORED} for when, one in missed.items()}
@@ -115,6 +123,6 @@ def in_words(missed: Missed) -> str:
 
 
 def _when(rounds: Sequence[Any]) -> str:
-    numbers = [one for one in rounds if one != TEST]
+    numbers = [one for one in rounds if one not in (START, TEST)]
     parts = [f"round{'s' * (len(numbers) > 1)} {', '.join(numbers)}"] if numbers else []
-    return " and ".join([*parts, *([TEST] if TEST in rounds else [])])
+    return " and ".join([*([START] if START in rounds else []), *parts, *([TEST] if TEST in rounds else [])])

@@ -23,7 +23,7 @@ from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import debris
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.volume import used_slices
-from fedrecon.sites.errors import InputError, tell
+from fedrecon.sites.errors import InputError, brief, tell
 from fedrecon.sites.phases import phase
 from fedrecon.sites.score_columns import METRICS
 
@@ -121,7 +121,7 @@ def evaluate(
     shards = scored_sites(trained.experiment, opened) if sites is None else opened
     check_same_hospitals(shards, trained.hospitals)
     if sites is None:
-        _check_same_data(trained, shards)
+        _check_same_data(trained, opened)
     truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised
     check_test_sites(shards, trained.subjects, trained.scans, truth, all_volumes)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
@@ -161,11 +161,19 @@ def evaluate(
 
 
 def _check_same_data(trained: TrainedRun, shards: Mapping[str, Shard]) -> None:
-    """Refuses a shard of the run that was written anew since, at the path that the experiment names.
+    """Refuses a shard of the run that was written anew since, that is gone, or that the run had not.
 
     Raises:
-        InputError: the message names the site and both content hashes.
+        InputError: the message names the sites, or the site and both content hashes.
     """
+    own = set((trained.folder.noted() or {}).get("subjects", shards))
+    if changed := [f"{one} is gone" for one in sorted(own - {*shards})] + [
+        f"{one} is new" for one in shards if one not in own
+    ]:
+        raise InputError(
+            f"the sites of run {trained.folder.digest} are not those of {brief(trained.experiment.sites)} today: "
+            f"{', '.join(changed)}. If other data are meant, name them by --sites."
+        )
     members = (trained.folder.environment() or {}).get("members", {})
     known = {site: one for member in members.values() for site, one in (member.get("shards") or {}).items()}
     for name, shard in shards.items():

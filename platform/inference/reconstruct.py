@@ -216,8 +216,19 @@ def reconstruct(
 
 
 def _site_of(shard: Shard | None, trained: TrainedRun) -> str | None:
-    """The site of the run that a shard names; None if it names another one, or for any other file."""
-    return shard.site if shard and shard.site in (trained.members or trained.images.sites) else None
+    """The site of the run whose data a shard holds: by its content, else by the hospital that it names.
+
+    A run can call a site by another name than its shard does. None: a hospital of no site or of several, or a file that
+    is no shard.
+    """
+    if shard is None:
+        return None
+    sites = trained.members or trained.images.sites
+    members = (trained.folder.environment() or {}).get("members", {}).values()
+    held = {site: one for member in members for site, one in (member.get("shards") or {}).items()}
+    same = [site for site in sites if held.get(site) == shard.content_hash]
+    named = [site for site in sites if trained.hospitals.get(site, {"site": site})["site"] == shard.site]
+    return next((found[0] for found in (same, named) if len(found) == 1), None)
 
 
 def spread_beside(output: Path) -> Path:

@@ -15,7 +15,7 @@ from fedrecon.platform.consortium.network import layout_for, private_members, si
 from fedrecon.platform.federation.coverage import calibrated
 from fedrecon.platform.inference.began_with import start_of
 from fedrecon.platform.inference.one_site import OneSite
-from fedrecon.platform.storage.run_lookup import find_run, named
+from fedrecon.platform.storage.run_lookup import find_run, named, network_of
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError, tell, unknown
 from fedrecon.sites.phases import phase
@@ -79,11 +79,9 @@ class TrainedRun:
 
         Raises:
             InputError: no such run, several, or a run that is not finished.
-            RunError: the run's checkpoint is lost.
+            RunError: the run's checkpoint is lost, or a rerun replaced the network that a transfer test tested.
         """
-        folder = find_run(workspace, reference)
-        by = (folder.noted() or {}).get("trained_by")
-        return cls.of(RunFolder(workspace, by) if by else folder)
+        return cls.of(network_of(find_run(workspace, reference)))
 
     @classmethod
     def chosen(cls, workspace: Path, reference: str) -> TrainedRun:

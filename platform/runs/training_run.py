@@ -19,11 +19,13 @@ from fedrecon.platform.execution.liveness import LIVENESS, Patience, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.attendance import (
     MISSED,
+    START,
     TEST,
     Attendance,
     find_training,
     in_words,
     missed_by,
+    of_start,
     of_training,
 )
 from fedrecon.platform.federation.mosaic import Mosaic
@@ -187,6 +189,8 @@ class _Run:
             yield record.curve[-1]
         else:
             state, resumed_from = self._begin(), 0
+            if self.start_values is not None:
+                self.attendance.note(START, of_start(RunFolder(self.folder.workspace, str(experiment.training.start))))
             starts = experiment.trains and experiment.training.scores_start
             first = scorer.validation(state, last=False) if starts else None
             self.attendance.note(state.round, dict.fromkeys(executor.dead, UNSCORED))

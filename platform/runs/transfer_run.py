@@ -96,6 +96,7 @@ class _Test:
             **noted_shards(self.sites.trained),
             "start": noted_start(self.experiment, self.folder.workspace),
             "trained_by": self.trained.folder.digest,
+            "trained_journal": self.trained.folder.journal().id,
         })  # fmt: skip
 
     def _score(self, tracker: Tracker, training_digest: str, trained_rounds: int) -> Result:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import check_unseen
+from fedrecon.platform.federation.attendance import START, in_words, missed_by, of_start, of_training
 from fedrecon.platform.inference.began_with import began_with
-from fedrecon.platform.storage.run_lookup import find_run
+from fedrecon.platform.storage.run_lookup import ASIDE, find_run, network_of
 from fedrecon.sites.data.splits import key_problems
 from fedrecon.sites.errors import InputError
 
@@ -22,13 +23,22 @@ def with_digest(chosen: Experiment, workspace: Path) -> Experiment:
     """The experiment whose ``training.start`` is the digest of the run that it names: a part of its own digest.
 
     Raises:
-        InputError: there is no such finished run, or several.
+        InputError: there is no such finished run, or several; a rerun has set it aside, so another one can get its
+            name; or it went on without sites that ``resources`` of this experiment ask for.
     """
     if not chosen.trains or chosen.training.start is None:
         return chosen
-    folder = find_run(workspace, chosen.training.start)
-    digest = (folder.noted() or {}).get("trained_by") or folder.digest
-    return Experiment.read({**chosen.as_dict(), "training": {**chosen.training.model_dump(), "start": digest}})
+    folder = network_of(find_run(workspace, chosen.training.start))
+    if ASIDE in folder.digest:
+        raise InputError(f"training.start: run {folder.digest} was set aside by a rerun; name a run that stands")
+    if not chosen.resources.allows({START: of_start(folder)}, missed_by(folder)[0]):
+        missed = in_words(of_training(missed_by(folder)[1]))
+        raise InputError(
+            f"training.start: run {folder.digest} missed replies ({missed}), which resources.min_sites and "
+            "resources.straggler of this experiment do not allow"
+        )
+    training = {**chosen.training.model_dump(), "start": folder.digest}
+    return Experiment.read({**chosen.as_dict(), "training": training})
 
 
 def start_values(experiment: Experiment, workspace: Path) -> dict[str, Any] | None:

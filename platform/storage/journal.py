@@ -144,6 +144,15 @@ class Journal:
                 yield offset, entry
 
     @property
+    def id(self) -> str | None:
+        """The journal's id, which no other run has, not even of the same digest. Empty in one of an earlier version.
+
+        None: nothing is recorded yet.
+        """
+        opened = (entry.arguments[0] for _, entry in self.entries() if entry.method == "open")
+        return next((str(given.get("journal", "")) for given in opened), None)
+
+    @property
     def ended(self) -> bool:
         """Whether the last entry of the run's life is its end; True without a journal."""
         life = [entry.method for _, entry in self.entries() if entry.method in ("open", "finish")]
@@ -189,8 +198,7 @@ class Journal:
 
     def open(self, record: RunRecord, fresh: bool = False) -> None:
         """The run begins or goes on; see :meth:`RunStore.open`. The first call gives the journal its id."""
-        opened = (entry.arguments[0] for _, entry in self.entries() if entry.method == "open")
-        known = next((str(given.get("journal", "")) for given in opened), None)
+        known = self.id
         self._note("open", asdict(replace(record, journal=uuid.uuid4().hex if known is None else known)), fresh)
         self.flush()
 

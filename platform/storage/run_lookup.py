@@ -68,6 +68,33 @@ def find_run(workspace: Path, reference: str, finished: bool = True) -> RunFolde
     return _ended(RunFolder(workspace, fitting[0]), reference, finished)
 
 
+def network_of(folder: RunFolder) -> RunFolder:
+    """The run that has the network: for a transfer test the run that it tested, else the run itself.
+
+    A run that was run again since lies under another name; its journal tells it.
+
+    Raises:
+        RunError: that run is not finished, or its network is no longer in the workspace.
+    """
+    noted = folder.noted() or {}
+    if not (digest := noted.get("trained_by")):
+        return folder
+    found, journal = RunFolder(folder.workspace, digest), noted.get("trained_journal")
+    known = [found, *(one for one in run_folders(folder.workspace) if one.digest.startswith(f"{digest}{ASIDE}"))]
+    same = [one for one in known if one.journal().id == journal] if journal else [found]
+    if not same:
+        raise RunError(
+            f"run {folder.digest} tested a network of run {digest} that is gone: that run was run again since. Run the "
+            f"experiment of {folder.digest} again with --rerun: it tests the new one"
+        )
+    if same[0].path.is_dir() and same[0].result() is None:
+        raise RunError(
+            f"run {folder.digest} tested the network of run {same[0].digest}, which is not finished; the same command "
+            "fedrecon run continues it"
+        )
+    return same[0]
+
+
 def _is_folder_name(reference: str) -> bool:
     """Whether this is one part of a path, and no hidden one."""
     return not reference.startswith(".") and Path(reference).name == reference != ""

@@ -39,6 +39,20 @@ def runs(consortium, workspace):
     }
 
 
+@pytest.mark.slow
+def test_a_shard_is_known_by_its_data_where_the_run_gave_its_name_to_another(consortium, tmp_path):
+    workspace = tmp_path / "workspace"
+    sites = {"x": str(consortium["middle"]), "middle": str(consortium["north"])}
+    own = {"mask": "random", "acceleration": 3, "per_site": {"x": {"acceleration": 2}, "middle": {"acceleration": 4}}}
+    run = {"name": "renamed", "sites": sites, "operator": own, "reconstructor": "zero_filled"}
+    fedrecon.run({**run, "evaluation": {"panels": False}}, workspace=workspace, in_process=True)
+    for site, name in (("x", "middle"), ("middle", "north")):
+        found = fedrecon.reconstruct("renamed", consortium[name], tmp_path / f"{site}.h5", workspace=workspace)
+        assert found["site"] == site
+    with pytest.raises(InputError, match="--site"):  # a hospital that the run does not know
+        fedrecon.reconstruct("renamed", consortium["south"], tmp_path / "south.h5", workspace=workspace)
+
+
 def undersampled():
     """K-space of one coil, measured where no operator of a run would."""
     rng = np.random.default_rng(0)

@@ -105,6 +105,25 @@ def test_data_written_anew_at_the_path_of_a_run_are_not_the_data_of_the_run(work
 
 
 @pytest.mark.slow
+def test_the_sites_of_a_folder_that_changed_are_not_the_sites_of_the_run(workspace, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number, name in enumerate("ab"):
+        shard(folder / f"{name}.h5", name, 10 * number)
+    run = {**BASE, "name": "folder", "sites": str(folder), "reconstructor": "zero_filled"}
+    fedrecon.run(run, workspace=workspace, in_process=True)
+    whole = fedrecon.evaluate("folder", workspace=workspace)["means"]
+    shard(folder / "c.h5", "c", 70)
+    with pytest.raises(InputError, match=r"c is new.*--sites"):
+        fedrecon.evaluate("folder", workspace=workspace)
+    (folder / "c.h5").unlink()
+    assert fedrecon.evaluate("folder", workspace=workspace)["means"] == whole
+    (folder / "b.h5").unlink()
+    with pytest.raises(InputError, match=r"b is gone.*--sites"):
+        fedrecon.evaluate("folder", workspace=workspace)
+
+
+@pytest.mark.slow
 def test_one_shard_under_two_names_is_warned_of_by_a_run_as_by_its_plan(workspace, tmp_path, capsys):
     own = shard(tmp_path / "a.h5", "a", 1)
     twice = {**BASE, "name": "twice", "sites": {"a": own, "b": own}, "reconstructor": "zero_filled"}

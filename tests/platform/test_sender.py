@@ -303,12 +303,8 @@ def test_a_run_whose_folder_was_deleted_is_not_continued_by_the_next_one_of_its_
     """Its numbers can be others, such as those of a run that lost a site. No step would be written twice."""
     deliver(server, tmp_path, recorded(tmp_path))
     shutil.rmtree(tmp_path / "runs" / RECORD.digest)
-    journal = Journal(tmp_path / "runs" / RECORD.digest / "record")
-    journal.open(RECORD)
-    journal.metrics(1, {"mean/loss": 7.0})
-    journal.flush()
-    new = deliver(server, tmp_path, journal).run_id
-    assert [point.value for point in server.runs[1].points if point.key == "mean/loss"] == [7.0]
+    new = deliver(server, tmp_path, recorded(tmp_path, rounds=2)).run_id
+    assert held(server) == {**WHOLE, "steps": [1, 2], "images": [("site/a", 2)]}
     assert server.runs[0].info.tags["fedrecon.superseded_by"] == new == "memory-1"
 
 

@@ -12,10 +12,11 @@ from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.inference.evaluate import evaluate, rows
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.parquet import read_scores
+from fedrecon.platform.storage.run_lookup import network_of
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import write_shard
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, RunError
 
 FEDBN = {"strategy": {"name": "fedbn"}, "network": NETWORKS["fedbn"]}
 
@@ -243,6 +244,21 @@ def test_a_training_that_has_not_come_to_its_end_is_not_taken_over(paths, worksp
     again = run(given, workspace)
     assert again.rounds == elsewhere.rounds == 2
     assert again.sites == own.sites
+
+
+@pytest.mark.slow
+def test_a_test_stays_with_the_network_that_it_tested(paths, workspace):
+    """Its run is set aside by a rerun, which may have other bits, and is deleted later."""
+    given = described(paths, seed=14)
+    tested = RunFolder(workspace, run({**given, "test": {"operator": {"acceleration": 2.0}}}, workspace).digest)
+    own, trained = evaluate(tested.digest, workspace=workspace), network_of(tested)
+    assert fedrecon.run(given, workspace=workspace, in_process=True, rerun=True).digest == trained.digest
+    aside = network_of(tested)
+    assert aside.digest == f"{trained.digest}.before-1"
+    assert evaluate(tested.digest, workspace=workspace)["means"] == own["means"]
+    shutil.rmtree(aside.path)
+    with pytest.raises(RunError, match=f"run {tested.digest} tested a network of run {trained.digest} that is gone"):
+        evaluate(tested.digest, workspace=workspace)
 
 
 @pytest.mark.slow

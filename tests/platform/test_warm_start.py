@@ -6,7 +6,10 @@ import pytest
 from tiny import UNET, make_volume
 
 import fedrecon
+from fedrecon.platform.config.resources import DEAD
+from fedrecon.platform.federation.attendance import MISSED, Attendance
 from fedrecon.platform.storage.checked_json import KEY
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
 
@@ -63,6 +66,24 @@ def test_whom_the_first_training_saw_is_not_tested(workspace, tmp_path):
             fedrecon.evaluate(start, sites=renamed, workspace=workspace)
     kept = shard(tmp_path, "d", 20, carl="test", ida="train", jan="validation")  # tested there too
     assert run(workspace, kept, "fourth", second.digest, rounds=0).status == "finished"
+
+
+@pytest.mark.slow
+def test_the_network_of_a_run_that_lost_a_site_begins_only_what_allows_it(consortium, workspace):
+    sites = {name: str(path) for name, path in consortium.items()}
+    first = run(workspace, sites, "first")
+    Attendance(RunFolder(workspace, first.digest).path / MISSED, list(sites)).note(1, {"north": DEAD})
+    with pytest.raises(InputError, match=rf"training.start: run {first.digest} missed replies \(north: round 1"):
+        run(workspace, sites, "second", first.digest)
+    allowed = run(workspace, sites, "second", first.digest, resources={"min_sites": 2})
+    assert allowed.missed == {"start": {"north": DEAD}}
+    with pytest.warns(RuntimeWarning, match="north: round 1"):  # set aside, and run anew with all sites
+        assert run(workspace, sites, "first").missed == {}
+    with pytest.warns(RuntimeWarning, match="start"):
+        again = run(workspace, sites, "second", first.digest)
+    assert (again.digest, again.missed, again.trained_rounds) == (allowed.digest, {}, 1)
+    with pytest.raises(InputError, match="set aside by a rerun"):
+        run(workspace, sites, "third", f"{first.digest}.before-1")
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ class TransferTest(Settings):
     fine_tune_epochs: int | None = Field(None, ge=1, le=10**6)
 
     def check(self, task: Task) -> None:
-        """Refuses a block of another task, and the key ``per_site``.
+        """Refuses a block of another task, the key ``per_site``, and keys that act on nothing.
 
         Raises:
             InputError: the message names the key.
@@ -48,6 +48,11 @@ class TransferTest(Settings):
         for block in BLOCKS:
             if block != task.block and getattr(self, block):
                 raise InputError(f"test.{block}: this task is described by '{task.block}'")
+        if self.fine_tune_epochs is not None and self.unseen != "fine-tune":
+            given = self.unseen or "no rule"
+            raise InputError(f"test.fine_tune_epochs acts with unseen: fine-tune alone (given: {given})")
+        if self.unseen is not None and self.sites is None:
+            raise InputError(f"test.unseen: {self.unseen} acts at sites that did not train; name them by test.sites")
         if "per_site" in getattr(self, task.block):
             raise InputError(f"test.{task.block} holds for all sites; per_site belongs to the block '{task.block}'")
 

@@ -49,14 +49,18 @@ class UnseenPolicy:
             epochs: number of epochs of a fine-tune; None takes :data:`EPOCHS`.
 
         Raises:
-            InputError: a rule or a site is unknown, the run shares its whole network and needs no rule, or the number
-                of epochs is less than 1.
+            InputError: a rule or a site is unknown, the run shares its whole network and needs no rule, or a number of
+                epochs is given that is less than 1 or acts on nothing.
         """
         if rule is not None and rule not in UNSEEN_RULES:
             raise unknown("rule for unseen sites", rule, UNSEEN_RULES)
         if rule not in (None, "fine-tune") and not members:
             raise InputError(
                 f"--unseen {rule}: this run shares its whole network, so an unseen site needs no rule but fine-tune."
+            )
+        if epochs is not None and rule != "fine-tune":
+            raise InputError(
+                f"--fine-tune-epochs {epochs} acts with --unseen fine-tune alone (given: {rule or 'no rule'})"
             )
         if epochs is not None and epochs < 1:
             raise InputError(f"--fine-tune-epochs must be at least 1, given {epochs}")

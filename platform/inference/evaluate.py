@@ -23,7 +23,7 @@ from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import debris
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.volume import used_slices
-from fedrecon.sites.errors import InputError, brief, tell
+from fedrecon.sites.errors import InputError, brief, listed, tell
 from fedrecon.sites.phases import phase
 from fedrecon.sites.score_columns import METRICS
 
@@ -130,6 +130,8 @@ def evaluate(
         check_masks(shards, one)
     # The run's own file: it notes all that ever left by this run.
     log = WireLog(trained.folder.path / WIRE_LINES, trained.state.round)
+    if unseen is not None and not set(shards) - {*trained.images.sites}:
+        raise InputError(f"--unseen {unseen} acts at sites that did not train, and all of these did: {listed(shards)}")
     rule = UnseenPolicy.of(trained.members, trained.experiment.publish_private, unseen, published, fine_tune_epochs)
     pictures, parts = SitePictures(trained), list[list[dict[str, Any]]]()
     with phase("scoring sites", len(operators) * len(shards)) as done:

@@ -186,6 +186,9 @@ def test_what_cannot_be_tested_is_refused_before_anything_is_trained(changes, me
         ({"test": {"operator": {"per_site": {}}}}, "test.operator holds for all sites"),
         ({"test": {"operator": {"aceleration": 2}}}, "Did you mean 'acceleration'"),
         ({"test": {"unseen": "averag"}}, "test.unseen"),
+        ({"test": {"unseen": "average"}}, "name them by test.sites"),
+        ({"test": {"sites": "d", "fine_tune_epochs": 3}}, "no rule"),
+        ({"test": {"sites": "d", "unseen": "nearest", "fine_tune_epochs": 3}}, "given: nearest"),
     ],
 )
 def test_a_test_that_cannot_be_is_refused_with_its_file(changes, message, paths):

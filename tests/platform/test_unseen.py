@@ -65,7 +65,7 @@ def private_of(site):
 
 def rows(workspace, newcomer, **options):
     place, runs = workspace
-    return evaluate(runs["fedper"], sites=newcomer(), workspace=place, **options)["rows"]
+    return evaluate(runs["fedper"], **{"sites": newcomer(), "workspace": place, **options})["rows"]
 
 
 @pytest.mark.slow
@@ -84,6 +84,9 @@ def test_without_a_rule_nothing_is_guessed(workspace, newcomer):
         ({"unseen": "nearest"}, "needs a site that agreed"),
         ({"unseen": "nearest", "published": ["nroth"]}, "Did you mean 'north'"),
         ({"unseen": "fine-tune", "fine_tune_epochs": 0}, "at least 1"),
+        ({"fine_tune_epochs": 3}, "given: no rule"),
+        ({"unseen": "average", "published": ["all"], "fine_tune_epochs": 3}, "given: average"),
+        ({"unseen": "fine-tune", "sites": None}, "all of these did: middle, north, south"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(workspace, newcomer, options, message):
@@ -221,7 +224,7 @@ def test_the_order_of_a_fine_tune_follows_from_seed_site_and_epoch_alone(consort
 def test_rules_whose_scores_changed_have_digests_of_their_own():
     def digest(unseen, strategy="fedper"):
         network = "unet" if strategy == "fedper" else "denoiser"
-        given = {"sites": "d", "strategy": strategy, "network": network, "test": {"unseen": unseen}}
+        given = {"sites": "d", "strategy": strategy, "network": network, "test": {"sites": "d", "unseen": unseen}}
         return Experiment.read(given).digest({"a": "x"})
 
     codes = {"name": "feddiff", "private": ["sites"]}

@@ -47,7 +47,10 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) and id(node) not in self.sizes:
             raise self._wrong(f"'*{event.anchor}' stands inside of itself", event.start_mark)
         if isinstance(node, yaml.ScalarNode) and any("\ud800" <= one <= "\udfff" for one in node.value):
-            raise self._wrong("half of a character (a surrogate)", event.start_mark)
+            try:  # JSON writes a character beyond U+FFFF as two halves
+                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                raise self._wrong("half of a character (a surrogate)", event.start_mark) from None
         if isinstance(node, yaml.ScalarNode) and not node.style and _OTHER_BASE.fullmatch(node.value):
             raise self._wrong(
                 f"'{node.value}' is no clear number: write it without leading zeros and colons, or as text in quotes",

@@ -191,3 +191,11 @@ def test_a_number_that_yaml_counts_in_another_base_is_refused(text):
 def test_clear_numbers_and_text_are_read_as_before():
     text = "[0, 0.5, -0.25, 10, 1_000, 0x1f, '010', \"1:30\", 0abc, a:1, s3://b:1]"
     assert read_yaml(text, "f") == [0, 0.5, -0.25, 10, 1000, 31, "010", "1:30", "0abc", "a:1", "s3://b:1"]
+
+
+def test_what_json_writes_is_read():
+    """A character beyond U+FFFF is two escapes there; half of one is none."""
+    given = {"name": "brain \U0001f9e0", "sites": "d"}
+    assert read_yaml(json.dumps(given), "f.json") == given
+    with pytest.raises(InputError, match="half of a character"):
+        read_yaml(r'{"name": "\ud83e x"}', "f.json")

@@ -16,11 +16,14 @@ class OneSite:
     """A site in this process, reached as an actor is: through the gate, and with a record.
 
     Args:
+        name: the hospital whose wall the messages cross; the record names it. The site itself may bear the name of
+            the network that it reconstructs with: another member's, or a rule's label.
         wire_log: record of the messages; None makes one in memory.
     """
 
-    def __init__(self, site: Site, wire_log: WireLog | None = None) -> None:
-        self.site, self.members, self._wire_log = site, (site.name,), wire_log or WireLog()
+    def __init__(self, site: Site, name: str, wire_log: WireLog | None = None) -> None:
+        self.site, self.name, self.members = site, name, (site.name,)
+        self._wire_log = wire_log or WireLog()
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """The scores of one split, or of one batch of it."""
@@ -34,7 +37,7 @@ class OneSite:
         """
         from fedrecon.sites.member.gate import call
 
-        self._wire_log.sent(self.members, arguments)
+        self._wire_log.sent((self.name,), arguments)
         answer = call(self.site, method, arguments)
-        self._wire_log.received(self.site.name, answer)
+        self._wire_log.received(self.name, answer)
         return answer

@@ -57,7 +57,7 @@ def scored(
     with threads(trained.experiment.resources.threads):
         for name, shard in shards.items():
             for site, model in networks_at(trained, name, shard, operators[name], unseen, wire_log):
-                member = OneSite(site, wire_log)
+                member = OneSite(site, name, wire_log)
                 if trained.experiment.classical is not None:
                     _tune(trained, site, member, name, shard, tell)
                 kept = None if parts is None else parts / f"{name}-{model}"

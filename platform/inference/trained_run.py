@@ -266,7 +266,7 @@ class TrainedRun:
             raise InputError(f"site '{member}' did not agree to publish its private part: see publish_private")
         if member in self.private:
             return self.private[member]
-        owner = OneSite(self.site(member, {}, {}, publish_private=True), wire_log)
+        owner = OneSite(self.site(member, {}, {}, publish_private=True), member, wire_log)
         part: PrivatePart = owner.call("private_part", self.request)
         return part
 

@@ -109,7 +109,7 @@ def _psnr(unseen_site: UnseenSite, site: Site) -> float:
     """The mean PSNR of the validation subjects of this site, in dB."""
     from fedrecon.platform.federation.aggregate import summarise
 
-    scores = OneSite(site, unseen_site.wire_log).evaluate(unseen_site.trained.request, "validation")
+    scores = OneSite(site, unseen_site.name, unseen_site.wire_log).evaluate(unseen_site.trained.request, "validation")
     mean: float = summarise(scores[0].columns)["mean"]["psnr"]
     return mean
 

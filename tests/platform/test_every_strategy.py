@@ -72,6 +72,9 @@ def finished(request, consortium, workspace):
 
 def test_all_that_crosses_is_of_the_list_and_in_the_record(finished, consortium, workspace):
     assert {"TrainRequest", "ScoreTask", "Scores"} <= {row["type"] for row in finished.by_evaluate}
+    assert [*dict.fromkeys(row["site"] for row in finished.by_evaluate)] == [
+        row["site"] for row in finished.evaluated["rows"]
+    ]
     assert finished.seen
     for message in finished.seen:
         assert wire_check.check_message(message) is message

@@ -9,6 +9,7 @@ from tiny import NETWORKS, UNET, make_volume
 import fedrecon
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.inference.evaluate import evaluate, rows
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.parquet import read_scores
@@ -41,6 +42,14 @@ def run(given, workspace):
     return fedrecon.run(given, workspace=workspace, in_process=True)
 
 
+def walls(workspace, digest, after=0):
+    """The sites whose walls the messages of a run crossed, by what crossed, in the order of the record."""
+    found = {}
+    for row in WireLog(RunFolder(workspace, digest).path / WIRE_LINES).rows[after:]:
+        found.setdefault(row["type"], []).append(row["site"])
+    return found
+
+
 @pytest.mark.slow
 def test_it_takes_over_the_training_and_scores_as_evaluate_does(paths, workspace):
     own = run(described(paths), workspace)
@@ -48,6 +57,8 @@ def test_it_takes_over_the_training_and_scores_as_evaluate_does(paths, workspace
     assert (own.trained_rounds, elsewhere.trained_rounds) == (2, 0)
     assert elsewhere.digest != own.digest
     assert elsewhere.training_digest == own.training_digest
+    scored = ("test", "validation")
+    assert walls(workspace, elsewhere.digest)["Scores"] == [site for site in sorted(paths) for _ in scored]
     assert {**elsewhere.as_dict(), "resumed_from": 2} == run(
         described(paths, test={"operator": {"acceleration": 2.5, "noise": 3.0}}), workspace
     ).as_dict()
@@ -107,7 +118,13 @@ def test_what_is_done_with_it_is_done_with_the_run_that_was_tested(paths, worksp
 def test_a_site_that_did_not_train_is_tested(paths, workspace):
     result = run(described(paths, leave_out=["south"], test={"sites": {"south": paths["south"]}}), workspace)
     assert list(result.sites) == ["south"]
+    trained, known = TrainedRun.load(workspace, result.digest).folder, walls(workspace, result.digest)
+    assert {site for sites in known.values() for site in sites} == {"south"}
+    before = len(WireLog(trained.path / WIRE_LINES).rows)
     again = evaluate(result.digest, sites={"south": paths["south"]}, workspace=workspace)["rows"]
+    later = walls(workspace, trained.digest, before)
+    assert later["Scores"] == ["south"]
+    assert {site for sites in later.values() for site in sites} == {"south"}
     assert result.sites["south"]["psnr"] == pytest.approx(again[0]["psnr"], abs=1e-9)
 
 
@@ -141,6 +158,9 @@ def test_where_each_hospital_has_its_own_network_theirs_are_averaged(paths, work
     result = run(given, workspace)
     columns = read_scores(run_store(None, workspace).local_artifact(result.run_id, "scores.parquet"))
     assert sorted(set(columns["model"])) == ["middle", "north"]
+    crossed = walls(workspace, result.digest)
+    assert set(crossed["Scores"]) == {"south"}  # tested with networks of north and middle
+    assert set(crossed.get("PrivatePart", ())) <= {"middle", "north"}
     by_model = {
         row["model"]: row["psnr"]
         for row in evaluate(result.digest, sites={"south": paths["south"]}, workspace=workspace)["rows"]
@@ -155,6 +175,9 @@ def test_a_published_private_part_is_used_at_a_site_that_did_not_train(paths, wo
     result = run(described(paths, "fedbn", **shared, test=test), workspace)
     columns = read_scores(run_store(None, workspace).local_artifact(result.run_id, "scores.parquet"))
     assert set(columns["model"]) == {"average"}
+    crossed = walls(workspace, result.digest)
+    assert set(crossed["Scores"]) == {"south"}
+    assert crossed["PrivatePart"] == ["middle", "north"]  # whose part it was, and not who gets it
 
 
 @pytest.mark.parametrize(

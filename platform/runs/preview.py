@@ -12,10 +12,15 @@ from fedrecon.platform.config.replaced import read_patched
 from fedrecon.platform.consortium.checks import ConsortiumShards, scored_sites
 from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.execution.placement import check_here
+from fedrecon.platform.federation.attendance import may_return
+from fedrecon.platform.runs.training_run import other_training
+from fedrecon.platform.runs.transfer_run import training_of_test
 from fedrecon.platform.runs.warm_start import check_start, with_digest
 from fedrecon.platform.storage.tracking.address import check_reachable
 from fedrecon.platform.storage.workspace import RunFolder, default_workspace
 from fedrecon.sites.data.volume import SPLITS
+
+ALREADY = "finished already"
 
 
 def preview(
@@ -36,8 +41,8 @@ def preview(
 
     Returns:
         ``name``, ``digest``, ``rounds``, ``status`` (``planned``), ``begins`` (``anew``, ``after round N``,
-        ``finished already``), ``committed_rounds`` and ``slices``: the number of slices that are used, by site and
-        split.
+        ``finished already``, ``takes over the training of DIGEST``), ``committed_rounds`` and ``slices``: the number of
+        slices that are used, by site and split.
 
     Raises:
         InputError: the experiment, its data, its resources or the address of MLflow is wrong.
@@ -53,13 +58,14 @@ def preview(
     shards.check(chosen)
     check_start(chosen, scored_sites(chosen, shards.tested), folder)
     run = RunFolder(folder, shards.digest(chosen))
-    committed = 0 if rerun else max((int(path.stem.rpartition("-")[2]) for path in run.checkpoints.paths()), default=0)
-    finished = not rerun and run.result() is not None
+    rerun = rerun or not may_return(chosen.resources, run)
+    committed = 0 if rerun else _committed(run)
+    begins = ALREADY if not rerun and run.result() is not None else _begins(chosen, shards, run, rerun)
     return {
         "name": chosen.name,
         "digest": run.digest,
         "status": "planned",
-        "begins": "finished already" if finished else f"after round {committed}" if committed else "anew",
+        "begins": begins,
         "committed_rounds": committed,
         "rounds": chosen.rounds,
         "slices": {
@@ -67,6 +73,27 @@ def preview(
             for name, shard in {**shards.trained, **shards.tested}.items()
         },
     }
+
+
+def _committed(run: RunFolder) -> int:
+    """The last committed round; 0 without one."""
+    return max((int(path.stem.rpartition("-")[2]) for path in run.checkpoints.paths()), default=0)
+
+
+def _begins(chosen: Experiment, shards: ConsortiumShards, run: RunFolder, rerun: bool) -> str:
+    """Where an experiment without a result would begin; that of a test without a training, where the training would."""
+    digest = shards.training_digest(chosen)
+    if chosen.test is not None and digest is not None:
+        source = training_of_test(chosen, digest, run.workspace)
+        base = RunFolder(run.workspace, shards.digest(chosen.alone))  # its training is a run of its own
+        source = base if source is None and base.result() is not None else source
+        if source is None:
+            return _begins(chosen.alone, shards, base, rerun=False)
+    elif not rerun and (committed := _committed(run)):
+        return f"after round {committed}"
+    else:
+        source = None if rerun else other_training(chosen, run, digest)
+    return "anew" if source is None else f"takes over the training of {source.digest}"
 
 
 def _limit(experiment: Experiment, site: str, split: str) -> int | None:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def what_leaves(experiment: Experiment, shards: Mapping[str, Shard]) -> Iterator[str]:
-    """What is said once at the start: which sites are pictured, and whose subjects keep their ids."""
-    panels = experiment.evaluation.panels
-    drawn = [name for name, shard in shards.items() if experiment.evaluation.draws(shard.origin)]
-    key = f"evaluation.panels: {str(panels).lower()}"
-    if drawn:
-        yield f"pictures of {listed(drawn)} leave their sites ({key})"
-    else:
-        yield f"no picture leaves a site ({key})"
+    """What is said once at the start: which sites are pictured, and whose subjects keep their ids.
+
+    The test of a trained network draws no picture, and says nothing of them.
+    """
+    if experiment.test is None:
+        drawn = [name for name, shard in shards.items() if experiment.evaluation.draws(shard.origin)]
+        key = f"evaluation.panels: {str(experiment.evaluation.panels).lower()}"
+        yield f"pictures of {listed(drawn)} leave their sites ({key})" if drawn else f"no picture leaves a site ({key})"
     plain = [name for name, shard in shards.items() if not shard.pseudonym_key]
     if plain:
         yield f"subjects of {listed(plain)} keep the ids that their shards hold (imported without a key)"

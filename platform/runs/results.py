@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 NOTE = "mlflow.note.content"
 """The tag of a run's description in MLflow."""
 
+ANEW, ALREADY = "anew", "it was finished already"
+"""Where a call began: with a new training, or with a result that was there."""
+
 _LONGEST_NOTE = 8000  # the most characters of a tag
+
+
+def took_over(source: RunFolder) -> str:
+    """Where a call began that trained nothing, because the run in the folder has the same training."""
+    return f"took over the training of run {source.digest}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Result:
             (None without any), and the ``nominal`` coverage of a normal distribution. ``sites`` and ``mean`` then have
             a ``coverage``: see :func:`fedrecon.platform.federation.coverage.coverage`.
         environment: hardware and software of the run, and the sites whose k-space was simulated.
+        began: where this call began: ``anew``, ``went on after round N``, ``took over the training of run DIGEST`` or
+            :data:`ALREADY`.
     """
 
     run_id: str
@@ -83,6 +93,12 @@ class Result:
     validation: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
+    began: str = ANEW
+
+    @classmethod
+    def found(cls, kept: Mapping[str, Any]) -> Result:
+        """The result of a run that was finished before this call; ``kept`` is the one in its folder."""
+        return cls(**{**kept, "resumed_from": kept["rounds"], "trained_rounds": 0, "began": ALREADY})
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON types."""

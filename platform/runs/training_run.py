@@ -33,7 +33,7 @@ from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics, 
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import publish_later, what_leaves
-from fedrecon.platform.runs.results import Result
+from fedrecon.platform.runs.results import ANEW, Result, took_over
 from fedrecon.platform.runs.run_environment import run_environment
 from fedrecon.platform.runs.warm_start import begin_with, check_start, noted_start, start_values
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
@@ -70,7 +70,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
             publish_later(chosen, folder, context)
             found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
-            return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
+            return Result.found(found)
         return (yield from _Run(chosen, shards, contents, folder, context).go())
 
 
@@ -98,7 +98,7 @@ class _Run:
         self.start_values = start_values(experiment, folder.workspace)
         if self.start_values is not None:
             begin_with(self._layout(), self.start_values)
-        self.source = self._run_with_same_training()
+        self.source = None if context.rerun else other_training(experiment, folder, self.training_digest)
         self.wire_log = WireLog(folder.path / WIRE_LINES)
         self.attendance = Attendance(folder.path / MISSED, list(self.roster))
 
@@ -179,16 +179,16 @@ class _Run:
         scorer = Scorer(executor, experiment.method, self._parts, progress.update, self._mosaic, progress.trouble)
         if found is not None:
             state = found[0]
-            resumed_from = state.round
+            resumed_from, began = state.round, f"went on after round {state.round}"
             if run.new:  # the rounds of a run that an earlier version began
                 record.replay()
             yield from record.reported
         elif self.source is not None:
             state = self._take_over(record, scorer, tracker)
-            resumed_from = state.round
+            resumed_from, began = state.round, took_over(self.source)
             yield record.curve[-1]
         else:
-            state, resumed_from = self._begin(), 0
+            state, resumed_from, began = self._begin(), 0, ANEW
             if self.start_values is not None:
                 self.attendance.note(START, of_start(RunFolder(self.folder.workspace, str(experiment.training.start))))
             starts = experiment.trains and experiment.training.scores_start
@@ -239,6 +239,7 @@ class _Run:
             training_digest=self.training_digest,
             validation=record.validation or scores_of(validated),
             uncertainty=uncertainty(factor) if "coverage" in summary["mean"] else {},
+            began=began,
             environment={
                 **environment,
                 "budget": {name: str(one) for name, one in budgets(experiment, self.shards, record.replies).items()},
@@ -268,13 +269,6 @@ class _Run:
         assert kept is not None
         record.tracker.set_tags({"fedrecon.kept_round": str(kept[0].round)})
         return kept[0]
-
-    def _run_with_same_training(self) -> RunFolder | None:
-        """A run of this workspace that finished the same training, so that it need not be done again; or None."""
-        if self.training_digest is None or self.context.rerun:
-            return None
-        source = find_training(self.folder.workspace, self.training_digest, self.experiment.resources)
-        return None if source is None or source.digest == self.folder.digest else source
 
     def _is_better_source(self) -> bool:
         """Whether other runs should take over this training: always, unless it missed replies and there is another."""
@@ -376,6 +370,14 @@ class _Run:
     def _layout(self) -> Any:
         """The network's parameters on the driver: names, shapes and first values; None if nothing is trained."""
         return network_layout(self.experiment, self.shards)
+
+
+def other_training(experiment: Experiment, folder: RunFolder, training_digest: str | None) -> RunFolder | None:
+    """Another run of the workspace that finished the same training, so that it need not be done again; or None."""
+    if training_digest is None:
+        return None
+    source = find_training(folder.workspace, training_digest, experiment.resources)
+    return None if source is None or source.digest == folder.digest else source
 
 
 def _one_device(address: str | None) -> bool:

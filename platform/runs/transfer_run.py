@@ -23,7 +23,7 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import what_leaves
-from fedrecon.platform.runs.results import FinishedRun, Result, write_tables, write_wire
+from fedrecon.platform.runs.results import FinishedRun, Result, took_over, write_tables, write_wire
 from fedrecon.platform.runs.training_run import train_steps
 from fedrecon.platform.runs.warm_start import check_start, noted_start
 from fedrecon.platform.storage.workspace import RunFolder
@@ -51,14 +51,14 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
         if (found := folder.result()) is not None:
             found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
-            return Result(**{**found, "resumed_from": found["rounds"], "trained_rounds": 0})
+            return Result.found(found)
         training_digest = sites.training_digest(chosen)
         assert training_digest is not None
-        trained_rounds, source = 0, find_trained_run(context.workspace, training_digest, chosen)
-        if source is None or not calibrates(source, chosen):
+        source, base = training_of_test(chosen, training_digest, context.workspace), None
+        if source is None:
             base = yield from train_steps(chosen.alone, replace(context, name=None, rerun=False))
-            trained_rounds, source = base.trained_rounds, RunFolder(context.workspace, base.digest)
-        return _Test(chosen, sites, folder, TrainedRun.of(source), context).go(training_digest, trained_rounds)
+            source = RunFolder(context.workspace, base.digest)
+        return _Test(chosen, sites, folder, TrainedRun.of(source), context, base).go(training_digest)
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,17 @@ class _Test:
     folder: RunFolder
     trained: TrainedRun
     context: RunContext
+    base: Result | None
+    """The training that this call asked for; None where one was there."""
 
-    def go(self, training_digest: str, trained_rounds: int) -> Result:
+    def go(self, training_digest: str) -> Result:
         from fedrecon.platform.federation.scorer import forget
 
         with recording(self.experiment, self.folder, training_digest, self.context) as run:
             run.journal.set_tags({"fedrecon.trained_by": self.trained.folder.digest})
             run.journal.datasets(datasets(self.sites.tested, ("validation", "test")))
             self._note(run.journal.run_id, training_digest)
-            result = self._score(run.journal, training_digest, trained_rounds)
+            result = self._score(run.journal, training_digest)
             self.folder.save_result(result.as_dict())
         forget(self._parts)
         return result
@@ -99,7 +101,7 @@ class _Test:
             "trained_journal": self.trained.folder.journal().id,
         })  # fmt: skip
 
-    def _score(self, tracker: Tracker, training_digest: str, trained_rounds: int) -> Result:
+    def _score(self, tracker: Tracker, training_digest: str) -> Result:
         from fedrecon.platform.federation.progress import Progress
         from fedrecon.platform.storage.parquet import join_scores, split_scores
 
@@ -115,7 +117,7 @@ class _Test:
         if note := exact_note(summary):
             progress.say(note)
         kept, trained = self.trained.state.round, self.trained.folder.result() or {}
-        rounds = trained.get("rounds", kept)
+        rounds, trained_rounds = trained.get("rounds", kept), self.base.trained_rounds if self.base else 0
         attendance = Attendance(self.folder.path / MISSED, self.trained.members)
         attendance.take_over(of_training(missed_by(self.trained.folder)[1]))
         factor = self.trained.temperature
@@ -137,6 +139,7 @@ class _Test:
             name=experiment.name,
             training_digest=training_digest,
             uncertainty=uncertainty(factor) if "coverage" in summary["mean"] else {},
+            began=self.base.began if self.base and trained_rounds else took_over(self.trained.folder),
             environment={"simulated": [name for name, one in tested.items() if one.simulated]},
         )
         finished = FinishedRun(experiment, result.as_dict(), self.trained.state, [], columns, None, log, validated)
@@ -164,6 +167,12 @@ class _Test:
     def _applied(self) -> TrainedRun:
         """The trained run with this experiment's own evaluation and its settings that act only at inference."""
         return replace(self.trained, experiment=self.experiment.alone)
+
+
+def training_of_test(experiment: Experiment, training_digest: str, workspace: Path) -> RunFolder | None:
+    """The run whose network a test takes; None if it has to be trained, or calibrated, first."""
+    source = find_trained_run(workspace, training_digest, experiment)
+    return source if source is not None and calibrates(source, experiment) else None
 
 
 def calibrates(source: RunFolder, experiment: Experiment) -> bool:

@@ -17,6 +17,7 @@ from drivers import MOMENTS, PRIOR_MOMENTS, ROUNDS, drive, drive_on_ray, experim
 from ray_executors import title, wait_for
 from tiny import STYLE
 
+from fedrecon.platform.runs.results import ALREADY
 from fedrecon.platform.runs.run import run
 from fedrecon.sites.errors import RunError
 
@@ -145,7 +146,7 @@ def test_a_driver_that_dies_at_every_moment(
     assert_recorded_once(client(stormy), result["run_id"], result["digest"])
 
     again = drivers(given, stormy)
-    assert again == {**result, "resumed_from": ROUNDS, "trained_rounds": 0}
+    assert again == {**result, "resumed_from": ROUNDS, "trained_rounds": 0, "began": ALREADY}
 
     rerun = drivers(given, stormy, rerun=True)
     assert science(rerun) == science(expected)

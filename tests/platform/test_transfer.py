@@ -12,6 +12,9 @@ from fedrecon.platform.consortium.checks import ConsortiumShards
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.inference.evaluate import evaluate, rows
 from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.platform.runs.preview import preview
+from fedrecon.platform.runs.publishing import what_leaves
+from fedrecon.platform.runs.results import ALREADY, ANEW
 from fedrecon.platform.storage.parquet import read_scores
 from fedrecon.platform.storage.run_lookup import network_of
 from fedrecon.platform.storage.tracking.store import run_store
@@ -59,7 +62,7 @@ def test_it_takes_over_the_training_and_scores_as_evaluate_does(paths, workspace
     assert elsewhere.training_digest == own.training_digest
     scored = ("test", "validation")
     assert walls(workspace, elsewhere.digest)["Scores"] == [site for site in sorted(paths) for _ in scored]
-    assert {**elsewhere.as_dict(), "resumed_from": 2} == run(
+    assert {**elsewhere.as_dict(), "resumed_from": 2, "began": ALREADY} == run(
         described(paths, test={"operator": {"acceleration": 2.5, "noise": 3.0}}), workspace
     ).as_dict()
     quieter = run(described(paths, test={"operator": {"acceleration": 2.5}}), workspace)
@@ -104,6 +107,35 @@ def test_without_a_training_to_take_over_it_trains_first_as_a_run_of_its_own(pat
     assert own.training_digest == elsewhere.training_digest
     store = run_store(None, workspace)
     assert store.find(elsewhere.run_id).run_id != store.find(own.run_id).run_id
+
+
+@pytest.mark.slow
+def test_a_run_begins_where_its_dry_run_said(paths, workspace):
+    given = described(paths, seed=6)
+    first = run(given, workspace)
+    assert first.began == ANEW
+    whole = f"the training of {first.digest}", f"the training of run {first.digest}"
+    scored = {"every": 2, "panels": False, "max_slices": 1}
+    for one, begins, began in (
+        (given, "finished already", ALREADY),
+        ({**given, "evaluation": scored}, f"takes over {whole[0]}", f"took over {whole[1]}"),
+        ({**given, "test": {"operator": {"acceleration": 2.0}}}, f"takes over {whole[0]}", f"took over {whole[1]}"),
+        ({**given, "seed": 8, "test": {"operator": {"acceleration": 2.0}}}, "anew", ANEW),
+        ({**given, "seed": 8}, "finished already", ALREADY),
+        ({"sites": paths, "reconstructor": "zero_filled", "evaluation": scored}, "anew", ANEW),
+        ({"sites": paths, "reconstructor": "zero_filled", "evaluation": scored}, "finished already", ALREADY),
+    ):
+        assert preview(one, workspace=workspace, in_process=True)["begins"] == begins
+        assert run(one, workspace).began == began
+    again = preview(given, workspace=workspace, in_process=True, rerun=True)
+    assert again["begins"] == "anew"
+
+
+def test_pictures_are_announced_where_they_are_drawn_and_a_test_draws_none(paths):
+    given = Experiment.read(described(paths, evaluation={"panels": True}, test={"operator": {"acceleration": 2.0}}))
+    shards = ConsortiumShards.of(given).trained
+    said, own = ([line for line in what_leaves(one, shards) if "picture" in line] for one in (given, given.alone))
+    assert (len(said), len(own)) == (0, 1)
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ def add(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from fedrecon.platform.runs.preview import preview
+    from fedrecon.platform.runs.results import ANEW
     from fedrecon.platform.runs.run import run
     from fedrecon.platform.storage.tracking.address import public
     from fedrecon.platform.storage.workspace import RunFolder
@@ -110,10 +111,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return DONE
     folder = RunFolder(workspace_of(arguments), result.digest)
     result_table(result.as_dict(), (folder.noted() or {}).get("experiment", {}))
-    again = "it was finished already; " if result.trained_rounds == 0 and result.rounds else ""
+    began = "" if result.began == ANEW else f"{result.began}; "
     option = f" --workspace {shlex.quote(arguments.workspace)}" if arguments.workspace else ""
     store = public(arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "")
-    say(f"\n{again}run {result.run_id}, digest {result.digest}")
+    say(f"\n{began}run {result.run_id}, digest {result.digest}")
     pictures = folder.path / "panels"
     if pictures.is_dir():
         say(f"A test slice of each site: {pictures}")

@@ -1,5 +1,7 @@
 """The columns of a table of scores, which has one row for each slice and stage. Loads no torch."""
 
+from math import erf, sqrt
+
 SCORES = {
     "site": "string",
     "split": "string",
@@ -32,7 +34,7 @@ SPREADS = {
 KINDS = {**SCORES, **SPREADS}
 """All columns of scores that may cross a site's wall, with their types."""
 
-NOMINAL = {"within_1": 0.6827, "within_2": 0.9545}
+NOMINAL = {f"within_{k}": erf(k / sqrt(2)) for k in (1, 2)}
 """The shares of a normal distribution within one and within two standard deviations, by the columns of counts."""
 
 METRICS = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.config.names import flatten
+from fedrecon.platform.config.transfer import tested_in_words
 from fedrecon.platform.storage.locks import is_locked
 from fedrecon.platform.storage.run_lookup import ASIDE, DAMAGE, run_folders
 from fedrecon.platform.storage.workspace import RunFolder
@@ -133,10 +134,7 @@ def operator_of(experiment: Mapping[str, Any]) -> str:
     family, amount = values.get("mask") or values.get("kind", ""), values.get("acceleration") or values.get("scale")
     sign = "R=" if "acceleration" in values else "x"
     own = f" ({len(block['per_site'])} sites differ)" if block.get("per_site") else ""
-    test = experiment.get("test") or {}
-    changes = [f"{key}={value}" for key, value in (test.get("operator") or test.get("degradation") or {}).items()]
-    tested = f", tested with {' '.join(changes)}" if changes else ""
-    tested += ", tested at other sites" if test.get("sites") else ""
+    tested = tested_in_words(experiment.get("test"))
     return (f"{family} {sign}{str(amount).removesuffix('.0')}{own}" if amount else family) + tested
 
 

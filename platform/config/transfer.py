@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from fedrecon.platform.config.names import SiteFiles
+from fedrecon.platform.config.names import SiteFiles, flatten
 from fedrecon.platform.config.tasks import BLOCKS, Task
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.errors import InputError
@@ -17,6 +17,14 @@ UnseenRule = Literal["average", "nearest", "fine-tune"]
 """A rule that gives a private part of the network to a site that did not train."""
 
 UNSEEN_RULES: tuple[UnseenRule, ...] = get_args(UnseenRule)
+
+
+def tested_in_words(test: Mapping[str, Any] | None) -> str:
+    """What a ``test`` block changes, behind the operator of the training; empty without one."""
+    given = test or {}
+    changes = [f"{key}={value}" for key, value in flatten(given.get("operator") or given.get("degradation") or {})]
+    tested = f", tested with {' '.join(changes)}" if changes else ""
+    return tested + (", tested at other sites" if given.get("sites") else "")
 
 
 class TransferTest(Settings):

@@ -138,7 +138,7 @@ def summarise(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scores_of(columns: Mapping[str, Any]) -> dict[str, float]:
-    """The scores of one row per slice by their MLflow names; empty if nothing was scored."""
+    """The scores of one row per slice by their names in JSON; empty if nothing was scored."""
     return flat_metrics(summarise(columns)) if columns.get("site") else {}
 
 
@@ -180,7 +180,7 @@ def exact_note(summary: Mapping[str, Any]) -> str:
 
 
 def flat_metrics(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The scores by their MLflow names: ``site/NAME/psnr``, ``mean/psnr``, ``mean/zero_filled/psnr``, ..."""
+    """The scores by their names in JSON: ``site/NAME/psnr``, ``mean/psnr``, ``mean/zero_filled/psnr``, ..."""
     flat: dict[str, float] = {}
     owners = {"mean": summary["mean"]} if "mean" in summary else {}
     owners |= {f"site/{name}": one for name, one in summary.get("sites", {}).items()}

@@ -1,8 +1,8 @@
 """The metrics that MLflow gets, and their names there: each says of which split it is.
 
 JSON, Parquet, checkpoints and a sweep's ``metric`` keep the keys of :func:`aggregate.flat_metrics`. A run of four sites
-shows at most 40 metrics in MLflow, with what the sites take of their machines (``system/``, on a page of its own); all
-others are in the run's Parquet files.
+shows at most 40 metrics in MLflow, of a prior 54, with what the sites take of their machines (``system/``, on a page of
+its own); all others are in the run's Parquet files.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class CommittedRound:
 
     Attributes:
         round: the number of the round: 1, 2, ... ; 0 for the weights that a training begins with.
-        metrics: losses and, if they were due, validation scores, by their names in MLflow.
+        metrics: losses and, if they were due, validation scores, by their names in JSON.
     """
 
     round: int
@@ -101,7 +101,7 @@ class Recorder:
 
     @property
     def validation(self) -> dict[str, float]:
-        """The validation scores of the best round if that one is kept, else the last ones, by their names in MLflow."""
+        """The validation scores of the best round if that one is kept, else the last ones, by their names in JSON."""
         scored = [one for one in self.curve if PSNR in one.metrics]
         if self.kept:
             scored = [one for one in scored if one.round <= self.kept["round"]]
@@ -143,7 +143,7 @@ class Recorder:
         """Commits a state that another run trained, with its validation under this experiment's own evaluation.
 
         Args:
-            losses: losses of the last round, by their names in MLflow.
+            losses: losses of the last round, by their names in JSON.
         """
         self.validated = validated.scores
         values = {**losses, **flat_metrics(summarise(validated.scores)), **validated.numbers}
@@ -264,7 +264,7 @@ def with_scores(rounds: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str
 
 
 def loss_metrics(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The losses of a round, given by member and name, by their names in MLflow; with the mean of the members' loss."""
+    """The losses of a round, given by member and name, by their names in JSON; with the mean of the members' loss."""
     own = [values["loss"] for values in losses.values() if "loss" in values]
     mean = {"mean/loss": sum(own) / len(own)} if own else {}
     return mean | {f"site/{member}/{name}": value for member, one in losses.items() for name, value in one.items()}

@@ -17,7 +17,7 @@ from fedrecon.sites.errors import RunError
 from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
-    from fedrecon.sites.wire import Scores, State, TrainRequest
+    from fedrecon.sites.wire import Samples, Scores, State, TrainRequest
     from fedrecon.strategies import Strategy
 
 
@@ -91,7 +91,7 @@ class Scorer:
         self._asked = (state, request) if self.mosaic.sites else None
         if not self.method.is_prior:
             return ValidationResult(self(request, "validation").columns)
-        drawn = self.executor.samples(request)
+        drawn = self._samples(request)
         return ValidationResult(
             self(request, "validation").columns if last else {},
             {site: png for one in drawn for site, png in one.pictures.items()},
@@ -114,12 +114,16 @@ class Scorer:
         note = f"validation, round {state.round}"
         if self.method.is_prior:
             if drawn is None:
-                with phase("drawing samples"):
-                    drawn = {site: png for one in self.executor.samples(request) for site, png in one.pictures.items()}
+                drawn = {site: png for one in self._samples(request) for site, png in one.pictures.items()}
             return self.mosaic.joined(SAMPLES, drawn, note, self.trouble)
         with phase("drawing panels"):
             answers = self.executor.panels(request, self.mosaic.task("validation", f"round {state.round}"))
         return self.mosaic.joined(PANELS, self.mosaic.pictures(answers, self.trouble), note, self.trouble)
+
+    def _samples(self, request: TrainRequest) -> Sequence[Samples]:
+        """The drawn images of a prior, compared with the slices of each member: up to 136 images a member."""
+        with phase(f"drawing samples at {len(self.executor.members)} sites, to compare them with their own slices"):
+            return self.executor.samples(request)  # type: ignore[no-any-return]
 
     def _parts(self, request: TrainRequest, split: str) -> Any:
         if not self.method.is_prior:
@@ -140,7 +144,7 @@ class Scorer:
             yield one
             number, done, seconds = number + 1, done + _slices(one), seconds + one["seconds"]
             if self.tell is not None:
-                self.tell(f"{split} subjects: {done} slices adapted, {seconds / done:.1f} s each")
+                self.tell(f"{split} subjects: {done} slices reconstructed, {seconds / done:.1f} s each")
 
 
 def _kept(path: Path) -> dict[str, Any] | None:

@@ -309,7 +309,7 @@ def _reconstructed(
         subject = Subject(code, (volume.subject,) * len(indices), tuple(indices), experiment.seed)
         image = worker.reconstruct(trained.request, batch, subject)
         if adapts:
-            tell(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices adapted")
+            tell(f"{volume.name}: {indices.stop} of {len(volume.kspace)} slices reconstructed")
         made = stages(batch, image)
         if (spread := worker.spread(trained.request, batch, subject)) is not None:
             made["uncertainty"] = spread

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.config.transfer import tested_in_words
 from fedrecon.platform.federation.attendance import in_words, may_return, missed_by
 from fedrecon.platform.inference.mlflow_model import EXPERIMENT
 from fedrecon.platform.runs.mlflow_record import params, picture_key
@@ -262,7 +263,8 @@ def _run_name(experiment: Experiment) -> str:
     else:
         what, rounds = experiment.reconstructor["name"], []
     sites = Path(experiment.sites).name if isinstance(experiment.sites, str) else f"{len(experiment.sites)} sites"
-    operator = experiment.operator_at("").described()
+    tested = None if experiment.test is None else experiment.test.model_dump()
+    operator = experiment.operator_at("").described() + tested_in_words(tested)
     return " · ".join([what, operator, *rounds, sites, f"seed {experiment.seed}", experiment.name])[:_NAME].rstrip(" ·")
 
 

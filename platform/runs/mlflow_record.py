@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 _OF_TRAINING = ("strategy.name", "network.name", "network.channels", "training.rounds")
 _OF_METHOD = ("reconstructor.name",)
 _OF_ALL = ("operator.mask", "operator.acceleration", "degradation.kind", "degradation.scale", "sites", "seed")
-_OF_TEST = ("test.sites", "test.operator.mask", "test.operator.acceleration", "test.operator.noise", "test.unseen")
 
 
 def params(experiment: Experiment, searched: Iterable[str] = ()) -> dict[str, str]:
-    """The parameters in MLflow: those that tell runs apart, and the keys that a sweep searches.
+    """The parameters in MLflow: those that tell runs apart, those of a ``test`` block, and those that a sweep searches.
 
     All settings of the experiment are in the artifact ``experiment.json``.
 
@@ -35,11 +34,14 @@ def params(experiment: Experiment, searched: Iterable[str] = ()) -> dict[str, st
         searched: dotted keys; a key of a block stands for all keys in it.
     """
     given = experiment.flat()
-    shown = (*(_OF_TRAINING if experiment.trains else _OF_METHOD), *_OF_ALL, *_OF_TEST, *searched)
+    shown = (*(_OF_TRAINING if experiment.trains else _OF_METHOD), *_OF_ALL, *searched)
     found = {key: given[key] for key in shown if key in given}
-    found |= {key: value for key, value in given.items() for one in searched if key.startswith(f"{one}.")}
-    if not isinstance(experiment.sites, str):
-        found["sites"] = ", ".join(sorted(experiment.sites))
+    found |= {key: value for key, value in given.items() for one in ("test", *searched) if key.startswith(f"{one}.")}
+    tested = experiment.test.sites if experiment.test else None
+    for key, sites in {"sites": experiment.sites, "test.sites": tested}.items():
+        if isinstance(sites, Mapping):  # their names: MLflow gets no path of a shard
+            found = {one: value for one, value in found.items() if not one.startswith(f"{key}.")}
+            found[key] = ", ".join(sorted(sites))
     return {key: value for key, value in found.items() if value != "None"}
 
 

@@ -64,7 +64,7 @@ class Result:
         name: name of the experiment.
         training_digest: digest of the training alone; None if nothing is trained.
         kept_round: the round that is tested and exported, with ``training.keep: best``; None is the last one.
-        validation: the validation scores of that round, by their names in MLflow.
+        validation: the validation scores of that round, by their names in JSON.
         uncertainty: if the method tells the spread of its error: its ``temperature``, found on validation subjects
             (None without any), and the ``nominal`` coverage of a normal distribution. ``sites`` and ``mean`` then have
             a ``coverage``: see :func:`fedrecon.platform.federation.coverage.coverage`.

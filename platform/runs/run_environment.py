@@ -38,7 +38,7 @@ def run_environment(
         folder.save_environment(environment)
     elif any(before["members"].get(m, {}).get(k) != one[k] for m, one in members.items() for k in DECISIVE):
         warnings.warn(
-            "this run began with other devices, instruction sets, library versions or thread counts. It goes on, "
+            "this run began with other devices, instruction sets, versions of torch or thread counts. It goes on, "
             "but its last bits may differ from those of an uninterrupted run",
             RuntimeWarning,
             stacklevel=3,

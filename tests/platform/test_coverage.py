@@ -50,6 +50,7 @@ def test_a_run_reports_its_temperature_and_coverage(finished):
         for name in ("scores", "validation")
     }
     assert list(columns["scores"]) == [*SCORES, *SPREADS]
+    assert pytest.approx({"within_1": 0.682689492137, "within_2": 0.954499736104}) == NOMINAL  # and not 0.9545: 95.4 %
     assert result.uncertainty == {"temperature": temperature(columns["validation"]), "nominal": NOMINAL}
     told = columns["scores"]["object_pixels"]
     assert [count > 0 for count in told] == [stage == "output" for stage in columns["scores"]["stage"]]

@@ -20,6 +20,7 @@ from tiny import UNET, make_volume
 import fedrecon
 from fedrecon.platform.catalogue.registry import register
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.federation.mlflow_metrics import mlflow_metrics
 from fedrecon.platform.inference.mlflow_model import LoggedNetwork, _load_pyfunc
 from fedrecon.platform.runs.context import RunContext, _run_name
 from fedrecon.platform.runs.mlflow_record import params
@@ -92,6 +93,50 @@ def test_few_parameters_tell_runs_apart_and_a_sweep_adds_its_keys(consortium):
     assert "strategy.name" not in classical
     mixed = {"operator": {"mask": "random", "acceleration": {"uniform": [2, 3]}}}
     assert params(Experiment.read(described(consortium, **mixed)))["operator.acceleration"] == "2-3"
+
+
+def test_all_that_a_test_changes_is_a_parameter_and_none_of_its_paths(consortium):
+    plain = params(Experiment.read(described(consortium)))
+    operator = {"acceleration": 2, "center_fraction": 0.1, "noise": 2.0}
+    test = {"operator": operator, "unseen": "fine-tune", "fine_tune_epochs": 3, "sites": {"new": "/a/path/new.h5"}}
+    given = {"strategy": {"name": "fedper"}, "test": test}
+    changed = params(Experiment.read(described(consortium, **given)))
+    assert {key: value for key, value in changed.items() if plain.get(key) != value} == {
+        "strategy.name": "fedper",
+        **{f"test.operator.{key}": str(value) for key, value in operator.items()},
+        "test.unseen": "fine-tune",
+        "test.fine_tune_epochs": "3",
+        "test.sites": "new",
+    }
+    folder = params(Experiment.read(described(consortium, **{**given, "test": {**test, "sites": "data/others"}})))
+    assert folder["test.sites"] == "data/others"
+    name = _run_name(Experiment.read(described(consortium, test={"operator": {"acceleration": 2}})))
+    assert name.startswith("fedavg unet-2 · random R=3, tested with acceleration=2 · ")
+
+
+@pytest.mark.parametrize(
+    ("at_a_site", "of_all", "most"),
+    [
+        ({}, {}, 40),
+        ({"kernel_distance", "kernel_distance_real", "nearest", "discriminator"}, {}, 54),
+        ({"kernel_distance", "kernel_distance_real", "nearest"}, {"within_1", "within_2"}, 54),
+    ],
+)
+def test_as_many_metrics_as_the_page_says(at_a_site, of_all, most):
+    """Of four sites: what a network, an adversarial prior and a diffusion prior with a spread give to MLflow."""
+    stages = ("", "zero_filled/", "with_data_consistency/")
+    scores = {f"{stage}{metric}" for stage in stages for metric in ("psnr", "ssim", "nmse")}
+    owners = ("mean", *(f"site/{name}" for name in "abcd"))
+    given = {f"{owner}/{one}" for owner in owners for one in {*scores, "loss", "logits"}}
+    given |= {f"site/{name}/{one}" for name in "abcd" for one in at_a_site}
+    given |= {f"test/{owner}/{one}" for owner in owners for one in scores} | {f"test/mean/{one}" for one in of_all}
+    given |= {"seconds", "restarts", "test/seconds_per_slice"} | ({"test/temperature"} if of_all else set())
+    given |= {f"traffic/{kind}_{way}" for kind in ("bytes", "extra_bytes") for way in ("up", "down")}
+    given |= {f"system/{name}/{one}" for name in "abcd" for one in ("cpu", "memory")}
+    shown = mlflow_metrics(dict.fromkeys(given, 0.0))
+    assert most - 2 <= len(shown) <= most
+    page = (Path(__file__).parents[2] / "docs" / "mlflow.md").read_text()
+    assert str(most) in page
 
 
 def test_a_name_begins_with_what_differs(consortium):

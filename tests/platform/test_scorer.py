@@ -73,7 +73,7 @@ def test_a_method_that_adapts_is_asked_for_a_batch_at_a_time(tmp_path):
         ("a", 1, "data_consistency"),
     ]
     assert len(set(pairs)) == len(pairs) == 14
-    assert told == [f"test subjects: {n} slices adapted, 2.0 s each" for n in (4, 6, 7)]
+    assert told == [f"test subjects: {n} slices reconstructed, 2.0 s each" for n in (4, 6, 7)]
 
 
 @pytest.mark.parametrize("fails", [0, 1, 2, 3])

@@ -108,6 +108,7 @@ def test_several_metrics_are_for_optuna_without_a_scheduler():
 
 
 def test_a_scheduler_may_be_its_name_alone():
+    assert read(scheduler="none")[0].scheduler is read(scheduler=None)[0].scheduler is None
     scheduler = read(scheduler="median")[0].scheduler
     assert (scheduler.name, scheduler.grace_rounds, scheduler.reduction_factor, scheduler.min_trials) == (
         "median", 1, 3, 3,

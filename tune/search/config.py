@@ -83,13 +83,14 @@ class Sweep(CampaignSettings):
 
     Attributes:
         search: the searched keys, each with its values, see :mod:`fedrecon.tune.search.space`.
-        metric: the metric of the VALIDATION subjects, by its name in MLflow; several need ``algorithm: optuna``.
+        metric: the metric of the VALIDATION subjects, by its name in JSON, which is ``validation/`` and this name in
+            MLflow; several need ``algorithm: optuna``.
             ``mean/loss`` is that of the training.
         mode: ``max`` or ``min``, one for each metric.
         samples: the number of draws for every point of the grid; with ``optuna`` the number of trials.
         algorithm: ``grid`` allows only grids; ``random`` allows grids and draws the other values; ``optuna`` suggests
             values from the results of earlier trials.
-        scheduler: the settings of early stopping; None runs each trial to its end.
+        scheduler: the settings of early stopping; None (or ``none``) runs each trial to its end.
         budget: the limits of the sweep.
         seed: the seed of the drawn values. The seed of an experiment is the experiment's own key.
     """
@@ -106,6 +107,8 @@ class Sweep(CampaignSettings):
     @field_validator("scheduler", mode="before")
     @classmethod
     def _scheduler(cls, given: Any) -> Any:
+        if given == "none":
+            return None
         return {"name": given} if isinstance(given, str) else given
 
     @field_validator("mode")

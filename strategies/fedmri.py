@@ -128,7 +128,8 @@ class FedMRI(Partial):
     def loss(self, fit: LocalFit, batch: Measurement) -> Tensor:
         """L_rec plus L_con; without L_con in the first round and on the first batch of a pass.
 
-        The losses ``reconstruction`` (L_rec) and ``contrastive`` (L_con) are noted, so that MLflow records them.
+        The losses ``reconstruction`` (L_rec) and ``contrastive`` (L_con) are noted: ``rounds.parquet`` holds them, and
+        MLflow does not.
         """
         loss = super().loss(fit, batch)
         if self.contrastive_weight == 0:

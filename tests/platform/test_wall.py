@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,8 +28,9 @@ from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.pseudonyms import KEY_FILE, Pseudonyms
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.score_columns import KINDS
 from fedrecon.sites.scoring.settings import Evaluation
-from fedrecon.sites.wire import TrainReply, TrainRequest
+from fedrecon.sites.wire import MESSAGES, Description, TrainReply, TrainRequest
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +145,15 @@ def _plan(consortium):
     shards = {"north": Shard.open(consortium["north"])}
     operators = {"north": experiment.operator_at("north")}
     return site_plan(experiment, images(shards), "north", {"north": str(consortium["north"])}, operators)
+
+
+def test_the_page_names_all_types_all_columns_of_scores_and_all_of_a_description():
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text()
+    assert [name for name in [*(one.__name__ for one in MESSAGES), *KINDS] if f"`{name}`" not in page] == []
+    described = next(line for line in page.splitlines() if line.startswith("| `Description`"))
+    words = {"pid": "process id", "shards": "content hash", "gpus": "GPU", "instruction_set": "instruction set"}
+    told = [words.get(one.name, one.name) for one in fields(Description) if one.name != "site"]
+    assert [word for word in told if word not in described] == []
 
 
 # --- consent ---

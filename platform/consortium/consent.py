@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.config.transfer import UNSEEN_RULES
-from fedrecon.sites.errors import InputError, unknown
+from fedrecon.sites.errors import InputError, listed, unknown
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
+    from fedrecon.sites.data.shard import Shard
 
 EPOCHS = 5
 """The default number of epochs of a local fine-tune."""
@@ -85,6 +86,20 @@ class UnseenPolicy:
 def consented(publish_private: str | Sequence[str], member: str) -> bool:
     """Whether a member agreed, by the key ``publish_private``, that its private part may leave it."""
     return publish_private == "all" or member in publish_private
+
+
+def what_leaves(experiment: Experiment, shards: Mapping[str, Shard]) -> Iterator[str]:
+    """What is said once at the start: which sites are pictured, and whose subjects keep their ids.
+
+    The test of a trained network draws no picture, and says nothing of them.
+    """
+    if experiment.test is None:
+        drawn = [name for name, shard in shards.items() if experiment.evaluation.draws(shard.origin)]
+        key = f"evaluation.panels: {str(experiment.evaluation.panels).lower()}"
+        yield f"pictures of {listed(drawn)} leave their sites ({key})" if drawn else f"no picture leaves a site ({key})"
+    plain = [name for name, shard in shards.items() if not shard.pseudonym_key]
+    if plain:
+        yield f"subjects of {listed(plain)} keep the ids that their shards hold (imported without a key)"
 
 
 def check_tunable(experiment: Experiment) -> None:

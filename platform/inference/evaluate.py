@@ -11,7 +11,7 @@ from fedrecon.platform.config.fitting import check_degradations, network_of
 from fedrecon.platform.config.science import science_version
 from fedrecon.platform.config.tasks import BLOCKS, TASKS, check_kspace
 from fedrecon.platform.consortium.checks import check_masks, check_same_hospitals, check_test_sites, scored_sites
-from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.consortium.consent import UnseenPolicy, what_leaves
 from fedrecon.platform.consortium.shards import open_sites
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import site_scores, summarise, volume_scores
@@ -133,6 +133,8 @@ def evaluate(
     if unseen is not None and not set(shards) - {*trained.images.sites}:
         raise InputError(f"--unseen {unseen} acts at sites that did not train, and all of these did: {listed(shards)}")
     rule = UnseenPolicy.of(trained.members, trained.experiment.publish_private, unseen, published, fine_tune_epochs)
+    for line in () if dry_run else what_leaves(trained.experiment, shards):
+        tell(line)
     pictures, parts = SitePictures(trained), list[list[dict[str, Any]]]()
     with phase("scoring sites", len(operators) * len(shards)) as done:
         for one in () if dry_run else operators:

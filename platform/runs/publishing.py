@@ -1,8 +1,7 @@
-"""What of a run leaves its sites beside scores, and what a later consent adds."""
+"""What a later consent adds to a finished run, and what it takes back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.consortium.consent import consented
@@ -12,26 +11,29 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, recording
 from fedrecon.platform.runs.mlflow_record import write_models
 from fedrecon.platform.runs.results import write_private, write_wire
-from fedrecon.sites.errors import listed
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.storage.workspace import RunFolder
-    from fedrecon.sites.data.shard import Shard
 
 
-def what_leaves(experiment: Experiment, shards: Mapping[str, Shard]) -> Iterator[str]:
-    """What is said once at the start: which sites are pictured, and whose subjects keep their ids.
+def note_consent(chosen: Experiment, folder: RunFolder) -> None:
+    """Notes the consent of today in the run of a finished experiment that is asked again, where it is the narrower one.
 
-    The test of a trained network draws no picture, and says nothing of them.
+    ``evaluation.panels`` and ``publish_private`` are in no digest, so both experiments are this run. A wider consent
+    to private parts is :func:`publish_later`'s; one to pictures is of the runs that draw them.
     """
-    if experiment.test is None:
-        drawn = [name for name, shard in shards.items() if experiment.evaluation.draws(shard.origin)]
-        key = f"evaluation.panels: {str(experiment.evaluation.panels).lower()}"
-        yield f"pictures of {listed(drawn)} leave their sites ({key})" if drawn else f"no picture leaves a site ({key})"
-    plain = [name for name, shard in shards.items() if not shard.pseudonym_key]
-    if plain:
-        yield f"subjects of {listed(plain)} keep the ids that their shards hold (imported without a key)"
+    noted = folder.noted() or {}
+    experiment = noted["experiment"]
+    drawn, old = (one.get("panels", "auto") for one in (chosen.as_dict()["evaluation"], experiment["evaluation"]))
+    before, now = experiment.get("publish_private", ()), chosen.publish_private
+    both = list(now) if before == "all" else [one for one in before if consented(now, one)]
+    narrower = {
+        "evaluation": {**experiment["evaluation"], "panels": "auto" if "auto" in (drawn, old) else old},
+        "publish_private": "all" if before == now == "all" else both,
+    }
+    if narrower != {key: experiment.get(key) for key in narrower}:
+        folder.note_run({**noted, "experiment": {**experiment, **narrower}})
 
 
 def publish_later(chosen: Experiment, folder: RunFolder, context: RunContext) -> None:
@@ -45,12 +47,13 @@ def publish_later(chosen: Experiment, folder: RunFolder, context: RunContext) ->
     trained = TrainedRun.of(folder)
     wanted = [one for one in trained.members if consented(chosen.publish_private, one)]
     missing = [one for one in wanted if one not in folder.published()]
-    if not missing:
-        return
     log = WireLog(folder.path / WIRE_LINES, trained.state.round)
     parts = {one: trained.private_part(one, wanted, log) for one in missing}
     noted = folder.noted() or {}
-    folder.note_run({**noted, "experiment": {**noted["experiment"], "publish_private": wanted}})
+    if not all(consented(noted["experiment"].get("publish_private", ()), one) for one in wanted):
+        folder.note_run({**noted, "experiment": {**noted["experiment"], "publish_private": wanted}})
+    if not missing:
+        return
     with recording(chosen, folder, noted.get("training_digest"), context) as run:
         write_private(run.journal, folder, parts)
         own = {member: part.parameters for member, part in parts.items()}

@@ -12,7 +12,7 @@ from fedrecon.platform.config.science import science_version
 from fedrecon.platform.consortium.budget import budgets
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards, scored_sites, warn_of_one_shard
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
-from fedrecon.platform.consortium.consent import consented
+from fedrecon.platform.consortium.consent import consented, what_leaves
 from fedrecon.platform.consortium.network import check_network, images, network_layout, private_members, site_plan
 from fedrecon.platform.consortium.shards import n_slices, open_sites
 from fedrecon.platform.execution.liveness import LIVENESS, Patience, Watch
@@ -32,7 +32,7 @@ from fedrecon.platform.federation.mosaic import Mosaic
 from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics, reported
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.mlflow_record import datasets
-from fedrecon.platform.runs.publishing import publish_later, what_leaves
+from fedrecon.platform.runs.publishing import note_consent, publish_later
 from fedrecon.platform.runs.results import ANEW, Result, took_over
 from fedrecon.platform.runs.run_environment import run_environment
 from fedrecon.platform.runs.warm_start import begin_with, check_start, noted_start, start_values
@@ -67,6 +67,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
         if (found := folder.result()) is not None:
             if (kept := folder.checkpoints.latest()) is not None:
                 yield from reported(kept[1].get("curve", ()), bool(kept[1].get("scored_start")))
+            note_consent(chosen, folder)
             publish_later(chosen, folder, context)
             found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.config.science import science_version
 from fedrecon.platform.consortium.checks import ConsortiumShards, noted_shards
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
-from fedrecon.platform.consortium.consent import UnseenPolicy
+from fedrecon.platform.consortium.consent import UnseenPolicy, what_leaves
 from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.federation.aggregate import exact_note, flat_metrics, summarise
@@ -22,7 +22,7 @@ from fedrecon.platform.inference.scoring import scored
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.context import RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.mlflow_record import datasets
-from fedrecon.platform.runs.publishing import what_leaves
+from fedrecon.platform.runs.publishing import note_consent
 from fedrecon.platform.runs.results import FinishedRun, Result, took_over, write_tables, write_wire
 from fedrecon.platform.runs.training_run import train_steps
 from fedrecon.platform.runs.warm_start import check_start, noted_start
@@ -49,6 +49,7 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:
+            note_consent(chosen, folder)
             found = send_rest(folder, context)
             warn_of_changed_code(folder.noted(), "this result")
             return Result.found(found)

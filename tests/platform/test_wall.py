@@ -180,6 +180,10 @@ def test_consent_publishes_those_who_gave_it_and_asking_again_adds_others(consor
     assert RunFolder(workspace, one.digest).published() == ["middle", "north", "south"]
     later = [row["site"] for row in WireLog(lines).rows if row["type"] == "PrivatePart"][1:]
     assert {"middle", "south"} <= {*later}  # what is published later is in the record
+    folder = RunFolder(workspace, one.digest)
+    for consent, noted in ((["south"], ["south"]), ([], []), (["north"], ["north"])):  # the newest one holds
+        asked(consent)
+        assert folder.noted()["experiment"]["publish_private"] == noted
 
 
 # --- pictures ---
@@ -194,15 +198,37 @@ def test_auto_draws_phantoms_alone_and_the_digest_does_not_move():
     assert auto.science()["panels"] is True
 
 
-@pytest.mark.parametrize(("panels", "drawn"), [("auto", ["phantom"]), (True, ["patients", "phantom"]), (False, [])])
-def test_pictures_of_patients_leave_only_where_the_key_says_so(panels, drawn, tmp_path, mlflow_template, capsys):
-    (tmp_path / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
+def patients_and_phantom(folder):
     paths = {}
     for seed, (site, origin) in enumerate((("patients", {}), ("phantom", {"origin": "phantom"}))):
         splits = ("train", "validation", "test")
         volumes = [make_volume(f"{site}-{split}", split, 2, 1, 3 * seed + k) for k, split in enumerate(splits)]
-        paths[site] = tmp_path / f"{site}.h5"
+        paths[site] = folder / f"{site}.h5"
         write_shard(paths[site], site, volumes, simulated=True, phase="smooth", **origin)
+    return paths
+
+
+def test_a_finished_run_that_is_asked_again_notes_the_narrower_consent_to_pictures(tmp_path, workspace, capsys):
+    paths = patients_and_phantom(tmp_path)
+
+    def asked(panels):
+        alone = {"evaluation": {"every": 1, "panels": panels}, "training": {"rounds": 1}}
+        result = fedrecon.run(given(paths, **alone), workspace=workspace, in_process=True)
+        return result.digest, RunFolder(workspace, result.digest).noted()["experiment"]["evaluation"]["panels"]
+
+    assert [asked(panels)[1] for panels in (True, True, "auto", True)] == [True, True, "auto", "auto"]
+    digest, _ = asked("auto")
+    for overrides, drawn in (([], ["phantom"]), (["evaluation.panels=true"], ["patients", "phantom"])):
+        capsys.readouterr()
+        found = evaluate(digest, overrides, workspace=workspace)["pictures"]
+        assert sorted(Path(path).name.split("-")[0] for path in found) == drawn
+        assert f"pictures of {', '.join(drawn)} leave" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("panels", "drawn"), [("auto", ["phantom"]), (True, ["patients", "phantom"]), (False, [])])
+def test_pictures_of_patients_leave_only_where_the_key_says_so(panels, drawn, tmp_path, mlflow_template, capsys):
+    (tmp_path / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())
+    paths = patients_and_phantom(tmp_path)
     alone = {"evaluation": {"every": 1, "panels": panels}, "training": {"rounds": 1}}
     result = fedrecon.run(given(paths, **alone), workspace=tmp_path, in_process=True)
     said = capsys.readouterr().err

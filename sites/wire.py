@@ -70,7 +70,7 @@ class State:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The request that the server sends to every site, once a round.
+    """The request that the server sends to every site, once a round; each site gets it as :meth:`of` makes it.
 
     Attributes:
         round: the round to train (1, 2, ...). A request that scores a state has the number of the round after it.
@@ -86,10 +86,24 @@ class TrainRequest:
     standing: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
 
+    def of(self, *members: str) -> TrainRequest:
+        """The same for these members: it says of no other one in which rounds that one replied."""
+        standing, kept = ({name: one[name] for name in members if name in one} for one in (self.standing, self.kept))
+        return replace(self, standing=standing, kept=kept)
+
     @property
     def nbytes(self) -> int:
         """Bytes of parameters that go down to ONE site."""
         return self.shared.nbytes + sum(value.nbytes for value in self.extra.values())
+
+
+OF_EACH = ("standing", "kept")
+"""The last fields of a request, which differ from site to site."""
+
+
+def addressed(message: Any, member: str) -> Any:
+    """A message as this member gets it; only requests differ."""
+    return message.of(member) if isinstance(message, TrainRequest) else message
 
 
 @dataclass(frozen=True)
@@ -282,8 +296,9 @@ class TrainedNetwork:
     """A trained network on its way to a site that it is tested at.
 
     Attributes:
-        experiment: its settings, as in the experiment's file. images: what the network was built for.
-        state: the shared parameters and the standing of the members after the last round.
+        experiment: its settings, as in the experiment's file, without ``sites`` and ``test``.
+        images: what the network was built for.
+        state: the shared parameters, and the standing of the tested site and of the members in ``private``.
         members: with private parts. all_private: nothing is shared.
         private: the parts that the tested site needs from others, by member; each consented.
         folder: of the run. The site's own private part is read there, on its own node.

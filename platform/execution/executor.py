@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import FedreconError, RunError, at_site
-from fedrecon.sites.wire import ScoreTask
+from fedrecon.sites.wire import ScoreTask, addressed
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.liveness import Watch
@@ -165,7 +165,7 @@ class InProcessExecutor:
         named = nullcontext() if self._watch is None else self._watch.named(method, round_number, name)
         with threads(site.plan.threads), named:
             try:
-                answer = call(site, method, arguments)
+                answer = call(site, method, tuple(addressed(one, name) for one in arguments))
             except FedreconError as error:
                 raise RunError(at_site(name, round_number, str(error))) from error
         self._wire_log.received(name, answer)

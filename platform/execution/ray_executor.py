@@ -27,7 +27,7 @@ from fedrecon.platform.execution.ray_cluster import (
     store_size,
 )
 from fedrecon.platform.execution.shared_memory import Unreachable
-from fedrecon.platform.execution.site_actor import ActorPool, Change, SiteActor, Tenancy, Vacant, kind_of
+from fedrecon.platform.execution.site_actor import ActorPool, Change, SiteActor, Tenancy, Vacant, kind_of, rounds_of
 from fedrecon.platform.execution.transport import Delivery, MakeTransport, SharedMemoryTransport
 from fedrecon.platform.execution.wire_log import WireLog
 from fedrecon.sites.errors import RunError, at_site, cause_of
@@ -262,7 +262,7 @@ class RayExecutor:
         self._wire_log.sent((name,), arguments)
         remote = self.actors[name].call.options(name=f"SiteActor.{method}")
         plan = self._plans[name] if self._processes.get(name) is None else None
-        tenancy = Tenancy(f"{self._token} {name}", plan)
+        tenancy = Tenancy(f"{self._token} {name}", plan, *rounds_of(arguments, name))
         return remote.remote(tenancy, self._changes[name], method, *delivery.arguments(name))
 
     def _result(

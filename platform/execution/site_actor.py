@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from fedrecon.platform.execution.lost_ray import kill
 from fedrecon.platform.execution.shared_memory import PackedMessage, SharedMemoryError, SiteEndpoint, Unreachable
-from fedrecon.sites.wire import Description
+from fedrecon.sites.wire import Description, TrainRequest
 
 if TYPE_CHECKING:
     from fedrecon.sites.member.site import Site
@@ -30,11 +30,26 @@ RELEASED = 10.0
 class Tenancy:
     """For whom an actor works: the executor's ``token`` for a member, and the ``plan`` of its site.
 
-    The plan travels with the first call, and again to a process that has lost it; else it is None.
+    The plan travels with the first call, and again to a process that has lost it; else it is None. ``standing`` and
+    ``kept`` are of the call's request: they are the member's alone.
     """
 
     token: str
     plan: SitePlan | None = None
+    standing: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+    def completed(self, argument: Any) -> Any:
+        """An argument of the call; a request gets what is the member's alone."""
+        if not isinstance(argument, TrainRequest):
+            return argument
+        return replace(argument, standing=self.standing, kept=self.kept)
+
+
+def rounds_of(arguments: Sequence[Any], member: str) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """``standing`` and ``kept`` of the request among the arguments, of the member alone; empty without a request."""
+    request = next((one.of(member) for one in arguments if isinstance(one, TrainRequest)), None)
+    return ({}, {}) if request is None else (request.standing, request.kept)
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ class SiteActor:
         back = next((one.back for one in arguments if isinstance(one, PackedMessage)), None)
         if back is not None:
             site.train_in(lambda length: self._endpoint.room(back, length))
-        result = call(site, method, tuple(ready))
+        result = call(site, method, tuple(map(tenancy.completed, ready)))
         if isinstance(result, Description):
             result = replace(result, node=node, gpus=tuple(str(gpu) for gpu in ray.get_gpu_ids()))
         return os.getpid(), node, self._endpoint.send(result, back)

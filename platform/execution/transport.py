@@ -62,6 +62,7 @@ MakeTransport = Callable[[str, int], Transport]
 class Stored:
     """A request in Ray's store, put there once for all members and for all calls with the same request.
 
+    What differs from member to member is left out: it travels with the call.
     Each node that reads it keeps a copy, from which Ray serves other nodes too. It is released with the request.
     """
 
@@ -72,7 +73,7 @@ class Stored:
     def put(self, request: TrainRequest) -> Any:
         """The reference of the request."""
         if self._of is None or self._of() is not request:
-            self._reference, self._of = put(request), weakref.ref(request, self._release)
+            self._reference, self._of = put(request.of()), weakref.ref(request, self._release)
         return self._reference
 
     def _release(self, gone: weakref.ref[TrainRequest]) -> None:
@@ -167,7 +168,7 @@ class _SharedDelivery:
         if self._request is None or not transport.near:
             self._posted = None
         else:
-            self._posted = transport.buffers.post(self._request)
+            self._posted = transport.buffers.post(self._request.of())
 
     def arguments(self, member: str) -> Arguments:
         if self._posted is None or member not in self._transport.near:

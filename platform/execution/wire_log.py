@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from fedrecon.sites import atomic
+from fedrecon.sites.wire import OF_EACH, TrainRequest, addressed
 
 DOWN, UP = "down", "up"
 
@@ -34,7 +35,7 @@ class WireLog:
     def __init__(self, path: Path | None = None, round_number: int = 0) -> None:
         self.path, self.round = path, round_number
         self.rows: list[dict[str, Any]] = []
-        self._sent: dict[int, tuple[weakref.ref[Any], dict[str, Any]]] = {}
+        self._sent: dict[int, tuple[weakref.ref[Any], _Described]] = {}
         if path is not None and path.is_file():
             text = path.read_text(encoding="utf-8")
             self.rows = [row for row in map(_parsed, text.splitlines()) if row is not None]
@@ -42,14 +43,14 @@ class WireLog:
                 self._append("\n")
 
     def sent(self, sites: Iterable[str], messages: Iterable[Any]) -> None:
-        """Notes messages that go down to sites. A message that goes to many sites is hashed once."""
-        rows = [self._row(DOWN, message) for message in messages]
-        self._note([{**row, "site": site} for site in sites for row in rows])
+        """Notes messages that go down to sites, as each gets them. A message that goes to many is hashed once."""
+        given = list(messages)
+        self._note([self._row(DOWN, site, one, self._sent_to(site, one)) for site in sites for one in given])
 
     def received(self, site: str, message: Any) -> None:
         """Notes a message that came up from a site. None is not a message and is not noted."""
         if message is not None:
-            self._note([{**self._row(UP, message), "site": site}])
+            self._note([self._row(UP, site, message, described(message))])
 
     def _note(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows += rows
@@ -62,40 +63,51 @@ class WireLog:
         with atomic.room_for(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
-    def _row(self, direction: str, message: Any) -> dict[str, Any]:
+    def _row(self, direction: str, site: str, message: Any, description: Mapping[str, Any]) -> dict[str, Any]:
         self.round = getattr(message, "round", self.round)
-        description = described(message) if direction == UP else self._described_once(message)
-        return {"round": self.round, "site": "", "direction": direction, **description}
+        return {"round": self.round, "site": site, "direction": direction, **description}
 
-    def _described_once(self, message: Any) -> dict[str, Any]:
-        found = self._sent.get(id(message))
-        if found is None or found[0]() is not message:
+    def _sent_to(self, site: str, message: Any) -> dict[str, Any]:
+        """The description of a message as the site gets it. What is the same at all sites is read once."""
+        own = OF_EACH if isinstance(message, TrainRequest) else ()
+        known = self._sent.get(id(message))
+        if known is None or known[0]() is not message:
             # Weak: the log must not keep 100 MB of parameters alive.
             self._sent = {key: one for key, one in self._sent.items() if one[0]() is not None}
-            found = self._sent[id(message)] = weakref.ref(message), described(message)
-        return found[1]
+            common = [one.name for one in fields(message) if one.name not in own]
+            known = self._sent[id(message)] = weakref.ref(message), _Described().of(message, common)
+        return known[1].of(addressed(message, site), own).row(message)
+
+
+@dataclass
+class _Described:
+    """What is known of a message by the fields that were read."""
+
+    names: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    size: int = 0
+    hashed: Any = field(default_factory=xxhash.xxh3_128)
+
+    def of(self, message: Any, named: Iterable[str]) -> _Described:
+        """The same with further fields of the message."""
+        found = _Described([*self.names], [*self.shapes], self.size, self.hashed.copy())
+        for name, value in (part for one in named for part in _parts(one, getattr(message, one))):
+            content, shape = _content(value)
+            found.names.append(name)
+            found.shapes.append(shape)
+            found.size += memoryview(content).nbytes
+            found.hashed.update(name.encode())
+            found.hashed.update(content)
+        return found
+
+    def row(self, message: Any) -> dict[str, Any]:
+        named = {"type": type(message).__name__, "names": self.names, "shapes": self.shapes}
+        return {**named, "bytes": self.size, "hash": self.hashed.hexdigest()}
 
 
 def described(message: Any) -> dict[str, Any]:
     """Type, names, shapes, bytes and hash of a message. Arrays count with their bytes, other values as JSON text."""
-    names: list[str] = []
-    shapes: list[str] = []
-    size, hashed = 0, xxhash.xxh3_128()
-    for one in fields(message):
-        for name, value in _parts(one.name, getattr(message, one.name)):
-            content, shape = _content(value)
-            names.append(name)
-            shapes.append(shape)
-            size += memoryview(content).nbytes
-            hashed.update(name.encode())
-            hashed.update(content)
-    return {
-        "type": type(message).__name__,
-        "names": names,
-        "shapes": shapes,
-        "bytes": size,
-        "hash": hashed.hexdigest(),
-    }
+    return _Described().of(message, [one.name for one in fields(message)]).row(message)
 
 
 def _parts(name: str, value: Any) -> list[tuple[str, Any]]:

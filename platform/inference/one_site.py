@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.execution.wire_log import WireLog
-from fedrecon.sites.wire import ScoreTask
+from fedrecon.sites.wire import ScoreTask, addressed
 
 if TYPE_CHECKING:
     from fedrecon.sites.member.site import Site
@@ -38,6 +38,6 @@ class OneSite:
         from fedrecon.sites.member.gate import call
 
         self._wire_log.sent((self.name,), arguments)
-        answer = call(self.site, method, arguments)
+        answer = call(self.site, method, tuple(addressed(one, self.site.name) for one in arguments))
         self._wire_log.received(self.name, answer)
         return answer

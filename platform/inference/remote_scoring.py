@@ -101,7 +101,7 @@ def _question(
     test: RemoteTest, name: str, shard: Shard, private: Mapping[str, PrivatePart]
 ) -> tuple[TrainedNetwork, RemoteScoreTask]:
     trained, unseen = test.trained, test.unseen
-    network = _network(trained, private)
+    network = _network(trained, private, name)
     block, parts = test.operators[name].flat(), str(test.parts)
     task = RemoteScoreTask(name, str(shard.path), block, unseen.rule, unseen.published, unseen.epochs, parts)
     return network, check_message(task)
@@ -157,7 +157,8 @@ def _published_parts(test: RemoteTest, sites: Sequence[str], log: WireLog) -> di
         check_published(None, trained.members, published)
     members = dict.fromkeys(member for each in lent.values() for member in each)
     found = {member: trained.private_part(member, published, log) for member in members if trained.holds(member)}
-    questions = {member: (_network(trained, {}), member, published) for member in members if member not in found}
+    asked = [member for member in members if member not in found]
+    questions = {member: (_network(trained, {}, member), member, published) for member in asked}
     for member, part in ask_sites(_private_part, questions, "its private part of the network").items():
         log.sent((member,), questions[member][:1])
         log.received(member, part)
@@ -165,12 +166,13 @@ def _published_parts(test: RemoteTest, sites: Sequence[str], log: WireLog) -> di
     return {name: {member: found[member] for member in each} for name, each in lent.items()}
 
 
-def _network(trained: TrainedRun, private: Mapping[str, PrivatePart]) -> TrainedNetwork:
+def _network(trained: TrainedRun, private: Mapping[str, PrivatePart], site: str) -> TrainedNetwork:
+    """The network as it goes to a site: without the paths of the shards, and without the rounds of other sites."""
     images = trained.images
     network = TrainedNetwork(
-        experiment=trained.experiment.as_dict(),
+        experiment={**trained.experiment.as_dict(), "sites": {}, "test": None},
         images={**asdict(images), "size": list(images.size), "sites": list(images.sites)},
-        state=trained.request,
+        state=trained.request.of(site, *private),
         members=trained.members,
         all_private=trained.all_private,
         private=private,

@@ -79,6 +79,8 @@ def test_all_that_crosses_is_of_the_list_and_in_the_record(finished, consortium,
     for message in finished.seen:
         assert wire_check.check_message(message) is message
     assert not any(isinstance(one, wire.PrivatePart) for one in finished.seen)
+    rounds = [{*one.standing, *one.kept} for one in finished.seen if isinstance(one, wire.TrainRequest)]
+    assert max(map(len, rounds)) == 1  # a site hears in which round it replied itself, and of no other
 
     rows = crossed(workspace, finished.result)
     assert {row["type"] for row in rows} <= {one.__name__ for one in wire.MESSAGES}
@@ -106,6 +108,17 @@ def test_scored_again_it_has_the_run_s_own_scores_by_each_site_s_own_network(fin
     )
     members = TrainedRun.load(workspace, result.digest).members
     assert [row["model"] for row in rows] == [row["site"] if members else "global" for row in rows]
+
+
+def test_a_hospital_that_is_tested_gets_the_network_without_paths_and_rounds_of_others(finished, consortium, workspace):
+    from fedrecon.platform.inference.remote_scoring import _network, _trained_run
+
+    trained = TrainedRun.load(workspace, finished.result.digest)
+    network = _network(trained, {}, "north")
+    assert not any(str(path) in repr(network) for path in consortium.values())
+    assert {*network.state.standing} <= {"north"}
+    there = _trained_run(network)
+    assert (there.experiment.method, there.models("north")) == (trained.experiment.method, trained.models("north"))
 
 
 def test_private_parts_reach_driver_and_tracker_by_consent_alone(finished, workspace):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from fake_ray import FakeActor, FakeRay, executor_on
 from fedrecon.platform.execution import placement, ray_executor, transport
 from fedrecon.platform.execution.liveness import LIVENESS, Watch
 from fedrecon.platform.execution.ray_executor import AHEAD
+from fedrecon.platform.execution.shared_memory import SMALL, PackedMessage
+from fedrecon.platform.execution.site_actor import Tenancy, rounds_of
 from fedrecon.platform.execution.transport import RayStoreTransport, SharedMemoryTransport, Transport
 from fedrecon.sites.wire import State, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
@@ -126,3 +129,23 @@ def test_a_request_is_stored_once_for_all_calls_and_only_while_it_lives(
     del given, arguments, delivery
     gc.collect()
     assert stored._reference is None
+
+
+@pytest.mark.parametrize("made", [RayStoreTransport(), SharedMemoryTransport("here", 1 << 30)], ids=["store", "shared"])
+def test_what_is_stored_for_all_members_says_of_none_when_it_replied(
+    made: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "put", lambda one: one)
+    made.note_node("s1", "here", unreachable=False)
+    values = np.zeros(SMALL, np.float32)
+    for told in (request(), replace(request(), shared=values)):
+        told = replace(told, standing={"s0": 2, "s1": 1}, kept={"s1": 1})
+        delivery = made.send("evaluate", (told,))
+        (common,) = delivery.arguments("s1")
+        if isinstance(common, PackedMessage):
+            common = common.message
+        assert not common.standing
+        assert not common.kept
+        own = Tenancy("one", None, *rounds_of((told,), "s1")).completed(common)
+        assert (own.standing, own.kept) == ({"s1": 1}, {"s1": 1})
+        delivery.close()

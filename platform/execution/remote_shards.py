@@ -10,11 +10,13 @@ from typing import Any
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
 from fedrecon.sites.data.shard import Shard, open_sealed
-from fedrecon.sites.data.shard_writer import IMPORT
 from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.wire import ShardLabels
 from fedrecon.sites.wire_check import check_message
+
+READ = ("origin", "pseudonym_key")
+"""The attributes that an experiment reads. A file may hold others, such as what its import did: they stay there."""
 
 
 def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
@@ -48,8 +50,7 @@ def labels(site: str, path: str) -> ShardLabels:
         shard = open_sealed(path)
     except InputError as error:
         return check_message(ShardLabels(site, problem=str(error)))
-    # What the import did stays at the site: an experiment does not need it.
-    attributes = {key: value for key, value in shard.attributes.items() if key != IMPORT}
+    attributes = {key: value for key, value in shard.attributes.items() if key in READ}
     plain = {**asdict(shard), "path": str(shard.path), "attributes": attributes}
     return check_message(ShardLabels(site, plain))
 

@@ -14,6 +14,7 @@ from small_volumes import make_kspace, make_volume
 
 from fedrecon.platform.execution.remote_shards import labels
 from fedrecon.platform.inference.reconstruct import reconstruct
+from fedrecon.sites.data.seal import seal
 from fedrecon.sites.errors import FileError, FilesError, InputError
 from fedrecon.sites.formats import FORMATS, Format
 from fedrecon.sites.formats.importing import import_data
@@ -161,6 +162,17 @@ def test_the_folder_of_a_bids_tree_is_the_subject(tmp_path):
 
 
 def test_what_an_import_did_stays_at_the_site(tmp_path):
+    """And any other attribute that somebody wrote into the file."""
     summary = import_data("npy", write(tmp_path, "a_1.npy"), "s", tmp_path / "out")
     assert summary.kept()
-    assert "import_summary" not in labels("s", str(summary.path)).labels["attributes"]
+    with h5py.File(summary.path, "r+") as file:
+        file.attrs["operator_name"] = "Dr. House"
+        stored = {*file.attrs}
+    seal(summary.path)
+    sent = labels("s", str(summary.path)).labels
+    assert {"import_summary", "operator_name", "pseudonym_key"} <= stored
+    assert set(sent["attributes"]) == {"pseudonym_key"}
+    assert set(sent) == {  # docs/privacy.md lists them
+        *("path", "site", "contrast", "field_strength_t", "voxel_mm", "simulated", "phase", "content_hash"),
+        *("schema_version", "volumes", "attributes", "attributes_hash"),
+    }

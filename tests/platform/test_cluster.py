@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def test_a_shard_on_another_node_is_read_by_that_node(nodes: dict[str, str], con
     from fedrecon.sites.data.shard import Shard
 
     found = remote_shards({"north": str(consortium["north"])}, "auto")
-    assert found["north"] == Shard.open(consortium["north"])
+    here = Shard.open(consortium["north"])
+    assert replace(found["north"], attributes=here.attributes) == here
+    assert {**here.attributes} != {**found["north"].attributes} == {"origin": "phantom"}
     with pytest.raises(InputError, match=r"'south'.*nowhere\.h5"):
         remote_shards({"south": str(consortium["south"].with_name("nowhere.h5"))}, "auto")
 

@@ -369,7 +369,27 @@ def test_an_artifact_costs_no_second_copy(tmp_path):
 
 
 def test_a_uri_is_noted_without_its_password(tmp_path):
-    assert public("https://me:secret@host:5/x") == "https://host:5/x"
+    for uri, shown in {
+        "https://me:secret@host:5/x": "https://host:5/x",
+        "https://me:se/secret@host:5": "https://host:5",
+        "https://me:se?secret@host": "https://...",
+        "https://host/?token=secret": "https://host/",
+        "https://host/?token=a@secret": "https://...",
+        "postgresql://db/mlflow?user=u&password=secret": "postgresql://db/mlflow",
+        "mssql+pyodbc:///?odbc_connect=DRIVER%3DODBC%3BPWD%3Dsecret": "mssql+pyodbc:///",
+        "me:secret@host/db": "host/db",
+        "sqlite:////a@b/mlflow.db": "sqlite:////a@b/mlflow.db",
+    }.items():
+        assert (public(uri), noted(uri, tmp_path)) == (shown, shown)
+    for refused in (
+        "me:secret@host/db",
+        "https://secret/x@host:port",
+        "gopher://me:secret@host",
+        "https://me:secret@h:99999",
+    ):
+        with pytest.raises(InputError) as error:
+            check_reachable(refused, tmp_path)
+        assert "secret" not in str(error.value)
     assert noted(f"sqlite:///{tmp_path}/mlflow.db", tmp_path) == ""
 
 

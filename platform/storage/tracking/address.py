@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,7 +29,7 @@ def tracking_uri(uri: str | None, workspace: Path) -> str:
     chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + str(workspace.absolute() / DATABASE)
     if "://" not in chosen or chosen.startswith("file:"):
         raise InputError(
-            f"the tracking URI '{chosen}' cannot hold runs: give http(s)://HOST:PORT of an MLflow server or "
+            f"the tracking URI '{public(chosen)}' cannot hold runs: give http(s)://HOST:PORT of an MLflow server or "
             f"sqlite:///FILE (a folder of files is no longer supported by MLflow)."
         )
     if not chosen.startswith(SQLITE):
@@ -51,7 +52,7 @@ def check_reachable(uri: str | None, workspace: Path, seconds: float = 5.0) -> N
     """
     chosen = tracking_uri(uri, workspace)
     try:
-        parts = urllib.parse.urlsplit(chosen)
+        parts = urllib.parse.urlsplit(public(chosen))
         kind, port = parts.scheme.split("+")[0], parts.port
     except ValueError as error:
         raise InputError(f"the tracking URI {brief(public(chosen))} is no address: {error}") from None
@@ -65,7 +66,7 @@ def check_reachable(uri: str | None, workspace: Path, seconds: float = 5.0) -> N
         return
     reason = no_answer(parts.hostname, port, seconds)
     if reason is None and kind in ("http", "https"):
-        reason = _is_no_mlflow(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), seconds)
+        reason = _is_no_mlflow(parts.geturl(), seconds)
     if reason is not None:
         what = "MLflow server" if kind in SERVERS else "database"
         raise InputError(f"no {what} answers at '{public(chosen)}': {reason}")
@@ -77,10 +78,13 @@ def noted(uri: str, workspace: Path) -> str:
 
 
 def public(uri: str) -> str:
-    """The URI without a user's name and password."""
-    before, slashes, rest = uri.partition("//")
-    host, slash, path = rest.partition("/")
-    return before + slashes + host.rpartition("@")[2] + slash + path
+    """The URI without what may be secret: all before its last ``@``, and its query. A file's path has neither."""
+    if uri.startswith(SQLITE):
+        return uri
+    scheme, slashes, rest = uri.partition("://") if re.match("[^/@]*://", uri) else ("", "", uri)
+    head, *query = re.split("[?#]", rest, maxsplit=1)
+    # An @ behind a ? may end a password that holds the ?, or be of the query: nobody knows which part is the host.
+    return scheme + slashes + ("..." if "@" in "".join(query) else head.rpartition("@")[2])
 
 
 def _check_driver(uri: str) -> None:

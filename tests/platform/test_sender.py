@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from memory_store import MemoryStore, MemoryTracker
+from recorded_run import RECORD, WHOLE, deliver, held, recorded
 
 from fedrecon.platform.runs.sync import sync
 from fedrecon.platform.storage import journal as journals
@@ -17,8 +18,6 @@ from fedrecon.platform.storage.tracking.sender import Sender
 from fedrecon.platform.storage.workspace import RunFolder, owner_of
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import DiskFullError, InputError, RunError
-
-RECORD = RunRecord("study", "run", "abcdef0123456789", {"seed": "1"}, {"t": "x"})
 
 
 class Trouble(Exception):
@@ -59,51 +58,6 @@ def server(monkeypatch):
 
     monkeypatch.setattr(MemoryTracker, "_write_points", points)
     return store
-
-
-def recorded(place: Path, rounds: int = 3) -> Journal:
-    """A journal of a run that has ended, with a picture and an artifact."""
-    journal = Journal(place / "runs" / RECORD.digest / "record")
-    journal.open(RECORD)
-    for number in range(1, rounds + 1):
-        journal.metrics(number, {"mean/loss": 1 / number, "nan": float("nan")})
-        journal.flush()
-    journal.image("site/a", rounds, b"png")
-    path = place / "report.md"
-    path.write_text("hello")
-    journal.artifact(path)
-    path.write_text("another")  # the journal has a file of its own name
-    journal.finish("FINISHED")
-    return journal
-
-
-def held(store: MemoryStore, number: int = -1) -> dict[str, object]:
-    """What a store has of a run."""
-    run = store.runs[number]
-    return {
-        "steps": [point.step for point in run.points if point.key == "mean/loss"],
-        "images": [(key, step) for key, step, _ in run.images],
-        "artifacts": sorted(run.artifacts),
-        "status": run.info.status,
-        "params": run.params,
-    }
-
-
-WHOLE = {
-    "steps": [1, 2, 3],
-    "images": [("site/a", 3)],
-    "artifacts": ["report.md"],
-    "status": "FINISHED",
-    "params": {"seed": "1"},
-}
-
-
-def deliver(store, workspace, journal):
-    sender = Sender(workspace, store=store, say=lambda line: None)
-    try:
-        return sender.deliver(journal.folder)
-    finally:
-        sender.close()
 
 
 def test_a_journal_is_sent_whole_and_only_once(server, tmp_path):
@@ -297,23 +251,6 @@ def test_a_copy_of_a_workspace_owns_its_runs_and_a_moved_one_keeps_them(server, 
     assert len(server.runs) == 2
     deliver(server, moved, Journal(moved / "runs" / RECORD.digest / "record"))
     assert len(server.runs) == 2
-
-
-def test_a_run_whose_folder_was_deleted_is_not_continued_by_the_next_one_of_its_digest(server, tmp_path):
-    """Its numbers can be others, such as those of a run that lost a site. No step would be written twice."""
-    deliver(server, tmp_path, recorded(tmp_path))
-    shutil.rmtree(tmp_path / "runs" / RECORD.digest)
-    new = deliver(server, tmp_path, recorded(tmp_path, rounds=2)).run_id
-    assert held(server) == {**WHOLE, "steps": [1, 2], "images": [("site/a", 2)]}
-    assert server.runs[0].info.tags["fedrecon.superseded_by"] == new == "memory-1"
-
-
-def test_a_journal_that_goes_on_or_is_sent_again_is_the_same_run(server, tmp_path):
-    journal = recorded(tmp_path)
-    for again in (lambda: journal.open(RECORD), (journal.folder / "sent.json").unlink, lambda: None):
-        deliver(server, tmp_path, journal)
-        again()
-    assert len(server.runs) == 1
 
 
 def test_a_run_without_an_owner_is_continued_under_its_own_id_alone(server, tmp_path):

@@ -9,11 +9,11 @@ from tiny import NETWORKS, UNET, make_volume
 import fedrecon
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.checks import ConsortiumShards
+from fedrecon.platform.consortium.consent import what_leaves
 from fedrecon.platform.execution.wire_log import WIRE_LINES, WireLog
 from fedrecon.platform.inference.evaluate import evaluate, rows
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.runs.preview import preview
-from fedrecon.platform.runs.publishing import what_leaves
 from fedrecon.platform.runs.results import ALREADY, ANEW
 from fedrecon.platform.storage.parquet import read_scores
 from fedrecon.platform.storage.run_lookup import network_of

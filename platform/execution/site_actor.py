@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,6 +14,7 @@ from ray.exceptions import RayError
 
 from fedrecon.platform.execution.lost_ray import kill
 from fedrecon.platform.execution.shared_memory import PackedMessage, SharedMemoryError, SiteEndpoint, Unreachable
+from fedrecon.sites.member.error_text import LOG, within_walls
 from fedrecon.sites.wire import Description, TrainRequest
 
 if TYPE_CHECKING:
@@ -82,6 +84,13 @@ class SiteActor:
             the process id (a new one shows the executor that the actor was restarted), the id of the Ray node, and the
             answer of the site.
         """
+        plan = tenancy.plan or self._plan
+        with within_walls(Path(plan.memory) / LOG if plan is not None and plan.memory is not None else None):
+            return self._answer(tenancy, changes, method, arguments)
+
+    def _answer(
+        self, tenancy: Tenancy, changes: Sequence[Change], method: str, arguments: tuple[Any, ...]
+    ) -> tuple[int, str, Any]:
         from fedrecon.sites.member.gate import call
 
         node = ray.get_runtime_context().get_node_id()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedrecon.sites.errors import FedreconError, InputError, brief, cause_of
 from fedrecon.sites.extension.text_modules import check_command, place_in_plugin
+from fedrecon.sites.member.error_text import ForeignError
 
 FAILED, WRONG_INPUT = 1, 2
 
@@ -86,7 +87,8 @@ def _in_a_plugin(error: BaseException) -> str:
 
 def _at_a_site(cause: BaseException | None) -> str:
     """The same for the cause of a RunError: what a site's process raised."""
-    return "" if cause is None or isinstance(cause, FedreconError) else _in_a_plugin(cause)
+    own = isinstance(cause, FedreconError) and not isinstance(cause, ForeignError)
+    return "" if cause is None or own else _in_a_plugin(cause)
 
 
 def _within_bounds(text: str) -> str:

@@ -15,7 +15,8 @@ import torch
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import open_sealed
 from fedrecon.sites.data.stamp import Stamp
-from fedrecon.sites.errors import InputError, RunError, cause_of
+from fedrecon.sites.errors import InputError, RunError
+from fedrecon.sites.member.error_text import leaving
 from fedrecon.sites.member.network import layout, new_network
 from fedrecon.sites.member.site_plan import refuse_other
 from fedrecon.sites.member.usage import Usage
@@ -128,7 +129,6 @@ class Site:
         """Has the network in memory where the driver reads its reply, if nothing else than replies ever lies in it.
 
         A network with private parts, with local rounds of its own, or that is adapted to a subject, stays where it is.
-
         """
         if self.plan.personalise is not None or self.plan.method.network_kind != "reconstruction":
             return
@@ -223,7 +223,7 @@ class Site:
         try:
             return Panels(self.name, draw(self.slices(task.split), drawn, self.image, *given))
         except Exception as error:  # noqa: BLE001 - what draws raises anything, and no picture is worth a run
-            return Panels(self.name, problem=cause_of(error))
+            return Panels(self.name, problem=str(leaving(error)))
 
     def private_part(self, request: TrainRequest) -> PrivatePart:
         """The private parameters by name, after the request's state.

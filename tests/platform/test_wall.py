@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import fields
+import traceback
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,6 +137,24 @@ def test_an_actor_answers_no_other_method(consortium, monkeypatch):
     for method in ("slices", "adopt", "_private", "load", "__init__"):
         with pytest.raises(RunError, match="unknown method of a site"):
             actor.call(tenancy, (), method)
+
+
+def test_the_text_of_a_librarys_error_stays_where_the_actor_is(consortium, monkeypatch, tmp_path):
+    import ray
+
+    from fedrecon.platform.execution.site_actor import SiteActor, Tenancy
+    from fedrecon.sites.member.site import Site
+
+    def broken(self):
+        raise ValueError(f"not positive: [{1 / 8:.3f}]")
+
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
+    monkeypatch.setattr(Site, "describe", broken)
+    plan = replace(_plan(consortium), memory=str(tmp_path / "north"))
+    with pytest.raises(RunError) as error:
+        SiteActor().call(Tenancy("one", plan), (), "describe")
+    assert "0.125" not in "".join(traceback.format_exception(error.value))
+    assert "[0.125]" in (tmp_path / "north" / "errors.log").read_text()
 
 
 def _plan(consortium):

@@ -10,6 +10,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from fedrecon.sites import atomic
 from fedrecon.sites.errors import FedreconError, InputError, brief, cause_of
 from fedrecon.sites.extension.text_modules import check_command, place_in_plugin
 from fedrecon.sites.member.error_text import ForeignError
@@ -136,8 +137,7 @@ def _keep(error: Exception, workspace: Path) -> Path:
         path = folder / (LOG if folder == workspace else f"fedrecon-{os.getuid()}-{LOG}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8", errors="backslashreplace") as log:
-                log.write(text)
+            atomic.append(path, text)
         except (OSError, ValueError):
             continue
         return path

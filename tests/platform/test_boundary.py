@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -104,6 +105,22 @@ def test_an_error_that_nobody_expected_keeps_its_traceback_in_the_workspace(call
     assert str(tmp_path / "w" / LOG) in shown.err
     assert "\x1b" not in shown.err
     assert "in broken" in (tmp_path / "w" / LOG).read_text()
+
+
+def test_the_log_outside_of_the_workspace_is_the_user_s_own_file(tmp_path, monkeypatch):
+    """Its name can be foreseen: a link, or a pipe, that waits there is not written to."""
+    monkeypatch.delenv(LET_THROUGH)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    victim, log = tmp_path / "bashrc", tmp_path / f"fedrecon-{os.getuid()}-{LOG}"
+    victim.write_text("# mine")
+    for planted in (lambda: log.symlink_to(victim), lambda: os.mkfifo(log)):
+        planted()
+        assert outcome(RuntimeError("x"), Path("/proc/nowhere"))[0].endswith(os.devnull)
+        assert victim.read_text() == "# mine"
+        log.unlink()
+    assert outcome(RuntimeError("x"), Path("/proc/nowhere"))[0].endswith(str(log))
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "RuntimeError: x" in log.read_text()
 
 
 def test_stdout_carries_json_alone(tmp_path):

@@ -11,6 +11,13 @@ from typing import Any
 
 from fedrecon.sites.data.volume import SPLITS, Volume, usable_for
 
+SUFFIXES = """
+    .bmp .bval .bvec .cfl .csv .dat .db .dcm .doc .docx .gif .gz .h5 .hdf5 .hdr .html .ima .img .ismrmrd .jpeg .jpg
+    .json .json.gz .log .mat .md .mgz .mha .mhd .mrd .nii .nii.gz .npy .npz .nrrd .par .pdf .pkl .png .pt .py .raw
+    .rec .tar .tar.gz .tgz .tif .tiff .tsv .txt .xls .xlsx .xml .yaml .yml .zip
+"""
+"""The kinds of other files that a shard keeps by their suffix. What follows the last dot of a name may be any text."""
+
 SHOWN = 5
 """How many names or files a printed line lists; the JSON lists all."""
 
@@ -121,6 +128,7 @@ class ImportSummary:
         ]
         return {
             **self._totals(),
+            "other_files": self.other_files,
             "shard": str(self.path),
             "written": self.written,
             "overwrote": self.overwrote,
@@ -132,12 +140,15 @@ class ImportSummary:
 
     def kept(self) -> dict[str, Any]:
         """The summary that the shard keeps. It holds pseudonyms, numbers and the kinds of notes, and no other name."""
-        files = []
+        files, others, known = [], Counter[str](), {"", "shards of fedrecon", *SUFFIXES.split()}
         for record in self.read.values():
             shown = _record(record)
             files.append({**shown, "notes": sorted({note.kind for note in record.notes})})
+        for suffix, count in self.other_files.items():
+            others[suffix if suffix in known else "other"] += count
         return {
             **self._totals(),
+            "other_files": dict(others),
             "splits": {split: len(names) for split, names in self.splits.items()},
             "files": files,
             "skipped": len(self.skipped),
@@ -156,7 +167,6 @@ class ImportSummary:
             "site": self.site,
             "format": self.format,
             "n_files": len(records),
-            "other_files": dict(self.other_files),
             "n_subjects": len({self.subjects[path] for path in self.read}),
             "slices": {
                 "kept": sum(volume.n_slices for volume in volumes),

@@ -15,6 +15,7 @@ from small_volumes import make_kspace, make_volume
 from fedrecon.platform.execution.remote_shards import labels
 from fedrecon.platform.inference.reconstruct import reconstruct
 from fedrecon.sites.data.seal import seal
+from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import FileError, FilesError, InputError
 from fedrecon.sites.formats import FORMATS, Format
 from fedrecon.sites.formats.importing import import_data
@@ -159,6 +160,18 @@ def test_the_folder_of_a_bids_tree_is_the_subject(tmp_path):
     assert summary.splits == {"train": ["sub-01"], "validation": ["sub-02"], "test": ["sub-03"]}
     one = import_data("npy", tmp_path / "sub-02", "s", tmp_path / "out", dry_run=True)
     assert one.splits["test"] == ["sub-02"]  # as when others are imported with it
+
+
+def test_a_shard_keeps_no_suffix_that_may_be_a_name(tmp_path):
+    """Who imports sees them all."""
+    write(tmp_path / "in", *(f"{name}_1.npy" for name in "abc"))
+    foreign = ("report.mueller 1961-04-02", "scan.meier^erika", "x.txt", "x.nii.gz", "x.erika.gz", "readme")
+    for name in foreign:
+        (tmp_path / "in" / name).touch()
+    summary = import_data("npy", tmp_path / "in", "s", tmp_path / "out")
+    shown = summary.as_dict()["other_files"]
+    assert {".mueller 1961-04-02", ".meier^erika", ".erika.gz"} < {*shown}
+    assert Shard.open(summary.path).imported["other_files"] == {".txt": 1, ".nii.gz": 1, "": 1, "other": 3}
 
 
 def test_what_an_import_did_stays_at_the_site(tmp_path):

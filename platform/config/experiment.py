@@ -339,12 +339,12 @@ class Experiment(Settings):
             contents: content hash of each site's shard.
             tested: content hash of each shard in ``test.sites``; None takes ``contents``.
         """
-        science = self.training_part(contents, operators=True)
+        science, own = self.training_part(contents, operators=True), self.classical
         science |= {
             "evaluation": self.evaluation.science(),
             "reconstructor": {
                 "name": self.reconstructor["name"],
-                **({**science_of(self.classical), **source_of(type(self.classical))} if self.classical else {}),
+                **({**science_of(own), **own.own_science, **source_of(type(own))} if own else {}),
             },
             "task": self.task,
         }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fedrecon.platform.runs.report import in_text
 from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ def use_tuned(trained: TrainedRun, worker: Site, named: str | None, advice: str)
         return ""
     name, chosen = trained.experiment.reconstructor["name"], next(iter(found.values()))
     if any(one != chosen for one in found.values()):
-        listed = ", ".join(f"{site} ({_in_words(one)})" for site, one in found.items())
+        listed = ", ".join(f"{site} ({in_text(one)})" for site, one in found.items())
         raise InputError(f"'{name}' was tuned for each site: {advice}: {listed}")
     worker.use_reconstructor(TunedReconstructor(named or "", name, chosen))
-    return _in_words(chosen)
-
-
-def _in_words(parameters: Mapping[str, Any]) -> str:
-    """Parameters as text: ``weight=0.008, iterations=200``."""
-    return ", ".join(f"{key}={value}" for key, value in parameters.items())
+    return in_text(chosen)

@@ -115,6 +115,20 @@ def below_zero_filled(result: Mapping[str, Any], experiment: Mapping[str, Any]) 
     return f"Below zero-filled, worse than no reconstruction: {', '.join(below)}" if below else ""
 
 
+def tuned(result: Mapping[str, Any]) -> list[str]:
+    """The parameters of a classical method, a line for all sites that reconstructed with the same; empty without."""
+    found: dict[str, list[str]] = {}
+    for site, parameters in result.get("environment", {}).get("tuned", {}).items():
+        if parameters.keys() - {"phase"}:
+            found.setdefault(in_text(parameters), []).append(site)
+    return [f"Parameters at {', '.join(sites)}: {text}" for text, sites in found.items()]
+
+
+def in_text(parameters: Mapping[str, Any]) -> str:
+    """Parameters as text: ``weight=0.008, iterations=200``."""
+    return ", ".join(f"{key}={value}" for key, value in parameters.items())
+
+
 def scores_table(result: Mapping[str, Any]) -> str:
     """A Markdown table: one row per site and one for the mean; the three metrics of each output as columns.
 

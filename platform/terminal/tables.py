@@ -8,7 +8,7 @@ from typing import Any
 from fedrecon.platform.federation.coverage import in_words
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.platform.reporting.terminal import print_table
-from fedrecon.platform.runs.report import COVERAGE, below_zero_filled, coverage_cells
+from fedrecon.platform.runs.report import COVERAGE, below_zero_filled, coverage_cells, tuned
 from fedrecon.platform.terminal.output import say
 from fedrecon.sites.score_columns import METRIC_LABELS, METRICS
 from fedrecon.sites.scoring.settings import AGAINST
@@ -24,7 +24,8 @@ TEST_COLUMNS = (
 def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> None:
     """Prints the test scores per site: of the output, after data consistency, and of the zero-filled image.
 
-    A line in red names the sites where the output is below the zero-filled image.
+    A line says the parameters of a classical method. One in red names the sites where the output is below the
+    zero-filled image.
 
     Args:
         result: the JSON of ``fedrecon run --json``. experiment: the experiment as a mapping.
@@ -40,6 +41,8 @@ def result_table(result: Mapping[str, Any], experiment: Mapping[str, Any]) -> No
     print_table(Table(f"{result['name']}: test subjects, {AGAINST[reference]}", columns, rows))
     if told:
         say(in_words(result["uncertainty"]))
+    for line in tuned(result):
+        say(line)
     for line in (below_zero_filled(result, experiment), result.get("environment", {}).get("diverged")):
         if line:
             _alarm(line)

@@ -37,3 +37,18 @@ class Reconstructor(Plugin, ABC):
     def candidates(self) -> tuple[Self, ...]:
         """The candidate settings; a site's validation subjects decide among them. By default only this setting."""
         return (self,)
+
+    def tried(self) -> tuple[Self, ...]:
+        """The candidates with every parameter that was set: one that differs from its default is never tuned."""
+        defaults = {name: one.get_default(call_default_factory=True) for name, one in type(self).model_fields.items()}
+        own = {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
+        found: list[Self] = []
+        for one in self.candidates():
+            kept = one.model_copy(update=own)
+            found += [kept] if kept not in found else []
+        return tuple(found)
+
+    @property
+    def own_science(self) -> dict[str, str]:
+        """What enters digests beside the parameters: a parameter that was set was once tuned all the same."""
+        return {} if self.tried() == self.candidates() else {"tuning": "keeps what is set"}

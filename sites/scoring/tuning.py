@@ -19,12 +19,12 @@ MAX_SLICES = 12
 
 
 def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[Reconstructor, list[dict[str, Any]]]:
-    """Finds the candidate with the highest mean PSNR over at most 12 evenly spaced validation slices.
+    """Finds the setting with the highest mean PSNR over at most 12 evenly spaced validation slices.
 
     The data range of PSNR is each volume's maximum.
 
     Args:
-        reconstructor: the classical method; its ``candidates`` are compared.
+        reconstructor: the classical method; its settings ``tried()`` are compared.
         slices: the site's validation slices.
         mask_seed: seed of the masks and of the noise.
 
@@ -32,7 +32,7 @@ def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[
         The best candidate, and a table with the parameters and the mean ``psnr`` (dB) of each candidate. The table is
         empty if there is only one candidate.
     """
-    candidates = reconstructor.candidates()
+    candidates = reconstructor.tried()
     if len(candidates) == 1:
         return candidates[0], []
     picks = np.unique(np.linspace(0, len(slices.items) - 1, min(MAX_SLICES, len(slices.items))).astype(int))

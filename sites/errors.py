@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 
@@ -155,6 +156,19 @@ def at_site(member: str, round_number: int | None, message: str) -> str:
     """The message with the site in front of it, and with the round if it is given."""
     when = f", round {round_number}" if round_number is not None else ""
     return f"site '{member}'{when}: {message}"
+
+
+@contextmanager
+def errors_at(member: str, round_number: int | None = None) -> Iterator[None]:
+    """An error of fedrecon that is raised within names the site, and the round if it is given.
+
+    Raises:
+        RunError: see above.
+    """
+    try:
+        yield
+    except FedreconError as error:
+        raise RunError(at_site(member, round_number, str(error))) from error
 
 
 def cause_of(error: BaseException) -> str:

@@ -1,8 +1,9 @@
-"""Finds NaN and infinity in vectors, in one pass and without a copy."""
+"""Finds NaN and infinity: in numbers, and in vectors in one pass and without a copy."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,15 @@ from numpy.typing import NDArray
 REMEDY = "A lower training.learning_rate is the usual remedy."
 """What to try when a training produced NaN or infinity."""
 
+_LARGEST = sys.float_info.max
+
 _CHUNK = 1 << 20
 _ROW = 1 << 14
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a plain number that a float can hold: no NaN, no infinity, and no integer beyond them."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
 def count_not_finite(values: NDArray[Any]) -> int:

@@ -40,5 +40,8 @@ NOMINAL = {f"within_{k}": erf(k / sqrt(2)) for k in (1, 2)}
 METRICS = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}
 """The metrics of a volume, each with its number format in tables."""
 
+DISTANCES = ("kernel_distance", "kernel_distance_real", "nearest")
+"""The distances of a prior's drawn images; see :func:`fedrecon.sites.scoring.prior_distance.compare`."""
+
 METRIC_LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "nmse": "NMSE"}
 """The names of the metrics in texts and figures, with their units."""

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fedrecon.sites.errors import RunError
-from fedrecon.sites.finite import REMEDY
-from fedrecon.sites.score_columns import KINDS
+from fedrecon.sites.errors import RunError, brief
+from fedrecon.sites.finite import REMEDY, is_finite
+from fedrecon.sites.score_columns import DISTANCES, KINDS
 from fedrecon.sites.wire import MESSAGES, Samples, Scores
 
 Message = TypeVar("Message")
@@ -38,7 +38,7 @@ def check_message(message: Message) -> Message:
     if kind is Scores:
         _check_columns(message.columns)  # type: ignore[attr-defined]
     if kind is Samples:
-        _check_finite(message.numbers)  # type: ignore[attr-defined]
+        _check_distances(message.numbers)  # type: ignore[attr-defined]
     return message
 
 
@@ -54,16 +54,21 @@ def _check_columns(columns: Mapping[str, Any]) -> None:
             if type(value) not in allowed:
                 what = " or ".join(one.__name__ for one in allowed)
                 raise RunError(f"{name} of a score is of type {type(value).__qualname__} instead of {what}; refused")
-            if isinstance(value, float) and not math.isfinite(value):
+            if type(value) is not float:
+                if not (value.isprintable() if type(value) is str else -(2**63) <= value < 2**63):
+                    raise RunError(f"{name} of a score is {brief(value)}, which a table cannot hold; refused")
+            elif not math.isfinite(value):
                 known = (f"{key} {columns[key][row]}" for key in ("subject", "slice", "stage") if key in columns)
                 where = ", ".join(known) or f"row {row}"
                 raise RunError(f"a score of {where} has {name} = {value}; scores must be finite. {REMEDY}")
 
 
-def _check_finite(numbers: Mapping[str, float]) -> None:
+def _check_distances(numbers: Mapping[str, float]) -> None:
     for name, value in numbers.items():
-        if not math.isfinite(value):
-            raise RunError(f"the distance {name} of drawn images is {value}; scores must be finite. {REMEDY}")
+        if name not in DISTANCES:
+            raise RunError(f"{brief(name)} is no distance of drawn images, so it cannot cross a site's wall")
+        if not is_finite(value):
+            raise RunError(f"the distance {name} of drawn images is {brief(value)}; scores must be finite. {REMEDY}")
 
 
 def _check_value(name: str, value: Any, field_name: str) -> None:
@@ -74,9 +79,11 @@ def _check_value(name: str, value: Any, field_name: str) -> None:
         return
     elif isinstance(value, np.ndarray):
         flat = value.ndim == 1 or field_name == "PrivatePart.parameters"
-        if value.dtype != np.float32 or not flat or field_name not in ARRAYS:
+        # A class of one's own may hide values: a masked array hides its NaN from every sum.
+        if type(value) is not np.ndarray or value.dtype != np.float32 or not flat or field_name not in ARRAYS:
             raise RunError(
-                f"{name} is an array of {value.dtype} and shape {value.shape}; it cannot cross a site's wall"
+                f"{name} is a {type(value).__name__} of {value.dtype} and shape {value.shape}; "
+                "it cannot cross a site's wall"
             )
     elif isinstance(value, bytes):
         if field_name not in PICTURES or not (value.startswith(PNG) and value.endswith(PNG_END)):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedrecon.platform.execution.wire_log import WireLog
-from fedrecon.sites.errors import FedreconError, RunError, at_site
+from fedrecon.sites.errors import errors_at
 from fedrecon.sites.wire import ScoreTask, addressed
 
 if TYPE_CHECKING:
@@ -163,10 +163,7 @@ class InProcessExecutor:
         site = self.sites[name]
         self._wire_log.sent((name,), arguments)
         named = nullcontext() if self._watch is None else self._watch.named(method, round_number, name)
-        with threads(site.plan.threads), named:
-            try:
-                answer = call(site, method, tuple(addressed(one, name) for one in arguments))
-            except FedreconError as error:
-                raise RunError(at_site(name, round_number, str(error))) from error
+        with threads(site.plan.threads), named, errors_at(name, round_number):
+            answer = call(site, method, tuple(addressed(one, name) for one in arguments))
         self._wire_log.received(name, answer)
         return answer

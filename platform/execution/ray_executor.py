@@ -30,7 +30,7 @@ from fedrecon.platform.execution.shared_memory import Unreachable
 from fedrecon.platform.execution.site_actor import ActorPool, Change, SiteActor, Tenancy, Vacant, kind_of, rounds_of
 from fedrecon.platform.execution.transport import Delivery, MakeTransport, SharedMemoryTransport
 from fedrecon.platform.execution.wire_log import WireLog
-from fedrecon.sites.errors import RunError, at_site, cause_of
+from fedrecon.sites.errors import RunError, at_site, cause_of, errors_at
 from fedrecon.sites.member.gate import check_answer, check_call
 from fedrecon.sites.phases import Step, phase
 from fedrecon.sites.wire import (
@@ -313,7 +313,9 @@ class RayExecutor:
             self.transport.note_node(name, node, isinstance(result, Unreachable))
             if not isinstance(result, Unreachable | Vacant):
                 self._watch.answered(name)
-                return self._checked(name, method, delivery.received(name, result), round_number)
+                with errors_at(name, round_number):
+                    answer = delivery.received(name, result)
+                    return check_answer(method, arguments, answer, name, self._plans[name].shards)
             self._open[name] = self._call(name, method, arguments, delivery)
 
     def _end_overdue(self, *returning: str) -> None:
@@ -347,12 +349,6 @@ class RayExecutor:
         self._returning.add(name)
         self._watch.say(at_site(name, round_number, "the round goes on without it (resources.straggler is skip)"))
         self._watch.note("skipped", name)
-
-    def _checked(self, name: str, method: str, answer: Any, round_number: int | None) -> Any:
-        try:
-            return check_answer(method, answer, name)
-        except RunError as error:
-            raise RunError(at_site(name, round_number, str(error))) from error
 
     def _is_calm(self, name: str) -> bool:
         """Whether the member's process has no call left and never died, so that another executor may use it."""

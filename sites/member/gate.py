@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedrecon.sites.errors import RunError, unknown
-from fedrecon.sites.wire import METHODS
+from fedrecon.sites.errors import RunError, brief, errors_at, listed, unknown
+from fedrecon.sites.wire import METHODS, Description, Panels, Samples
 from fedrecon.sites.wire_check import check_message
 
 if TYPE_CHECKING:
     from fedrecon.sites.member.site import Site
+
+Answer = TypeVar("Answer")
+
+ECHOED = ("round", "split")
+"""The fields of a call that its answer repeats, where it has them."""
 
 
 def check_call(method: str, arguments: tuple[Any, ...]) -> None:
@@ -28,25 +35,72 @@ def check_call(method: str, arguments: tuple[Any, ...]) -> None:
         check_message(one)
 
 
-def check_answer(method: str, answer: Any, member: str) -> Any:
-    """The answer itself, if the method may return it.
+def check_answer(
+    method: str, arguments: tuple[Any, ...], answer: Any, member: str, shards: Collection[str] = ()
+) -> Any:
+    """The answer itself, if the method may return it to this call.
 
     Args:
+        arguments: what the method was called with.
         member: the name of the member that was called.
+        shards: the names of the member's own shards.
 
     Raises:
-        RunError: it is of another type, bears the name of another member, or holds what may not cross.
+        RunError: it is of another type, round or split, bears the name of another member, tells of a shard that is not
+            its own or was not asked for, or holds what may not cross.
     """
     returns = METHODS[method].returns
     if returns is None:
         if answer is not None:
             raise RunError(f"{method} returns nothing, and returned {type(answer).__name__}")
         return None
-    if type(answer) is not returns:
-        raise RunError(f"{method} returns {returns.__name__}, and returned {type(answer).__name__}")
+    check_sender(f"{method} of '{member}'", answer, returns, member)
+    for one, name in product(arguments, ECHOED):
+        if hasattr(one, name) and hasattr(answer, name):
+            given, wanted = getattr(answer, name), getattr(one, name)
+            if (type(given), given) != (type(wanted), wanted):
+                raise RunError(f"{method} of '{member}' answered with {name} = {brief(given)} instead of {wanted!r}")
+    told, own = _shards_of(answer, arguments, member, shards)
+    if strange := [brief(one) for one in told if one not in own]:
+        raise RunError(f"{method} of '{member}' answered for {listed(strange)}; asked for: {listed(own) or 'nothing'}")
+    return answer
+
+
+def check_sender(what: str, answer: Any, kind: type[Answer], member: str) -> Answer:
+    """The answer itself, if it is of this kind, in the name of this member, and may cross the wall.
+
+    Args:
+        what: the method or the task that answers, for the message.
+
+    Raises:
+        RunError: it is not.
+    """
+    if type(answer) is not kind:
+        raise RunError(f"{what} returns {kind.__name__}, and returned {type(answer).__name__}")
     if (site := getattr(answer, "site", member)) != member:
-        raise RunError(f"{method} of '{member}' answered with the name '{site}' instead of its own")
+        raise RunError(f"{what} answered with the name {brief(site)} instead of its own")
     return check_message(answer)
+
+
+def check_remote(answer: Any, kind: type[Answer], member: str) -> Answer:
+    """The answer itself, if a task on the node of this member may return it; see :func:`check_sender`.
+
+    Raises:
+        RunError: it may not; the message names the member.
+    """
+    with errors_at(member):
+        return check_sender("the task on its node", answer, kind, member)
+
+
+def _shards_of(
+    answer: Any, arguments: tuple[Any, ...], member: str, shards: Collection[str]
+) -> tuple[Collection[str], Collection[str]]:
+    """The names under which an answer tells of shards, and those under which it may."""
+    if isinstance(answer, Samples):  # the images of a member are drawn for all its shards together
+        return answer.pictures, (member,)
+    if isinstance(answer, Panels):
+        return answer.pictures, [one for one in shards if one in (arguments[-1].sites or shards)]
+    return (answer.shards, shards) if isinstance(answer, Description) else ((), ())
 
 
 def call(site: Site, method: str, arguments: tuple[Any, ...]) -> Any:
@@ -59,4 +113,4 @@ def call(site: Site, method: str, arguments: tuple[Any, ...]) -> Any:
     site.check_shards()
     answer = getattr(site, method)(*arguments)
     site.check_shards()
-    return check_answer(method, answer, site.name)
+    return check_answer(method, arguments, answer, site.name, site.shards)

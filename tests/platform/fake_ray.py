@@ -108,7 +108,8 @@ def executor_on(
     watch = Watch(patience or Patience(), one.shown.append, one.said.append, events, lambda: ray.now)
     one._prepare(Resources(**resources), WireLog(), watch)
     one.transport = RayStoreTransport()
-    one._changes, one._plans, one._token = {name: [] for name in names}, dict.fromkeys(names), "executor"
+    one._changes, one._token = {name: [] for name in names}, "executor"
+    one._plans = dict.fromkeys(names, SimpleNamespace(shards={}))
     one.actors = {name: FakeActor(ray, name, number) for number, name in enumerate(names, start=1)}
     for name in ("get", "wait", "kill"):
         monkeypatch.setattr(ray_executor.ray, name, getattr(ray, name))

@@ -79,7 +79,7 @@ def test_who_never_answers_is_ended_and_asked_again_and_the_others_are_not_touch
 def test_the_clock_covers_every_call(executor, call, monkeypatch):
     one = executor(ray := FakeRay(c=[FOR_EVER, 1.0]), fit_timeout=45)
     monkeypatch.setattr(ray_executor, "check_call", lambda *_: None)
-    monkeypatch.setattr(ray_executor, "check_answer", lambda method, answer, name: answer)
+    monkeypatch.setattr(ray_executor, "check_answer", lambda method, arguments, answer, *_: answer)
     assert len([*one._named(call, (request(),), 1)]) == 3
     assert (ray.killed, one.restarts) == (["c"], 1)
 

@@ -12,6 +12,7 @@ from tiny import make_volume
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.member.site import Site
+from fedrecon.sites.score_columns import DISTANCES
 from fedrecon.sites.scoring import prior_distance as sampling
 from fedrecon.sites.scoring.prior_distance import compare, grid, kernel_distance
 from fedrecon.sites.training.batches import Slices
@@ -64,6 +65,7 @@ def test_real_images_are_near_noise_is_far_and_a_copy_is_told(splits):
     assert honest["kernel_distance"] < copied["kernel_distance"] < noise["kernel_distance"]
     assert {one["kernel_distance_real"] for one in (copied, honest, noise)} == {honest["kernel_distance_real"]}
     assert compare(picks(fresh), known, fresh, 0, "a") == honest
+    assert tuple(honest) == DISTANCES
 
 
 def test_too_few_slices_are_no_reason_to_fail(splits):

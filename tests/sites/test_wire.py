@@ -102,6 +102,13 @@ BAD = {
     "a score as text": Scores("a", "test", {"ssim": ("0.1",)}),
     "a half slice": Scores("a", "test", {"slice": (0.5,)}),
     "a distance that is NaN": Samples("a", 1, {"nearest": float("nan")}),
+    "an integer of more than 64 bits as a slice": Scores("a", "test", {"slice": (2**63,)}),
+    "an integer that no float holds as an error": Scores("a", "test", {"squared_error": (10**400,)}),
+    "half a character as a subject": Scores("a", "test", {"subject": ("a\ud800",)}),
+    "a line as a subject": Scores("a", "test", {"subject": ("a\nb",)}),
+    "a distance that no float holds": Samples("a", 1, {"nearest": 10**400}),
+    "a distance of one's own": Samples("a", 1, {"psnr": 99.0}),
+    "a masked array, which may hide NaN": TrainReply("a", 1, 2, np.ma.masked_array(np.zeros(3, np.float32), [1, 0, 0])),
     "a torn picture": wire.Panels("a", {"a": wire_check.PNG + b"raw pixels"}),
     "an array as a picture": wire.Panels("a", {"a": np.zeros((4, 4), np.float32)}),
     "other bytes as a picture": wire.Panels("a", {"a": b"raw pixels"}),
@@ -112,14 +119,16 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_by_force_nothing_else_passes(name):
-    with pytest.raises(RunError, match=r"wall|hold them|numbers alone|differ in length|must be finite|instead of"):
+    with pytest.raises(
+        RunError, match=r"wall|hold them|numbers alone|differ in length|must be finite|instead of|table cannot hold"
+    ):
         wire_check.check_message(BAD[name])
 
 
 class Stub:
     """A site that answers what it is told to."""
 
-    name = "a"
+    name, shards = "a", ("a",)
 
     def __init__(self, answer):
         self.answer = answer
@@ -138,7 +147,7 @@ def test_the_gate_answers_the_methods_of_the_list_alone():
         gate.call(Stub(good), "fit", ())
     with pytest.raises(RunError, match="evaluate takes TrainRequest, ScoreTask, given TrainRequest, str"):
         gate.call(Stub(good), "evaluate", (REQUEST, "test"))
-    with pytest.raises(RunError, match="fit returns TrainReply, and returned Panels"):
+    with pytest.raises(RunError, match="fit of 'a' returns TrainReply, and returned Panels"):
         gate.call(Stub(GOOD["panels"]), "fit", (REQUEST,))
     with pytest.raises(RunError, match="cannot cross"):
         gate.call(Stub(BAD["k-space as an extra"]), "fit", (REQUEST,))
@@ -146,9 +155,43 @@ def test_the_gate_answers_the_methods_of_the_list_alone():
         gate.call(Stub(dataclasses.replace(good, site="b")), "fit", (REQUEST,))
     scores = dataclasses.replace(GOOD["scores"], site="b")
     with pytest.raises(RunError, match="evaluate of 'a' answered with the name 'b' instead of its own"):
-        gate.check_answer("evaluate", scores, "a")
+        gate.check_answer("evaluate", (), scores, "a")
     with pytest.raises(RunError, match="returns nothing"):
         gate.call(Stub(good), "use_reconstructor", (wire.TunedReconstructor("a", "tv", {}),))
+
+
+SCORED, TEST = (REQUEST, wire.ScoreTask("test")), wire.PanelTask("test", "round 1", ("a", "b"))
+TOLD = ("a", 1, "cpu", 1, "torch", "AVX2")
+STRANGE = {
+    "scores of another split": ("evaluate", SCORED, Scores("m", "validation", {}), "split = 'validation' instead of"),
+    "samples of another round": ("samples", (REQUEST,), Samples("m", 77, {}), "round = 77 instead of 1"),
+    "a reply of another round": ("fit", (REQUEST,), TrainReply("m", 2, 1, np.zeros(3, np.float32)), "round = 2"),
+    "a round as a float": ("samples", (REQUEST,), Samples("m", 1.0, {}), "round = 1.0 instead of 1"),
+    "a part of another round": ("private_part", (REQUEST,), wire.PrivatePart("m", 9, {}), "round = 9 instead of 1"),
+    "a picture of another's shard": ("panels", (REQUEST, TEST), wire.Panels("m", {"b": PNG}), "for 'b'; asked for: a"),
+    "a picture that was not asked for": ("panels", (REQUEST, TEST), wire.Panels("m", {"c": PNG}), "for 'c'"),
+    "another's drawn images": ("samples", (REQUEST,), Samples("m", 1, {}, {"a": PNG}), "for 'a'; asked for: m"),
+    "another's shard": ("describe", (), wire.Description("m", *TOLD[1:], {"b": "0"}), "for 'b'; asked for: a, c"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_an_answer_belongs_to_its_call_and_tells_of_the_members_own_shards(name):
+    """The member m holds the shards a and c."""
+    method, arguments, answer, says = STRANGE[name]
+    with pytest.raises(RunError, match=says):
+        gate.check_answer(method, arguments, answer, "m", ("a", "c"))
+
+
+def test_what_was_asked_for_passes_the_gate():
+    for method, arguments, answer in (
+        ("evaluate", SCORED, Scores("m", "test", {})),
+        ("panels", (REQUEST, TEST), wire.Panels("m", {"a": PNG})),
+        ("panels", (REQUEST, wire.PanelTask("test", "")), wire.Panels("m", {"a": PNG, "c": PNG})),
+        ("samples", (REQUEST,), Samples("m", 1, {}, {"m": PNG})),
+        ("describe", (), wire.Description("m", *TOLD[1:], {"a": "0", "c": "1"})),
+    ):
+        assert gate.check_answer(method, arguments, answer, "m", ("a", "c")) is answer
 
 
 def test_every_method_of_the_list_is_one_of_the_site():

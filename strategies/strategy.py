@@ -302,7 +302,8 @@ class Strategy(Plugin):
             batch: the measured slices of the batch, with ``target`` and ``reference``.
 
         Returns:
-            the losses to record by name, as detached scalars, ``loss`` first. The site sends their means.
+            the losses to record by name, as detached scalars, ``loss`` first. The site sends their means. A name is
+            made of a-z, 0-9 and _, and is that of no score.
         """
         (optimizer,) = fit.optimizers
         optimizer.zero_grad(set_to_none=True)

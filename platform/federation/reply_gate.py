@@ -5,15 +5,17 @@ Every reply of every executor passes here, on the driver, before the strategy se
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrecon.sites.errors import RunError, at_site
+from fedrecon.sites.errors import RunError, at_site, brief
 from fedrecon.sites.extension.origin import named, remedy
-from fedrecon.sites.finite import REMEDY, first_not_finite
+from fedrecon.sites.finite import REMEDY, first_not_finite, is_finite
+from fedrecon.sites.member.usage import NAMES
+from fedrecon.sites.score_columns import DISTANCES, METRICS
 from fedrecon.sites.wire import State, TrainReply
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from fedrecon.strategies import Strategy
 
 SHARED = "shared parameters"
+
+LOSS = re.compile(r"[a-z][a-z0-9_]*")
+"""The name of a loss. In the tracker it stands beside those of the scores, which no loss may take."""
+
+MOST_STEPS = 2**63 - 1
 
 
 class ReplyGate:
@@ -67,15 +74,15 @@ class ReplyGate:
         if type(reply) is not TrainReply:
             return f"{type(reply).__name__} instead of a TrainReply; refused."
         if not member:
-            return f"the name '{reply.site}', though every member has replied; refused."
+            return f"the name {brief(reply.site)}, though every member has replied; refused."
         if reply.site != member:
-            return f"the name '{reply.site}' instead of its own; refused."
+            return f"the name {brief(reply.site)} instead of its own; refused."
         for name, given, wanted in (
             ("round", reply.round, self.round),
             ("n_slices", reply.n_slices, self.n_slices[member]),
         ):
             if type(given) is not int or given != wanted:
-                return f"{name} = {given!r} instead of {wanted}; refused."
+                return f"{name} = {brief(given)} instead of {wanted}; refused."
         return self._wrong_vector(reply) or _wrong_number(reply)
 
     def _wrong_vector(self, reply: TrainReply) -> str:
@@ -96,13 +103,22 @@ class ReplyGate:
 
 
 def _wrong_number(reply: TrainReply) -> str:
-    numbers = {**reply.losses, "seconds": reply.seconds}
-    for name, value in numbers.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
-            return f"{name} = {value!r} instead of a finite number; refused."
-    if type(reply.steps) is not int or reply.steps < 0:
-        return f"steps = {reply.steps!r} instead of a number of steps; refused."
-    return "" if reply.seconds >= 0 else f"seconds = {reply.seconds!r}, which is negative; refused."
+    if "loss" not in reply.losses:
+        return "no loss among its losses; refused."
+    for name in reply.losses:
+        if not LOSS.fullmatch(name) or name in (*METRICS, *DISTANCES):
+            return f"a loss of the name {brief(name)}: a score has it, or it is not made of a-z, 0-9 and _; refused."
+    if strange := [name for name in reply.usage if name not in NAMES]:
+        return f"a usage of the name {brief(strange[0])} instead of {', '.join(NAMES)}; refused."
+    for name, value in (*reply.losses.items(), *reply.usage.items(), ("seconds", reply.seconds)):
+        if not is_finite(value):
+            return f"{name} = {brief(value)} instead of a finite number; refused."
+    for name, value in (*reply.usage.items(), ("seconds", reply.seconds)):
+        if value < 0:
+            return f"{name} = {value!r}, which is negative; refused."
+    if type(reply.steps) is not int or not 0 <= reply.steps <= MOST_STEPS:
+        return f"steps = {brief(reply.steps)} instead of a number of steps; refused."
+    return ""
 
 
 def check_merged(state: State, before: State, strategy: Strategy) -> State:
@@ -135,6 +151,6 @@ def _wrong_state(state: Any, before: State) -> str:
 
 def _no_vector(values: Any) -> str:
     """What these values are; empty if they are a flat float32 vector."""
-    if isinstance(values, np.ndarray) and values.dtype == np.float32 and values.ndim == 1:
-        return ""
-    return f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
+    if type(values) is not np.ndarray:  # a class of one's own may hide values, as a masked array does
+        return type(values).__name__
+    return "" if values.dtype == np.float32 and values.ndim == 1 else f"{values.dtype} of shape {values.shape}"

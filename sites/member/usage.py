@@ -5,8 +5,13 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+NAMES = ("cpu_utilization_percentage", "memory_usage_megabytes", "gpu_memory_usage_megabytes")
+"""What a fit may tell of its use."""
 
 
 class Usage:
@@ -29,5 +34,7 @@ class Usage:
             "memory_usage_megabytes": peak / 1e6,
         }
         if device.type == "cuda":
+            import torch
+
             found["gpu_memory_usage_megabytes"] = torch.cuda.max_memory_allocated(device) / 1e6
         return found

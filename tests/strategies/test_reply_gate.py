@@ -30,6 +30,11 @@ def one_extra(reply, change):
     return replace(reply, extra={**reply.extra, name: change(reply.extra[name])})
 
 
+def with_loss(reply, name, value):
+    return replace(reply, losses={**reply.losses, name: value})
+
+
+USAGE = "cpu_utilization_percentage"
 TAMPERED = {
     "wrong round": (lambda r: replace(r, round=7), "round = 7 instead of 1"),
     "the round as a float": (lambda r: replace(r, round=1.0), "round = 1.0 instead of 1"),
@@ -45,6 +50,25 @@ TAMPERED = {
         "replied with hidden beside the shared parameters",
     ),
     "a loss that is NaN": (lambda r: replace(r, losses={"loss": float("nan")}), "loss = nan"),
+    "no loss": (lambda r: replace(r, losses={}), "no loss among"),
+    "a loss with the name of a score": (lambda r: with_loss(r, "psnr", 99.0), "a loss of the name 'psnr'"),
+    "a loss with the name of a distance": (lambda r: with_loss(r, "nearest", 0.0), "a loss of the name 'nearest'"),
+    "a loss with the path of a score": (lambda r: with_loss(r, "zero_filled/psnr", 1.0), "of the name 'zero_filled/"),
+    "a loss with an escape": (lambda r: with_loss(r, "\x1b[2J", 1.0), "of the name '\\x1b[2J'"),
+    "a loss that no float holds": (lambda r: with_loss(r, "term", 10**400), "term = 1000"),
+    "a loss in the place of the seconds": (
+        lambda r: replace(with_loss(r, "seconds", 1.0), seconds=float("inf")),
+        "seconds = inf",
+    ),
+    "a usage of one's own": (lambda r: replace(r, usage={"x": 1.0}), "a usage of the name 'x'"),
+    "a hundred thousand usages": (lambda r: replace(r, usage=dict.fromkeys(map(str, range(10**5)), 1.0)), "name '0'"),
+    "a usage that is NaN": (lambda r: replace(r, usage={USAGE: float("nan")}), f"{USAGE} = nan"),
+    "a usage that no float holds": (lambda r: replace(r, usage={USAGE: 10**400}), f"{USAGE} = 1000"),
+    "a negative usage": (lambda r: replace(r, usage={USAGE: -1.0}), f"{USAGE} = -1.0"),
+    "seconds that no float holds": (lambda r: replace(r, seconds=10**400), "seconds = 1000"),
+    "steps beyond 64 bits": (lambda r: replace(r, steps=10**30), "steps = 1000"),
+    "n_slices of a million digits": (lambda r: replace(r, n_slices=10**10**6), "n_slices = an integer of"),
+    "a masked array": (lambda r: first(r, np.ma.masked_array), "shared parameters of type MaskedArray"),
     "a loss that is text": (lambda r: replace(r, losses={"loss": "0.1"}), "loss = '0.1'"),
     "infinite seconds": (lambda r: replace(r, seconds=float("inf")), "seconds = inf"),
     "negative steps": (lambda r: replace(r, steps=-1), "steps = -1"),

@@ -16,6 +16,7 @@ call. A vector that is kept after the merge must own its memory (:meth:`State.ow
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import uuid
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.sites.errors import RunError, brief
 from fedrecon.sites.wire import TrainReply, TrainRequest, Vector
 
 SMALL = 1 << 20
@@ -99,13 +101,15 @@ class Buffer:
             raise SharedMemoryError("this system has no memfd_create")
         name = f"fedrecon-{uuid.uuid4().hex}"
         try:
-            descriptor = os.memfd_create(name)
+            descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError as error:
             raise SharedMemoryError(str(error)) from error
         self.close = weakref.finalize(self, os.close, descriptor)
         self.handle = Handle(os.getpid(), descriptor, size, name)
         try:
             os.ftruncate(descriptor, size)
+            # No process changes its size: one that reads behind the end of a file is killed (SIGBUS).
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             self.memory = _mapped(descriptor, size, writable, at_once=writable)
         except OSError as error:
             self.close()
@@ -164,11 +168,20 @@ def pack(message: TrainRequest | TrainReply, memory: mmap.mmap, handle: Handle) 
 
 
 def unpack(packed: PackedMessage, memory: mmap.mmap) -> Any:
-    """The message with read-only views of ``memory`` as its vectors."""
-    shared, *extra = _vectors(memory, packed.lengths)
+    """The message with read-only views of ``memory`` as its vectors.
+
+    Raises:
+        RunError: it is no message with vectors, has other ones than its lengths say, or the memory cannot hold them.
+    """
+    message, lengths = packed.message, packed.lengths
+    if type(message) not in (TrainRequest, TrainReply) or len(lengths) != 1 + len(message.extra):
+        raise RunError(f"{brief(lengths)} are no lengths of the vectors of a {type(message).__name__}; refused")
+    if any(type(one) is not int or one < 0 for one in lengths) or sum(map(_room, lengths)) > len(memory):
+        raise RunError(f"{len(memory)} bytes of shared memory hold no vectors of {brief(lengths)} values; refused")
+    shared, *extra = _vectors(memory, lengths)
     for value in (shared, *extra):
         value.flags.writeable = False
-    return replace(packed.message, shared=shared, extra=dict(zip(packed.message.extra, extra, strict=True)))
+    return replace(message, shared=shared, extra=dict(zip(message.extra, extra, strict=True)))
 
 
 def _vectors(memory: mmap.mmap, lengths: Sequence[int]) -> Iterator[Vector]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from fedrecon.platform.execution.lost_ray import put
 from fedrecon.platform.execution.shared_memory import Buffer, PackedMessage, SharedBuffers, unpack
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import TrainReply, TrainRequest
 
 Arguments = tuple[Any, ...]
@@ -27,7 +28,11 @@ class Delivery(Protocol):
         ...
 
     def received(self, member: str, answer: Any) -> Any:
-        """The member's answer. Its vectors may be views that are valid until the member's next call."""
+        """The member's answer. Its vectors may be views that are valid until the member's next call.
+
+        Raises:
+            RunError: it says that its vectors lie where they cannot.
+        """
         ...
 
     def close(self) -> None:
@@ -184,6 +189,8 @@ class _SharedDelivery:
 
     def received(self, member: str, answer: Any) -> Any:
         if isinstance(answer, PackedMessage):
+            if member not in self._reply_buffers:
+                raise RunError("answered in shared memory that it was not given; refused")
             answer = unpack(answer, self._reply_buffers[member].memory)
         if isinstance(answer, TrainReply):
             self._transport.buffers.replied(member, answer)

@@ -33,6 +33,7 @@ from fedrecon.platform.execution.shared_memory import (
     unpack,
 )
 from fedrecon.platform.execution.transport import SharedMemoryTransport
+from fedrecon.sites.errors import RunError
 from fedrecon.sites.wire import State, TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 
@@ -101,6 +102,41 @@ def test_the_same_buffers_serve_every_round_and_grow_when_they_must(tiny_message
     grown = buffers.reply_buffer("north", request(1))
     assert grown is not None
     assert unpack(site.send(long, grown.handle), grown.memory).shared.tolist() == long.shared.tolist()
+
+
+LIES: dict[str, Any] = {
+    "more than it holds": (10**9,),
+    "less than nothing": (-5,),
+    "a vector more": (4, 4),
+    "a vector less": (),
+    "no number": (4.0,),
+    "no lengths of a message": None,
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_lengths_that_cannot_be_are_refused(name: str) -> None:
+    buffer, message = Buffer(4096, writable=False), TrainReply("north", 1, 1, np.zeros(0, np.float32))
+    lie = LIES[name]
+    packed = PackedMessage("north", (4,), buffer.handle) if lie is None else PackedMessage(message, lie, buffer.handle)
+    with pytest.raises(RunError, match="refused"):
+        unpack(packed, buffer.memory)
+    assert len(unpack(PackedMessage(message, (1024,), buffer.handle), buffer.memory).shared) == 1024  # all of it
+
+
+def test_a_reply_in_memory_that_nobody_gave_is_refused() -> None:
+    transport = SharedMemoryTransport("node", ROOM)
+    answer = PackedMessage(TrainReply("north", 1, 1, np.zeros(0, np.float32)), (4,), Buffer(4096, False).handle)
+    with pytest.raises(RunError, match="that it was not given"):
+        transport.send("fit", (request(1),)).received("north", answer)
+
+
+def test_no_process_can_cut_a_buffer_that_another_reads() -> None:
+    buffer = Buffer(4096, writable=True)
+    for size in (0, 8192):
+        with pytest.raises(PermissionError):
+            os.ftruncate(buffer.handle.descriptor, size)
+    assert len(bytes(buffer.memory)) == 4096
 
 
 def test_an_order_that_may_still_be_read_is_not_written_over(tiny_messages: None) -> None:

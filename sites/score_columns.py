@@ -21,6 +21,9 @@ SCORES = {
 }
 """The columns of ``scores.parquet`` and of :class:`fedrecon.sites.wire.Scores`, in order, with their types."""
 
+GLOBAL = "global"
+"""Name of the one network of a method that shares all parameters."""
+
 SPREADS = {
     "object_pixels": "int64",  # pixels inside the object, which have an error and a spread; 0 in the other stages
     "within_1": "int64",  # of these, the pixels whose error is at most one spread (the temperature is in the spread)
@@ -37,11 +40,11 @@ KINDS = {**SCORES, **SPREADS}
 NOMINAL = {f"within_{k}": erf(k / sqrt(2)) for k in (1, 2)}
 """The shares of a normal distribution within one and within two standard deviations, by the columns of counts."""
 
-METRICS = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}
-"""The metrics of a volume, each with its number format in tables."""
-
 DISTANCES = ("kernel_distance", "kernel_distance_real", "nearest")
 """The distances of a prior's drawn images; see :func:`fedrecon.sites.scoring.prior_distance.compare`."""
+
+METRICS = {"psnr": ".2f", "ssim": ".4f", "nmse": ".4f"}
+"""The metrics of a volume, each with its number format in tables."""
 
 METRIC_LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "nmse": "NMSE"}
 """The names of the metrics in texts and figures, with their units."""

@@ -16,6 +16,7 @@ from fedrecon.platform.consortium.shards import n_slices
 from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.federation.recorder import Round
 from fedrecon.platform.federation.round_loop import federate
+from fedrecon.platform.federation.score_gate import ScoreGate
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.acquisition.degraded import Degraded
 from fedrecon.sites.acquisition.setting import Acquisition
@@ -189,6 +190,11 @@ class Federation:
             return Degraded.read({**self.degradation, **self.per_site.get(site, {})})
         return Undersampling.read({**self.operator, **self.per_site.get(site, {})})
 
+    @property
+    def gate(self) -> ScoreGate:
+        operators = {site: self.acquisition(site) for site in self.paths}
+        return ScoreGate(self.shards, operators, self.roster, Evaluation(), self.method.has_spread)
+
     def executor(self) -> InProcessExecutor:
         return InProcessExecutor(self.plans())
 
@@ -212,6 +218,7 @@ class Federation:
         return federate(
             experiment,  # type: ignore[arg-type]
             executor or self.executor(),
+            self.gate,
             record or Commits(None),
             state or self.begin(),
             self.n_slices,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.platform.execution.executor import Executor
     from fedrecon.platform.federation.recorder import CommittedRound, Recorder
+    from fedrecon.platform.federation.score_gate import ScoreGate
     from fedrecon.sites.wire import State, TrainReply
 
 
@@ -42,10 +43,15 @@ class _ReplyCounter:
 
 
 def federate(
-    experiment: Experiment, executor: Executor, record: Recorder, state: State, n_slices: Mapping[str, int]
+    experiment: Experiment,
+    executor: Executor,
+    gate: ScoreGate,
+    record: Recorder,
+    state: State,
+    n_slices: Mapping[str, int],
 ) -> State:
     """Trains from ``state`` to the experiment's last round without a pause; see :func:`rounds`."""
-    training = rounds(experiment, Scorer(executor, experiment.method), record, state, n_slices)
+    training = rounds(experiment, Scorer(executor, experiment.method, gate), record, state, n_slices)
     while True:
         try:
             next(training)

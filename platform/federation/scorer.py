@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.federation.mosaic import PANELS, SAMPLES, Mosaic
 from fedrecon.platform.federation.recorder import ValidationResult
+from fedrecon.platform.federation.score_gate import OwedScores, ScoreGate
 from fedrecon.platform.storage import checked_json
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.phases import phase
@@ -47,11 +48,12 @@ class Scorer:
 
     A method that adapts to each slice is slow. Each request then asks every member for one batch only. The scores of
     each batch are kept in ``folder`` until :func:`forget` removes them; a resumed run reads them there. If a member
-    dies during the scoring, none of its scores are used.
+    dies during the scoring, none of its scores are used; of every other member all are there.
 
     Attributes:
         executor: an :class:`Executor`; an object that has only its ``evaluate`` and ``members`` can score a split.
         method: the strategy.
+        gate: what the members can be asked to score.
         folder: folder for the scores of the batches; None keeps none.
         tell: function that receives progress messages; None sends none.
         mosaic: the sites whose pictures are drawn; none by default.
@@ -60,6 +62,7 @@ class Scorer:
 
     executor: Any
     method: Strategy
+    gate: ScoreGate
     folder: Path | None = None
     tell: Callable[[str], None] | None = None
     mosaic: Mosaic = Mosaic()  # noqa: RUF009 - it is frozen
@@ -67,17 +70,23 @@ class Scorer:
     _asked: tuple[State, TrainRequest] | None = None
 
     def __call__(self, request: TrainRequest, split: str) -> Scored:
-        """Scores one split under the state in the request."""
+        """Scores one split under the state in the request.
+
+        Raises:
+            RunError: a member answers with other rows than it was asked for; see :class:`OwedScores`.
+        """
         from fedrecon.platform.storage.parquet import join_scores
 
+        owed = self.gate.asked(split, request.round - 1)
         with phase(f"scoring the {split} subjects"):
-            parts = [*self._parts(request, split)]
-        whole = set(self.executor.members).intersection(*(one["members"] for one in parts))
+            parts = [*self._parts(request, owed)]
+        alive = set(self.executor.members)
+        owed.check_whole(sorted(alive))
         columns = join_scores(
             columns
             for one in parts
             for name, columns in zip(one["members"], one["columns"], strict=True)
-            if name in whole
+            if name in alive
         )
         return Scored(columns, sum(one["seconds"] for one in parts), sum(_slices(one) for one in parts))
 
@@ -125,17 +134,18 @@ class Scorer:
         with phase(f"drawing samples at {len(self.executor.members)} sites, to compare them with their own slices"):
             return self.executor.samples(request)  # type: ignore[no-any-return]
 
-    def _parts(self, request: TrainRequest, split: str) -> Any:
+    def _parts(self, request: TrainRequest, owed: OwedScores) -> Any:
+        split = owed.split
         if not self.method.is_prior:
-            yield _part(self.executor.evaluate(request, split))
+            yield _part(owed.checked(self.executor.evaluate(request, split)))
             return
         state = hashlib.blake2b(request.shared.tobytes(), digest_size=6).hexdigest()
         number, done, seconds = 0, 0, 0.0
         while True:
             path = None if self.folder is None else self.folder / f"{split}-{state}-{number}.json"
-            one = None if path is None else _kept(path)
-            if one is None or not set(one["members"]) >= set(self.executor.members):
-                one = _part(self.executor.evaluate(request, split, number))
+            one = None if path is None else _kept(path, self.executor.members, owed)
+            if one is None:
+                one = _part(owed.checked(self.executor.evaluate(request, split, number)))
                 if not _slices(one):
                     return
                 if path is not None:
@@ -147,11 +157,15 @@ class Scorer:
                 self.tell(f"{split} subjects: {done} slices reconstructed, {seconds / done:.1f} s each")
 
 
-def _kept(path: Path) -> dict[str, Any] | None:
-    """The scores of a batch; None if there are none, or if their file is damaged: they are made again."""
+def _kept(path: Path, members: Sequence[str], owed: OwedScores) -> dict[str, Any] | None:
+    """The scores of a batch of all these members; None if there are none that can be used: they are made again."""
     try:
         needs = ("members", "seconds", "columns")
-        return checked_json.read(path, "The batch is scored again.", path.parent.parent.name, needs)
+        one = checked_json.read(path, "The batch is scored again.", path.parent.parent.name, needs)
+        if one is None or not set(one["members"]) >= set(members):
+            return None
+        owed.take(dict(zip(one["members"], one["columns"], strict=True)))
+        return one
     except RunError as error:
         warnings.warn(str(error), stacklevel=2)
         return None

@@ -18,14 +18,14 @@ from fedrecon.platform.federation.aggregate import site_scores, summarise, volum
 from fedrecon.platform.federation.coverage import coverage, uncertainty
 from fedrecon.platform.inference.pictures import SitePictures
 from fedrecon.platform.inference.scoring import scored
-from fedrecon.platform.inference.trained_run import GLOBAL, TrainedRun
+from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import debris
 from fedrecon.sites.acquisition.setting import Acquisition
 from fedrecon.sites.data.volume import used_slices
 from fedrecon.sites.errors import InputError, brief, listed, tell
 from fedrecon.sites.phases import phase
-from fedrecon.sites.score_columns import METRICS
+from fedrecon.sites.score_columns import GLOBAL, METRICS
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard

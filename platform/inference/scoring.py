@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.federation.score_gate import ScoreGate
 from fedrecon.platform.federation.scorer import Scorer
 from fedrecon.platform.inference.one_site import OneSite
 from fedrecon.platform.inference.pictures import SitePictures
@@ -61,8 +62,9 @@ def scored(
                 if trained.experiment.classical is not None:
                     _tune(trained, site, member, name, shard, tell)
                 kept = None if parts is None else parts / f"{name}-{model}"
-                scorer = Scorer(member, trained.experiment.method, kept, tell)
-                for split in ("test", *["validation"] * (validation and _can_validate(trained, shard))):
+                gate = ScoreGate.of(trained.experiment, {name: shard}, operators, {site.name: (name,)})
+                scorer = Scorer(member, trained.experiment.method, gate, kept, tell)
+                for split in scored_splits(trained, shard) if validation else ("test",):
                     columns = dict(scorer(trained.request, split).columns)
                     columns["model"] = [model for _ in columns["model"]]
                     yield columns
@@ -84,13 +86,19 @@ def _tune(
         tell(f"note: site '{name}' has no validation subjects: '{method}' keeps the parameters of the run ({chosen})")
 
 
-def _can_validate(trained: TrainedRun, shard: Shard) -> bool:
+def scored_splits(trained: TrainedRun, shard: Shard) -> tuple[str, ...]:
+    """``test``, and ``validation`` where the site has such subjects with references."""
     try:
         truth = trained.experiment.evaluation.reference == "truth"
         shard.require_references("validation", truth, not trained.experiment.self_supervised)
     except InputError:
-        return False
-    return True
+        return ("test",)
+    return ("test", "validation")
+
+
+def follows_rule(trained: TrainedRun, name: str, unseen: UnseenPolicy) -> bool:
+    """Whether the network of this site has its private part by the rule for sites that did not train."""
+    return unseen.rule is not None and name not in (trained.members or trained.images.sites)
 
 
 def networks_at(
@@ -107,7 +115,7 @@ def networks_at(
         InputError: the site did not train, and ``unseen`` names no rule for its private part, or a rule that cannot be
             applied; or a member did not agree that its own network goes to another site.
     """
-    if unseen.rule is not None and name not in (trained.members or trained.images.sites):
+    if unseen.rule is not None and follows_rule(trained, name, unseen):
         site = RULES[unseen.rule](UnseenSite(trained, name, shard, operator, unseen, wire_log))
         yield site, site.name
         return

@@ -19,15 +19,13 @@ from fedrecon.platform.storage.run_lookup import find_run, named, network_of
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError, tell, unknown
 from fedrecon.sites.phases import phase
+from fedrecon.sites.score_columns import GLOBAL
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.wire_log import WireLog
     from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.member.site import Site
     from fedrecon.sites.wire import PrivatePart, State, TrainRequest
-
-GLOBAL = "global"
-"""Name of the one network of a method that shares all parameters."""
 
 CHANGEABLE = (
     "operator", "degradation", "evaluation.max_slices", "evaluation.mask_seed", "evaluation.self_ensemble",

@@ -108,9 +108,14 @@ def nearest(unseen_site: UnseenSite) -> Site:
 def _psnr(unseen_site: UnseenSite, site: Site) -> float:
     """The mean PSNR of the validation subjects of this site, in dB."""
     from fedrecon.platform.federation.aggregate import summarise
+    from fedrecon.platform.federation.score_gate import ScoreGate
+    from fedrecon.platform.federation.scorer import Scorer
 
-    scores = OneSite(site, unseen_site.name, unseen_site.wire_log).evaluate(unseen_site.trained.request, "validation")
-    mean: float = summarise(scores[0].columns)["mean"]["psnr"]
+    name, trained = unseen_site.name, unseen_site.trained
+    at_site = {name: unseen_site.shard}, {name: unseen_site.operator}, {site.name: (name,)}
+    gate, member = ScoreGate.of(trained.experiment, *at_site), OneSite(site, name, unseen_site.wire_log)
+    scored = Scorer(member, trained.experiment.method, gate)(trained.request, "validation")
+    mean: float = summarise(scored.columns)["mean"]["psnr"]
     return mean
 
 

@@ -30,6 +30,7 @@ from fedrecon.platform.federation.attendance import (
 )
 from fedrecon.platform.federation.mosaic import Mosaic
 from fedrecon.platform.federation.recorder import CommittedRound, loss_metrics, reported
+from fedrecon.platform.federation.score_gate import ScoreGate
 from fedrecon.platform.runs.context import Recording, RunContext, fresh_or_kept, locked, recording, send_rest
 from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import note_consent, publish_later
@@ -110,6 +111,12 @@ class _Run:
         return Mosaic(tuple(name for name, shard in self.shards.items() if draws(shard.origin)))
 
     @property
+    def _score_gate(self) -> ScoreGate:
+        """What the members can be asked to score."""
+        operators = {site: self.experiment.operator_at(site) for site in self.shards}
+        return ScoreGate.of(self.experiment, self.shards, operators, self.roster)
+
+    @property
     def _pictured(self) -> bool:
         """Whether pictures of the rounds are recorded."""
         return self.experiment.trains and bool(self._mosaic.sites)
@@ -177,7 +184,8 @@ class _Run:
         environment = run_environment(executor, self.folder, facts, progress.say, resumes=found is not None)
         tuned = {} if experiment.trains else self._tuned(executor)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, experiment.training)
-        scorer = Scorer(executor, experiment.method, self._parts, progress.update, self._mosaic, progress.trouble)
+        shown = progress.update, self._mosaic, progress.trouble
+        scorer = Scorer(executor, experiment.method, self._score_gate, self._parts, *shown)
         if found is not None:
             state = found[0]
             resumed_from, began = state.round, f"went on after round {state.round}"

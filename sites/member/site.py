@@ -20,6 +20,7 @@ from fedrecon.sites.member.error_text import leaving
 from fedrecon.sites.member.network import layout, new_network
 from fedrecon.sites.member.site_plan import refuse_other
 from fedrecon.sites.member.usage import Usage
+from fedrecon.sites.score_columns import GLOBAL
 from fedrecon.sites.scoring.ensemble import self_ensemble
 from fedrecon.sites.scoring.slice_scores import score
 from fedrecon.sites.seeding import torch_generator
@@ -380,7 +381,7 @@ class Site:
 
     @property
     def _model_name(self) -> str:
-        return self.name if self.plan.network is not None and self._has_own else "global"
+        return self.name if self.plan.network is not None and self._has_own else GLOBAL
 
     def image(self, batch: Measurement, items: Sequence[Slice]) -> Tensor:
         """The images (b, y, x) complex64 of a scoring batch, from the loaded network or the classical reconstructor."""

@@ -5,27 +5,29 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from honest import gate_of, honest
 from tiny import Commits
 
 from fedrecon.platform.federation.round_loop import federate
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import count_not_finite
-from fedrecon.sites.score_columns import SCORES as COLUMNS
-from fedrecon.sites.wire import Scores, State, TrainReply
+from fedrecon.sites.wire import State, TrainReply
 from fedrecon.strategies import make_strategy
 from fedrecon.strategies.fedavg import FedAvg
 
 N_SLICES = {"a": 6, "b": 2, "c": 4}
+GATE = gate_of(N_SLICES)
 
 
 class Members:
     """Each member adds its own number to what came down; ``away`` do not reply, ``spoil`` changes a reply."""
 
-    restarts, members = 0, ("a", "b", "c")
+    restarts = 0
 
     def __init__(self, away=(), spoil=lambda reply: reply):
         self.away, self.spoil, self.requests, self.scored = away, spoil, [], []
         self.dead = dict.fromkeys(away, "away")
+        self.members = tuple(one for one in N_SLICES if one not in away)
         self.missed, self.waited = {}, {}
 
     def fit(self, request, without=()):
@@ -41,7 +43,7 @@ class Members:
 
     def evaluate(self, request, split):
         self.scored.append((request.round, split, dict(request.standing)))
-        return [Scores("a", split, dict.fromkeys(COLUMNS, ("a",)))]
+        return [honest(GATE, name, split) for name in self.members]
 
 
 class Declares(FedAvg):
@@ -62,7 +64,7 @@ def experiment(rounds=2, every=10, method=None):
 def go(members, record=None, **changes):
     record = record or Commits(None)
     start = State(0, np.zeros(3, np.float32))
-    return federate(experiment(**changes), members, record, start, N_SLICES), record
+    return federate(experiment(**changes), members, GATE, record, start, N_SLICES), record
 
 
 def test_two_rounds_by_hand():
@@ -166,7 +168,7 @@ def test_it_goes_on_from_the_state_it_is_given():
     members = Members()
     record = Commits(None)
     start = State(3, np.zeros(3, np.float32), {}, {"a": 3, "b": 2, "c": 3})
-    state = federate(experiment(rounds=5), members, record, start, N_SLICES)
+    state = federate(experiment(rounds=5), members, GATE, record, start, N_SLICES)
     assert [request.round for request in members.requests] == [4, 5]
     assert members.requests[0].standing == {"a": 3, "b": 2, "c": 3}
     assert state.round == 5

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_ray import FOR_EVER, N_SLICES, NAMES, FakeRay, executor_on
+from honest import gate_of
 from tiny import Commits
 
 from fedrecon.platform.config.experiment import Experiment
@@ -286,7 +287,12 @@ def train(members, attendance, upto, dies_at=None):
     experiment = SimpleNamespace(method=FedAvg(), rounds=upto, scores_due=lambda _: False, personalise=None)
     record = Commits(None, dies_at)
     training = rounds(
-        experiment, Scorer(members, FedAvg()), record, State(0, np.zeros(2, np.float32)), N_SLICES, attendance
+        experiment,
+        Scorer(members, FedAvg(), gate_of({})),
+        record,
+        State(0, np.zeros(2, np.float32)),
+        N_SLICES,
+        attendance,
     )
     state = None
     for _ in training:

@@ -5,29 +5,23 @@ import json
 import numpy as np
 import pytest
 from cases import CASES
+from honest import gate_of, honest
 
-from fedrecon.platform.federation import scorer as scoring
 from fedrecon.platform.federation.mosaic import Mosaic
 from fedrecon.platform.federation.scorer import Scorer, forget
-from fedrecon.sites.score_columns import SCORES as COLUMNS
 from fedrecon.sites.scoring.panel import montage, tile
-from fedrecon.sites.wire import Panels, Samples, Scores, State
+from fedrecon.sites.wire import Panels, Samples, State
 
 STATE = State(4, np.zeros(1, np.float32))
 PNG = tile(*(np.eye(4, dtype=np.float32),) * 3, 1.0, "a")
 
 
-def rows(site, split, numbers):
-    row = dict.fromkeys(COLUMNS, 0.5) | {"site": site, "split": split, "subject": "s", "volume": "v", "model": "global"}
-    row |= {"mask": "random", "n_pixels": 4}
-    made = [{**row, "slice": n, "stage": stage} for n in numbers for stage in ("output", "data_consistency")]
-    return Scores(site, split, {name: tuple(one[name] for one in made) for name in COLUMNS}, 2.0 * len(numbers))
+SLICES = {"a": 5, "b": 2}
+GATE = gate_of(SLICES)
 
 
 class Members:
     """Two sites of five and two slices, two adapted together; it fails at the call of this number."""
-
-    slices = {"a": 5, "b": 2}  # noqa: RUF012
 
     def __init__(self, fails=None, dies=None):
         self.members, self.dies = ("a", "b"), dies
@@ -40,7 +34,8 @@ class Members:
         if len(self.asked) - 1 == self.dies:
             self.members = ("b",)
         some = slice(None) if part is None else slice(2 * part, 2 * part + 2)
-        return [rows(site, split, list(range(n))[some]) for site, n in self.slices.items() if site in self.members]
+        sites = {site: 2.0 * len(range(n)[some]) for site, n in SLICES.items() if site in self.members}
+        return [honest(GATE, site, split, some, seconds) for site, seconds in sites.items()]
 
     def samples(self, request):
         self.drawn += 1
@@ -60,7 +55,7 @@ def method(name):
 
 def test_a_method_that_adapts_is_asked_for_a_batch_at_a_time(tmp_path):
     told = []
-    scorer = Scorer(members := Members(), method("fedgimp"), tmp_path / "parts", told.append)
+    scorer = Scorer(members := Members(), method("fedgimp"), GATE, tmp_path / "parts", told.append)
     scored = scorer(method("fedgimp").request(STATE), "test")
     assert members.asked == [0, 1, 2, 3]  # the last one finds nothing
     assert scored.n_slices == 7
@@ -69,32 +64,32 @@ def test_a_method_that_adapts_is_asked_for_a_batch_at_a_time(tmp_path):
     assert pairs[:4] == [
         ("a", 0, "output"),
         ("a", 0, "data_consistency"),
+        ("a", 0, "zero_filled"),
         ("a", 1, "output"),
-        ("a", 1, "data_consistency"),
     ]
-    assert len(set(pairs)) == len(pairs) == 14
+    assert len(set(pairs)) == len(pairs) == 21
     assert told == [f"test subjects: {n} slices reconstructed, 2.0 s each" for n in (4, 6, 7)]
 
 
 @pytest.mark.parametrize("fails", [0, 1, 2, 3])
 def test_what_was_scored_before_a_crash_is_not_asked_again(tmp_path, fails):
     request = method("fedgimp").request(STATE)
-    expected = Scorer(Members(), method("fedgimp"))(request, "test")
+    expected = Scorer(Members(), method("fedgimp"), GATE)(request, "test")
     with pytest.raises(KeyboardInterrupt):
-        Scorer(Members(fails), method("fedgimp"), tmp_path / "parts")(request, "test")
+        Scorer(Members(fails), method("fedgimp"), GATE, tmp_path / "parts")(request, "test")
     second = Members()
-    scorer = Scorer(second, method("fedgimp"), tmp_path / "parts")
+    scorer = Scorer(second, method("fedgimp"), GATE, tmp_path / "parts")
     assert scorer(request, "test") == expected
     assert second.asked == list(range(fails, 4))
     other = Members()
-    Scorer(other, method("fedgimp"), tmp_path / "parts")(request, "validation")
+    Scorer(other, method("fedgimp"), GATE, tmp_path / "parts")(request, "validation")
     assert other.asked == [0, 1, 2, 3]  # another split has parts of its own
     forget(tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
 
 
 def test_a_part_is_whole_or_not_there(tmp_path):
-    Scorer(Members(), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
+    Scorer(Members(), method("fedgimp"), GATE, tmp_path)(method("fedgimp").request(STATE), "test")
     files = sorted(path.name for path in tmp_path.iterdir())
     assert [name[-7:] for name in files] == ["-0.json", "-1.json", "-2.json"]  # not of the end: another may go further
     assert json.loads((tmp_path / files[0]).read_text())["seconds"] == 8.0
@@ -102,29 +97,29 @@ def test_a_part_is_whole_or_not_there(tmp_path):
 
 def test_parts_are_of_one_state(tmp_path):
     """The last round is trained again after a crash before its commit, and may come out otherwise."""
-    Scorer(Members(), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
-    other = Scorer(members := Members(), method("fedgimp"), tmp_path)
+    Scorer(Members(), method("fedgimp"), GATE, tmp_path)(method("fedgimp").request(STATE), "test")
+    other = Scorer(members := Members(), method("fedgimp"), GATE, tmp_path)
     other(method("fedgimp").request(State(4, np.ones(1, np.float32))), "test")
     assert members.asked == [0, 1, 2, 3]
 
 
 def test_of_a_member_that_dies_amid_the_parts_nothing_counts(tmp_path):
-    scored = Scorer(Members(dies=1), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
+    scored = Scorer(Members(dies=1), method("fedgimp"), GATE, tmp_path)(method("fedgimp").request(STATE), "test")
     assert set(scored.columns["site"]) == {"b"}
-    healthy = Scorer(members := Members(), method("fedgimp"), tmp_path)(method("fedgimp").request(STATE), "test")
-    assert healthy == Scorer(Members(), method("fedgimp"))(method("fedgimp").request(STATE), "test")
+    healthy = Scorer(members := Members(), method("fedgimp"), GATE, tmp_path)(method("fedgimp").request(STATE), "test")
+    assert healthy == Scorer(Members(), method("fedgimp"), GATE)(method("fedgimp").request(STATE), "test")
     assert members.asked == [1, 2, 3]  # the first part is of both
 
 
 def test_other_methods_are_asked_once(tmp_path):
-    scored = Scorer(members := Members(), method("fedavg"), tmp_path)(method("fedavg").request(STATE), "test")
+    scored = Scorer(members := Members(), method("fedavg"), GATE, tmp_path)(method("fedavg").request(STATE), "test")
     assert members.asked == [None]
     assert scored.n_slices == 7
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_prior_shows_samples_and_is_scored_at_the_end():
-    scorer = Scorer(members := Members(), method("fedgimp"), mosaic=Mosaic(("a",)))
+    scorer = Scorer(members := Members(), method("fedgimp"), GATE, mosaic=Mosaic(("a",)))
     seen = scorer.validation(STATE, last=False)
     assert seen.scores == {}
     assert seen.pictures == {"a": PNG}
@@ -139,7 +134,7 @@ def test_a_prior_shows_samples_and_is_scored_at_the_end():
 
 def test_the_others_show_reconstructions_and_a_site_that_cannot_draw_is_named():
     said = []
-    scorer = Scorer(members := Members(), method("fedavg"), mosaic=Mosaic(("a", "b", "c")), trouble=said.append)
+    scorer = Scorer(members := Members(), method("fedavg"), GATE, mosaic=Mosaic(("a", "b", "c")), trouble=said.append)
     seen = scorer.validation(STATE, last=False)
     assert (seen.pictures, members.pictured) == ({}, 0)  # what is committed waits for no picture
     assert seen.scores["site"]
@@ -148,17 +143,17 @@ def test_the_others_show_reconstructions_and_a_site_that_cannot_draw_is_named():
     assert "'c'" in said[0]
     assert "no font" in said[0]
     assert (members.drawn, seen.numbers) == (0, {})
-    assert Scorer(members, method("fedavg")).picture(STATE) == {}
+    assert Scorer(members, method("fedavg"), GATE).picture(STATE) == {}
     assert members.pictured == 1
 
 
 def test_the_scores_and_the_picture_of_a_state_are_one_request(monkeypatch):
     """Across nodes its vectors travel once; another state has a request of its own."""
     asked = []
-    monkeypatch.setattr(Members, "evaluate", lambda self, request, split, part=None: asked.append(request) or [])
+    evaluate = Members.evaluate
+    monkeypatch.setattr(Members, "evaluate", lambda self, *given: asked.append(given[0]) or evaluate(self, *given))
     monkeypatch.setattr(Members, "panels", lambda self, request, task: asked.append(request) or [])
-    monkeypatch.setattr(scoring, "_part", lambda scores: {"members": [], "columns": [], "seconds": 0.0})
-    scorer = Scorer(Members(), method("fedavg"), mosaic=Mosaic(("a", "b")))
+    scorer = Scorer(Members(), method("fedavg"), GATE, mosaic=Mosaic(("a", "b")))
     other = State(5, np.zeros(1, np.float32))
     scorer.validation(STATE, last=False)
     scorer.picture(STATE)

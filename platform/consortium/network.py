@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.consent import consented
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, RunError, at_site
+from fedrecon.sites.finite import first_not_finite
 from fedrecon.sites.phases import phase
 
 if TYPE_CHECKING:
     from fedrecon.sites.acquisition.setting import Acquisition
     from fedrecon.sites.imaging.measurement import Images
     from fedrecon.sites.member.site_plan import SitePlan
+    from fedrecon.sites.wire import PrivatePart
 
 
 _ACCEPTED: set[str] = set()
@@ -101,6 +103,24 @@ def private_members(experiment: Experiment, layout: Any, sites: Sequence[str]) -
         return (), False
     members = tuple(experiment.method.roster(list(sites)))
     return members, bool(members) and layout.n_fixed == 0
+
+
+def check_part(part: PrivatePart, layout: Any) -> PrivatePart:
+    """The private part itself, if it is one of this network.
+
+    Args:
+        layout: :class:`Parameters` of the network.
+
+    Raises:
+        RunError: it has other names or shapes, or NaN or infinity; the message names the member.
+    """
+    try:
+        values = layout.joined(part.parameters, shared=False)
+    except ValueError as error:
+        raise RunError(at_site(part.site, None, f"its private part is refused: {error}")) from None
+    if found := first_not_finite({"private parameters": values}):
+        raise RunError(at_site(part.site, None, f"its private part is refused: {found}"))
+    return part
 
 
 def private_codes(experiment: Experiment, images: Images) -> tuple[str, ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
 from fedrecon.sites.data.shard import Shard, open_sealed
 from fedrecon.sites.data.volume import Volume
-from fedrecon.sites.errors import InputError
+from fedrecon.sites.errors import InputError, RunError, brief, errors_at
+from fedrecon.sites.member.gate import check_remote
 from fedrecon.sites.wire import ShardLabels
 from fedrecon.sites.wire_check import check_message
 
@@ -28,19 +30,17 @@ def remote_shards(paths: Mapping[str, str], address: str) -> dict[str, Shard]:
 
     Raises:
         InputError: a node cannot open its shard; the message gives the reason.
-        RunError: the cluster or a node does not answer.
+        RunError: the cluster or a node does not answer, or answers with what are no labels of a shard.
     """
     with connected(address):
         answers = ask_sites(labels, {site: (site, path) for site, path in paths.items()}, "the labels of its shard")
     found = {}
     for site, answer in answers.items():
-        one: ShardLabels = check_message(answer)
+        one = check_remote(answer, ShardLabels, site)
         if one.problem:
             raise InputError(f"site '{site}', on its own node: {one.problem}")
-        given = dict(one.labels)
-        volumes = tuple(_volume(volume) for volume in given.pop("volumes"))
-        voxel = _triple(given.pop("voxel_mm"))
-        found[site] = Shard(**{**given, "path": Path(given["path"]), "volumes": volumes, "voxel_mm": voxel})
+        with errors_at(site):
+            found[site] = _shard(one.labels)
     return found
 
 
@@ -55,10 +55,15 @@ def labels(site: str, path: str) -> ShardLabels:
     return check_message(ShardLabels(site, plain))
 
 
-def _volume(fields: dict[str, Any]) -> Volume:
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return Volume(**plain)
+def _shard(labels: Mapping[str, Any]) -> Shard:
+    """The shard with these labels, which are plain values.
 
-
-def _triple(values: list[float] | tuple[float, ...] | None) -> tuple[float, float, float] | None:
-    return None if values is None else (values[0], values[1], values[2])
+    Raises:
+        InputError: a label may not have its value. RunError: a label is missing or of another type.
+    """
+    try:
+        return TypeAdapter(Shard).validate_python(labels)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"the labels of its shard are refused: {brief(where)}: {first['msg']}") from None

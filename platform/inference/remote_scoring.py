@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
+from fedrecon.platform.consortium.network import check_part, layout_for
 from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites, site_tasks
 from fedrecon.platform.execution.wire_log import WireLog
+from fedrecon.platform.federation.score_gate import ScoreGate
+from fedrecon.platform.inference.scoring import follows_rule, scored_splits
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.unseen_sites import needed
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import Shard
-from fedrecon.sites.errors import RunError
+from fedrecon.sites.errors import RunError, at_site, brief
+from fedrecon.sites.member.gate import check_remote
 from fedrecon.sites.wire import (
     TEMPERATURE,
     PrivatePart,
@@ -91,10 +96,32 @@ def scored_remotely(
         with site_tasks(_score, None, questions, resources, bundle_members, watch) as tasks:
             found: list[Columns] = []
             for name in sites:
-                answer: RemoteScores = check_message(tasks.result(name, resources.max_restarts))
+                answer = check_remote(tasks.result(name, resources.max_restarts), RemoteScores, name)
                 log.received(name, answer)
-                found += [dict(one.columns) for one in answer.scores]
+                found += [dict(one.columns) for one in checked_scores(test, name, shards[name], answer.scores)]
             return found
+
+
+def checked_scores(test: RemoteTest, name: str, shard: Shard, scores: Sequence[Scores]) -> Sequence[Scores]:
+    """The scores of a site themselves, if they are of every network and split that were asked for.
+
+    Raises:
+        RunError: they are not, or see :meth:`fedrecon.platform.federation.score_gate.OwedScores.take`.
+    """
+    trained, splits = test.trained, scored_splits(test.trained, shard)
+    # Only the site knows which network a rule chose.
+    models = [None] if follows_rule(trained, name, test.unseen) else trained.models(name)
+    asked = list(product(models, splits))
+    given, wanted = [(one.site, one.split) for one in scores], [(name, split) for _, split in asked]
+    if given != wanted:
+        raise RunError(at_site(name, None, f"scored {brief(given)} instead of {wanted}; refused"))
+    gate = ScoreGate.of(trained.experiment, {name: shard}, test.operators, {name: (name,)})
+    for one, (model, split) in zip(scores, asked, strict=True):
+        named = one.columns.get("model", ())[:1] if model is None else (model,)
+        owed = gate.asked(split, trained.state.round)
+        owed.checked([one], named)
+        owed.check_whole((name,))
+    return scores
 
 
 def _question(
@@ -162,8 +189,20 @@ def _published_parts(test: RemoteTest, sites: Sequence[str], log: WireLog) -> di
     for member, part in ask_sites(_private_part, questions, "its private part of the network").items():
         log.sent((member,), questions[member][:1])
         log.received(member, part)
-        found[member] = check_message(part)
+        found[member] = _checked_part(trained, member, part)
     return {name: {member: found[member] for member in each} for name, each in lent.items()}
+
+
+def _checked_part(trained: TrainedRun, member: str, answer: Any) -> PrivatePart:
+    """The private part of a member after the round of the run, as :func:`check_part` says.
+
+    Raises:
+        RunError: the answer is none.
+    """
+    part, wanted = check_remote(answer, PrivatePart, member), trained.request.round
+    if part.round != wanted:
+        raise RunError(at_site(member, None, f"its private part is refused: round {brief(part.round)}, not {wanted}"))
+    return check_part(part, layout_for(trained.experiment, trained.images))
 
 
 def _network(trained: TrainedRun, private: Mapping[str, PrivatePart], site: str) -> TrainedNetwork:

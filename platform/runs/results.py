@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.consortium.network import check_part
 from fedrecon.platform.federation.coverage import calibrated
 from fedrecon.platform.runs.mlflow_record import write_models
 from fedrecon.platform.runs.report import SSIM_PAPER, report, scores_table
@@ -145,7 +146,8 @@ def write_artifacts(
     """Writes the artifacts of a finished run. ``trouble`` is told of a picture that cannot be drawn."""
     write_tables(tracker, folder, finished)
     request = finished.experiment.method.scoring_request(finished.state)
-    parts = executor.private_parts(request, published) if published else {}
+    given = executor.private_parts(request, published) if published else {}
+    parts = {member: check_part(part, finished.layout) for member, part in given.items()}
     write_private(tracker, folder, parts)
     step, own = finished.state.round, {member: part.parameters for member, part in parts.items()}
     write_models(tracker, folder, finished.experiment, finished.layout, finished.images, step, own)

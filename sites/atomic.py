@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedrecon.sites.debris import temporary_name
+from fedrecon.sites.debris import sweep, temporary_name
 from fedrecon.sites.errors import DiskFullError, FedreconError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -51,8 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``. When the body ends, the file at the temporary path replaces ``path``.
 
     The rename is the commit. A process that is killed before it leaves ``path`` unchanged, and at most a hidden
-    ``.*.tmp`` file that no reader opens and that a later start sweeps (:mod:`fedrecon.sites.debris`). If the body
-    raises, the temporary file is deleted. Missing folders are made.
+    ``.*.tmp`` file that no reader opens and that the next writer in its folder sweeps
+    (:mod:`fedrecon.sites.debris`). If the body raises, the temporary file is deleted. Missing folders are made.
 
     Raises:
         DiskFullError: the disk is full.
@@ -61,6 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with room_for(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)  # noqa: PTH105 - the one call whose atomicity is documented

@@ -38,7 +38,11 @@ def is_dead(name: str) -> bool:
 
 @contextmanager
 def scratch(folder: Path | None = None) -> Iterator[Path]:
-    """A folder for the body, in ``folder`` (None: the system's for temporary files). It is deleted afterwards."""
+    """A folder for the body, in ``folder`` (None: the system's for temporary files). It is deleted afterwards.
+
+    What dead processes left in ``folder`` is deleted first.
+    """
+    sweep(folder)
     path = (folder or Path(tempfile.gettempdir())) / temporary_name("fedrecon")
     path.mkdir(mode=0o700)
     try:

@@ -59,6 +59,16 @@ def test_only_what_is_own_and_dead_is_swept(dead):
     assert not other.exists()
 
 
+def test_the_next_writer_of_a_folder_sweeps_it(dead):
+    folder, other, _ = dead
+    atomic.write_text(folder / "deep" / "another.json", "{}")
+    assert [path.name for path in (folder / "deep").iterdir()] == ["another.json"]
+    for place, left in ((folder, {"deep"}), (None, set())):
+        with debris.scratch(place) as scratch:
+            assert {path.name for path in scratch.parent.iterdir()} == {scratch.name, *left}
+    assert not other.exists()
+
+
 def test_a_process_of_the_same_number_is_another_one():
     machine, process, started = debris.owner().split("-")
     assert debris.is_dead(f"{machine}-{process}-{int(started) + 1}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fedrecon.platform.storage.journal import DatasetRecord
+from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def log_model(client: MlflowClient, run_id: str, name: str, step: int, files: Se
     run = client.get_run(run_id)
     params = dict(run.data.params)
     model = client.create_logged_model(run.info.experiment_id, name, run_id, params=params, model_type="reconstruction")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = _saved(Path(scratch), model.model_id, run_id, files)
+    with debris.scratch() as scratch:
+        folder = _saved(scratch, model.model_id, run_id, files)
         client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])

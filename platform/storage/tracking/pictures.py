@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import io
 import re
-import tempfile
 import time
 import uuid
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.storage.tracking.entities import own_key, stored_key
+from fedrecon.sites import debris
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,10 +35,10 @@ def log_picture(client: MlflowClient, run_id: str, key: str, step: int, png: byt
 
     name = stored_key(key).replace("/", "~")
     name = f"{name}+step+{step}+timestamp+{time.time_ns() // 1_000_000}+{uuid.uuid4()}"
-    with tempfile.TemporaryDirectory() as scratch, Image.open(io.BytesIO(png)) as picture:
-        (Path(scratch) / f"{name}.png").write_bytes(png)
-        small(picture.convert("RGB")).save(Path(scratch) / f"{name}+compressed.webp")
-        client.log_artifacts(run_id, scratch, "images")
+    with debris.scratch() as scratch, Image.open(io.BytesIO(png)) as picture:
+        (scratch / f"{name}.png").write_bytes(png)
+        small(picture.convert("RGB")).save(scratch / f"{name}+compressed.webp")
+        client.log_artifacts(run_id, str(scratch), "images")
     client.set_tag(run_id, _TAG, "True")
 
 

@@ -21,8 +21,14 @@ Real = NDArray[np.float32]
 
 SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-MEAN = "mean"
-"""What scores call the mean over the sites. A site of this name would stand in its place in every table."""
+LABELS = {
+    "mean": "the mean over all sites",
+    "global": "the network that all sites share",
+    "average": "the average of the private parts",
+    "all": "all sites in publish_private",
+    "pooled": "the one member of the strategy pooled",
+}
+"""Names with a meaning of their own, and what they stand for. A site of such a name would be taken for it."""
 MAX_TEXT = 200
 SMALLEST = 7
 """Shortest side in pixels of a part that is scored: the window of SSIM."""
@@ -182,15 +188,15 @@ def check_name(kind: str, name: str) -> None:
 
     Raises:
         InputError: the message begins with ``kind`` and says which characters a name may hold, or that a site is named
-            :data:`MEAN`.
+            as one of :data:`LABELS`.
     """
     if not NAME.fullmatch(name):
         raise InputError(
             f"{kind} '{name}': a name is made of letters, digits, '_', '-', '+' and '.', "
             "and starts with a letter or digit."
         )
-    if (kind, name) == ("site", MEAN):
-        raise InputError(f"site '{name}': a site may not have the name of the mean over all sites.")
+    if kind == "site" and name in LABELS:
+        raise InputError(f"site '{name}': a site may not have the name of {LABELS[name]}.")
 
 
 def check_text(kind: str, text: str) -> None:

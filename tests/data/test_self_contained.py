@@ -10,6 +10,7 @@ from small_volumes import make_kspace, make_volume
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.sites.data.self_contained import MAX_RATIO
 from fedrecon.sites.data.shard import Shard, write_shard
+from fedrecon.sites.data.volume import LABELS
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.importing import import_data
 from fedrecon.sites.phantom.consortium import simulate
@@ -203,6 +204,9 @@ def test_no_site_has_the_name_of_the_mean_over_sites(make_shard, tmp_path):
         simulate(tmp_path / "out", sites=["mean:t1w"])
     with pytest.raises(InputError, match=said):
         Experiment.read({"sites": {"mean": "x.h5", "north": "y.h5"}, "reconstructor": "zero_filled"})
+    for name in LABELS:
+        with pytest.raises(InputError, match=f"site '{name}': a site may not have the name of {LABELS[name]}"):
+            Experiment.read({"sites": {name: "x.h5"}, "reconstructor": "zero_filled"})
     path = make_shard("north", make_volume("mean", "mean", "test"))
     assert [(one.name, one.subject) for one in Shard.open(path).volumes] == [("mean", "mean")]
     with h5py.File(path, "r+") as file:

@@ -16,7 +16,7 @@ from fedrecon.platform.storage.tracking.address import noted, public
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import BufferedTracker, RunStore
 from fedrecon.platform.storage.workspace import owner_of
-from fedrecon.sites.errors import FedreconError, InputError, cause_of, tell
+from fedrecon.sites.errors import FedreconError, InputError, RunError, brief, cause_of, tell
 from fedrecon.sites.phases import phase
 
 LONGEST_PAUSE = 30.0
@@ -241,13 +241,13 @@ def _write(tracker: BufferedTracker, folder: Path, entry: Entry) -> None:
         tracker.metrics(step, values, entry.milliseconds)
     elif entry.method == "image":
         key, step, name = arguments
-        tracker.image(key, step, (folder / name).read_bytes())
+        tracker.image(key, step, _inside(folder, name).read_bytes())
     elif entry.method == "artifact":
         name, into = arguments
-        tracker.artifact(folder / name, into)
+        tracker.artifact(_inside(folder, name), into)
     elif entry.method == "model":
         name, step, files = arguments
-        tracker.model(name, step, [folder / one for one in files])
+        tracker.model(name, step, [_inside(folder, one) for one in files])
     elif entry.method == "datasets":
         tracker.datasets([DatasetRecord(*one) for one in arguments[0]])
     elif entry.method == "log_params":
@@ -256,6 +256,17 @@ def _write(tracker: BufferedTracker, folder: Path, entry: Entry) -> None:
         tracker.set_tags(*arguments)
     elif entry.method == "finish":
         tracker.finish(*arguments)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file that an entry names. Whoever wrote the journal may be another person.
+
+    Raises:
+        RunError: it lies outside of the journal's folder, also by a link.
+    """
+    if not (path := (folder / name).resolve()).is_relative_to(folder.resolve()):
+        raise RunError(f"{folder}: its journal names a file outside of this folder, {brief(name)}; it is not sent")
+    return path
 
 
 def _opened(uri: str | None, workspace: Path) -> RunStore:

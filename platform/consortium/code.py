@@ -9,14 +9,15 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.sites.plugin import Settings
+from fedrecon.sites.extension.plugin_file import PluginFile
+from fedrecon.sites.plugin import Settings, parse
 
 PACKAGE = "fedrecon."
 
@@ -40,6 +41,17 @@ def source_code(experiment: Experiment) -> dict[str, str]:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
             waiting += _beside(module, path)
     return dict(sorted(found.items()))
+
+
+def carried_code(experiment: Mapping[str, Any], what: str) -> Iterator[str]:
+    """What is said before an experiment that somebody noted is read: which code it brings, and that it runs here.
+
+    Args:
+        experiment: the note, as JSON holds it. what: whose it is, such as ``run 0123``.
+    """
+    for one in experiment.get("plugins") or ():
+        digest = parse(PluginFile, one, where=what).digest[:16]
+        yield f"{what} carries code, which runs here now: the plug-in {one['file']} ({digest})"
 
 
 def warn_of_changed_code(noted: Mapping[str, Any] | None, what: str) -> None:

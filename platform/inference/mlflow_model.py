@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.code import carried_code
 from fedrecon.platform.consortium.network import site_plan
 from fedrecon.platform.storage.tracking.models import SETTINGS
-from fedrecon.sites.errors import InputError, RunError, unknown
+from fedrecon.sites.errors import InputError, RunError, tell, unknown
 from fedrecon.sites.finite import first_not_finite
 
 if TYPE_CHECKING:
@@ -128,7 +129,10 @@ def _load_pyfunc(path: str) -> LoggedNetwork:
 
     folder = Path(path)
     described = json.loads((folder / SETTINGS).read_text())
-    experiment = Experiment.read(json.loads((folder / EXPERIMENT).read_text()))
+    noted = json.loads((folder / EXPERIMENT).read_text())
+    for line in carried_code(noted, f"the model in {folder}"):
+        tell(line)
+    experiment = Experiment.read(noted)
     given = described["images"]
     images = Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
     member = described["site"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.names import flatten
-from fedrecon.platform.consortium.code import warn_of_changed_code
+from fedrecon.platform.consortium.code import carried_code, warn_of_changed_code
 from fedrecon.platform.consortium.network import layout_for, private_members, site_plan
 from fedrecon.platform.federation.coverage import calibrated
 from fedrecon.platform.inference.began_with import start_of
@@ -70,22 +70,28 @@ class TrainedRun:
     hospitals: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, workspace: Path, reference: str) -> TrainedRun:
+    def load(cls, workspace: Path, reference: str, say: Callable[[str], None] = lambda _: None) -> TrainedRun:
         """Loads the run that ``reference`` names; see :func:`find_run`.
 
         If this run is a transfer test, the run that it tested is loaded.
+
+        Args:
+            say: is told of each plug-in whose code the run carries, before that code runs.
 
         Raises:
             InputError: no such run, several, or a run that is not finished.
             RunError: the run's checkpoint is lost, or a rerun replaced the network that a transfer test tested.
         """
-        return cls.of(network_of(find_run(workspace, reference)))
+        folder = network_of(find_run(workspace, reference))
+        for line in carried_code((folder.noted() or {}).get("experiment", {}), f"run {folder.digest}"):
+            say(line)
+        return cls.of(folder)
 
     @classmethod
     def chosen(cls, workspace: Path, reference: str) -> TrainedRun:
         """Does the same as :meth:`load` for a person: a line on stderr says which run it is."""
         with phase("loading the run"):
-            trained = cls.load(workspace, reference)
+            trained = cls.load(workspace, reference, tell)
         tell(named(trained.folder))
         return trained
 

@@ -1,7 +1,8 @@
 """Datasets and models of a run in MLflow, and versions of models in its registry.
 
 A model is the folder that MLflow's ``pyfunc`` loads. Its loader is :mod:`fedrecon.platform.inference.mlflow_model`; its
-data are the files that the run gives: weights as safetensors and settings as JSON. It holds no pickle and no code.
+data are the files that the run gives: weights as safetensors and settings as JSON. It holds no pickle, and of code the
+text of the run's plug-ins alone (``experiment.json``), which runs when the model is loaded.
 """
 
 from __future__ import annotations

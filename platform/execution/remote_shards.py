@@ -11,7 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 from fedrecon.platform.execution.ray_cluster import connected
 from fedrecon.platform.execution.site_tasks import ask_sites
 from fedrecon.sites.data.shard import Shard, open_sealed
-from fedrecon.sites.data.volume import Volume
 from fedrecon.sites.errors import InputError, RunError, brief, errors_at
 from fedrecon.sites.member.gate import check_remote
 from fedrecon.sites.wire import ShardLabels

@@ -122,9 +122,7 @@ def notes(matrix: Matrix) -> Iterator[str]:
     if coils and single:
         have = "has" if len(coils) == 1 else "have"
         yield f"At {', '.join(single)} there is one coil: {', '.join(coils)} {have} nothing to go by there."
-    if tuned := [
-        name for name, one in experiments.items() if one.classical is not None and one.classical.tried()[1:]
-    ]:
+    if tuned := [name for name, one in experiments.items() if one.classical is not None and one.classical.tried()[1:]]:
         yield (
             f"{', '.join(tuned)}: tuned on validation subjects of the tested hospital, for each operator, whether it "
             "trained or not. A network knows nothing of a hospital that did not train."

@@ -34,8 +34,8 @@ RECORD = ("run.json", "result.json", "environment.json", "missed.json")
 def export(folder: RunFolder, out: Path, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
     """Copies a finished run into a new folder, which is also a workspace with this run alone.
 
-    The shared weights, the experiment, results, tables and the environment are copied. Pictures, the journal, and the
-    private memory of the sites are not.
+    The shared weights, the experiment, results, tables, the environment and the run's own record are copied:
+    docs/privacy.md lists what they hold. Pictures, the journal, and the private memory of the sites are not.
 
     Args:
         out: the new folder; an empty one may exist.
@@ -132,10 +132,12 @@ fedrecon reconstruct {digest} YOUR_SHARD.h5 -o OUT.h5 --workspace {name}
 
 - `experiment.json`: all settings; `fedrecon run experiment.json sites=FOLDER` trains it anew.
 - `weights.safetensors`: the shared weights by name. `environment.json`: hardware and versions of the run.
-- `result.json`; `scores.parquet`: a row for each slice of the test subjects; `validation.parquet`, `rounds.parquet`.
-- `runs/{digest}/`: the same for fedrecon, with the state after the last round and the pseudonyms of all subjects with
+- `result.json`; `scores.parquet`: a row for each slice of the test subjects; `validation.parquet`: the same of the
+  validation subjects; `rounds.parquet`: losses, seconds, use of processor and memory of each site in each round.
+- `runs/{digest}/`: the same for fedrecon, with the state of the strategy after the last round (of some methods it holds
+  vectors of single sites), missed replies, the text of plug-ins, and the pseudonyms of all subjects and scans with
   their splits: so a subject that trained is never tested.
 
-Of the sites there are {parts}scores per slice, pseudonyms, paths and machine names. No images and no other
-private memory of a site are in this folder.
+Of the sites there are {parts}scores per slice, pseudonyms, fingerprints of keys, content hashes and paths of shards,
+machine names and process ids. No images and no other private memory of a site are in this folder.
 """

@@ -274,6 +274,8 @@ def test_an_export_scores_elsewhere_as_here_and_holds_nothing_private(call, trai
         "rounds.parquet", "report.md",
     }  # fmt: skip
     assert not [name for name in files if name.endswith((".png", ".jsonl")) and "history" not in name]
+    record = {name.split("/")[2] for name in files if name.startswith("runs/")}
+    assert record <= {"run.json", "result.json", "environment.json", "missed.json", "checkpoints"}  # docs/privacy.md
     assert json.loads((out / "result.json").read_text())["mean"]["psnr"] == result.mean["psnr"]
     assert load_file(out / "weights.safetensors")
     rows = evaluate("latest", sites={"north": str(consortium["north"])}, workspace=out)["rows"]

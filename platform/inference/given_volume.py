@@ -10,6 +10,7 @@ import numpy as np
 
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.masks.mask import slice_boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,6 +97,7 @@ def _as_it_is(operator: Acquisition, worker: Site, volume: VolumeData, size: int
             image = combine(ifft2c(kspace), estimate_maps(kspace, shape, phase=phase))
             yield indices, operator.plugin.given(image)
             continue
-        measured = as_measured(kspace, sampled[start : indices.stop], phase)
+        own = sampled[start : indices.stop]
+        measured = as_measured(kspace, own, phase, slice_boxes(volume.name, own, start))
         known = None if volume.noise is None else torch.full((len(indices),), volume.noise, device=worker.device)
         yield indices, replace(measured, noise=known)

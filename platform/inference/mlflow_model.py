@@ -20,6 +20,7 @@ from fedrecon.platform.consortium.network import site_plan
 from fedrecon.platform.storage.tracking.models import SETTINGS
 from fedrecon.sites.errors import InputError, RunError, tell, unknown
 from fedrecon.sites.finite import first_not_finite
+from fedrecon.sites.imaging.masks.mask import slice_boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 
 EXPERIMENT = "experiment.json"
+INPUT = "input"
+"""What messages call the volume that a model is given."""
 WEIGHTS, PRIVATE = "weights.safetensors", "private.safetensors"
 """The files of a model beside :data:`SETTINGS`: the experiment, the shared weights, and those of one site alone."""
 
@@ -113,7 +116,8 @@ class LoggedNetwork:
             batch = self.experiment.operator_at(self.site).plugin.given(image)
         else:
             known = torch.full((len(indices),), noise, device=device) if noise else None
-            batch = replace(as_measured(given, mask[indices.start : indices.stop], True), noise=known)
+            own = mask[indices.start : indices.stop]
+            batch = replace(as_measured(given, own, True, slice_boxes(INPUT, own, indices.start)), noise=known)
         drawn = Subject(code, (subject,) * len(indices), tuple(indices), self.experiment.seed)
         made = self.worker.reconstruct(self.request, batch, drawn)
         return np.asarray(made.abs().float().cpu().numpy(), np.float32)

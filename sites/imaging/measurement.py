@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from fedrecon.sites.imaging.coils import combine, estimate_maps, rss
 from fedrecon.sites.imaging.fourier import ifft2c
-from fedrecon.sites.imaging.masks.mask import calibration_box
 from fedrecon.sites.imaging.operator import Cartesian, LinearOperator
 from fedrecon.sites.imaging.resampling import low_resolution
 
@@ -131,16 +131,19 @@ def samples_of(kspace: Tensor) -> Tensor:
     return (kspace != 0).any(dim=1)
 
 
-def as_measured(kspace: Tensor, sampled: NDArray[np.bool_], phase: bool) -> Measurement:
-    """The measurement of undersampled k-space as it is. The coil maps come from the lines that all slices have.
+def as_measured(
+    kspace: Tensor, sampled: NDArray[np.bool_], phase: bool, boxes: Sequence[tuple[int, int]]
+) -> Measurement:
+    """The measurement of undersampled k-space as it is. Each slice has the coil maps of its own calibration box.
 
     Args:
         kspace: (b, c, y, x) complex64.
         sampled: which samples were measured, (b, y, x).
         phase: whether the images carry phase.
+        boxes: the calibration box (y, x) of each slice: see :func:`fedrecon.sites.imaging.masks.mask.slice_boxes`.
     """
-    maps = estimate_maps(kspace, calibration_box(np.asarray(sampled.all(axis=0))), phase=phase)
-    return measure(kspace, torch.from_numpy(np.ascontiguousarray(sampled[:, None])).to(kspace.device), maps)
+    maps = [estimate_maps(one[None], box, phase=phase) for one, box in zip(kspace, boxes, strict=True)]
+    return measure(kspace, torch.from_numpy(np.ascontiguousarray(sampled[:, None])).to(kspace.device), torch.cat(maps))
 
 
 def peak(image: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from fedrecon.sites.data.volume import Volume, used_slices
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.coils import combine, estimate_maps, rephased
 from fedrecon.sites.imaging.fourier import fft2c, ifft2c
-from fedrecon.sites.imaging.masks.mask import calibration_box
+from fedrecon.sites.imaging.masks.mask import slice_boxes
 from fedrecon.sites.imaging.measurement import Measurement, samples_of
 from fedrecon.sites.seeding import generator, seed
 from fedrecon.sites.training.moves import moved, moved_samples
@@ -250,10 +250,8 @@ class Slices:
         if item.volume.has_reference:
             return setting.calibration(item.volume.shape)
         if item not in self._own_boxes:
-            try:
-                self._own_boxes[item] = calibration_box(measured_by(self._view(item)[item.index]))
-            except InputError as error:
-                raise InputError(f"volume '{item.volume.name}', slice {item.index}: {error}") from None
+            sampled = measured_by(self._view(item)[item.index])
+            self._own_boxes[item] = slice_boxes(item.volume.name, sampled[None], item.index)[0]
         return self._own_boxes[item]
 
     def _stacked(self, masks: Sequence[Any]) -> Tensor:

@@ -30,6 +30,7 @@ from fedrecon.platform.storage.tracking.runs_view import runs_view
 from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.masks.mask import slice_boxes
 from fedrecon.sites.imaging.measurement import as_measured
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -305,7 +306,8 @@ def test_a_model_takes_the_phase_of_measured_kspace_whatever_its_training_images
     _, kspace, mask = undersampled
     site = Kept()
     LoggedNetwork(Experiment.read({"sites": "d"}), "", (), site, None).predict({"kspace": kspace, "mask": mask})
-    assert torch.equal(site.given.zero_filled, as_measured(torch.from_numpy(kspace), mask, True).zero_filled)
+    wanted = as_measured(torch.from_numpy(kspace), mask, True, slice_boxes("raw", mask))
+    assert torch.equal(site.given.zero_filled, wanted.zero_filled)
     assert site.given.noise is None
 
 

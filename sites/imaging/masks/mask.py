@@ -58,6 +58,24 @@ def calibration_box(sampled: Samples) -> Shape:
     return size
 
 
+def slice_boxes(volume: str, sampled: Samples, first: int = 0) -> list[Shape]:
+    """The :func:`calibration_box` of each slice of a mask (slices, y, x).
+
+    Args:
+        volume, first: name of the volume, and the number of the first slice in it, for the message.
+
+    Raises:
+        InputError: the centre of k-space was not measured; the message names the volume and the slice.
+    """
+    found = []
+    for index, one in enumerate(sampled, first):
+        try:
+            found.append(calibration_box(one))
+        except InputError as error:
+            raise InputError(f"volume '{volume}', slice {index}: {error}") from None
+    return found
+
+
 class Mask(Plugin):
     """A family of Cartesian sampling masks.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -44,3 +45,8 @@ def flatten(value: Any, prefix: str = "") -> Any:
             yield from flatten(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(item)
+
+
+def in_text(parameters: Mapping[str, Any]) -> str:
+    """Parameters as text: ``weight=0.008, iterations=200``."""
+    return ", ".join(f"{key}={value}" for key, value in parameters.items())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, check_tunable
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
+from fedrecon.sites.classical import reconstructor_name
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import Scans, key_problems, scan_of, scans_in_two_splits
 from fedrecon.sites.errors import InputError, tell, unknown
@@ -18,6 +20,7 @@ from fedrecon.sites.scoring.settings import PHANTOM
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.classical.reconstructor import Reconstructor
     from fedrecon.sites.data.shard import Volume
 
 
@@ -92,7 +95,8 @@ class ConsortiumShards:
         check_test_sites(self.tested, subjects, {}, truth, not experiment.self_supervised)
         for problem in scans_in_two_splits([*self.trained.items(), *self.tested.items()]):
             raise InputError(f"test.sites: {problem}")
-        check_masks(self.tested, {name: experiment.tested_at(name) for name in self.tested})
+        operators = {name: experiment.tested_at(name) for name in self.tested}
+        check_masks(self.tested, operators, experiment.classical)
         _check_rule(experiment, self)
 
     def digest(self, experiment: Experiment) -> str:
@@ -104,17 +108,20 @@ class ConsortiumShards:
         return experiment.training_digest(_contents(self.trained))
 
 
-def check_masks(shards: Mapping[str, Shard], operators: Mapping[str, Acquisition]) -> None:
+def check_masks(
+    shards: Mapping[str, Shard], operators: Mapping[str, Acquisition], classical: Reconstructor | None = None
+) -> None:
     """Refuses a setting that cannot measure a test volume: a mask that its shape has not, or noise of unknown level.
 
     Args:
-        operators: settings of the test, by site.
+        operators: settings of the test, by site. classical: the classical method, which may need more of a mask.
 
     Raises:
         InputError: the message names the site.
     """
     for name, shard in shards.items():
         _check_measured(name, shard.split("test"), operators[name])
+        _check_classical(name, shard, operators[name], classical)
 
 
 def _check_measured(name: str, volumes: Sequence[Volume], operator: Acquisition) -> None:
@@ -129,6 +136,25 @@ def _check_measured(name: str, volumes: Sequence[Volume], operator: Acquisition)
             f"site '{name}': noise {operator.noise:g} is a multiple of the shard's own noise, and nobody knows that of "
             f"{', '.join(unknown_noise[:3])}. Import the data with --noise-sigma, or set noise to 1."
         )
+
+
+def _check_classical(name: str, shard: Shard, operator: Acquisition, classical: Reconstructor | None) -> None:
+    """Refuses a classical method that can do nothing at a site, and says where it has only one coil to go by."""
+    if classical is None:
+        return
+    conditions = operator.conditions([*shard.split("validation"), *shard.split("test")])
+    try:
+        classical.tried(conditions)
+    except InputError as error:
+        raise InputError(f"site '{name}': {error}") from None
+    if classical.needs_coils and any(n_coils == 1 for n_coils, _ in conditions):
+        tell_once(f"warning: site '{name}' has one coil: {reconstructor_name(classical)} has nothing to go by there")
+
+
+@cache
+def tell_once(line: str) -> None:
+    """Prints a line that many experiments of one process share."""
+    tell(line)
 
 
 def noted_shards(shards: Mapping[str, Shard]) -> dict[str, Any]:
@@ -266,6 +292,7 @@ def check_experiment(experiment: Experiment, shards: Mapping[str, Shard]) -> Non
         if experiment.trains:
             shard.require_training(not experiment.self_supervised)
         _check_measured(name, shard.volumes, experiment.operator_at(name))
+        _check_classical(name, shard, experiment.operator_at(name), experiment.classical)
         if experiment.trains:
             check_patch(experiment, name, shard)
     _check_scored(experiment, shards)

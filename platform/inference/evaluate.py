@@ -127,7 +127,7 @@ def evaluate(
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
-        check_masks(shards, one)
+        check_masks(shards, one, trained.experiment.classical)
     # The run's own file: it notes all that ever left by this run.
     log = WireLog(trained.folder.path / WIRE_LINES, trained.state.round)
     if unseen is not None and not set(shards) - {*trained.images.sites}:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedrecon.sites.acquisition.setting import Acquisition
+    from fedrecon.sites.classical import Reconstructor
     from fedrecon.sites.data.volume import VolumeData
     from fedrecon.sites.imaging.measurement import Measurement
     from fedrecon.sites.member.site import Site
@@ -50,6 +51,31 @@ def measured_at(trained: TrainedRun, named: str | None, volume: VolumeData, low:
             "file; set operator.noise=1"
         )
     return where, prospective
+
+
+def check_method(
+    method: Reconstructor | None, operator: Acquisition, volume: VolumeData, prospective: bool, low: bool
+) -> None:
+    """Refuses a classical method that can do nothing with the volume, or with a slice that is used as it is.
+
+    Args:
+        method: with the parameters that the run chose; None for a network. operator: the setting of the measurement.
+        prospective: whether the samples are used as they are. low: whether they are all of a low-resolution grid.
+
+    Raises:
+        InputError: the message names the volume, and says what the method needs.
+    """
+    if method is None:
+        return
+    n_coils, *shape = volume.kspace.shape[1:]
+    boxes = {(shape[0], shape[1])} if low else operator.boxes((shape[0], shape[1]))
+    if prospective and not low:
+        boxes = {*slice_boxes(volume.name, np.any(volume.kspace != 0, axis=1))}
+    try:
+        for box in boxes:
+            method.check(n_coils, box)
+    except InputError as error:
+        raise InputError(f"'{volume.name}': {error}") from None
 
 
 def batches(

@@ -77,8 +77,11 @@ def _tune(
     trained: TrainedRun, site: Site, member: OneSite, name: str, shard: Shard, tell: Callable[[str], None]
 ) -> None:
     """Tunes a classical reconstructor on the site's validation subjects. Without them it keeps the run's parameters."""
+    from fedrecon.sites.scoring.tuning import tie
+
     if shard.split("validation"):
-        member.call("tune_reconstructor")
+        if line := tie(member.call("tune_reconstructor")):
+            tell(line)
         return
     advice = f"site '{name}' has no validation subjects to tune it on, and the sites of the run chose differently"
     if chosen := use_tuned(trained, site, name, advice):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedrecon.platform.runs.report import in_text
+from fedrecon.platform.config.names import in_text
 from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:

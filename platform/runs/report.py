@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fedrecon.platform.config.names import in_text
 from fedrecon.platform.federation.aggregate import exact_note
 from fedrecon.platform.federation.attendance import in_words
 from fedrecon.platform.federation.coverage import in_words as spread_in_words
@@ -122,11 +123,6 @@ def tuned(result: Mapping[str, Any]) -> list[str]:
         if parameters.keys() - {"phase"}:
             found.setdefault(in_text(parameters), []).append(site)
     return [f"Parameters at {', '.join(sites)}: {text}" for text, sites in found.items()]
-
-
-def in_text(parameters: Mapping[str, Any]) -> str:
-    """Parameters as text: ``weight=0.008, iterations=200``."""
-    return ", ".join(f"{key}={value}" for key, value in parameters.items())
 
 
 def scores_table(result: Mapping[str, Any]) -> str:

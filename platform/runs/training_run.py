@@ -175,6 +175,7 @@ class _Run:
         from fedrecon.platform.federation.round_loop import rounds
         from fedrecon.platform.federation.scorer import Scorer
         from fedrecon.platform.runs.results import FinishedRun, write_artifacts
+        from fedrecon.sites.scoring.tuning import tie
 
         experiment, tracker = self.experiment, run.journal
         facts = {
@@ -183,6 +184,8 @@ class _Run:
         }
         environment = run_environment(executor, self.folder, facts, progress.say, resumes=found is not None)
         tuned = {} if experiment.trains else self._tuned(executor)
+        for line in filter(None, map(tie, tuned.values())):
+            progress.say(line)
         record = Recorder(tracker, self.folder.checkpoints, progress, found[1] if found else {}, experiment.training)
         shown = progress.update, self._mosaic, progress.trouble
         scorer = Scorer(executor, experiment.method, self._score_gate, self._parts, *shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from fedrecon.sites.plugin import Settings, choose, parse, science_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fedrecon.sites.data.volume import Volume
     from fedrecon.sites.imaging.measurement import Measurement
 
 
@@ -166,6 +167,17 @@ class Acquisition(Settings):
         """Size (y, x) of the centred box of k-space in which every measurement has all samples."""
         box: tuple[int, int] = self.plugin.calibration(shape)
         return box
+
+    def boxes(self, shape: tuple[int, int]) -> set[tuple[int, int]]:
+        """The boxes of :meth:`calibration` of all settings that a slice can draw."""
+        return {self.calibration(shape)}
+
+    def conditions(self, volumes: Iterable[Volume]) -> set[tuple[int, tuple[int, int]]]:
+        """The number of coils and the calibration box (y, x) with which slices of these volumes are measured.
+
+        A volume without a reference, which is never scored, is left out.
+        """
+        return {(one.n_coils, box) for one in volumes if one.has_reference for box in self.boxes(one.shape)}
 
     def group(self) -> tuple[Any, ...]:
         """The group of this setting. Slices of different groups are never measured in one batch."""

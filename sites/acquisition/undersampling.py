@@ -195,6 +195,11 @@ class Mixed(Sampling):
             for rate in self.rates.values:
                 mask.model_copy(update={"acceleration": rate}).check(shape)
 
+    def boxes(self, shape: tuple[int, int]) -> set[tuple[int, int]]:
+        """See the base class."""
+        pairs = ((mask, rate) for mask in self.masks for rate in self.rates.values)
+        return {mask.model_copy(update={"acceleration": rate}).calibration(shape) for mask, rate in pairs}
+
     def science(self) -> dict[str, Any]:
         """See the base class."""
         named = zip(self.families, self.masks, strict=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, field_validator
 
 from fedrecon.sites.classical.completion import Completion
+from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,15 @@ class Grappa(Completion):
         if size % 2 == 0:
             raise ValueError("an odd number is needed: the missing sample is in the middle of the window")
         return size
+
+    def check(self, n_coils: int, box: tuple[int, int]) -> None:
+        """Requires a centre that holds a window: see the base class."""
+        del n_coils
+        if self.kernel_y > box[0] or self.kernel_x > box[1]:
+            raise InputError(
+                f"grappa fits its weights to windows of {self.kernel_y} x {self.kernel_x} samples, and the centre of "
+                f"k-space that is always measured has {box[0]} x {box[1]}: raise center_fraction"
+            )
 
     def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """K-space with the missing samples filled in; see the base class."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field
 
 from fedrecon.sites.classical.completion import Completion
+from fedrecon.sites.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,16 @@ class LowRank(Completion):
     rank: int = Field(default=30, ge=1, le=10**5)
     kernel: int = Field(default=5, ge=2, le=11, description="side of the window")
     iterations: int = Field(default=40, ge=1, le=10**5)
+
+    def check(self, n_coils: int, box: tuple[int, int]) -> None:
+        """Requires a rank below the dimensions of a window: see the base class."""
+        del box
+        if self.rank >= (dimensions := n_coils * self.kernel**2):
+            raise InputError(
+                f"low_rank: every window of {self.kernel} x {self.kernel} samples of {n_coils} "
+                f"coil{'s' * (n_coils > 1)} has a rank of at most {dimensions}, so rank={self.rank} says nothing: "
+                "lower rank"
+            )
 
     def complete(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """K-space after alternating projections, which start from zero-filled k-space; see the base class."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.plugin import Plugin
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fedrecon.sites.imaging.measurement import Measurement
+
+
+Condition = tuple[int, tuple[int, int]]
+"""The number of coils of a volume, and the size (y, x) of the centre of k-space that is always measured."""
 
 
 class Reconstructor(Plugin, ABC):
@@ -38,14 +44,39 @@ class Reconstructor(Plugin, ABC):
         """The candidate settings; a site's validation subjects decide among them. By default only this setting."""
         return (self,)
 
-    def tried(self) -> tuple[Self, ...]:
-        """The candidates with every parameter that was set: one that differs from its default is never tuned."""
+    def check(self, n_coils: int, box: tuple[int, int]) -> None:
+        """Refuses data of which the method can find out nothing: its image would be the zero-filled one.
+
+        Args:
+            n_coils: the number of coils.
+            box: size (y, x) of the centre of k-space that is always measured, in samples.
+
+        Raises:
+            InputError: the message says what is needed.
+        """
+
+    def tried(self, conditions: Collection[Condition] = ()) -> tuple[Self, ...]:
+        """The candidates with every parameter that was set, as far as they can work under all of these conditions.
+
+        A parameter was set if it differs from its default; it is never tuned.
+
+        Raises:
+            InputError: no candidate can; the message is that of the first one.
+        """
         defaults = {name: one.get_default(call_default_factory=True) for name, one in type(self).model_fields.items()}
         own = {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
-        found: list[Self] = []
+        found, refused = list[Self](), list[InputError]()
         for one in self.candidates():
             kept = one.model_copy(update=own)
-            found += [kept] if kept not in found else []
+            try:
+                for condition in conditions:
+                    kept.check(*condition)
+            except InputError as error:
+                refused.append(error)
+            else:
+                found += [kept] if kept not in found else []
+        if refused and not found:
+            raise refused[0]
         return tuple(found)
 
     @property

@@ -13,6 +13,7 @@ from fedrecon.sites.imaging.metrics import squared_error
 if TYPE_CHECKING:
     from fedrecon.sites.classical import Reconstructor
     from fedrecon.sites.training.batches import Slices
+    from fedrecon.sites.wire import TunedReconstructor
 
 MAX_SLICES = 12
 """Largest number of a site's validation slices that the search uses."""
@@ -31,8 +32,16 @@ def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[
     Returns:
         The best candidate, and a table with the parameters and the mean ``psnr`` (dB) of each candidate. The table is
         empty if there is only one candidate.
+
+    Raises:
+        InputError: no candidate can work on the site's validation and test volumes.
     """
-    candidates = reconstructor.tried()
+    conditions = {
+        one
+        for site, shard in slices.shards.items()
+        for one in slices.operators[site].conditions([*shard.split("validation"), *shard.split("test")])
+    }
+    candidates = reconstructor.tried(conditions)
     if len(candidates) == 1:
         return candidates[0], []
     picks = np.unique(np.linspace(0, len(slices.items) - 1, min(MAX_SLICES, len(slices.items))).astype(int))
@@ -51,3 +60,10 @@ def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[
         table.append({**candidate.model_dump(), "psnr": float(np.mean(scores))})
     best = max(range(len(candidates)), key=lambda i: table[i]["psnr"])
     return candidates[best], table
+
+
+def tie(tuned: TunedReconstructor) -> str:
+    """Says that the validation subjects decided nothing, because all candidates score the same; else empty."""
+    if len(tuned.table) < 2 or len({row["psnr"] for row in tuned.table}) > 1:
+        return ""
+    return f"warning: site '{tuned.site}': all {len(tuned.table)} settings of '{tuned.name}' score the same"

@@ -179,7 +179,7 @@ class Planner:
             sites = self.sites(experiment)
             parts: list[Any] = [experiment.measured, experiment.sites, experiment.strategy, experiment.allow_pooling]
             parts += [experiment.publish_private, experiment.test and experiment.test.model_dump()]
-            parts += [experiment.network, experiment.trains, [one.digest for one in experiment.plugins]]
+            parts += [experiment.network, experiment.reconstructor, [one.digest for one in experiment.plugins]]
             problem = json.dumps(parts, sort_keys=True)
             if problem not in self._checked:
                 sites.check(experiment)

@@ -102,6 +102,7 @@ class OwedScores:
     split: str
     round: int | None
     _owed: dict[str, set[Row]] = field(default_factory=dict)
+    _models: dict[str, set[str]] = field(default_factory=dict)
 
     def checked(self, answers: Sequence[Scores], models: Collection[str] = ()) -> Sequence[Scores]:
         """The answers themselves.
@@ -128,7 +129,9 @@ class OwedScores:
             RunError: columns are missing or too many, a row was not asked for or comes twice, differs from the labels
                 of its shard, or holds a value that no image has. The message names the member and the row.
         """
-        self._owed |= {member: self._left(member, one, models) for member, one in columns.items()}
+        left = {member: self._left(member, one, models) for member, one in columns.items()}
+        self._owed |= left
+        self._models |= {member: self._named(member, one) for member, one in columns.items()}
 
     def _left(self, member: str, columns: Columns, models: Collection[str]) -> set[Row]:
         """The rows that a member still owes after these."""
@@ -140,8 +143,9 @@ class OwedScores:
         left = owed.difference(rows)
         if len(owed) - len(left) != len(rows):
             raise self._refused(member, self._strange(member, rows))
-        if strange := {*columns["model"]}.difference(models or (GLOBAL, member)):
-            raise self._refused(member, f"have model = {brief(min(strange))}, which was not asked for")
+        names = self._named(member, columns)
+        if len(names) > 1 or not names <= {*(models or (GLOBAL, member))}:
+            raise self._refused(member, f"have model = {brief(', '.join(sorted(names)))}, not one that was asked for")
         for row, problem in _impossible(columns):
             raise self._refused(member, f"have {problem} in the row of {_place(rows[row])}")
         return left
@@ -160,6 +164,10 @@ class OwedScores:
         if member not in self._owed:
             self._owed[member] = set(self.gate.rows(member, self.split))
         return self._owed[member]
+
+    def _named(self, member: str, columns: Columns) -> set[str]:
+        """The networks that scored so far, with that of these rows: one network scores all."""
+        return self._models.get(member, set()) | {*columns["model"]}
 
     def _strange(self, member: str, rows: Sequence[Row]) -> str:
         """What is wrong with the first of the rows that is not owed, or comes twice."""

@@ -139,7 +139,7 @@ def test_each_network_scores_once_and_one_that_a_rule_chose_has_any_name(consort
     assert len(ruled.scored(monkeypatch, south=ruled.answer("south", "nearest: north"))) == 2
     (test, validation) = ruled.answer("south", "nearest: north").scores
     mixed = {**test.columns, "model": ("nearest: north", *("global",) * (len(test.columns["model"]) - 1))}
-    with pytest.raises(RunError, match=r"site 'south', round 3: .*model = 'global'"):
+    with pytest.raises(RunError, match=r"site 'south', round 3: .*model = 'global, nearest: north'"):
         ruled.scored(monkeypatch, south=RemoteScores("south", (replace(test, columns=mixed), validation)))
 
 

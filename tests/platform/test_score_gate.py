@@ -58,7 +58,8 @@ WRONG = {
     "pixels that are not the label's": (changed(n_pixels=10**15), "instead of 32"),
     "another mask": (changed(mask="poisson2d"), "mask = 'poisson2d' instead of 'random'"),
     "another acceleration": (changed(acceleration=8.0), "acceleration = 8.0 instead of 4"),
-    "another network": (changed(model="a"), "model = 'a'"),
+    "another network": (without(model="a"), "model = 'a'"),
+    "two networks": (changed(model="b"), "model = 'b, global'"),
     "a negative error": (changed(squared_error=-1.0), "squared_error = -1.0"),
     "an error that no float holds": (changed(squared_error=10**400), "squared_error = 1000"),
     "an error that is NaN": (changed(squared_error=math.nan), "squared_error = nan"),
@@ -126,6 +127,15 @@ def test_rows_may_come_in_parts_each_once():
         owed.checked([honest(GATE, "a", "test", slice(1, 3))])
     owed.checked([honest(GATE, "a", "test", slice(2, 3))])  # what was refused has taken nothing
     owed.check_whole(["a"])
+
+
+def test_one_network_scores_all_parts():
+    owed = GATE.asked("test")
+    owed.checked([honest(GATE, "b", "test", slice(0, 1))])
+    own = as_scores("b", "test", [row | {"model": "b"} for row in ROWS[3:]])
+    with pytest.raises(RunError, match="site 'b': its scores of the test subjects have model = 'b, global'"):
+        owed.checked([own])
+    GATE.asked("test").checked([own])
 
 
 def test_of_several_members_none_or_all_are_taken():

@@ -9,6 +9,7 @@ from honest import gate_of, honest
 
 from fedrecon.platform.federation.mosaic import Mosaic
 from fedrecon.platform.federation.scorer import Scorer, forget
+from fedrecon.platform.storage import checked_json
 from fedrecon.sites.scoring.panel import montage, tile
 from fedrecon.sites.wire import Panels, Samples, State
 
@@ -93,6 +94,20 @@ def test_a_part_is_whole_or_not_there(tmp_path):
     files = sorted(path.name for path in tmp_path.iterdir())
     assert [name[-7:] for name in files] == ["-0.json", "-1.json", "-2.json"]  # not of the end: another may go further
     assert json.loads((tmp_path / files[0]).read_text())["seconds"] == 8.0
+
+
+def test_a_part_that_is_not_what_was_asked_for_is_asked_again(tmp_path):
+    """An earlier version kept what a site sent without a look at it."""
+    request = method("fedgimp").request(STATE)
+    expected = Scorer(Members(), method("fedgimp"), GATE, tmp_path / "parts")(request, "test")
+    (first, *_) = sorted((tmp_path / "parts").iterdir())
+    one = checked_json.read(first, "", tmp_path.name, ())
+    one["columns"][1]["ssim"][0] = 2.0  # of the second member: of the first nothing may be taken
+    checked_json.write(first, one, tmp_path.name)
+    members = Members()
+    with pytest.warns(UserWarning, match="site 'b', round 4: its scores of the test subjects have ssim = 2.0"):
+        assert Scorer(members, method("fedgimp"), GATE, tmp_path / "parts")(request, "test") == expected
+    assert members.asked == [0, 3]
 
 
 def test_parts_are_of_one_state(tmp_path):

@@ -25,7 +25,6 @@ from fedrecon.platform.federation.attendance import (
     find_training,
     in_words,
     missed_by,
-    of_start,
     of_training,
 )
 from fedrecon.platform.federation.mosaic import Mosaic
@@ -36,7 +35,7 @@ from fedrecon.platform.runs.mlflow_record import datasets
 from fedrecon.platform.runs.publishing import note_consent, publish_later
 from fedrecon.platform.runs.results import ANEW, Result, took_over
 from fedrecon.platform.runs.run_environment import run_environment
-from fedrecon.platform.runs.warm_start import begin_with, check_start, noted_start, start_values
+from fedrecon.platform.runs.warm_start import begin_with, check_start, missed_at_start, noted_start, start_values
 from fedrecon.platform.storage.workspace import RunFolder, find_trained, note_trained
 from fedrecon.sites.errors import RunError, listed
 from fedrecon.sites.phases import phase
@@ -201,8 +200,7 @@ class _Run:
             yield record.curve[-1]
         else:
             state, resumed_from, began = self._begin(), 0, ANEW
-            if self.start_values is not None:
-                self.attendance.note(START, of_start(RunFolder(self.folder.workspace, str(experiment.training.start))))
+            self.attendance.note(START, missed_at_start(experiment, self.folder.workspace))
             starts = experiment.trains and experiment.training.scores_start
             first = scorer.validation(state, last=False) if starts else None
             self.attendance.note(state.round, dict.fromkeys(executor.dead, UNSCORED))

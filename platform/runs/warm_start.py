@@ -11,6 +11,7 @@ from fedrecon.platform.consortium.checks import check_unseen
 from fedrecon.platform.federation.attendance import START, in_words, missed_by, of_start, of_training
 from fedrecon.platform.inference.began_with import began_with
 from fedrecon.platform.storage.run_lookup import ASIDE, find_run, network_of
+from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.splits import key_problems
 from fedrecon.sites.errors import InputError
 
@@ -58,6 +59,12 @@ def start_values(experiment: Experiment, workspace: Path) -> dict[str, Any] | No
     if source.members:
         raise InputError(f"{where}: its sites keep parts of the network for themselves; start from a shared network")
     return source.network_values()
+
+
+def missed_at_start(experiment: Experiment, workspace: Path) -> dict[str, str]:
+    """The members that missed training in the run with whose network this one begins; empty without a warm start."""
+    start = experiment.training.start if experiment.trains else None
+    return {} if start is None else of_start(RunFolder(workspace, start))
 
 
 def noted_start(experiment: Experiment, workspace: Path) -> dict[str, Any]:

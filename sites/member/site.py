@@ -70,8 +70,7 @@ class Site:
     """
 
     def __init__(self, plan: SitePlan) -> None:
-        self.plan = plan
-        self.name = plan.member
+        self.plan, self.name = plan, plan.member
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._stamps = {name: Stamp.of(Path(path)) for name, path in plan.shards.items()}
         self.shards = {name: open_sealed(path) for name, path in plan.shards.items()}

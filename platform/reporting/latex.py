@@ -7,6 +7,7 @@ from fedrecon.platform.reporting.table import Table, Value
 _ESCAPED = {
     "\\": r"\textbackslash{}",
     **{one: f"\\{one}" for one in "&%$#_{}"},
+    "[": "{[}",  # bare, it begins an option of the end of a row before it
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "†": r"\textsuperscript{\dag}",

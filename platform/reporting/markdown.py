@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from fedrecon.platform.reporting.document import Code, Document, Files, Part, Picture, Text
@@ -20,7 +21,7 @@ def markdown(document: Document, address: Callable[[str], str]) -> str:
     lines = [f"# {flat(document.title)}", "", *(f"- {flat(key)}: {flat(text)}" for key, text in document.facts.items())]
     numbers = {run: at for at, run in enumerate(document.runs, 1)}
     for section in document.shown:
-        lines += ["", f"## {section.title}"]
+        lines += ["", f"## {flat(section.title)}"]
         for part in section.parts:
             lines += ["", _part(part, numbers)]
     lines += ["", *(f"[r{at}]: <{address(run)}>" for run, at in numbers.items())]
@@ -41,8 +42,8 @@ def grid(table: Table, links: Callable[[Sequence[str]], str] | None = None) -> s
 
 
 def flat(text: str) -> str:
-    """Text as one line of Markdown. It is escaped: it does not end a table cell or open an HTML tag."""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*")
+    """Text as one line of Markdown. It is escaped: it ends no table cell, opens no HTML tag and makes no link."""
+    return re.sub(r"[\\|*\[\]]", r"\\\g<0>", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _cell(value: Value) -> str:

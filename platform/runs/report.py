@@ -10,6 +10,7 @@ from fedrecon.platform.config.names import in_text
 from fedrecon.platform.federation.aggregate import exact_note
 from fedrecon.platform.federation.attendance import in_words
 from fedrecon.platform.federation.coverage import in_words as spread_in_words
+from fedrecon.platform.reporting.markdown import flat as escaped
 from fedrecon.platform.reporting.markdown import grid
 from fedrecon.platform.reporting.table import Row, Table, Value, number, numbers, plain, words
 from fedrecon.sites.extension.bibtex import distinct
@@ -79,7 +80,7 @@ def report(
         moved_data: whether the strategy had the data of all sites in one place.
     """
     sections = [
-        f"# {experiment.get('name', 'experiment')}",
+        f"# {escaped(experiment.get('name', 'experiment'))}",
         _warnings(result, experiment, environment, moved_data),
         f"## Test scores, {AGAINST[experiment.get('evaluation', {}).get('reference', 'measured')]}\n\n"
         + scores_table(result),

@@ -51,6 +51,15 @@ class Sampling(Acquisition):
         raise NotImplementedError
 
     @property
+    def drawable(self) -> tuple[Mask, ...]:
+        """All masks of which a slice can have one."""
+        raise NotImplementedError
+
+    def boxes(self, shape: tuple[int, int]) -> set[tuple[int, int]]:
+        """See the base class."""
+        return {mask.calibration(shape) for mask in self.drawable}
+
+    @property
     def own_science(self) -> dict[str, Any]:
         """See the base class; with the marks of the masks' own fixes."""
         return super().own_science | {key: mark for mask in self.plugins for key, mark in mask.own_science.items()}
@@ -127,6 +136,11 @@ class Undersampling(Sampling):
         return Mix("choice", (self.acceleration,))
 
     @property
+    def drawable(self) -> tuple[Mask, ...]:
+        """The mask."""
+        return (self.mask,)
+
+    @property
     def acceleration(self) -> float:
         """The nominal acceleration of the mask."""
         return float(self.mask.acceleration)
@@ -191,14 +205,14 @@ class Mixed(Sampling):
 
     def check(self, shape: tuple[int, int]) -> None:
         """Refuses a matrix (y, x) on which one of the families cannot reach one of the accelerations."""
-        for mask in self.masks:
-            for rate in self.rates.values:
-                mask.model_copy(update={"acceleration": rate}).check(shape)
+        for mask in self.drawable:
+            mask.check(shape)
 
-    def boxes(self, shape: tuple[int, int]) -> set[tuple[int, int]]:
-        """See the base class."""
-        pairs = ((mask, rate) for mask in self.masks for rate in self.rates.values)
-        return {mask.model_copy(update={"acceleration": rate}).calibration(shape) for mask, rate in pairs}
+    @property
+    def drawable(self) -> tuple[Mask, ...]:
+        """Each family with each of the accelerations; of a range, with both bounds."""
+        rates = self.rates.values
+        return tuple(mask.model_copy(update={"acceleration": rate}) for mask in self.masks for rate in rates)
 
     def science(self) -> dict[str, Any]:
         """See the base class."""

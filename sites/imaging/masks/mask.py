@@ -119,6 +119,21 @@ class Mask(Plugin):
         if self.acceleration > 1:
             self.check_centre(shape)
 
+    def fraction_for(self, shape: Shape, side: int) -> float | None:
+        """The smallest ``center_fraction``, in thousandths, whose box has no side below ``side``.
+
+        None if the mask cannot reach its acceleration with it.
+        """
+        for thousandths in range(1, 1001):
+            larger = self.model_copy(update={"center_fraction": thousandths / 1000})
+            if min(larger.calibration(shape)) >= side:
+                try:
+                    larger.check(shape)
+                except InputError:
+                    return None
+                return larger.center_fraction
+        return None
+
     def draw(self, shape: Shape, random: np.random.RandomState) -> Samples:
         """A mask (y, x) of this family, for an acceleration above 1 that :meth:`check` accepted."""
         raise NotImplementedError

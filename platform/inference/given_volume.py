@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedrecon.platform.inference.trained_run import TrainedRun
+from fedrecon.sites.data.fitting import COMPLETE, sampled_share
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.masks.mask import slice_boxes
 
@@ -45,12 +46,27 @@ def measured_at(trained: TrainedRun, named: str | None, volume: VolumeData, low:
             f"'{volume.name}' names no site of the run, and these measure differently: say with --site which: {listed}"
         )
     where = named or sites[0]
-    if not prospective and (times := trained.experiment.operator_at(where).noise) > 1 and not volume.noise:
+    if not prospective and (times := trained.experiment.operator_at(where).noise) > 1 and volume.noise is None:
         raise InputError(
             f"'{volume.name}': noise {times:g} is a multiple of the scan's own noise, and nobody knows that of this "
             "file; set operator.noise=1"
         )
     return where, prospective
+
+
+def whole(volume: VolumeData) -> VolumeData:
+    """The volume itself; refuses undersampled k-space where all samples of a low resolution are expected.
+
+    Zeros around the measured box are no missing samples.
+
+    Raises:
+        InputError: a slice has less than :data:`fedrecon.sites.data.fitting.COMPLETE` of its samples.
+    """
+    if (share := sampled_share(volume.kspace)) < COMPLETE:
+        raise InputError(
+            f"'{volume.name}': a slice has {share:.0%} of its samples: only fully sampled k-space is enlarged as it is"
+        )
+    return volume
 
 
 def check_method(

@@ -17,7 +17,10 @@ import numpy as np
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.consortium.code import carried_code
 from fedrecon.platform.consortium.network import site_plan
+from fedrecon.platform.inference.given_volume import whole
 from fedrecon.platform.storage.tracking.models import SETTINGS
+from fedrecon.sites.data.fitting import COMPLETE, measured_box
+from fedrecon.sites.data.volume import VolumeData, check_volume
 from fedrecon.sites.errors import InputError, RunError, tell, unknown
 from fedrecon.sites.finite import first_not_finite
 from fedrecon.sites.imaging.masks.mask import slice_boxes
@@ -68,32 +71,26 @@ class LoggedNetwork:
             float32 (slice, y, x).
 
         Raises:
-            InputError: a wrong shape, an unknown site, or a noise that is no such number. RunError: a pixel is NaN or
-                infinite.
+            InputError: an array that is missing, or of another shape or kind; what a file is refused for (see
+                :func:`fedrecon.sites.data.volume.check_volume`); a mask that is not that of the k-space; an unknown
+                site; or a noise that is no such number. RunError: a pixel is NaN or infinite.
         """
         from fedrecon.sites.training.local_loop import threads
 
         code, subject = (str((params or {}).get(key) or "") for key in ("site", "subject"))
         if code and code not in self.sites:
             raise unknown("site", code, self.sites)
-        noise = float((params or {}).get("noise") or 0.0)
+        noise = _number("noise", (params or {}).get("noise") or 0.0)
         if not 0 <= noise < math.inf:
             raise InputError(f"noise = {noise}: a standard deviation is needed; 0 says that nobody knows it")
-        kspace = np.asarray(model_input["kspace"], np.complex64)
-        enlarges = self.experiment.task == "super-resolution"
-        mask = None if enlarges else np.asarray(model_input["mask"], bool)
-        if kspace.ndim != 4 or (mask is not None and mask.shape != kspace[:, 0].shape):
-            raise InputError(
-                f"k-space is (slice, coil, y, x) and its mask (slice, y, x), got {kspace.shape} and "
-                f"{None if mask is None else mask.shape}"
-            )
+        kspace, mask = _given(model_input, self.experiment.task == "super-resolution")
         size = self.worker.scoring_batch
         with threads(self.experiment.resources.threads):
             parts = [
                 self._batch(range(start, min(start + size, len(kspace))), kspace, mask, code, subject, noise)
                 for start in range(0, len(kspace), size)
             ]
-        image = np.concatenate(parts) if parts else np.zeros((0, *kspace.shape[-2:]), np.float32)
+        image = np.concatenate(parts)
         if found := first_not_finite({"image": image}):
             raise RunError(f"the reconstruction holds {found} pixels")
         return image
@@ -121,6 +118,43 @@ class LoggedNetwork:
         drawn = Subject(code, (subject,) * len(indices), tuple(indices), self.experiment.seed)
         made = self.worker.reconstruct(self.request, batch, drawn)
         return np.asarray(made.abs().float().cpu().numpy(), np.float32)
+
+
+def _given(model_input: Mapping[str, Any], enlarges: bool) -> tuple[NDArray[np.complex64], NDArray[np.bool_] | None]:
+    """The k-space and its mask, through the gate of a file; super-resolution has no mask."""
+    wanted = ("kspace",) if enlarges else ("kspace", "mask")
+    if missing := [name for name in wanted if name not in model_input]:
+        raise InputError(f"a model takes arrays named {' and '.join(wanted)}; missing: {', '.join(missing)}")
+    given = np.asarray(model_input["kspace"])
+    mask = None if enlarges else np.asarray(model_input["mask"])
+    if given.ndim != 4 or (mask is not None and mask.shape != (len(given), *given.shape[2:])):
+        raise InputError(
+            f"k-space is (slice, coil, y, x) and its mask (slice, y, x), got {given.shape} and "
+            f"{None if mask is None else mask.shape}"
+        )
+    if given.dtype.kind != "c":
+        raise InputError(f"k-space holds complex numbers, got {given.dtype}")
+    with np.errstate(over="ignore"):  # what complex64 cannot hold is infinite there, and refused
+        kspace = given.astype(np.complex64)
+    volume = VolumeData(INPUT, INPUT, "test", kspace, None, None)
+    check_volume(volume)
+    if mask is None:
+        return whole(volume).kspace, None
+    if mask.dtype.kind not in "biu" or not ((mask == 0) | (mask == 1)).all():
+        raise InputError(f"a mask is True where a sample was measured, and False elsewhere; got {mask.dtype}")
+    sampled, mask = np.any(kspace != 0, axis=1), mask.astype(bool)
+    for index, (found, said) in enumerate(zip(sampled, mask, strict=True)):
+        inside = said[measured_box(found[None])]
+        if np.count_nonzero(found & said) < COMPLETE * np.count_nonzero(inside):
+            raise InputError(f"slice {index}: the mask says that samples were measured where the k-space is zero")
+    return kspace, mask
+
+
+def _number(name: str, given: Any) -> float:
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} = {given!r}: a number is needed") from None
 
 
 def _load_pyfunc(path: str) -> LoggedNetwork:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.federation.coverage import uncertainty
-from fedrecon.platform.inference.given_volume import Batches, batches, check_method, measured_at
+from fedrecon.platform.inference.given_volume import Batches, batches, check_method, measured_at, whole
 from fedrecon.platform.inference.pictures import volume_picture
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.tuned_by_run import use_tuned
@@ -183,6 +183,8 @@ def reconstruct(
         raise InputError("--as-is enlarges low-resolution images, but this is a reconstruction run")
     volumes = low_volumes(source) if from_nifti and enlarges else read_input(source)
     low = enlarges and (as_is or from_nifti)
+    if as_is and not from_nifti:
+        volumes = map(whole, volumes)
     if dry_run:
         for volume in volumes:
             where, prospective = measured_at(trained, named, volume, low)

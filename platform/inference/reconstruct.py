@@ -16,6 +16,7 @@ from fedrecon.platform.inference.given_volume import Batches, batches, check_met
 from fedrecon.platform.inference.pictures import volume_picture
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.tuned_by_run import use_tuned
+from fedrecon.platform.storage.marks import MARK, is_marked, marked_png, nifti_mark
 from fedrecon.platform.storage.workspace import default_workspace
 from fedrecon.sites import atomic
 from fedrecon.sites.data.fitting import measured_box
@@ -140,7 +141,7 @@ def reconstruct(
 
     Raises:
         InputError: no such run, sites that differ and none is named, an input that cannot be read, or an output of
-            another kind.
+            another kind or in the place of a file that is no reconstruction.
         RunError: a checkpoint or a private part of the run is lost, or an image would hold NaN or infinity.
 
     Example:
@@ -163,13 +164,14 @@ def reconstruct(
         raise InputError(f"{output}: is the input; nothing is written onto a source")
     if is_shard(output):
         raise InputError(f"{output}: is the shard of a site; images do not replace it")
-    if output.exists() and not _replaceable(output):
-        raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
+    _check_replaced(output)
     as_run = TrainedRun.chosen(Path(workspace) if workspace else default_workspace(), run)
     trained = as_run.changed(overrides)
     spread = spread_beside(output) if to_nifti and trained.experiment.method.has_spread else None
     if spread is not None and atomic.same_file(source, spread):
         raise InputError(f"{spread}: is the input; the spread is written beside {output.name}, never onto a source")
+    if spread is not None:
+        _check_replaced(spread)
     shard = Shard.open(source) if is_shard(source) else None
     named = site or _site_of(shard, trained)
     model = trained.one_model(named)
@@ -191,9 +193,9 @@ def reconstruct(
             check_method(worker.plan.reconstructor, trained.experiment.operator_at(where), volume, prospective, low)
     done = [] if dry_run else [_volume(trained, worker, named, volume, low, shard) for volume in volumes]
     if to_nifti and done:
-        _write_nifti(output, done[0], source, "output")
+        _write_nifti(output, done[0], source, "output", trained.folder.digest)
         if spread is not None:
-            _write_nifti(spread, done[0], source, "uncertainty")
+            _write_nifti(spread, done[0], source, "uncertainty", trained.folder.digest)
     elif done:
         write = _write_png if output.suffix.lower() == ".png" else _write_hdf5
         write(output, done, trained.folder.digest)
@@ -240,14 +242,10 @@ def spread_beside(output: Path) -> Path:
     return output.with_name(f"{output.name[:-length]}-uncertainty{output.name[-length:]}")
 
 
-def _replaceable(output: Path) -> bool:
-    """Whether the file can be made again: an HDF5 file that :func:`reconstruct` wrote, or a picture or volume."""
-    import h5py
-
-    if not (output.is_file() and h5py.is_hdf5(output)):
-        return output.suffix.lower() not in (".h5", ".hdf5")
-    with h5py.File(output, "r", locking=False) as file:
-        return "fedrecon_digest" in file.attrs
+def _check_replaced(output: Path) -> None:
+    """Refuses a file that is there already, unless :func:`reconstruct` wrote it, so that it can be made again."""
+    if output.exists() and not is_marked(output):
+        raise InputError(f"{output}: is there already and holds no reconstruction, so it is not replaced")
 
 
 def low_volumes(source: Path) -> Iterator[VolumeData]:
@@ -325,7 +323,7 @@ def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
     import h5py
 
     with atomic.replacing(output) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["fedrecon_digest"] = digest
+        file.attrs[MARK] = digest
         for one in done:
             group = file.create_group(one.volume.name)
             group.attrs["subject"] = one.volume.subject
@@ -341,7 +339,7 @@ def _write_hdf5(output: Path, done: list[Images], digest: str) -> None:
                 group.create_dataset("reference", data=one.volume.reference)
 
 
-def _write_nifti(output: Path, one: Images, source: Path, stage: str) -> None:
+def _write_nifti(output: Path, one: Images, source: Path, stage: str, digest: str) -> None:
     from fedrecon.sites.formats.nifti import save_enlarged
 
     made = one.stages[stage]
@@ -349,7 +347,7 @@ def _write_nifti(output: Path, one: Images, source: Path, stage: str) -> None:
     with atomic.replacing(output) as temporary:
         beside = temporary.with_name(f"{temporary.name}{''.join(output.suffixes[-2:])}")
         try:
-            save_enlarged(beside, source, made, made.shape[-1] // one.volume.kspace.shape[-1])
+            save_enlarged(beside, source, made, made.shape[-1] // one.volume.kspace.shape[-1], nifti_mark(digest))
             beside.replace(temporary)
         finally:
             beside.unlink(missing_ok=True)
@@ -362,4 +360,5 @@ def _write_png(output: Path, done: list[Images], digest: str) -> None:
     before = "Zero-padded" if one.enlarged else "Zero-filled"
     # Of an oversampled scan the part is shown, and compared, that is scored.
     shown = {name: central(images, one.volume.crop) for name, images in one.stages.items()}
-    atomic.write_bytes(output, volume_picture(shown, central(one.volume.reference, one.volume.crop), caption, before))
+    png = volume_picture(shown, central(one.volume.reference, one.volume.crop), caption, before)
+    atomic.write_bytes(output, marked_png(png, digest))

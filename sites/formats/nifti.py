@@ -121,7 +121,7 @@ def load_magnitude(path: Path) -> tuple[Real, tuple[float, float, float]]:
     return open_nifti(path, FileRecord()).slices()
 
 
-def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
+def save_enlarged(path: Path, source: Path, images: Real, scale: int, note: str = "") -> None:
     """Writes enlarged images as NIfTI, in the voxel axes and the spaces of the file ``source``.
 
     Voxels are ``scale`` times smaller within the slices; scale x scale new voxels exactly cover one old voxel. The two
@@ -132,6 +132,7 @@ def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
         source: the NIfTI file that :func:`load_magnitude` read as (slices, y, x).
         images: its enlarged images (slices, scale y, scale x).
         scale: the enlargement along y and x.
+        note: the text of the header field ``descrip``, at most 79 characters.
     """
     import nibabel
 
@@ -150,6 +151,7 @@ def save_enlarged(path: Path, source: Path, images: Real, scale: int) -> None:
             matrix = matrix @ np.diag([*shrink, 1])
             matrix[:3, 3] += matrix[:3, :3] @ (1 - 1 / shrink) / 2  # the corner of the first voxel stays
         getattr(header, f"set_{name}")(matrix, code)
+    header["descrip"] = note.encode()
     lengths = np.array(found.voxel)[own]
     stated = found.header["pixdim"][1:4]
     header["pixdim"][1:4] = shrink * np.where(np.isfinite(stated) & (stated > 0), stated, lengths)

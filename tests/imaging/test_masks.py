@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.masks import MASKS, centred, make_mask, measured_acceleration
@@ -287,3 +288,20 @@ def test_masks_load_no_torch():
 @every
 def test_families_say_what_they_draw(name):
     assert MASKS[name].__doc__
+
+
+def test_the_offsets_of_a_disc_are_all_its_points_and_no_other():
+    from fedrecon.sites.imaging.masks.poisson2d import _offsets
+
+    offsets, ends = _offsets(20, 4, 100)
+    points = [(y, x) for y in range(-4, 5) for x in range(-4, 5)]
+    for size in range(21):
+        found = sorted(offsets[: ends[size]].tolist())
+        assert found == sorted(y * 100 + x for y, x in points if y * y + x * x < size)
+
+
+def test_the_narrowest_density_still_draws_with_its_seed():
+    narrow = MASKS["gaussian2d"](acceleration=4, width=0.1)
+    assert not np.array_equal(narrow.sample((32, 32), 0), narrow.sample((32, 32), 1))
+    with pytest.raises(ValidationError):
+        MASKS["gaussian2d"](acceleration=4, width=0.09)

@@ -34,7 +34,7 @@ class Gaussian2d(DensityMask):
         }
     """
 
-    width: float = Field(6.0, gt=0, le=1000)
+    width: float = Field(6.0, ge=0.1, le=1000)
 
     def log_density(self, shape: Shape) -> NDArray[np.float64]:
         """Minus half the squared distance from DC, in units of the standard deviation, (y, x)."""

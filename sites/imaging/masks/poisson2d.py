@@ -98,21 +98,22 @@ def _discs(centre: Samples, outside: NDArray[np.float64], slope: float, random: 
     free = free.ravel()
     sampled = np.zeros_like(free)
     squared = np.ceil(radius**2).astype(np.intp).ravel()
-    offsets = _offsets(int(squared.max()), margin, width)
+    offsets, ends = _offsets(int(squared.max()), margin, width)
     candidates = random.permutation(np.flatnonzero(~centre))
     positions = (candidates // n_x + margin) * width + candidates % n_x + margin
     for position, size in zip(positions.tolist(), squared[candidates].tolist(), strict=True):
         if free[position]:
             sampled[position] = True
             if size > 1:
-                free[offsets[size] + position] = False
+                free[offsets[: ends[size]] + position] = False
     return sampled.reshape(-1, width)[margin:-margin, margin:-margin] | centre
 
 
 @functools.lru_cache(maxsize=64)
-def _offsets(largest: int, margin: int, width: int) -> list[NDArray[np.intp]]:
-    """Flat offsets of the neighbours with a squared distance below n, for n = 0 ... largest."""
+def _offsets(largest: int, margin: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Flat offsets of the neighbours, the nearest first, and how many have a squared distance below 0 ... largest."""
     step = np.arange(-margin, margin + 1)
     distance = step[:, None] ** 2 + step[None, :] ** 2
     flat = step[:, None] * width + step[None, :]
-    return [flat[distance < n] for n in range(largest + 1)]
+    order = np.argsort(distance, axis=None, kind="stable")
+    return flat.ravel()[order], np.searchsorted(distance.ravel()[order], np.arange(largest + 1))

@@ -15,6 +15,8 @@ _THRESHOLD = 0.03
 """Singular values of the calibration matrix below this fraction of the largest value count as noise."""
 _RANGE = (1e-12, 1e15)
 """Largest samples of a calibration box whose products, summed and a thousandth of them, are numbers of float32."""
+_ORDINARY = 40
+"""Largest exponent of two, up or down, of images whose squares float32 holds."""
 _BAND = 2**22
 """Largest number of complex numbers of the operator (c, c, rows, x) in memory at a time: 32 MiB."""
 _ITERATIONS = 5
@@ -22,8 +24,15 @@ _ITERATIONS = 5
 
 
 def rss(coil_images: Tensor) -> Tensor:
-    """Root sum of squares over the coils: (..., c, y, x) to (..., y, x), real."""
-    return torch.linalg.vector_norm(coil_images, dim=-3)  # type: ignore[no-any-return]
+    """Root sum of squares over the coils: (..., c, y, x) to (..., y, x), real.
+
+    Float32 cannot hold the squares of extreme values. Such images are scaled by a power of two first.
+    """
+    _, exponent = torch.frexp(coil_images.detach().abs().amax(dim=(-3, -2, -1), keepdim=True))
+    exponent = torch.where(exponent.abs() > _ORDINARY, exponent.clamp(-126, 126), 0)
+    one = torch.ones_like(exponent, dtype=coil_images.real.dtype)
+    length = torch.linalg.vector_norm(coil_images * torch.ldexp(one, -exponent), dim=-3)
+    return length * torch.ldexp(one, exponent).squeeze(-3)  # type: ignore[no-any-return]
 
 
 def combine(coil_images: Tensor, maps: Tensor) -> Tensor:
@@ -151,7 +160,7 @@ def _virtual_coil(images: Tensor) -> Tensor:
 
 def _normalised(images: Tensor) -> Tensor:
     """Scales to unit length over the coils. At a pixel without signal, all coils get the same value."""
-    length = rss(images).unsqueeze(-3)
+    length = torch.linalg.vector_norm(images, dim=-3, keepdim=True)
     even = torch.full_like(images, images.shape[-3] ** -0.5)
     return torch.where(length > 1e-30, images / length.clamp_min(1e-30), even)
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLANE = (-2, -1)
+_ORDINARY = 40
+"""Largest exponent of two, up or down, of images whose squares float32 holds."""
 
 
 def fft2c_numpy(image: NDArray[Any]) -> NDArray[Any]:
@@ -25,11 +27,17 @@ def ifft2c_numpy(kspace: NDArray[Any]) -> NDArray[Any]:
 
 
 def root_sum_of_squares(kspace: NDArray[Any]) -> NDArray[np.float32]:
-    """Root sum of squares (slices, y, x) of the coil images of k-space (slices, coils, y, x); modulus for one coil."""
+    """Root sum of squares (slices, y, x) of the coil images of k-space (slices, coils, y, x); modulus for one coil.
+
+    Float32 cannot hold the squares of extreme values. Such a slice is scaled by a power of two first.
+    """
     image = np.empty((len(kspace), *kspace.shape[-2:]), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are named by check_volume
         for number, one in enumerate(kspace):
-            image[number] = np.sqrt((np.abs(ifft2c_numpy(one)) ** 2).sum(axis=0))
+            coils = np.abs(ifft2c_numpy(one))
+            _, exponent = np.frexp(coils.max())
+            exponent = exponent if abs(exponent) > _ORDINARY else 0
+            image[number] = np.ldexp(np.sqrt((np.ldexp(coils, -exponent) ** 2).sum(axis=0)), exponent)
     return image
 
 

@@ -175,3 +175,25 @@ def test_real_coils_combine(raw):
     assert combined.real[head].square().sum() > 0.95 * combined[head].abs().square().sum()
     wrong = combine(images, maps.flip(0))[head].abs().square().sum() / rss(images)[head].square().sum()
     assert wrong < 0.7
+
+
+@pytest.mark.parametrize("times", [2.0**-130, 2.0**-100, 2.0**-60, 1.0, 2.0**60, 2.0**120])
+def test_the_root_sum_of_squares_of_extreme_values_is_that_of_others_times_a_power_of_two(times):
+    """Float32 holds no squares of them."""
+    from fedrecon.sites.imaging.numpy_fourier import ifft2c_numpy, root_sum_of_squares
+
+    values = np.random.default_rng(0).uniform(1, 2, (2, 3, 8, 6, 2)) @ [1, 1j]
+    wanted = np.sqrt((np.abs(values) ** 2).sum(axis=1))
+    found = rss(torch.from_numpy((values * times).astype(np.complex64))).numpy().astype(np.float64) / times
+    np.testing.assert_allclose(found, wanted, rtol=1e-6 if times > 2.0**-126 else 0.1)
+    images = np.sqrt((np.abs(ifft2c_numpy(values)) ** 2).sum(axis=1))
+    found = root_sum_of_squares((values * times).astype(np.complex64)).astype(np.float64) / times
+    np.testing.assert_allclose(found, images, atol=images.max() * (1e-6 if times > 2.0**-126 else 0.1))
+
+
+def test_the_root_sum_of_squares_of_ordinary_values_keeps_its_bits_and_its_slices_apart():
+    images = torch.randn(3, 4, 9, 7, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rss(images), torch.linalg.vector_norm(images, dim=-3))
+    images[1] *= 1e-25
+    assert torch.equal(rss(images)[1], rss(images[1:2])[0])
+    assert torch.equal(rss(torch.zeros(1, 2, 3, 3, dtype=torch.complex64)), torch.zeros(1, 3, 3))

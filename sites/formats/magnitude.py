@@ -158,7 +158,7 @@ def _edge(power: NDArray[Any]) -> float:
     if 2 * n < LEAST:
         return 1.0
     width = max(3, n // 10)
-    logs = np.log(power + 1e-12 * power.max() + 1e-30)
+    logs = np.log(power + 1e-12 * power.max() + np.finfo(np.float64).tiny)
     smooth = np.median([logs[:-2], logs[1:-1], logs[2:]], axis=0)  # one disturbed line is no edge
     start = np.arange(int(INNER * n) - width // 2, len(smooth) - 2 * width)
     fall = smooth[start] - smooth[start + width]

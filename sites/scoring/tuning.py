@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_SLICES = 12
 """Largest number of a site's validation slices that the search uses."""
 
+_LEAST = 1e-30
+"""Smallest mean squared error, as a part of the squared maximum: an exact reconstruction has 300 dB."""
+
 
 def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[Reconstructor, list[dict[str, Any]]]:
     """Finds the setting with the highest mean PSNR over at most 12 evenly spaced validation slices.
@@ -56,7 +59,8 @@ def tune(reconstructor: Reconstructor, slices: Slices, mask_seed: int) -> tuple[
                 images = batch.reference, candidate.reconstruct(batch).abs()
             reference, image = (central(one, item.volume.crop) for one in images)
             mean = float(squared_error(reference, image)[0]) / reference[0].numel()
-            scores.append(10 * np.log10(item.volume.maximum**2 / max(mean, 1e-30)))
+            power = item.volume.maximum**2
+            scores.append(10 * np.log10(power / max(mean, _LEAST * power)))
         table.append({**candidate.model_dump(), "psnr": float(np.mean(scores))})
     best = max(range(len(candidates)), key=lambda i: table[i]["psnr"])
     return candidates[best], table

@@ -1,12 +1,16 @@
 """A classical method's parameters: the best of its candidates on validation slices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from tiny import make_volume
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
 from fedrecon.sites.classical import make_reconstructor
 from fedrecon.sites.classical.reconstructor import Reconstructor
+from fedrecon.sites.data.loose_volume import LooseVolume
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.scoring.tuning import tune
 from fedrecon.sites.training.batches import Slices
@@ -55,3 +59,14 @@ def test_it_looks_at_few_slices(validation, monkeypatch):
     monkeypatch.setattr("fedrecon.sites.scoring.tuning.MAX_SLICES", 1)
     tune(Gain(), validation, 0)
     assert {item.index for batch in looked for item in batch} == {0}
+
+
+@pytest.mark.parametrize("times", [1e-20, 1e-12, 1.0, 1e12])
+def test_the_unit_of_a_scan_decides_nothing(times):
+    volume = make_volume("scan", "validation", 2, 1, 5)
+    kspace, reference = ((one * np.float32(times)).astype(one.dtype) for one in (volume.kspace, volume.reference))
+    source = LooseVolume(replace(volume, kspace=kspace, reference=reference, noise=None))
+    operators = {"north": Undersampling.read({"mask": "random", "acceleration": 1})}
+    chosen, table = tune(Gain(), Slices({"north": source}, operators, "validation", torch.device("cpu")), mask_seed=0)
+    assert chosen.gain == 1.1
+    assert len({round(row["psnr"], 3) for row in table}) == 4

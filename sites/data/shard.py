@@ -34,6 +34,7 @@ from fedrecon.sites.data.shard_writer import (
 )
 from fedrecon.sites.data.stamp import Stamp, note, noted
 from fedrecon.sites.data.volume import (
+    SMALLEST,
     SPLITS,
     Complex,
     Real,
@@ -318,7 +319,8 @@ class Shard:
             all_volumes: whether every volume needs a reference; if not, volumes without one are not scored.
 
         Raises:
-            InputError: the split holds no volume, or a volume without a fully sampled reference, or without the truth.
+            InputError: the split holds no volume, or a volume without a fully sampled reference or the truth, or
+                one that is too small for SSIM.
         """
         volumes, bare = self.scorable(split), [one.name for one in self.split(split) if not one.has_reference]
         if bare and (all_volumes or not volumes):
@@ -328,6 +330,11 @@ class Shard:
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
+        if small := [volume.name for volume in volumes if min(volume.crop or volume.shape) < SMALLEST]:
+            raise InputError(
+                f"{self.path}: {', '.join(small[:3])} (split '{split}') cannot be scored: "
+                f"SSIM needs {SMALLEST} pixels a side."
+            )
         if truth and any(volume.truth_maximum is None for volume in volumes):
             raise InputError(
                 f"{self.path}: evaluation.reference=truth, but site '{self.site}' has no noise-free truth in the split "

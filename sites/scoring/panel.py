@@ -175,10 +175,11 @@ def _white(reference: NDArray[Any], maximum: float) -> float:
 
 
 def _scores(reference: NDArray[Any], image: NDArray[Any], maximum: float) -> str:
-    from fedrecon.sites.imaging.metrics import psnr, ssim
+    from fedrecon.sites.imaging.metrics import WINDOW, psnr, ssim
 
     pair = (reference[np.newaxis], image[np.newaxis])
-    return f"{psnr(*pair, maximum):.1f} dB   SSIM {ssim(*pair, maximum):.3f}"
+    similar = f"   SSIM {ssim(*pair, maximum):.3f}" if min(image.shape) >= WINDOW else ""
+    return f"{psnr(*pair, maximum):.1f} dB{similar}"
 
 
 def _compressed(figure: Any) -> bytes:

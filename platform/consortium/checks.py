@@ -136,7 +136,7 @@ def _check_measured(name: str, volumes: Sequence[Volume], operator: Acquisition)
         except InputError as error:
             raise InputError(f"site '{name}': {error}") from None
     _check_maps(name, volumes, operator)
-    unknown_noise = [volume.name for volume in volumes if not volume.noise]
+    unknown_noise = [volume.name for volume in volumes if volume.noise is None]
     if operator.noise > 1 and unknown_noise:
         raise InputError(
             f"site '{name}': noise {operator.noise:g} is a multiple of the shard's own noise, and nobody knows that of "

@@ -166,3 +166,9 @@ def test_a_multiple_of_an_unknown_noise_is_refused(tmp_path):
         check_experiment(Experiment.read({"sites": "d", "operator": noisy}), shards)
     with pytest.raises(InputError, match=r"site 'north': noise 2"):
         check_masks(shards, {"north": Undersampling.read(noisy)})
+
+
+def test_no_noise_is_a_known_level(tmp_path):
+    volumes = [replace(make_volume(f"{one}_1", one, one), noise=0.0) for one in ("train", "validation", "test")]
+    write_shard(tmp_path / "north.h5", "north", volumes, simulated=False, phase="measured")
+    check_masks({"north": Shard.open(tmp_path / "north.h5")}, {"north": Undersampling.read({"noise": 2})})

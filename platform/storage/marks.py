@@ -40,7 +40,7 @@ def is_marked(path: Path) -> bool:
             head = opened.read(_HEAD + 8 + len(MARK))
         if head.startswith(_PNG):
             return head.endswith(b"tEXt" + MARK.encode())
-        header = nibabel.load(path).header  # type: ignore[attr-defined]
+        header = nibabel.load(path).header
         return bytes(header["descrip"]).startswith(MARK.encode())  # type: ignore[index]
     except (OSError, EOFError, ValueError, KeyError, zlib.error, *unreadable):
         return False

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Measurement
 
 
-Condition = tuple[int, tuple[int, int]]
-"""The number of coils of a volume, and the size (y, x) of the centre of k-space that is always measured."""
+Condition = tuple[int, tuple[int, int]]  # coils of a volume, size (y, x) of the centre that is always measured
 
 
 class Reconstructor(Plugin, ABC):

@@ -300,8 +300,7 @@ class Shard:
         Raises:
             InputError: the shard has no training subject, or a training volume without a reference that is needed.
         """
-        train = self.split("train")
-        if not train:
+        if not self.split("train"):
             splits = ", ".join(f"{subject}: {split}" for subject, split in sorted(self.subjects.items()))
             raise InputError(
                 f"{self.path}: site '{self.site}' has no training subject ({splits}); it is usable for "
@@ -319,8 +318,7 @@ class Shard:
             all_volumes: whether every volume needs a reference; if not, volumes without one are not scored.
 
         Raises:
-            InputError: the split holds no volume, or a volume without a fully sampled reference or the truth, or
-                one that is too small for SSIM.
+            InputError: the split holds no volume, or one without a reference, without the truth or too small for SSIM.
         """
         volumes, bare = self.scorable(split), [one.name for one in self.split(split) if not one.has_reference]
         if bare and (all_volumes or not volumes):
@@ -331,10 +329,8 @@ class Shard:
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
         if small := [volume.name for volume in volumes if min(volume.crop or volume.shape) < SMALLEST]:
-            raise InputError(
-                f"{self.path}: {', '.join(small[:3])} (split '{split}') cannot be scored: "
-                f"SSIM needs {SMALLEST} pixels a side."
-            )
+            named = f"{', '.join(small[:3])} (split '{split}')"
+            raise InputError(f"{self.path}: {named} cannot be scored: SSIM needs {SMALLEST} pixels a side.")
         if truth and any(volume.truth_maximum is None for volume in volumes):
             raise InputError(
                 f"{self.path}: evaluation.reference=truth, but site '{self.site}' has no noise-free truth in the split "
@@ -349,9 +345,8 @@ class Shard:
 
     def summary(self) -> dict[str, Any]:
         """All labels as JSON types, with counts for each split."""
-        shown = {key: value for key, value in asdict(self).items() if key != "volumes"}
         return {
-            **shown,
+            **{key: value for key, value in asdict(self).items() if key != "volumes"},
             "attributes": {key: value for key, value in self.attributes.items() if key != IMPORT},
             "import": self.imported,
             "path": str(self.path),

@@ -93,7 +93,8 @@ def actor() -> type:
             if method == "describe":
                 return os.getpid(), node, Description(self.name, os.getpid(), "cpu", 1, "none", "none", {})
             (request,) = arguments
-            return os.getpid(), node, TrainReply(self.name, request.round, 1, request.shared * np.float32(0.5))
+            half, losses = request.shared * np.float32(0.5), {"loss": 0.0}
+            return os.getpid(), node, TrainReply(self.name, request.round, 1, half, {}, losses)
 
     return Mirror
 
@@ -112,7 +113,7 @@ def rounds(asked: argparse.Namespace) -> list[float]:
     names = [f"s{number}" for number in range(2, asked.sites + 2)]
     strategy, n_slices = FedAvg(), dict.fromkeys(names, 1)
     ray_executor.SiteActor = actor()  # type: ignore[misc]
-    plans: Any = [SimpleNamespace(member=name, plugins=()) for name in names]
+    plans: Any = [SimpleNamespace(member=name, shards={}, plugins=()) for name in names]
     executor = ray_executor.RayExecutor(plans, Resources(cpus_per_site=1, gpus_per_site=0, start_timeout=300))
     state, seconds = strategy.begin(np.ones(asked.parameters, np.float32)), []
     for _ in range(asked.rounds):

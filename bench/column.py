@@ -26,6 +26,7 @@ from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.federation.recorder import Round
 from fedrecon.platform.federation.round_loop import federate
+from fedrecon.platform.federation.score_gate import ScoreGate
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.training.parameters import Parameters, to_vector
@@ -101,7 +102,9 @@ def fedrecon(job: jobs.Job, rounds: int, clock: Clock, on_ray: bool) -> nn.Modul
     else:
         executor = InProcessExecutor(job.plans())
     try:
-        state = federate(Rounds(job.strategy, rounds), executor, clock, state, job.n_slices)  # type: ignore[arg-type]
+        what = Rounds(job.strategy, rounds)
+        nobody = ScoreGate({}, {}, {}, what.evaluation, spread=False)
+        state = federate(what, executor, nobody, clock, state, job.n_slices)  # type: ignore[arg-type]
     finally:
         executor.close()
     layout.load_shared(state.shared)

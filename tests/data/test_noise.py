@@ -171,4 +171,6 @@ def test_a_multiple_of_an_unknown_noise_is_refused(tmp_path):
 def test_no_noise_is_a_known_level(tmp_path):
     volumes = [replace(make_volume(f"{one}_1", one, one), noise=0.0) for one in ("train", "validation", "test")]
     write_shard(tmp_path / "north.h5", "north", volumes, simulated=False, phase="measured")
-    check_masks({"north": Shard.open(tmp_path / "north.h5")}, {"north": Undersampling.read({"noise": 2})})
+    check_masks(
+        {"north": Shard.open(tmp_path / "north.h5")}, {"north": Undersampling.read({"acceleration": 2, "noise": 2})}
+    )

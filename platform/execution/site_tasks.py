@@ -16,7 +16,7 @@ from fedrecon.platform.execution.liveness import Watch
 from fedrecon.platform.execution.lost_ray import check_ray, put
 from fedrecon.platform.execution.ray_cluster import RESTART_TIMEOUT, bundle_option, free, member_demands, nodes
 from fedrecon.sites.errors import RunError, at_site, cause_of
-from fedrecon.sites.member.error_text import within_walls
+from fedrecon.sites.member.error_text import walled
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.resources import Resources
@@ -46,7 +46,7 @@ def ask_sites(function: Callable[..., Any], questions: Mapping[str, Question], s
         RunError: the function fails on a node, or a node does not answer in time.
     """
     homes = home_nodes(list(questions)) if questions else {}
-    task = ray.remote(max_calls=1)(within_walls()(function))
+    task = ray.remote(max_calls=1)(walled(function))
     pending = {
         site: task.options(**home.options(), **OUTSIDE_GROUP).remote(*questions[site]) for site, home in homes.items()
     }
@@ -89,7 +89,7 @@ def site_tasks(
         one.member: {**one.options(), **OUTSIDE_GROUP, **bundle_option(one.member, bundle_members)} for one in demanded
     }
     # Each task has its own process, because torch looks for GPUs only once in a process.
-    task = ray.remote(max_calls=1, max_retries=0)(within_walls()(function))
+    task = ray.remote(max_calls=1, max_retries=0)(walled(function))
     watch = watch or Watch()
     watch.patience.fit_timeout = None if resources.fit_timeout == "auto" else resources.fit_timeout
     tasks = SiteTasks(task, put(shared), questions, options, home_nodes(sites), watch)

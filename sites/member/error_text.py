@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from fedrecon.sites import atomic
 from fedrecon.sites.errors import FedreconError, RunError
@@ -37,6 +39,17 @@ def within_walls(log: Path | None = None) -> Iterator[None]:
                 log.parent.mkdir(parents=True, exist_ok=True)
                 atomic.append(log, "".join(traceback.format_exception(error)) + "\n")
         raise leaving(error).with_traceback(error.__traceback__) from None
+
+
+def walled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function :func:`within_walls`. Ray can send it to another process, as it cannot send a context manager."""
+
+    @wraps(function)
+    def inside(*arguments: Any) -> Any:
+        with within_walls():
+            return function(*arguments)
+
+    return inside
 
 
 def leaving(error: Exception) -> FedreconError:

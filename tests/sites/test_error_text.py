@@ -2,13 +2,12 @@
 
 import pickle
 import traceback
-from functools import partial
 
 import numpy as np
 import pytest
 
 from fedrecon.sites.errors import DiskFullError, InputError, RunError
-from fedrecon.sites.member.error_text import LONGEST, ForeignError, leaving, within_walls
+from fedrecon.sites.member.error_text import LONGEST, ForeignError, leaving, walled, within_walls
 from fedrecon.sites.wire import vector
 
 SECRET = "0.123456"
@@ -68,8 +67,10 @@ def test_own_errors_keep_their_text_without_their_cause_and_not_at_any_length(tm
     assert str(long).endswith("the end")
 
 
-def test_it_wraps_a_function_with_its_name():
-    function = within_walls()(partial(not_positive).func)
+def test_a_walled_function_has_its_name_and_is_sent_to_another_process():
+    from ray import cloudpickle
+
+    function = cloudpickle.loads(cloudpickle.dumps(walled(not_positive)))
     assert function.__name__ == "not_positive"
     with pytest.raises(ForeignError):
         function()

@@ -34,13 +34,13 @@ from fedrecon.sites.data.shard_writer import (
 )
 from fedrecon.sites.data.stamp import Stamp, note, noted
 from fedrecon.sites.data.volume import (
-    SMALLEST,
     SPLITS,
     Complex,
     Real,
     Volume,
     VolumeData,
     check_name,
+    check_scored_size,
     check_text,
     check_volume,
     split_summary,
@@ -318,7 +318,7 @@ class Shard:
             all_volumes: whether every volume needs a reference; if not, volumes without one are not scored.
 
         Raises:
-            InputError: the split holds no volume, or one without a reference, without the truth or too small for SSIM.
+            InputError: the split holds no volume, or one that is too small, or has no fully sampled reference or truth.
         """
         volumes, bare = self.scorable(split), [one.name for one in self.split(split) if not one.has_reference]
         if bare and (all_volumes or not volumes):
@@ -328,9 +328,7 @@ class Shard:
             )
         if not volumes:
             raise InputError(f"{self.path}: site '{self.site}' has no subject in the split '{split}'.")
-        if small := [volume.name for volume in volumes if min(volume.crop or volume.shape) < SMALLEST]:
-            named = f"{', '.join(small[:3])} (split '{split}')"
-            raise InputError(f"{self.path}: {named} cannot be scored: SSIM needs {SMALLEST} pixels a side.")
+        check_scored_size(f"{self.path} (split '{split}')", volumes)
         if truth and any(volume.truth_maximum is None for volume in volumes):
             raise InputError(
                 f"{self.path}: evaluation.reference=truth, but site '{self.site}' has no noise-free truth in the split "

@@ -265,6 +265,16 @@ def check_crop(where: str, crop: tuple[int, int] | None, shape: tuple[int, ...])
         )
 
 
+def check_scored_size(where: str, volumes: Collection[Volume]) -> None:
+    """Refuse volumes of which a part is scored that is too small for SSIM.
+
+    Raises:
+        InputError: see above. The message begins with ``where`` and names them.
+    """
+    if small := [volume.name for volume in volumes if min(volume.crop or volume.shape) < SMALLEST]:
+        raise InputError(f"{where}: {', '.join(small[:3])} cannot be scored: SSIM needs {SMALLEST} pixels a side.")
+
+
 def check_layout(where: str, kspace: Any, reference: Any | None) -> None:
     """Refuse arrays or HDF5 datasets with a wrong rank, dtype, size or axis order. Their data are not read.
 

@@ -1,6 +1,7 @@
 """A JSON file that is read back as a number is what was written, or is refused in one line."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,7 +28,7 @@ def folder_files(workspace):
     note_trained(run, "b" * 12)
     part, table = run.path / "parts" / "test-0-0.json", TrialTable(workspace, "sweep")
     part.parent.mkdir()
-    checked_json.write(part, {"members": ["north"], "seconds": 1.25, "columns": []}, run.digest)
+    checked_json.write(part, {"members": ["north"], "seconds": 1.25, "columns": [{}]}, run.digest)
     verdict = table._path("c" * 12)
     verdict.parent.mkdir(parents=True)
     ended = {"status": "STOPPED", "error": None, "round": 1, "metrics": {}, "run_id": "x", "trained_rounds": 1}
@@ -39,7 +40,7 @@ def folder_files(workspace):
         run.path / "environment.json": run.environment,
         run.path / "published.json": run.published,
         workspace / "trained" / f"{'b' * 12}.json": lambda: find_trained(workspace, "b" * 12).path,
-        part: lambda: _kept(part),
+        part: lambda: _kept(part, (), SimpleNamespace(take=lambda columns: None)),
         verdict: lambda: table._verdict("c" * 12),
         table.folder / "suggested.json": lambda: read_suggested(table.folder),
     }

@@ -48,8 +48,9 @@ def test_an_image_that_is_not_finite_is_not_written(value, monkeypatch):
     resources = SimpleNamespace(threads=1)
     experiment = SimpleNamespace(task="reconstruction", resources=resources, operator_at=lambda _: operator)
     trained = SimpleNamespace(experiment=experiment, images=SimpleNamespace(sites=("north",)))
+    site = SimpleNamespace(plan=SimpleNamespace(reconstructor=None))
     with pytest.raises(RunError, match="'x': the reconstruction holds NaN or infinity in 1 of 2048 output"):
-        reconstruct._volume(trained, None, "north", make_volume("x", "test", 2, 1, 0), False, None)
+        reconstruct._volume(trained, site, "north", make_volume("x", "test", 2, 1, 0), False, None)
 
 
 LABELS_OF_OTHERS = {

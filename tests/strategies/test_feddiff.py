@@ -347,12 +347,13 @@ def test_codes_that_nothing_trains_take_no_part(strategy, takes):
 
 def test_a_warm_start_without_codes_has_digests_of_its_own():
     def digest(strategy, **training):
-        given = {"sites": "d", "strategy": strategy, "network": DENOISER, "training": training}
+        as_then = {**strategy, "splitting": {"steps": 15}}
+        given = {"sites": "d", "strategy": as_then, "network": DENOISER, "training": training}
         return Experiment.read(given).digest({"a": "x"})
 
     assert digest(CODELESS) == "59dbbe874ba45eee"
     assert digest(CODELESS, start="r") != "1ad6b7566a060a31"
-    assert digest("feddiff", start="r") == "7c2f6b2279de18df"
+    assert digest({"name": "feddiff"}, start="r") == "7c2f6b2279de18df"
 
 
 @pytest.mark.parametrize(("samples", "steps", "drawn"), [(1, 0, 0), (3, 0, 2), (1, 2, 0), (3, 2, 2)])

@@ -227,7 +227,7 @@ def test_rules_whose_scores_changed_have_digests_of_their_own():
         given = {"sites": "d", "strategy": strategy, "network": network, "test": {"sites": "d", "unseen": unseen}}
         return Experiment.read(given).digest({"a": "x"})
 
-    codes = {"name": "feddiff", "private": ["sites"]}
+    codes = {"name": "feddiff", "private": ["sites"], "splitting": {"steps": 15}}
     assert digest("average", strategy=codes) != "92acc27fe3277c94"
     assert digest("average") == "3bd05730ea026e11"
     assert digest("fine-tune") != "797bb898e12d727e"

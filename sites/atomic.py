@@ -14,10 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fedrecon.sites.debris import sweep, temporary_name
+from fedrecon.sites.debris import sweep_once, temporary_name
 from fedrecon.sites.errors import DiskFullError, FedreconError
 
-_SWEPT: set[tuple[int, Path]] = set()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = tuple(f"{form}{code}" for code in _FULL for form in ("os error ", "errno = ", "Errno "))
 """safetensors and HDF5 give the number in their text only."""
@@ -62,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with room_for(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep_once(path.parent)
+            sweep_once(path.parent)
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)  # noqa: PTH105 - the one call whose atomicity is documented
@@ -105,14 +104,6 @@ def append(path: Path, text: str) -> None:
         if os.fstat(file.fileno()).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "it is another user's", str(path))
         file.write(text)
-
-
-def _sweep_once(folder: Path) -> None:
-    """Sweeps a folder when this process writes there first: a look at a folder of thousands of files is not free."""
-    key = os.getpid(), folder
-    if key not in _SWEPT:
-        _SWEPT.add(key)
-        sweep(folder)
 
 
 def _sync(path: Path) -> None:

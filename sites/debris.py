@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_SWEPT: set[tuple[int, Path]] = set()
+"""The folders that a process has swept, each with the number of the process: a fork begins anew."""
 _NAME = re.compile(r"\.(?P<owner>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{8}\.tmp(-journal|-wal|-shm)?$")
 
 
@@ -42,7 +44,7 @@ def scratch(folder: Path | None = None) -> Iterator[Path]:
 
     What dead processes left in ``folder`` is deleted first.
     """
-    sweep(folder)
+    sweep_once(folder)
     path = (folder or Path(tempfile.gettempdir())) / temporary_name("fedrecon")
     path.mkdir(mode=0o700)
     try:
@@ -70,6 +72,14 @@ def sweep(folder: Path | None = None, deep: bool = False) -> list[Path]:
                 remove(path)
                 swept.append(path)
     return swept
+
+
+def sweep_once(folder: Path | None = None) -> None:
+    """Sweeps a folder when this process comes to it first: a look at a folder of thousands of files is not free."""
+    key = os.getpid(), folder or Path(tempfile.gettempdir())
+    if key not in _SWEPT:
+        _SWEPT.add(key)
+        sweep(folder)
 
 
 def remove(path: Path) -> None:

@@ -125,7 +125,7 @@ def _use(other: RunFolder, folder: RunFolder) -> str:
     digest = folder.digest
     if noted.get("trained_by") == digest.split(ASIDE)[0]:
         journal = noted.get("trained_journal")  # tells a run from those of its digest that reruns set aside
-        if journal == folder.journal().id if journal else ASIDE not in digest:
+        if (journal == folder.journal().id) if journal else (ASIDE not in digest):
             return "tests its network"
     if start == digest:
         return "began with its network"

@@ -12,7 +12,6 @@ from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published, check_tunable
 from fedrecon.platform.consortium.network import check_network, network_layout, private_members
 from fedrecon.platform.consortium.shards import is_here, open_sites
-from fedrecon.sites.acquisition.undersampling import Sampling
 from fedrecon.sites.classical import reconstructor_name
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.data.splits import Scans, key_problems, scan_of, scans_in_two_splits
@@ -151,8 +150,7 @@ def _check_maps(name: str, volumes: Sequence[Volume], operator: Acquisition) -> 
     the maps of a box of 1 x 1 has 19.3 dB, of 3 x 3 28.3 dB, and of 7 x 7 36.9 dB: no method can be better than that.
     """
     several = sorted({one.shape for one in volumes if one.has_reference and one.n_coils > 1})
-    masks = operator.drawable if isinstance(operator, Sampling) else ()
-    for shape, mask in product(several, masks):
+    for shape, mask in product(several, operator.drawable):
         box = mask.calibration(shape)
         if min(box) >= GOOD_BOX:
             continue

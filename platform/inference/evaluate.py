@@ -170,10 +170,9 @@ def _check_same_data(trained: TrainedRun, shards: Mapping[str, Shard]) -> None:
     Raises:
         InputError: the message names the sites, or the site and both content hashes.
     """
-    own = set((trained.folder.noted() or {}).get("subjects", shards))
-    if changed := [f"{one} is gone" for one in sorted(own - {*shards})] + [
-        f"{one} is new" for one in shards if one not in own
-    ]:
+    own = (trained.folder.noted() or {}).get("subjects", shards)
+    gone, new = ([one for one in these if one not in those] for these, those in ((own, shards), (shards, own)))
+    if changed := [*(f"{one} is gone" for one in gone), *(f"{one} is new" for one in new)]:
         raise InputError(
             f"the sites of run {trained.folder.digest} are not those of {brief(trained.experiment.sites)} today: "
             f"{', '.join(changed)}. If other data are meant, name them by --sites."

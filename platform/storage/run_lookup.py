@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,19 @@ def network_of(folder: RunFolder) -> RunFolder:
     if not (digest := noted.get("trained_by")):
         return folder
     found, journal = RunFolder(folder.workspace, digest), noted.get("trained_journal")
-    known = [found, *(one for one in run_folders(folder.workspace) if one.digest.startswith(f"{digest}{ASIDE}"))]
-    same = [one for one in known if one.journal().id == journal] if journal else [found]
-    if not same:
+    aside = (RunFolder(folder.workspace, path.name) for path in sorted(found.path.parent.glob(f"{digest}{ASIDE}*")))
+    same = next((one for one in chain([found], aside) if not journal or one.journal().id == journal), None)
+    if same is None:
         raise RunError(
             f"run {folder.digest} tested a network of run {digest} that is gone: that run was run again since. Run the "
             f"experiment of {folder.digest} again with --rerun: it tests the new one"
         )
-    if same[0].path.is_dir() and same[0].result() is None:
+    if same.path.is_dir() and same.result() is None:
         raise RunError(
-            f"run {folder.digest} tested the network of run {same[0].digest}, which is not finished; the same command "
+            f"run {folder.digest} tested the network of run {same.digest}, which is not finished; the same command "
             "fedrecon run continues it"
         )
-    return same[0]
+    return same
 
 
 def _is_folder_name(reference: str) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedrecon.sites.data.volume import Volume
+    from fedrecon.sites.imaging.masks.mask import Mask
     from fedrecon.sites.imaging.measurement import Measurement
 
 
@@ -167,6 +168,11 @@ class Acquisition(Settings):
         """Size (y, x) of the centred box of k-space in which every measurement has all samples."""
         box: tuple[int, int] = self.plugin.calibration(shape)
         return box
+
+    @property
+    def drawable(self) -> tuple[Mask, ...]:
+        """All masks of which a slice can have one; none where whole grids are measured."""
+        return ()
 
     def boxes(self, shape: tuple[int, int]) -> set[tuple[int, int]]:
         """The boxes of :meth:`calibration` of all settings that a slice can draw."""

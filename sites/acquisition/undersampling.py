@@ -50,11 +50,6 @@ class Sampling(Acquisition):
         """The accelerations that a slice can have."""
         raise NotImplementedError
 
-    @property
-    def drawable(self) -> tuple[Mask, ...]:
-        """All masks of which a slice can have one."""
-        raise NotImplementedError
-
     def boxes(self, shape: tuple[int, int]) -> set[tuple[int, int]]:
         """See the base class."""
         return {mask.calibration(shape) for mask in self.drawable}

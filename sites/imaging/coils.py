@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedrecon.sites.imaging.fourier import ifft2c
 from fedrecon.sites.imaging.masks.mask import centred
+from fedrecon.sites.imaging.numpy_fourier import ORDINARY
 
 _LARGEST_CALIBRATION = 32
 """Largest number of samples of an axis that are used: maps and phase are smooth, so more would add noise and time."""
@@ -15,8 +16,6 @@ _THRESHOLD = 0.03
 """Singular values of the calibration matrix below this fraction of the largest value count as noise."""
 _RANGE = (1e-12, 1e15)
 """Largest samples of a calibration box whose products, summed and a thousandth of them, are numbers of float32."""
-_ORDINARY = 40
-"""Largest exponent of two, up or down, of images whose squares float32 holds."""
 _BAND = 2**22
 """Largest number of complex numbers of the operator (c, c, rows, x) in memory at a time: 32 MiB."""
 _ITERATIONS = 5
@@ -29,7 +28,9 @@ def rss(coil_images: Tensor) -> Tensor:
     Float32 cannot hold the squares of extreme values. Such images are scaled by a power of two first.
     """
     _, exponent = torch.frexp(coil_images.detach().abs().amax(dim=(-3, -2, -1), keepdim=True))
-    exponent = torch.where(exponent.abs() > _ORDINARY, exponent.clamp(-126, 126), 0)
+    if not bool((exponent.abs() > ORDINARY).any()):
+        return torch.linalg.vector_norm(coil_images, dim=-3)  # type: ignore[no-any-return]
+    exponent = torch.where(exponent.abs() > ORDINARY, exponent.clamp(-126, 126), 0)
     one = torch.ones_like(exponent, dtype=coil_images.real.dtype)
     length = torch.linalg.vector_norm(coil_images * torch.ldexp(one, -exponent), dim=-3)
     return length * torch.ldexp(one, exponent).squeeze(-3)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLANE = (-2, -1)
-_ORDINARY = 40
+ORDINARY = 40
 """Largest exponent of two, up or down, of images whose squares float32 holds."""
 
 
@@ -36,7 +36,7 @@ def root_sum_of_squares(kspace: NDArray[Any]) -> NDArray[np.float32]:
         for number, one in enumerate(kspace):
             coils = np.abs(ifft2c_numpy(one))
             _, exponent = np.frexp(coils.max())
-            exponent = exponent if abs(exponent) > _ORDINARY else 0
+            exponent = exponent if abs(exponent) > ORDINARY else 0
             image[number] = np.ldexp(np.sqrt((np.ldexp(coils, -exponent) ** 2).sum(axis=0)), exponent)
     return image
 

@@ -46,8 +46,6 @@ def test_what_it_needs_of_coils_and_centre(name, parameters, n_coils, box, wante
 @pytest.mark.parametrize("n_coils", [1, 2])
 @pytest.mark.parametrize("fraction", [0.04, 0.12, 0.24])
 def test_it_is_refused_exactly_where_it_gives_the_zero_filled_image(name, n_coils, fraction):
-    if (name, n_coils) == ("cg_sense", 1):
-        pytest.skip("it is the zero-filled image over 1 + weight: a fact that every run and report names")
     mask = MASKS["gaussian2d"](acceleration=3, center_fraction=fraction)
     box = mask.calibration((26, 24))
     kspace = torch.randn(1, n_coils, 26, 24, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
@@ -55,8 +53,11 @@ def test_it_is_refused_exactly_where_it_gives_the_zero_filled_image(name, n_coil
     measurement = measure(kspace, sampled, estimate_maps(kspace, box))
     methods = {make_reconstructor(name), *make_reconstructor(name).candidates()}
     for method in sorted(methods, key=repr)[:6]:
-        same = torch.allclose(method.reconstruct(measurement), measurement.zero_filled, rtol=1e-4, atol=1e-4)
-        assert same == (refused(method, n_coils, box) or name == "zero_filled")
+        image, expected, exact = method.reconstruct(measurement), measurement.zero_filled, 1e-4
+        if named := (name, n_coils) == ("cg_sense", 1):  # refused nowhere: every run and report names it
+            expected, exact = expected / (1 + method.weight), 5e-3  # the solver stops before the last digits
+        same = torch.allclose(image, expected, rtol=exact, atol=exact)
+        assert same == (named or refused(method, n_coils, box) or name == "zero_filled")
 
 
 def test_candidates_that_can_do_nothing_are_dropped_and_the_first_says_why_none_is_left():

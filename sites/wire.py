@@ -275,6 +275,7 @@ class Description:
     shards: Mapping[str, str]
     node: str = ""
     gpus: tuple[str, ...] = ()
+    numpy: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from typing import Any
 from fedrecon.platform.catalogue.overview import overview
 from fedrecon.platform.federation.attendance import in_words
 from fedrecon.platform.runs.report import flat
+from fedrecon.platform.runs.run_environment import DECISIVE
 from fedrecon.platform.storage.parquet import read_scores
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.score_columns import METRICS
-
-MACHINE = ("torch", "device", "threads", "instruction_set")
-"""What a run notes of each member that can change the last bits of a result."""
 
 
 def compare(first: RunFolder, second: RunFolder) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
     """Versions and devices; one line each, if all members have the same."""
     members = environment.get("members", {})
     found = {key: str(environment[key]) for key in ("python", "crew") if key in environment}
-    for key in MACHINE:
+    for key in DECISIVE:
         values = {name: str(one.get(key)) for name, one in members.items()}
         same = len(set(values.values())) == 1
         found |= {key: next(iter(values.values()))} if same else {f"{name}.{key}": one for name, one in values.items()}

@@ -97,14 +97,15 @@ def _overview(folder: RunFolder) -> Overview:
     paths = folder.checkpoints.paths()
     committed = paths[-1].stem.removeprefix("round-") if paths else ""
     mean, trains = result.get("mean", {}), experiment.get("reconstructor", {}).get("name") == "network"
-    newest = [path for path in (folder.path / "result.json", folder.path / "run.json", folder.path) if path.exists()]
+    finished = (folder.path / "result.json").exists()
+    begun = [path for path in (folder.path / "run.json", folder.path) if path.exists()]
     campaigns = [f"{kind} {tags[f'fedrecon.{kind}']}" for kind in ("sweep", "study") if f"fedrecon.{kind}" in tags]
     return Overview(
         digest=folder.digest,
-        status=_status(folder, (folder.path / "result.json").exists(), problems),
+        status=_status(folder, finished, problems),
         name=str(experiment.get("name", "")),
         run_id=str(noted.get("run_id") or result.get("run_id") or ""),
-        changed=_time(newest[0]) if newest else "",
+        changed=_time(folder.finished_at() if finished else begun[0].stat().st_mtime_ns) if begun else "",
         rounds=int(result.get("rounds") or (committed if committed.isdigit() else 0)),
         planned=int(experiment.get("training", {}).get("rounds", 0)) if trains else 0,
         method=method_of(experiment),
@@ -175,5 +176,5 @@ def _bytes(folder: Path) -> int:
     return sum(found.values())
 
 
-def _time(path: Path) -> str:
-    return datetime.datetime.fromtimestamp(path.stat().st_mtime).isoformat(timespec="seconds")
+def _time(nanoseconds: int) -> str:
+    return datetime.datetime.fromtimestamp(nanoseconds / 1e9).isoformat(timespec="seconds")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedrecon.platform.execution.executor import Executor
     from fedrecon.platform.storage.workspace import RunFolder
 
-DECISIVE = ("device", "threads", "torch", "instruction_set")
+DECISIVE = ("device", "threads", "torch", "numpy", "instruction_set")
 """What of a member's machine can change the last bits of its training."""
 
 
@@ -36,11 +36,16 @@ def run_environment(
     before = folder.environment()
     if before is None or not resumes:
         folder.save_environment(environment)
-    elif any(before["members"].get(m, {}).get(k) != one[k] for m, one in members.items() for k in DECISIVE):
+    elif any(_differ(before["members"].get(name, {}), one) for name, one in members.items()):
         warnings.warn(
-            "this run began with other devices, instruction sets, versions of torch or thread counts. It goes on, "
-            "but its last bits may differ from those of an uninterrupted run",
+            "this run began with other devices, instruction sets, versions of torch or NumPy, or thread counts. It "
+            "goes on, but its last bits may differ from those of an uninterrupted run",
             RuntimeWarning,
             stacklevel=3,
         )
     return environment
+
+
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether something decisive has changed. What an older version did not note is not compared."""
+    return not before or any(before[key] != now[key] for key in DECISIVE if key in before)

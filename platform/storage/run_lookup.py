@@ -146,7 +146,7 @@ def _newest(workspace: Path, folders: Sequence[RunFolder]) -> RunFolder:
         InputError: no run is finished.
     """
     results = {one: one.path / "result.json" for one in folders if ASIDE not in one.digest}
-    finished = {one: path.stat().st_mtime_ns for one, path in results.items() if path.is_file()}
+    finished = {one: one.finished_at() for one, path in results.items() if path.is_file()}
     if not finished:
         raise InputError(f"no run in {workspace} is finished yet")
     newest = max(finished, key=finished.__getitem__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -44,6 +45,9 @@ def owner_of(workspace: Path) -> str:
 MIN_PREFIX = 6
 """The smallest number of characters of a digest in a reference."""
 
+
+_FINISHED = "finished"
+"""The file of a run that says when its result was saved."""
 
 _TICK_NS = 1_000
 """Difference of two times of files in ns: file systems keep no finer one everywhere."""
@@ -131,16 +135,20 @@ class RunFolder:
     def save_result(self, result: dict[str, Any]) -> None:
         """Writes the result, which marks the run as finished. A run writes it last.
 
-        Its time is later than that of every other result in the workspace, though the clock may have gone back:
-        ``latest`` is the run that finished last.
+        The time that is noted beside it is later than that of every other result in the workspace, though the clock may
+        have gone back: ``latest`` is the run that finished last.
         """
+        now = max(time.time_ns(), self._newest() + _TICK_NS)
+        atomic.write_text(self.path / _FINISHED, f"{now}\n")
         self._write("result.json", result)
-        path, newest = self.path / "result.json", self._newest()
-        if path.stat().st_mtime_ns <= newest:
-            os.utime(path, ns=(newest + _TICK_NS, newest + _TICK_NS))
-        latest = path.stat().st_mtime_ns
         self._mark.touch()
-        os.utime(self._mark, ns=(latest, latest))
+        os.utime(self._mark, ns=(now, now))
+
+    def finished_at(self) -> int:
+        """When the result was saved, in ns: a copy of the folder keeps it. Older versions left only the file's time."""
+        with suppress(OSError, ValueError):
+            return int((self.path / _FINISHED).read_text())
+        return (self.path / "result.json").stat().st_mtime_ns
 
     @property
     def _mark(self) -> Path:
@@ -154,7 +162,8 @@ class RunFolder:
         newest = 0
         for other in self.workspace.glob("runs/*/result.json"):
             with suppress(FileNotFoundError):  # a run that is being deleted
-                newest = max(newest, other.stat().st_mtime_ns if other.parent != self.path else 0)
+                folder = RunFolder(self.workspace, other.parent.name)
+                newest = max(newest, folder.finished_at() if other.parent != self.path else 0)
         return newest
 
     def note_run(self, note: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from fedrecon.sites.acquisition.undersampling import Undersampling
@@ -113,15 +114,15 @@ class Site:
         return parameters
 
     def describe(self) -> Description:
-        """A description of this member: process, device, threads, torch version, instruction set, shard hashes."""
-        cuda = torch.cuda.get_device_name() if self.device.type == "cuda" else None
+        """A description of this member: process, device, threads, library versions, instruction set, shard hashes."""
         return Description(
             site=self.name,
             pid=os.getpid(),
-            device=cuda or "cpu",
+            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
             instruction_set=torch.backends.cpu.get_cpu_capability(),
+            numpy=np.__version__,
             shards={name: shard.content_hash for name, shard in self.shards.items()},
         )
 
@@ -389,8 +390,7 @@ class Site:
     def _apply(self, batch: Measurement, subject: Subject) -> Tensor:
         plan = self.plan
         if plan.reconstructor is not None:
-            image: Tensor = plan.reconstructor.reconstruct(batch)
-            return image
+            return plan.reconstructor.reconstruct(batch)  # type: ignore[no-any-return]
         self.model.eval()
 
         def reconstruct(measurement: Measurement) -> Tensor:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def write(workspace, digest, name, finished=True, at=0):
     folder.note_run(note)
     if finished:
         folder.save_result({**RESULT, "digest": digest})
-        os.utime(folder.path / "result.json", ns=(at, at))
+        (folder.path / "finished").write_text(f"{at}\n")
 
 
 @pytest.fixture
@@ -72,14 +73,24 @@ def test_the_latest_run_is_the_last_one_though_the_clock_went_back_a_day(workspa
     """The mark of the newest result is as that run left it; a workspace of an earlier version has none."""
     day_on, mark = time.time_ns() + 86_400 * 10**9, workspace / "runs" / ".newest"
     mark.touch()
-    for path in (workspace / "runs" / SOUTH / "result.json", mark):
-        os.utime(path, ns=(day_on, day_on))
+    (workspace / "runs" / SOUTH / "finished").write_text(f"{day_on}\n")
+    os.utime(mark, ns=(day_on, day_on))
     assert find_run(workspace, "latest").digest == SOUTH
     if not marked:
         mark.unlink()
     for again in (TWICE, NORTH):
         RunFolder(workspace, again).save_result({**RESULT, "digest": again})
         assert find_run(workspace, "latest").digest == again
+
+
+def test_the_latest_run_of_a_copied_workspace_is_that_of_the_original(workspace, tmp_path):
+    copy = shutil.copytree(workspace, tmp_path.parent / f"{tmp_path.name}-copy")
+    for order, digest in enumerate((NORTH, TWICE, SOUTH)):  # the copy of SOUTH is the newest file
+        os.utime(copy / "runs" / digest / "result.json", ns=(order * 10**9, order * 10**9))
+    assert find_run(copy, "latest").digest == NORTH
+    for digest in (NORTH, TWICE, SOUTH):  # runs of an earlier version have the times of their files alone
+        (copy / "runs" / digest / "finished").unlink()
+    assert find_run(copy, "latest").digest == SOUTH
 
 
 def test_a_name_that_is_also_the_beginning_of_a_digest_is_refused(workspace):

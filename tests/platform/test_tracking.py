@@ -4,6 +4,8 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
+import sqlite3
 import sys
 from itertools import count
 from pathlib import Path
@@ -300,6 +302,26 @@ def test_the_functions_keep_everything_in_the_workspace(mlflow_workspace, name, 
     assert local.is_relative_to(mlflow_workspace / "artifacts")
     assert (mlflow_workspace / DATABASE).is_file()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_workspace_that_was_copied_or_moved_does_not_send_artifacts_to_the_first_place(mlflow_workspace, tmp_path):
+    start(run_store(None, mlflow_workspace), "copied")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(mlflow_workspace / DATABASE, copy)
+    link = tmp_path / "link"
+    link.symlink_to(mlflow_workspace)
+    assert run_store(None, link).mended is None  # the same place by another path
+    with pytest.raises(InputError, match="was moved or copied") as refused:
+        run_store(None, copy)
+    assert str(mlflow_workspace / "artifacts") in str(refused.value)
+    other = tmp_path / "moved"
+    copy.rename(other)
+    database = sqlite3.connect(other / DATABASE)
+    with database:  # as it is if the first place is gone
+        database.execute("UPDATE experiments SET artifact_location = 'file:///gone/artifacts/x'")
+    database.close()
+    assert "sends artifacts to /gone/artifacts: the workspace was moved" in run_store(None, other).mended
 
 
 def test_telemetry_is_off(mlflow_workspace):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import urllib.parse
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 
 from fedrecon.platform.storage.tracking.address import SQLITE
+
+_LOCATIONS = "SELECT artifact_location FROM experiments WHERE experiment_id != 0"  # the default one has no runs
 
 
 def damage(path: Path) -> str | None:
@@ -38,6 +42,25 @@ def holds_run(uri: str, run_id: str) -> bool:
         return True  # another process holds it
     except sqlite3.DatabaseError:
         return False
+
+
+def other_place(path: Path, artifacts: Path) -> Path | None:
+    """The folder to which the SQLite file sends the artifacts of new runs, if it is another one than ``artifacts``.
+
+    MLflow notes whole paths. So the file of a workspace that was moved or copied sends them to the first place. A
+    folder that two paths lead to is one place. None also if that cannot be told now.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.1)) as database:
+            noted = [urllib.parse.urlsplit(str(one)) for (one,) in database.execute(_LOCATIONS)]
+    except sqlite3.DatabaseError:
+        return None
+    roots = {Path(urllib.request.url2pathname(one.path)).parent for one in noted if one.scheme == "file"}
+    for root in sorted(roots):
+        theirs, own = root.parent, artifacts.parent
+        if root.name == artifacts.name and theirs != own and not (theirs.exists() and theirs.samefile(own)):
+            return root
+    return None
 
 
 def set_aside(path: Path) -> Path:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 GOOD_BOX = 5
 """Shortest side of a calibration box, in samples, from which coil maps are estimated without a warning."""
 
+NO_BETTER = "no method is better than its maps"
+"""What follows from a small box in k-space that was measured already."""
+
 Shards = Mapping[str, "Shard"]
 Splits = Mapping[str, Mapping[str, str]]
 
@@ -151,18 +154,22 @@ def _check_maps(name: str, volumes: Sequence[Volume], operator: Acquisition) -> 
     """
     several = sorted({one.shape for one in volumes if one.has_reference and one.n_coils > 1})
     for shape, mask in product(several, operator.drawable):
-        box = mask.calibration(shape)
-        if min(box) >= GOOD_BOX:
-            continue
         fraction = mask.fraction_for(shape, GOOD_BOX)
         advice = "a lower acceleration leaves room for them" if fraction is None else f"center_fraction={fraction:g}"
-        line = (
-            f"site '{name}': coil maps come from the centre of k-space that is always measured, {box[0]} x {box[1]} "
-            f"samples of {shape[0]} x {shape[1]}, and need {GOOD_BOX} a side: {advice}"
-        )
-        if min(box) == 1:
-            raise InputError(line)
-        tell_once(f"warning: {line}")
+        check_box(f"site '{name}'", mask.calibration(shape), shape, advice)
+
+
+def check_box(whose: str, box: tuple[int, int], shape: tuple[int, int], advice: str) -> None:
+    """Warns of a calibration box (y, x) in which coil maps cannot be estimated well, and refuses one of one sample."""
+    if min(box) >= GOOD_BOX:
+        return
+    line = (
+        f"{whose}: coil maps come from the centre of k-space that is always measured, {box[0]} x {box[1]} "
+        f"samples of {shape[0]} x {shape[1]}, and need {GOOD_BOX} a side: {advice}"
+    )
+    if min(box) == 1:
+        raise InputError(line)
+    tell_once(f"warning: {line}")
 
 
 def _check_classical(name: str, shard: Shard, operator: Acquisition, classical: Reconstructor | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedrecon.platform.consortium.checks import NO_BETTER, check_box
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.sites.data.fitting import COMPLETE, sampled_share
 from fedrecon.sites.errors import InputError
@@ -69,10 +70,12 @@ def whole(volume: VolumeData) -> VolumeData:
     return volume
 
 
-def check_method(
+def check_volume(
     method: Reconstructor | None, operator: Acquisition, volume: VolumeData, prospective: bool, low: bool
 ) -> None:
-    """Refuses a classical method that can do nothing with the volume, or with a slice that is used as it is.
+    """Refuses a volume from which a method can make nothing, or whose calibration box is of one sample.
+
+    It warns of a box in which coil maps cannot be estimated well.
 
     Args:
         method: with the parameters that the run chose; None for a network. operator: the setting of the measurement.
@@ -81,17 +84,19 @@ def check_method(
     Raises:
         InputError: the message names the volume, and says what the method needs.
     """
-    if method is None:
-        return
-    n_coils, *shape = volume.kspace.shape[1:]
-    boxes = {(shape[0], shape[1])} if low else operator.boxes((shape[0], shape[1]))
+    n_coils, *size = volume.kspace.shape[1:]
+    shape = size[0], size[1]
     if prospective and not low:
         boxes = {*slice_boxes(volume.name, np.any(volume.kspace != 0, axis=1))}
+    else:
+        boxes = {shape} if low else operator.boxes(shape)
     try:
-        for box in boxes:
+        for box in boxes if method is not None else ():
             method.check(n_coils, box)
     except InputError as error:
         raise InputError(f"'{volume.name}': {error}") from None
+    for box in sorted(boxes) if n_coils > 1 and not low else ():
+        check_box(f"'{volume.name}'", box, shape, NO_BETTER)
 
 
 def batches(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.checks import NO_BETTER, check_box
 from fedrecon.platform.consortium.code import carried_code
 from fedrecon.platform.consortium.network import site_plan
 from fedrecon.platform.inference.given_volume import whole
@@ -114,7 +115,10 @@ class LoggedNetwork:
         else:
             known = torch.full((len(indices),), noise, device=device) if noise else None
             own = mask[indices.start : indices.stop]
-            batch = replace(as_measured(given, own, True, slice_boxes(INPUT, own, indices.start)), noise=known)
+            boxes, shape = slice_boxes(INPUT, own, indices.start), (own.shape[-2], own.shape[-1])
+            for box in sorted(set(boxes)) if given.shape[1] > 1 else ():
+                check_box(f"'{INPUT}'", box, shape, NO_BETTER)
+            batch = replace(as_measured(given, own, True, boxes), noise=known)
         drawn = Subject(code, (subject,) * len(indices), tuple(indices), self.experiment.seed)
         made = self.worker.reconstruct(self.request, batch, drawn)
         return np.asarray(made.abs().float().cpu().numpy(), np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedrecon.platform.config.tasks import TASKS
 from fedrecon.platform.federation.coverage import uncertainty
-from fedrecon.platform.inference.given_volume import Batches, batches, check_method, measured_at, whole
+from fedrecon.platform.inference.given_volume import Batches, batches, check_volume, measured_at, whole
 from fedrecon.platform.inference.pictures import volume_picture
 from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.inference.tuned_by_run import use_tuned
@@ -190,7 +190,7 @@ def reconstruct(
     if dry_run:
         for volume in volumes:
             where, prospective = measured_at(trained, named, volume, low)
-            check_method(worker.plan.reconstructor, trained.experiment.operator_at(where), volume, prospective, low)
+            check_volume(worker.plan.reconstructor, trained.experiment.operator_at(where), volume, prospective, low)
     done = [] if dry_run else [_volume(trained, worker, named, volume, low, shard) for volume in volumes]
     if to_nifti and done:
         _write_nifti(output, done[0], source, "output", trained.folder.digest)
@@ -273,7 +273,7 @@ def _volume(
     enlarges = trained.experiment.task == "super-resolution"
     where, prospective = measured_at(trained, named, volume, low)
     measured = trained.experiment.operator_at(where)
-    check_method(worker.plan.reconstructor, measured, volume, prospective, low)
+    check_volume(worker.plan.reconstructor, measured, volume, prospective, low)
     sampling = f"simulated by the run's {TASKS[trained.experiment.task].block} at '{where}' ({measured.described()})"
     if prospective:
         sampling = f"enlarged by {measured.scale} as it is" if low else "as measured"

@@ -9,6 +9,7 @@ import pytest
 from tiny import DENOISER, UNET, make_volume
 
 import fedrecon
+from fedrecon.platform.inference.given_volume import check_volume
 from fedrecon.platform.inference.reconstruct import Images
 from fedrecon.platform.inference.tuned_by_run import use_tuned
 from fedrecon.sites.classical.tv import TotalVariation
@@ -100,6 +101,20 @@ def test_more_noise_than_a_scan_of_unknown_noise_is_refused(sites, workspace, tm
         "louder", tmp_path / "scan.npy", tmp_path / "x.h5", quiet, site="north", workspace=workspace
     )
     assert (out["volumes"][0]["operator"], out["volumes"][0]["split"]) == ("random R=3", "subject unknown")
+
+
+@pytest.mark.parametrize("centre", [1, 3, 5])
+def test_a_scan_whose_centre_gives_no_good_coil_maps_says_so(capsys, centre):
+    volume = make_volume(f"small {centre}", "test", 1, 2, 3, (16, 16))
+    mask = np.zeros((16, 16), bool)
+    mask[:, 8 - centre // 2 : 8 + centre // 2 + 1] = mask[:, 1] = True
+    scan = replace(volume, kspace=volume.kspace * mask)
+    if centre == 1:
+        with pytest.raises(InputError, match=f"'small {centre}': coil maps come from .* 16 x 1 samples"):
+            check_volume(None, None, scan, True, False)
+        return
+    check_volume(None, None, scan, True, False)
+    assert ("need 5 a side" in capsys.readouterr().err) is (centre == 3)
 
 
 def test_an_oversampled_scan_is_shown_and_compared_in_its_scored_part(tmp_path, monkeypatch):

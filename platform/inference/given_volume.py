@@ -91,8 +91,9 @@ def check_volume(
     else:
         boxes = {shape} if low else operator.boxes(shape)
     try:
-        for box in boxes if method is not None else ():
-            method.check(n_coils, box)
+        if method is not None:
+            for box in boxes:
+                method.check(n_coils, box)
     except InputError as error:
         raise InputError(f"'{volume.name}': {error}") from None
     for box in sorted(boxes) if n_coils > 1 and not low else ():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon.platform.config.names import in_text
 from fedrecon.platform.consortium.consent import UnseenPolicy, check_published
 from fedrecon.platform.federation.score_gate import ScoreGate
 from fedrecon.platform.federation.scorer import Scorer
@@ -80,7 +81,10 @@ def _tune(
     from fedrecon.sites.scoring.tuning import tie
 
     if shard.split("validation"):
-        if line := tie(member.call("tune_reconstructor")):
+        found = member.call("tune_reconstructor")
+        if found.table:
+            tell(f"site '{name}': '{found.name}' takes {in_text(found.parameters)}, tuned on its validation subjects")
+        if line := tie(found):
             tell(line)
         return
     advice = f"site '{name}' has no validation subjects to tune it on, and the sites of the run chose differently"

@@ -47,6 +47,9 @@ def test_a_classical_method_keeps_the_parameters_of_the_run_where_it_cannot_be_t
     said = capsys.readouterr().err
     assert "note: site 'new' has no validation subjects: 'tv' keeps the parameters of the run (" in said
     assert f"weight={weight}" in said
+    fedrecon.evaluate("tuned", workspace=workspace)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "tuned on its validation subjects" in line]
+    assert told.startswith("site 'own': 'tv' takes ") and f"weight={weight}" in told
     fedrecon.reconstruct("tuned", new, tmp_path / "new-tv.h5", workspace=workspace)
     assert row["psnr"] == pytest.approx(psnr(tmp_path / "new-tv.h5", "new-test"), abs=2e-4)
     result = RunFolder(workspace, run.digest)

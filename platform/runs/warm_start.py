@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.consortium.checks import check_unseen
+from fedrecon.platform.consortium.checks import check_unseen, tell_once
 from fedrecon.platform.federation.attendance import START, in_words, missed_by, of_start, of_training
 from fedrecon.platform.inference.began_with import began_with
 from fedrecon.platform.storage.run_lookup import ASIDE, find_run, network_of
@@ -52,7 +52,7 @@ def start_values(experiment: Experiment, workspace: Path) -> dict[str, Any] | No
         return None
     from fedrecon.platform.inference.trained_run import TrainedRun
 
-    source = TrainedRun.load(workspace, experiment.training.start)
+    source = TrainedRun.load(workspace, experiment.training.start, tell_once)
     where = f"training.start: run {source.folder.digest}"
     if not source.experiment.trains:
         raise InputError(f"{where} trained no network")

@@ -49,7 +49,8 @@ def test_a_classical_method_keeps_the_parameters_of_the_run_where_it_cannot_be_t
     assert f"weight={weight}" in said
     fedrecon.evaluate("tuned", workspace=workspace)
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "tuned on its validation subjects" in line]
-    assert told.startswith("site 'own': 'tv' takes ") and f"weight={weight}" in told
+    assert told.startswith("site 'own': 'tv' takes ")
+    assert f"weight={weight}" in told
     fedrecon.reconstruct("tuned", new, tmp_path / "new-tv.h5", workspace=workspace)
     assert row["psnr"] == pytest.approx(psnr(tmp_path / "new-tv.h5", "new-test"), abs=2e-4)
     result = RunFolder(workspace, run.digest)

@@ -112,6 +112,9 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="one more pass, for the peak memory")
     parser.add_argument("--json", type=Path, help="also write every pass here")
     asked = parser.parse_args()
+    for variant in asked.variants:
+        if not 1 <= asked.warm < (asked.rounds or ROUNDS[variant]):
+            parser.error(f"--warm {asked.warm}: 1 or more are needed, and fewer than the rounds of {variant}")
     record: dict[str, Any] = {}
     wrong = []
     for variant in asked.variants:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import fedrecon
+from fedrecon.platform.inference.evaluate import check_amounts
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.phantom import simulate
 
 FUNCTIONS = ("run", "evaluate", "reconstruct", "sweep", "study", "load_sweep", "load_study")
@@ -81,3 +83,14 @@ def test_the_examples_run_in_order_and_print_what_they_say(tmp_path, monkeypatch
             assert test.examples
             runner.run(test, out=failures.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(failures)
+
+
+def test_what_is_no_name_or_no_list_is_refused_in_a_line(tmp_path):
+    for given in (66825, Path("latest")):
+        with pytest.raises(InputError, match="a run is named by a text"):
+            fedrecon.evaluate(given, workspace=tmp_path)
+    with pytest.raises(InputError, match=r"sweep\(file=...\) with search, samples"):
+        fedrecon.sweep(file="sweeps/learning-rate.yaml", search={"seed": {"grid": [0, 1]}}, samples=2)
+    for given in (2, "23"):
+        with pytest.raises(InputError, match="accelerations: a list of numbers is needed"):
+            check_amounts("accelerations", given)

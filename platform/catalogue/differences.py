@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrecon.platform.catalogue.overview import overview
+from fedrecon.platform.config.experiment import OF_TRAINING
 from fedrecon.platform.federation.attendance import in_words
 from fedrecon.platform.runs.report import flat
 from fedrecon.platform.runs.run_environment import DECISIVE
@@ -46,9 +47,14 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any
     return {key: [a.get(key), b.get(key)] for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
+def _trains(noted: Mapping[str, Any]) -> bool:
+    return bool(noted.get("experiment", {}).get("reconstructor", {}).get("name", "network") == "network")
+
+
 def _settings(noted: Mapping[str, Any]) -> dict[str, str]:
-    """The settings by dotted key; of a plug-in file its name, because its text is compared as code."""
-    experiment = noted.get("experiment", {})
+    """The settings with an effect, by dotted key; of a plug-in file its name, because its text is compared as code."""
+    idle = () if _trains(noted) else OF_TRAINING
+    experiment = {key: value for key, value in noted.get("experiment", {}).items() if key not in idle}
     return dict(flat({**experiment, "plugins": [one["file"] for one in experiment.get("plugins", ())]}))
 
 
@@ -106,7 +112,7 @@ def _notes(folders: Sequence[RunFolder], noted: list[dict[str, Any]], results: l
     if all(results) and (lonely := sorted(results[0]["sites"].keys() ^ results[1]["sites"].keys())):
         notes.append(f"the means are over other sites: only one run tests {', '.join(lonely)}")
     versions = [one.get("science_version") for one in noted]
-    if len(set(versions)) > 1:
+    if len(set(versions)) > 1 and len(set(map(_trains, noted))) == 1:  # each kind has a version of its own
         notes.append(f"the runs are of other versions of the science: {versions[0]} and {versions[1]}")
     for name, result in zip(names, results, strict=True):
         if missed := in_words(result.get("missed", {})):

@@ -51,6 +51,9 @@ from fedrecon.strategies.personalise import Personalise
 
 Block = dict[str, Any]
 
+OF_TRAINING = ("strategy", "network", "training", "allow_pooling", "publish_private")
+"""The keys that have no effect where a classical method reconstructs."""
+
 
 class Experiment(Settings):
     """The description of one run. All keys describe the science or the resources, except ``name``.
@@ -243,7 +246,7 @@ class Experiment(Settings):
 
     def shown(self) -> dict[str, Any]:
         """:meth:`as_run` without the keys that have no effect, and with the hash of a plug-in file for its text."""
-        idle = [] if self.trains else ["strategy", "network", "training", "allow_pooling", "publish_private"]
+        idle = [] if self.trains else [*OF_TRAINING]
         idle += [key for key in ("test", "plugins") if not getattr(self, key)]
         shown = {**self.as_run(), "plugins": [f"{one.file} ({one.digest[:16]})" for one in self.plugins]}
         return {key: value for key, value in shown.items() if key not in idle}

@@ -12,19 +12,25 @@ from fedrecon.sites.errors import InputError, brief
 
 NAMED_BLOCKS = ("strategy", "network", "reconstructor")
 """The blocks with a key ``name``. Their other keys are parameters of the plug-in with that name."""
+_OF_NO_PLUGIN = ("personalise",)
+"""The keys of such a block that are parameters of no plug-in: another name keeps them."""
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of ``raw`` with every override applied. Names are applied first, in any order of ``overrides``.
+    """A copy of ``raw`` with every override applied, in any order: blocks before their keys, names before parameters.
 
     A new ``strategy.name``, ``network.name`` or ``reconstructor.name`` replaces the block: its other keys take the
-    defaults of the new plug-in. ``operator.X`` changes every entry of ``operator.per_site`` too. A new
+    defaults of the new plug-in, but ``strategy.personalise`` stays, which is of no strategy. ``operator.X`` changes
+    every entry of ``operator.per_site`` too. A new
     ``operator.mask`` keeps only the keys that every mask family has. The same holds for ``degradation`` and its
     ``kind``.
 
     Raises:
-        InputError: an override has no '=' or its value is not valid YAML, or a path goes through a value without keys.
+        InputError: an override has no '=' or its value is not valid YAML, a path goes through a value without keys, or
+            a setting is given twice.
     """
+    if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+        raise InputError(f"overrides: a list of texts key.path=value is needed, got {brief(overrides)}")
     return _applied(raw, [(key.split("."), value) for key, value in map(parse_override, overrides)])
 
 
@@ -34,10 +40,23 @@ def apply_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 
 def _applied(raw: Mapping[str, Any], changes: Sequence[tuple[list[str], Any]]) -> dict[str, Any]:
-    changed = copy.deepcopy(dict(raw))
-    for path, value in sorted(changes, key=lambda item: not (_is_name(item[0]) or _is_mask(item[0]))):
+    try:
+        changed = copy.deepcopy(dict(raw))
+    except TypeError as error:  # such as a generator
+        raise InputError(f"a value is no text, number, list or mapping: {error}") from None
+    given: dict[str, list[str]] = {}
+    for path, value in sorted(changes, key=lambda item: _order(item[0])):
+        setting = ".".join([path[0], "name"] if _is_name(path) else path)
+        if setting in given:
+            raise InputError(f"'{'.'.join(given[setting])}' and '{'.'.join(path)}' set the same: give it once")
+        given[setting] = path
         _set(changed, path, copy.deepcopy(value))
     return changed
+
+
+def _order(path: list[str]) -> tuple[bool, bool, bool, int]:
+    """Whole blocks first, then names, then all sites before single ones, so that no override undoes a narrower one."""
+    return len(path) > 1, not (_is_name(path) or _is_mask(path)), "per_site" in path, len(path)
 
 
 def _is_name(path: list[str]) -> bool:
@@ -54,6 +73,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     Raises:
         InputError: the text has no '=', a part of the key is empty, or the value is not valid YAML.
     """
+    if not isinstance(text, str):
+        raise InputError(f"an override is a text key.path=value, not {brief(text)}")
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
@@ -66,8 +87,11 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
         block = raw.get(path[0])
         name = value.get("name") if isinstance(value, dict) else value
         old = block.get("name") if isinstance(block, dict) else block
-        if name != old or isinstance(value, dict):
-            raw[path[0]] = value if isinstance(value, dict) else {"name": value}
+        if isinstance(value, dict):
+            raw[path[0]] = value
+        elif name != old:
+            kept = {key: block[key] for key in _OF_NO_PLUGIN if isinstance(block, dict) and key in block}
+            raw[path[0]] = {"name": value, **kept}
         return
     if path[0] in NAMED_BLOCKS and isinstance(raw.get(path[0]), str):
         raw[path[0]] = {"name": raw[path[0]]}

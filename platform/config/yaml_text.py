@@ -1,8 +1,8 @@
-"""Reads the YAML of experiments, sweeps, studies and overrides: plain values only, each key once, within bounds.
+"""Reads and writes the YAML of experiments, sweeps and studies: plain values only, each key once, within bounds.
 
 It is YAML 1.1 as PyYAML reads it, with five differences. A key that stands twice is refused, and so is a key that is no
-text. ``1e-3`` is a number, as in YAML 1.2. A date is text. Tags of other types are refused. Numbers that YAML 1.1
-counts in base 8 or 60 (``010``, ``1:30``) are refused, and so are ``08`` and ``09``, which would be text.
+text. ``1e-3`` is a number, as in YAML 1.2. A date is text, and so is ``=``. Tags of other types are refused. Numbers
+that YAML 1.1 counts in base 8 or 60 (``010``, ``1:30``) are refused, and so are ``08`` and ``09``, which would be text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_VALUES = 100_000
 MOST_BITS = 1024
 _BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{MOST_DEPTH + 1}}}")
 _OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+(\.[0-9_]*)?|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
-_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 
 
 class _Loader(yaml.SafeLoader):
@@ -74,10 +74,9 @@ class _Loader(yaml.SafeLoader):
         """Refuses a key that stands twice or is no text."""
         seen: dict[Any, int] = {}
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
             key, line = key_node.value, key_node.start_mark.line + 1
-            if not isinstance(self.construct_object(key_node, deep=True), str):
+            merges = key_node.tag == "tag:yaml.org,2002:merge"
+            if not merges and not isinstance(self.construct_object(key_node, deep=True), str):
                 shown = f"'{key}'" if isinstance(key, str) else "a list or mapping"
                 raise self._wrong(f"the key {shown} is no text; put it in quotes", key_node.start_mark)
             if key in seen:
@@ -99,12 +98,28 @@ _Loader.yaml_constructors = {
 }
 _Loader.yaml_constructors["tag:yaml.org,2002:int"] = _Loader.construct_yaml_int
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":value"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper. Text that this module would read as a number, or refuse, gets quotes."""
+
+    def represent_str(self, data: str) -> Any:
+        """The text as a node."""
+        quoted = _OTHER_BASE.fullmatch(data) or _EXPONENT.match(data)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="'" if quoted else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def write_yaml(content: Any, **layout: Any) -> str:
+    """The text that :func:`read_yaml` reads as this content. ``layout``: options of ``yaml.dump``."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **layout))
 
 
 def read_yaml(text: str, where: str) -> Any:

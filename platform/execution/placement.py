@@ -10,7 +10,8 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fedrecon.sites.errors import InputError, RunError, listed
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Node = Mapping[str, Any]
 
 _TINY = 1e-9
+_HALVINGS = 6
+"""How often the share of a CPU that `auto` gives is halved to make the sites fit."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,17 @@ def demands(
         share_cpu = _share(sharing, there, "CPU") if cpus == "auto" else float(cpus)
         share_gpu = _share(sharing, there, "GPU") if gpus == "auto" else float(gpus)
         found.append(_demand(member, there if own[member] else [], share_cpu, share_gpu))
-    return found
+    return _fitting(found, nodes, at_once) if cpus == "auto" else found
+
+
+def _fitting(demanded: list[Demand], nodes: Sequence[Node], at_once: int) -> list[Demand]:
+    """The demands with less CPU, if they fit on the nodes only so: the nodes with GPUs may have few CPUs."""
+    for halvings in range(_HALVINGS + 1):
+        less = [replace(one, cpus=math.floor(1e4 * one.cpus / 2**halvings) / 1e4) for one in demanded]
+        with suppress(RunError):
+            check(less * at_once, nodes)
+            return less
+    return demanded
 
 
 def bundled(members: Sequence[str], bundles: Sequence[Mapping[str, float]]) -> list[Demand]:

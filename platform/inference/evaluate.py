@@ -124,6 +124,8 @@ def evaluate(
         _check_same_data(trained, opened)
     truth, all_volumes = trained.experiment.evaluation.reference == "truth", not trained.experiment.self_supervised
     check_test_sites(shards, trained.subjects, trained.scans, truth, all_volumes)
+    check_amounts("accelerations", accelerations)
+    check_amounts("scales", scales)
     asked = _asked(trained, {"operator": (mask, accelerations), "degradation": (degradation, scales)})
     operators = [{name: _operator(trained, name, one) for name in shards} for one in asked]
     for one in operators:
@@ -162,6 +164,16 @@ def evaluate(
         "science_version": science_version(trained.experiment.trains),
         "run_science_version": (trained.folder.noted() or {}).get("science_version"),
     }
+
+
+def check_amounts(name: str, given: Any) -> None:
+    """Refuses what is no list: of text, each character would be a number.
+
+    Raises:
+        InputError: the message names the argument.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise InputError(f"{name}: a list of numbers is needed, got {brief(given)}")
 
 
 def _check_same_data(trained: TrainedRun, shards: Mapping[str, Shard]) -> None:

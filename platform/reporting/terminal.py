@@ -30,7 +30,8 @@ def print_table(table: Table, stream: TextIO | None = None, title: bool = True) 
         pad_edge=False,
     )
     for at in shown:
-        grid.add_column(Text(visible(table.columns[at].name)), justify="right" if table.columns[at].numeric else "left")
+        justify: Any = "right" if table.columns[at].numeric else "left"
+        grid.add_column(Text(visible(table.columns[at].name)), justify=justify, overflow="fold")
     for row in table.rows:
         grid.add_row(*(_cell(row.values[at]) for at in shown), style="bold" if row.marked else "")
     console = Console(file=stream)

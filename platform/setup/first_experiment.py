@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.overrides import apply_overrides
 from fedrecon.platform.config.plugins import registry
 from fedrecon.platform.config.tasks import TASKS
+from fedrecon.platform.config.yaml_text import write_yaml
 from fedrecon.platform.consortium.budget import budgets
 from fedrecon.platform.consortium.checks import check_experiment
 from fedrecon.platform.consortium.network import check_network
@@ -90,7 +89,7 @@ class Draft:
     def text(self) -> str:
         """The content of the file, as YAML."""
         head = ["# Written by fedrecon init.", *(f"# {one}" for one in self.facts)]
-        body = yaml.safe_dump(dict(self.raw), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+        body = write_yaml(dict(self.raw), default_flow_style=None, width=110)
         return "\n".join(head) + "\n" + body
 
     def write(self, path: Path, overwrite: bool = False) -> None:

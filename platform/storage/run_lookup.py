@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.platform.storage.workspace import MIN_PREFIX, RunFolder
-from fedrecon.sites.errors import InputError, RunError, quoted
+from fedrecon.sites.errors import InputError, RunError, brief, quoted
 
 RUN = "run id, digest (six characters suffice), name of the experiment, or latest"
 """The help of every argument that names a run."""
@@ -51,6 +51,8 @@ def find_run(workspace: Path, reference: str, finished: bool = True) -> RunFolde
     Raises:
         InputError: no run or several runs fit, or the run is not finished. RunError: a file of the run is damaged.
     """
+    if not isinstance(reference, str):
+        raise InputError(f"a run is named by a text ({RUN}), not by {brief(reference)}")
     if _is_folder_name(reference) and (whole := RunFolder(workspace, reference)).path.is_dir():
         return _ended(whole, reference, finished)  # the notes of all other runs need not be read
     folders = run_folders(workspace)

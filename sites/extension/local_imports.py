@@ -14,6 +14,9 @@ from pathlib import Path
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.extension.text_modules import NEVER_LOCAL
 
+_HIDDEN = ("__import__", "import_module", "spec_from_file_location", "run_path", "run_module")
+"""Calls that load code by a name that only shows when they run."""
+
 
 def gather(path: Path) -> dict[str, str]:
     """The text of a plug-in file, and of all files beside it that it imports, at any depth.
@@ -77,6 +80,8 @@ def _imports(tree: ast.Module, folder: tuple[str, ...], file: str) -> Iterator[_
     tried = _inside(one for one in ast.walk(tree) if isinstance(one, ast.Try))
     types = _inside(one for one in ast.walk(tree) if isinstance(one, ast.If) and "TYPE_CHECKING" in ast.dump(one.test))
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in _HIDDEN:
+            raise InputError(f"{file}, line {node.lineno}: no digest sees what this call loads; use an import")
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
         flags = node.lineno, isinstance(node, ast.ImportFrom) and node.level > 0, node in tried, node in types

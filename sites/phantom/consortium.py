@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from fedrecon.sites.data.shard import Shard, write_shard
 from fedrecon.sites.data.volume import VolumeData, check_name
@@ -80,11 +82,16 @@ def simulate(
         if name not in known:
             raise unknown(what, name, known)
     slices = list(chosen.slices)
-    given = [("subjects", subjects), ("size", size), ("coils", coils), *(("slices", one) for one in slices)]
+    given: list[tuple[str, Any]] = [
+        ("subjects", subjects),
+        ("size", size),
+        ("coils", coils),
+        *(("slices", one) for one in slices),
+    ]
     for name, value in given:
         low, high = _LIMITS[name]
-        if value is not None and not low <= value <= high:
-            raise InputError(f"{name} is {value}; allowed: {low} to {high}.")
+        if value is not None and not (isinstance(value, numbers.Integral) and low <= int(value) <= high):
+            raise InputError(f"{name} is {value}; allowed: {low} to {high}, whole numbers.")
     if len(slices) > 1 and len(slices) != len(contrasts):
         raise InputError(f"slices has {len(slices)} numbers for {len(contrasts)} sites; allowed: one, or one a site.")
     n_train: Sequence[int | None] = slices * len(contrasts) if len(slices) == 1 else slices or [None] * len(contrasts)

@@ -320,6 +320,7 @@ def test_the_default_consortium_keeps_its_values():
         ({"subjects": 0}, "subjects is 0; allowed: 1 to"),
         ({"size": 8}, "size is 8; allowed: 32 to"),
         ({"coils": 0}, "coils is 0"),
+        ({"subjects": 1.5}, "subjects is 1.5; allowed: 1 to"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_written(tmp_path: Path, given, said):

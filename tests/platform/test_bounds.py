@@ -15,7 +15,7 @@ import fedrecon.strategies.networks
 import fedrecon.tune.search.config
 import fedrecon.tune.study.config  # noqa: F401 - the classes below are found by having been imported
 from fedrecon.platform.config.experiment import Experiment
-from fedrecon.platform.config.yaml_text import MOST_BYTES, read_yaml
+from fedrecon.platform.config.yaml_text import MOST_BYTES, read_yaml, write_yaml
 from fedrecon.sites.acquisition.mix import Mix
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.imaging.degradations import DEGRADATIONS
@@ -191,6 +191,18 @@ def test_a_number_that_yaml_counts_in_another_base_is_refused(text):
 def test_clear_numbers_and_text_are_read_as_before():
     text = "[0, 0.5, -0.25, 10, 1_000, 0x1f, '010', \"1:30\", 0abc, a:1, s3://b:1]"
     assert read_yaml(text, "f") == [0, 0.5, -0.25, 10, 1000, 31, "010", "1:30", "0abc", "a:1", "s3://b:1"]
+
+
+@pytest.mark.parametrize("text", ["08", "1:30", "1e3", "-2E+4", ".5e1", "null", "1.5", "2020-01-01", "=", "a: b", "é"])
+def test_what_is_written_is_read_again(text):
+    content = {"name": text, "keys": {text: [text, 1.5, None]}}
+    assert read_yaml(write_yaml(content), "here") == content
+
+
+def test_a_block_that_is_merged_twice_is_refused():
+    with pytest.raises(InputError, match="'<<' is given twice"):
+        read_yaml("a: &a {x: 1}\nb: &b {x: 2}\nc: {<<: *a, <<: *b}", "here")
+    assert read_yaml("=: 1", "here") == {"=": 1}
 
 
 def test_what_json_writes_is_read():

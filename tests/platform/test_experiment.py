@@ -248,7 +248,7 @@ def test_where_nothing_is_trained_only_what_counts_counts():
     assert one.rounds == 0
     for override in ("strategy.name=fedavg", "network.channels=4", "training.rounds=3"):
         assert read("reconstructor=tv", override).digest(CONTENTS) == one.digest(CONTENTS)
-    for override in ("reconstructor={name: tv, weight: 0.1}", "operator.acceleration=3", "evaluation.mask_seed=2"):
+    for override in ("reconstructor.weight=0.1", "operator.acceleration=3", "evaluation.mask_seed=2"):
         assert read("reconstructor=tv", override).digest(CONTENTS) != one.digest(CONTENTS)
 
 

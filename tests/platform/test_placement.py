@@ -30,6 +30,8 @@ def shares(members: int, *nodes: dict[str, Any]) -> set[tuple[float, float]]:
         (5, [node(1, 1), node(1, 1)], (0.3333, 0.3333)),
         (3, [node(0)], (0.0, 0.0)),
         (2, [node(1.5), node(0.5)], (0.5, 0.0)),
+        (3, [node(1, 1), node(8)], (0.25, 0.3333)),  # all beside the one GPU
+        (4, [node(1, 1), node(3, 1)], (0.5, 0.5)),
     ],
 )
 def test_auto_shares_what_there_is_and_fits(

@@ -196,6 +196,7 @@ def cited(paper: str) -> str:
         ("def f():\n    from nowhere.at import all", r"line 2: imports 'nowhere\.at'"),
         ("from . import nowhere", r"imports 'nowhere', which is not beside"),
         ("from .. import above", "goes above"),
+        ("import importlib as i\ni.import_module('helper')", "line 2: no digest sees what this call loads"),
         ("import command_line", r"imports 'command_line'.*command_line\.py.*other nodes would not"),
         ("try:\n    import command_line\nexcept ImportError:\n    pass", "other nodes would not"),
         ("def f(:", r"line 1: not valid Python"),

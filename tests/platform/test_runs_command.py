@@ -130,6 +130,17 @@ def test_only_what_differs_is_compared_and_the_difference_is_b_minus_a(call, wor
     assert "test PSNR (dB) B−A" in call("runs", "compare", "aaaaaa", "bbbbbb").out
 
 
+def test_a_classical_run_beside_a_network_has_no_settings_of_a_training_and_a_version_of_its_own(workspace):
+    versions = (("science_version", 2),), (("science_version", 1),)
+    network = replace(A, note=versions[0]).write(workspace)
+    classical = replace(B, changes=(("reconstructor", "tv"),), note=versions[1]).write(workspace)
+    found = compare(network, classical)
+    assert found["notes"] == []
+    assert found["settings"]["network.channels"] == [str(UNET["channels"]), None]
+    other = replace(B, note=versions[1]).write(workspace)
+    assert "other versions of the science: 2 and 1" in str(compare(network, other)["notes"])
+
+
 def test_scores_that_cannot_be_compared_are_said(workspace):
     truth = (("evaluation", {"reference": "truth"}),)
     runs = [A.write(workspace), replace(B, changes=truth, finished=False).write(workspace)]

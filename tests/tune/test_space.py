@@ -157,6 +157,7 @@ WRONG = {
     "text": ({"grid": "fedavg"}, "a list with at least one value is needed, got 'fedavg'"),
     "one value": ({"grid": 4}, "a list with at least one value is needed, got 4"),
     "twice": ({"grid": [2, 4, 2]}, "a value is given twice: [2, 4, 2]"),
+    "twice in other words": ({"grid": [2, {"a": [1.0]}, 2.0]}, "a value is given twice: [2, {'a': [1.0]}, 2.0]"),
     "wrong way round": ({"uniform": [3, 1]}, "low must be below high, got [3, 1]"),
     "nothing between": ({"uniform": [1, 1]}, "low must be below high"),
     "infinite": ({"uniform": [0, math.inf]}, "low must be below high"),
@@ -261,3 +262,7 @@ def test_draws_multiply_the_grid_by_the_samples(samples, size, kind):
     made = found({"a": {"grid": list(range(size))}, "b": {kind: [1, 10**6]}}, samples=samples)
     assert len(made) == samples * size
     assert len({point["b"] for point in made}) == samples
+
+
+def test_true_and_one_are_two_values():
+    assert len(read_space({"a": {"grid": [1, True, "1"]}})[0].values) == 3

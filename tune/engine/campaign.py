@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.config.resources import Resources
+from fedrecon.platform.config.yaml_text import write_yaml
 from fedrecon.platform.consortium.checks import scored_sites
 from fedrecon.platform.execution.placement import check_here
 from fedrecon.platform.runs.warm_start import check_start
@@ -224,12 +225,10 @@ class Campaign(ABC):
 
     def _save(self) -> None:
         """Writes the campaign's YAML file into its folder."""
-        import yaml
-
         from fedrecon.sites import atomic
 
         name, content = self.content()
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = write_yaml(content)
         atomic.write_text(self.trial_table.folder / name, str(text))
 
     def _check_before_ray(self) -> None:

@@ -117,7 +117,7 @@ class Dimension:
         if not isinstance(given, Sequence) or isinstance(given, str) or not given:
             raise InputError(f"{where}.{kind}: a list with at least one value is needed, got {given!r}")
         values = tuple(_number(one) for one in given) if KINDS[kind].listed else _bounds(where, kind, given)
-        if len({repr(value) for value in values}) < len(values) and KINDS[kind].listed:
+        if len({_alike(value) for value in values}) < len(values) and KINDS[kind].listed:
             raise InputError(f"{where}.{kind}: a value is given twice: {list(values)}")
         return cls(key, kind, values, _conditions(where, block.get("when") or {}))
 
@@ -216,6 +216,16 @@ def _extend(
     if KINDS[one.kind].draw is None:
         return [({**params, one.key: value}, drawn) for value in one.values]
     return [({**params, one.key: draw(one, seed, sample)}, True)]
+
+
+def _alike(value: Any) -> Any:
+    """The same for equal values: 2 and 2.0 are one value, True and 1 are two."""
+    if isinstance(value, Mapping):
+        return "keys", tuple(sorted((key, _alike(one)) for key, one in value.items()))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "list", tuple(map(_alike, value))
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return ("number", float(value)) if is_number else (type(value).__name__, repr(value))
 
 
 def _number(value: Any) -> Any:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fedrecon.platform.config.yaml_text import write_yaml
 from fedrecon.platform.federation.mlflow_metrics import mlflow_key
 from fedrecon.platform.storage.journal import RunRecord
 from fedrecon.platform.storage.tracking.runs_view import charts
@@ -146,7 +145,7 @@ def _best_experiment(sweep: Sweep, best: Setting) -> str:
     mean, deviation = best.over_seeds(sweep.metrics[0])
     spread = "" if deviation is None else f" ± {deviation:.4g}"
     head = f"# The best setting of the sweep '{sweep.name}': {sweep.metrics[0]} {mean:.5g}{spread}, trials {numbers}\n"
-    return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return head + write_yaml(content)
 
 
 def _params(sweep: Sweep) -> dict[str, str]:

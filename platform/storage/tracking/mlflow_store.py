@@ -113,11 +113,10 @@ class MlflowStore(RunStore):
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def _prepare(self, check: bool) -> str | None:
-        """Makes the SQLite file if it is missing. Says it, if a damaged one was set aside for that.
+        """Makes the SQLite file if it is missing. Says it, if a damaged or copied one was set aside for that.
 
         Raises:
-            InputError: a file that is not the workspace's own is damaged; nobody but its owner may rename it. Or it is
-                a copy that would send artifacts to the workspace it was copied from.
+            InputError: a file that is not the workspace's own is damaged; nobody but its owner may rename it.
         """
         assert self._file is not None
         said = None
@@ -126,19 +125,15 @@ class MlflowStore(RunStore):
                 if not self.own:
                     raise InputError(f"'{self._file}' is not an SQLite database that MLflow can use: {why}.")
                 said = f"{self._file} is damaged ({why}): it is kept as {set_aside(self._file).name}, a new one is made"
+            if self.own and (there := other_place(self._file, self.workspace / ARTIFACTS)) is not None:
+                said = f"{self._file} sends artifacts to {there}: the workspace was moved or copied"
+                if there.parent.exists():  # a copy; elsewhere this folder may be seen under its first path
+                    said += f". It is kept as {set_aside(self._file, 'copied').name}, a new one is made"
+                else:
+                    said += f". Rename {DATABASE} for a new one"
             create_database(self._file, self.workspace / ARTIFACTS)
-            said = said or self._moved()
             self._inode = self._file.stat().st_ino
         return said
-
-    def _moved(self) -> str | None:
-        """What to say of the workspace's own file if its artifacts go to the place where the workspace once was."""
-        if self._file is None or not self.own or (there := other_place(self._file, self.workspace / ARTIFACTS)) is None:
-            return None
-        what = f"{self._file} sends artifacts to {there}: the workspace was moved or copied"
-        if there.parent.exists():
-            raise InputError(f"{what}. Rename {DATABASE}: the next run or fedrecon sync makes a new one.")
-        return f"{what}. Rename {DATABASE} for a new one"
 
     def mend(self, trouble: bool) -> str | None:
         """See :class:`RunStore`. Another process, or a person, may have deleted or renamed the file."""

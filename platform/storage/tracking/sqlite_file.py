@@ -63,12 +63,12 @@ def other_place(path: Path, artifacts: Path) -> Path | None:
     return None
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a damaged SQLite file. Its journals go with it: they would damage the new one."""
-    number = sum(1 for _ in path.parent.glob(f"{path.name}.damaged-*")) + 1
-    aside = path.with_name(f"{path.name}.damaged-{number}")
+def set_aside(path: Path, why: str = "damaged") -> Path:
+    """Renames an SQLite file that is of no use here. Its journals go with it: they would damage the new one."""
+    number = sum(1 for _ in path.parent.glob(f"{path.name}.{why}-*")) + 1
+    aside = path.with_name(f"{path.name}.{why}-{number}")
     path.rename(aside)
     for suffix in ("-journal", "-wal", "-shm"):
         if (other := path.with_name(path.name + suffix)).exists():
-            other.rename(path.with_name(f"{path.name}{suffix}.damaged-{number}"))
+            other.rename(path.with_name(f"{path.name}{suffix}.{why}-{number}"))
     return aside

@@ -1,3 +1,9 @@
+import io
+import re
+from collections import Counter
+
+from fedrecon.platform.reporting.table import Column, Row, Table, plain
+from fedrecon.platform.reporting.terminal import print_table
 from fedrecon.platform.runs.report import below_zero_filled, flat, report, scores_table
 
 
@@ -83,3 +89,17 @@ def test_what_is_below_zero_filled_comes_first_and_names_the_sites():
     assert text.index(line) < text.index("## Test scores")
     assert below_zero_filled(RESULT, EXPERIMENT) == ""
     assert below_zero_filled(result, {"reconstructor": {"name": "zero_filled"}}) == ""
+
+
+def test_a_narrow_terminal_wraps_numbers_and_cuts_none(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    values = ["69ad2c0123456789", "random R=4", "−23.5678"]
+    table = Table("t", [Column("run"), Column("operator"), Column("PSNR", numeric=True)], [Row([*map(plain, values)])])
+    stream = io.StringIO()
+    print_table(table, stream)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 30
+    assert "…" not in "".join(lines)
+    kept = Counter("".join(lines))
+    assert all(kept[one] >= count for one, count in Counter("".join(values).replace(" ", "")).items())

@@ -315,6 +315,7 @@ def test_a_workspace_that_was_copied_or_moved_does_not_send_artifacts_to_the_fir
     said = run_store(None, copy).mended
     assert f"{mlflow_workspace}/artifacts: the workspace was moved or copied" in said
     assert said.endswith("kept as mlflow.db.copied-1, a new one is made")
+    start(run_store(None, copy), "moved")
     other = tmp_path / "moved"
     copy.rename(other)
     database = sqlite3.connect(other / DATABASE)

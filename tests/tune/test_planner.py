@@ -94,7 +94,8 @@ def test_a_classical_reconstructor_trains_nothing_and_shares_nothing(consortium)
 
 
 def test_two_points_may_come_to_one_experiment(consortium):
-    trials = planned(base(consortium), {"operator.acceleration": {"grid": [2, 2.0]}})
+    same = [{"mask": "random", "acceleration": 2}, {"mask": "random", "acceleration": 2, "fixed_mask": False}]
+    trials = planned(base(consortium), {"operator": {"grid": same}})
     assert trials[0].digest == trials[1].digest
     assert Shape.of(trials) == Shape(trials=2, trainings=1, rounds=2, evaluations=0)
 

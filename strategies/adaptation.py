@@ -185,8 +185,9 @@ class _Slices:
         image = self.gain[:, None, None] * self._drawn()
         if not self.phase.requires_grad:
             return image
-        phase = self.bicubic[0] @ self.phase @ self.bicubic[1].mT
-        return image * torch.polar(torch.ones_like(phase), phase)
+        with torch.autocast(self.phase.device.type, enabled=False):  # 8 bits of a phase are half a degree and more
+            phase = self.bicubic[0] @ self.phase @ self.bicubic[1].mT
+            return image * torch.polar(torch.ones_like(phase), phase)
 
     def standardise(self) -> None:
         """Sets each noise map to mean 0 and standard deviation 1, as published, maps of few pixels included."""

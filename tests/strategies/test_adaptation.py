@@ -300,6 +300,17 @@ def test_noise_maps_stay_standardised_and_large_ones_zero(prior):
             assert not one.any()
 
 
+def test_the_phase_of_an_image_is_exact_under_autocast(prior, monkeypatch):
+    measurement, subject = some(data(), 0, 1)
+    slices = adaptation._Slices(settings(variables=("phase",)), prior, measurement, subject, measurement.kspace)
+    monkeypatch.setattr(slices, "_drawn", lambda: torch.ones(2, SIZE, SIZE, dtype=torch.complex64))
+    with torch.no_grad():
+        slices.phase.copy_(3 * torch.randn(slices.phase.shape, generator=torch.Generator().manual_seed(0)))
+        exact = slices.image()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(slices.image(), exact)
+
+
 @pytest.mark.slow
 def test_an_empty_slice_stays_finite(prior):
     measurement, _ = some(data(), 0)

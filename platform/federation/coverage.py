@@ -88,9 +88,8 @@ def in_words(found: Mapping[str, Any]) -> str:
         return ""
     nominal = " and ".join(f"{100 * share:.1f} %" for share in found["nominal"].values())
     factor = found["temperature"]
-    how = (
-        "not calibrated, for want of validation subjects" if factor is None else f"times {factor:.2f}, the temperature"
-    )
+    missing = "not calibrated: there are no validation subjects, or the samples of a site do not differ"
+    how = missing if factor is None else f"times {factor:.2f}, the temperature"
     return f"spread: {how}; of a normal distribution {nominal} lie within 1 and 2"
 
 

@@ -127,6 +127,11 @@ def test_what_decides_the_temperature(change, same):
     assert (calibration(one, ("a", "b")) == calibration(other, ("a", "b"))) is same
 
 
+def test_both_reasons_for_a_missing_temperature_are_named():
+    said = in_words({"temperature": None, "nominal": NOMINAL})
+    assert "not calibrated: there are no validation subjects, or the samples of a site do not differ;" in said
+
+
 @pytest.mark.slow
 def test_a_panel_shows_the_spread_beside_the_error(finished):
     from PIL import Image

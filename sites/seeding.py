@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -50,3 +50,21 @@ def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(number)
         yield
+
+
+def same_draws(device: torch.device) -> Callable[[], None]:
+    """A call that puts torch's own generators, of the CPU and of ``device``, back to where they are now.
+
+    Two networks then draw the same (dropout).
+    """
+    import torch
+
+    state = torch.get_rng_state()
+    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def again() -> None:
+        torch.set_rng_state(state)
+        if own is not None:
+            torch.cuda.set_rng_state(own, device)
+
+    return again

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Ditto(FedAvg):
     """A personal network v held near the shared one: L(v) + (lam / 2) ||v - w_t||^2 (Li et al., ICML 2021, alg. 1).
 
-    w_t is the shared network as the server sent it. The shared network is trained as in FedAvg, on the same batches; v
-    has no influence on it. The personal networks stay at the sites and reconstruct there. A large ``lam`` holds them at
-    FedAvg's network; 0 trains them as ``local`` does. So ``lam`` leads from one to the other, and its best value shows
-    whether federation pays. Each round costs twice FedAvg's training.
+    w_t is the shared network as the server sent it. The shared network is trained as in FedAvg, on the same batches and
+    with the same dropout; v has no influence on it. The personal networks stay at the sites and reconstruct there. A
+    large ``lam`` holds them at FedAvg's network; 0 trains them as ``local`` does. So ``lam`` leads from one to the
+    other, and its best value shows whether federation pays. Each round costs twice FedAvg's training.
 
     Attributes:
         lam: weight of the distance to the shared network, lambda in the paper.
@@ -73,15 +73,20 @@ class Ditto(FedAvg):
         return [optimizer(fit.training.optimizer, part.parameters(), fit.rate) for part in parts]
 
     def step(self, fit: LocalFit, batch: Measurement) -> Mapping[str, Tensor]:
-        """One step of the shared network, then one of the personal network on the same batch."""
+        """One step of the shared network, then one of the personal network on the same batch, with the same dropout."""
+        from fedrecon.sites.seeding import same_draws
         from fedrecon.sites.training import losses
 
         model: Any = fit.model
+        again = same_draws(fit.parameters.flat.device)
         shared = losses.of(fit.training.loss, model.shared(batch), batch)
-        personal = losses.of(fit.training.loss, model.personal(batch), batch)
+        again()
+        terms = losses.terms(fit.training.loss, model.personal(batch), batch)
+        personal = losses.total(terms)
         near: Any = sum((v - w).square().sum() for v, w in fit.scratch["w_t"]) if self.lam else 0
         for optimizer, loss in zip(fit.optimizers, (shared, personal + 0.5 * self.lam * near), strict=True):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        return {"loss": personal.detach(), "shared_loss": shared.detach()}
+        noted = {name: value.detach() for name, value in terms.items()} if len(terms) > 1 else {}
+        return {"loss": personal.detach(), "shared_loss": shared.detach(), **noted}

@@ -268,3 +268,21 @@ def test_ditto_s_shared_network_is_fedavg_and_its_personal_one_goes_from_local_t
     for site in local:
         far, near = (np.abs(np.frombuffer(one[site], np.float32) - centre).mean() for one in (free, held))
         assert near < far
+
+
+def test_ditto_s_networks_have_the_dropout_of_fedavg_and_of_local_and_its_terms_are_recorded(consortium, tmp_path):
+    def train(name, **parameters):
+        one = Federation(
+            make_strategy(name, parameters), {"north": consortium["north"]}, tmp_path / name, rounds=1,
+            network={**UNET, "dropout": 0.3}, training={"loss": {"l1": 1.0, "gradient_profile": 0.01}},
+        )  # fmt: skip
+        executor, record = one.executor(), Commits(None)
+        shared = bits(one.train(executor, record))["shared"]
+        (losses,) = record.rounds[0].losses.values()
+        return shared, private_bits(executor)["north"].get("parameters"), losses
+
+    fedavg, _, terms = train("fedavg")
+    _, local, _ = train("local")
+    shared, free, recorded = train("ditto", lam=0)
+    assert (shared, free) == (fedavg, local)
+    assert recorded == {**terms, "shared_loss": terms["loss"]}

@@ -56,7 +56,7 @@ def preview(
     chosen = with_digest(chosen, folder)
     shards = ConsortiumShards.of(chosen, None if in_process else address)
     shards.check(chosen)
-    check_start(chosen, scored_sites(chosen, shards.tested), folder)
+    check_start(chosen, scored_sites(chosen, shards.tested), folder, shards.trained)
     run = RunFolder(folder, shards.digest(chosen))
     rerun = rerun or not may_return(chosen.resources, run)
     committed = 0 if rerun else _committed(run)

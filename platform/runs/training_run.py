@@ -61,7 +61,7 @@ def train_steps(chosen: Experiment, context: RunContext) -> Generator[CommittedR
     folder = RunFolder(context.workspace, chosen.digest(contents))
     context.check_tracking(folder)
     check_network(chosen, shards)
-    check_start(chosen, scored_sites(chosen, shards), context.workspace)
+    check_start(chosen, scored_sites(chosen, shards), context.workspace, shards)
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:

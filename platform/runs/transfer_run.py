@@ -45,7 +45,7 @@ def transfer_steps(chosen: Experiment, context: RunContext) -> Generator[Committ
     folder = RunFolder(context.workspace, sites.digest(chosen))
     context.check_tracking(folder)
     sites.check(chosen)
-    check_start(chosen, sites.tested, context.workspace)
+    check_start(chosen, sites.tested, context.workspace, sites.trained)
     with locked(folder):
         context = fresh_or_kept(chosen, folder, context)
         if (found := folder.result()) is not None:

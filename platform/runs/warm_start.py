@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,15 @@ from fedrecon.platform.storage.run_lookup import ASIDE, find_run, network_of
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.splits import key_problems
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.plugin import choose
+from fedrecon.strategies.networks.choice import NetworkChoice
 
 if TYPE_CHECKING:
     from fedrecon.sites.data.shard import Shard
     from fedrecon.sites.training.parameters import Parameters
+
+MAY_DIFFER = ("dropout",)
+"""Settings of a network that do not change what its weights mean."""
 
 
 def with_digest(chosen: Experiment, workspace: Path) -> Experiment:
@@ -50,14 +55,18 @@ def start_values(experiment: Experiment, workspace: Path) -> dict[str, Any] | No
     """
     if not experiment.trains or experiment.training.start is None:
         return None
+    from fedrecon.platform.consortium.network import layout_for
     from fedrecon.platform.inference.trained_run import TrainedRun
 
     source = TrainedRun.load(workspace, experiment.training.start, tell_once)
-    where = f"training.start: run {source.folder.digest}"
     if not source.experiment.trains:
-        raise InputError(f"{where} trained no network")
-    if source.members:
-        raise InputError(f"{where}: its sites keep parts of the network for themselves; start from a shared network")
+        raise InputError(f"training.start: run {source.folder.digest} trained no network")
+    if kept := layout_for(source.experiment, source.images).local_names:
+        others = f" and {len(kept) - 1} others" if len(kept) > 1 else ""
+        raise InputError(
+            f"training.start: run {source.folder.digest}: its sites keep parts of the network for themselves "
+            f"({kept[0]}{others}); start from a shared network"
+        )
     return source.network_values()
 
 
@@ -76,18 +85,23 @@ def noted_start(experiment: Experiment, workspace: Path) -> dict[str, Any]:
     return began_with(experiment.as_dict(), workspace) if experiment.trains else {}
 
 
-def check_start(experiment: Experiment, tested: Mapping[str, Shard], workspace: Path) -> None:
-    """Refuses to test a subject that the run of the warm start, or one before it, trained or validated on.
+def check_start(
+    experiment: Experiment, tested: Mapping[str, Shard], workspace: Path, sites: Collection[str] = ()
+) -> None:
+    """Refuses the network of another experiment, and to test a subject that its runs trained or validated on.
 
     Args:
         tested: the shards of the sites that are tested, by site.
+        sites: the names of the sites that train; without them nobody asks whose codes the network holds.
 
     Raises:
-        InputError: there is such a subject, or pseudonyms of another key would hide one.
+        InputError: the run, or one before it, used such a subject, or pseudonyms of another key would hide one; or its
+            network has other settings, or codes of other sites.
     """
     before = noted_start(experiment, workspace)
     if not before:
         return
+    _check_network(experiment, workspace, sites)
     keys = [(name, one["key"]) for name, one in before["hospitals"].items()]
     for problem in key_problems([*keys, *((name, shard.pseudonym_key) for name, shard in tested.items())]):
         raise InputError(f"training.start: {problem}")
@@ -109,3 +123,64 @@ def begin_with(layout: Parameters, values: Mapping[str, Any] | None) -> None:
         layout.load_all(values)
     except ValueError as error:
         raise InputError(f"training.start: {error}") from None
+
+
+def _check_network(experiment: Experiment, workspace: Path, sites: Collection[str]) -> None:
+    """Refuses a run whose network has other settings, or a code of each of other sites: its weights fit in shape alone.
+
+    Only the run's note is read, and no plug-in that it carries.
+    """
+    assert experiment.training.start is not None
+    folder = network_of(find_run(workspace, experiment.training.start))
+    noted, where = folder.noted(), f"training.start: run {folder.digest}"
+    if noted is None or noted["experiment"]["reconstructor"]["name"] != "network":  # refused in its own words
+        return
+    networks = experiment.registry("networks")
+    own, given = experiment.network, noted["experiment"]["network"]
+    if own["name"] != given["name"]:
+        raise InputError(f"{where} trained the network '{given['name']}', and this experiment has '{own['name']}'")
+    free = (*MAY_DIFFER, *networks[own["name"]].at_inference)
+    theirs = {**NetworkChoice.parse({"name": own["name"]}, networks).as_dict(), **given}
+    for key in (key for key in own if key not in free and theirs[key] != own[key]):
+        raise InputError(
+            f"{where} trained a network with network.{key}={theirs[key]}, and this experiment has {own[key]}: its "
+            "weights mean something else there"
+        )
+    coded = _coded(experiment, noted, workspace) if sites and _trains_codes(experiment, experiment.strategy) else ()
+    if coded and set(coded) != set(sites) and _has_codes(experiment, noted):
+        raise InputError(
+            f"{where}: its network has a code of each of its sites ({', '.join(coded)}), and this experiment has other "
+            f"sites ({', '.join(sites)}), which would take these; start from a run of the same sites"
+        )
+
+
+def _coded(experiment: Experiment, noted: Mapping[str, Any], workspace: Path) -> tuple[str, ...]:
+    """The sites whose codes the network of a run holds: its own, or of the run that it began with; empty for none."""
+    if _trains_codes(experiment, noted["experiment"]["strategy"]):
+        return tuple(noted["images"]["sites"])
+    start = noted["experiment"]["training"].get("start")
+    before = network_of(find_run(workspace, start)).noted() if start else None
+    return _coded(experiment, before, workspace) if before else ()
+
+
+def _trains_codes(experiment: Experiment, strategy: Mapping[str, Any]) -> bool:
+    """Whether a strategy's block trains codes of sites, if its network has some; one that is unknown here does."""
+    block = {key: value for key, value in strategy.items() if key not in ("name", "personalise")}
+    known = experiment.registry("strategies")
+    unknown = strategy["name"] not in known
+    return unknown or getattr(choose("strategy", known, strategy["name"], block), "trains_codes", True)
+
+
+def _has_codes(experiment: Experiment, noted: Mapping[str, Any]) -> bool:
+    """Whether the network has a code of each site."""
+    import torch
+
+    from fedrecon.platform.consortium.network import network_choice
+    from fedrecon.sites.imaging.measurement import Images
+
+    given = noted["images"]
+    with torch.device("meta"):
+        model = network_choice(experiment).build(
+            Images(**{**given, "size": tuple(given["size"]), "sites": tuple(given["sites"])})
+        )
+    return bool(getattr(model, "parts", {}).get("sites"))

@@ -1,17 +1,22 @@
 """``training.start``: whom the first training saw is not tested; a network that stayed as it began is applied so."""
 
 import json
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
-from tiny import UNET, make_volume
+from tiny import DENOISER, STYLE, UNET, make_volume
 
 import fedrecon
+from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.resources import DEAD
 from fedrecon.platform.federation.attendance import MISSED, Attendance
+from fedrecon.platform.runs import warm_start
 from fedrecon.platform.storage.checked_json import KEY
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.data.shard import write_shard
 from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.measurement import Images
 
 TRAINING = {"rounds": 1, "batch_size": 2}
 BASE = {"network": UNET, "operator": {"mask": "random", "acceleration": 3}, "evaluation": {"panels": False}}
@@ -100,3 +105,74 @@ def test_a_network_that_stayed_as_it_began_is_applied_as_it_began(strategy, cons
         assert row["psnr"] == pytest.approx(began.sites[row["site"]]["psnr"], abs=1e-6)
     untrained = run(workspace, sites, f"random-{strategy}", rounds=0, **asked)
     assert untrained.sites["north"]["psnr"] != pytest.approx(began.sites["north"]["psnr"], abs=1e-3)
+
+
+CODES = {"strategy": {"name": "feddiff"}, "network": DENOISER}
+CODELESS = {"strategy": {"name": "feddiff", "without_site": 1}, "network": DENOISER}
+POOLED = {"strategy": {"name": "pooled_feddiff"}, "network": DENOISER}
+
+
+def begins(monkeypatch, given, sites, runs):
+    """Checks that this experiment may begin with run ``r``; ``runs`` are noted as (experiment, sites, start)."""
+
+    def found(workspace, name):
+        source, own, start = runs[name]
+        one = Experiment.read({"sites": "d", **source, "training": {"start": start}})
+        images = asdict(Images(True, (32, 32), 1, own))
+        return SimpleNamespace(digest=name, noted=lambda: {"experiment": one.as_dict(), "images": images})
+
+    monkeypatch.setattr(warm_start, "find_run", found)
+    monkeypatch.setattr(warm_start, "network_of", lambda folder: folder)
+    monkeypatch.setattr(warm_start, "noted_start", lambda *_: {"hospitals": {}, "subjects": {}})
+    chosen = Experiment.read({"sites": "d", **given, "training": {"start": "r"}})
+    warm_start.check_start(chosen, {}, "", sites)
+
+
+@pytest.mark.parametrize(
+    ("network", "key"),
+    [
+        ({**UNET, "residual": False}, r"network.residual=True, and this experiment has False"),
+        (
+            {"name": "dual_domain", "channels": 2, "pools": 1},
+            "the network 'unet', and this experiment has 'dual_domain'",
+        ),
+        ({**UNET, "channels": 3}, "network.channels=2"),
+    ],
+)
+def test_a_network_of_other_settings_is_no_start(network, key, monkeypatch):
+    runs = {"r": ({"network": UNET}, ("a", "b"), None)}
+    begins(monkeypatch, {"network": {**UNET, "dropout": 0.3}}, ("a", "b"), runs)
+    with pytest.raises(InputError, match=rf"^training.start: run r trained .*{key}"):
+        begins(monkeypatch, {"network": network}, ("a", "b"), runs)
+    runs = {"r": (CODES, ("a", "b"), None)}
+    with pytest.raises(InputError, match=r"network.sigma_data=0.25, and this experiment has 4"):
+        begins(monkeypatch, {**CODES, "network": {**DENOISER, "sigma_data": 4.0}}, ("a", "b"), runs)
+
+
+@pytest.mark.parametrize(
+    ("given", "sites", "runs", "owners"),
+    [
+        (CODES, ("a", "b"), {"r": (CODES, ("a", "b"), None)}, ""),
+        (CODES, ("b", "c"), {"r": (CODES, ("a", "b"), None)}, "a, b"),
+        (CODELESS, ("b", "c"), {"r": (CODES, ("a", "b"), None)}, ""),  # its codes take no part
+        (CODES, ("b", "c"), {"r": (POOLED, ("a", "b"), None)}, ""),  # nobody's: zeros
+        (CODES, ("b", "c"), {"r": (CODELESS, ("b", "c"), "q"), "q": (CODES, ("a", "b"), None)}, "a, b"),
+        ({"network": UNET}, ("b", "c"), {"r": ({"network": UNET}, ("a",), None)}, ""),  # no codes at all
+    ],
+)
+def test_a_code_of_one_site_is_not_given_to_another(given, sites, runs, owners, monkeypatch):
+    if not owners:
+        begins(monkeypatch, given, sites, runs)
+        return
+    with pytest.raises(InputError, match=rf"a code of each of its sites \({owners}\).*other sites \(b, c\)"):
+        begins(monkeypatch, given, sites, runs)
+
+
+def test_the_private_discriminator_of_a_source_is_the_reason_of_its_refusal(monkeypatch):
+    one = Experiment.read({"sites": "d", "strategy": "fedgimp", "network": STYLE, "training": {"start": "r"}})
+    source = SimpleNamespace(
+        experiment=one, images=Images(True, (32, 32), 1, ("a",)), members=(), folder=SimpleNamespace(digest="r")
+    )
+    monkeypatch.setattr("fedrecon.platform.inference.trained_run.TrainedRun.load", lambda *_: source)
+    with pytest.raises(InputError, match=r"run r: its sites keep parts .*\(discriminator\..* and \d+ others\)"):
+        warm_start.start_values(one, "")

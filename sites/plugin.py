@@ -74,6 +74,24 @@ def science_of(model: BaseModel) -> dict[str, Any]:
     return values
 
 
+def refuse_idle(model: BaseModel, keys: Sequence[str], block: str, because: str) -> None:
+    """Refuses keys that act on nothing, unless they have their default values.
+
+    Args:
+        keys: the keys of ``model`` that act on nothing.
+        block: the block that holds them. because: why they act on nothing, for the message.
+
+    Raises:
+        ValueError: the message names the key, its value and its default.
+    """
+    for key in keys:
+        given, default = getattr(model, key), type(model).model_fields[key].default
+        if given != default:
+            raise ValueError(
+                f"{block}.{key}: {brief(given)} would change nothing: {because}; leave it at {brief(default)}"
+            )
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -65,8 +65,14 @@ class Denoising(Partial):
         """The denoiser.
 
         Raises:
-            InputError: patches are asked for, and the network does not see positions.
+            InputError: patches are asked for, and the network does not see positions; or no image is as large.
         """
+        if self.patch > max(images.size):
+            largest = " x ".join(map(str, images.size))
+            raise InputError(
+                f"strategy.patch: {self.patch} would change nothing: no image is larger than {largest} pixels; "
+                "set patch=0, which takes whole images"
+            )
         model: Any = super().build(network, images)
         if self.patch and not model.position:
             raise InputError("strategy.patch: a patch needs its position; set network.position=true, or patch=0")

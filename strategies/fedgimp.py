@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.plugin import refuse_idle
 from fedrecon.strategies.adaptation import Adaptation, adapt
 from fedrecon.strategies.moving_average import MovingAverage
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.imaging.measurement import Images, Measurement
     from fedrecon.sites.training.method import LocalFit, Subject
     from fedrecon.sites.training.settings import Training
     from fedrecon.sites.wire import Vector
@@ -106,7 +108,7 @@ class FedGIMP(MovingAverage):
         return {member: 1 / len(n_slices) for member in n_slices}
 
     def check(self, training: Training) -> None:
-        """Refuses another optimiser or loss, anchors of augmented slices, and anchor rounds without an anchor weight.
+        """Refuses another optimiser or loss, anchors of augmented slices, and keys that would act on nothing.
 
         Raises:
             ValueError: the settings do not fit; the message names the key.
@@ -118,6 +120,34 @@ class FedGIMP(MovingAverage):
             raise ValueError("strategy.anchor ties a latent to each slice, unchanged: set training.augment to false")
         if self.anchor_rounds and not self.anchor:
             raise ValueError("strategy.anchor_rounds without strategy.anchor would train nothing in these rounds")
+        if self.anchor_rounds and self.anchor_rounds >= training.rounds:
+            raise ValueError(
+                f"strategy.anchor_rounds: {self.anchor_rounds} leave none of the {training.rounds} training.rounds to "
+                "the discriminator; set fewer"
+            )
+        if self.augmentation == "none":
+            keys = "augmentation_target", "augmentation_images"
+            refuse_idle(self, keys, "strategy", "strategy.augmentation is none")
+        if not self.anchor:
+            refuse_idle(self, ("anchor_rate", "anchor_spread"), "strategy", "strategy.anchor is 0")
+        if not self.r1:
+            refuse_idle(self, ("r1_every",), "strategy", "strategy.r1 is 0")
+
+    def build(self, network: Any, images: Images) -> nn.Module:
+        """The generator and the discriminator.
+
+        Raises:
+            InputError: the noise maps are to be adapted, and there are none.
+        """
+        model: Any = super().build(network, images)
+        own = self.adaptation
+        asked = "noise" in own.variables and own.variables != Adaptation().variables
+        if asked and not any(size <= own.noise_to for size in model.generator.synthesizer.noise_sizes):
+            raise InputError(
+                "strategy.adaptation.variables: noise would change nothing: network.noise_to and "
+                "strategy.adaptation.noise_to leave no noise map; name other variables"
+            )
+        return model  # type: ignore[no-any-return]
 
     def receive(self, fit: LocalFit) -> None:
         """Takes the latents of the training slices from memory; in the first round it draws them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from fedrecon.sites.plugin import refuse_idle
 from fedrecon.strategies.feddiff import FedDiff
 from fedrecon.strategies.pooled import Pooled
 
@@ -32,9 +33,12 @@ class PooledFedDiff(FedDiff, Pooled):
         """Refuses what only a federation has.
 
         Raises:
-            ValueError: private parts, or a proximal term.
+            ValueError: private parts, a proximal term, or a key of codes or of weights.
         """
         super().check(training)
         if self.private or self.mu:
             key = "private" if self.private else "mu"
             raise ValueError(f"strategy.{key}: one member holds all data, so there is no other to keep it from or near")
+        refuse_idle(self, ("weighting",), "strategy", "there is one member")
+        if self.without_site != 1:  # which is what it does
+            refuse_idle(self, ("without_site",), "strategy", "no site has a code")

@@ -273,6 +273,8 @@ def test_the_noise_of_a_scored_slice_is_the_scan_s_times_the_operator_s(consorti
         ({"strategy": {"name": "feddiff"}, "training": {"keep": "best"}}, "scored after its last round"),
         ({"strategy": {"name": "pooled_feddiff", "private": ["head"]}}, "strategy.private: one member holds all data"),
         ({"strategy": {"name": "pooled_feddiff", "mu": 1}}, "strategy.mu: one member holds all data"),
+        ({"strategy": {"name": "pooled_feddiff", "weighting": "uniform"}}, "weighting: .*would change nothing"),
+        ({"strategy": {"name": "pooled_feddiff", "without_site": 0.9}}, "no site has a code; leave it at 0.2"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_starts(change, said):
@@ -285,6 +287,9 @@ def test_patches_need_their_position():
     make_strategy("feddiff", {}).build(blind, images)
     with pytest.raises(InputError, match=r"network.position"):
         make_strategy("feddiff", {"patch": 8}).build(blind, images)
+    make_strategy("feddiff", {"patch": SIZE}).build(NetworkChoice.parse(DENOISER), images)
+    with pytest.raises(InputError, match=rf"strategy.patch: {SIZE + 1} would change nothing"):
+        make_strategy("feddiff", {"patch": SIZE + 1}).build(NetworkChoice.parse(DENOISER), images)
 
 
 @pytest.mark.slow

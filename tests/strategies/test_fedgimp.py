@@ -233,6 +233,18 @@ def test_style_mixing_gives_later_layers_another_latent(monkeypatch):
             {"strategy": {"name": "fedgimp", "anchor_rounds": 3}, "training": {"augment": False}},
             "anchor_rounds without",
         ),
+        (
+            {"strategy": {"name": "fedgimp", "anchor": 1, "anchor_rounds": 10}, "training": {"augment": False}},
+            "anchor_rounds: 10 leave none of the 10 training.rounds",
+        ),
+        (
+            {"strategy": {"name": "fedgimp", "augmentation_target": 0.3}},
+            "augmentation_target: 0.3 would change nothing",
+        ),
+        ({"strategy": {"name": "fedgimp", "augmentation_images": 7}}, "strategy.augmentation is none"),
+        ({"strategy": {"name": "fedgimp", "anchor_rate": 2}}, "strategy.anchor is 0; leave it at 5"),
+        ({"strategy": {"name": "fedgimp", "anchor_spread": 0.1}}, "anchor_spread: 0.1 would change nothing"),
+        ({"strategy": {"name": "fedgimp", "r1": 0, "r1_every": 4}}, "r1_every: 4 would change nothing"),
         ({"strategy": {"name": "fedgimp"}, "training": {"optimizer": "sgd"}}, "optimizer: fedgimp has its own"),
         ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["z", "w"]}}}, "w replaces z"),
         ({"strategy": {"name": "fedgimp", "adaptation": {"variables": ["w", "w"]}}}, "name each variable once"),
@@ -259,6 +271,22 @@ def test_style_mixing_gives_later_layers_another_latent(monkeypatch):
 def test_what_makes_no_sense_is_refused_before_anything_starts(change, said):
     with pytest.raises(InputError, match=said):
         Experiment.read({"sites": "data", **change})
+
+
+def test_noise_is_adapted_where_there_are_noise_maps():
+    images = Images(True, (32, 32), 1, ("a",))
+
+    def built(network=8, **adaptation):
+        make_strategy("fedgimp", {"adaptation": adaptation}).build(
+            NetworkChoice.parse({**STYLE, "noise_to": network}), images
+        )
+
+    built(0)  # the default names noise too
+    built(0, variables=["w"])
+    built(8, variables=["noise"])
+    for network, largest in ((0, 8), (8, 0)):
+        with pytest.raises(InputError, match="variables: noise would change nothing"):
+            built(network, variables=["noise"], noise_to=largest)
 
 
 def test_defaults_follow_the_strategy():

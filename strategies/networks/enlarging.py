@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fedrecon.sites.errors import InputError
 from fedrecon.strategies.networks.unet import as_channels, as_image
 
 if TYPE_CHECKING:
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
 GAIN = 4.0
 """Factor on the images inside a network. In an image of a head, the standard deviation is about a quarter of the
 brightest pixel; with this factor it is about 1."""
+
+
+def check_reduction(reduction: int, default: int, channels: int, fewest: int) -> None:
+    """Refuses a reduction, other than the default, that leaves fewer features than an attention has at least.
+
+    Raises:
+        InputError: the message gives the largest reduction.
+    """
+    if reduction != default and channels // reduction < fewest:
+        allowed = f"at most {channels // fewest}, or its default {default}" if channels >= fewest else f"{default}"
+        raise InputError(
+            f"network.reduction: {reduction} leaves fewer than {fewest} of {channels} features, and the attention has "
+            f"at least {fewest}; allowed: {allowed}"
+        )
 
 
 class Enlarging(nn.Module):

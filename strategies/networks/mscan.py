@@ -20,10 +20,16 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedrecon.strategies.networks.enlarging import Enlarging, Skipped
+from fedrecon.sites.errors import InputError
+from fedrecon.strategies.networks.enlarging import Enlarging, Skipped, check_reduction
 
 if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
+
+REDUCTION = 4
+"""The default of ``reduction``."""
+FEWEST = 4
+"""The smallest number of features between the two convolutions of the attention."""
 
 
 class Network(Enlarging):
@@ -35,7 +41,11 @@ class Network(Enlarging):
         blocks: number of MSFB in each group.
         scales: number of receptive fields of a block (3, 5, 7, ... pixels); with 1 there are no multi-scale features.
         attention: whether attention weighs the scales. False weighs all scales equally; a single scale stays unchanged.
-        reduction: factor by which the attention reduces the number of features between its two convolutions.
+        reduction: factor by which the attention reduces the number of features between its two convolutions. They are
+            at least 4, so a network of few features has the same for several factors.
+
+    Raises:
+        InputError: ``reduction`` is not its default, and acts on nothing.
     """
 
     paper: ClassVar[str] = """
@@ -58,9 +68,15 @@ class Network(Enlarging):
         blocks: int = 2,
         scales: int = 3,
         attention: bool = True,
-        reduction: int = 4,
+        reduction: int = REDUCTION,
     ) -> None:
         super().__init__(images)
+        if not attention and reduction != REDUCTION:
+            raise InputError(
+                f"network.reduction: {reduction} would change nothing: network.attention is false; "
+                f"leave it at {REDUCTION}"
+            )
+        check_reduction(reduction, REDUCTION, channels, FEWEST)
         body = [
             Skipped(
                 *(MultiScaleBlock(channels, scales, attention, reduction) for _ in range(blocks)),
@@ -103,7 +119,7 @@ class CrossScaleAttention(nn.Module):
     def __init__(self, channels: int, scales: int, reduction: int) -> None:
         super().__init__()
         self.shape = (scales, channels)
-        inner = max(channels // reduction, 4)
+        inner = max(channels // reduction, FEWEST)
         self.weigh = nn.Sequential(
             nn.Conv2d(scales * channels, inner, 1), nn.ReLU(inplace=True), nn.Conv2d(inner, scales * channels, 1)
         )

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from fedrecon.strategies.networks.enlarging import Enlarging, Skipped
+from fedrecon.strategies.networks.enlarging import Enlarging, Skipped, check_reduction
 
 if TYPE_CHECKING:
     from fedrecon.sites.imaging.measurement import Images
+
+REDUCTION = 8
+"""The default of ``reduction``."""
 
 
 class Network(Enlarging):
@@ -24,7 +27,11 @@ class Network(Enlarging):
         channels: number of features.
         groups: number of residual groups.
         blocks: number of blocks in each group.
-        reduction: factor by which the channel attention reduces the number of features.
+        reduction: factor by which the channel attention reduces the number of features. At least one is left, so a
+            network of few features has the same for several factors.
+
+    Raises:
+        InputError: ``reduction`` is not its default, and leaves no feature.
     """
 
     paper: ClassVar[str] = """
@@ -37,9 +44,10 @@ class Network(Enlarging):
     """
 
     def __init__(
-        self, images: Images, *, channels: int = 32, groups: int = 4, blocks: int = 4, reduction: int = 8
+        self, images: Images, *, channels: int = 32, groups: int = 4, blocks: int = 4, reduction: int = REDUCTION
     ) -> None:
         super().__init__(images)
+        check_reduction(reduction, REDUCTION, channels, 1)
 
         def convolution() -> nn.Conv2d:
             return nn.Conv2d(channels, channels, 3, padding=1)

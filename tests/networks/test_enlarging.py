@@ -191,3 +191,19 @@ def test_the_self_ensemble_commutes_with_mirrors_and_turns(name, shape):
 def test_the_self_ensemble_of_what_knows_no_direction_is_itself():
     one = draw()
     torch.testing.assert_close(self_ensemble(lambda measurement: measurement.zero_filled, one), one.zero_filled)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("mscan", {"channels": 20, "reduction": 6}, "fewer than 4 of 20 features.*at most 5, or its default 4"),
+        ("mscan", {"channels": 2, "reduction": 1}, "allowed: 4"),
+        ("mscan", {"channels": 20, "reduction": 5, "attention": False}, "network.attention is false"),
+        ("rcan", {"channels": 32, "reduction": 33}, "fewer than 1 of 32 features.*at most 32"),
+    ],
+)
+def test_a_reduction_that_changes_nothing_is_refused(name, given, said):
+    with pytest.raises(InputError, match=rf"network.reduction: {given['reduction']} .*{said}"):
+        build(name, **given)
+    build(name, **{**given, "reduction": {"mscan": 4, "rcan": 8}[name]})
+    build("mscan", channels=20, reduction=5)

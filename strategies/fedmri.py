@@ -33,21 +33,24 @@ L_rec, optimiser and schedule are the experiment's, so that methods are compared
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from fedrecon.sites.errors import InputError
 from fedrecon.sites.papers import FEDMRI
+from fedrecon.sites.plugin import refuse_idle
 from fedrecon.strategies.partial import Partial
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from fedrecon.sites.imaging.measurement import Measurement
+    from fedrecon.sites.imaging.measurement import Images, Measurement
     from fedrecon.sites.training.method import LocalFit
+    from fedrecon.sites.training.settings import Training
     from fedrecon.sites.wire import State, TrainReply, Vector
 
 PUBLISHED_SIZE = 4_709_664
@@ -99,6 +102,42 @@ class FedMRI(Partial):
     reconstruction_weight: float = Field(1.0, gt=0, le=1e6)
     contrastive_weight: float = Field(100.0, ge=0, le=1e6)
     per_parameter: bool = False
+
+    def check(self, training: Training) -> None:
+        """Refuses a size of the contrastive term without the term.
+
+        Raises:
+            ValueError: ``per_parameter`` without ``contrastive_weight``.
+        """
+        super().check(training)
+        if not self.contrastive_weight:
+            refuse_idle(self, ("per_parameter",), "strategy", "strategy.contrastive_weight is 0")
+
+    def warnings(self, training: Training, per_pass: Mapping[str, int]) -> Sequence[str]:
+        """Says where L_con is left out throughout: in a single round, and at sites whose pass is one batch."""
+        whole = [member for member, batches in per_pass.items() if batches <= 1]
+        if not self.contrastive_weight or not training.rounds:
+            return ()
+        if training.rounds == 1:
+            return ("warning: fedmri has no contrastive term in the first round, and there is no second one",)
+        left = (
+            "warning: fedmri leaves out the contrastive term on the first batch of each pass, and one batch is all at "
+        )
+        return (f"{left}{', '.join(whole)}; a smaller training.batch_size makes more",) if whole else ()
+
+    def build(self, network: Any, images: Images) -> nn.Module:
+        """The network of the experiment.
+
+        Raises:
+            InputError: every parameter is private, so there is no encoder for the contrastive term.
+        """
+        model = super().build(network, images)
+        if self.contrastive_weight and not any(self.shares(name, model) for name, _ in model.named_parameters()):
+            raise InputError(
+                "strategy.private: names every parameter of the network, so no encoder is left to contrast; name fewer "
+                "parts, or set strategy.contrastive_weight=0"
+            )
+        return model
 
     # On the server
 

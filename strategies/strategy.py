@@ -2,7 +2,7 @@
 
 The hooks, in the order in which they are called:
 
-1. Before a run, on the driver: ``check``, ``roster``.
+1. Before a run, on the driver: ``check``, ``roster``, ``warnings``.
 2. On the driver and at every site, to make the network: ``build``, then ``shares`` for each parameter.
 3. On the server: ``begin`` once. Then in each round ``request``, ``reply_sizes``, and ``merge``, which calls
    ``weights``.
@@ -173,10 +173,7 @@ class Strategy(Plugin):
     def reply_sizes(self, request: TrainRequest) -> dict[str, int]:
         """The length of each vector in ``replies``. By default each is as long as the shared vector.
 
-        Called once a round, before the members are asked. A reply with vectors of other lengths is refused.
-
-        Args:
-            request: the request of this round.
+        Called once a round with its request, before the members are asked. A reply of other lengths is refused.
         """
         return dict.fromkeys(self.replies, len(request.shared))
 
@@ -212,6 +209,15 @@ class Strategy(Plugin):
         Raises:
             ValueError: the settings do not fit; the message names the key and says what to set.
         """
+
+    def warnings(self, training: Training, per_pass: Mapping[str, int]) -> Sequence[str]:
+        """The lines to say when a run begins, such as what will have no effect in it. By default none.
+
+        Args:
+            training: the block of the experiment, with the rounds that are not local ones.
+            per_pass: the number of batches in one pass over the training slices of each member.
+        """
+        return ()
 
     # At the site
 
@@ -249,8 +255,7 @@ class Strategy(Plugin):
         answers must be the same everywhere: they fix the order of values in the shared vector.
 
         Args:
-            name: the name of the parameter or buffer in ``network``.
-            network: the module that :meth:`build` made.
+            name: the name of the parameter or buffer in ``network``. network: the module that :meth:`build` made.
         """
         return True
 
@@ -334,8 +339,7 @@ class Strategy(Plugin):
 
         Args:
             network: the network with the parameters of the scored state, in evaluation mode; gradients are off.
-            site: the name of the member for which it draws.
-            count: the number of images.
+            site: the name of the member for which it draws. count: the number of images.
             draws: a CPU generator; every random number comes from it.
             size: the matrix (y, x) of the site's slices that the images are compared with.
 
@@ -349,11 +353,7 @@ class Strategy(Plugin):
         raise NotImplementedError(f"{type(self).__name__} trains no prior")
 
     def scoring_batch(self, usual: int) -> int:
-        """The number of slices that are reconstructed together at scoring.
-
-        Args:
-            usual: the platform's number, which is the default. A method that adapts to each slice has its own.
-        """
+        """The number of slices that are reconstructed together at scoring; the platform's, ``usual``, by default."""
         return usual
 
     def scoring_cost(self) -> float:
@@ -370,8 +370,7 @@ class Strategy(Plugin):
         are off. A method that adapts the network to a slice must work on a copy.
 
         Args:
-            network: the module that :meth:`build` made.
-            measurement: the measured data of b slices of one site.
+            network: the module that :meth:`build` made. measurement: the measured data of b slices of one site.
             subject: the site, subjects and slice numbers of the batch, and the seed: a method that adapts draws its
                 random numbers from these.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedrecon.platform.config.experiment import Experiment
     from fedrecon.sites.data.shard import Shard
+    from fedrecon.sites.training.batches import Slices
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,8 @@ def budgets(
         rounds: the number of rounds to which each member replied: a member may miss some, and ``training.patience`` may
             end the training early. None takes the rounds of the experiment.
     """
-    if not experiment.trains:
-        return {}
-    import torch
-
-    from fedrecon.sites.acquisition.undersampling import Undersampling
-    from fedrecon.sites.training.batches import Slices
-
-    training, cpu, found = experiment.training, torch.device("cpu"), {}
-    limits = {site: training.slices_at(site) for site in shards}
-    for member, held in experiment.method.roster(list(shards)).items():
-        known = experiment.method.trains_on_operator
-        operators = {site: experiment.operator_at(site) if known else Undersampling.whole() for site in held}
-        slices = Slices({site: shards[site] for site in held}, operators, "train", cpu, limits)
+    training, found = experiment.training, {}
+    for member, slices in _slices(experiment, shards):
         per_pass = max(slices.per_pass(training.batch_size), 1)
         of_sites = slices.per_pass_of_sites(training.batch_size)
         replied = training.rounds if rounds is None else rounds.get(member, 0)
@@ -71,3 +61,27 @@ def budgets(
         passes = updates / per_pass
         found[member] = Budget(updates, passes, round(passes * len(slices)))
     return found
+
+
+def warnings(experiment: Experiment, shards: Mapping[str, Shard]) -> Sequence[str]:
+    """The lines of :meth:`fedrecon.strategies.Strategy.warnings`. Only the labels of the shards are read."""
+    training, local = experiment.training, experiment.personalise
+    per_pass = {member: one.per_pass(training.batch_size) for member, one in _slices(experiment, shards)}
+    shared = training.model_copy(update={"rounds": training.rounds - local.rounds}) if local else training
+    return experiment.method.warnings(shared, per_pass) if per_pass else ()
+
+
+def _slices(experiment: Experiment, shards: Mapping[str, Shard]) -> Iterator[tuple[str, Slices]]:
+    """The training slices of each member; nothing if nothing is trained."""
+    if not experiment.trains:
+        return
+    import torch
+
+    from fedrecon.sites.acquisition.undersampling import Undersampling
+    from fedrecon.sites.training.batches import Slices
+
+    limits = {site: experiment.training.slices_at(site) for site in shards}
+    for member, held in experiment.method.roster(list(shards)).items():
+        known = experiment.method.trains_on_operator
+        operators = {site: experiment.operator_at(site) if known else Undersampling.whole() for site in held}
+        yield member, Slices({site: shards[site] for site in held}, operators, "train", torch.device("cpu"), limits)

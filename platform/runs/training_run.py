@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon.platform.config.resources import UNSCORED
 from fedrecon.platform.config.science import science_version
-from fedrecon.platform.consortium.budget import budgets
+from fedrecon.platform.consortium.budget import budgets, warnings
 from fedrecon.platform.consortium.checks import check_experiment, noted_shards, scored_sites, warn_of_one_shard
 from fedrecon.platform.consortium.code import source_code, warn_of_changed_code
 from fedrecon.platform.consortium.consent import consented, what_leaves
@@ -325,8 +325,7 @@ class _Run:
             f"{experiment.name}: {what} at {len(self.shards)} sites ({listed(self.shards)}), digest "
             f"{self.folder.digest}, run {tracker.run_id or '(MLflow has not made it yet)'}{resumed}"
         )
-
-        for line in what_leaves(experiment, self.shards):
+        for line in (*what_leaves(experiment, self.shards), *warnings(experiment, self.shards)):
             progress.say(line)
 
     def _published(self, layout: Any, executor: Executor) -> list[str]:

@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from tiny import Federation, bits
+from tiny import UNET, Federation, bits
 from torch import nn
 
+from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.consortium.budget import warnings
+from fedrecon.sites.data.shard import Shard
+from fedrecon.sites.errors import InputError
+from fedrecon.sites.imaging.measurement import Images
 from fedrecon.sites.training.method import LocalFit
 from fedrecon.sites.training.parameters import Parameters
 from fedrecon.sites.training.settings import Training
 from fedrecon.sites.wire import State, TrainReply, TrainRequest
 from fedrecon.strategies.fedavg import FedAvg
 from fedrecon.strategies.fedmri import PUBLISHED_SIZE, FedMRI, contrastive
+from fedrecon.strategies.networks.choice import NetworkChoice
 from fedrecon.strategies.networks.unet import Encoder, UNet
 
 SERVER = [[0.0, 0.0]]
@@ -191,3 +197,31 @@ def test_a_site_of_one_batch_never_feels_the_term_and_an_absent_one_is_no_negati
     assert terms["middle"] == terms["south"] == 0  # one batch each
     again = [reply for reply in executor.fit(one.method.request(first)) if reply.site != "south"]
     assert set(one.method.merge(first, again, one.n_slices).extra) == {"previous/middle", "previous/north"}
+
+
+def test_a_network_without_an_encoder_is_refused_and_a_size_without_a_term():
+    network, images = NetworkChoice.parse(UNET), Images(True, (32, 32), 1, ("a",))
+    whole = ("encoder", "decoder", "head")
+    FedMRI(private=whole, contrastive_weight=0).build(network, images)
+    with pytest.raises(InputError, match="no encoder is left to contrast"):
+        FedMRI(private=whole).build(network, images)
+    given = {"name": "fedmri", "contrastive_weight": 0, "per_parameter": True}
+    with pytest.raises(InputError, match=r"strategy.per_parameter: .*strategy.contrastive_weight is 0"):
+        Experiment.read({"sites": "d", "strategy": given})
+
+
+def test_a_term_that_is_left_out_is_said_at_the_start(consortium):
+    shards = {name: Shard.open(path) for name, path in consortium.items()}
+
+    def said(strategy="fedmri", **training):
+        block = {"rounds": 2, "batch_size": 2, **training}
+        return warnings(Experiment.read({"sites": "d", "strategy": strategy, "training": block}), shards)
+
+    (line,) = said()
+    assert "one batch is all at middle, south;" in line
+    (line,) = said(batch_size=1)
+    assert "one batch is all at middle;" in line  # it has one slice
+    assert said(rounds=0) == said("fedavg") == said({"name": "fedmri", "contrastive_weight": 0}) == ()
+    (line,) = said(rounds=1)
+    assert "there is no second one" in line
+    assert said({"name": "fedmri", "personalise": {"rounds": 1}}) == (line,)

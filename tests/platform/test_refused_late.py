@@ -44,7 +44,7 @@ def test_an_image_that_is_not_finite_is_not_written(value, monkeypatch):
     images = {"output": image, "zero_filled": np.ones_like(image)}
     monkeypatch.setattr(reconstruct, "batches", lambda *_: iter(()))
     monkeypatch.setattr(reconstruct, "_reconstructed", lambda *_: iter([(images, image > 0)]))
-    operator = SimpleNamespace(described=str, noise=1)
+    operator = SimpleNamespace(described=str, noise=1, boxes=lambda _: {(32, 32)})
     resources = SimpleNamespace(threads=1)
     experiment = SimpleNamespace(task="reconstruction", resources=resources, operator_at=lambda _: operator)
     trained = SimpleNamespace(experiment=experiment, images=SimpleNamespace(sites=("north",)))

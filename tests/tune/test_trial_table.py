@@ -307,7 +307,10 @@ def test_a_rerun_counts_its_own_rounds(trial_table):
 @pytest.fixture
 def twins(consortium, tmp_path):
     """Two points that come to one experiment."""
-    return filled(tmp_path, planned(base(consortium), {"operator.acceleration": {"grid": [2, 2.0]}}))
+    return filled(
+        tmp_path,
+        planned(base(consortium), {"operator": {"grid": [{"acceleration": 2}, {"acceleration": 2, "noise": 1}]}}),
+    )
 
 
 def test_two_points_of_one_experiment_have_one_fate_and_one_training(twins):

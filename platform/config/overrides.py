@@ -48,7 +48,7 @@ def _applied(raw: Mapping[str, Any], changes: Sequence[tuple[list[str], Any]]) -
     for path, value in sorted(changes, key=lambda item: _order(item[0])):
         setting = ".".join([path[0], "name"] if _is_name(path) else path)
         if setting in given:
-            both = dict.fromkeys(("'" + ".".join(one) + "'" for one in (given[setting], path)))
+            both = dict.fromkeys("'" + ".".join(one) + "'" for one in (given[setting], path))
             raise InputError(f"{' and '.join(both)}: a setting is given twice; give it once")
         given[setting] = path
         _set(changed, path, copy.deepcopy(value))

@@ -49,6 +49,53 @@ def test_a_name_comes_before_its_parameters_whatever_the_order(order):
     assert changed["network"] == {"name": "unrolled", "cascades": 3}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("given", "key", "made"),
+    [
+        (["training={batch_size: 4}", "training.rounds=5"], "training", {"batch_size": 4, "rounds": 5}),
+        (
+            ["operator.acceleration=8", "operator.per_site.b.acceleration=3"],
+            "operator",
+            {"mask": "random", "acceleration": 8, "per_site": {"b": {"acceleration": 3}}},
+        ),
+    ],
+)
+def test_no_override_undoes_a_narrower_one_whatever_the_order(given, key, made, order):
+    assert apply(*given[::order])[key] == made
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["seed=1", "seed=2"], "'seed'"),
+        (["training.rounds=3", "training.rounds=3"], "'training.rounds'"),
+        (["strategy.name=fedprox", "strategy={name: fedavg}"], "'strategy' and 'strategy.name'"),
+    ],
+)
+def test_a_setting_that_is_given_twice_is_refused(given, named):
+    with pytest.raises(InputError, match=f"^{named}: a setting is given twice; give it once"):
+        apply(*given)
+
+
+def test_another_strategy_keeps_the_local_rounds():
+    raw = {"strategy": {"name": "fedprox", "mu": 0.5, "personalise": {"rounds": 2}}}
+    kept = {"name": "fedavg", "personalise": {"rounds": 2}}
+    assert apply("strategy.name=fedavg", raw=raw)["strategy"] == kept
+    assert apply("strategy={name: fedavg}", raw=raw)["strategy"] == {"name": "fedavg"}
+
+
+@pytest.mark.parametrize("given", [None, "seed=7", [("seed", 7)], [7]])
+def test_overrides_of_another_type_are_refused(given):
+    with pytest.raises(InputError, match=r"key\.path=value"):
+        apply_overrides(RAW, given)
+
+
+def test_a_value_that_is_no_value_is_refused():
+    with pytest.raises(InputError, match="no text, number, list or mapping"):
+        apply(raw={"search": (one for one in "ab")})
+
+
 def test_a_parameter_alone_stays_beside_the_others():
     assert apply("strategy.mu=1")["strategy"] == {"name": "fedprox", "mu": 1}
     raw = {"reconstructor": "tv"}

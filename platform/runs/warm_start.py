@@ -85,14 +85,12 @@ def noted_start(experiment: Experiment, workspace: Path) -> dict[str, Any]:
     return began_with(experiment.as_dict(), workspace) if experiment.trains else {}
 
 
-def check_start(
-    experiment: Experiment, tested: Mapping[str, Shard], workspace: Path, sites: Collection[str] = ()
-) -> None:
+def check_start(experiment: Experiment, tested: Mapping[str, Shard], workspace: Path, sites: Collection[str]) -> None:
     """Refuses the network of another experiment, and to test a subject that its runs trained or validated on.
 
     Args:
         tested: the shards of the sites that are tested, by site.
-        sites: the names of the sites that train; without them nobody asks whose codes the network holds.
+        sites: the names of the sites that train.
 
     Raises:
         InputError: the run, or one before it, used such a subject, or pseudonyms of another key would hide one; or its
@@ -146,7 +144,7 @@ def _check_network(experiment: Experiment, workspace: Path, sites: Collection[st
             f"{where} trained a network with network.{key}={theirs[key]}, and this experiment has {own[key]}: its "
             "weights mean something else there"
         )
-    coded = _coded(experiment, noted, workspace) if sites and _trains_codes(experiment, experiment.strategy) else ()
+    coded = _coded(experiment, noted, workspace) if _trains_codes(experiment, experiment.strategy) else ()
     if coded and set(coded) != set(sites) and _has_codes(experiment, noted):
         raise InputError(
             f"{where}: its network has a code of each of its sites ({', '.join(coded)}), and this experiment has other "

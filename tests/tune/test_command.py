@@ -129,7 +129,7 @@ WRONG = {
     "no condition": ({"search": {**SEARCH, "strategy.mu": {"grid": [1]}}}, [], "when: {strategy.name: NAME}"),
     "test metric": ({"metric": "test/mean/psnr"}, [], "never steer"),
     "site": ({"metric": "site/nroth/psnr"}, [], "Did you mean 'north'?"),
-    "acceleration": ({"search": {"operator.acceleration": {"grid": [2, 400]}}}, [], "cannot be reached"),
+    "acceleration": ({"search": {"operator.acceleration": {"grid": [1, 400]}}}, [], "cannot be reached"),
     "no override": ({}, ["samples"], "'samples' is no override"),
 }
 

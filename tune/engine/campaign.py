@@ -228,8 +228,7 @@ class Campaign(ABC):
         from fedrecon.sites import atomic
 
         name, content = self.content()
-        text = write_yaml(content)
-        atomic.write_text(self.trial_table.folder / name, str(text))
+        atomic.write_text(self.trial_table.folder / name, write_yaml(content))
 
     def _check_before_ray(self) -> None:
         """Refuses GPUs that no site can have, a store that does not answer, and a warm start that saw a test subject.
@@ -241,12 +240,14 @@ class Campaign(ABC):
         checked = list[tuple[Any, ...]]()
         for row in self.trial_table.rows:
             trial, asked = row.trial, row.trial.experiment
-            key = asked.training.start, asked.trains, asked.sites, asked.test and asked.test.sites, asked.training.loss
+            places = asked.sites, asked.test and asked.test.sites
+            key = asked.training.start, asked.trains, *places, asked.training.loss, asked.strategy, asked.network
             if row.status in ENDED or asked.training.start is None or key in checked:
                 continue
             checked.append(key)
             try:
-                check_start(asked, scored_sites(asked, self.planner.sites(asked).tested), self.workspace)
+                shards = self.planner.sites(asked)
+                check_start(asked, scored_sites(asked, shards.tested), self.workspace, shards.trained)
             except InputError as error:
                 raise RefusedTrialError(trial.number, trial.params, error) from None
 

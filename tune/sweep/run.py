@@ -119,9 +119,10 @@ def sweep(
         base = experiment.as_dict() if hasattr(experiment, "as_dict") else experiment
         defaults = {"name": "sweep", "metric": "mean/psnr", "mode": "max"}
         given: Any = {**defaults, **keys, "experiment": base if isinstance(base, dict) else str(base), "search": search}
-    elif beside := [key for key, value in {"experiment": experiment, "search": search, **keys}.items() if value]:
-        raise InputError(f"sweep(file=...) with {', '.join(beside)}: the file says it all; give changes as overrides")
     else:
+        beside = {"experiment": experiment, "search": search, **keys}
+        if named := ", ".join(key for key, one in beside.items() if one is not None):
+            raise InputError(f"sweep(file=...) with {named}: the file says it all; give changes as overrides")
         given = file
     chosen, base = Sweep.read(given, overrides)
     workspace_folder = Path(workspace) if workspace else default_workspace()

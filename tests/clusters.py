@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import warnings
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 TESTS = Path(__file__).parent
 
@@ -32,23 +35,38 @@ def local_cluster(**options: Any) -> Iterator[None]:
         end_local_cluster()
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
-        inherited = os.environ.get("PYTHONPATH")
-        folders = [str(TESTS / "platform"), str(TESTS)]
-        from fedrecon.platform.execution.ray_cluster import lean, loopback
+        from fedrecon.platform.execution.ray_cluster import loopback
 
-        with ray_warnings(), loopback(), lean():
-            os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *([inherited] if inherited else [])])
-            try:
-                ray.init(
-                    address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options
-                )
-            finally:
-                os.environ.pop("PYTHONPATH")
-                if inherited:
-                    os.environ["PYTHONPATH"] = inherited
+        with ray_warnings(), loopback(), started_here():
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
         _kept[:] = [options]
     with ray_warnings():
         yield
+
+
+_forks: list[Any] = []
+"""The fork server of this process, once a Ray was started."""
+
+
+@contextmanager
+def started_here() -> Iterator[None]:
+    """A Ray that is started in the body starts as that of a user: lean, with workers that are forks.
+
+    Its workers can import what the tests can.
+    """
+    from fedrecon.platform.execution.forking.start import SITE, ForkServer
+    from fedrecon.platform.execution.ray_cluster import lean
+    from fedrecon.tune.engine.tuner import LOADED, SETTINGS
+
+    folders = [str(TESTS / "platform"), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**SETTINGS, "PYTHONPATH": os.pathsep.join(folders)}.items():
+            patch.setenv(name, value)
+        if not _forks:
+            _forks.append(ForkServer((*SITE, *LOADED)))
+            atexit.register(_forks[0].close)
+        with lean(), _forks[0].serving():
+            yield
 
 
 def end_local_cluster() -> None:

@@ -14,6 +14,7 @@ import ray
 
 from fedrecon.platform.config.address import no_answer
 from fedrecon.platform.execution import last_word
+from fedrecon.platform.execution.forking.start import end
 from fedrecon.sites.errors import RunError, tell
 from fedrecon.sites.phases import phase
 
@@ -84,7 +85,10 @@ def shutdown() -> None:
     """
     if ray.is_initialized():
         with phase("ending Ray"):
-            _shut_down()
+            try:
+                _shut_down()
+            finally:
+                end()
 
 
 def _shut_down() -> None:

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fedrecon.platform.config.address import check_cluster
 from fedrecon.platform.execution import last_word, placement
+from fedrecon.platform.execution.forking.start import forking
 from fedrecon.platform.execution.lost_ray import answered, own_handler_kept, quiet, shutdown
 from fedrecon.sites import debris
 from fedrecon.sites.errors import InputError, RunError, cause_of
@@ -102,8 +103,11 @@ def free() -> list[dict[str, Any]]:
     return [{**node, "Resources": left.get(node["NodeID"], {})} for node in nodes()]
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, modules: Sequence[str] = ()) -> None:
     """Connects this process to the cluster at ``address``; None starts a cluster on this machine.
+
+    Args:
+        modules: what the workers of a cluster that is started here load beside what the process of a member does.
 
     Raises:
         InputError: the folder for temporary files has too long a path for Ray's sockets.
@@ -121,7 +125,8 @@ def connect(address: str | None) -> None:
     last_word.keep()
     shown = phase("starting Ray" if here else f"connecting to Ray at {address}")
     with contextlib.ExitStack() as stack:
-        for one in (shown, own_handler_kept(), _groups_of_their_own(), loopback(here), lean(here), quiet()):
+        forks = forking(here, modules)
+        for one in (shown, own_handler_kept(), _groups_of_their_own(), forks, loopback(here), lean(here), quiet()):
             stack.enter_context(one)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import HERE, end_local_cluster, ray_warnings
+from clusters import HERE, end_local_cluster, ray_warnings, started_here
 from examples import extended, write_examples
 from ray_executors import ray_executor, wait_for
 from tiny import NETWORKS, Federation
@@ -17,7 +17,6 @@ from tiny import NETWORKS, Federation
 import fedrecon
 from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.resources import Resources
-from fedrecon.platform.execution.ray_cluster import lean
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.storage.parquet import read_scores
 from fedrecon.platform.storage.tracking.store import run_store
@@ -41,7 +40,7 @@ def nodes(north: Path) -> Iterator[dict[str, str]]:
     """Node ids: a head that could hold everybody, one node labelled north, one with the resource site:south."""
     end_local_cluster()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with ray_warnings(), lean():
+    with ray_warnings(), started_here():
         import ray
         from ray.cluster_utils import Cluster
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import HERE, end_local_cluster, ray_warnings
+from clusters import HERE, end_local_cluster, ray_warnings, started_here
 
-from fedrecon.platform.execution.ray_cluster import lean
 from fedrecon.platform.runs.run import run
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError
@@ -32,7 +31,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, consortium: dict[str, Path])
     end_local_cluster()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"
-    with ray_warnings(), lean():
+    with ray_warnings(), started_here():
         import ray
         from ray.cluster_utils import Cluster
 

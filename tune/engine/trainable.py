@@ -12,6 +12,7 @@ import ray
 from ray import tune as ray_tune
 
 from fedrecon.platform.config.experiment import Experiment
+from fedrecon.platform.execution.forking.start import own_threads
 from fedrecon.platform.execution.site_actor import ActorPool
 from fedrecon.platform.federation.progress import Progress
 from fedrecon.platform.federation.recorder import CommittedRound
@@ -112,6 +113,7 @@ class SweepTrial(ray_tune.Trainable):
             self._steps = None
 
     def _begin(self, config: dict[str, Any]) -> None:
+        own_threads()
         self._last, self._digest = {ROUND: 0}, config["digest"]
         context = RunContext(
             workspace=Path(self._shared["workspace"]),

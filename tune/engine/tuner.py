@@ -46,6 +46,17 @@ SETTINGS = {
 """Environment variables of Ray Tune. A variable that the user has set keeps its value."""
 
 
+LOADED = (
+    "fedrecon.platform.runs.training_run",
+    "fedrecon.platform.storage.tracking.mlflow_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "pandas",
+    "pyarrow.fs",
+    "pyarrow.parquet",
+)
+"""What the process of a trial loads beside Ray and what that of a member does. Ray Tune loads the last three."""
+
+
 class TrialTuner:
     """One call of a sweep or study on a cluster.
 
@@ -90,7 +101,7 @@ class TrialTuner:
         owns = not ray.is_initialized()
         try:
             if owns:
-                connect(self._address)
+                connect(self._address, LOADED)
             packing = self._packing()
             notes = start_trial_notes()
             last_wills.append(self._settle_alone)

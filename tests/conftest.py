@@ -1,6 +1,8 @@
+import contextlib
 import fcntl
 import os
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault(PATIENCE_WITH_RAY, "600")
 
 from tiny import write_consortium
+
+from fedrecon.sites import atomic
 
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 """Where temporary files go if so many bytes are free; ``PYTEST_DEBUG_TEMPROOT`` says otherwise.
@@ -108,25 +112,45 @@ def few_drawn() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A workspace with an empty MLflow store, to be copied from: a fresh one costs seconds of migrations.
+@pytest.fixture(scope="session", autouse=True)
+def stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An MLflow store that a test makes is a copy of an empty one: a new one costs a second and more of migrations.
 
-    The workers of one run share it: the first one makes it, the others wait.
+    The workers of one run share it: the first that needs it makes it, the others wait.
     """
+    from fedrecon.platform.storage.tracking import mlflow_store
+
+    base, real = tmp_path_factory.getbasetemp(), mlflow_store.create_database
+    empty = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "empty-store"
+    empty.mkdir(exist_ok=True)
+
+    def create_database(path: Path, artifacts: Path) -> None:
+        if path.exists():
+            return
+        with (empty / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            real(empty / "mlflow.db", empty / "artifacts")
+        place = f"{artifacts.as_uri()}/0"
+        with atomic.replacing(path) as temporary:
+            shutil.copy(empty / "mlflow.db", temporary)
+            with contextlib.closing(sqlite3.connect(temporary)) as store, store:
+                store.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (place,))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_store, "create_database", create_database)
+        yield
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with an empty MLflow store, to be copied from."""
     from fedrecon.platform.storage.tracking.store import run_store
 
-    base = tmp_path_factory.getbasetemp()
-    workspace = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow-template"
-    workspace.mkdir(exist_ok=True)
+    workspace = tmp_path_factory.mktemp("mlflow-template")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with (workspace / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (workspace / "made").exists():
-                run_store(None, workspace)
-                (workspace / "made").touch()
-        yield workspace
+        run_store(None, workspace)
+    return workspace
 
 
 @pytest.fixture(scope="module")

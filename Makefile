@@ -24,7 +24,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml setup.py
 	@touch $@
 
 demo: install  ## simulate four hospitals, train them federatedly on Ray, print the scores
-	$(BIN)/fedrecon data simulate $(DEMO) --size 96 --subjects 12
+	$(BIN)/fedrecon data simulate $(DEMO) --size 64 --subjects 12
 	$(BIN)/fedrecon run experiments/quickstart.yaml
 	@echo "Browse runs, curves and picture panels in MLflow:  make ui   (or: $(BIN)/fedrecon ui)"
 

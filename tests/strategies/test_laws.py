@@ -2,16 +2,15 @@
 
 import shutil
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import cases
 import numpy as np
 import pytest
-import torch
 from cases import CASES, Recorded, all_scores, vectors
-from tiny import N_TRAIN, Commits, bits, freeze, private_bits
+from deaths import die
+from tiny import N_TRAIN, Commits, bits, private_bits
 
-from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.member.site import Site
 from fedrecon.sites.wire import PanelTask, TrainReply, TrainRequest
@@ -50,6 +49,12 @@ def trained(consortium, tmp_path_factory):
         return done[name]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def died(consortium, tmp_path_factory):
+    """A second training of a case, whose driver dies before each commit; made once."""
+    return cache(lambda name: die(name, consortium, tmp_path_factory.mktemp(f"died-{name}"), ROUNDS))
 
 
 @pytest.fixture(scope="module")
@@ -96,26 +101,15 @@ def test_training_moves_what_it_should(name, trained):
 
 @pytest.mark.slow
 @every
-def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, consortium, tmp_path, trained):
+def test_a_run_that_dies_in_every_round_ends_with_the_same_bits(name, trained, died):
     """The driver dies before each commit, after scoring the last round, and once when only one member has trained."""
     _, _, _, state, private, scores = trained(name)
-    one, commits = federation(name, consortium, tmp_path / "memory", scored=True), tmp_path / "commits"
-    Checkpoints(commits).save(one.begin(), {})
-    for number in (1, 2, 3):
-        found, _ = Checkpoints(commits).latest()
-        assert found.round == max(number - 2, 0)
-        executor = one.executor()
-        if number == 3:  # one round is committed, and there is a memory of it
-            next(executor.fit(one.method.request(found)))
-            executor = one.executor()
-        if number <= ROUNDS:
-            with pytest.raises(KeyboardInterrupt):
-                one.train(executor, Commits(commits, dies_at=number), found)
-    resumed = one.train(executor, Commits(commits), found)
-    assert bits(resumed) == bits(state)
-    assert resumed.standing == state.standing
-    assert private_bits(executor) == private
-    assert all_scores(executor, one.method.request(resumed)) == scores
+    after = died(name)
+    assert after.starts == [0, 0, 1]
+    assert bits(after.resumed) == bits(state)
+    assert after.resumed.standing == state.standing
+    assert private_bits(after.executor) == private
+    assert all_scores(after.executor, after.one.method.request(after.resumed)) == scores
 
 
 @pytest.mark.slow
@@ -140,29 +134,12 @@ def test_a_fit_asked_twice_gives_the_same_reply(name, trained):
 
 @pytest.mark.slow
 @every
-def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be_written_to(
-    name, consortium, tmp_path, trained
-):
+def test_a_second_run_gives_the_same_bits_though_it_is_scored_and_nothing_may_be_written_to(name, trained, died):
     """Ray's store is read-only; in this process nothing stops a strategy but this law."""
     _, _, _, state, private, _ = trained(name)
-    torch.manual_seed(99)  # no global generator has a say
-    one = federation(name, consortium, tmp_path)
-    executor, now = one.executor(), one.begin()
-
-    def frozen(replies):
-        for reply in replies:
-            freeze(reply.shared, *reply.extra.values())
-            yield reply
-
-    while now.round < one.rounds:
-        freeze(now.shared, *now.extra.values())
-        request = one.method.request(now)
-        freeze(request.shared, *request.extra.values())
-        if now.round:  # between the rounds
-            executor.evaluate(request, "validation")
-        now = one.method.merge(now, frozen(executor.fit(request)), one.n_slices)
-    assert bits(now) == bits(state)
-    assert private_bits(executor) == private
+    last, kept = died(name).uncommitted
+    assert (last.round, bits(last)) == (ROUNDS, bits(state))
+    assert kept == private
 
 
 @pytest.mark.slow
@@ -272,15 +249,16 @@ def test_a_strategy_that_says_so_trains_the_same_under_every_operator(name, cons
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.kind.trains_on_operator])
 def test_the_others_do_not(name, consortium, trained):
     changed = {"degradation": {**degraded, "noise": 3}} if (degraded := CASES[name].degradation) else {}
-    other = _first_round(name, consortium, operator={"mask": "random", "acceleration": 5}, **changed)
-    assert other.left(1) != trained(name)[1].left(1)
+    other = _first_round(name, consortium, 1, operator={"mask": "random", "acceleration": 5}, **changed)
+    (member,) = other.members
+    assert [one[member] for one in other.left(1)] != [one[member] for one in trained(name)[1].left(1)]
 
 
-def _first_round(name, paths, **changes):
-    """The executor that trained the first round of a case under other settings."""
+def _first_round(name, paths, members=None, **changes):
+    """The executor that trained the first round of a case under other settings, with so many of its members."""
     one = federation(name, paths, **changes)
-    executor = Recorded(one.plans())
-    assert len(list(executor.fit(one.method.request(one.begin())))) == len(one.roster)
+    executor = Recorded(one.plans()[:members])
+    assert len(list(executor.fit(one.method.request(one.begin())))) == len(executor.members)
     return executor
 
 

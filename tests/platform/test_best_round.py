@@ -20,12 +20,24 @@ PSNR = (20.0, 25.0, 24.0, 25.0, 23.0, 30.0)
 """The validations of rounds 1 to 6. Without the last one, round 2 is the best: the first of equals."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rough_pictures():
+    """A picture of a run is built from its images, but not drawn: no pixel is looked at."""
+    from PIL import Image
+
+    from fedrecon.sites.scoring import panel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panel, "_compressed", lambda figure: panel._png(Image.new("RGB", (8, 8))))
+        yield
+
+
 @pytest.fixture
 def course(consortium, tmp_path, monkeypatch):
     """Runs an experiment whose validations are :data:`PSNR`; ``after`` rounds it is closed, and run again."""
-    pair = {name: consortium[name] for name in ("north", "middle")}
 
-    def run(folder, strategy="fedavg", after=None, evaluation=None, psnr=PSNR, **training):
+    def run(folder, strategy="fedavg", after=None, evaluation=None, psnr=PSNR, sites=("south", "middle"), **training):
+        pair = {name: consortium[name] for name in sites}
         given = experiment(pair, strategy, **{"rounds": 5, **training})
         given["evaluation"] = {
             **given["evaluation"],
@@ -121,8 +133,9 @@ def test_the_kept_round_is_chosen_over_the_sites_that_both_rounds_have(tmp_path,
 @pytest.mark.slow
 def test_the_budget_is_what_was_trained(course):
     """North has three slices: two batches of two a pass; middle one slice: one batch. Patience ends round 4 of 40."""
-    whole, _ = course("whole", rounds=5)
-    early, _ = course("early", rounds=40, patience=2, psnr=(20.0, 25.0, 24.0, 23.0))
+    both = ("north", "middle")
+    whole, _ = course("whole", sites=both, rounds=5)
+    early, _ = course("early", sites=both, rounds=40, patience=2, psnr=(20.0, 25.0, 24.0, 23.0))
     assert (whole.environment["budget"]["north"], early.rounds) == ("10 updates, 5 passes", 4)
     assert early.environment["budget"] == {"north": "8 updates, 4 passes", "middle": "4 updates, 4 passes"}
 
@@ -154,7 +167,7 @@ def test_the_weights_that_a_training_begins_with_may_stay_the_best(course, tmp_p
 def test_who_runs_an_experiment_is_told_of_its_rounds_alone(course, consortium, tmp_path, monkeypatch):
     """Not of the weights that it begins with: a scheduler counts rounds. A run that goes on tells the same."""
     first, _ = course("told", rounds=1)
-    pair = {name: consortium[name] for name in ("north", "middle")}
+    pair = {name: consortium[name] for name in ("south", "middle")}
     given = experiment(pair, "fedavg", rounds=2, keep="best", start=first.digest)
     store = MemoryStore()
 

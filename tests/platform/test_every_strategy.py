@@ -19,7 +19,7 @@ from fedrecon.sites import wire, wire_check
 from fedrecon.sites.errors import InputError
 from fedrecon.strategies import STRATEGIES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_drawn")]
 
 CASES = {**{name: {} for name in STRATEGIES}, "fedavg, moments kept": {"optimizer_state": "keep"}}
 
@@ -56,8 +56,26 @@ class Finished(NamedTuple):
     """The rows that ``evaluate`` added to the record."""
 
 
+@pytest.fixture(scope="module")
+def consortium(consortium):
+    """Two of the sites: one with one coil, one with two."""
+    return {name: consortium[name] for name in ("north", "middle")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rough_pictures():
+    """A picture of a run is built from its images, but not drawn: no pixel is looked at."""
+    from PIL import Image
+
+    from fedrecon.sites.scoring import panel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panel, "_compressed", lambda figure: panel._png(Image.new("RGB", (8, 8))))
+        yield
+
+
 @pytest.fixture(scope="module", params=CASES)
-def finished(request, consortium, workspace):
+def finished(request, consortium, workspace, few_drawn):
     name = request.param.split(",")[0]
     described = given(consortium, name, evaluation={"every": 2, "panels": request.param in PICTURES})
     described["training"] |= CASES[request.param]

@@ -22,6 +22,18 @@ BASE = {"operator": {"mask": "random", "acceleration": 3}, "evaluation": {"panel
 TV = {"name": "tv", "iterations": 10, "dual_iterations": 2}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def rough_pictures():
+    """A picture of a run is built from its images, but not drawn: no pixel is looked at."""
+    from PIL import Image
+
+    from fedrecon.sites.scoring import panel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panel, "_compressed", lambda figure: panel._png(Image.new("RGB", (8, 8))))
+        yield
+
+
 def shard(path, site, seed, splits=("train", "validation", "test"), n=2):
     volumes = [make_volume(f"{site}-{one}", one, n, 1, seed + k) for k, one in enumerate(splits)]
     write_shard(path, site, volumes, simulated=True, phase="smooth", origin="phantom")

@@ -53,6 +53,8 @@ def test_it_is_refused_exactly_where_it_gives_the_zero_filled_image(name, n_coil
     measurement = measure(kspace, sampled, estimate_maps(kspace, box))
     methods = {make_reconstructor(name), *make_reconstructor(name).candidates()}
     for method in sorted(methods, key=repr)[:6]:
+        if name in ("tv", "wavelet"):  # what changes the image does so in the first iterations
+            method = method.model_copy(update={"iterations": 10})
         image, expected, exact = method.reconstruct(measurement), measurement.zero_filled, 1e-4
         if named := (name, n_coils) == ("cg_sense", 1):  # refused nowhere: every run and report names it
             expected, exact = expected / (1 + method.weight), 5e-3  # the solver stops before the last digits

@@ -107,7 +107,7 @@ def test_the_objective_is_the_stated_one_and_never_rises():
 
 @pytest.mark.slow
 def test_the_default_iterations_are_close_to_the_minimum():
-    measurement = undersampled(phantom(), noise=0.01)
+    measurement = undersampled(phantom(32), noise=0.01)
     long = minimise(measurement, Variation(0.005, 10), 300)
     default = make_reconstructor("tv", weight=0.005)
     short = minimise(measurement, Variation(0.005, default.dual_iterations), default.iterations)
@@ -148,7 +148,7 @@ def test_real_images_only_helps_where_the_image_is_real():
 
 @pytest.mark.slow
 def test_slices_are_solved_apart_and_the_unit_does_not_matter():
-    image = torch.cat([phantom(), 1e-5 * phantom().flip(-1)])
+    image = torch.cat([phantom(32), 1e-5 * phantom(32).flip(-1)])
     together = make_reconstructor("tv").reconstruct(undersampled(image))
     for n, factor in enumerate((1.0, 1e-5)):
         alone = make_reconstructor("tv").reconstruct(undersampled(image[n : n + 1] / factor))

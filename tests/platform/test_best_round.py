@@ -5,6 +5,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+import rough
 from drivers import experiment
 from memory_store import MemoryStore
 from test_training_run import begin, bits, finish
@@ -16,20 +17,10 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError
 
+rough_pictures = rough.pictures
+
 PSNR = (20.0, 25.0, 24.0, 25.0, 23.0, 30.0)
 """The validations of rounds 1 to 6. Without the last one, round 2 is the best: the first of equals."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rough_pictures():
-    """A picture of a run is built from its images, but not drawn: no pixel is looked at."""
-    from PIL import Image
-
-    from fedrecon.sites.scoring import panel
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(panel, "_compressed", lambda figure: panel._png(Image.new("RGB", (8, 8))))
-        yield
 
 
 @pytest.fixture

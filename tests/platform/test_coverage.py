@@ -32,7 +32,7 @@ def finished(consortium, mlflow_template, tmp_path_factory):
     workspace = tmp_path_factory.mktemp("coverage")
     shutil.copy(mlflow_template / "mlflow.db", workspace / "mlflow.db")
     given = {
-        "sites": {site: str(path) for site, path in consortium.items()},
+        "sites": {site: str(consortium[site]) for site in ("north", "middle")},
         "strategy": {"name": "feddiff", "splitting": {"steps": 2}, "uncertainty": SAMPLES},
         "network": DENOISER,
         "training": {"rounds": 1, "batch_size": 2},
@@ -88,7 +88,8 @@ def test_what_comes_after_takes_the_temperature_of_the_run(finished, consortium,
     with pytest.raises(InputError, match=r"calibrated.*strategy.uncertainty.samples=0"):
         raw.changed(["strategy.uncertainty.steps=3"])
     assert raw.changed(["strategy.uncertainty.samples=0"]).experiment.method.has_spread is False
-    with_test = {**given, "test": {"operator": {"mask": "gaussian2d", "acceleration": 2}}}
+    undrawn = {**given, "evaluation": {**given["evaluation"], "panels": False}}
+    with_test = {**undrawn, "test": {"operator": {"mask": "gaussian2d", "acceleration": 2}}}
     tested = run(with_test, workspace=workspace, in_process=True)
     assert (tested.trained_rounds, tested.uncertainty["temperature"]) == (0, factor)
     assert tested.mean["coverage"]["n_pixels"] == result.mean["coverage"]["n_pixels"]
@@ -98,7 +99,8 @@ def test_what_comes_after_takes_the_temperature_of_the_run(finished, consortium,
 def test_a_transfer_test_has_the_temperature_of_its_own_operator(finished):
     """A prior sees no operator, so any run has its training: in a used workspace T is that of a fresh one."""
     result, workspace, given = finished
-    asked = {**given, "operator": {"mask": "random", "acceleration": 8}}
+    undrawn = {**given["evaluation"], "panels": False}
+    asked = {**given, "operator": {"mask": "random", "acceleration": 8}, "evaluation": undrawn}
     tested = run({**asked, "test": {"operator": {"acceleration": 2}}}, workspace=workspace, in_process=True)
     alone = run(asked, workspace=workspace, in_process=True)
     assert alone.training_digest == result.training_digest

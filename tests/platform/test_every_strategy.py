@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import rough
 from safetensors.numpy import load_file
 from test_wall import crossed, given, private_files
 from tiny import PARAMETERS
@@ -18,6 +19,8 @@ from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites import wire, wire_check
 from fedrecon.sites.errors import InputError
 from fedrecon.strategies import STRATEGIES
+
+rough_pictures = rough.pictures
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_drawn")]
 
@@ -62,22 +65,10 @@ def consortium(consortium):
     return {name: consortium[name] for name in ("north", "middle")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rough_pictures():
-    """A picture of a run is built from its images, but not drawn: no pixel is looked at."""
-    from PIL import Image
-
-    from fedrecon.sites.scoring import panel
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(panel, "_compressed", lambda figure: panel._png(Image.new("RGB", (8, 8))))
-        yield
-
-
 @pytest.fixture(scope="module", params=CASES)
 def finished(request, consortium, workspace, few_drawn):
     name = request.param.split(",")[0]
-    described = given(consortium, name, evaluation={"every": 2, "panels": request.param in PICTURES})
+    described = given(consortium, name, evaluation={"every": 2, "panels": request.param in PICTURES, "max_slices": 1})
     described["training"] |= CASES[request.param]
     with pytest.MonkeyPatch.context() as patch:
         watched = Watched(patch)

@@ -31,13 +31,13 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def sites(consortium, tmp_path_factory):
-    """Two sites with smooth phase, and one whose images have none."""
+    """A site with smooth phase, and one whose images have none."""
     path = tmp_path_factory.mktemp("plain") / "plain.h5"
     volumes = [
         make_volume(f"plain-{split}", split, 2, 2, 7 + k) for k, split in enumerate(("train", "validation", "test"))
     ]
     write_shard(path, "plain", volumes, simulated=True, phase="none")
-    return {"north": str(consortium["north"]), "south": str(consortium["south"]), "plain": str(path)}
+    return {"north": str(consortium["north"]), "plain": str(path)}
 
 
 def psnr_of(path, volume, stage="reconstruction"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import rough
 from tiny import UNET, make_volume, smooth_images
 
 import fedrecon
@@ -18,20 +19,10 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.magnitude import smooth_phase
 from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
 
+rough_pictures = rough.pictures
+
 BASE = {"operator": {"mask": "random", "acceleration": 3}, "evaluation": {"panels": False, "every": 1}}
 TV = {"name": "tv", "iterations": 10, "dual_iterations": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rough_pictures():
-    """A picture of a run is built from its images, but not drawn: no pixel is looked at."""
-    from PIL import Image
-
-    from fedrecon.sites.scoring import panel
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(panel, "_compressed", lambda figure: panel._png(Image.new("RGB", (8, 8))))
-        yield
 
 
 def shard(path, site, seed, splits=("train", "validation", "test"), n=2):
@@ -192,7 +183,7 @@ def test_evaluations_with_other_consents_have_tables_of_their_own(workspace, con
 
 @pytest.mark.slow
 def test_a_training_that_is_taken_over_has_the_rounds_that_were_trained(workspace, consortium):
-    sites = {name: str(path) for name, path in consortium.items()}
+    sites = {name: str(consortium[name]) for name in ("north", "middle")}
     for rate in (0.3, 1.0, 3.0):  # too high: the first round is the best
         training = {"rounds": 3, "batch_size": 2, "learning_rate": rate, "keep": "best"}
         given = {**BASE, "name": f"best-{rate}", "sites": sites, "network": UNET, "training": training}

@@ -7,6 +7,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import rough
 from tiny import DENOISER, MSCAN, UNET
 
 import fedrecon
@@ -21,6 +22,8 @@ from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.nifti import load_magnitude, save_enlarged
+
+rough_pictures = rough.pictures
 
 CONTENTS = {"a": "0123", "b": "4567"}
 BASE = {"name": "x", "sites": "data", "task": "super-resolution"}

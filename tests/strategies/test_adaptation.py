@@ -101,8 +101,10 @@ def test_what_the_others_are_changes_no_bit_of_a_slice(prior):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coils", [1, 3])
-@pytest.mark.parametrize("variables", [("z",), ("w", "weights"), ("noise",), ("weights",), ("phase",), DEFAULT])
+@pytest.mark.parametrize(
+    ("coils", "variables"),
+    [(1, ("z",)), (3, ("w", "weights")), (1, ("noise",)), (3, ("weights",)), (1, ("phase",)), (3, DEFAULT)],
+)
 def test_slices_together_are_as_each_alone(prior, coils, variables, monkeypatch):
     """Where Adam does not blow rounding up: a gradient that is zero but for it makes a step of full length."""
     monkeypatch.setattr(adaptation, "EPS", 1e-3)

@@ -327,7 +327,7 @@ def finished(consortium, mlflow_template, tmp_path_factory):
         "strategy": {"name": "fedgimp", **EVERY_OPTION},
         "network": STYLE,
         "training": {"rounds": 2, "batch_size": 2, "learning_rate": 0.01, "augment": False},
-        "evaluation": {"every": 1},
+        "evaluation": {"every": 1, "max_slices": 1},
     }
     return given, run(given, workspace=place, in_process=True), place
 
@@ -359,7 +359,8 @@ def test_between_rounds_a_prior_is_seen_by_what_it_draws(finished):
 @pytest.mark.slow
 def test_another_operator_starts_at_stage_two(finished):
     given, first, place = finished
-    other = run({**given, "operator": {"mask": "gaussian2d", "acceleration": 2}}, workspace=place, in_process=True)
+    changed = {"operator": {"mask": "gaussian2d", "acceleration": 2}, "evaluation": {"max_slices": 1, "panels": False}}
+    other = run({**given, **changed}, workspace=place, in_process=True)
     assert (first.trained_rounds, other.trained_rounds) == (2, 0)
     assert other.mean["psnr"] != first.mean["psnr"]
 

@@ -28,7 +28,7 @@ PARTS = ("all", "head", ["decoder", "head"])
 def given_for(sites, strategy, personalise=None, **training):
     given = experiment(sites, strategy, **{"rounds": 3, **training})
     given["network"] = dict(NETWORKS.get(strategy, given["network"]))
-    given["evaluation"]["max_slices"] = 1
+    given["evaluation"] |= {"max_slices": 1, "every": 3}
     given["strategy"] = {"name": strategy, **PARAMETERS.get(strategy, {})}
     if personalise is not None:
         given["strategy"]["personalise"] = personalise

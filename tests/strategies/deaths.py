@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,4 +76,5 @@ def die(name: str, paths: Mapping[str, Path], folder: Path, rounds: int) -> Died
     starts.append(found.round)
     next(one.executor().fit(one.method.request(found)))  # one round is committed, and there is a memory of it
     last = one.executor()
-    return Died(one, uncommitted, starts, last, one.train(last, Commits(commits), found))
+    resumed = replace(one, scored=False).train(last, Commits(commits), found)  # scored it was before the last death
+    return Died(one, uncommitted, starts, last, resumed)

@@ -231,5 +231,5 @@ def to_vector(values: Tensor) -> Vector:
 def initialise(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """The network of ``build()``, made while torch's global generator has this seed. Its old state is restored."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build()

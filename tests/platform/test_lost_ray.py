@@ -187,6 +187,7 @@ def test_a_run_whose_ray_is_lost_ends_and_counts_no_restart(ray, error, monkeypa
     def get(reference, timeout):
         raise raised
 
+    monkeypatch.setattr(ray_executor, "LOOK", 0.05)
     monkeypatch.setattr(ray_executor.ray, "get", get)
     monkeypatch.setattr(ray_executor.ray, "wait", lambda *_, **__: ([], ["reference"]))
     ray("raylet")

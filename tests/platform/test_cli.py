@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from command_line import Called
+from plain_pictures import plain_pictures
 from safetensors.numpy import load_file
 from tiny import UNET, write_consortium
 
@@ -36,6 +37,13 @@ def written(folder: Path, consortium: dict[str, Path], **changes) -> Path:
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(experiment))
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    """No pixel of a picture is looked at here."""
+    with plain_pictures():
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from command_line import Called
+from plain_pictures import plain_pictures
 
 from fedrecon.commands import init
 from fedrecon.platform.catalogue.overview import overviews
@@ -32,6 +33,13 @@ def call(capsys):
 @pytest.fixture(scope="module")
 def folder(consortium):
     return str(consortium["north"].parent)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    """No pixel of a picture is looked at here."""
+    with plain_pictures():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from memory_store import MemoryStore
 from PIL import Image
+from plain_pictures import plain_pictures
 from test_training_run import finish
 from tiny import UNET, make_volume
 
@@ -34,6 +35,13 @@ from fedrecon.sites.imaging.masks.mask import slice_boxes
 from fedrecon.sites.imaging.measurement import as_measured
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    """No pixel of a picture is looked at here."""
+    with plain_pictures():
+        yield
 
 
 def described(consortium, **changes):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import Called
 from memory_store import MemoryStore
+from plain_pictures import plain_pictures
 from safetensors.numpy import load_file
 from tiny import UNET
 
@@ -263,12 +264,13 @@ def trained(consortium, tmp_path_factory):
     for name, changes in {"fedavg": {}, "fedper": {"strategy": {"name": "fedper", "private": ["head"]}}}.items():
         going = steps(Experiment.read({**given, "name": name, **changes}), context)
         curve = []
-        while True:
-            try:
-                curve.append(next(going))
-            except StopIteration as end:
-                found[name] = (end.value, curve)
-                break
+        with plain_pictures():
+            while True:
+                try:
+                    curve.append(next(going))
+                except StopIteration as end:
+                    found[name] = (end.value, curve)
+                    break
     return workspace, found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from clusters import local_cluster
 from hospitals import PERSON, hospital
+from plain_pictures import plain_pictures
 from safetensors.numpy import load_file
 from test_training_run import finish
 from tiny import NETWORKS, PARAMETERS, UNET, make_volume
@@ -54,6 +55,13 @@ def crossed(workspace, result):
     """The rows of a run's ``wire.parquet``."""
     columns = read_table(run_store(None, workspace).local_artifact(result.run_id, "wire.parquet"))
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@pytest.fixture
+def undrawn():
+    """No pixel of a picture is looked at here."""
+    with plain_pictures():
+        yield
 
 
 def test_what_a_message_holds_and_its_hash_by_hand():
@@ -227,6 +235,7 @@ def patients_and_phantom(folder):
     return paths
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_that_is_asked_again_notes_the_narrower_consent_to_pictures(tmp_path, workspace, capsys):
     paths = patients_and_phantom(tmp_path)
 
@@ -244,6 +253,7 @@ def test_a_finished_run_that_is_asked_again_notes_the_narrower_consent_to_pictur
         assert f"pictures of {', '.join(drawn)} leave" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("panels", "drawn"), [("auto", ["phantom"]), (True, ["patients", "phantom"]), (False, [])])
 def test_pictures_of_patients_leave_only_where_the_key_says_so(panels, drawn, tmp_path, mlflow_template, capsys):
     (tmp_path / "mlflow.db").write_bytes((mlflow_template / "mlflow.db").read_bytes())

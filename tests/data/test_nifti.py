@@ -176,9 +176,15 @@ def test_refusals(tmp_path):
 @pytest.mark.real
 @pytest.mark.skipif("FEDRECON_REAL_DATA" not in os.environ, reason="FEDRECON_REAL_DATA is not set")
 def test_real_volumes_become_three_sites(tmp_path):
+    """Of each contrast a patient for each split, of all contrasts each patient, and of one patient two studies."""
     folder = Path(os.environ["FEDRECON_REAL_DATA"]) / "open-ms"
-    for contrast in ("T1W", "T2W", "FLAIR"):
-        sources = sorted(folder.glob(f"*_{contrast}.nii.gz"))
+    imported = {
+        "T1W": ("patient01_study1", "patient03_study2", "patient19_study2"),
+        "T2W": ("patient01_study2", "patient03_study1", "patient04_study1"),
+        "FLAIR": ("patient09_study2", "patient03_study2", "patient19_study1", "patient19_study2"),
+    }
+    for contrast, studies in imported.items():
+        sources = [folder / f"{study}_{contrast}.nii.gz" for study in studies]
         test = sorted({source.name.split("_")[0] for source in sources} & {"patient04", "patient19"})
         import_data(
             "nifti",

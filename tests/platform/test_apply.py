@@ -1,6 +1,7 @@
 """A finished run applied: whose operator measures a file, what is said of it, and the means of an evaluation."""
 
 import json
+import shutil
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -40,8 +41,10 @@ def runs(consortium, workspace):
 
 
 @pytest.mark.slow
-def test_a_shard_is_known_by_its_data_where_the_run_gave_its_name_to_another(consortium, tmp_path):
+def test_a_shard_is_known_by_its_data_where_the_run_gave_its_name_to_another(consortium, mlflow_template, tmp_path):
     workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    shutil.copy(mlflow_template / "mlflow.db", workspace)
     sites = {"x": str(consortium["middle"]), "middle": str(consortium["north"])}
     own = {"mask": "random", "acceleration": 3, "per_site": {"x": {"acceleration": 2}, "middle": {"acceleration": 4}}}
     run = {"name": "renamed", "sites": sites, "operator": own, "reconstructor": "zero_filled"}

@@ -336,8 +336,9 @@ def test_list_names_the_whole_registry(call, kind):
 @pytest.mark.parametrize("name", ["tv", "zero_filled"])
 def test_classical_reconstructors_train_nothing(call, consortium, workspace, tmp_path, name):
     scored = {"max_slices": 1, "panels": False}  # a search over many parameters for each slice
+    how = {"name": name, "iterations": 15} if name == "tv" else name
     path = written(
-        tmp_path, {site: consortium[site] for site in ("middle", "south")}, reconstructor=name, evaluation=scored
+        tmp_path, {site: consortium[site] for site in ("middle", "south")}, reconstructor=how, evaluation=scored
     )
     found = call("run", path, "--in-process", "--workspace", workspace, "--json")
     assert found.code == 0

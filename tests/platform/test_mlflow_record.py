@@ -278,13 +278,7 @@ def test_sites_with_networks_of_their_own_have_a_model_only_by_consent(strategy,
     one["evaluation"] = {"every": 2, "panels": False}  # drawing takes longer than the rest
     store = MemoryStore()
     context = RunContext(workspace=tmp_path, executor="in-process", store=store)
-    running = steps(Experiment.read(described(consortium, **one)), context)
-    result = None
-    while result is None:
-        try:
-            next(running)
-        except StopIteration as end:
-            result = end.value
+    _, result = finish(steps(Experiment.read(described(consortium, **one)), context))
     assert list(store.runs[0].models) == ["north"]
     step, files = store.runs[0].models["north"]
     assert step == 2

@@ -62,13 +62,13 @@ def test_only_the_digest_of_what_was_tuned_against_its_setting_moves():
     assert len({digest(), digest(iterations=7), digest(weight=0.3)}) == 3
 
 
-def test_it_is_kept_through_a_sweep_a_run_and_an_evaluation(consortium, tmp_path):
+def test_it_is_kept_through_a_sweep_a_run_and_an_evaluation(consortium, workspace):
     """The experiment of a trial has every default written out, and so has the record that ``evaluate`` reads."""
     start = base(consortium, reconstructor={"name": "tv", "iterations": 2}, resources={"crew": "in-process"})
     chosen = {}
     for trial in planned(start, {"reconstructor.weight": {"grid": [0.3, 0.005]}}):
         written = Experiment.read(Experiment.read(trial.experiment.as_dict()).as_dict())
-        result = fedrecon.run(written, workspace=tmp_path).as_dict()
+        result = fedrecon.run(written, workspace=workspace).as_dict()
         found = result["environment"]["tuned"]
         chosen[written.reconstructor["weight"]] = {one["weight"] for one in found.values()}
         assert {one["iterations"] for one in found.values()} == {2}
@@ -76,7 +76,7 @@ def test_it_is_kept_through_a_sweep_a_run_and_an_evaluation(consortium, tmp_path
             assert tuned(result) == [
                 f"Parameters at {', '.join(found)}: phase=True, weight=0.3, iterations=2, dual_iterations=5, real=False"
             ]
-        again = fedrecon.evaluate(result["digest"], workspace=tmp_path)
+        again = fedrecon.evaluate(result["digest"], workspace=workspace)
         assert {row["site"]: row["psnr"] for row in again["rows"]} == {
             name: one["psnr"] for name, one in result["sites"].items()
         }

@@ -240,7 +240,7 @@ def test_every_kind_is_asked_of_optuna_in_its_own_way():
 
 @pytest.mark.slow
 @given(
-    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     hanging=st.integers(1, 3),
     allowed=st.integers(1, 4),
     samples=st.integers(1, 3),

@@ -151,6 +151,16 @@ def part_of(findings: Findings, trained_on: Sequence[str], operators: Sequence[t
     return replace(findings, scores=rows, missing=missing)
 
 
+def without_methods(findings: Findings, *names: str) -> Findings:
+    """The findings without some methods: what is compared grows with the square of their number."""
+    return replace(
+        findings,
+        methods=[one for one in findings.methods if one.name not in names],
+        scores=[row for row in findings.scores if row.method not in names],
+        missing=[one for one in findings.missing if one.method not in names],
+    )
+
+
 def operator_study(**changes: Any) -> Findings:
     """All sites trained, with two operators, tested under three; text that must be escaped."""
     part = part_of(full_study(), ("all",), [("random", 4.0), ("random", 8.0), ("equispaced", 4.0)])

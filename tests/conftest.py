@@ -112,6 +112,15 @@ def few_drawn() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def no_pixels() -> Iterator[None]:
+    """For files of whose pictures no pixel is looked at: see ``plain_pictures.py``."""
+    from plain_pictures import plain_pictures
+
+    with plain_pictures():
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An MLflow store that a test makes is a copy of an empty one: a new one costs a second and more of migrations.

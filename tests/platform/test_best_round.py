@@ -5,7 +5,6 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
-import rough
 from drivers import experiment
 from memory_store import MemoryStore
 from test_training_run import begin, bits, finish
@@ -17,7 +16,8 @@ from fedrecon.platform.inference.trained_run import TrainedRun
 from fedrecon.platform.storage.workspace import RunFolder
 from fedrecon.sites.errors import InputError, RunError
 
-rough_pictures = rough.pictures
+pytestmark = pytest.mark.usefixtures("no_pixels")
+
 
 PSNR = (20.0, 25.0, 24.0, 25.0, 23.0, 30.0)
 """The validations of rounds 1 to 6. Without the last one, round 2 is the best: the first of equals."""

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import rough
 from safetensors.numpy import load_file
 from test_wall import crossed, given, private_files
 from tiny import PARAMETERS
@@ -20,9 +19,7 @@ from fedrecon.sites import wire, wire_check
 from fedrecon.sites.errors import InputError
 from fedrecon.strategies import STRATEGIES
 
-rough_pictures = rough.pictures
-
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_drawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_drawn", "no_pixels")]
 
 CASES = {**{name: {} for name in STRATEGIES}, "fedavg, moments kept": {"optimizer_state": "keep"}}
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import rough
 from tiny import UNET, make_volume, smooth_images
 
 import fedrecon
@@ -19,7 +18,8 @@ from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.magnitude import smooth_phase
 from fedrecon.sites.imaging.numpy_fourier import fft2c_numpy
 
-rough_pictures = rough.pictures
+pytestmark = pytest.mark.usefixtures("no_pixels")
+
 
 BASE = {"operator": {"mask": "random", "acceleration": 3}, "evaluation": {"panels": False, "every": 1}}
 TV = {"name": "tv", "iterations": 10, "dual_iterations": 2}

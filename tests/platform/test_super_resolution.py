@@ -7,7 +7,6 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
-import rough
 from tiny import DENOISER, MSCAN, UNET
 
 import fedrecon
@@ -23,7 +22,8 @@ from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError
 from fedrecon.sites.formats.nifti import load_magnitude, save_enlarged
 
-rough_pictures = rough.pictures
+pytestmark = pytest.mark.usefixtures("no_pixels")
+
 
 CONTENTS = {"a": "0123", "b": "4567"}
 BASE = {"name": "x", "sites": "data", "task": "super-resolution"}

@@ -17,7 +17,7 @@ from fedrecon.tune.engine.drivers import seeing
 from fedrecon.tune.study.run import load_study, study
 from fedrecon.tune.sweep.run import sweep
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("no_pixels")]
 
 SITES = ("north", "south")
 

@@ -21,7 +21,7 @@ from fedrecon.tune.search.config import Sweep
 from fedrecon.tune.sweep.run import sweep
 from fedrecon.tune.trials.planner import Planner
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("no_pixels")]
 
 PATIENCE = 150.0
 SEEDS = [0, 1]

@@ -18,7 +18,7 @@ from fedrecon.tune.engine.campaign import Campaign
 from fedrecon.tune.sweep.run import SweepResult, sweep
 from fedrecon.tune.trials.trial_table import TrialTable
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("no_pixels")]
 
 BASE: dict[str, Any] = {
     "name": "tiny",

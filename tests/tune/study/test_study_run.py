@@ -14,7 +14,7 @@ from fedrecon.platform.storage.tracking.store import run_store
 from fedrecon.platform.storage.tracking.tracker import STUDIES
 from fedrecon.tune.study.run import load_study, study
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("no_pixels")]
 
 
 @pytest.fixture(scope="module")

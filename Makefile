@@ -15,12 +15,14 @@ help:  ## list the targets (the default)
 
 install: $(VENV)/.installed  ## virtual environment in .venv with the pinned packages of constraints.txt
 
-# torch first and alone: its pin keeps pip from fetching another build later.
+# torch first and alone: its pin keeps pip from fetching another build later. The bytecode is made afterwards, on all
+# cores: pip makes it on one. A file of a package that Python cannot compile is none that anybody imports.
 $(VENV)/.installed: constraints.txt pyproject.toml setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedrecon needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
+	-$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib
 	@touch $@
 
 demo: install  ## simulate four hospitals, train them federatedly on Ray, print the scores

@@ -78,8 +78,9 @@ class ForkServer:
 
     def close(self) -> None:
         """Ends the server. Its workers belong to Ray, and end with it."""
-        self._kept.close()
+        self._process.kill()  # it may still load its modules, and hears of nothing until then
         self._process.wait()
+        self._kept.close()
 
 
 _server: ForkServer | None = None

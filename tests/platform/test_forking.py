@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,8 +23,12 @@ from fedrecon.tune.engine.tuner import LOADED
 
 WORKER = """
 import json, os, pathlib, sys
+try:
+    folder = os.getcwd()
+except FileNotFoundError:
+    folder = "none"
 found = {
-    "arguments": sys.argv, "name": __name__, "environment": dict(os.environ), "folder": os.getcwd(),
+    "arguments": sys.argv, "name": __name__, "environment": dict(os.environ), "folder": folder,
     "nice": os.nice(0), "leads": os.getpgid(0) == os.getpid(), "first": sys.path[0],
     "loaded": "colorsys" in sys.modules,
 }
@@ -47,11 +52,12 @@ def start(tmp_path: Path) -> Start:
     """Runs the client as Ray would. Returns what the worker wrote, None if it was not forked, and the output."""
     (tmp_path / "worker.py").write_text(WORKER)
 
-    def started(place: str, *options: str, **environment: str) -> tuple[dict[str, Any] | None, str]:
+    def started(place: str, *options: str, gone: str = "", **environment: str) -> tuple[dict[str, Any] | None, str]:
         out = tmp_path / "found.json"
         out.unlink(missing_ok=True)
         code = (
             f"import os, sys; sys.path.insert(0, {str(Path(client.__file__).parent)!r}); import client; os.nice(3); "
+            f"{gone!r} and (os.mkdir('gone'), os.chdir('gone'), os.rmdir('../gone')); "
             "sys.exit(0 if client.forked(sys.argv[1:]) else 9)"
         )
         arguments = [str(tmp_path / "worker.py"), str(out), "--language=PYTHON", *options]
@@ -106,6 +112,17 @@ def test_a_worker_of_another_kind_is_left_to_ray(
     there = place(server)
     assert start(there, "--serialized-runtime-env-context={}")[0] is not None
     assert start(environment.pop(client.PLACE, there), *options, **environment)[0] is None
+
+
+def test_a_folder_that_was_deleted_and_a_client_that_says_nothing_stop_no_worker(
+    server: ForkServer, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.connect(place(server))
+        silent.close()
+        found, _ = start(place(server), gone="yes")
+    assert found is not None
+    assert found["folder"] == "none"
 
 
 def test_what_runs_a_thread_is_not_forked(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,25 +48,26 @@ def forked(arguments: list[str]) -> bool:
     if not place or wanted.pop("py_executable", sys.executable) != sys.executable or not {*wanted} <= {"env_vars"}:
         return False  # what needs more than variables (Ray's runtime_env) is started by Ray
     os.environ.update({key: os.path.expandvars(value) for key, value in wanted.get("env_vars", {}).items()})
-    request = {
-        "arguments": [one for one in arguments if not one.startswith(OPTIONS)],
-        "environment": dict(os.environ),
-        "folder": str(Path.cwd()),
-        "nice": os.nice(0),
-        "out_of_memory": Path("/proc/self/oom_score_adj").read_text(encoding="ascii").strip(),
-    }
     try:
-        return _ask(place, request) == FORKED
+        return _ask(place, arguments) == FORKED
     except (OSError, ValueError):
         return False
 
 
-def _ask(place: str, request: dict[str, object]) -> str:
+def _ask(place: str, arguments: list[str]) -> str:
+    """The server's answer. It gets the open files of this process, and with them its folder, which may have no name."""
+    request = {
+        "arguments": [one for one in arguments if not one.startswith(OPTIONS)],
+        "environment": dict(os.environ),
+        "nice": os.nice(0),
+        "out_of_memory": Path("/proc/self/oom_score_adj").read_text(encoding="ascii").strip(),
+    }
     content = json.dumps(request).encode()
+    folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(LIMIT)
         connection.connect(place)
-        socket.send_fds(connection, [len(content).to_bytes(4, "big")], [0, 1, 2])
+        socket.send_fds(connection, [len(content).to_bytes(4, "big")], [0, 1, 2, folder])
         connection.sendall(content)
         return connection.recv(256).decode()
 

@@ -29,8 +29,11 @@ from fedrecon.platform.execution.forking.client import FORKED, decisive
 WAITING = 128
 """Workers that may wait for an answer."""
 
+PATIENCE = 10.0
+"""Seconds for a client to say all of its request; the others wait meanwhile."""
+
 Worker = dict[str, Any]
-"""A client's request: the arguments, the environment, the folder and the niceness of a worker."""
+"""A client's request: the arguments, the environment and the niceness of a worker."""
 
 
 def serve(listener: socket.socket, modules: Sequence[str], pipe: int) -> list[str]:
@@ -63,13 +66,16 @@ def _become(request: Worker, files: Sequence[int]) -> list[str]:
     """Makes this fork the worker that the client would have been. Returns the worker's arguments."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)
-    for target, file in enumerate(files):
+    *open_files, folder = files
+    for target, file in enumerate(open_files):
         os.dup2(file, target)
+    os.fchdir(folder)
+    for file in files:
         os.close(file)
-    os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.nice(request["nice"] - os.nice(0))
+    with contextlib.suppress(OSError):  # a user may not raise a priority
+        os.nice(request["nice"] - os.nice(0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(request["out_of_memory"], encoding="ascii")
     if "numpy" in sys.modules:
@@ -88,7 +94,8 @@ def _next(listener: socket.socket, pipe: int) -> tuple[socket.socket, Worker, li
         connection, _ = listener.accept()
         files: list[int] = []
         try:
-            size, files, _, _ = socket.recv_fds(connection, 4, 3)
+            connection.settimeout(PATIENCE)
+            size, files, _, _ = socket.recv_fds(connection, 4, 4)
             content = b""
             while len(content) < int.from_bytes(size, "big"):
                 if not (part := connection.recv(1 << 16)):

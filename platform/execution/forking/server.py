@@ -1,7 +1,7 @@
 """The fork server: a process that loads torch once, and becomes each of Ray's workers by a fork.
 
-It loads nothing of Ray. Ray reads variables when it is loaded, and draws the names of objects from a generator that all
-forks would share: one trial would read what another one has put. The server starts no thread and touches no GPU. It
+It loads nothing of Ray. Ray reads variables when it is loaded, and forks of a process that has loaded it got each
+other's objects: one trial was scored with the network of another. The server starts no thread and touches no GPU. It
 ends with the process that started it: it holds the reading end of that process's pipe.
 
 ``python -P -m fedrecon.platform.execution.forking.server PIPE LISTENER MODULES``: two file descriptors and a list.

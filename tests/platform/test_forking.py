@@ -114,6 +114,15 @@ def test_a_worker_of_another_kind_is_left_to_ray(
     assert start(environment.pop(client.PLACE, there), *options, **environment)[0] is None
 
 
+def test_what_is_left_to_ray_has_the_variables_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(client.PLACE, "nowhere")
+    monkeypatch.setenv("FOLDERS", "a")
+    before = dict(os.environ)
+    wanted = json.dumps({"env_vars": {"FOLDERS": "${FOLDERS}:b", "NEW": "1"}})
+    assert not client.forked([f"--serialized-runtime-env-context={wanted}"])
+    assert dict(os.environ) == before
+
+
 def test_a_folder_that_was_deleted_and_a_client_that_says_nothing_stop_no_worker(
     server: ForkServer, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

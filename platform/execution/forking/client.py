@@ -6,6 +6,7 @@ the server is gone, or has loaded its modules under other variables.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -47,11 +48,15 @@ def forked(arguments: list[str]) -> bool:
             wanted = {key: value for key, value in json.loads(one.removeprefix(OPTIONS[1])).items() if value}
     if not place or wanted.pop("py_executable", sys.executable) != sys.executable or not {*wanted} <= {"env_vars"}:
         return False  # what needs more than variables (Ray's runtime_env) is started by Ray
-    os.environ.update({key: os.path.expandvars(value) for key, value in wanted.get("env_vars", {}).items()})
-    try:
-        return _ask(place, arguments) == FORKED
-    except (OSError, ValueError):
-        return False
+    before = dict(os.environ)
+    for key, value in wanted.get("env_vars", {}).items():
+        os.environ[key] = os.path.expandvars(value)
+    with contextlib.suppress(OSError, ValueError):
+        if _ask(place, arguments) == FORKED:
+            return True
+    os.environ.clear()  # Ray's own script sets them: "${PATH}:more" would be extended twice
+    os.environ.update(before)
+    return False
 
 
 def _ask(place: str, arguments: list[str]) -> str:

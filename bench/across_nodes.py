@@ -119,7 +119,7 @@ def rounds(asked: argparse.Namespace) -> list[float]:
     for _ in range(asked.rounds):
         begun, request = time.perf_counter(), strategy.request(state)
         gate = ReplyGate(request, {SHARED: asked.parameters}, names, {}, n_slices)
-        merged = strategy.merge(state, gate.checked(executor.fit(request)), n_slices)
+        merged = strategy.merge(state, gate.checked(executor.fit(request, reader=gate.reader)), n_slices)
         state = check_merged(merged, state, strategy).owned()
         seconds.append(time.perf_counter() - begun)
         assert (state.shared == 0.5**state.round).all()

@@ -10,7 +10,7 @@ name the strategy declares (``Strategy.replies``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,17 @@ def vector(values: Any) -> Vector:
     if array.ndim != 1 or array.dtype != np.float32:
         raise TypeError(f"only flat float32 vectors cross the wall, got {array.dtype} of shape {array.shape}")
     return array
+
+
+PART = 1 << 16
+"""Number of values of a long vector that are read at once. They stay in the processor's cache while one reader after
+the other takes them, so that the vector comes from the memory once."""
+
+
+def parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """A flat array in parts of at most :data:`PART` values, in order. They are views of it."""
+    for start in range(0, len(values), PART):
+        yield values[start : start + PART]
 
 
 @dataclass(frozen=True)

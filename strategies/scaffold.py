@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,13 +62,7 @@ class Scaffold(FedAvg):
     def merge(self, state: State, replies: Iterable[TrainReply], n_slices: Mapping[str, int]) -> State:
         """The mean of the parameters, and c + sum_i weight_i (change of c_i) over all sites; an absent site adds 0."""
         change = Mean(checked(type(self), self.weights(n_slices), n_slices), len(state.shared))
-
-        def folded() -> Iterator[TrainReply]:
-            for reply in replies:
-                change.fold(reply.site, reply.extra["change"])
-                yield reply
-
-        merged = super().merge(state, folded(), n_slices)
+        merged = super().merge(state, change.folded(replies, "change"), n_slices)
         return replace(merged, extra={"c": state.extra["c"] + change.total})
 
     # At the site

@@ -196,8 +196,7 @@ class Strategy(Plugin):
         """
         weights = checked(type(self), self.weights(n_slices), n_slices)
         mean, replied = Mean(weights, len(state.shared)), {}
-        for reply in replies:
-            mean.fold(reply.site, reply.shared)
+        for reply in mean.folded(replies):
             replied[reply.site] = reply.round
         return state.next(mean.value(), state.extra, replied)
 

@@ -10,6 +10,7 @@ from typing import Any
 from tiny import DENOISER, MSCAN, NETWORKS, PARAMETERS, STYLE, UNET, Federation, private_bits
 
 from fedrecon.platform.execution.executor import InProcessExecutor
+from fedrecon.platform.execution.wire_log import MakeReader, unread
 from fedrecon.sites.member.site_plan import SitePlan
 from fedrecon.sites.wire import TrainReply, TrainRequest
 from fedrecon.strategies import STRATEGIES, Strategy
@@ -116,9 +117,11 @@ class Recorded(InProcessExecutor):
         super().__init__(plans)
         self.replies, self.memories = list[list[TrainReply]](), list[dict[str, dict[str, bytes]]]()
 
-    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
+    def fit(
+        self, request: TrainRequest, without: Sequence[str] = (), reader: MakeReader = unread
+    ) -> Iterator[TrainReply]:
         self.replies.append([])
-        for reply in super().fit(request, without):
+        for reply in super().fit(request, without, reader):
             extra = {name: vector.copy() for name, vector in reply.extra.items()}
             self.replies[-1].append(replace(reply, shared=reply.shared.copy(), extra=extra))
             yield reply

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedrecon.platform.execution.wire_log import WireLog
+from fedrecon.platform.execution.wire_log import MakeReader, WireLog, unread
 from fedrecon.sites.errors import errors_at
-from fedrecon.sites.wire import ScoreTask, addressed
+from fedrecon.sites.wire import ScoreTask, TrainReply, addressed
 
 if TYPE_CHECKING:
     from fedrecon.platform.execution.liveness import Watch
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         PrivatePart,
         Samples,
         Scores,
-        TrainReply,
         TrainRequest,
         TunedReconstructor,
     )
@@ -50,11 +49,16 @@ class Executor(Protocol):
         """The members that are alive."""
         ...
 
-    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
+    def fit(
+        self, request: TrainRequest, without: Sequence[str] = (), reader: MakeReader = unread
+    ) -> Iterator[TrainReply]:
         """Trains at every member but those in ``without``. Yields the replies in the roster's order.
 
         A reply is yielded as soon as it and the replies before it have arrived. Its vectors are valid until the next
         call. A caller that keeps them longer copies them (:meth:`State.owned`).
+
+        Args:
+            reader: gives what reads a reply's vectors before it is yielded, while the record of messages hashes them.
         """
         ...
 
@@ -117,14 +121,12 @@ class InProcessExecutor:
         """See :class:`Executor`."""
         return tuple(self.sites)
 
-    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
+    def fit(
+        self, request: TrainRequest, without: Sequence[str] = (), reader: MakeReader = unread
+    ) -> Iterator[TrainReply]:
         """See :class:`Executor`."""
         for name in [one for one in self.sites if one not in without]:
-            reply = self._call(name, "fit", request, round_number=request.round)
-            # No copy: each site has a network of its own, and the reply's vector is a view of it until its next call.
-            shared = reply.shared.view()
-            shared.flags.writeable = False
-            yield replace(reply, shared=shared)
+            yield self._call(name, "fit", request, round_number=request.round, reader=reader)
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
@@ -156,7 +158,14 @@ class InProcessExecutor:
         """Releases the sites."""
         self.sites.clear()
 
-    def _call(self, name: str, method: str, *arguments: Any, round_number: int | None = None) -> Any:
+    def _call(
+        self,
+        name: str,
+        method: str,
+        *arguments: Any,
+        round_number: int | None = None,
+        reader: MakeReader = unread,
+    ) -> Any:
         from fedrecon.sites.member.gate import call
         from fedrecon.sites.training.local_loop import threads
 
@@ -165,5 +174,10 @@ class InProcessExecutor:
         named = nullcontext() if self._watch is None else self._watch.named(method, round_number, name)
         with threads(site.plan.threads), named, errors_at(name, round_number):
             answer = call(site, method, tuple(addressed(one, name) for one in arguments))
-        self._wire_log.received(name, answer)
+        if isinstance(answer, TrainReply):
+            # No copy: each site has a network of its own, and the reply's vector is a view of it until its next call.
+            shared = answer.shared.view()
+            shared.flags.writeable = False
+            answer = replace(answer, shared=shared)
+        self._wire_log.received(name, answer, reader(answer))
         return answer

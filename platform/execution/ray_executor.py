@@ -29,7 +29,7 @@ from fedrecon.platform.execution.ray_cluster import (
 from fedrecon.platform.execution.shared_memory import Unreachable
 from fedrecon.platform.execution.site_actor import ActorPool, Change, SiteActor, Tenancy, Vacant, kind_of, rounds_of
 from fedrecon.platform.execution.transport import Delivery, MakeTransport, SharedMemoryTransport
-from fedrecon.platform.execution.wire_log import WireLog
+from fedrecon.platform.execution.wire_log import MakeReader, WireLog, unread
 from fedrecon.sites.errors import RunError, at_site, cause_of, errors_at
 from fedrecon.sites.member.gate import check_answer, check_call
 from fedrecon.sites.phases import Step, phase
@@ -122,11 +122,13 @@ class RayExecutor:
         """See :class:`Executor`."""
         return tuple(name for name in self.actors if name not in self.dead)
 
-    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
+    def fit(
+        self, request: TrainRequest, without: Sequence[str] = (), reader: MakeReader = unread
+    ) -> Iterator[TrainReply]:
         """See :class:`Executor`. The vectors are read-only views of Ray's store or of the reply buffer."""
         self.missed.clear()
         asked = [name for name in self.members if name not in without]
-        yield from (reply for _, reply in self._named("fit", (request,), request.round, asked))
+        yield from (reply for _, reply in self._named("fit", (request,), request.round, asked, reader=reader))
 
     def evaluate(self, request: TrainRequest, split: str, part: int | None = None) -> list[Scores]:
         """See :class:`Executor`."""
@@ -216,11 +218,13 @@ class RayExecutor:
         round_number: int | None = None,
         members: Sequence[str] | None = None,
         at_once: int | None = None,
+        reader: MakeReader = unread,
     ) -> Iterator[tuple[str, Any]]:
         """Calls the living members (of ``members``, if given). Yields the results in the roster's order.
 
         Args:
             at_once: largest number of calls that run at the same time; None calls all members at once.
+            reader: gives what reads the vectors of a result.
         """
         check_call(method, arguments)
         check_ray(own=True)
@@ -245,7 +249,7 @@ class RayExecutor:
                 continue
             finally:
                 self._open.pop(name)
-            self._wire_log.received(name, result)
+            self._wire_log.received(name, result, reader(result))
             self._fetch_ahead()
             yield name, result
             del result

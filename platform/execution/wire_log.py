@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,22 @@ import numpy as np
 import xxhash
 
 from fedrecon.sites import atomic
-from fedrecon.sites.wire import OF_EACH, TrainRequest, addressed
+from fedrecon.sites.wire import OF_EACH, TrainRequest, Vector, addressed, parts
+
+Reader = Callable[[str, Vector], None]
+"""Takes the parts of the vectors of a message, in order, each with the name of its vector (``shared``, ``extra/m``)."""
+
+MakeReader = Callable[[Any], Reader | None]
+"""Gives what takes the parts of a message's vectors, or None."""
 
 DOWN, UP = "down", "up"
 
 WIRE_LINES = "wire.jsonl"
 """Name of the file of rows (JSON lines) in the folder of a run."""
+
+
+def unread(message: Any) -> None:
+    """Nobody reads the vectors beside the record."""
 
 
 class WireLog:
@@ -47,10 +57,14 @@ class WireLog:
         given = list(messages)
         self._note([self._row(DOWN, site, one, self._sent_to(site, one)) for site in sites for one in given])
 
-    def received(self, site: str, message: Any) -> None:
-        """Notes a message that came up from a site. None is not a message and is not noted."""
+    def received(self, site: str, message: Any, reader: Reader | None = None) -> None:
+        """Notes a message that came up from a site. None is not a message and is not noted.
+
+        Args:
+            reader: takes the parts of the message's vectors beside the hash; None if nobody does.
+        """
         if message is not None:
-            self._note([self._row(UP, site, message, described(message))])
+            self._note([self._row(UP, site, message, described(message, reader))])
 
     def _note(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows += rows
@@ -88,7 +102,7 @@ class _Described:
     size: int = 0
     hashed: Any = field(default_factory=xxhash.xxh3_128)
 
-    def of(self, message: Any, named: Iterable[str]) -> _Described:
+    def of(self, message: Any, named: Iterable[str], reader: Reader | None = None) -> _Described:
         """The same with further fields of the message."""
         found = _Described([*self.names], [*self.shapes], self.size, self.hashed.copy())
         for name, value in (part for one in named for part in _parts(one, getattr(message, one))):
@@ -97,7 +111,12 @@ class _Described:
             found.shapes.append(shape)
             found.size += memoryview(content).nbytes
             found.hashed.update(name.encode())
-            found.hashed.update(content)
+            if reader is None or not isinstance(value, np.ndarray):
+                found.hashed.update(content)
+                continue
+            for part in parts(value):
+                found.hashed.update(np.ascontiguousarray(part))
+                reader(name, part)
         return found
 
     def row(self, message: Any) -> dict[str, Any]:
@@ -105,9 +124,13 @@ class _Described:
         return {**named, "bytes": self.size, "hash": self.hashed.hexdigest()}
 
 
-def described(message: Any) -> dict[str, Any]:
-    """Type, names, shapes, bytes and hash of a message. Arrays count with their bytes, other values as JSON text."""
-    return _Described().of(message, [one.name for one in fields(message)]).row(message)
+def described(message: Any, reader: Reader | None = None) -> dict[str, Any]:
+    """Type, names, shapes, bytes and hash of a message. Arrays count with their bytes, other values as JSON text.
+
+    Args:
+        reader: takes the parts of the message's vectors too. A message with arrays that are no vectors needs None.
+    """
+    return _Described().of(message, [one.name for one in fields(message)], reader).row(message)
 
 
 def _parts(name: str, value: Any) -> list[tuple[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import ChainMap
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedrecon.platform.config.resources import DEAD, UNSCORED
@@ -20,26 +20,6 @@ if TYPE_CHECKING:
     from fedrecon.platform.federation.recorder import CommittedRound, Recorder
     from fedrecon.platform.federation.score_gate import ScoreGate
     from fedrecon.sites.wire import State, TrainReply
-
-
-@dataclass
-class _ReplyCounter:
-    """Counts the replies on their way into the merge."""
-
-    members: list[str] = field(default_factory=list)
-    bytes_up: int = 0
-    extra_up: int = 0
-    losses: dict[str, Mapping[str, float]] = field(default_factory=dict)
-    usage: dict[str, Mapping[str, float]] = field(default_factory=dict)
-
-    def count(self, replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
-        for reply in replies:
-            self.members.append(reply.site)
-            self.bytes_up += reply.nbytes
-            self.extra_up += reply.nbytes - reply.shared.nbytes
-            self.losses[reply.site] = reply.losses
-            self.usage[reply.site] = reply.usage
-            yield reply
 
 
 def federate(
@@ -88,7 +68,7 @@ def rounds(
     strategy, personal, executor = experiment.method, experiment.personalise, scorer.executor
     attendance = attendance or Attendance(None, list(n_slices))
     while state.round < experiment.rounds and not record.ended:
-        start, restarts, counted = time.perf_counter(), executor.restarts, _ReplyCounter()
+        start, restarts = time.perf_counter(), executor.restarts
         request = replace(strategy.request(state), kept=record.kept.get("standing", {}))
         local = personal is not None and personal.local(request.round, experiment.rounds)
         if local:
@@ -99,11 +79,11 @@ def rounds(
         gone = ChainMap(executor.dead, executor.missed)
         sizes = {SHARED: 0} if local else strategy.reply_sizes(request)
         gate = ReplyGate(request, sizes, asked, gone, n_slices)
-        replies = counted.count(gate.checked(executor.fit(request, absent)))
+        replies, passed = gate.checked(executor.fit(request, absent, gate.reader)), gate.passed
         merged = _without_merge(state, replies) if local else strategy.merge(state, replies, n_slices)
         state = check_merged(merged, state, strategy).owned()
         seconds = time.perf_counter() - start
-        away = [one for one in n_slices if one not in counted.members]
+        away = [one for one in n_slices if one not in passed.members]
         missed = {one: before.get(one) or executor.missed.get(one, DEAD) for one in away}
         validated = ValidationResult()
         due = experiment.scores_due(state.round)
@@ -114,17 +94,17 @@ def rounds(
         attendance.note(state.round, missed | unscored)
         finished = Round(
             number=state.round,
-            replied=tuple(counted.members),
+            replied=tuple(passed.members),
             restarts=executor.restarts - restarts,
             seconds=seconds,
-            bytes_up=counted.bytes_up,
-            bytes_down=request.nbytes * len(counted.members),
-            losses=counted.losses,
-            extra_up=counted.extra_up,
-            extra_down=(request.nbytes - request.shared.nbytes) * len(counted.members),
+            bytes_up=passed.bytes_up,
+            bytes_down=request.nbytes * len(passed.members),
+            losses=passed.losses,
+            extra_up=passed.extra_up,
+            extra_down=(request.nbytes - request.shared.nbytes) * len(passed.members),
             missed=missed,
             waited=dict(executor.waited),
-            usage=counted.usage,
+            usage=passed.usage,
         )
         committed = record.commit(finished, state, validated)
         if due:

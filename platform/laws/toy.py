@@ -26,6 +26,7 @@ from fedrecon.strategies.networks.choice import NetworkChoice
 if TYPE_CHECKING:
     from fedrecon.sites.wire import State, TrainReply
     from fedrecon.strategies import Strategy
+    from fedrecon.strategies.mean import Replies
 
 N_TRAIN = {"north": 3, "middle": 1, "south": 2}
 """Training slices of each site."""
@@ -120,15 +121,13 @@ class Toy:
         """The state of round 0."""
         return self.method.begin(to_vector(self.layout.shared))
 
-    def replies(self, executor: InProcessExecutor, state: State) -> Iterator[TrainReply]:
+    def replies(self, executor: InProcessExecutor, state: State) -> Replies:
         """The replies to the next round's request, checked as in a run. Nobody can write to what is sent."""
         request = self.method.request(state)
         freeze([request.shared, *request.extra.values()])
         sizes = self.method.reply_sizes(request)
         gate = ReplyGate(request, sizes, executor.members, executor.dead, self.n_slices)
-        for reply in gate.checked(executor.fit(request)):
-            freeze([reply.shared, *reply.extra.values()])
-            yield reply
+        return gate.checked(_frozen(executor.fit(request, reader=gate.reader)))
 
     def train(self, executor: InProcessExecutor, state: State, until: int | None = None) -> State:
         """The state after the round ``until``; None takes the last round."""
@@ -143,6 +142,12 @@ class Toy:
         """The state after the last round of an uninterrupted run, and the private memory of all members."""
         executor = self.executor()
         return self.train(executor, self.begin()), private(executor)
+
+
+def _frozen(replies: Iterable[TrainReply]) -> Iterator[TrainReply]:
+    for reply in replies:
+        freeze([reply.shared, *reply.extra.values()])
+        yield reply
 
 
 def vectors(state: State) -> dict[str, Any]:

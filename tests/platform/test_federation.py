@@ -8,6 +8,7 @@ import pytest
 from honest import gate_of, honest
 from tiny import Commits
 
+from fedrecon.platform.execution.wire_log import unread
 from fedrecon.platform.federation.round_loop import federate
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.finite import count_not_finite
@@ -30,7 +31,7 @@ class Members:
         self.members = tuple(one for one in N_SLICES if one not in away)
         self.missed, self.waited = {}, {}
 
-    def fit(self, request, without=()):
+    def fit(self, request, without=(), reader=unread):
         self.requests.append(request)
         for number, name in enumerate(N_SLICES, start=1):
             if name not in self.away:

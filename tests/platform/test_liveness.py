@@ -19,6 +19,7 @@ from fedrecon.platform.config.experiment import Experiment
 from fedrecon.platform.config.resources import DEAD, LATE, UNSCORED, Resources
 from fedrecon.platform.execution import ray_executor
 from fedrecon.platform.execution.liveness import LIVENESS, Patience, Watch
+from fedrecon.platform.execution.wire_log import unread
 from fedrecon.platform.federation.attendance import (
     MISSED,
     Attendance,
@@ -272,7 +273,7 @@ class Members:
     def __init__(self, late=()):
         self.late, self.restarts, self.members, self.dead, self.missed, self.waited = late, 0, NAMES, {}, {}, {}
 
-    def fit(self, request, without=()):
+    def fit(self, request, without=(), reader=unread):
         self.missed.clear()
         for number, name in enumerate(NAMES, start=1):
             if name in self.late:

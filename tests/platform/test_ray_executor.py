@@ -21,6 +21,7 @@ from fedrecon.platform.config.resources import Resources
 from fedrecon.platform.execution.executor import InProcessExecutor
 from fedrecon.platform.execution.ray_executor import RayExecutor
 from fedrecon.platform.execution.site_actor import ActorPool, SiteActor, Tenancy, Vacant
+from fedrecon.platform.execution.wire_log import MakeReader, Reader
 from fedrecon.sites.errors import RunError
 from fedrecon.sites.scoring.settings import Evaluation
 from fedrecon.sites.wire import TrainReply, TrainRequest
@@ -117,6 +118,20 @@ def test_the_request_is_only_read_and_replies_do_not_pile_up(four: Federation, e
     assert hashlib.sha256(request.shared.tobytes()).hexdigest() == before
 
 
+def test_every_executor_reads_a_reply_while_it_is_hashed(four: Federation, executor: RayExecutor) -> None:
+    request, read = four.method.request(four.begin()), list[tuple[str, bytes]]()
+
+    def reader(reply: TrainReply) -> Reader:
+        return lambda name, part: read.append((f"{reply.site} {name}", part.tobytes()))
+
+    for one in (executor, four.executor()):
+        read.clear()
+        for reply in one.fit(request, reader=reader):
+            given = b"".join(part for name, part in read if name == f"{reply.site} shared")
+            assert given == reply.shared.tobytes() != b""
+        assert {name for name, _ in read} == {f"{site} shared" for site in four.paths}
+
+
 def test_what_ray_shares_is_read_only_and_stays_as_it_was(four: Federation, executor: RayExecutor) -> None:
     import ray
 
@@ -209,7 +224,7 @@ def test_a_reply_that_was_not_asked_for_is_refused_by_site_and_round(
 ) -> None:
     received = executor.fit
 
-    def tampered(request: TrainRequest, without: tuple[str, ...] = ()) -> Iterator[TrainReply]:
+    def tampered(request: TrainRequest, without: tuple[str, ...], reader: MakeReader) -> Iterator[TrainReply]:
         for reply in received(request):
             yield replace(reply, **change) if reply.site == "south" else reply
 

@@ -13,6 +13,7 @@ from cases import federation
 from tiny import Commits, Federation, freeze, private_bits
 
 from fedrecon.platform.execution.executor import InProcessExecutor
+from fedrecon.platform.execution.wire_log import MakeReader, unread
 from fedrecon.platform.federation.recorder import Round
 from fedrecon.platform.storage.checkpoint import Checkpoints
 from fedrecon.sites.wire import State, TrainReply, TrainRequest
@@ -21,11 +22,13 @@ from fedrecon.sites.wire import State, TrainReply, TrainRequest
 class Frozen(InProcessExecutor):
     """As in Ray's store, nothing that crosses may be written to; between the rounds the sites are scored."""
 
-    def fit(self, request: TrainRequest, without: Sequence[str] = ()) -> Iterator[TrainReply]:
+    def fit(
+        self, request: TrainRequest, without: Sequence[str] = (), reader: MakeReader = unread
+    ) -> Iterator[TrainReply]:
         freeze(request.shared, *request.extra.values())
         if request.round > 1:
             self.evaluate(request, "validation")
-        for reply in super().fit(request, without):
+        for reply in super().fit(request, without, reader):
             freeze(reply.shared, *reply.extra.values())
             yield reply
 

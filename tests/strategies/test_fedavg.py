@@ -12,9 +12,9 @@ from fedrecon.sites.data.shard import Shard
 from fedrecon.sites.errors import InputError, RunError
 from fedrecon.sites.seeding import generator, seed
 from fedrecon.sites.training.batches import Slices
-from fedrecon.sites.wire import State, TrainReply
+from fedrecon.sites.wire import PART, State, TrainReply
 from fedrecon.strategies import STRATEGIES, make_strategy, strategy_name
-from fedrecon.strategies.mean import CHUNK, Mean
+from fedrecon.strategies.mean import Mean
 from fedrecon.strategies.networks.choice import NetworkChoice
 
 
@@ -65,15 +65,15 @@ def test_a_vector_of_another_length_is_no_part_of_a_mean(size):
         Mean({"a": 1.0}, 2).fold("a", np.zeros(size, np.float32))
 
 
-def test_a_long_mean_is_the_same_as_one_chunk_at_once():
+def test_a_long_mean_is_the_same_as_one_part_at_once():
     rng = np.random.default_rng(0)
-    vectors = {name: rng.standard_normal(2 * CHUNK + 7).astype(np.float32) for name in "abc"}
+    vectors = {name: rng.standard_normal(2 * PART + 7).astype(np.float32) for name in "abc"}
     weights = {"a": 0.5, "b": 0.3, "c": 0.2}
-    mean = Mean(weights, 2 * CHUNK + 7)
+    mean = Mean(weights, 2 * PART + 7)
     for name, values in vectors.items():
         values.setflags(write=False)
         mean.fold(name, values)
-    expected = np.zeros(2 * CHUNK + 7, np.float32)
+    expected = np.zeros(2 * PART + 7, np.float32)
     for name, values in vectors.items():
         expected = expected + values * np.float32(weights[name])
     assert mean.value().tobytes() == expected.tobytes()

@@ -9,7 +9,10 @@ import pytest
 from cases import federation
 from tiny import Commits
 
+from fedrecon.platform.execution.wire_log import WireLog, unread
+from fedrecon.sites import wire
 from fedrecon.sites.errors import RunError
+from fedrecon.sites.wire import TrainReply
 from fedrecon.strategies import STRATEGIES
 
 pytestmark = pytest.mark.usefixtures("few_drawn")
@@ -91,16 +94,22 @@ WITH_EXTRA = {
 
 
 class Replay:
-    """Members that reply with what is written here, and score as their executor does."""
+    """Members that reply with what is written here, and score as their executor does.
+
+    Each reply is hashed for a record, as in an executor, and read then; or only when it is checked, if not ``noted``.
+    """
 
     restarts = 0
 
-    def __init__(self, members, replies, executor=None):
+    def __init__(self, members, replies, executor=None, noted=True):
         self.members, self.replies, self.dead, self.executor = tuple(members), replies, {}, executor
-        self.missed, self.waited = {}, {}
+        self.missed, self.waited, self.noted = {}, {}, noted
 
-    def fit(self, request, without=()):
-        yield from self.replies
+    def fit(self, request, without=(), reader=unread):
+        for one in self.replies:
+            if self.noted and type(one) is TrainReply:
+                WireLog().received("one", one, reader(one))
+            yield one
 
     def evaluate(self, *arguments):
         return self.executor.evaluate(*arguments)
@@ -140,9 +149,9 @@ def test_a_reply_that_differs_from_the_request_is_refused_before_the_merge(name,
     turn = list(STRATEGIES).index(name) % TURNS
     tampered = dict(list(TAMPERED.items())[turn::TURNS]) | (WITH_PARAMETERS if replies[-1].shared.size else {})
     tampered |= WITH_EXTRA if one.method.replies else {}
-    for what, (change, says) in tampered.items():
+    for number, (what, (change, says)) in enumerate(tampered.items(), start=turn):
         record = Commits(None)
-        executor = Replay(one.roster, [*replies[:-1], change(replies[-1])])
+        executor = Replay(one.roster, [*replies[:-1], change(replies[-1])], noted=number % 2 == 0)
         message = refusal(one, executor, record)
         assert message.startswith(f"site '{replies[-1].site}', round 1: replied with "), what
         assert says in message, what
@@ -161,6 +170,18 @@ def test_the_replies_of_a_strategy_pass(name, replied):
     assert state.standing == dict.fromkeys(one.roster, 1)
     with pytest.raises(RunError, match="though every member has replied"):
         one.train(Replay(one.roster, [*replies, replies[-1]]))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_reply_that_is_read_beside_its_hash_is_merged_to_the_same_bits(name, replied, monkeypatch):
+    monkeypatch.setattr(wire, "PART", 100)
+    one, replies = replied(name)
+    merged = one.method.merge(one.begin(), iter(replies), one.n_slices)
+    for noted in (True, False):
+        state = one.train(Replay(one.roster, replies, noted=noted))
+        assert {key: value.tobytes() for key, value in {"shared": state.shared, **state.extra}.items()} == {
+            key: value.tobytes() for key, value in {"shared": merged.shared, **merged.extra}.items()
+        }
 
 
 def test_a_member_that_replies_under_the_name_of_another_is_refused_though_the_other_is_dead(replied):

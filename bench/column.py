@@ -1,6 +1,6 @@
 """One column of the benchmark: a job, done by a bare loop or by fedrecon, and when each of its rounds ended.
 
-python bench/column.py --variant train|comm|mri --rounds N --out FILE [--crew bare|in-process|ray] [--checkpoint]
+python bench/column.py --variant train|comm|mri --rounds N --out FILE [--crew CREW] [--checkpoint]
 
 FILE becomes ``{"round_end": [unix time of the end of each round], "check": number}``.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
@@ -89,6 +90,42 @@ def bare(job: jobs.Job, rounds: int, clock: Clock) -> nn.Module:
     return model
 
 
+def bare_on_two_cores(job: jobs.Job, rounds: int, clock: Clock) -> nn.Module:
+    """The floor of all that trains two sites at once: two such loops that share their memory, and nothing else.
+
+    They add in the order of the sites, so the weights have the bits of :func:`bare`.
+    """
+    fork, model, n_sites = multiprocessing.get_context("fork"), job.model(), len(job.names)
+    weights = {name: value.clone().share_memory_() for name, value in model.state_dict().items()}
+    total = {name: torch.zeros_like(value).share_memory_() for name, value in weights.items()}
+    turns, begin = [fork.Semaphore(int(index == 0)) for index in range(n_sites)], fork.Barrier(2)
+
+    def loop(first: int) -> None:
+        for number in range(1, rounds + 1):
+            begin.wait()
+            for index in range(first, n_sites, 2):
+                model.load_state_dict(weights)
+                job.local(model, index, number)
+                turns[index].acquire()
+                for name, value in model.state_dict().items():
+                    total[name].add_(value, alpha=1 / n_sites)
+                turns[(index + 1) % n_sites].release()
+            if first == 0:
+                turns[0].acquire()  # released after the last site
+                for name, value in total.items():
+                    weights[name].copy_(value)
+                    value.zero_()
+                turns[0].release()
+                clock.tick()
+
+    other = fork.Process(target=loop, args=(1,), daemon=True)
+    other.start()
+    loop(0)
+    other.join()
+    model.load_state_dict(weights)
+    return model
+
+
 def fedrecon(job: jobs.Job, rounds: int, clock: Clock, on_ray: bool) -> nn.Module:
     """The product: its round loop, executor, sites and strategy, as ``fedrecon run`` puts them together."""
     model = job.model()
@@ -114,7 +151,11 @@ def fedrecon(job: jobs.Job, rounds: int, clock: Clock, on_ray: bool) -> nn.Modul
 def run(job: jobs.Job, executor: str, rounds: int, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
     """The column's report."""
     clock = Clock(checkpoints)
-    model = bare(job, rounds, clock) if executor == "bare" else fedrecon(job, rounds, clock, executor == "ray")
+    floors = {"bare": bare, "bare-on-two-cores": bare_on_two_cores}
+    if executor in floors:
+        model = floors[executor](job, rounds, clock)
+    else:
+        model = fedrecon(job, rounds, clock, executor == "ray")
     return {"round_end": clock.ends, "check": job.check(model)}
 
 
@@ -123,7 +164,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=jobs.SITES, required=True)
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--crew", choices=["bare", "in-process", "ray"], default="ray")
+    parser.add_argument("--crew", choices=["bare", "bare-on-two-cores", "in-process", "ray"], default="ray")
     parser.add_argument("--checkpoint", action="store_true", help="commit every round to disk")
     parser.add_argument("--data", type=Path, help="folder of the shards (default: made anew)")
     asked = parser.parse_args()

@@ -18,6 +18,7 @@ from measure import WARM, measure
 COLUMN = Path(__file__).with_name("column.py")
 COLUMNS = {
     "bare": ["--crew", "bare"],
+    "bare, on two cores": ["--crew", "bare-on-two-cores"],
     "fedrecon-in-process": ["--crew", "in-process"],
     "fedrecon-ray": ["--crew", "ray"],
     "fedrecon-ray, committed": ["--crew", "ray", "--checkpoint"],

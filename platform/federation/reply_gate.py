@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrecon.sites.errors import RunError, at_site, brief
+from fedrecon.sites.errors import RunError, at_site, brief, listed
 from fedrecon.sites.extension.origin import named, remedy
 from fedrecon.sites.finite import REMEDY, count_not_finite, is_finite
 from fedrecon.sites.member.usage import NAMES
@@ -84,6 +84,7 @@ class ReplyGate:
         self._waiting, self._dead = list(members), dead
         self._readers: list[tuple[str, Begun]] = []
         self._reading: _Reading | None = None
+        self._refused: RunError | None = None
 
     def checked(self, replies: Iterable[TrainReply]) -> Replies:
         """The replies, each checked when it comes.
@@ -113,11 +114,37 @@ class ReplyGate:
 
     def check(self, reply: TrainReply) -> None:
         """Notes that the reply has passed, or refuses it."""
-        if problem := self._problem(member := self._next(), reply):
-            raise RunError(at_site(member, self.round, f"replied with {problem}"))
+        if self._refused is None and (problem := self._problem(member := self._next(), reply)):
+            self._refused = RunError(at_site(member, self.round, f"replied with {problem}"))
+        if self._refused is not None:  # again, if a merge goes on after it
+            raise self._refused
         del self._waiting[: self._waiting.index(member) + 1]
         self._reading = None
         self.passed.note(reply)
+
+    def check_merge(self, replies: Replies, state: State, strategy: Strategy) -> None:
+        """Looks whether a merge took every reply, and says in its state who replied.
+
+        Args:
+            replies: what the merge was given. state: what it returned.
+
+        Raises:
+            RunError: it left replies out, took no notice of one that was refused, or names other members.
+        """
+        taken = len(self.passed.members)
+        for _ in replies:  # who is dead is known when there is no reply any more
+            pass
+        if self._refused is not None:
+            raise self._refused
+        problem, given = "", [name for name, number in state.standing.items() if number == state.round]
+        if more := len(self.passed.members) - taken:
+            problem = f"merge took {taken} of {taken + more} replies; it must go through all of them"
+        elif set(given) != set(self.passed.members):
+            whom = [listed(names) or "nobody" for names in (given, self.passed.members)]
+            problem = f"merge says that {whom[0]} replied, and it was {whom[1]}"
+        if problem:
+            kind = type(strategy)
+            raise RunError(f"strategy {named(kind)}, round {self.round}: {problem}; refused{remedy(kind)}")
 
     def _next(self) -> str:
         """The member whose reply comes next; empty if every member has replied."""

@@ -82,6 +82,7 @@ def rounds(
         replies, passed = gate.checked(executor.fit(request, absent, gate.reader)), gate.passed
         merged = _without_merge(state, replies) if local else strategy.merge(state, replies, n_slices)
         state = check_merged(merged, state, strategy).owned()
+        gate.check_merge(replies, state, strategy)
         seconds = time.perf_counter() - start
         away = [one for one in n_slices if one not in passed.members]
         missed = {one: before.get(one) or executor.missed.get(one, DEAD) for one in away}

@@ -123,19 +123,24 @@ class Toy:
 
     def replies(self, executor: InProcessExecutor, state: State) -> Replies:
         """The replies to the next round's request, checked as in a run. Nobody can write to what is sent."""
-        request = self.method.request(state)
-        freeze([request.shared, *request.extra.values()])
-        sizes = self.method.reply_sizes(request)
-        gate = ReplyGate(request, sizes, executor.members, executor.dead, self.n_slices)
-        return gate.checked(_frozen(executor.fit(request, reader=gate.reader)))
+        return self._asked(executor, state)[1]
 
     def train(self, executor: InProcessExecutor, state: State, until: int | None = None) -> State:
         """The state after the round ``until``; None takes the last round."""
         while state.round < (self.rounds if until is None else until):
             freeze([state.shared, *state.extra.values()])
-            merged = self.method.merge(state, self.replies(executor, state), self.n_slices)
+            gate, replies = self._asked(executor, state)
+            merged = self.method.merge(state, replies, self.n_slices)
             state = check_merged(merged, state, self.method).owned()
+            gate.check_merge(replies, state, self.method)
         return state
+
+    def _asked(self, executor: InProcessExecutor, state: State) -> tuple[ReplyGate, Replies]:
+        request = self.method.request(state)
+        freeze([request.shared, *request.extra.values()])
+        sizes = self.method.reply_sizes(request)
+        gate = ReplyGate(request, sizes, executor.members, executor.dead, self.n_slices)
+        return gate, gate.checked(_frozen(executor.fit(request, reader=gate.reader)))
 
     @cached_property
     def trained(self) -> tuple[State, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A reply is read once: its record, the search for NaN and the merge take the same parts of it, one after the other."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -157,3 +158,62 @@ def test_what_has_passed_is_counted():
     passed = members.gate.passed
     assert (passed.members, passed.bytes_up, passed.extra_up) == (["a", "b"], 160, 80)
     assert passed.losses == {"a": {"loss": 0.5}, "b": {"loss": 0.5}}
+
+
+def own(merge):
+    """A strategy of one's own with this merge."""
+    return type("Own", (FedAvg,), {"merge": lambda self, state, replies, n_slices: merge(state, replies)})()
+
+
+def first_alone(state, replies):
+    one = next(replies)
+    return state.next(one.shared, {}, {one.site: 1})
+
+
+def by_name(state, replies, names="ab"):
+    taken = list(replies)
+    return state.next(taken[0].shared, {}, dict.fromkeys(names, 1))
+
+
+def swallows(state, replies):
+    taken = []
+    with suppress(RunError):
+        taken += [next(replies)]
+        taken += [next(replies)]
+    return by_name(state, taken, "a")
+
+
+@pytest.mark.parametrize(
+    ("merge", "says"),
+    [
+        (first_alone, "merge took 1 of 2 replies; it must go through all of them"),
+        (lambda state, replies: state.next(vector(), {}, {}), "merge took 0 of 2 replies"),
+        (lambda state, replies: by_name(state, replies, "a"), "merge says that a replied, and it was a, b"),
+        (lambda state, replies: by_name(state, replies, "abc"), "merge says that a, b, c replied, and it was a, b"),
+        (lambda state, replies: by_name(state, replies, ""), "merge says that nobody replied, and it was a, b"),
+    ],
+)
+def test_a_merge_that_leaves_replies_out_or_names_others_is_refused(merge, says):
+    members, strategy = Members(reply("a", vector(8)), reply("b", vector(4))), own(merge)
+    replies = members.checked()
+    state = strategy.merge(State(0, vector()), replies, N_SLICES)
+    with pytest.raises(RunError, match=f"^strategy .*, round 1: {says}.*; refused"):
+        members.gate.check_merge(replies, state, strategy)
+
+
+def test_a_refusal_that_a_merge_swallows_ends_the_run_all_the_same():
+    members, strategy = Members(reply("a", vector(8)), reply("b", vector(np.nan))), own(swallows)
+    replies = members.checked()
+    state = strategy.merge(State(0, vector()), replies, N_SLICES)
+    assert state.standing == {"a": 1}
+    with pytest.raises(RunError, match="site 'b', round 1: replied with NaN"):
+        members.gate.check_merge(replies, state, strategy)
+
+
+def test_a_member_that_is_dead_need_not_be_merged():
+    members = Members(reply("a", vector(8)))
+    members.gate._dead = {"b": "killed"}
+    replies = members.checked()
+    state = FedAvg().merge(State(0, vector()), replies, N_SLICES)
+    members.gate.check_merge(replies, state, FedAvg())
+    assert state.standing == {"a": 1}

@@ -42,8 +42,8 @@ def wrong_weights(weights: Any, members: Iterable[str]) -> str:
     return f"weights sum to {total:.6g}, expected 1" if abs(total - 1) > 1e-6 else ""
 
 
+# Takes a member and the length of its vector. Returns what takes the parts of the vector, in order.
 Begun = Callable[[str, int], Callable[[Vector], None]]
-"""Takes a member and the length of its vector. Returns what takes the parts of the vector, in order."""
 
 
 class Replies(Iterator[TrainReply]):

@@ -123,9 +123,10 @@ def quoted(name: str) -> str:
 
 
 def brief(value: Any, most: int = 80) -> str:
-    """The value as it is shown in a message: Python's notation, without control characters, at most ``most`` long."""
+    """The value as it is shown in a message: Python's notation on one line, at most ``most`` characters long."""
     try:
         shown = repr(value)
+        shown = " ".join(shown.split()) if "\n" in shown else shown  # an array's notation has several lines
     except ValueError:  # Python prints no integer of more than 4300 digits
         return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
     return shown if len(shown) <= most else f"{shown[: most - 20]}... ({len(shown)} characters)"

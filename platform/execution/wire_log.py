@@ -111,7 +111,7 @@ class _Described:
             found.shapes.append(shape)
             found.size += memoryview(content).nbytes
             found.hashed.update(name.encode())
-            if reader is None or not isinstance(value, np.ndarray):
+            if reader is None or not isinstance(value, np.ndarray) or value.ndim != 1:
                 found.hashed.update(content)
                 continue
             for part in parts(value):
@@ -128,7 +128,7 @@ def described(message: Any, reader: Reader | None = None) -> dict[str, Any]:
     """Type, names, shapes, bytes and hash of a message. Arrays count with their bytes, other values as JSON text.
 
     Args:
-        reader: takes the parts of the message's vectors too. A message with arrays that are no vectors needs None.
+        reader: takes the parts of the message's vectors too; other arrays it is not given.
     """
     return _Described().of(message, [one.name for one in fields(message)], reader).row(message)
 

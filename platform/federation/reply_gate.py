@@ -244,7 +244,9 @@ class _Reading:
         return ""
 
     def take(self, name: str, part: Vector) -> None:
-        """The next part of a vector."""
+        """The next part of a vector; what lies where no vector belongs is refused later."""
+        if name not in self._left:
+            return
         self._left[name] -= len(part)
         if not np.isfinite(part, out=self._finite[: len(part)]).all():
             self._bad[name] = self._bad.get(name, 0) + count_not_finite(part)

@@ -217,3 +217,10 @@ def test_a_member_that_is_dead_need_not_be_merged():
     state = FedAvg().merge(State(0, vector()), replies, N_SLICES)
     members.gate.check_merge(replies, state, FedAvg())
     assert state.standing == {"a": 1}
+
+
+@pytest.mark.parametrize("array", [vector(), np.float32(0.5).reshape(()), vector().reshape(2, 5)])
+def test_an_array_where_a_loss_belongs_is_refused_in_words(array):
+    one = replace(reply("a", vector(8)), losses={"loss": array})
+    with pytest.raises(RunError, match=r"site 'a', round 1: replied with loss = .* instead of a finite number"):
+        next(Members(one).checked())

@@ -45,5 +45,10 @@ def first_not_finite(vectors: Mapping[str, NDArray[Any]]) -> str:
     """Says which of the vectors is the first with NaN or infinity, and in how many values; empty if all are finite."""
     for name, values in vectors.items():
         if count := count_not_finite(values):
-            return f"NaN or infinity in {count} of {values.size} {name}"
+            return not_finite(count, values.size, name)
     return ""
+
+
+def not_finite(count: int, size: int, name: str) -> str:
+    """Says in how many of the ``size`` values of a vector there is NaN or infinity."""
+    return f"NaN or infinity in {count} of {size} {name}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedrecon.sites.errors import RunError, at_site, brief, listed
 from fedrecon.sites.extension.origin import named, remedy
-from fedrecon.sites.finite import REMEDY, count_not_finite, is_finite
+from fedrecon.sites.finite import REMEDY, count_not_finite, is_finite, not_finite
 from fedrecon.sites.member.usage import NAMES
 from fedrecon.sites.score_columns import DISTANCES, METRICS
 from fedrecon.sites.wire import PART, State, TrainReply, parts
@@ -84,7 +84,6 @@ class ReplyGate:
         self._waiting, self._dead = list(members), dead
         self._readers: list[tuple[str, Begun]] = []
         self._reading: _Reading | None = None
-        self._refused: RunError | None = None
 
     def checked(self, replies: Iterable[TrainReply]) -> Replies:
         """The replies, each checked when it comes.
@@ -114,10 +113,8 @@ class ReplyGate:
 
     def check(self, reply: TrainReply) -> None:
         """Notes that the reply has passed, or refuses it."""
-        if self._refused is None and (problem := self._problem(member := self._next(), reply)):
-            self._refused = RunError(at_site(member, self.round, f"replied with {problem}"))
-        if self._refused is not None:  # again, if a merge goes on after it
-            raise self._refused
+        if problem := self._problem(member := self._next(), reply):
+            raise RunError(at_site(member, self.round, f"replied with {problem}"))
         del self._waiting[: self._waiting.index(member) + 1]
         self._reading = None
         self.passed.note(reply)
@@ -129,13 +126,12 @@ class ReplyGate:
             replies: what the merge was given. state: what it returned.
 
         Raises:
-            RunError: it left replies out, took no notice of one that was refused, or names other members.
+            RunError: it left replies out, or names other members. An error of the executor or of this gate that the
+                merge took no notice of is raised again.
         """
         taken = len(self.passed.members)
         for _ in replies:  # who is dead is known when there is no reply any more
             pass
-        if self._refused is not None:
-            raise self._refused
         problem, given = "", [name for name, number in state.standing.items() if number == state.round]
         if more := len(self.passed.members) - taken:
             problem = f"merge took {taken} of {taken + more} replies; it must go through all of them"
@@ -187,8 +183,7 @@ class ReplyGate:
             return f"{', '.join(more)} beside the shared parameters; {says}"
         if less := sorted(set(declared) - given):
             return f"no {', '.join(less)} beside the shared parameters; {says}"
-        vectors: dict[str, Any] = {SHARED: reply.shared, **reply.extra}
-        for name, values in vectors.items():
+        for name, values in ((_said(name), values) for name, values in _vectors(reply).items()):
             if what := _no_vector(values):
                 return f"{name} of type {what} instead of a flat float32 vector; refused."
             if len(values) != self.sizes[name]:
@@ -197,14 +192,23 @@ class ReplyGate:
 
 
 class _Checked(Replies):
-    """The replies on their way through a gate."""
+    """The replies on their way through a gate. After an error there is no reply any more, but the same error again."""
 
     def __init__(self, gate: ReplyGate, replies: Iterator[TrainReply]) -> None:
         self._gate, self._replies = gate, replies
+        self._failed: Exception | None = None
 
     def __next__(self) -> TrainReply:
-        reply = next(self._replies)
-        self._gate.check(reply)
+        if self._failed is not None:
+            raise self._failed
+        try:
+            reply = next(self._replies)
+            self._gate.check(reply)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._failed = error
+            raise
         return reply
 
     def read_by(self, extra: str | None, begun: Begun) -> bool:
@@ -240,7 +244,7 @@ class _Reading:
         """The first vector with NaN or infinity, and in how many values; empty if all are finite."""
         for name, values in self._vectors.items():
             if count := self._bad.get(name):
-                return f"NaN or infinity in {count} of {len(values)} {_said(name)}"
+                return not_finite(count, len(values), _said(name))
         return ""
 
     def take(self, name: str, part: Vector) -> None:
@@ -260,11 +264,13 @@ def _wire_name(extra: str | None) -> str:
     return "shared" if extra is None else f"extra/{extra}"
 
 
-def _vectors(reply: TrainReply) -> dict[str, Vector]:
+def _vectors(reply: TrainReply) -> dict[str, Any]:
+    """The vectors of a reply by their names in the record."""
     return {"shared": reply.shared, **{_wire_name(name): values for name, values in reply.extra.items()}}
 
 
 def _said(name: str) -> str:
+    """The name of a vector in messages, from its name in the record."""
     return SHARED if name == "shared" else name.removeprefix("extra/")
 
 

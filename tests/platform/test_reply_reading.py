@@ -210,6 +210,19 @@ def test_a_refusal_that_a_merge_swallows_ends_the_run_all_the_same():
         members.gate.check_merge(replies, state, strategy)
 
 
+def test_an_error_of_the_executor_that_a_merge_swallows_ends_the_run_all_the_same():
+    def dies():
+        yield from members.noted()
+        raise RunError("site 'b', round 1: stays dead after 3 restarts")
+
+    members, strategy = Members(reply("a", vector(8))), own(swallows)
+    replies = members.gate.checked(dies())
+    state = strategy.merge(State(0, vector()), replies, N_SLICES)
+    assert state.standing == {"a": 1}
+    with pytest.raises(RunError, match="site 'b', round 1: stays dead"):
+        members.gate.check_merge(replies, state, strategy)
+
+
 def test_a_member_that_is_dead_need_not_be_merged():
     members = Members(reply("a", vector(8)))
     members.gate._dead = {"b": "killed"}
